@@ -1,0 +1,170 @@
+"""Audio files in and out: any container to 48 kHz stereo, and back to the formats people use.
+
+Legend: n samples at 48 kHz.
+"""
+
+import io
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import numpy as np
+import soundfile
+import torch
+import torchaudio.functional
+from torch import Tensor
+
+from acestep.constants import SAMPLE_RATE
+from acestep.errors import AudioError, RequestError
+
+FORMATS = ("wav", "flac", "mp3", "opus", "aac", "wav32")
+EXTENSIONS = {"aac": "m4a", "wav32": "wav"}
+SILENCE_PEAK = 1e-6
+REFERENCE_SECONDS = 30
+
+_SUBTYPES = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "wav32": ("WAV", "FLOAT")}
+_CODECS = {"mp3": ("mp3", "libmp3lame"), "opus": ("ogg", "libopus"), "aac": ("ipod", "aac")}
+
+
+def load_audio(file: str | Path | BinaryIO, most_seconds: float | None = None) -> Tensor:
+    """Decode a file or an open binary stream to ``[2, n]`` fp32 in [-1, 1] at 48 kHz.
+
+    Mono is doubled, of more than two channels the first two are kept, other rates are resampled
+    (sinc, Hann). libsndfile reads what it knows, FFmpeg the rest.
+
+    Args:
+        most_seconds: refuse anything longer.
+
+    Raises:
+        AudioError: empty, damaged, truncated, not audio, too long, or not finite.
+    """
+    if isinstance(file, str | Path):
+        try:
+            with open(file, "rb") as stream:
+                return load_audio(stream, most_seconds)
+        except OSError as error:
+            raise AudioError(f"{file}: {error.strerror or error}") from error
+    if file.seek(0, io.SEEK_END) == 0:
+        raise AudioError("empty file (0 bytes)")
+    file.seek(0)
+    samples, rate = _decode(file, most_seconds)
+    if samples.shape[1] == 0:
+        raise AudioError("no samples: the file holds a header and no sound")
+    _refuse_longer(samples.shape[1] / rate, most_seconds)
+    if not np.isfinite(samples).all():
+        raise AudioError("samples are not finite (NaN or infinity)")
+    wave = torch.from_numpy(samples[:2])
+    if len(wave) == 1:
+        wave = wave.expand(2, -1)
+    if rate != SAMPLE_RATE:
+        wave = torchaudio.functional.resample(wave, rate, SAMPLE_RATE)
+    return wave.clamp(-1.0, 1.0).contiguous()
+
+
+def _decode(file: BinaryIO, most_seconds: float | None) -> tuple[np.ndarray, int]:
+    try:
+        with soundfile.SoundFile(file) as sound:
+            _refuse_longer(sound.frames / sound.samplerate, most_seconds)
+            samples = sound.read(dtype="float32", always_2d=True).T
+            if len(samples[0]) < sound.frames:
+                raise AudioError(
+                    f"truncated: the header promises {sound.frames} samples, {len(samples[0])} can be decoded"
+                )
+            return samples, sound.samplerate
+    except soundfile.LibsndfileError as error:
+        first = str(error.error_string)
+    try:
+        file.seek(0)
+        return _decode_with_ffmpeg(file)
+    except (av.FFmpegError, ValueError, IndexError) as error:
+        second = getattr(error, "strerror", None) or error
+        raise AudioError(f"cannot be decoded as audio (libsndfile: {first}; FFmpeg: {second})") from error
+
+
+def _decode_with_ffmpeg(file: BinaryIO) -> tuple[np.ndarray, int]:
+    with av.open(file) as container:
+        stream = container.streams.audio[0]
+        resampler = av.AudioResampler(format="fltp")
+        frames = [r.to_ndarray() for frame in container.decode(stream) for r in resampler.resample(frame)]
+        frames += [r.to_ndarray() for r in resampler.resample(None)]
+        if not frames:
+            raise ValueError("no audio frames")
+        return np.concatenate(frames, axis=1), stream.rate
+
+
+def _refuse_longer(seconds: float, most_seconds: float | None) -> None:
+    if most_seconds is not None and seconds > most_seconds:
+        raise AudioError(f"{seconds:.1f} s is longer than {most_seconds:g} s; cut the track")
+
+
+def is_silent(wave: Tensor) -> bool:
+    """True where no sample reaches 1e-6 in magnitude."""
+    return bool(wave.abs().max() < SILENCE_PEAK)
+
+
+def reference_clip(wave: Tensor) -> Tensor:
+    """The 30 s timbre clip ``[2, 1440000]`` of a reference ``[2, n]``: 10 s from its start, third and end.
+
+    A shorter reference is repeated whole until it is long enough (diffusers' rule, which is deterministic).
+    """
+    wanted = REFERENCE_SECONDS * SAMPLE_RATE
+    piece = wanted // 3
+    wave = wave.repeat(1, -(-wanted // wave.shape[1])) if wave.shape[1] < wanted else wave
+    length = wave.shape[1]
+    return torch.cat([wave[:, start : start + piece] for start in (0, length // 3, length - piece)], dim=1)
+
+
+def finish(wave: Tensor, normalize: bool = True, peak_db: float = -1.0) -> Tensor:
+    """Bring a decoded ``[2, n]`` into [-1, 1] and, unless it is silent, its peak to ``peak_db`` dBFS."""
+    peak = wave.abs().max()
+    if peak > 1:
+        wave, peak = wave / peak, peak.new_tensor(1.0)
+    if normalize and peak >= SILENCE_PEAK:
+        wave = wave * (10 ** (peak_db / 20) / peak)
+    return wave
+
+
+def fade(wave: Tensor, in_s: float, out_s: float) -> Tensor:
+    """Linear fades over the first ``in_s`` and the last ``out_s`` seconds."""
+    length = wave.shape[1]
+    head, tail = (min(int(seconds * SAMPLE_RATE), length) for seconds in (in_s, out_s))
+    ramp = torch.ones(length)
+    ramp[:head] *= torch.linspace(0, 1, head)
+    ramp[length - tail :] *= torch.linspace(1, 0, tail)
+    return wave * ramp
+
+
+def encode_audio(wave: Tensor, audio_format: str, bitrate_kbps: int = 128, rate: int = SAMPLE_RATE) -> bytes:
+    """A file of ``[2, n]`` in one of ``FORMATS``: wav and flac are 16 bit, wav32 is float.
+
+    Args:
+        bitrate_kbps: of mp3, opus and aac.
+        rate: sample rate of the file in Hz; other than 48000 is resampled (opus knows only 48000).
+
+    Raises:
+        RequestError: the format is unknown.
+    """
+    if audio_format not in FORMATS:
+        raise RequestError(f"audio_format {audio_format!r} is unknown; use one of {', '.join(FORMATS)}")
+    if rate != SAMPLE_RATE:
+        wave = torchaudio.functional.resample(wave, SAMPLE_RATE, rate)
+    buffer = io.BytesIO()
+    if audio_format in _SUBTYPES:
+        container, subtype = _SUBTYPES[audio_format]
+        soundfile.write(buffer, wave.T.numpy(), rate, format=container, subtype=subtype)
+        return buffer.getvalue()
+    container, codec = _CODECS[audio_format]
+    with av.open(buffer, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=rate, layout="stereo", bit_rate=bitrate_kbps * 1000)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.numpy()), format="fltp", layout="stereo")
+        frame.sample_rate = rate
+        resampler = av.AudioResampler(
+            format=stream.codec_context.format,
+            layout="stereo",
+            rate=rate,
+            frame_size=stream.frame_size or 1024,
+        )
+        for piece in (*resampler.resample(frame), *resampler.resample(None)):
+            output.mux(stream.encode(piece))
+        output.mux(stream.encode(None))
+    return buffer.getvalue()

@@ -1,0 +1,36 @@
+"""Facts of the ACE-Step 1.5 models that no configuration file carries."""
+
+SAMPLE_RATE = 48_000  # Hz, of every waveform the autoencoder sees
+LATENT_RATE = 25  # Hz, latent frames per second
+HOP = SAMPLE_RATE // LATENT_RATE  # 1920 samples per latent frame
+MIN_LATENT_FRAMES = 128  # shorter sources are padded with the silence latent: 5.12 s
+MAX_SOURCE_SECONDS = 600.0  # the models were not trained beyond ten minutes
+MAX_TURBO_STEPS = 20
+
+# Raised whenever the same request would give different samples than before; part of every item's identity.
+NUMERICS_VERSION = 1
+
+COVER_TASKS = ("cover", "cover-nofsq")
+INSTRUCTIONS = {
+    "text2music": "Fill the audio semantic mask based on the given conditions:",
+    "cover": "Generate audio semantic tokens based on the given conditions:",
+    "cover-nofsq": "Generate audio semantic tokens based on the given conditions:",
+}
+INSTRUMENTAL = "[Instrumental]"
+
+LANGUAGES = frozenset(
+    """ar az bg bn ca cs da de el en es fa fi fr he hi hr ht hu id is it ja ko la lt ms ne nl no pa pl pt
+    ro ru sa sk sr sv sw ta te th tl tr uk ur vi yue zh unknown""".split()
+)
+BPM_RANGE = (30, 300)
+TIME_SIGNATURES = ("2", "3", "4", "6")
+KEYSCALES = frozenset(
+    f"{letter}{accidental} {mode}"
+    for letter in "ABCDEFG"
+    for accidental in ("", "#", "b", "♯", "♭")
+    for mode in ("major", "minor")
+)
+MAX_CAPTION_CHARACTERS = 512
+MAX_LYRICS_CHARACTERS = 4096
+MAX_PROMPT_TOKENS = 256
+MAX_LYRIC_TOKENS = 2048

@@ -1,0 +1,17 @@
+"""The errors a user can cause. Each message names the value and the remedy."""
+
+
+class RestyleError(Exception):
+    """Base of every error that a user's input, files or checkpoint can cause."""
+
+
+class RequestError(RestyleError):
+    """A parameter is unknown, out of range or not supported."""
+
+
+class AudioError(RestyleError):
+    """An audio file cannot be read, or its content cannot be used."""
+
+
+class CheckpointError(RestyleError):
+    """A checkpoint is missing, incomplete or of another kind."""

@@ -1,0 +1,125 @@
+"""A loaded model: the parts of one checkpoint on one device."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from acestep import hub
+from acestep.autoencoder import Autoencoder
+from acestep.checkpoint import CheckpointFolders, load_autoencoder, load_model, load_silence
+from acestep.constants import HOP, SAMPLE_RATE
+from acestep.errors import CheckpointError, RequestError
+from acestep.model import AceStepModel
+from acestep.text_encoder import TextEncoder
+from acestep.transformer import ConstantCrossAttention
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class AceStepHandler:
+    """What generation needs, loaded once.
+
+    silence: the silence latent ``[frames, channels]``, fp32, on the device.
+    null: the model's unconditional branch.
+    """
+
+    folders: CheckpointFolders
+    model: AceStepModel
+    autoencoder: Autoencoder
+    text_encoder: TextEncoder
+    silence: Tensor
+    null: ConstantCrossAttention
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path_or_hub_id: str | Path,
+        variant: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> "AceStepHandler":
+        """Load a model.
+
+        Args:
+            path_or_hub_id: a name (``demo``, ``turbo``, ``base``, ...), a checkpoint folder or a hub id.
+            variant: which model of a folder that holds several, such as "turbo".
+            device: default the GPU where there is one.
+            dtype: of the network; default bfloat16 on a GPU and float32 elsewhere. Schedule, state, time
+                embedding, tokenizer and guidance run in fp32 whatever this says.
+
+        Raises:
+            CheckpointError: the checkpoint is missing, incomplete or of another kind.
+            RequestError: the device or dtype is unknown.
+        """
+        device = pick_device(device)
+        dtype = pick_dtype(dtype, device)
+        folders = hub.find(str(path_or_hub_id), variant)
+        model = load_model(folders.model, device, dtype)
+        autoencoder = load_autoencoder(folders.autoencoder, device, dtype)
+        channels = model.config.latent_channels
+        if (autoencoder.config.latent_channels, autoencoder.hop) != (channels, HOP):
+            raise CheckpointError(
+                f"{folders.autoencoder}: {autoencoder.config.latent_channels} channels at one frame per "
+                f"{autoencoder.hop} samples, but the model reads {channels} at one per {HOP}"
+            )
+        if autoencoder.config.sample_rate != SAMPLE_RATE:
+            raise CheckpointError(
+                f"{folders.autoencoder}: made for {autoencoder.config.sample_rate} Hz, expected {SAMPLE_RATE} Hz"
+            )
+        text_encoder = TextEncoder(folders.text_encoder, device, dtype)
+        width = text_encoder.model.config.hidden_size
+        if width != model.config.text_channels:
+            raise CheckpointError(
+                f"{folders.text_encoder}: hidden_size {width}, but the model reads {model.config.text_channels}"
+            )
+        with torch.inference_mode():
+            null = model.decoder.null_cross_attention(model.null_condition_emb)
+        silence = load_silence(folders.model, channels).to(device)
+        return cls(folders, model, autoencoder, text_encoder, silence, null, device, dtype)
+
+    @property
+    def is_turbo(self) -> bool:
+        """True for a distilled model: few steps, guidance built in."""
+        return self.model.config.is_turbo
+
+    def silence_frames(self, frames: int) -> Tensor:
+        """The first ``frames`` of the silence latent ``[1, frames, channels]``, repeated if it is shorter."""
+        repeats = -(-frames // len(self.silence))
+        return self.silence.repeat(repeats, 1)[None, :frames]
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device to load on: the one given, else the GPU, else the CPU.
+
+    Raises:
+        RequestError: torch does not know the device, or it is not there.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        picked = torch.device(device)
+    except RuntimeError as error:
+        raise RequestError(f"device {device!r} is unknown; use 'cpu', 'cuda' or 'cuda:<index>'") from error
+    if picked.type == "cuda" and not torch.cuda.is_available():
+        raise RequestError(f"device {str(device)!r}: no GPU is visible to this process; use 'cpu'")
+    return picked
+
+
+def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The dtype to run in: the one given, else bfloat16 on a GPU, else float32.
+
+    Raises:
+        RequestError: the name is not one of ``DTYPES``.
+    """
+    if dtype is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if isinstance(dtype, str):
+        if dtype not in DTYPES:
+            raise RequestError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+        return DTYPES[dtype]
+    return dtype

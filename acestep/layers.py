@@ -1,0 +1,167 @@
+"""Blocks shared by the diffusion transformer and its encoders.
+
+Legend: b batch, l tokens, h hidden width, n heads, m key/value heads, d head width.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from acestep.config import BlockConfig
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis; statistics in fp32, scaled in the input's dtype."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """What depends on a sequence's length alone: rotary tables and window masks, made once and shared.
+
+    cos, sin: ``[l, d]`` fp32. windows: window size in tokens -> ``[l, l]`` bool, True where visible;
+    a window that covers the whole sequence has no entry.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    windows: dict[int, Tensor]
+
+    def visible(self, window: int | None) -> Tensor | None:
+        """The ``[l, l]`` mask of a windowed layer, or None where every key is visible."""
+        return None if window is None else self.windows.get(window)
+
+
+@lru_cache(maxsize=32)
+def positions(length: int, config: BlockConfig, device: torch.device) -> Positions:
+    """Rotary tables (half-split layout, Su et al. 2021) and inclusive symmetric window masks."""
+    frequency = config.rope_theta ** (
+        -torch.arange(0, config.head_dim, 2, device=device, dtype=torch.float32) / config.head_dim
+    )
+    index = torch.arange(length, device=device)
+    angle = torch.outer(index.float(), frequency).repeat(1, 2)
+    distance = (index[:, None] - index[None, :]).abs()
+    windows = {w: distance <= w for w in set(config.windows) if w is not None and w < length - 1}
+    return Positions(angle.cos(), angle.sin(), windows)
+
+
+def rotate(x: Tensor, at: Positions) -> Tensor:
+    """Apply the rotary embedding to ``[b, n, l, d]``."""
+    first, second = x.chunk(2, dim=-1)
+    return x * at.cos.to(x.dtype) + torch.cat((-second, first), dim=-1) * at.sin.to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with RMS-normed queries and keys, split into the parts a cache needs."""
+
+    def __init__(self, config: BlockConfig):
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+        width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, width, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
+        self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+
+    def queries(self, x: Tensor) -> Tensor:
+        """``[b, l, h]`` -> ``[b, n, l, d]``."""
+        return self.q_norm(self.q_proj(x).unflatten(-1, (self.heads, self.head_dim))).transpose(1, 2)
+
+    def keys(self, x: Tensor) -> Tensor:
+        """``[b, l, h]`` -> ``[b, m, l, d]``."""
+        return self.k_norm(self.k_proj(x).unflatten(-1, (self.kv_heads, self.head_dim))).transpose(1, 2)
+
+    def values(self, x: Tensor) -> Tensor:
+        """``[b, l, h]`` -> ``[b, m, l, d]``."""
+        return self.v_proj(x).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
+
+    def repeat_heads(self, x: Tensor) -> Tensor:
+        """``[b, m, l, d]`` -> ``[b, n, l, d]``: query head i reads key/value head ``i // (n / m)``."""
+        return x.repeat_interleave(self.heads // self.kv_heads, dim=1)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Attention and output projection -> ``[b, l, h]``; ``visible`` is a bool or additive mask."""
+        # Heads are repeated here and not by enable_gqa: with a mask, CUDA's fused kernels refuse the latter.
+        k, v = self.repeat_heads(k), self.repeat_heads(v)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+    def over_itself(self, x: Tensor, at: Positions, visible: Tensor | None) -> Tensor:
+        """Self-attention with rotary positions."""
+        return self.attend(rotate(self.queries(x), at), rotate(self.keys(x), at), self.values(x), visible)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)), Shazeer 2020."""
+
+    def __init__(self, config: BlockConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm bidirectional transformer layer."""
+
+    def __init__(self, config: BlockConfig):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = SwiGLU(config)
+
+    def forward(self, x: Tensor, at: Positions, visible: Tensor | None) -> Tensor:
+        x = x + self.self_attn.over_itself(self.input_layernorm(x), at, visible)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Encoder(nn.Module):
+    """Linear embedding, transformer layers, final norm: the lyric and timbre encoders and the two poolers."""
+
+    def __init__(self, config: BlockConfig, layers: int, in_channels: int, special_token: bool = False):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Linear(in_channels, config.hidden_size)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        if special_token:
+            self.special_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``[b, l, in_channels]`` -> ``[b, l, h]``; ``mask`` ``[b, l]`` is True at real tokens."""
+        return self.encode(self.embed_tokens(x), mask)
+
+    def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The layers and the norm alone, on embedded tokens ``[b, l, h]``."""
+        at = positions(x.shape[1], self.config, x.device)
+        for layer, window in zip(self.layers, self.config.windows, strict=False):
+            x = layer(x, at, _masked(at.visible(window), mask, x.dtype))
+        return self.norm(x)
+
+
+def _masked(visible: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if mask is None:
+        return visible
+    keys = mask[:, None, None, :].bool()
+    both = keys if visible is None else keys & visible
+    # A finite penalty, as the reference uses: a padded query with no visible key then averages over all
+    # keys, where a boolean mask would give zeros.
+    return torch.where(both, 0.0, torch.finfo(dtype).min).to(dtype)

@@ -1,0 +1,29 @@
+"""One ACE-Step 1.5 network file: transformer, condition encoder, tokenizer, detokenizer, null condition."""
+
+import torch
+from torch import nn
+
+from acestep.conditioner import ConditionEncoder
+from acestep.config import ModelConfig
+from acestep.tokenizer import AudioTokenizer, Detokenizer
+from acestep.transformer import DiffusionTransformer
+
+
+class AceStepModel(nn.Module):
+    """The modules of ``model.safetensors``, under the names the file uses."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.decoder = DiffusionTransformer(config)
+        self.encoder = ConditionEncoder(config)
+        self.tokenizer = AudioTokenizer(config)
+        self.detokenizer = Detokenizer(config)
+        self.null_condition_emb = nn.Parameter(torch.zeros(1, 1, config.encoder.hidden_size))
+
+    def cast(self, dtype: torch.dtype) -> "AceStepModel":
+        """Run in ``dtype``, except for what must not depend on it: time embeddings and codes stay fp32."""
+        self.to(dtype)
+        for exact in (self.tokenizer, self.detokenizer, self.decoder.time_embed, self.decoder.time_embed_r):
+            exact.float()
+        return self

@@ -1,0 +1,31 @@
+"""Time schedules: flow times from 1 (noise) down to 0 (data)."""
+
+from collections.abc import Sequence
+
+from acestep.constants import MAX_TURBO_STEPS
+
+TURBO_STEPS = 8
+TURBO_SHIFTS = (1.0, 2.0, 3.0)
+
+
+def shifted(steps: int, shift: float) -> tuple[float, ...]:
+    """``steps + 1`` times, uniform in u = 1 - i / steps and warped by shift u / (1 + (shift - 1) u)."""
+    uniform = (1 - i / steps for i in range(steps + 1))
+    return tuple(shift * u / (1 + (shift - 1) * u) for u in uniform)
+
+
+def explicit(times: Sequence[float]) -> tuple[float, ...]:
+    """Times as given; without a trailing 0 the last one is where the run ends."""
+    return tuple(float(t) for t in times)
+
+
+def explicit_turbo(times: Sequence[float]) -> tuple[float, ...]:
+    """At most 20 times without trailing zeros, each snapped to the nearest of the distilled ones, then 0.
+
+    Ties go to the larger time.
+    """
+    known = sorted({t for shift in TURBO_SHIFTS for t in shifted(TURBO_STEPS, shift)[:-1]}, reverse=True)
+    kept = list(times)
+    while kept and kept[-1] == 0:
+        kept.pop()
+    return (*(min(known, key=lambda k: abs(k - t)) for t in kept[:MAX_TURBO_STEPS]), 0.0)

@@ -1,0 +1,1 @@
+"""Launchable jobs, one verb each: ``python -m jobs.<verb>``."""

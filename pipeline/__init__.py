@@ -1,0 +1,1 @@
+"""The catalogue: manifest, plan, restyle, results, tracking."""
