@@ -5,7 +5,7 @@ Legend: n samples at 48 kHz.
 
 import io
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import av
 import numpy as np
@@ -82,7 +82,7 @@ def _decode(file: BinaryIO, most_seconds: float | None) -> tuple[np.ndarray, int
 
 
 def _decode_with_ffmpeg(file: BinaryIO) -> tuple[np.ndarray, int]:
-    with av.open(file) as container:
+    with av.open(file, "r") as container:
         stream = container.streams.audio[0]
         resampler = av.AudioResampler(format="fltp")
         frames = [r.to_ndarray() for frame in container.decode(stream) for r in resampler.resample(frame)]
@@ -155,7 +155,9 @@ def encode_audio(wave: Tensor, audio_format: str, bitrate_kbps: int = 128, rate:
         return buffer.getvalue()
     container, codec = _CODECS[audio_format]
     with av.open(buffer, "w", format=container) as output:
-        stream = output.add_stream(codec, rate=rate, layout="stereo", bit_rate=bitrate_kbps * 1000)
+        stream = cast(
+            av.AudioStream, output.add_stream(codec, rate=rate, layout="stereo", bit_rate=bitrate_kbps * 1000)
+        )
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.numpy()), format="fltp", layout="stereo")
         frame.sample_rate = rate
         resampler = av.AudioResampler(

@@ -139,7 +139,7 @@ def _write_text_encoder(folder: Path) -> None:
     tokenizer = _byte_tokenizer()
     raw = _TEXT_ENCODER | {"vocab_size": tokenizer.get_vocab_size()}
     with torch.device("meta"):
-        model = Qwen3Model(Qwen3Config(**{k: v for k, v in raw.items() if k != "model_type"}))
+        model = Qwen3Model(Qwen3Config.from_dict(raw))
     _write_config(folder, raw)
     tokenizer.save(str(folder / "tokenizer.json"))
     kind = {"tokenizer_class": "Qwen2Tokenizer", "pad_token": END_OF_TEXT, "eos_token": "<|im_end|>"}

@@ -1,6 +1,7 @@
 """Qwen3-Embedding: hidden states of a prompt, embedding-table rows of lyrics."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -24,7 +25,8 @@ class TextEncoder:
         if not tokenizer_file.is_file():
             raise CheckpointError(f"{tokenizer_file}: no such file; is the checkpoint folder complete?")
         self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
-        self.model = _load(folder, dtype).to(device).eval()
+        self.model = _load(folder, dtype)
+        self.model.eval().to(device=device)
 
     def token_ids(self, text: str, most: int) -> list[int]:
         """Token ids, at most ``most``; the end token that the tokenizer appends survives truncation."""
@@ -57,7 +59,7 @@ def _load(folder: Path, dtype: torch.dtype) -> Qwen3Model:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        model, report = Qwen3Model.from_pretrained(
+        loaded: Any = Qwen3Model.from_pretrained(
             folder,
             config=Qwen3Config.from_pretrained(folder, local_files_only=True),
             dtype=dtype,
@@ -71,6 +73,7 @@ def _load(folder: Path, dtype: torch.dtype) -> Qwen3Model:
         transformers_logging.set_verbosity(shown)
         if bars:
             transformers_logging.enable_progress_bar()
+    model, report = loaded
     wrong = {
         kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
     }

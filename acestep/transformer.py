@@ -10,6 +10,7 @@ constant that the null condition's cross-attention amounts to (``null_cross_atte
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -122,6 +123,10 @@ class DiffusionTransformer(nn.Module):
         )
 
     @property
+    def blocks(self) -> list[DecoderLayer]:
+        return cast(list[DecoderLayer], list(self.layers))
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.proj_in.weight.dtype
 
@@ -134,7 +139,7 @@ class DiffusionTransformer(nn.Module):
         embedding, projection = self.time_embed(t)
         embedding_r, projection_r = self.time_embed_r(torch.zeros_like(t) if r is None else t - r)
         embedding, projection = embedding + embedding_r, projection + projection_r
-        tables = torch.cat([layer.scale_shift_table for layer in self.layers]).float()
+        tables = torch.cat([layer.scale_shift_table for layer in self.blocks]).float()
         layers = tables + projection[:, None]
         final = self.scale_shift_table.float() + embedding[:, None]
         return Modulation(layers.to(self.dtype), final.to(self.dtype))
@@ -142,14 +147,14 @@ class DiffusionTransformer(nn.Module):
     def cross_attention(self, condition: Tensor) -> CrossAttention:
         """Keys and values of packed condition tokens ``[b, s, encoder width]``, once per condition."""
         tokens = self.condition_embedder(condition.to(self.dtype))
-        keys = tuple(layer.cross_attn.keys(tokens) for layer in self.layers)
-        return CrossAttention(keys, tuple(layer.cross_attn.values(tokens) for layer in self.layers))
+        keys = tuple(layer.cross_attn.keys(tokens) for layer in self.blocks)
+        return CrossAttention(keys, tuple(layer.cross_attn.values(tokens) for layer in self.blocks))
 
     def null_cross_attention(self, null: Tensor) -> ConstantCrossAttention:
         """Cross-attention over copies of one token ``[1, 1, encoder width]``, once per model."""
         tokens = self.condition_embedder(null.to(self.dtype))
         outputs = []
-        for layer in self.layers:
+        for layer in self.blocks:
             value = layer.cross_attn.repeat_heads(layer.cross_attn.values(tokens))
             outputs.append(layer.cross_attn.o_proj(value.transpose(1, 2).flatten(2)))
         return ConstantCrossAttention(tuple(outputs))
@@ -172,7 +177,7 @@ class DiffusionTransformer(nn.Module):
         h = F.pad(h, (0, 0, 0, -frames % self.patch_size))
         h = self.proj_in(h.transpose(1, 2)).transpose(1, 2)
         at = positions(h.shape[1], self.config, h.device)
-        for index, (layer, window) in enumerate(zip(self.layers, self.config.windows, strict=True)):
+        for index, (layer, window) in enumerate(zip(self.blocks, self.config.windows, strict=True)):
             vectors = modulation.layers[:, index]
             h = layer.attend_self(h, vectors, at, at.visible(window))
             if isinstance(cross, ConstantCrossAttention):
