@@ -63,33 +63,34 @@ def load_audio(file: str | Path | BinaryIO, most_seconds: float | None = None) -
 
 def _decode(file: BinaryIO, most_seconds: float | None) -> tuple[np.ndarray, int]:
     try:
-        with soundfile.SoundFile(file) as sound:
-            _refuse_longer(sound.frames / sound.samplerate, most_seconds)
-            samples = sound.read(dtype="float32", always_2d=True).T
-            if len(samples[0]) < sound.frames:
-                raise AudioError(
-                    f"truncated: the header promises {sound.frames} samples, {len(samples[0])} can be decoded"
-                )
-            return samples, sound.samplerate
+        sound = soundfile.SoundFile(file)
     except soundfile.LibsndfileError as error:
-        first = str(error.error_string)
-    try:
         file.seek(0)
-        return _decode_with_ffmpeg(file)
+        return _decode_with_ffmpeg(file, str(error.error_string))
+    with sound:
+        _refuse_longer(sound.frames / sound.samplerate, most_seconds)
+        try:
+            samples = sound.read(dtype="float32", always_2d=True).T
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"damaged or truncated ({error.error_string})") from error
+        if samples.shape[1] < sound.frames:
+            promised, found = sound.frames / sound.samplerate, samples.shape[1] / sound.samplerate
+            raise AudioError(f"truncated: the header promises {promised:.2f} s, {found:.2f} s can be decoded")
+        return samples, sound.samplerate
+
+
+def _decode_with_ffmpeg(file: BinaryIO, before: str) -> tuple[np.ndarray, int]:
+    try:
+        with av.open(file, "r") as container:
+            stream = container.streams.audio[0]
+            resampler = av.AudioResampler(format="fltp")
+            frames = [r.to_ndarray() for frame in container.decode(stream) for r in resampler.resample(frame)]
+            if frames:  # an empty resampler cannot be drained
+                frames += [r.to_ndarray() for r in resampler.resample(None)]
+            return np.concatenate(frames, axis=1) if frames else np.zeros((1, 0), "float32"), stream.rate
     except (av.FFmpegError, ValueError, IndexError) as error:
-        second = getattr(error, "strerror", None) or error
-        raise AudioError(f"cannot be decoded as audio (libsndfile: {first}; FFmpeg: {second})") from error
-
-
-def _decode_with_ffmpeg(file: BinaryIO) -> tuple[np.ndarray, int]:
-    with av.open(file, "r") as container:
-        stream = container.streams.audio[0]
-        resampler = av.AudioResampler(format="fltp")
-        frames = [r.to_ndarray() for frame in container.decode(stream) for r in resampler.resample(frame)]
-        frames += [r.to_ndarray() for r in resampler.resample(None)]
-        if not frames:
-            raise ValueError("no audio frames")
-        return np.concatenate(frames, axis=1), stream.rate
+        reason = getattr(error, "strerror", None) or error
+        raise AudioError(f"cannot be decoded as audio (libsndfile: {before}; FFmpeg: {reason})") from error
 
 
 def _refuse_longer(seconds: float, most_seconds: float | None) -> None:

@@ -6,15 +6,14 @@ Only safetensors files and ``silence_latent.pt`` (through ``weights_only=True``)
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from acestep.autoencoder import Autoencoder, fold_weight_norm, weight_norm_shapes
 from acestep.config import parse_autoencoder_config, parse_model_config, read_json
@@ -25,9 +24,8 @@ MODEL_PREFIX = "acestep-v15-"
 AUTOENCODER_FOLDER = "vae"
 TEXT_ENCODER_FOLDER = "Qwen3-Embedding-0.6B"
 SILENCE_FILE = "silence_latent.pt"
-READ_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+READ_DTYPES = ("BF16", "F16", "F32")
 MOST_LISTED = 12
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 # The published file wraps both patch convolutions in a list with two layout changes around them.
 _RENAMES = (("decoder.proj_in.1.", "decoder.proj_in."), ("decoder.proj_out.1.", "decoder.proj_out."))
@@ -84,11 +82,11 @@ def _beside(model: Path, name: str) -> Path:
     raise CheckpointError(f"{model}: no folder {name} in it or beside it; the checkpoint is incomplete")
 
 
-def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
-    """All tensors of ``<stem>.safetensors``, or of every shard that ``<stem>.safetensors.index.json`` names.
+def weight_files(folder: Path, stem: str) -> list[Path]:
+    """``<stem>.safetensors``, or every shard that ``<stem>.safetensors.index.json`` names.
 
     Raises:
-        CheckpointError: a file is missing, damaged, holds unexpected dtypes, or only pickles are there.
+        CheckpointError: a file is missing, or only pickles are there.
     """
     index = folder / f"{stem}.safetensors.index.json"
     if index.is_file():
@@ -98,23 +96,50 @@ def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
         files = [folder / name for name in sorted(set(weight_map.values()))]
     else:
         files = [folder / f"{stem}.safetensors"]
-    tensors: dict[str, Tensor] = {}
     for file in files:
         if not file.is_file():
             pickles = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".ckpt", ".pth")]
-            hint = f" (found {', '.join(pickles)}: pickles are refused, convert to safetensors)" if pickles else ""
-            raise CheckpointError(f"{file}: no such file{hint}; is the download complete?")
+            found = (
+                f" (found {', '.join(pickles)}: pickles are refused, convert to safetensors)" if pickles else ""
+            )
+            raise CheckpointError(f"{file}: no such file{found}; is the download complete?")
+    return files
+
+
+def read_shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors, from the files' headers alone.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or holds unexpected dtypes.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    strange = []
+    for file in weight_files(folder, stem):
         try:
-            tensors.update(load_file(file))
+            with safe_open(file, "pt") as content:
+                for name in content.keys():  # noqa: SIM118 (not a mapping)
+                    tensor = content.get_slice(name)
+                    shapes[name] = tuple(tensor.get_shape())
+                    if tensor.get_dtype() not in READ_DTYPES:
+                        strange.append(f"{name} ({tensor.get_dtype()})")
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file}: damaged or not a safetensors file ({error})") from error
-    strange = {name: t.dtype for name, t in tensors.items() if t.dtype not in READ_DTYPES}
     if strange:
         raise CheckpointError(f"{folder}: tensors of unsupported dtype: {_listed(strange)}")
+    return shapes
+
+
+def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
+    """All tensors of a folder whose header was read before."""
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(folder, stem):
+        tensors.update(load_file(file))
     return tensors
 
 
-def check_shapes(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], source: object) -> None:
+def check_shapes(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], source: Path
+) -> None:
     """Compare names and shapes, and report everything that differs at once.
 
     Raises:
@@ -123,9 +148,9 @@ def check_shapes(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, 
     missing = sorted(expected.keys() - found.keys())
     unexpected = sorted(found.keys() - expected.keys())
     shapes = [
-        f"{name} is {list(found[name].shape)}, expected {list(shape)}"
+        f"{name} is {list(found[name])}, expected {list(shape)}"
         for name, shape in sorted(expected.items())
-        if name in found and tuple(found[name].shape) != tuple(shape)
+        if name in found and found[name] != shape
     ]
     problems = [
         f"{len(names)} {kind}: {_listed(names)}"
@@ -136,8 +161,7 @@ def check_shapes(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, 
         raise CheckpointError(f"{source}: tensors do not fit the configuration; " + "; ".join(problems))
 
 
-def _listed(names: list[str] | dict[str, torch.dtype]) -> str:
-    entries = [f"{k} ({v})" for k, v in names.items()] if isinstance(names, dict) else names
+def _listed(entries: list[str]) -> str:
     more = f", and {len(entries) - MOST_LISTED} more" if len(entries) > MOST_LISTED else ""
     return ", ".join(entries[:MOST_LISTED]) + more
 
@@ -153,41 +177,65 @@ def model_shapes(model: AceStepModel) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> AceStepModel:
-    """The network of one model folder, checked tensor by tensor.
+def open_model(folder: Path) -> AceStepModel:
+    """The network of one model folder without its weights (meta device), its files checked tensor by tensor.
 
     Raises:
-        CheckpointError: see ``read_tensors`` and ``check_shapes``.
+        CheckpointError: the configuration or the files do not fit; see ``read_shapes`` and ``check_shapes``.
     """
     config = parse_model_config(read_json(folder / "config.json"), folder.name)
-    model = _on_meta(lambda: AceStepModel(config))
-    tensors = read_tensors(folder, "model")
-    check_shapes(tensors, model_shapes(model), folder)
-    renamed = {}
-    for name, tensor in tensors.items():
+    with torch.device("meta"):
+        model = AceStepModel(config)
+    check_shapes(read_shapes(folder, "model"), model_shapes(model), folder)
+    return model
+
+
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> AceStepModel:
+    """The network of one model folder, ready to run.
+
+    Raises:
+        CheckpointError: see ``open_model``.
+    """
+    model = open_model(folder)
+    tensors = {}
+    for name, tensor in read_tensors(folder, "model").items():
         for published, ours in _RENAMES:
             if name.startswith(published):
                 name = ours + name.removeprefix(published)
-        renamed[name] = tensor
-    model.load_state_dict(renamed, assign=True)
+        tensors[name] = tensor
+    model.load_state_dict(tensors, assign=True)
     return model.cast(dtype).to(device).eval().requires_grad_(False)
+
+
+def open_autoencoder(folder: Path) -> Autoencoder:
+    """The autoencoder of one folder without its weights (meta device), its file checked tensor by tensor.
+
+    Raises:
+        CheckpointError: the configuration or the file does not fit.
+    """
+    config = parse_autoencoder_config(read_json(folder / "config.json"), folder.name)
+    with torch.device("meta"):
+        autoencoder = Autoencoder(config)
+    shapes = {_weight_norm_name(n): s for n, s in read_shapes(folder, "diffusion_pytorch_model").items()}
+    check_shapes(shapes, weight_norm_shapes(autoencoder), folder)
+    return autoencoder
 
 
 def load_autoencoder(folder: Path, device: torch.device, dtype: torch.dtype) -> Autoencoder:
     """The autoencoder of one folder, weight norm folded.
 
     Raises:
-        CheckpointError: see ``read_tensors`` and ``check_shapes``.
+        CheckpointError: see ``open_autoencoder``.
     """
-    config = parse_autoencoder_config(read_json(folder / "config.json"), folder.name)
-    autoencoder = _on_meta(lambda: Autoencoder(config))
-    tensors = {
-        re.sub(r"parametrizations\.weight\.original([01])$", lambda m: f"weight_{'gv'[int(m[1])]}", name): tensor
-        for name, tensor in read_tensors(folder, "diffusion_pytorch_model").items()
-    }
-    check_shapes(tensors, weight_norm_shapes(autoencoder), folder)
+    autoencoder = open_autoencoder(folder)
+    tensors = {_weight_norm_name(n): t for n, t in read_tensors(folder, "diffusion_pytorch_model").items()}
     autoencoder.load_state_dict(fold_weight_norm(tensors), assign=True)
     return autoencoder.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def _weight_norm_name(name: str) -> str:
+    """The classic name of a tensor that newer torch files under ``parametrizations``: g is 0, v is 1."""
+    return re.sub(r"parametrizations\.weight\.original([01])$", lambda m: f"weight_{'gv'[int(m[1])]}", name)
 
 
 def load_silence(folder: Path, channels: int) -> Tensor:
@@ -220,8 +268,3 @@ def fingerprint(folders: CheckpointFolders) -> str:
             elif file.name == "config.json":
                 digest.update(json.dumps(read_json(file), sort_keys=True).encode())
     return digest.hexdigest()[:16]
-
-
-def _on_meta(build: Callable[[], ModuleT]) -> ModuleT:
-    with torch.device("meta"):
-        return build()

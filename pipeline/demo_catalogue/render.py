@@ -20,22 +20,20 @@ import numpy as np
 import soundfile as sf
 
 DEFAULT_SOUNDFONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
-TICKS, DRUM_CHANNEL = 480, 9  # MIDI ticks per beat, the drum channel of General MIDI
-PEAK_DBFS = -3.0
-FADE_IN_SECONDS, FADE_OUT_SECONDS = 0.005, 0.6
+TICKS, DRUM_CHANNEL = 480, 9  # MIDI ticks per quarter note, the drum channel of General MIDI
+PEAK_DBFS, FADE_IN_SECONDS, FADE_OUT_SECONDS = -3.0, 0.005, 0.6
 
 SEMITONES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 CHORD_TONES = {"": (0, 4, 7), "m": (0, 3, 7), "7": (0, 4, 7, 10)}
 KICK, SNARE, HAT = 36, 38, 42
 
-BANJO, STEEL_GUITAR, FIDDLE, UPRIGHT_BASS = 105, 25, 110, 32
+BANJO, STEEL_GUITAR, NYLON_GUITAR, FIDDLE, UPRIGHT_BASS, BRUSH_KIT = 105, 25, 24, 110, 32, 40
 STRINGS, CELLO, PIZZICATO, HORN, FLUTE, TIMPANI = 48, 42, 45, 60, 73, 47
-NYLON_GUITAR, BRUSH_KIT = 24, 40
 
 
 @dataclass(frozen=True)
 class Note:
-    """One note: start and length in beats, MIDI pitch, velocity."""
+    """One note: start and length in quarter notes, MIDI pitch, velocity."""
 
     start: float
     length: float
@@ -63,7 +61,7 @@ class Song:
 
     filename: str
     bpm: int
-    beats_per_bar: int
+    metre: tuple[int, int]  # in (6, 8) the beat that bpm counts is a dotted quarter note
     seconds: float
     rate: int
     channels: int
@@ -87,7 +85,10 @@ def pitch_class(name: str) -> int:
 
 def chord(symbol: str, low: int) -> tuple[int, list[int]]:
     """Lowest bass and close voicing, both within the octave above ``low``, of a symbol such as ``A7/C#``."""
-    root, quality, bass = re.fullmatch(r"([A-G][#b]?)(m|7)?(?:/([A-G][#b]?))?", symbol).groups()
+    parts = re.fullmatch(r"([A-G][#b]?)(m|7)?(?:/([A-G][#b]?))?", symbol)
+    if parts is None:
+        raise ValueError(f"{symbol!r} is not a chord")
+    root, quality, bass = parts.groups()
     tones = {(pitch_class(root) + step) % 12 for step in CHORD_TONES[quality or ""]}
     return low + (pitch_class(bass or root) - low) % 12, [p for p in range(low, low + 12) if p % 12 in tones]
 
@@ -208,24 +209,24 @@ def ode_to_joy() -> list[Part]:
     ]
 
 
-def scarborough_fair() -> list[Part]:
-    """Folk: the first two lines on a flute over nylon guitar arpeggios, in the Dorian mode on D."""
-    first = "D5:2 D5:1 | A5:1 A5:1 A5:1 | E5:1.5 F5:0.5 E5:1 | D5:3"
-    second = "-:1 A5:1 C6:1 | D6:2 C6:1 | A5:1 B5:1 G5:1 | A5:3"
-    chords = "Dm:3 | Dm:3 | C:3 | Dm:3 | F:3 | Dm:3 | F:1 G:2"
+def greensleeves() -> list[Part]:
+    """Folk: the whole verse (an eighth of pickup, eight bars of 6/8) on a flute over nylon guitar arpeggios."""
+    line = "C5:1 D5:0.5 E5:0.75 F5:0.25 E5:0.5 | D5:1 B4:0.5 G4:0.75 A4:0.25 B4:0.5"
+    first = f"A4:0.5 | {line} | C5:1 A4:0.5 A4:0.75 G#4:0.25 A4:0.5 | B4:1 G#4:0.5 E4:1"
+    second = f"A4:0.5 | {line} | C5:0.75 B4:0.25 A4:0.5 G#4:0.75 F#4:0.25 G#4:0.5 | A4:3"
+    chords = "Am:3 | G:3 | Am:3 | E:3 | Am:3 | G:3 | Am:1.5 E:1.5"
     guitar = [
-        *bass_line(chords, 0, 84, 38, 3),
-        *roll(chords, 0, 74, 53, "024321", 0.5, 2.8),
-        *strum([38, 45, 50, 57, 62, 65], 21, 70, 4, 0.12),
+        *bass_line(chords, 0.5, 84, 40, 3),
+        *roll(chords, 0.5, 74, 48, "024321", 0.5, 2.8),
+        *strum([45, 52, 57, 60, 64, 69], 21.5, 70, 4, 0.12),
     ]
-    flute = melody(f"{first} {second}", 0, 86)
-    return [Part(NYLON_GUITAR, guitar, volume=108), Part(FLUTE, flute, volume=104)]
+    return [Part(NYLON_GUITAR, guitar, volume=108), Part(FLUTE, melody(f"{first} {second}", 0, 90), volume=104)]
 
 
 SONGS = (
-    Song("oh_susanna.ogg", 108, 4, 20.5, 48000, 2, oh_susanna, compression=0.8),
-    Song("ode_to_joy.mp3", 132, 4, 15.5, 44100, 2, ode_to_joy, compression=0.7),
-    Song("scarborough_fair.flac", 156, 3, 9.5, 48000, 1, scarborough_fair, compression=1.0),
+    Song("oh_susanna.ogg", 108, (4, 4), 20.5, 48000, 2, oh_susanna, compression=0.85),
+    Song("ode_to_joy.mp3", 132, (4, 4), 15.5, 44100, 2, ode_to_joy, compression=0.75),
+    Song("greensleeves.flac", 110, (6, 8), 9.0, 48000, 1, greensleeves, compression=1.0),
 )
 
 
@@ -248,9 +249,10 @@ def track(part: Part, channel: int, chance: random.Random) -> mido.MidiTrack:
 
 def to_midi(song: Song) -> mido.MidiFile:
     """A song as MIDI: tempo, metre and full length on a track of their own, then one track per part."""
-    end = round((song.seconds + 1) * song.bpm / 60 * TICKS)
-    tempo = mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(song.bpm))
-    metre = mido.MetaMessage("time_signature", numerator=song.beats_per_bar, denominator=4)
+    quarters = song.bpm * (1.5 if song.metre == (6, 8) else 1)  # per minute
+    end = round((song.seconds + 1) * quarters / 60 * TICKS)
+    tempo = mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(quarters))
+    metre = mido.MetaMessage("time_signature", numerator=song.metre[0], denominator=song.metre[1])
     conductor = mido.MidiTrack([tempo, metre, mido.MetaMessage("end_of_track", time=end)])
     chance = random.Random(song.filename)  # seeded: every run plays the same
     free = (channel for channel in range(16) if channel != DRUM_CHANNEL)

@@ -1,0 +1,224 @@
+"""The worker: one loaded model, restyling one track at a time with all the settings it still needs.
+
+Ray calls a worker from several threads. Each call reads and decodes its source, takes the device under one
+lock, and encodes and writes outside it, so the next track is read while this one is denoised.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import platform
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from acestep.audio import EXTENSIONS, encode_audio, finish, load_audio
+from acestep.conditions import TrackConditions, prepare
+from acestep.constants import NUMERICS_VERSION, SAMPLE_RATE
+from acestep.cover import CoverPlan, parse_setting, resolve
+from acestep.errors import AudioError, RestyleError
+from acestep.handler import AceStepHandler
+from acestep.prompt import Prompt
+from acestep.sampler import denoise
+from pipeline.plan import effective_columns, item_columns
+from pipeline.results import as_table
+from pipeline.storage import Store, locate
+
+log = logging.getLogger(__name__)
+ATTEMPTS = "attempts"
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker needs to know.
+
+    fingerprint: of the checkpoint the driver planned with.
+    threads: CPU threads of torch in this worker; None leaves torch's own choice.
+    max_attempts: how often an item may take the whole process down before it is rejected.
+    """
+
+    output: Store
+    model: str
+    variant: str | None
+    fingerprint: str
+    device: str | None
+    dtype: str
+    audio_format: str
+    most_seconds: float
+    threads: int | None
+    max_attempts: int
+
+
+class RestyleWorker:
+    """A Ray actor: plan rows in, result rows out. No exception of a track leaves it."""
+
+    def __init__(self, spec: WorkerSpec):
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
+        self.spec = spec
+        self.device_lock = threading.RLock()
+        self.handler = AceStepHandler.from_checkpoint(spec.model, spec.variant, spec.device, spec.dtype)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Restyle the tracks of a batch of ``PLAN_SCHEMA``; returns rows of the result ``SCHEMA``."""
+        return as_table([row for track in batch.to_pylist() for row in self.restyle(track)])
+
+    def restyle(self, track: dict[str, Any]) -> list[dict[str, Any]]:
+        """All items of one track."""
+        shared = self._shared_columns(track)
+        rows = [shared | item_columns(item) for item in track["items"]]
+        guard = AttemptGuard(self.spec.output, f"{track['items'][0]['item_id']}-source", self.spec.max_attempts)
+        try:
+            # What was here before when the process died is done alone, so that only the guilty track is blamed.
+            with self.device_lock if guard.attempt > 1 else contextlib.nullcontext(), guard:
+                read_at = time.perf_counter()
+                source = load_audio(self._open(track["source"]), self.spec.most_seconds)
+                reference = load_audio(self._open(track["reference"])) if track["reference"] else None
+                read_s = time.perf_counter() - read_at
+                covers = [parse_setting(json.loads(item["setting"])) for item in track["items"]]
+                plans = [resolve(cover, self.handler.is_turbo) for cover in covers]
+                with self.device_lock:
+                    started = time.perf_counter()
+                    prompt = Prompt(**json.loads(track["prompt"]))
+                    conditions = prepare(self.handler, source, prompt, plans, reference)
+                    condition_s = self._since(started)
+        except Exception as error:
+            outcome = _outcome(error)
+            message = f"{track['source']}: {outcome['error_message']}"
+            return [row | outcome | {"error_message": message} for row in rows]
+        seconds = {
+            "source_duration_s": source.shape[1] / SAMPLE_RATE,
+            "read_s": read_s / len(rows),
+            "condition_s": condition_s / len(rows),
+        }
+        del source, reference
+        return [self._item(row | seconds, plan, conditions) for row, plan in zip(rows, plans, strict=True)]
+
+    def _item(self, row: dict[str, Any], plan: CoverPlan, conditions: TrackConditions) -> dict[str, Any]:
+        row = row | effective_columns(plan) | {"notes": [*row["notes"], *plan.notes]}
+        guard = AttemptGuard(self.spec.output, row["item_id"], self.spec.max_attempts)
+        try:
+            with self.device_lock, guard:
+                row["attempt"] = guard.attempt
+                started = time.perf_counter()
+                lane = conditions.lane(plan, row["seed"])
+                latents = denoise(self.handler.model.decoder, self.handler.null, [lane])[0]
+                row["denoise_s"] = self._since(started)
+                started = time.perf_counter()
+                wave = self._decode(latents)
+                row["decode_s"] = self._since(started)
+            started = time.perf_counter()
+            row |= self._write(row, finish(wave))
+            row["write_s"] = time.perf_counter() - started
+        except Exception as error:
+            return row | _outcome(error)
+        return row | {"status": "ok", "finished_at": datetime.now(UTC)}
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        if not torch.isfinite(latents).all():
+            raise AudioError("the model returned latents that are not finite (NaN or infinity)")
+        with torch.inference_mode():
+            return self.handler.autoencoder.decode(latents)[0].cpu()
+
+    def _write(self, row: dict[str, Any], wave: Tensor) -> dict[str, Any]:
+        audio_format = self.spec.audio_format
+        content = encode_audio(wave, audio_format)
+        extension = EXTENSIONS.get(audio_format, audio_format)
+        path = f"audio/{row['track_id']}/{row['item_id']}.{extension}"
+        self.spec.output.write(path, content)
+        return {
+            "audio_path": path,
+            "audio_sha256": hashlib.sha256(content).hexdigest(),
+            "sample_rate": SAMPLE_RATE,
+            "frames": wave.shape[1],
+            "duration_s": wave.shape[1] / SAMPLE_RATE,
+        }
+
+    def _shared_columns(self, track: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "track_id": track["track_id"],
+            "source": track["source"],
+            "reference_audio": track["reference"],
+            "caption": json.loads(track["prompt"])["caption"],
+            "notes": track["notes"],
+            "source_duration_s": track["source_duration_s"],
+            "model": self.spec.model,
+            "model_fingerprint": self.spec.fingerprint,
+            "dtype": self.spec.dtype,
+            "numerics_version": NUMERICS_VERSION,
+            "node": platform.node(),
+        }
+
+    def _open(self, uri: str) -> io.BytesIO:
+        filesystem, path = locate(uri)
+        with filesystem.open_input_stream(path) as stream:
+            return io.BytesIO(stream.read())
+
+    def _since(self, started: float) -> float:
+        if self.handler.device.type == "cuda":
+            torch.cuda.synchronize(self.handler.device)
+        return time.perf_counter() - started
+
+
+class WorkerDiedError(RestyleError):
+    """An item took its worker process down too often."""
+
+
+class AttemptGuard:
+    """Counts, in files that outlive the process, how often work was begun and not left again.
+
+    Ray restarts a dead worker and hands it the same track for ever; this ends it.
+    """
+
+    def __init__(self, store: Store, name: str, most: int):
+        self.store, self.name, self.most = store, name, most
+        self.attempt = 1
+        while store.exists(self._marker(self.attempt)):
+            self.attempt += 1
+
+    def _marker(self, attempt: int) -> str:
+        return f"{ATTEMPTS}/{self.name}.{attempt}"
+
+    def __enter__(self) -> "AttemptGuard":
+        if self.attempt > self.most:
+            self._clear(self.attempt - 1)
+            raise WorkerDiedError(f"the worker process died {self.most} times at this item; it is not tried again")
+        self.store.write(self._marker(self.attempt), b"begun")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._clear(self.attempt)
+
+    def _clear(self, last: int) -> None:
+        for attempt in range(1, last + 1):
+            self.store.delete(self._marker(attempt))
+
+
+def _outcome(error: Exception) -> dict[str, Any]:
+    status, kind, message = "failed", "internal_error", f"{type(error).__name__}: {error}"
+    if isinstance(error, WorkerDiedError):
+        status, kind, message = "rejected", "worker_died", str(error)
+    elif isinstance(error, AudioError):
+        kind, message = "unreadable_audio", str(error)
+    elif isinstance(error, torch.OutOfMemoryError):
+        kind = "out_of_memory"
+    elif isinstance(error, RestyleError):
+        kind, message = "bad_request", str(error)
+    elif isinstance(error, OSError):
+        kind = "storage_error"
+    if kind == "internal_error":
+        log.exception("unexpected error")
+    return {
+        "status": status,
+        "error_kind": kind,
+        "error_message": message,
+        "finished_at": datetime.now(UTC),
+    }

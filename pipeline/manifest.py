@@ -1,0 +1,245 @@
+"""The manifest: which tracks, and what each should become.
+
+One row per track, as Parquet, CSV or JSON lines. A row that cannot be run as written is set aside with a reason;
+only what concerns the whole file (unreadable, unknown column) stops the job.
+"""
+
+import difflib
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from acestep.cover import SETTING_FIELDS, parse_setting
+from acestep.errors import RequestError, RestyleError
+from acestep.prompt import Prompt, check_prompt
+from pipeline.storage import absolute, locate
+
+REQUIRED = ("track_id", "source", "caption")
+OPTIONAL = (
+    "lyrics",
+    "language",
+    "bpm",
+    "keyscale",
+    "timesignature",
+    "reference_audio",
+    "source_genre",
+    "target_genre",
+)
+OVERRIDES = (*SETTING_FIELDS, "seed")
+COLUMNS = (*REQUIRED, *OPTIONAL, *OVERRIDES)
+TRACK_ID = re.compile(r"\w(?:[\w.\- ]{0,126}[\w\-])?", re.UNICODE)
+
+
+class ManifestError(RestyleError):
+    """The manifest as a whole cannot be used."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """One valid row. ``source`` and ``reference`` are absolute; ``overrides`` replace setting values."""
+
+    track_id: str
+    source: str
+    prompt: Prompt
+    reference: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RejectedRow:
+    """One row that cannot be run as written; ``row`` counts from 1, without a header line."""
+
+    row: int
+    track_id: str
+    source: str
+    caption: str
+    kind: str
+    message: str
+
+
+def read_manifest(uri: str) -> tuple[list[Track], list[RejectedRow]]:
+    """Read and check a manifest.
+
+    Args:
+        uri: a ``.parquet``, ``.csv`` or ``.jsonl`` file, local or on any filesystem pyarrow knows. Relative
+            sources are relative to its folder.
+
+    Raises:
+        ManifestError: the file cannot be read, has no rows, lacks a required column or has an unknown one.
+    """
+    tracks: list[Track] = []
+    rejected: list[RejectedRow] = []
+    first_seen: dict[str, int] = {}
+    for number, raw in enumerate(_rows(uri), start=1):
+        values = {name: value for name, value in raw.items() if value is not None and str(value).strip() != ""}
+        texts = [str(values.get(name, "")) for name in REQUIRED]
+        try:
+            track = parse_track(values, uri)
+            if track.track_id in first_seen:
+                raise _RowError(
+                    "duplicate_track_id",
+                    f"track_id {track.track_id!r} is taken by row {first_seen[track.track_id]}; "
+                    "give every row its own",
+                )
+        except _RowError as error:
+            track_id, source, caption = texts
+            message = f"row {number}: {error}"
+            rejected.append(RejectedRow(number, track_id, source, caption, error.kind, message))
+            continue
+        first_seen[track.track_id] = number
+        tracks.append(track)
+    if not tracks and not rejected:
+        raise ManifestError(f"{uri}: holds no rows")
+    return tracks, rejected
+
+
+class _RowError(RestyleError):
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+def parse_track(values: Mapping[str, Any], manifest: str) -> Track:
+    """One row's non-empty values as a track."""
+    for name in ("track_id", "source"):
+        if name not in values:
+            raise _RowError("missing_value", f"{name} is empty; every row needs one")
+    track_id = str(values["track_id"])
+    if not TRACK_ID.fullmatch(track_id):
+        raise _RowError(
+            "unsafe_track_id",
+            f"track_id {track_id!r} cannot name a folder; use up to 128 letters, digits, '_', '-', '.' and "
+            "spaces, beginning with a letter, a digit or '_'",
+        )
+    try:
+        prompt, notes = check_prompt(
+            Prompt(
+                caption=str(values.get("caption", "")),
+                lyrics=str(values.get("lyrics", "")),
+                language=str(values.get("language", "unknown")),
+                bpm=_whole("bpm", values.get("bpm")),
+                keyscale=str(values.get("keyscale", "")),
+                timesignature=_plain(values.get("timesignature", "")),
+            )
+        )
+        overrides = {name: values[name] for name in OVERRIDES if name in values}
+        if "seed" in overrides:
+            overrides["seed"] = check_seed(overrides["seed"])
+        parse_setting({name: value for name, value in overrides.items() if name != "seed"})
+    except RequestError as error:
+        kind = "empty_caption" if str(error).startswith("caption is empty") else "out_of_range"
+        raise _RowError(kind, str(error)) from error
+    reference = values.get("reference_audio")
+    return Track(
+        track_id=track_id,
+        source=absolute(str(values["source"]), manifest),
+        prompt=prompt,
+        reference=None if reference is None else absolute(str(reference), manifest),
+        overrides=overrides,
+        notes=tuple(notes),
+    )
+
+
+def check_seed(value: Any) -> int:
+    """A seed as a whole number in 0..2^32-1.
+
+    Raises:
+        RequestError: it is not one.
+    """
+    seed = _whole("seed", value)
+    if seed is None or not 0 <= seed < 2**32:
+        raise RequestError(f"seed {value!r} is out of range; allowed: 0..{2**32 - 1}")
+    return seed
+
+
+def _whole(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    try:
+        number = float(value)
+        if isinstance(value, bool) or not number.is_integer():
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise RequestError(f"{name} {value!r} is not a whole number") from None
+    return int(number)
+
+
+def _plain(value: Any) -> str:
+    """A number that a typed column made 4.0 of, as the text 4."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _rows(uri: str) -> Iterator[dict[str, Any]]:
+    filesystem, path = locate(uri)
+    readers = {"parquet": _parquet_rows, "csv": _csv_rows, "jsonl": _json_rows}
+    kind = path.rsplit(".", 1)[-1].lower()
+    if kind not in readers:
+        raise ManifestError(f"{uri}: unknown kind of manifest; give a .parquet, .csv or .jsonl file")
+    try:
+        with filesystem.open_input_file(path) as file:
+            content = file.read()
+    except (OSError, pa.ArrowException) as error:
+        raise ManifestError(f"{uri}: cannot be read ({error})") from error
+    if not content:
+        raise ManifestError(f"{uri}: empty file (0 bytes)")
+    try:
+        yield from readers[kind](content, uri)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise ManifestError(f"{uri}: not readable as {kind} ({error})") from error
+
+
+def _parquet_rows(content: bytes, uri: str) -> Iterator[dict[str, Any]]:
+    file = pq.ParquetFile(io.BytesIO(content))
+    check_columns(file.schema_arrow.names, uri)
+    for batch in file.iter_batches():
+        yield from batch.to_pylist()
+
+
+def _csv_rows(content: bytes, uri: str) -> Iterator[dict[str, Any]]:
+    # Every column is read as text: type inference would make the number 1 of the track_id 001.
+    header = pyarrow.csv.open_csv(io.BytesIO(content)).schema.names
+    check_columns(header, uri)
+    options = pyarrow.csv.ConvertOptions(
+        column_types={name: pa.string() for name in header}, strings_can_be_null=False
+    )
+    parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    table = pyarrow.csv.read_csv(io.BytesIO(content), parse_options=parsing, convert_options=options)
+    yield from table.to_pylist()
+
+
+def _json_rows(content: bytes, uri: str) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(content.decode("utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ManifestError(f"{uri}: line {number} is not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise ManifestError(f"{uri}: line {number} is a {type(row).__name__}, expected an object")
+        check_columns(list(row), f"{uri}: line {number}", complete=False)
+        yield row
+
+
+def check_columns(names: list[str], where: str, complete: bool = True) -> None:
+    """Refuse columns that nothing would read, and (``complete``) the absence of required ones.
+
+    Raises:
+        ManifestError: naming the column and the nearest known one.
+    """
+    for name in names:
+        if name not in COLUMNS:
+            near = difflib.get_close_matches(name, COLUMNS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ManifestError(f"{where}: unknown column {name!r}{hint} Known columns: {', '.join(COLUMNS)}")
+    missing = [name for name in REQUIRED if name not in names]
+    if complete and missing:
+        raise ManifestError(f"{where}: has no column {', '.join(map(repr, missing))}; every manifest needs it")

@@ -1,0 +1,269 @@
+"""The plan: tracks x settings, minus what is done, as one row per track with the items it still needs.
+
+The driver plans; only paths, words and numbers are in a plan, never audio.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import av
+import pyarrow as pa
+import soundfile
+
+from acestep.constants import MAX_SOURCE_SECONDS, NUMERICS_VERSION
+from acestep.cover import SETTING_FIELDS, CoverPlan, parse_setting, resolve
+from acestep.errors import RequestError
+from pipeline.manifest import RejectedRow, Track
+from pipeline.settings import Setting
+from pipeline.storage import locate
+
+PROBE_THREADS = 16
+
+ITEM = pa.struct(
+    [
+        ("item_id", pa.string()),
+        ("setting_id", pa.string()),
+        ("setting_name", pa.string()),
+        ("setting", pa.string()),  # the CoverSetting as JSON
+        ("seed", pa.int64()),
+    ]
+)
+PLAN_SCHEMA = pa.schema(
+    [
+        ("track_id", pa.string()),
+        ("source", pa.string()),
+        ("reference", pa.string()),
+        ("prompt", pa.string()),  # the Prompt as JSON
+        ("notes", pa.list_(pa.string())),
+        ("source_duration_s", pa.float64()),
+        ("items", pa.list_(ITEM)),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What of a model determines the audio and the meaning of a setting."""
+
+    name: str
+    fingerprint: str
+    is_turbo: bool
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one look at a file tells: a digest of its bytes, its length, or why it cannot be used."""
+
+    digest: str = ""
+    duration_s: float | None = None
+    error_kind: str | None = None
+    error: str | None = None
+
+
+@dataclass
+class Plan:
+    """Work to do (``rows``, of ``PLAN_SCHEMA``, longest first) and result rows that are final already.
+
+    items: items in ``rows``; done: items that an earlier launch finished.
+    """
+
+    rows: pa.Table
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    items: int = 0
+    done: int = 0
+
+
+def make_plan(
+    tracks: Sequence[Track],
+    rejected: Sequence[RejectedRow],
+    settings: Sequence[Setting],
+    model: ModelFacts,
+    audio_format: str,
+    finished: set[str],
+    most_seconds: float = MAX_SOURCE_SECONDS,
+) -> Plan:
+    """Cross tracks and settings, and leave out every item whose id is in ``finished``."""
+    plan = Plan(PLAN_SCHEMA.empty_table())
+    for row in rejected:
+        digest = _digest({"rejected": asdict(row)})
+        if digest not in finished:
+            plan.rejected.append(
+                {
+                    "item_id": digest,
+                    "track_id": row.track_id,
+                    "source": row.source,
+                    "caption": row.caption,
+                    "status": "rejected",
+                    "error_kind": row.kind,
+                    "error_message": row.message,
+                }
+            )
+        else:
+            plan.done += 1
+    rows: list[dict[str, Any]] = []
+    for track, source, reference in _probed(tracks):
+        try:
+            items = list(_items(track, source, reference, settings, model, audio_format))
+        except RequestError as error:
+            _reject(plan, track, "conflicting_override", str(error), finished)
+            continue
+        if source.duration_s is not None and source.duration_s > most_seconds:
+            too_long = f"{source.duration_s:.1f} s is longer than {most_seconds:g} s; cut the track"
+            _reject(plan, track, "too_long", too_long, finished)
+            continue
+        missing = [item for item in items if item["item_id"] not in finished]
+        plan.done += len(items) - len(missing)
+        broken = next((p for p in (source, reference) if p and p.error_kind), None)
+        if broken is not None:
+            plan.failed += [_failure(track, item, broken) for item in missing]
+        elif missing:
+            plan.items += len(missing)
+            rows.append(
+                {
+                    "track_id": track.track_id,
+                    "source": track.source,
+                    "reference": track.reference,
+                    "prompt": json.dumps(asdict(track.prompt)),
+                    "notes": list(track.notes),
+                    "source_duration_s": source.duration_s,
+                    "items": missing,
+                }
+            )
+    # The longest first, so that no worker starts a ten-minute track when the others are already done.
+    rows.sort(key=lambda row: -(row["source_duration_s"] or 0) * len(row["items"]))
+    plan.rows = pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
+    return plan
+
+
+def probe(uri: str) -> Probe:
+    """Digest a file's bytes and read its length from the header, without decoding it."""
+    try:
+        filesystem, path = locate(uri)
+        with filesystem.open_input_stream(path) as stream:
+            content = stream.read()
+    except FileNotFoundError:
+        return Probe(error_kind="missing_file", error=f"{uri}: no such file")
+    except (OSError, RequestError) as error:
+        return Probe(error_kind="unreadable_file", error=f"{uri}: {error}")
+    digest = hashlib.sha256(content).hexdigest()
+    if not content:
+        return Probe(digest, error_kind="unreadable_audio", error=f"{uri}: empty file (0 bytes)")
+    return Probe(digest, _duration_s(content))
+
+
+def _duration_s(content: bytes) -> float | None:
+    try:
+        return soundfile.info(io.BytesIO(content)).duration
+    except soundfile.LibsndfileError:
+        pass
+    try:
+        with av.open(io.BytesIO(content), "r") as container:
+            return None if container.duration is None else container.duration / 1_000_000
+    except (av.FFmpegError, ValueError):
+        return None  # the worker decodes it in full and says what is wrong
+
+
+def _probed(tracks: Sequence[Track]) -> Iterator[tuple[Track, Probe, Probe | None]]:
+    with ThreadPoolExecutor(PROBE_THREADS) as pool:
+        references = {t.reference for t in tracks if t.reference}
+        probes = dict(zip(references, pool.map(probe, references), strict=True))
+        for track, source in zip(tracks, pool.map(lambda t: probe(t.source), tracks), strict=True):
+            yield track, source, probes.get(track.reference) if track.reference else None
+
+
+def _items(
+    track: Track,
+    source: Probe,
+    reference: Probe | None,
+    settings: Sequence[Setting],
+    model: ModelFacts,
+    audio_format: str,
+) -> Iterator[dict[str, Any]]:
+    prompt = asdict(track.prompt)
+    for setting in settings:
+        clash = sorted(setting.varied.keys() & track.overrides.keys())
+        if clash:
+            raise RequestError(
+                f"{clash[0]} is given in the manifest and swept by the grid; take it out of one of them"
+            )
+        overrides = dict(track.overrides)
+        seed = overrides.pop("seed", setting.seed)
+        cover = parse_setting(overrides, setting.cover)
+        what = {
+            "source": source.digest or track.source,
+            "reference": reference and (reference.digest or track.reference),
+            "prompt": prompt,
+            "steps": resolve(cover, model.is_turbo).identity(),
+            "seed": seed,
+            "model": model.fingerprint,
+            "dtype": model.dtype,
+            "numerics": NUMERICS_VERSION,
+            "format": audio_format,
+        }
+        yield {
+            "item_id": _digest({"track_id": track.track_id} | what),
+            "setting_id": setting.setting_id,
+            "setting_name": setting.name,
+            "setting": json.dumps(asdict(cover)),
+            "seed": seed,
+        }
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _reject(plan: Plan, track: Track, kind: str, message: str, finished: set[str]) -> None:
+    row = {
+        "track_id": track.track_id,
+        "source": track.source,
+        "caption": track.prompt.caption,
+        "status": "rejected",
+        "error_kind": kind,
+        "error_message": message,
+    }
+    digest = _digest(row)
+    if digest in finished:
+        plan.done += 1
+    else:
+        plan.rejected.append({"item_id": digest} | row)
+
+
+def _failure(track: Track, item: Mapping[str, Any], error: Probe) -> dict[str, Any]:
+    return item_columns(item) | {
+        "track_id": track.track_id,
+        "source": track.source,
+        "reference_audio": track.reference,
+        "caption": track.prompt.caption,
+        "notes": list(track.notes),
+        "status": "failed",
+        "error_kind": error.error_kind,
+        "error_message": error.error,
+    }
+
+
+def item_columns(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The result columns that an item of a plan fixes: its ids and what was requested."""
+    requested = json.loads(item["setting"])
+    return {name: item[name] for name in ("item_id", "setting_id", "setting_name", "seed")} | {
+        name: requested[name] for name in SETTING_FIELDS
+    }
+
+
+def effective_columns(plan: CoverPlan) -> dict[str, Any]:
+    """The result columns that say what really ran."""
+    return {
+        "effective_guidance_scale": plan.guidance_scale,
+        "effective_inference_steps": plan.inference_steps,
+        "effective_shift": plan.shift,
+        "cover_steps": plan.cover_steps,
+        "t_switch": plan.t_switch,
+        "evaluations": plan.evaluations,
+    }

@@ -1,0 +1,233 @@
+"""The catalogue job: manifest -> plan -> pool of workers -> results -> tracking."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from acestep import hub
+from acestep.audio import FORMATS
+from acestep.checkpoint import fingerprint, open_autoencoder, open_model
+from acestep.constants import MAX_SOURCE_SECONDS, NUMERICS_VERSION
+from acestep.cover import CoverPlan
+from acestep.errors import RequestError
+from acestep.handler import DTYPES
+from pipeline.actors import WorkerSpec
+from pipeline.manifest import read_manifest
+from pipeline.plan import ModelFacts, Plan, make_plan
+from pipeline.results import REJECTED, RESULTS, ResultWriter, as_table, finished_items, read_results
+from pipeline.settings import Setting, make_settings, refuse_duplicates
+from pipeline.stages import ClusterSpec, Pool, connect, size_pool, stream
+from pipeline.storage import Store, open_store
+from pipeline.tracking import Tracker, TrackingSpec
+
+PLAN_FILE = "plan.parquet"
+JOB_FILE = "job.json"
+PACKAGES = ("torch", "torchaudio", "transformers", "ray", "pyarrow", "mlflow", "soundfile", "av")
+
+
+@dataclass(frozen=True)
+class RestyleJob:
+    """One launch: what to restyle, with what, into which folder.
+
+    cover: every setting parameter by name, the seed included; grid: those to sweep, each a value or a list.
+    max_attempts: how often an item may take a worker process down before it is rejected.
+    """
+
+    manifest: str
+    output: str
+    cover: Mapping[str, Any]
+    grid: Mapping[str, Any] = field(default_factory=dict)
+    model: str = "demo"
+    variant: str | None = None
+    dtype: str | None = None
+    audio_format: str = "flac"
+    max_source_seconds: float = MAX_SOURCE_SECONDS
+    max_attempts: int = 3
+    catalogue: str | None = None
+    cluster: ClusterSpec = field(default_factory=ClusterSpec)
+    tracking: TrackingSpec = field(default_factory=TrackingSpec)
+
+    @property
+    def name(self) -> str:
+        """The catalogue's name: as given, else the manifest's file name."""
+        return self.catalogue or self.manifest.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a job ended. Counts are of all launches on the folder; ``new`` is of this one."""
+
+    ok: int
+    failed: int
+    rejected: int
+    new: int
+    audio_s: float
+    seconds: float
+    problems: pa.Table
+    tracking: Mapping[str, str]
+
+    @property
+    def complete(self) -> bool:
+        return not self.failed and not self.rejected
+
+
+class Reporter(Protocol):
+    """What a job tells whoever watches it."""
+
+    def planned(self, job: RestyleJob, plan: Plan, settings: list[Setting], model: ModelFacts, pool: Pool) -> None:
+        """Before the first track."""
+
+    def advanced(self, table: pa.Table) -> None:
+        """Result rows of one more track."""
+
+    def warned(self, message: str) -> None:
+        """Something went wrong that does not stop the job."""
+
+
+def run(job: RestyleJob, reporter: Reporter) -> Summary:
+    """Restyle a catalogue; a second run on the same folder does what is missing.
+
+    Raises:
+        RestyleError: nothing could start (manifest, model, setting, cluster or output folder).
+    """
+    started = time.perf_counter()
+    if job.audio_format not in FORMATS:
+        raise RequestError(f"audio_format {job.audio_format!r} is unknown; use one of {', '.join(FORMATS)}")
+    if job.dtype is not None and job.dtype not in DTYPES:
+        raise RequestError(f"dtype {job.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+    output = open_output(job.output)
+    tracks, bad_rows = read_manifest(job.manifest)
+    settings = make_settings(job.cover, job.grid)
+    folders = hub.find(job.model, job.variant)
+    is_turbo = open_model(folders.model).config.is_turbo
+    open_autoencoder(folders.autoencoder)
+    plans = refuse_duplicates(settings, is_turbo)
+    tracker = Tracker(job.tracking, job.name, output, job.output)
+    connect(job.cluster)
+    pool = size_pool(job.cluster)
+    dtype = job.dtype or ("bfloat16" if pool.gpus_per_worker else "float32")
+    model = ModelFacts(job.model, fingerprint(folders), is_turbo, dtype)
+    plan = make_plan(
+        tracks, bad_rows, settings, model, job.audio_format, finished_items(output), job.max_source_seconds
+    )
+    reporter.planned(job, plan, settings, model, pool)
+    write_job_file(job, output, model, pool, settings)
+    constant = job_parameters(job, model, settings, plans[settings[0].setting_id])
+    tracker.begin(constant, settings, reporter.warned)
+
+    results = ResultWriter(output, RESULTS)
+    rejected = ResultWriter(output, REJECTED)
+    new = 0
+
+    def keep(table: pa.Table) -> None:
+        nonlocal new
+        new += len(table)
+        refused = pa.compute.equal(table["status"], "rejected")
+        results.add(table.filter(pa.compute.invert(refused)))
+        rejected.add(table.filter(refused))
+
+    try:
+        keep(as_table(plan.failed + plan.rejected))
+        if len(plan.rows):
+            for table in _stream(plan, output, job, model, pool):
+                keep(table)
+                reporter.advanced(table)
+    finally:
+        results.flush()
+        rejected.flush()
+    summary = summarize(output, new, time.perf_counter() - started)
+    links = tracker.finish(read_results(output), summary.rejected, summary.seconds, reporter.warned)
+    return Summary(**{name: getattr(summary, name) for name in vars(summary)} | {"tracking": links})
+
+
+def open_output(uri: str) -> Store:
+    """The output folder, proven to be writable.
+
+    Raises:
+        RequestError: it cannot be written.
+    """
+    store = open_store(uri)
+    try:
+        store.write(".writable", b"")
+        store.delete(".writable")
+    except OSError as error:
+        raise RequestError(f"output {uri}: cannot be written ({error})") from error
+    return store
+
+
+def _stream(plan: Plan, output: Store, job: RestyleJob, model: ModelFacts, pool: Pool) -> Any:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(plan.rows, buffer, compression="zstd")
+    output.write(PLAN_FILE, buffer.getvalue())
+    worker = WorkerSpec(
+        output=output,
+        model=job.model,
+        variant=job.variant,
+        fingerprint=model.fingerprint,
+        device="cuda" if pool.gpus_per_worker else "cpu",
+        dtype=model.dtype,
+        audio_format=job.audio_format,
+        most_seconds=job.max_source_seconds,
+        threads=pool.threads,
+        max_attempts=job.max_attempts,
+    )
+    return stream(output, PLAN_FILE, worker, job.cluster, pool)
+
+
+def job_parameters(
+    job: RestyleJob, model: ModelFacts, settings: list[Setting], first: CoverPlan
+) -> dict[str, Any]:
+    """What is the same for all settings of a job, by name, as it really runs."""
+    values = settings[0].values() | {
+        "inference_steps": first.inference_steps,
+        "guidance_scale": first.guidance_scale,
+    }
+    constant = {name: value for name, value in values.items() if name not in settings[0].varied}
+    return constant | {
+        "manifest": job.manifest,
+        "model": model.name,
+        "model_fingerprint": model.fingerprint,
+        "dtype": model.dtype,
+        "numerics_version": NUMERICS_VERSION,
+        "audio_format": job.audio_format,
+        "settings": len(settings),
+    }
+
+
+def write_job_file(job: RestyleJob, output: Store, model: ModelFacts, pool: Pool, settings: list[Setting]) -> None:
+    """Write down what this launch runs, for whoever opens the folder later."""
+    content = {
+        "job": asdict(job),
+        "model": asdict(model),
+        "pool": asdict(pool),
+        "settings": [{"setting_id": s.setting_id, "name": s.name, **s.values()} for s in settings],
+        "versions": {name: version(name) for name in PACKAGES} | {"numerics": NUMERICS_VERSION},
+        "cuda": torch.version.cuda,
+        "launched_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    output.write(JOB_FILE, json.dumps(content, indent=2).encode())
+
+
+def summarize(output: Store, new: int, seconds: float) -> Summary:
+    """Counts of everything the folder holds, and the rows that are not ok."""
+    columns = ["track_id", "setting_name", "status", "error_kind", "error_message", "duration_s"]
+    rows = pa.concat_tables([read_results(output, RESULTS, columns), read_results(output, REJECTED, columns)])
+    counts = {entry["values"]: entry["counts"] for entry in rows["status"].value_counts().to_pylist()}
+    problems = rows.filter(pa.compute.not_equal(rows["status"], "ok"))
+    return Summary(
+        ok=counts.get("ok", 0),
+        failed=counts.get("failed", 0),
+        rejected=counts.get("rejected", 0),
+        new=new,
+        audio_s=pa.compute.sum(rows["duration_s"]).as_py() or 0.0,
+        seconds=seconds,
+        problems=problems,
+        tracking={},
+    )

@@ -1,0 +1,132 @@
+"""The Ray side: start or join a cluster, size the pool, and stream a plan through it."""
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from acestep.errors import RequestError
+from pipeline.actors import RestyleWorker, WorkerSpec
+from pipeline.storage import Store
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """How to run.
+
+    address: "local" starts a cluster on this machine, "auto" or an address joins one.
+    cpus, gpus: of a local cluster; None takes what the machine has.
+    workers: loaded models; None is one per ``gpus_per_worker`` GPUs, or one on a machine without.
+    gpus_per_worker: a fraction lets workers share a GPU; None is 1 where there are GPUs, else 0.
+    calls_per_worker: tracks in a worker's hands at once, one on the device and the others being read or written.
+    tracks_per_task: plan rows of one Ray task; more than 1 only pays when a track takes milliseconds.
+    """
+
+    address: str = "local"
+    cpus: int | None = None
+    gpus: int | None = None
+    workers: int | None = None
+    gpus_per_worker: float | None = None
+    calls_per_worker: int = 2
+    tracks_per_task: int = 1
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The pool that a cluster can hold."""
+
+    workers: int
+    gpus_per_worker: float
+    cluster_cpus: float
+    cluster_gpus: float
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads for each worker's torch: all of them shared out on a machine without GPUs."""
+        return None if self.gpus_per_worker else max(1, int(self.cluster_cpus) // self.workers)
+
+
+def connect(cluster: ClusterSpec) -> None:
+    """Start or join a Ray cluster, quietly.
+
+    Raises:
+        RequestError: there is no cluster at the address.
+    """
+    for chatty in ("ray.data", "ray._private.authentication"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if ray.is_initialized():  # whoever embeds us has a cluster already
+        return
+    local = cluster.address == "local"
+    try:
+        ray.init(
+            address=cluster.address,
+            num_cpus=cluster.cpus if local else None,
+            num_gpus=cluster.gpus if local else None,
+            include_dashboard=False if local else None,
+            object_store_memory=300_000_000 if local else None,
+            logging_level=logging.WARNING,
+            log_to_driver=True,
+        )
+    except (ConnectionError, ValueError) as error:
+        raise RequestError(
+            f"cluster.address {cluster.address!r}: no Ray cluster answers ({error}); "
+            "use cluster.address=local to start one here"
+        ) from error
+
+
+def size_pool(cluster: ClusterSpec) -> Pool:
+    """How many workers of what share of a GPU, from what the cluster has and what was asked.
+
+    Raises:
+        RequestError: more is asked than the cluster can ever place.
+    """
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    share = cluster.gpus_per_worker
+    if share is None:
+        share = 1.0 if gpus else 0.0
+    if share < 0 or cluster.calls_per_worker < 1 or (cluster.workers is not None and cluster.workers < 1):
+        raise RequestError(
+            f"cluster.gpus_per_worker {share:g}, cluster.workers {cluster.workers}, "
+            f"cluster.calls_per_worker {cluster.calls_per_worker}: none may be below one (share: below zero)"
+        )
+    workers = cluster.workers or (max(1, int(gpus / share)) if share else 1)
+    if workers * share > gpus:
+        raise RequestError(
+            f"{workers} workers x {share:g} GPU need {workers * share:g} GPUs and the cluster has {gpus:g}; "
+            "lower cluster.workers or cluster.gpus_per_worker"
+        )
+    return Pool(workers, share, cpus, gpus)
+
+
+def stream(plan: Store, name: str, worker: WorkerSpec, cluster: ClusterSpec, pool: Pool) -> Iterator[pa.Table]:
+    """Run a plan file through the pool; yields result tables as workers finish tracks, in no fixed order."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    # A ten-minute track on a slow device may take longer than Ray's half hour without news.
+    context.execution_no_progress_timeout_s = -1
+    rows = ray.data.read_parquet(plan.path(name), filesystem=plan.filesystem)
+    # Ray reads a small Parquet file as one block, which would keep one worker busy and the others idle.
+    rows = rows.repartition(target_num_rows_per_block=cluster.tracks_per_task)
+    results = rows.map_batches(
+        RestyleWorker,
+        fn_constructor_args=(worker,),
+        batch_size=cluster.tracks_per_task,
+        batch_format="pyarrow",
+        # Without an explicit 0 each worker would hold a CPU, and on a full machine the reading task
+        # could never start: a silent hang.
+        num_cpus=0,
+        num_gpus=pool.gpus_per_worker,
+        compute=ActorPoolStrategy(
+            size=pool.workers,
+            max_tasks_in_flight_per_actor=cluster.calls_per_worker,
+            max_concurrent_calls_per_actor=cluster.calls_per_worker,
+            enable_true_multi_threading=True,
+        ),
+    )
+    yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

@@ -1,0 +1,148 @@
+"""Opening checkpoints: layouts, dtypes, and one clear error for each way to be broken."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from acestep import demo
+from acestep.checkpoint import fingerprint, load_model, load_silence, locate, open_autoencoder, open_model
+from acestep.errors import CheckpointError
+from acestep.handler import AceStepHandler
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the miniature bundle, to be broken."""
+    return Path(shutil.copytree(demo.ensure(), tmp_path / "checkpoints"))
+
+
+def rewrite(file: Path, change) -> None:
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+
+
+def test_miniature_is_the_same_wherever_it_is_written(tmp_path: Path) -> None:
+    demo.write(tmp_path)
+    assert fingerprint(locate(tmp_path, "base")) == fingerprint(locate(demo.ensure(), "base"))
+    assert fingerprint(locate(tmp_path, "base")) != fingerprint(locate(tmp_path, "turbo"))
+    assert sum(f.stat().st_size for f in tmp_path.rglob("*") if f.is_file()) < 6_000_000
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_other_dtypes_and_shards(folder: Path, dtype: torch.dtype) -> None:
+    model = folder / "acestep-v15-base"
+    whole = load_model(model, CPU, torch.float32).state_dict()
+    tensors = {k: v.to(dtype) for k, v in load_file(model / "model.safetensors").items()}
+    (model / "model.safetensors").unlink()
+    names = sorted(tensors)
+    halves = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, part in halves.items():
+        save_file({name: tensors[name] for name in part}, model / file)
+    weight_map = {name: file for file, part in halves.items() for name in part}
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    again = load_model(model, CPU, torch.float32).state_dict()
+    assert whole.keys() == again.keys()
+    tolerance = 1e-3 if dtype == torch.float16 else 0.0
+    assert all((whole[name] - again[name]).abs().max() <= tolerance for name in whole)
+    (model / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors: no such file"):
+        open_model(model)
+
+
+def test_everything_wrong_with_the_tensors_is_listed_at_once(folder: Path) -> None:
+    def break_three(tensors: dict) -> None:
+        del tensors["decoder.layers.1.mlp.up_proj.weight"]
+        tensors["decoder.surplus"] = torch.zeros(1)
+        tensors["decoder.norm_out.weight"] = torch.zeros(7)
+
+    rewrite(folder / "acestep-v15-turbo" / "model.safetensors", break_three)
+    with pytest.raises(CheckpointError) as caught:
+        open_model(folder / "acestep-v15-turbo")
+    message = str(caught.value)
+    assert "1 missing: decoder.layers.1.mlp.up_proj.weight" in message
+    assert "1 unexpected: decoder.surplus" in message
+    assert "decoder.norm_out.weight is [7], expected [64]" in message
+
+
+def test_autoencoder_with_newer_weight_norm_names(folder: Path) -> None:
+    def rename(tensors: dict) -> None:
+        for name in [n for n in tensors if n.endswith(("weight_g", "weight_v"))]:
+            which = "0" if name.endswith("g") else "1"
+            tensors[f"{name[:-8]}parametrizations.weight.original{which}"] = tensors.pop(name)
+
+    rewrite(folder / "vae" / "diffusion_pytorch_model.safetensors", rename)
+    open_autoencoder(folder / "vae")
+
+
+def test_pickled_weights_are_refused(folder: Path) -> None:
+    (folder / "acestep-v15-base" / "model.safetensors").rename(folder / "acestep-v15-base" / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"found pytorch_model\.bin: pickles are refused"):
+        open_model(folder / "acestep-v15-base")
+
+
+def test_a_pickle_in_the_silence_file_does_not_run(folder: Path, tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    file = folder / "acestep-v15-base" / "silence_latent.pt"
+    torch.save({"latent": Payload()}, file)
+    with pytest.raises(CheckpointError, match="not readable as a plain tensor"):
+        load_silence(file.parent, 8)
+    file.write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(CheckpointError, match="not readable as a plain tensor"):
+        load_silence(file.parent, 8)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_damage(folder: Path) -> None:
+    weights = folder / "acestep-v15-base" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:10_000])
+    with pytest.raises(CheckpointError, match="damaged"):
+        open_model(weights.parent)
+    (folder / "acestep-v15-turbo" / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not readable as JSON"):
+        open_model(folder / "acestep-v15-turbo")
+    (folder / "vae" / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    with pytest.raises(CheckpointError, match="expected 'AutoencoderOobleck'"):
+        open_autoencoder(folder / "vae")
+
+
+def test_text_encoder_keys_with_prefix_and_missing_ones(folder: Path) -> None:
+    plain = AceStepHandler.from_checkpoint(folder, "base", "cpu").text_encoder.prompt_states("jazz")
+    weights = folder / "Qwen3-Embedding-0.6B" / "model.safetensors"
+    rewrite(weights, lambda tensors: tensors.update({f"model.{n}": tensors.pop(n) for n in list(tensors)}))
+    prefixed = AceStepHandler.from_checkpoint(folder, "base", "cpu").text_encoder.prompt_states("jazz")
+    assert torch.equal(plain, prefixed)
+    rewrite(weights, lambda tensors: tensors.pop("model.norm.weight"))
+    with pytest.raises(CheckpointError, match=r"norm\.weight"):
+        AceStepHandler.from_checkpoint(folder, "base", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("path", "variant", "message"),
+    [
+        ("", None, "holds several models .base, turbo.; name one with variant="),
+        ("", "xl_turbo", "has no variant 'xl_turbo'; it holds base, turbo"),
+        ("vae", None, "is this an ACE-Step 1.5 model"),
+        ("nowhere", None, "no such folder, and not one of demo"),
+    ],
+)
+def test_where_to_look(folder: Path, path: str, variant: str | None, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        AceStepHandler.from_checkpoint(folder / path, variant, "cpu")
+
+
+def test_bundle_and_model_folder_are_both_accepted(folder: Path) -> None:
+    by_variant = AceStepHandler.from_checkpoint(folder, "turbo", "cpu")
+    by_folder = AceStepHandler.from_checkpoint(folder / "acestep-v15-turbo", device="cpu")
+    assert by_variant.folders == by_folder.folders
+    assert by_folder.is_turbo

@@ -1,0 +1,51 @@
+"""Shared fixtures: the miniature model, short sources, one Ray cluster."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from acestep.handler import AceStepHandler
+
+
+def tone(seconds: float, rate: int = 48_000, pitch_hz: float = 220.0) -> np.ndarray:
+    """A decaying stereo arpeggio ``[n, 2]``: music enough to be encoded."""
+    t = np.arange(int(seconds * rate)) / rate
+    step = (t * 4).astype(int) % 4
+    pitch = pitch_hz * 2 ** (np.array([0, 4, 7, 12])[step] / 12)
+    left = 0.4 * np.sin(2 * np.pi * np.cumsum(pitch) / rate) * np.exp(-4 * (t * 4 % 1))
+    return np.stack((left, 0.8 * np.roll(left, rate // 100)), axis=1).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def base() -> AceStepHandler:
+    """The built-in base model on the CPU."""
+    return AceStepHandler.from_checkpoint("demo", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def turbo() -> AceStepHandler:
+    """The built-in turbo model on the CPU."""
+    return AceStepHandler.from_checkpoint("demo_turbo", device="cpu")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A six-second source track."""
+    path = tmp_path / "country_song.wav"
+    soundfile.write(path, tone(6.0), 48_000)
+    return path
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray cluster for all tests that run jobs in this process."""
+    import ray
+
+    from pipeline.stages import ClusterSpec, connect
+
+    connect(ClusterSpec(cpus=4, gpus=0))
+    yield
+    ray.shutdown()
