@@ -1,7 +1,8 @@
 """The Oobleck autoencoder (Evans et al. 2024): 48 kHz stereo to 25 Hz latents and back.
 
-Weight norm is folded when the weights are read and snake runs in place of five passes, which is why this is
-not diffusers' ``AutoencoderOobleck``; both give the same numbers (tests/parity).
+Ours, and not diffusers' ``AutoencoderOobleck``, for three things it does not do: weight norm is folded when the
+weights are read, tiles are exact, and the result does not depend on the number of threads. Both give the same
+numbers to rounding (tests/parity).
 
 Legend: b batch, a audio channels, s samples, c latent channels, t = floor(s / 1920) latent frames.
 """
@@ -9,6 +10,7 @@ Legend: b batch, a audio channels, s samples, c latent channels, t = floor(s / 1
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acestep.config import AutoencoderConfig
@@ -33,6 +35,39 @@ class Snake(nn.Module):
         return torch.addcmul(x, wave, 1 / (self.beta.exp() + 1e-9))
 
 
+class PointwiseConv(nn.Conv1d):
+    """A convolution of width 1 as the matrix product it is.
+
+    torch picks another convolution backend for these when it has one thread; a product's bits do not depend
+    on the number of threads.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        return torch.matmul(self.weight[..., 0], x) + self.bias[:, None]
+
+
+class Upsample(nn.ConvTranspose1d):
+    """A transposed convolution of kernel 2s and stride s: one matrix product, then each sample adds two taps.
+
+    The same sum as torch's own kernel, whose bits depend on the number of threads.
+    """
+
+    def __init__(self, channels: int, out_channels: int, stride: int):
+        super().__init__(channels, out_channels, 2 * stride, stride, padding=(stride + 1) // 2)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        assert self.bias is not None
+        stride, crop = self.stride[0], int(self.padding[0])
+        taps = torch.matmul(self.weight.flatten(1).T, x).unflatten(1, (self.out_channels, 2, stride))
+        own, previous = taps.unbind(2)  # [b, c, stride, t]: of input frame t, of input frame t - 1
+        joined = (F.pad(own, (0, 1)) + F.pad(previous, (1, 0))).transpose(2, 3).flatten(2)
+        return joined[..., crop : joined.shape[-1] - crop] + self.bias[:, None]
+
+
 class ResidualUnit(nn.Module):
     """Dilated convolution and pointwise convolution around a skip."""
 
@@ -41,7 +76,7 @@ class ResidualUnit(nn.Module):
         self.snake1 = Snake(channels)
         self.conv1 = nn.Conv1d(channels, channels, 7, dilation=dilation, padding=3 * dilation)
         self.snake2 = Snake(channels)
-        self.conv2 = nn.Conv1d(channels, channels, 1)
+        self.conv2 = PointwiseConv(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(self.snake2(self.conv1(self.snake1(x))))
@@ -68,7 +103,7 @@ class DecoderBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, stride: int):
         super().__init__()
         self.snake1 = Snake(channels)
-        self.conv_t1 = nn.ConvTranspose1d(channels, out_channels, 2 * stride, stride, padding=(stride + 1) // 2)
+        self.conv_t1 = Upsample(channels, out_channels, stride)
         self.res_unit1 = ResidualUnit(out_channels, 1)
         self.res_unit2 = ResidualUnit(out_channels, 3)
         self.res_unit3 = ResidualUnit(out_channels, 9)

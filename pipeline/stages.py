@@ -71,6 +71,8 @@ def connect(cluster: ClusterSpec) -> None:
             object_store_memory=300_000_000 if local else None,
             logging_level=logging.WARNING,
             log_to_driver=True,
+            # On a CPU, decoding threads and torch's threads share the cores: a waiting one must not spin.
+            runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
         )
     except (ConnectionError, ValueError) as error:
         raise RequestError(

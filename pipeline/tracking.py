@@ -121,6 +121,8 @@ class Tracker:
     def _connect(self) -> "tuple[MlflowClient, str]":
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        # MLflow's own default keeps a job waiting for minutes when the server is down.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         logging.getLogger("alembic").setLevel(logging.WARNING)
         from mlflow import MlflowClient
 

@@ -1,5 +1,10 @@
 """Shared fixtures: the miniature model, short sources, one Ray cluster."""
 
+import os
+
+# Before torch is loaded: its threads must not spin while tests, Ray and workers share few cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from collections.abc import Iterator
 from pathlib import Path
 

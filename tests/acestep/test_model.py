@@ -57,3 +57,19 @@ def test_bfloat16_keeps_codes_and_times_exact() -> None:
         embedding = half.decoder.time_embed(torch.tensor([0.9545]))[0]
         assert embedding.dtype == torch.float32
         assert torch.equal(embedding, whole.decoder.time_embed(torch.tensor([0.9545]))[0])
+
+
+def test_audio_does_not_depend_on_the_number_of_threads(base: AceStepHandler) -> None:
+    latents = torch.randn(1, 131, 8, generator=torch.Generator().manual_seed(1))
+    audio = 0.3 * torch.randn(1, 2, 131 * 1920, generator=torch.Generator().manual_seed(2))
+    before, outcomes = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 4):
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                outcomes.append((base.autoencoder.decode(latents), base.autoencoder.encode(audio)))
+    finally:
+        torch.set_num_threads(before)
+    for decoded, encoded in outcomes[1:]:
+        assert torch.equal(decoded, outcomes[0][0])
+        assert torch.equal(encoded, outcomes[0][1])

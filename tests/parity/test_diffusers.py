@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AceStepPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDiagonalGaussianDistribution
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -20,6 +21,7 @@ from acestep.conditions import encode_source, prepare
 from acestep.constants import HOP
 from acestep.cover import CoverSetting, resolve
 from acestep.errors import CheckpointError
+from acestep.guidance import apg
 from acestep.handler import AceStepHandler
 from acestep.model import AceStepModel
 from acestep.prompt import Prompt
@@ -186,6 +188,17 @@ def test_swapped_tensors_of_one_shape_show(base: Pair, tmp_path: Path, one: str,
 # ---- whole runs
 
 
+def test_guidance_of_weak_and_strong_differences() -> None:
+    buffer, momentum = MomentumBuffer(momentum=-0.75), None
+    strength = torch.logspace(-2, 1, CHANNELS)  # the norm is limited in some channels and not in others
+    for step in range(3):
+        conditional = noise(80 + step, 2, 50, CHANNELS)
+        unconditional = conditional + strength * noise(90 + step, 2, 50, CHANNELS)
+        theirs = normalized_guidance(conditional, unconditional, 8.0, buffer, 0.0, 2.5, True, (1,))
+        ours, momentum = apg(conditional, unconditional, 9.0, momentum)
+        assert_near(ours, theirs, MODULE)
+
+
 def run_both(
     pair: Pair,
     setting: CoverSetting,
@@ -232,7 +245,8 @@ def test_turbo_run_with_reference(turbo: Pair, monkeypatch: pytest.MonkeyPatch) 
     reference = 0.5 * noise(62, 2, 31 * 48_000) * loudness.repeat_interleave(48_000)
     given = {"src_audio": source, "reference_audio": reference}
     setting = replace(EVERYWHERE, inference_steps=8, guidance_scale=1.0)
-    assert_near(*run_both(turbo, setting, source, given, reference), LOOP)
+    # Unguided steps amplify nothing, and the middle of a reference moves one condition token a little.
+    assert_near(*run_both(turbo, setting, source, given, reference), MODULE)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (0.15, 0.6)])

@@ -1,0 +1,128 @@
+"""The command line as a user meets it: exit status, messages, and nothing lost for the good tracks."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from hydra import compose, initialize_config_module
+
+from acestep.audio import encode_audio, load_audio
+from jobs.restyle import job_of
+from jobs.schema import register
+from tests.conftest import tone
+
+ROOT = Path(__file__).parents[2]
+
+
+def restyle(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jobs.restyle", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest with every container we read and every kind of bad track."""
+    folder = tmp_path_factory.mktemp("bad")
+    wave = torch.from_numpy(tone(5.5).T.copy())
+    names = {"wav": "wav", "flac": "flac", "mp3": "mp3", "ogg": "opus", "m4a": "aac"}
+    for extension, audio_format in names.items():
+        (folder / f"good.{extension}").write_bytes(encode_audio(wave, audio_format))
+    (folder / "zero.wav").write_bytes(b"")
+    (folder / "text.wav").write_text("not audio, only words " * 50)
+    flac = (folder / "good.flac").read_bytes()
+    (folder / "truncated.flac").write_bytes(flac[: len(flac) // 2])
+    soundfile.write(folder / "long.wav", np.zeros(8000 * 601, np.float32), 8000)
+    rows = [{"track_id": f"good_{e}", "source": f"good.{e}", "caption": "jazz"} for e in names]
+    rows += [{"track_id": n, "source": f"{n}.wav", "caption": "jazz"} for n in ("missing", "zero", "text", "long")]
+    rows += [
+        {"track_id": "truncated", "source": "truncated.flac", "caption": "jazz"},
+        {"track_id": "good_wav", "source": "good.flac", "caption": "again"},
+        {"track_id": "../evil", "source": "good.wav", "caption": "jazz"},
+        {"track_id": "silent_caption", "source": "good.wav", "caption": ""},
+        {"track_id": "too_strong", "source": "good.wav", "caption": "jazz", "audio_cover_strength": 1.5},
+    ]
+    (folder / "tracks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def test_bad_tracks_become_rows_and_good_ones_are_restyled(catalogue: Path) -> None:
+    output = catalogue / "out"
+    arguments = (f"manifest={catalogue}/tracks.jsonl", f"output={output}", "model=demo", "cover.inference_steps=2")
+    done = restyle(*arguments)
+    assert done.returncode == 3, done.stderr
+    results = {row["track_id"]: row for row in pq.read_table(output / "results").to_pylist()}
+    rejected = {row["track_id"]: row for row in pq.read_table(output / "rejected").to_pylist()}
+    good = {name: row for name, row in results.items() if row["status"] == "ok"}
+    assert set(good) == {"good_wav", "good_flac", "good_mp3", "good_ogg", "good_m4a"}
+    for row in good.values():
+        wave = load_audio(output / row["audio_path"])
+        assert wave.shape[1] == row["frames"]
+        assert wave.abs().max().item() == pytest.approx(10 ** (-1 / 20), abs=1e-3)
+        assert (row["effective_inference_steps"], row["cover_steps"], row["seed"]) == (2, 1, 42)
+    failed = {name: row for name, row in results.items() if row["status"] == "failed"}
+    said = {name: (row["error_kind"], row["error_message"]) for name, row in (failed | rejected).items()}
+    expected = {
+        "missing": ("missing_file", r"missing\.wav: no such file"),
+        "zero": ("unreadable_audio", r"zero\.wav: empty file \(0 bytes\)"),
+        "text": ("unreadable_audio", r"text\.wav: cannot be decoded as audio \(libsndfile: .*; FFmpeg: .*\)"),
+        "truncated": ("unreadable_audio", r"truncated\.flac: damaged or truncated"),
+        "long": ("too_long", r"601\.0 s is longer than 600 s; cut the track"),
+        "good_wav": ("duplicate_track_id", "row 11: track_id 'good_wav' is taken by row 1"),
+        "../evil": ("unsafe_track_id", "row 12: track_id '../evil' cannot name a folder"),
+        "silent_caption": ("empty_caption", "row 13: caption is empty"),
+        "too_strong": ("out_of_range", "row 14: audio_cover_strength 1.5 is out of range"),
+    }
+    assert set(said) == set(expected)
+    for name, (kind, message) in expected.items():
+        assert said[name][0] == kind
+        assert re.search(message, said[name][1])
+        assert kind in done.stdout
+    assert not (catalogue / "evil").exists()
+    assert not list(output.glob("attempts/*"))
+
+    again = restyle(*arguments)
+    assert again.returncode == 3
+    assert "0 covers of 0 tracks (14 are done already)" in again.stdout
+    assert pq.read_table(output / "results").num_rows == 9
+    assert pq.read_table(output / "rejected").num_rows == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["manifest={m}", "output={o}", "cover.audio_cover_strength=1.5"],
+            "audio_cover_strength 1.5 is out of range",
+        ),
+        (["manifest={m}", "output={o}", "cover.guidence_scale=3"], "Key 'guidence_scale' not in 'CoverConfig'"),
+        (["manifest={m}", "output={o}", "cover.seed=x"], "could not be converted to Integer"),
+        (["manifest={m}", "output={o}", "model=nosuch"], "model 'nosuch': no such folder, and not one of demo"),
+        (["manifest=/nowhere.csv", "output={o}"], "/nowhere.csv: cannot be read"),
+        (["manifest={m}"], "output not given; add output=..."),
+        (["manifest={m}", "output=/dev/null/x"], "output /dev/null/x: cannot be written"),
+    ],
+)
+def test_what_cannot_start_says_why(catalogue: Path, arguments: list[str], message: str) -> None:
+    places = {"m": catalogue / "tracks.jsonl", "o": catalogue / "never"}
+    done = restyle(*(argument.format(**places) for argument in arguments))
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_configuration_composes_into_a_job() -> None:
+    register()
+    with initialize_config_module("conf", version_base="1.3"):
+        config = compose("restyle", ["manifest=m.csv", "output=o", "grid.guidance_scale=[7,9]", "grid.seed=3"])
+    job = job_of(config)
+    assert job.grid["guidance_scale"] == [7, 9]
+    assert job.grid["seed"] == 3
+    assert job.cover["audio_cover_strength"] == 0.5
+    assert job.name == "m"

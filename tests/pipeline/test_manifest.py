@@ -1,0 +1,121 @@
+"""Manifests of every kind, and every way a row or a file can be wrong."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.manifest import ManifestError, read_manifest
+
+ROWS = [
+    {"track_id": "001", "source": "a.wav", "caption": "jazz, piano", "bpm": "90", "audio_cover_strength": "0.3"},
+    {"track_id": "b", "source": "/abs/b.flac", "caption": 'line\nbreak, "quotes"', "timesignature": "4"},
+    {"track_id": "ç d", "source": "s3://bucket/c.mp3", "caption": "x", "seed": "7", "reference_audio": "r.wav"},
+]
+
+
+def write(folder: Path, kind: str, rows: list[dict]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+    path = folder / f"tracks.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, path)
+    elif kind == "csv":
+        pyarrow.csv.write_csv(table, path)
+    else:
+        path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_every_kind_gives_the_same_tracks(tmp_path: Path, kind: str) -> None:
+    tracks, rejected = read_manifest(write(tmp_path, kind, ROWS))
+    assert not rejected
+    first, second, third = tracks
+    assert (first.track_id, first.source) == ("001", str(tmp_path / "a.wav"))
+    assert first.prompt.bpm == 90
+    assert dict(first.overrides) == {"audio_cover_strength": "0.3"}
+    assert (second.source, second.prompt.caption) == ("/abs/b.flac", 'line\nbreak, "quotes"')
+    assert (third.track_id, third.source) == ("ç d", "s3://bucket/c.mp3")
+    assert (third.overrides, third.reference) == ({"seed": 7}, str(tmp_path / "r.wav"))
+
+
+def test_typed_columns(tmp_path: Path) -> None:
+    table = pa.table(
+        {"track_id": [1], "source": ["a.wav"], "caption": ["x"], "bpm": [90.0], "timesignature": [4.0]}
+    )
+    pq.write_table(table, tmp_path / "t.parquet")
+    (track,), _ = read_manifest(str(tmp_path / "t.parquet"))
+    assert (track.track_id, track.prompt.bpm, track.prompt.timesignature) == ("1", 90, "4")
+
+
+def test_empty_lyrics_become_instrumental_and_say_so(tmp_path: Path) -> None:
+    (track, *_), _ = read_manifest(write(tmp_path, "csv", ROWS))
+    assert track.prompt.lyrics == "[Instrumental]"
+    assert track.notes == ("lyrics are empty: [Instrumental] is used",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"track_id": ""}, "missing_value", "track_id is empty"),
+        ({"source": None}, "missing_value", "source is empty"),
+        ({"caption": "  "}, "empty_caption", "caption is empty"),
+        ({"track_id": "../evil"}, "unsafe_track_id", "track_id '../evil' cannot name a folder"),
+        ({"track_id": "a/b"}, "unsafe_track_id", "cannot name a folder"),
+        ({"track_id": ".hidden"}, "unsafe_track_id", "cannot name a folder"),
+        ({"track_id": "x" * 200}, "unsafe_track_id", "up to 128"),
+        ({"track_id": "good"}, "duplicate_track_id", "track_id 'good' is taken by row 1"),
+        (
+            {"audio_cover_strength": "1.5"},
+            "out_of_range",
+            r"audio_cover_strength 1.5 is out of range; allowed: 0..1",
+        ),
+        ({"bpm": "fast"}, "out_of_range", "bpm 'fast' is not a whole number"),
+        ({"bpm": "20"}, "out_of_range", "bpm 20 is out of range"),
+        ({"language": "klingon"}, "out_of_range", "language 'klingon' is unknown"),
+        ({"keyscale": "H"}, "out_of_range", "keyscale 'H' is unknown"),
+        ({"seed": "-3"}, "out_of_range", "seed '-3' is out of range"),
+    ],
+)
+def test_a_bad_row_is_set_aside_alone(tmp_path: Path, changes: dict, kind: str, message: str) -> None:
+    good = {"track_id": "good", "source": "a.wav", "caption": "x"}
+    bad = {"track_id": "bad", "source": "b.wav", "caption": "x"} | changes
+    tracks, (rejected,) = read_manifest(write(tmp_path, "jsonl", [good, bad, good | {"track_id": "last"}]))
+    assert [track.track_id for track in tracks] == ["good", "last"]
+    assert rejected.kind == kind
+    assert rejected.message.startswith("row 2: ")
+    assert message in rejected.message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "t.csv",
+            "track_id,source,caption,guidence_scale\na,b,c,7\n",
+            "unknown column 'guidence_scale'; did you mean",
+        ),
+        ("t.csv", "track_id,source\na,b\n", "has no column 'caption'"),
+        ("t.csv", "track_id,source,caption\n", "holds no rows"),
+        ("t.csv", "", "empty file"),
+        ("t.csv", "track_id,source,caption\na,b\n", "not readable as csv"),
+        ("t.jsonl", '{"track_id": "a", "source": "b", "caption": "c"}\n{oops\n', "line 2 is not JSON"),
+        ("t.jsonl", "[1]\n", "line 1 is a list"),
+        ("t.jsonl", '{"track_id": "a", "sauce": "b"}\n', "line 1: unknown column 'sauce'; did you mean 'source'"),
+        ("t.parquet", "not parquet", "not readable as parquet"),
+        ("t.xlsx", "x", "unknown kind of manifest"),
+    ],
+)
+def test_a_bad_file_is_one_clear_error(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(str(tmp_path / name))
+
+
+def test_missing_file() -> None:
+    with pytest.raises(ManifestError, match=r"/nowhere/t\.csv: cannot be read"):
+        read_manifest("/nowhere/t.csv")

@@ -1,0 +1,118 @@
+"""The plan: identity, what is left to do, and what is final before anything runs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline.manifest import RejectedRow, parse_track
+from pipeline.plan import ModelFacts, make_plan
+from pipeline.settings import make_settings
+from tests.conftest import tone
+
+MODEL = ModelFacts("demo", "f00d", is_turbo=False, dtype="float32")
+BASE = {"audio_cover_strength": 0.5, "guidance_scale": 9.0, "seed": 42}
+SETTINGS = make_settings(BASE, {"audio_cover_strength": [0.3, 0.6]})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, seconds in (("short", 1.0), ("long", 3.0)):
+        soundfile.write(tmp_path / f"{name}.wav", tone(seconds), 48_000)
+    return tmp_path
+
+
+def track(folder: Path, source: str, **values: object):
+    row = {"track_id": source, "source": f"{source}.wav", "caption": "jazz"} | values
+    return parse_track(row, str(folder / "manifest.csv"))
+
+
+def ids(tracks, settings=SETTINGS, model=MODEL, audio_format="flac", finished=frozenset()):
+    plan = make_plan(tracks, [], settings, model, audio_format, set(finished))
+    return [item["item_id"] for row in plan.rows.to_pylist() for item in row["items"]]
+
+
+def test_longest_work_first(folder: Path) -> None:
+    plan = make_plan([track(folder, "short"), track(folder, "long")], [], SETTINGS, MODEL, "flac", set())
+    assert plan.rows["track_id"].to_pylist() == ["long", "short"]
+    assert plan.items == 4
+    assert plan.rows["source_duration_s"].to_pylist() == [3.0, 1.0]
+
+
+def test_identity_holds_what_determines_the_audio_and_nothing_else(folder: Path) -> None:
+    same = track(folder, "short")
+    first = ids([same])
+    assert len(set(first)) == 2
+    (folder / "sub").mkdir()
+    (folder / "sub" / "renamed.wav").write_bytes((folder / "short.wav").read_bytes())
+    moved = replace(same, source=str(folder / "sub" / "renamed.wav"))
+    assert ids([moved]) == first
+    changed = {
+        "caption": ids([track(folder, "short", caption="metal")]),
+        "lyrics": ids([track(folder, "short", lyrics="la")]),
+        "bpm": ids([track(folder, "short", bpm="90")]),
+        "seed": ids([track(folder, "short", seed="1")]),
+        "shift": ids([track(folder, "short", shift="1")]),
+        "reference": ids([track(folder, "short", reference_audio="long.wav")]),
+        "model": ids([same], model=replace(MODEL, fingerprint="beef")),
+        "dtype": ids([same], model=replace(MODEL, dtype="bfloat16")),
+        "format": ids([same], audio_format="mp3"),
+    }
+    soundfile.write(folder / "short.wav", 0.5 * tone(1.0), 48_000)
+    changed["content"] = ids([same])
+    every = [first, *changed.values()]
+    assert len({item for some in every for item in some}) == 2 * len(every)
+
+
+def test_requested_values_that_run_the_same_are_one_item(folder: Path) -> None:
+    """28 x 0.50 and 28 x 0.51 are both 14 steps."""
+    nearly = make_settings(BASE | {"audio_cover_strength": 0.51}, {})
+    assert ids([track(folder, "short")], nearly) == ids([track(folder, "short")], make_settings(BASE, {}))
+
+
+def test_finished_items_are_left_out(folder: Path) -> None:
+    tracks = [track(folder, "short"), track(folder, "long")]
+    every = ids(tracks)
+    assert ids(tracks, finished={every[0], every[3]}) == [every[1], every[2]]
+    plan = make_plan(tracks, [], SETTINGS, MODEL, "flac", set(every))
+    assert (len(plan.rows), plan.items, plan.done) == (0, 0, 4)
+
+
+def test_unusable_sources_are_final_rows_for_every_setting(folder: Path) -> None:
+    (folder / "empty.wav").write_bytes(b"")
+    tracks = [track(folder, "absent"), track(folder, "empty"), track(folder, "short", reference_audio="gone.wav")]
+    plan = make_plan(tracks, [], SETTINGS, MODEL, "flac", set())
+    assert [(row["track_id"], row["error_kind"]) for row in plan.failed] == [
+        *[("absent", "missing_file")] * 2,
+        *[("empty", "unreadable_audio")] * 2,
+        *[("short", "missing_file")] * 2,
+    ]
+    assert len({row["item_id"] for row in plan.failed}) == 6
+    assert plan.items == 0
+    again = make_plan(tracks, [], SETTINGS, MODEL, "flac", {row["item_id"] for row in plan.failed})
+    assert (again.failed, again.done) == ([], 6)
+
+
+def test_too_long_and_conflicting_tracks_are_rejected_once(folder: Path) -> None:
+    soundfile.write(folder / "hour.wav", np.zeros(8000 * 601), 8000)
+    tracks = [track(folder, "hour"), track(folder, "short", audio_cover_strength="0.4")]
+    bad_row = RejectedRow(3, "../evil", "a.wav", "x", "unsafe_track_id", "row 3: no")
+    plan = make_plan(tracks, [bad_row], SETTINGS, MODEL, "flac", set())
+    kinds = {row["track_id"]: (row["error_kind"], row["error_message"]) for row in plan.rejected}
+    assert kinds["hour"] == ("too_long", "601.0 s is longer than 600 s; cut the track")
+    assert kinds["short"][0] == "conflicting_override"
+    assert "audio_cover_strength is given in the manifest and swept by the grid" in kinds["short"][1]
+    assert kinds["../evil"] == ("unsafe_track_id", "row 3: no")
+    again = make_plan(tracks, [bad_row], SETTINGS, MODEL, "flac", {row["item_id"] for row in plan.rejected})
+    assert (again.rejected, again.done) == ([], 3)
+
+
+def test_overrides_replace_what_is_not_swept(folder: Path) -> None:
+    import json
+
+    plan = make_plan([track(folder, "short", shift="2", seed="9")], [], SETTINGS, MODEL, "flac", set())
+    items = plan.rows["items"][0].as_py()
+    assert [json.loads(item["setting"])["shift"] for item in items] == [2.0, 2.0]
+    assert [item["seed"] for item in items] == [9, 9]

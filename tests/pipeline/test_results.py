@@ -1,0 +1,66 @@
+"""Result parts are whole or absent, and a folder knows what it holds."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.actors import AttemptGuard, WorkerDiedError
+from pipeline.results import REJECTED, RESULTS, SCHEMA, ResultWriter, as_table, finished_items, read_results
+from pipeline.storage import StorageError, open_store
+
+
+def row(item: str, status: str = "ok") -> dict:
+    return {"item_id": item, "track_id": "t", "status": status}
+
+
+def test_parts_roll_and_read_back(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "out"))
+    assert finished_items(store) == set()
+    writer = ResultWriter(store, RESULTS, most_rows=2)
+    for item in "abc":
+        writer.add(as_table([row(item)]))
+    assert len(store.files(RESULTS, ".parquet")) == 1
+    writer.flush()
+    writer.flush()
+    assert len(store.files(RESULTS, ".parquet")) == 2
+    other = ResultWriter(store, REJECTED, most_seconds=0)
+    other.add(as_table([row("d", "rejected")]))
+    assert read_results(store)["item_id"].to_pylist() == ["a", "b", "c"]
+    assert read_results(store).schema.equals(SCHEMA)
+    assert finished_items(store) == set("abcd")
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_unknown_columns_are_an_error() -> None:
+    with pytest.raises(KeyError, match="guidence"):
+        as_table([row("a") | {"guidence": 1}])
+
+
+def test_unknown_scheme() -> None:
+    with pytest.raises(StorageError, match="nope://bucket/out: not a location"):
+        open_store("nope://bucket/out")
+
+
+DIE_INSIDE = """
+import os, sys
+from pipeline.actors import AttemptGuard
+from pipeline.storage import open_store
+with AttemptGuard(open_store(sys.argv[1]), "item", 2):
+    os._exit(9)
+"""
+
+
+def test_an_item_that_kills_its_process_is_given_up(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for _ in range(2):
+        died = subprocess.run([sys.executable, "-c", DIE_INSIDE, str(tmp_path)], cwd=Path(__file__).parents[2])
+        assert died.returncode == 9
+    with pytest.raises(WorkerDiedError, match="died 2 times"), AttemptGuard(store, "item", 2):
+        pass
+    with AttemptGuard(store, "item", 2) as guard:  # a later launch may try again
+        assert guard.attempt == 1
+    with pytest.raises(ValueError, match="plain"), AttemptGuard(store, "item", 2):
+        raise ValueError("a plain error is no death")
+    assert AttemptGuard(store, "item", 2).attempt == 1
