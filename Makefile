@@ -1,0 +1,34 @@
+# make demo   restyle the demo catalogue with the built-in miniature model
+# make test   run the tests
+# make check  lint, formatting, types
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check clean
+
+demo: .venv/run.done
+	$(BIN)/python -m jobs.restyle manifest=pipeline/demo_catalogue/manifest.csv output=outputs/demo \
+		catalogue=demo "grid.audio_cover_strength=[0.3,0.6]" "grid.guidance_scale=[3,9]"
+
+test: .venv/dev.done
+	$(BIN)/python -m pytest
+
+check: .venv/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv outputs
+
+.venv/run.done: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing (several minutes the first time: torch is large)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/dev.done: .venv/run.done
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,dev]"
+	@touch $@
