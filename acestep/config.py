@@ -98,23 +98,22 @@ def parse_model_config(raw: dict[str, Any], name: str) -> ModelConfig:
         raise CheckpointError(f"{name}: model_type is {raw['model_type']!r}, expected 'acestep'")
     try:
         layers = raw["num_hidden_layers"]
-        kinds = raw.get("layer_types") or [
-            "sliding_attention" if i % 2 == 0 else "full_attention" for i in range(layers)
-        ]
+        encoder_layers = max(
+            raw["num_lyric_encoder_hidden_layers"],
+            raw["num_timbre_encoder_hidden_layers"],
+            raw["num_attention_pooler_hidden_layers"],
+        )
+        deepest = max(layers, encoder_layers)
+        kinds = raw.get("layer_types") or ["sliding_attention", "full_attention"] * deepest
+        if len(kinds) < deepest:
+            raise CheckpointError(f"{name}: layer_types has {len(kinds)} entries for {deepest} layers")
         window = raw["sliding_window"] if raw.get("use_sliding_window", True) else None
         windows = tuple(window if kind == "sliding_attention" else None for kind in kinds)
-        if len(windows) < layers:
-            raise CheckpointError(f"{name}: layer_types has {len(windows)} entries for {layers} layers")
         shared = {
             "head_dim": raw["head_dim"],
             "rms_norm_eps": raw.get("rms_norm_eps", 1e-6),
             "rope_theta": float(raw.get("rope_theta", 1_000_000)),
         }
-        encoder_depth = max(
-            raw["num_lyric_encoder_hidden_layers"],
-            raw["num_timbre_encoder_hidden_layers"],
-            raw["num_attention_pooler_hidden_layers"],
-        )
         decoder = BlockConfig(
             hidden_size=raw["hidden_size"],
             intermediate_size=raw["intermediate_size"],
@@ -128,10 +127,7 @@ def parse_model_config(raw: dict[str, Any], name: str) -> ModelConfig:
             intermediate_size=raw.get("encoder_intermediate_size") or raw["intermediate_size"],
             heads=raw.get("encoder_num_attention_heads") or raw["num_attention_heads"],
             kv_heads=raw.get("encoder_num_key_value_heads") or raw["num_key_value_heads"],
-            windows=tuple(
-                window if (kinds[i] if i < len(kinds) else "") == "sliding_attention" else None
-                for i in range(encoder_depth)
-            ),
+            windows=windows[:encoder_layers],
             **shared,
         )
         config = ModelConfig(
@@ -154,6 +150,8 @@ def parse_model_config(raw: dict[str, Any], name: str) -> ModelConfig:
         )
     except KeyError as error:
         raise CheckpointError(f"{name}: config.json has no {error}; is this an ACE-Step 1.5 model?") from error
+    except TypeError as error:
+        raise CheckpointError(f"{name}: config.json has a value of the wrong kind ({error})") from error
     if raw.get("fsq_input_num_quantizers", 1) != 1:
         raise CheckpointError(f"{name}: {raw['fsq_input_num_quantizers']} quantizers; only one is supported")
     if config.in_channels != 3 * config.latent_channels:

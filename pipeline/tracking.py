@@ -8,6 +8,7 @@ UI open on the right axes. MLflow is imported when it is first needed, since tha
 import json
 import logging
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -198,7 +199,8 @@ class Tracker:
         if self.uri.startswith("http"):
             base, command = self.uri.rstrip("/"), f"open {self.uri}"
         else:
-            base, command = "http://127.0.0.1:5000", f"mlflow ui --backend-store-uri {self.uri}"
+            base = "http://127.0.0.1:5000"
+            command = f"{os.path.relpath(sys.executable)} -m mlflow ui --backend-store-uri {self.uri}"
         runs = quote(json.dumps(list(self.setting_runs.values()), separators=(",", ":")))
         experiments = quote(json.dumps([experiment]))
         return {

@@ -146,3 +146,21 @@ def test_bundle_and_model_folder_are_both_accepted(folder: Path) -> None:
     by_folder = AceStepHandler.from_checkpoint(folder / "acestep-v15-turbo", device="cpu")
     assert by_variant.folders == by_folder.folders
     assert by_folder.is_turbo
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": None}, "wrong kind"),
+        ({"fsq_input_levels": None}, "wrong kind"),
+        ({"layer_types": ["full_attention"]}, "layer_types has 1 entries for 4 layers"),
+        ({"model_type": "llama"}, "model_type is 'llama', expected 'acestep'"),
+        ({"in_channels": 8}, "in_channels 8 is not 3 x 8"),
+        ({"fsq_input_num_quantizers": 2}, "only one is supported"),
+    ],
+)
+def test_configurations_of_something_else(folder: Path, change: dict, message: str) -> None:
+    file = folder / "acestep-v15-base" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(CheckpointError, match=message):
+        open_model(file.parent)

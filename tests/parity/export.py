@@ -1,4 +1,4 @@
-"""Diffusers' ACE-Step modules as a checkpoint in the published (original) layout.
+"""Small random ACE-Step modules of diffusers, and their export to the published (original) checkpoint layout.
 
 Written from the description of the two layouts and without ``acestep.checkpoint``, so that each checks the other.
 Only the 2B layout, where one set of sizes serves all modules; weights stay fp32.
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
 CHANNELS, TEXT_WIDTH, WIDTH = 8, 40, 48
-SIZES = {
+SIZES = {  # chosen so that every window cuts and a wrong eps or theta shows
     "hidden_size": WIDTH,
     "intermediate_size": 80,
     "num_attention_heads": 4,
@@ -77,7 +77,7 @@ def randomise(module: ModuleT, seed: int) -> ModuleT:
     for name, weight in module.named_parameters():
         value = torch.randn(weight.shape, generator=generator)
         if name.endswith("weight_g"):
-            # fewer outputs of a transposed convolution meet in a sample; latents shall vary enough for many codes
+            # Transposed convolutions sum fewer terms per sample; latents must vary to give several codes.
             gain = 4 if name.startswith("encoder.conv2") else 1.5 if "conv_t" in name else 1
             value = gain * (0.6 + 0.1 * value)
         elif name.endswith("weight_v"):
