@@ -47,7 +47,8 @@ class PointwiseConv(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.bias is not None
-        return torch.matmul(self.weight[..., 0], x) + self.bias[:, None]
+        weight = self.weight[..., 0]
+        return torch.baddbmm(self.bias[:, None], weight.expand(len(x), -1, -1), x)
 
 
 class Upsample(nn.ConvTranspose1d):
@@ -62,7 +63,8 @@ class Upsample(nn.ConvTranspose1d):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         assert self.bias is not None
         stride, crop = self.stride[0], int(self.padding[0])
-        taps = torch.matmul(self.weight.flatten(1).T, x).unflatten(1, (self.out_channels, 2, stride))
+        weight = self.weight.flatten(1).T.expand(len(x), -1, -1)
+        taps = torch.bmm(weight, x).unflatten(1, (self.out_channels, 2, stride))
         own, previous = taps.unbind(2)  # [b, c, stride, t]: of input frame t, of input frame t - 1
         joined = (F.pad(own, (0, 1)) + F.pad(previous, (1, 0))).transpose(2, 3).flatten(2)
         return joined[..., crop : joined.shape[-1] - crop] + self.bias[:, None]

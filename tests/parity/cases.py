@@ -85,10 +85,15 @@ class Golden:
         )
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
-        return load_file(self.vectors / f"{name}.safetensors")
+        file = self.vectors / f"{name}.safetensors"
+        return load_file(file) if file.is_file() else {}
 
     def has(self, file: str) -> bool:
         return (self.vectors / file).is_file()
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """The settings of each case of a vector file: of its JSON file, else of its metadata."""
+        return self.json(name) if self.has(f"{name}.json") else self.metadata(name)
 
     def json(self, name: str) -> Any:
         return json.loads((self.vectors / f"{name}.json").read_text())

@@ -110,7 +110,7 @@ def run(golden: Golden, given: dict[str, Any], noise: Tensor) -> dict[str, Tenso
         audio_cover_strength=given.get("audio_cover_strength", 1.0),
         guidance_scale=given.get("guidance_scale", 1.0),
         inference_steps=given["inference_steps"],
-        shift=given["shift"],
+        shift=given.get("shift", 1.0),
         cfg_interval_start=given.get("cfg_interval_start", 0.0),
         cfg_interval_end=given.get("cfg_interval_end", 1.0),
         cfg_interval_on="t",

@@ -51,7 +51,7 @@ class Recorder:
 def loop_cases(golden: Golden) -> Iterator[Case]:
     """Cases of every ``loop_<model>`` whose inputs and checkpoint are there."""
     for name, folder in golden.named("loop_*.safetensors"):
-        if not golden.has(f"loop_{name}_inputs.safetensors") or not golden.has(f"loop_{name}.json"):
+        if not golden.has(f"loop_{name}_inputs.safetensors"):
             continue
         reference, inputs = golden.tensors(f"loop_{name}"), golden.tensors(f"loop_{name}_inputs")
         conditions = cache(lambda inputs=inputs, folder=folder: branch_conditions(golden, folder, inputs))
@@ -65,7 +65,7 @@ def loop_cases(golden: Golden) -> Iterator[Case]:
                 own,
                 tolerances,
             )
-        for case, given in golden.json(f"loop_{name}").items():
+        for case, given in golden.settings(f"loop_{name}").items():
             if f"{case}.out" not in reference:
                 continue
             label = f"loop_{name}.{case}"

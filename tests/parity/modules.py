@@ -36,7 +36,7 @@ def module_cases(golden: Golden) -> Iterator[Case]:
 
 def audio_cases(golden: Golden) -> Iterator[Case]:
     reference = golden.tensors("audio")
-    for file in sorted((golden.folder / "audio").iterdir()):
+    for file in sorted((golden.folder / "audio").glob("*")):
 
         def compute(file: Path = file) -> dict[str, Tensor]:
             wave = load_audio(file)
