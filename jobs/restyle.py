@@ -4,11 +4,12 @@
     python -m jobs.restyle manifest=tracks.csv output=out grid.audio_cover_strength=[0.3,0.5] grid.seed=[1,2]
 
 Exit status: 0 every cover is there; 2 nothing could start; 3 finished, and some tracks failed or were rejected;
-130 interrupted, the same command goes on. ``--cfg job`` prints the whole configuration.
+1 broke off, 130 interrupted: what is finished is kept, and the same command goes on from there. ``--cfg job``
+prints the whole configuration.
 """
 
 import sys
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -18,12 +19,14 @@ from acestep.errors import RestyleError
 from jobs.schema import register
 from pipeline.console import ConsoleReporter
 from pipeline.restyle import RestyleJob, run
-from pipeline.stages import ClusterSpec
+from pipeline.stages import ClusterSpec, PoolError
 from pipeline.tracking import TrackingSpec
 
-OK, COULD_NOT_START, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
+OK, BROKE_OFF, COULD_NOT_START, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
+KEPT = "what is finished is kept, and the same command goes on from here"
 
 register()
+_entered: list[bool] = []
 
 
 def job_of(config: DictConfig) -> RestyleJob:
@@ -46,21 +49,26 @@ def job_of(config: DictConfig) -> RestyleJob:
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="restyle")
 def _main(config: DictConfig) -> None:
-    console = Console(soft_wrap=False)
+    _entered.append(True)
+    console = Console()
     reporter = ConsoleReporter(console)
     try:
         job = job_of(config)
         summary = run(job, reporter)
+    except PoolError as error:
+        _leave(reporter, f"error: {error}; {KEPT}", BROKE_OFF)
     except RestyleError as error:
-        reporter.stop()
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(COULD_NOT_START)
+        _leave(reporter, f"error: {error}", COULD_NOT_START)
     except KeyboardInterrupt:
-        reporter.stop()
-        console.print("interrupted: what is finished is kept, and the same command goes on from here")
-        sys.exit(INTERRUPTED)
+        _leave(reporter, f"interrupted: {KEPT}", INTERRUPTED)
     reporter.closed(job, summary)
     sys.exit(OK if summary.complete else INCOMPLETE)
+
+
+def _leave(reporter: ConsoleReporter, message: str, status: int) -> NoReturn:
+    reporter.stop()
+    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(status)
 
 
 def main() -> None:
@@ -68,8 +76,9 @@ def main() -> None:
     try:
         _main()
     except SystemExit as leaving:
-        # Hydra prints what is wrong and leaves with 1, which nothing of ours does.
-        sys.exit(COULD_NOT_START if leaving.code == 1 else leaving.code)
+        # Hydra says what is wrong with the configuration and leaves with 1 before our function is entered.
+        refused = leaving.code == 1 and not _entered
+        sys.exit(COULD_NOT_START if refused else leaving.code)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -96,6 +96,7 @@ def run(job: RestyleJob, reporter: Reporter) -> Summary:
 
     Raises:
         RestyleError: nothing could start (manifest, model, setting, cluster or output folder).
+        PoolError: the workers broke off; what was finished before is kept.
     """
     started = time.perf_counter()
     if job.audio_format not in FORMATS:
@@ -144,7 +145,7 @@ def run(job: RestyleJob, reporter: Reporter) -> Summary:
         rejected.flush()
     summary = summarize(output, new, time.perf_counter() - started)
     links = tracker.finish(read_results(output), summary.rejected, summary.seconds, reporter.warned)
-    return Summary(**{name: getattr(summary, name) for name in vars(summary)} | {"tracking": links})
+    return replace(summary, tracking=links)
 
 
 def open_output(uri: str) -> Store:

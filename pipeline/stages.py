@@ -2,16 +2,24 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
 
-from acestep.errors import RequestError
+from acestep.errors import RequestError, RestyleError
 from pipeline.actors import RestyleWorker, WorkerSpec
 from pipeline.storage import Store
+
+KNOCK_SECONDS = 5.0
+
+
+class PoolError(RestyleError):
+    """The workers could not be started, or the cluster was lost."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,9 @@ def connect(cluster: ClusterSpec) -> None:
     if ray.is_initialized():  # whoever embeds us has a cluster already
         return
     local = cluster.address == "local"
+    named = os.environ.get("RAY_ADDRESS", "auto") if cluster.address == "auto" else cluster.address
+    if not local and named != "auto":
+        refuse_unreachable(named)
     try:
         ray.init(
             address=cluster.address,
@@ -78,6 +89,22 @@ def connect(cluster: ClusterSpec) -> None:
         raise RequestError(
             f"cluster.address {cluster.address!r}: no Ray cluster answers ({error}); "
             "use cluster.address=local to start one here"
+        ) from error
+
+
+def refuse_unreachable(address: str) -> None:
+    """Knock before Ray does: it would go on trying for a quarter of an hour.
+
+    Raises:
+        RequestError: nothing answers at ``[ray://]host:port``.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise RequestError(
+            f"cluster.address {address!r}: nothing answers ({error}); give host:port of a running Ray cluster, or "
+            "cluster.address=local to start one here"
         ) from error
 
 
@@ -107,7 +134,11 @@ def size_pool(cluster: ClusterSpec) -> Pool:
 
 
 def stream(plan: Store, name: str, worker: WorkerSpec, cluster: ClusterSpec, pool: Pool) -> Iterator[pa.Table]:
-    """Run a plan file through the pool; yields result tables as workers finish tracks, in no fixed order."""
+    """Run a plan file through the pool; yields result tables as workers finish tracks, in no fixed order.
+
+    Raises:
+        PoolError: the workers broke off.
+    """
     context = DataContext.get_current()
     context.enable_progress_bars = False
     # A ten-minute track on a slow device may take longer than Ray's half hour without news.
@@ -131,4 +162,8 @@ def stream(plan: Store, name: str, worker: WorkerSpec, cluster: ClusterSpec, poo
             enable_true_multi_threading=True,
         ),
     )
-    yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    try:
+        yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    except RayError as error:
+        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+        raise PoolError(f"the workers broke off: {reason.strip()}") from error

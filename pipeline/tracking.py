@@ -5,6 +5,7 @@ warning. Setting runs carry as parameters only what varies between them, so that
 UI open on the right axes. MLflow is imported when it is first needed, since that takes a second.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -29,7 +30,9 @@ from pipeline.storage import Store
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-TAG_OUTPUT, TAG_SETTING, TAG_KIND = "restyle.output", "restyle.setting", "restyle.kind"
+# The key is a digest of the folder, since a path may hold characters that a search filter cannot.
+TAG_KEY, TAG_OUTPUT = "restyle.key", "restyle.output"
+TAG_SETTING, TAG_KIND = "restyle.setting", "restyle.kind"
 SAMPLES = 3
 MOST_TABLE_ROWS = 2000
 
@@ -58,7 +61,7 @@ class Tracker:
         self.enabled = spec.enabled
         self.experiment = spec.experiment or catalogue
         self.output = output
-        self.key = output_uri if "://" in output_uri else output.root
+        self.folder = output_uri if "://" in output_uri else output.root
         self.artifacts: str | None = None
         uri = spec.uri or os.environ.get("MLFLOW_TRACKING_URI")
         if uri is None and spec.enabled:
@@ -143,14 +146,18 @@ class Tracker:
     ) -> str:
         from mlflow.entities import Param, RunStatus
 
-        tags = {TAG_OUTPUT: self.key, **tags}
+        tags = {TAG_KEY: hashlib.sha256(self.folder.encode()).hexdigest()[:16], **tags}
         condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         found = client.search_runs([experiment], filter_string=condition, max_results=1)
         if found:
-            client.update_run(found[0].info.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
-            return found[0].info.run_id
-        run = client.create_run(experiment, tags=dict(tags), run_name=name).info.run_id
-        client.log_batch(run, params=[Param(key, str(value)) for key, value in parameters.items()])
+            run, known = found[0].info.run_id, found[0].data.params
+            client.update_run(run, status=RunStatus.to_string(RunStatus.RUNNING), name=name)
+        else:
+            run, known = client.create_run(experiment, tags=dict(tags), run_name=name).info.run_id, {}
+            client.set_tag(run, TAG_OUTPUT, self.folder)
+        # MLflow refuses to change a parameter: what an earlier launch logged stays.
+        new = [Param(key, str(value)) for key, value in parameters.items() if key not in known]
+        client.log_batch(run, params=new)
         return run
 
     def _log(self, client: "MlflowClient", run: str, values: Mapping[str, float]) -> None:

@@ -106,6 +106,7 @@ def test_bad_tracks_become_rows_and_good_ones_are_restyled(catalogue: Path) -> N
         (["manifest={m}", "output={o}", "model=nosuch"], "model 'nosuch': no such folder, and not one of demo"),
         (["manifest=/nowhere.csv", "output={o}"], "/nowhere.csv: cannot be read"),
         (["manifest={m}"], "output not given; add output=..."),
+        (["manifest={m}", "output={o}", "cluster.address=127.0.0.1:9"], "nothing answers"),
         (["manifest={m}", "output=/dev/null/x"], "output /dev/null/x: cannot be written"),
     ],
 )
