@@ -4,6 +4,7 @@ Legend: n samples at 48 kHz.
 """
 
 import io
+import math
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -21,6 +22,7 @@ FORMATS = ("wav", "flac", "mp3", "opus", "aac", "wav32")
 EXTENSIONS = {"aac": "m4a", "wav32": "wav"}
 SILENCE_PEAK = 1e-6
 REFERENCE_SECONDS = 30
+MOST_FILTER_TAPS = 50_000_000
 
 _SUBTYPES = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "wav32": ("WAV", "FLOAT")}
 _CODECS = {"mp3": ("mp3", "libmp3lame"), "opus": ("ogg", "libopus"), "aac": ("ipod", "aac")}
@@ -46,7 +48,7 @@ def load_audio(file: str | Path | BinaryIO, most_seconds: float | None = None) -
             raise AudioError(f"{file}: {error.strerror or error}") from error
     if file.seek(0, io.SEEK_END) == 0:
         raise AudioError("empty file (0 bytes)")
-    file.seek(0)
+    _refuse_cut_wav(file)
     samples, rate = _decode(file, most_seconds)
     if samples.shape[1] == 0:
         raise AudioError("no samples: the file holds a header and no sound")
@@ -56,9 +58,25 @@ def load_audio(file: str | Path | BinaryIO, most_seconds: float | None = None) -
     wave = torch.from_numpy(samples[:2])
     if len(wave) == 1:
         wave = wave.expand(2, -1)
-    if rate != SAMPLE_RATE:
-        wave = torchaudio.functional.resample(wave, rate, SAMPLE_RATE)
-    return wave.clamp(-1.0, 1.0).contiguous()
+    return resample(wave, rate).clamp(-1.0, 1.0).contiguous()
+
+
+def resample(wave: Tensor, rate: int, to: int = SAMPLE_RATE) -> Tensor:
+    """``[2, n]`` at ``rate`` Hz to ``to`` Hz, by torchaudio's sinc-Hann filter as the reference does.
+
+    That filter's size grows with the product of the two rates over their greatest common divisor: for a rate
+    such as 44101 Hz it would take gigabytes, and FFmpeg's resampler is used instead.
+    """
+    if rate == to:
+        return wave
+    common = math.gcd(rate, to)
+    if (rate // common) * (to // common) <= MOST_FILTER_TAPS:
+        return torchaudio.functional.resample(wave, rate, to)
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.numpy()), format="fltp", layout="stereo")
+    frame.sample_rate = rate
+    resampler = av.AudioResampler(format="fltp", layout="stereo", rate=to)
+    pieces = [piece.to_ndarray() for piece in (*resampler.resample(frame), *resampler.resample(None))]
+    return torch.from_numpy(np.concatenate(pieces, axis=1))
 
 
 def _decode(file: BinaryIO, most_seconds: float | None) -> tuple[np.ndarray, int]:
@@ -66,7 +84,7 @@ def _decode(file: BinaryIO, most_seconds: float | None) -> tuple[np.ndarray, int
         sound = soundfile.SoundFile(file)
     except soundfile.LibsndfileError as error:
         file.seek(0)
-        return _decode_with_ffmpeg(file, str(error.error_string))
+        return _decode_with_ffmpeg(file, str(error.error_string), most_seconds)
     with sound:
         _refuse_longer(sound.frames / sound.samplerate, most_seconds)
         try:
@@ -79,12 +97,28 @@ def _decode(file: BinaryIO, most_seconds: float | None) -> tuple[np.ndarray, int
         return samples, sound.samplerate
 
 
-def _decode_with_ffmpeg(file: BinaryIO, before: str) -> tuple[np.ndarray, int]:
+def _refuse_cut_wav(file: BinaryIO) -> None:
+    """libsndfile mends the length in the header of a WAV file that was cut off, so look at it first."""
+    length = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    head = file.read(12)
+    file.seek(0)
+    promised = int.from_bytes(head[4:8], "little") + 8
+    streamed = promised >= 2**32 - 256  # written without knowing the end
+    if head[:4] == b"RIFF" and head[8:] == b"WAVE" and length < promised and not streamed:
+        raise AudioError(f"truncated: the header promises {promised} bytes, the file has {length}")
+
+
+def _decode_with_ffmpeg(file: BinaryIO, before: str, most_seconds: float | None) -> tuple[np.ndarray, int]:
     try:
         with av.open(file, "r") as container:
             stream = container.streams.audio[0]
             resampler = av.AudioResampler(format="fltp")
-            frames = [r.to_ndarray() for frame in container.decode(stream) for r in resampler.resample(frame)]
+            frames, count = [], 0
+            for frame in container.decode(stream):
+                frames += [piece.to_ndarray() for piece in resampler.resample(frame)]
+                count += frame.samples
+                _refuse_longer(count / stream.rate, most_seconds)
             if frames:  # an empty resampler cannot be drained
                 frames += [r.to_ndarray() for r in resampler.resample(None)]
             return np.concatenate(frames, axis=1) if frames else np.zeros((1, 0), "float32"), stream.rate
@@ -147,8 +181,7 @@ def encode_audio(wave: Tensor, audio_format: str, bitrate_kbps: int = 128, rate:
     """
     if audio_format not in FORMATS:
         raise RequestError(f"audio_format {audio_format!r} is unknown; use one of {', '.join(FORMATS)}")
-    if rate != SAMPLE_RATE:
-        wave = torchaudio.functional.resample(wave, SAMPLE_RATE, rate)
+    wave = resample(wave, SAMPLE_RATE, rate)
     buffer = io.BytesIO()
     if audio_format in _SUBTYPES:
         container, subtype = _SUBTYPES[audio_format]

@@ -115,6 +115,8 @@ class DecoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
+    """Waveforms ``[b, a, s]`` to the posterior's mean and scale ``[b, 2c, t]``."""
+
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         widths = [config.encoder_channels * m for m in (1, *config.multiples)]
@@ -133,6 +135,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
+    """Latents ``[b, c, t]`` to waveforms ``[b, a, 1920 t]``."""
+
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         widths = [config.decoder_channels * m for m in (1, *config.multiples)][::-1]
@@ -208,8 +212,8 @@ def _tiled(
         right = min(stop + overlap * unit_in, length)
         piece = whole(x[..., left:right])
         skip = (start - left) // unit_in * unit_out
-        drop = round((right - stop) / unit_in) * unit_out
-        pieces.append(piece[..., skip : piece.shape[-1] - drop])
+        core = (stop - start) // unit_in * unit_out
+        pieces.append(piece[..., skip : skip + core])
     return torch.cat(pieces, dim=-1)
 
 

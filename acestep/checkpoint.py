@@ -33,11 +33,15 @@ _RENAMES = (("decoder.proj_in.1.", "decoder.proj_in."), ("decoder.proj_out.1.", 
 
 @dataclass(frozen=True)
 class CheckpointFolders:
-    """Where the three parts of a checkpoint lie."""
+    """Where the three parts of a checkpoint lie.
+
+    name: what the model is called, where its folder's name says nothing (a hub cache names folders by hash).
+    """
 
     model: Path
     autoencoder: Path
     text_encoder: Path
+    name: str
 
 
 def locate(root: Path, variant: str | None = None) -> CheckpointFolders:
@@ -55,8 +59,19 @@ def locate(root: Path, variant: str | None = None) -> CheckpointFolders:
         raise CheckpointError(f"{root}: no such folder; give a checkpoint folder or a model name")
     if (root / "model_index.json").is_file():
         raise CheckpointError(f"{root}: the diffusers layout is not supported yet; give the original checkpoint")
-    model = root if (root / "config.json").is_file() else _variant_folder(root, variant)
-    return CheckpointFolders(model, _beside(model, AUTOENCODER_FOLDER), _beside(model, TEXT_ENCODER_FOLDER))
+    model = model_folder(root, variant)
+    return CheckpointFolders(
+        model, _beside(model, AUTOENCODER_FOLDER), _beside(model, TEXT_ENCODER_FOLDER), model.name
+    )
+
+
+def model_folder(root: Path, variant: str | None = None) -> Path:
+    """The folder of the network itself: ``root``, or the one of ``variant`` in it.
+
+    Raises:
+        CheckpointError: there is none, or the variant is unknown or ambiguous.
+    """
+    return root if (root / "config.json").is_file() else _variant_folder(root, variant)
 
 
 def _variant_folder(root: Path, variant: str | None) -> Path:
@@ -177,26 +192,29 @@ def model_shapes(model: AceStepModel) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def open_model(folder: Path) -> AceStepModel:
+def open_model(folder: Path, name: str = "") -> AceStepModel:
     """The network of one model folder without its weights (meta device), its files checked tensor by tensor.
+
+    Args:
+        name: what the model is called, if not as its folder.
 
     Raises:
         CheckpointError: the configuration or the files do not fit; see ``read_shapes`` and ``check_shapes``.
     """
-    config = parse_model_config(read_json(folder / "config.json"), folder.name)
+    config = parse_model_config(read_json(folder / "config.json"), name or folder.name)
     with torch.device("meta"):
         model = AceStepModel(config)
     check_shapes(read_shapes(folder, "model"), model_shapes(model), folder)
     return model
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> AceStepModel:
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype, name: str = "") -> AceStepModel:
     """The network of one model folder, ready to run.
 
     Raises:
         CheckpointError: see ``open_model``.
     """
-    model = open_model(folder)
+    model = open_model(folder, name)
     tensors = {}
     for name, tensor in read_tensors(folder, "model").items():
         for published, ours in _RENAMES:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from acestep.audio import is_silent, reference_clip
-from acestep.constants import HOP, MIN_LATENT_FRAMES, SAMPLE_RATE
+from acestep.constants import HOP, MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS, MIN_LATENT_FRAMES, SAMPLE_RATE
 from acestep.cover import CoverPlan
 from acestep.handler import AceStepHandler
 from acestep.prompt import Prompt, lyric_prompt, text_prompt
@@ -60,10 +60,10 @@ def prepare(
         prompt: caption, lyrics and musical facts.
         reference: a timbre reference ``[2, n]``; without one (or a silent one) the silence latent is read.
     """
-    latents = encode_source(handler, source)
     branches = {step.branch for plan in plans for step in plan.steps}
     contexts = {}
     if "cover" in branches:
+        latents = encode_source(handler, source)
         tasks = {plan.task_type for plan in plans if plan.cover_steps}
         if "cover" in tasks:
             model = handler.model
@@ -71,7 +71,7 @@ def prepare(
         if "cover-nofsq" in tasks:
             contexts["cover-nofsq"] = with_mask(latents)
     if "text" in branches:
-        contexts["text"] = with_mask(handler.silence_frames(latents.shape[1]))
+        contexts["text"] = with_mask(handler.silence_frames(latent_frames(source)))
     cross = condition_tokens(handler, prompt, source.shape[1] / SAMPLE_RATE, branches, reference)
     return TrackConditions(
         contexts, {name: handler.model.decoder.cross_attention(tokens) for name, tokens in cross.items()}
@@ -83,14 +83,16 @@ def encode_source(handler: AceStepHandler, source: Tensor) -> Tensor:
 
     A silent source becomes the silence latent: encoding zeros gives something else.
     """
-    frames = source.shape[1] // HOP
-    if is_silent(source):
-        return handler.silence_frames(max(frames, MIN_LATENT_FRAMES))
-    missing = max(MIN_LATENT_FRAMES - frames, 0)
-    if frames == 0:
-        return handler.silence_frames(missing)
+    frames = latent_frames(source)
+    if is_silent(source) or source.shape[1] < HOP:
+        return handler.silence_frames(frames)
     latents = handler.autoencoder.encode(source[None].to(handler.device))
-    return torch.cat((latents, handler.silence_frames(missing)), dim=1)
+    return torch.cat((latents, handler.silence_frames(frames - latents.shape[1])), dim=1)
+
+
+def latent_frames(source: Tensor) -> int:
+    """Latent frames t of a cover of ``[2, n]``: the whole frames of its source, at least 128."""
+    return max(source.shape[1] // HOP, MIN_LATENT_FRAMES)
 
 
 def with_mask(latents: Tensor) -> Tensor:
@@ -115,6 +117,19 @@ def condition_tokens(
         states = text_encoder.prompt_states(text_prompt(prompt, task, duration_s))
         tokens[branch] = torch.cat((shared, encoder.text_projector(states.to(encoder.dtype))), dim=1)
     return tokens
+
+
+def cut_notes(handler: AceStepHandler, prompt: Prompt, duration_s: float) -> list[str]:
+    """A note for each text that is longer than the model reads, whose end is therefore cut off."""
+    encoder, notes = handler.text_encoder, []
+    for name, text, most in (
+        ("caption", text_prompt(prompt, "cover", duration_s), MAX_PROMPT_TOKENS),
+        ("lyrics", lyric_prompt(prompt), MAX_LYRIC_TOKENS),
+    ):
+        count = encoder.count_tokens(text)
+        if count > most:
+            notes.append(f"{name} too long: {count} tokens with its frame, and the model reads the first {most}")
+    return notes
 
 
 def reference_latents(handler: AceStepHandler, reference: Tensor | None) -> Tensor:

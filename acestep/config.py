@@ -105,6 +105,12 @@ def parse_model_config(raw: dict[str, Any], name: str) -> ModelConfig:
         )
         deepest = max(layers, encoder_layers)
         kinds = raw.get("layer_types") or ["sliding_attention", "full_attention"] * deepest
+        for key, only in (("rope_scaling", None), ("hidden_act", "silu"), ("attention_bias", False)):
+            if raw.get(key, only) != only:
+                raise CheckpointError(f"{name}: {key} is {raw[key]!r}; only {only!r} is supported")
+        strange = set(kinds) - {"sliding_attention", "full_attention"}
+        if strange:
+            raise CheckpointError(f"{name}: layer_types holds {', '.join(sorted(map(repr, strange)))}")
         if len(kinds) < deepest:
             raise CheckpointError(f"{name}: layer_types has {len(kinds)} entries for {deepest} layers")
         window = raw["sliding_window"] if raw.get("use_sliding_window", True) else None

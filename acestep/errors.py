@@ -13,5 +13,9 @@ class AudioError(RestyleError):
     """An audio file cannot be read, or its content cannot be used."""
 
 
+class GenerationError(RestyleError):
+    """The model ran and what came out cannot be used."""
+
+
 class CheckpointError(RestyleError):
     """A checkpoint is missing, incomplete or of another kind."""

@@ -59,7 +59,7 @@ class AceStepHandler:
         device = pick_device(device)
         dtype = pick_dtype(dtype, device)
         folders = hub.find(str(path_or_hub_id), variant)
-        model = load_model(folders.model, device, dtype)
+        model = load_model(folders.model, device, dtype, folders.name)
         autoencoder = load_autoencoder(folders.autoencoder, device, dtype)
         channels = model.config.latent_channels
         if (autoencoder.config.latent_channels, autoencoder.hop) != (channels, HOP):

@@ -14,6 +14,7 @@ from acestep.checkpoint import (
     TEXT_ENCODER_FOLDER,
     CheckpointFolders,
     locate,
+    model_folder,
 )
 from acestep.errors import CheckpointError
 
@@ -58,19 +59,26 @@ def find(model: str, variant: str | None = None) -> CheckpointFolders:
     Raises:
         CheckpointError: nothing of that name exists, or it cannot be downloaded.
     """
+    if variant is not None and (model in demo.VARIANTS or model in PUBLISHED):
+        raise CheckpointError(f"variant {variant!r}: the model {model!r} is one variant; name the one you want")
     if model in demo.VARIANTS:
         return locate(demo.ensure(), demo.VARIANTS[model])
     if model in PUBLISHED:
         published = PUBLISHED[model]
-        bundle = _download(BUNDLE, (AUTOENCODER_FOLDER, TEXT_ENCODER_FOLDER))
-        root = _download(published.repo, (published.folder,)) / published.folder
-        return CheckpointFolders(root, bundle / AUTOENCODER_FOLDER, bundle / TEXT_ENCODER_FOLDER)
+        return _with_bundle(_download(published.repo, (published.folder,)) / published.folder, model)
     if Path(model).expanduser().exists():
         return locate(Path(model).expanduser(), variant)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith("."):
-        return locate(_download(model, ("",)), variant)
+        folders = ("",) if variant is None else ("", f"{MODEL_PREFIX}{variant.replace('_', '-')}")
+        return _with_bundle(model_folder(_download(model, folders), variant), model)
     names = ", ".join((*demo.VARIANTS, *PUBLISHED))
     raise CheckpointError(f"model {model!r}: no such folder, and not one of {names}")
+
+
+def _with_bundle(model: Path, name: str) -> CheckpointFolders:
+    """A model with the autoencoder and text encoder of the main bundle, which all published models share."""
+    bundle = _download(BUNDLE, (AUTOENCODER_FOLDER, TEXT_ENCODER_FOLDER))
+    return CheckpointFolders(model, bundle / AUTOENCODER_FOLDER, bundle / TEXT_ENCODER_FOLDER, name)
 
 
 def _download(repo: str, folders: tuple[str, ...]) -> Path:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from acestep import audio
-from acestep.conditions import prepare
+from acestep.conditions import cut_notes, prepare
 from acestep.constants import COVER_TASKS, INSTRUCTIONS, INSTRUMENTAL, MAX_SOURCE_SECONDS, SAMPLE_RATE
 from acestep.cover import SETTING_FIELDS, CoverPlan, CoverSetting, parse_setting, resolve
-from acestep.errors import RequestError, RestyleError
+from acestep.errors import GenerationError, RequestError, RestyleError
 from acestep.handler import AceStepHandler
 from acestep.prompt import Prompt, check_prompt
 from acestep.sampler import denoise
@@ -25,14 +25,18 @@ log = logging.getLogger(__name__)
 
 MAX_BATCH = 8
 SEED_LIMIT = 2**32
+MP3_RATES = (48_000, 44_100, 32_000)
 
 
 @dataclass
 class GenerationParams:
-    """One request, with upstream's names and defaults.
+    """One request, with upstream's names and, but for two, its defaults.
 
-    Fields outside ``SUPPORTED`` exist so that a request can be written down in full; one that is not at its
-    default is refused by ``generate_music`` instead of being ignored.
+    ``dcw_enabled`` is off: upstream switches this wavelet correction on for everything, the published settings for
+    covers were found without it. ``cfg_interval_on`` is ours; upstream measures the interval on the flow time "t",
+    the guide describes it in steps. Values without a meaning (a shift of 0, no steps) are errors, where upstream
+    replaces them. Fields outside ``SUPPORTED`` exist so that a request can be written down in full; one that is not
+    at its default is refused by ``generate_music`` instead of being ignored.
     """
 
     task_type: str = "text2music"
@@ -208,6 +212,7 @@ def _generate(
     progress: Callable[[float, str], None],
 ) -> GenerationResult:
     _refuse_unsupported(params, config)
+    _check_output(params, config)
     plan = resolve(setting_of(params), handler.is_turbo)
     prompt, notes = prompt_of(params)
     notes = [*plan.notes, *notes]
@@ -229,9 +234,10 @@ def _generate(
 
     progress(0.0, "reading the source")
     source = audio.load_audio(params.src_audio, MAX_SOURCE_SECONDS)
-    reference = audio.load_audio(params.reference_audio) if params.reference_audio else None
+    reference = audio.load_audio(params.reference_audio, MAX_SOURCE_SECONDS) if params.reference_audio else None
     if reference is not None and audio.is_silent(reference):
         notes.append(f"reference_audio {params.reference_audio} is silent and has no effect")
+    notes += cut_notes(handler, prompt, source.shape[1] / SAMPLE_RATE)
     lap("read_s")
     conditions = prepare(handler, source, prompt, [plan], reference)
     lap("condition_s")
@@ -320,6 +326,8 @@ def decode(handler: AceStepHandler, latents: Tensor, params: GenerationParams) -
     latents = latents * params.latent_rescale + params.latent_shift
     with torch.inference_mode():
         wave = handler.autoencoder.decode(latents)[0].cpu()
+    if not torch.isfinite(wave).all():
+        raise GenerationError("the model's output is not finite (NaN or infinity)")
     wave = audio.finish(wave, params.enable_normalization, params.normalization_db)
     return audio.fade(wave, params.fade_in_duration, params.fade_out_duration)
 
@@ -348,6 +356,28 @@ def _refuse_unsupported(params: GenerationParams, config: GenerationConfig) -> N
     _kbps(config.mp3_bitrate)
 
 
+def _check_output(params: GenerationParams, config: GenerationConfig) -> None:
+    for name, low, high in (
+        ("normalization_db", -60, 0),
+        ("fade_in_duration", 0, MAX_SOURCE_SECONDS),
+        ("fade_out_duration", 0, MAX_SOURCE_SECONDS),
+        ("latent_shift", -10, 10),
+        ("latent_rescale", 0, 10),
+    ):
+        value = getattr(params, name)
+        if not isinstance(value, int | float) or not low <= value <= high:
+            raise RequestError(f"{name} {value!r} is out of range; allowed: {low:g}..{high:g}")
+    for name in ("caption", "lyrics", "vocal_language", "keyscale", "timesignature", "instruction"):
+        if not isinstance(getattr(params, name), str):
+            raise RequestError(f"{name} {getattr(params, name)!r} is not text")
+    for name, allowed in (("bpm", (int, type(None))), ("seed", (int,))):
+        if not isinstance(getattr(params, name), allowed):
+            raise RequestError(f"{name} {getattr(params, name)!r} is not a whole number")
+    if config.mp3_sample_rate not in MP3_RATES:
+        rates = ", ".join(map(str, MP3_RATES))
+        raise RequestError(f"mp3_sample_rate {config.mp3_sample_rate!r} is not one of {rates}")
+
+
 def _kbps(bitrate: str) -> int:
     digits = str(bitrate).lower().removesuffix("k")
     if not digits.isdigit() or not 32 <= int(digits) <= 320:
@@ -359,7 +389,10 @@ def _save(wave: Tensor, folder: Path, key: str, config: GenerationConfig) -> str
     rate = config.mp3_sample_rate if config.audio_format == "mp3" else SAMPLE_RATE
     content = audio.encode_audio(wave, config.audio_format, _kbps(config.mp3_bitrate), rate)
     extension = audio.EXTENSIONS.get(config.audio_format, config.audio_format)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{key}.{extension}"
-    path.write_bytes(content)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise RequestError(f"save_dir {folder}: cannot be written ({error.strerror or error})") from error
     return str(path)

@@ -23,7 +23,8 @@ class AceStepModel(nn.Module):
 
     def cast(self, dtype: torch.dtype) -> "AceStepModel":
         """Run in ``dtype``, except for what must not depend on it: time embeddings and codes stay fp32."""
-        self.to(dtype)
-        for exact in (self.tokenizer, self.detokenizer, self.decoder.time_embed, self.decoder.time_embed_r):
-            exact.float()
+        exact = (self.tokenizer, self.detokenizer, self.decoder.time_embed, self.decoder.time_embed_r)
+        kept = {id(parameter) for module in exact for parameter in module.parameters()}
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(torch.float32 if id(parameter) in kept else dtype)
         return self

@@ -22,7 +22,7 @@ class Prompt:
     """What a request says in words: the target style, the lyrics and the musical facts.
 
     bpm, keyscale and timesignature may be empty (None or ""): the model then sees ``N/A``.
-    ``instruction`` replaces the task's own instruction when it is not empty.
+    ``instruction`` replaces the cover task's own instruction when it is not empty; the text branch keeps its own.
     """
 
     caption: str
@@ -36,7 +36,7 @@ class Prompt:
 
 def text_prompt(prompt: Prompt, task: str, duration_s: float | None) -> str:
     """The prompt of one task (a key of ``INSTRUCTIONS``); ``duration_s`` is the source's length."""
-    instruction = prompt.instruction or INSTRUCTIONS[task]
+    instruction = (prompt.instruction if task != "text2music" else "") or INSTRUCTIONS[task]
     if not instruction.endswith(":"):
         instruction += ":"
     return (

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3Model
 from transformers.utils import logging as transformers_logging
 
+from acestep.checkpoint import read_shapes
 from acestep.config import read_json
 from acestep.constants import MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS
 from acestep.errors import CheckpointError
@@ -18,20 +19,20 @@ class TextEncoder:
     """Tokenizer and language model of one checkpoint folder."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype):
-        kind = read_json(folder / "config.json").get("model_type")
-        if kind != "qwen3":
-            raise CheckpointError(f"{folder}: model_type is {kind!r}, expected 'qwen3'")
-        tokenizer_file = folder / "tokenizer.json"
-        if not tokenizer_file.is_file():
-            raise CheckpointError(f"{tokenizer_file}: no such file; is the checkpoint folder complete?")
+        tokenizer_file = check_text_encoder(folder)
         self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        self.tokenizer.no_truncation()
         self.model = _load(folder, dtype)
         self.model.eval().to(device=device)
 
     def token_ids(self, text: str, most: int) -> list[int]:
         """Token ids, at most ``most``; the end token that the tokenizer appends survives truncation."""
-        self.tokenizer.enable_truncation(most)
-        return self.tokenizer.encode(text).ids
+        ids = self.tokenizer.encode(text).ids
+        return ids if len(ids) <= most else [*ids[: most - 1], ids[-1]]
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text, uncut."""
+        return len(self.tokenizer.encode(text).ids)
 
     @torch.inference_mode()
     def states(self, ids: list[int]) -> Tensor:
@@ -51,6 +52,22 @@ class TextEncoder:
     def lyric_rows(self, text: str) -> Tensor:
         """Rows of lyrics."""
         return self.rows(self.token_ids(text, MAX_LYRIC_TOKENS))
+
+
+def check_text_encoder(folder: Path) -> Path:
+    """Look at a folder without loading it; returns its tokenizer file.
+
+    Raises:
+        CheckpointError: it is of another kind, or a file is missing or damaged.
+    """
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind != "qwen3":
+        raise CheckpointError(f"{folder}: model_type is {kind!r}, expected 'qwen3'")
+    read_shapes(folder, "model")
+    tokenizer_file = folder / "tokenizer.json"
+    if not tokenizer_file.is_file():
+        raise CheckpointError(f"{tokenizer_file}: no such file; is the checkpoint folder complete?")
+    return tokenizer_file
 
 
 def _load(folder: Path, dtype: torch.dtype) -> Qwen3Model:

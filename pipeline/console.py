@@ -4,6 +4,7 @@ import time
 
 import pyarrow as pa
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -40,8 +41,8 @@ class ConsoleReporter:
             f"{pool.gpus_per_worker:g} GPU each" if pool.gpus_per_worker else f"CPU, {pool.threads} threads each"
         )
         facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        facts.add_row("catalogue", job.name)
-        facts.add_row("model", f"{model.name} ({model.fingerprint}, {model.dtype})")
+        facts.add_row("catalogue", escape(job.name))
+        facts.add_row("model", f"{escape(model.name)} ({model.fingerprint}, {model.dtype})")
         facts.add_row(
             "settings",
             ", ".join(setting.name for setting in settings[:8]) + ("" if len(settings) <= 8 else ", ..."),
@@ -89,7 +90,7 @@ class ConsoleReporter:
 
     def warned(self, message: str) -> None:
         """Say what went wrong without stopping."""
-        self.console.print(f"[yellow]warning:[/yellow] {message}", highlight=False)
+        self.console.print(f"[yellow]warning:[/yellow] {escape(message)}", highlight=False)
 
     def stop(self) -> None:
         """Take the bar away."""
@@ -100,7 +101,7 @@ class ConsoleReporter:
     def closed(self, job: RestyleJob, summary: Summary) -> None:
         """Say how it ended and where everything is."""
         self.stop()
-        table = Table(title=f"{job.name}: {'all done' if summary.complete else 'done, with problems'}")
+        table = Table(title=f"{escape(job.name)}: {'all done' if summary.complete else 'done, with problems'}")
         for heading in ("ok", "failed", "rejected", "new", "audio", "took"):
             table.add_column(heading, justify="right")
         table.add_row(

@@ -7,7 +7,7 @@ only what concerns the whole file (unreadable, unknown column) stops the job.
 import difflib
 import io
 import json
-import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from acestep.cover import SETTING_FIELDS, parse_setting
+from acestep.cover import SETTING_FIELDS, CoverSetting, parse_setting
 from acestep.errors import RequestError, RestyleError
 from acestep.prompt import Prompt, check_prompt
 from pipeline.storage import absolute, locate
@@ -34,7 +34,7 @@ OPTIONAL = (
 )
 OVERRIDES = (*SETTING_FIELDS, "seed")
 COLUMNS = (*REQUIRED, *OPTIONAL, *OVERRIDES)
-TRACK_ID = re.compile(r"\w(?:[\w.\- ]{0,126}[\w\-])?", re.UNICODE)
+MOST_ID_BYTES = 200  # file systems allow 255 for a name
 
 
 class ManifestError(RestyleError):
@@ -112,12 +112,12 @@ def parse_track(values: Mapping[str, Any], manifest: str) -> Track:
     for name in ("track_id", "source"):
         if name not in values:
             raise _RowError("missing_value", f"{name} is empty; every row needs one")
-    track_id = str(values["track_id"])
-    if not TRACK_ID.fullmatch(track_id):
+    track_id = unicodedata.normalize("NFC", str(values["track_id"]))
+    if not names_a_folder(track_id):
         raise _RowError(
             "unsafe_track_id",
-            f"track_id {track_id!r} cannot name a folder; use up to 128 letters, digits, '_', '-', '.' and "
-            "spaces, beginning with a letter, a digit or '_'",
+            f"track_id {track_id!r} cannot name a folder; use letters, digits, '_', '-', '.' and spaces, "
+            f"beginning with a letter, a digit or '_', up to {MOST_ID_BYTES} bytes",
         )
     try:
         prompt, notes = check_prompt(
@@ -133,7 +133,10 @@ def parse_track(values: Mapping[str, Any], manifest: str) -> Track:
         overrides = {name: values[name] for name in OVERRIDES if name in values}
         if "seed" in overrides:
             overrides["seed"] = check_seed(overrides["seed"])
-        parse_setting({name: value for name, value in overrides.items() if name != "seed"})
+        # Each value alone; how it goes with the job's other values, the plan finds out.
+        wide = CoverSetting(cfg_interval_start=0.0, cfg_interval_end=1.0)
+        for name in overrides.keys() - {"seed"}:
+            parse_setting({name: overrides[name]}, wide)
     except RequestError as error:
         kind = "empty_caption" if str(error).startswith("caption is empty") else "out_of_range"
         raise _RowError(kind, str(error)) from error
@@ -146,6 +149,13 @@ def parse_track(values: Mapping[str, Any], manifest: str) -> Track:
         overrides=overrides,
         notes=tuple(notes),
     )
+
+
+def names_a_folder(text: str) -> bool:
+    """True for a name that is safe and portable as a folder: letters of any script, digits, ``_-.`` and spaces."""
+    plain = all(unicodedata.category(c)[0] in "LMN" or c in "_-. " for c in text)
+    begins = bool(text) and (unicodedata.category(text[0])[0] in "LN" or text[0] == "_")
+    return plain and begins and text[-1] not in ". " and len(text.encode()) <= MOST_ID_BYTES
 
 
 def check_seed(value: Any) -> int:
@@ -216,7 +226,7 @@ def _csv_rows(content: bytes, uri: str) -> Iterator[dict[str, Any]]:
 
 
 def _json_rows(content: bytes, uri: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(content.decode("utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(content.decode("utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         try:

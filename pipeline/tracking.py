@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -207,7 +208,8 @@ class Tracker:
             base, command = self.uri.rstrip("/"), f"open {self.uri}"
         else:
             base = "http://127.0.0.1:5000"
-            command = f"{os.path.relpath(sys.executable)} -m mlflow ui --backend-store-uri {self.uri}"
+            words = (os.path.relpath(sys.executable), "-m", "mlflow", "ui", "--backend-store-uri", self.uri)
+            command = shlex.join(words)
         runs = quote(json.dumps(list(self.setting_runs.values()), separators=(",", ":")))
         experiments = quote(json.dumps([experiment]))
         return {
@@ -225,13 +227,13 @@ def measures(rows: pa.Table) -> dict[str, float]:
         for part in ("condition", "denoise", "decode", "write")
     }
     values = {
-        "tracks_ok": len(ok),
-        "tracks_failed": len(rows) - len(ok),
+        "covers_ok": len(ok),
+        "covers_failed": len(rows) - len(ok),
         "audio_seconds": audio_s,
         **parts,
     }
     if audio_s:
-        values["seconds_per_track"] = sum(parts.values()) / len(ok)
+        values["seconds_per_cover"] = sum(parts.values()) / len(ok)
         values["time/rtf"] = sum(parts.values()) / audio_s
     return values
 

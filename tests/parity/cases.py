@@ -79,7 +79,7 @@ class Golden:
         silence = load_silence(folder, model.config.latent_channels)
         with torch.inference_mode():
             null = model.decoder.null_cross_attention(model.null_condition_emb)
-        folders = CheckpointFolders(folder, folder, folder)
+        folders = CheckpointFolders(folder, folder, folder, folder.name)
         return AceStepHandler(
             folders, model, self.autoencoder, self.text_encoder, silence, null, CPU, torch.float32
         )

@@ -67,7 +67,7 @@ def test_empty_lyrics_become_instrumental_and_say_so(tmp_path: Path) -> None:
         ({"track_id": "../evil"}, "unsafe_track_id", "track_id '../evil' cannot name a folder"),
         ({"track_id": "a/b"}, "unsafe_track_id", "cannot name a folder"),
         ({"track_id": ".hidden"}, "unsafe_track_id", "cannot name a folder"),
-        ({"track_id": "x" * 200}, "unsafe_track_id", "up to 128"),
+        ({"track_id": "x" * 201}, "unsafe_track_id", "up to 200 bytes"),
         ({"track_id": "good"}, "duplicate_track_id", "track_id 'good' is taken by row 1"),
         (
             {"audio_cover_strength": "1.5"},
@@ -119,3 +119,15 @@ def test_a_bad_file_is_one_clear_error(tmp_path: Path, name: str, content: str, 
 def test_missing_file() -> None:
     with pytest.raises(ManifestError, match=r"/nowhere/t\.csv: cannot be read"):
         read_manifest("/nowhere/t.csv")
+
+
+def test_names_in_any_script_and_text_with_odd_line_separators(tmp_path: Path) -> None:
+    rows = [
+        {"track_id": name, "source": "a.wav", "caption": "jazz\u2028piano\u0085trio", "cfg_interval_start": 0.97}
+        for name in ("हिन्दी", "Cafe\u0301", "한국어 노래", "ไทย")
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    tracks, rejected = read_manifest(str(tmp_path / "t.jsonl"))
+    assert not rejected
+    assert [track.track_id for track in tracks] == ["हिन्दी", "Café", "한국어 노래", "ไทย"]
+    assert tracks[0].prompt.caption == rows[0]["caption"]

@@ -68,7 +68,7 @@ def test_one_job_run_and_one_flat_run_per_setting(store: Store, monkeypatch: pyt
     assert found["s0.30"].data.params == {"audio_cover_strength": "0.3"}
     assert found["songs"].data.params == {"model": "demo", "shift": "3.0"}
     metrics = found["s0.30"].data.metrics
-    assert (metrics["tracks_ok"], metrics["tracks_failed"]) == (2, 1)
+    assert (metrics["covers_ok"], metrics["covers_failed"]) == (2, 1)
     assert metrics["audio_seconds"] == 20
     assert metrics["time/rtf"] == 0.5
     samples = client.list_artifacts(found["s0.60"].info.run_id, "samples")
