@@ -32,11 +32,11 @@ MP3_RATES = (48_000, 44_100, 32_000)
 class GenerationParams:
     """One request, with upstream's names and, but for two, its defaults.
 
-    ``dcw_enabled`` is off: upstream switches this wavelet correction on for everything, the published settings for
-    covers were found without it. ``cfg_interval_on`` is ours; upstream measures the interval on the flow time "t",
-    the guide describes it in steps. Values without a meaning (a shift of 0, no steps) are errors, where upstream
-    replaces them. Fields outside ``SUPPORTED`` exist so that a request can be written down in full; one that is not
-    at its default is refused by ``generate_music`` instead of being ignored.
+    ``dcw_enabled`` is off: upstream switches this wavelet correction on for everything, and the published
+    settings for covers do not know it. ``cfg_interval_on`` is ours; upstream measures the interval on the flow
+    time "t", the guide describes it in steps. Values without a meaning (a shift of 0, no steps) are errors, where
+    upstream replaces them. Fields outside ``SUPPORTED`` exist so that a request can be written down in full; one
+    that is not at its default is refused by ``generate_music`` instead of being ignored.
     """
 
     task_type: str = "text2music"

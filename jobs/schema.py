@@ -51,6 +51,7 @@ class ClusterConfig:
     cpus: int | None = None
     gpus: int | None = None
     workers: int | None = None
+    threads_per_worker: int | None = None
     gpus_per_worker: float | None = None
     calls_per_worker: int = 2
     tracks_per_task: int = 1
@@ -77,6 +78,7 @@ class RestyleConfig:
     audio_format: str = "flac"
     max_source_seconds: float = MAX_SOURCE_SECONDS
     max_attempts: int = 3
+    retry_failed: bool = False
     catalogue: str | None = None
     cover: CoverConfig = field(default_factory=CoverConfig)
     grid: GridConfig = field(default_factory=GridConfig)

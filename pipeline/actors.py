@@ -4,14 +4,15 @@ Ray calls a worker from several threads. Each call reads and decodes its source,
 lock, and encodes and writes outside it, so the next track is read while this one is denoised.
 """
 
-import contextlib
 import hashlib
 import io
 import json
 import logging
+import os
 import platform
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,11 +21,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from acestep.audio import EXTENSIONS, encode_audio, finish, load_audio
-from acestep.conditions import TrackConditions, prepare
+from acestep.audio import EXTENSIONS, encode_audio, finish, is_silent, load_audio
+from acestep.conditions import TrackConditions, cut_notes, prepare
 from acestep.constants import NUMERICS_VERSION, SAMPLE_RATE
 from acestep.cover import CoverPlan, parse_setting, resolve
-from acestep.errors import AudioError, RestyleError
+from acestep.errors import AudioError, GenerationError, RestyleError
 from acestep.handler import AceStepHandler
 from acestep.prompt import Prompt
 from acestep.sampler import denoise
@@ -40,12 +41,14 @@ ATTEMPTS = "attempts"
 class WorkerSpec:
     """What a worker needs to know.
 
+    launch: names this launch of the job.
     fingerprint: of the checkpoint the driver planned with.
     threads: CPU threads of torch in this worker; None leaves torch's own choice.
     max_attempts: how often an item may take the whole process down before it is rejected.
     """
 
     output: Store
+    launch: str
     model: str
     variant: str | None
     fingerprint: str
@@ -75,13 +78,14 @@ class RestyleWorker:
         """All items of one track."""
         shared = self._shared_columns(track)
         rows = [shared | item_columns(item) for item in track["items"]]
-        guard = AttemptGuard(self.spec.output, f"{track['items'][0]['item_id']}-source", self.spec.max_attempts)
+        guard = self._guard(f"{track['items'][0]['item_id']}-source")
         try:
-            # What was here before when the process died is done alone, so that only the guilty track is blamed.
-            with self.device_lock if guard.attempt > 1 else contextlib.nullcontext(), guard:
+            with self._alone_after_a_death(guard), guard:
                 read_at = time.perf_counter()
                 source = load_audio(self._open(track["source"]), self.spec.most_seconds)
-                reference = load_audio(self._open(track["reference"])) if track["reference"] else None
+                reference = None
+                if track["reference"]:
+                    reference = load_audio(self._open(track["reference"]), self.spec.most_seconds)
                 read_s = time.perf_counter() - read_at
                 covers = [parse_setting(json.loads(item["setting"])) for item in track["items"]]
                 plans = [resolve(cover, self.handler.is_turbo) for cover in covers]
@@ -89,44 +93,57 @@ class RestyleWorker:
                     started = time.perf_counter()
                     prompt = Prompt(**json.loads(track["prompt"]))
                     conditions = prepare(self.handler, source, prompt, plans, reference)
+                    notes = cut_notes(self.handler, prompt, source.shape[1] / SAMPLE_RATE)
                     condition_s = self._since(started)
+                if reference is not None and is_silent(reference):
+                    notes.append(f"reference_audio {track['reference']} is silent and has no effect")
         except Exception as error:
-            outcome = _outcome(error)
+            outcome = self._outcome(error)
             message = f"{track['source']}: {outcome['error_message']}"
             return [row | outcome | {"error_message": message} for row in rows]
-        seconds = {
+        shared = {
+            "notes": [*track["notes"], *notes],
             "source_duration_s": source.shape[1] / SAMPLE_RATE,
             "read_s": read_s / len(rows),
             "condition_s": condition_s / len(rows),
         }
         del source, reference
-        return [self._item(row | seconds, plan, conditions) for row, plan in zip(rows, plans, strict=True)]
+        return [self._item(row | shared, plan, conditions) for row, plan in zip(rows, plans, strict=True)]
 
     def _item(self, row: dict[str, Any], plan: CoverPlan, conditions: TrackConditions) -> dict[str, Any]:
         row = row | effective_columns(plan) | {"notes": [*row["notes"], *plan.notes]}
-        guard = AttemptGuard(self.spec.output, row["item_id"], self.spec.max_attempts)
+        guard = self._guard(row["item_id"])
         try:
-            with self.device_lock, guard:
+            with self._alone_after_a_death(guard), guard:
                 row["attempt"] = guard.attempt
+                with self.device_lock:
+                    started = time.perf_counter()
+                    lane = conditions.lane(plan, row["seed"])
+                    latents = denoise(self.handler.model.decoder, self.handler.null, [lane])[0]
+                    row["denoise_s"] = self._since(started)
+                    started = time.perf_counter()
+                    wave = self._decode(latents)
+                    row["decode_s"] = self._since(started)
                 started = time.perf_counter()
-                lane = conditions.lane(plan, row["seed"])
-                latents = denoise(self.handler.model.decoder, self.handler.null, [lane])[0]
-                row["denoise_s"] = self._since(started)
-                started = time.perf_counter()
-                wave = self._decode(latents)
-                row["decode_s"] = self._since(started)
-            started = time.perf_counter()
-            row |= self._write(row, finish(wave))
-            row["write_s"] = time.perf_counter() - started
+                row |= self._write(row, finish(wave))
+                row["write_s"] = time.perf_counter() - started
         except Exception as error:
-            return row | _outcome(error)
+            return row | self._outcome(error)
         return row | {"status": "ok", "finished_at": datetime.now(UTC)}
 
+    def _guard(self, name: str) -> "AttemptGuard":
+        return AttemptGuard(self.spec.output, f"{self.spec.launch}/{name}", self.spec.max_attempts)
+
     def _decode(self, latents: Tensor) -> Tensor:
-        if not torch.isfinite(latents).all():
-            raise AudioError("the model returned latents that are not finite (NaN or infinity)")
         with torch.inference_mode():
-            return self.handler.autoencoder.decode(latents)[0].cpu()
+            wave = self.handler.autoencoder.decode(latents)[0].cpu()
+        if not torch.isfinite(latents).all() or not torch.isfinite(wave).all():
+            raise GenerationError("the model's output is not finite (NaN or infinity)")
+        return wave
+
+    def _alone_after_a_death(self, guard: "AttemptGuard") -> AbstractContextManager[object]:
+        """Work that was under way when the process died is repeated alone, so that only the guilty is blamed."""
+        return self.device_lock if guard.attempt > 1 else nullcontext()
 
     def _write(self, row: dict[str, Any], wave: Tensor) -> dict[str, Any]:
         audio_format = self.spec.audio_format
@@ -162,6 +179,15 @@ class RestyleWorker:
         with filesystem.open_input_stream(path) as stream:
             return io.BytesIO(stream.read())
 
+    def _outcome(self, error: Exception) -> dict[str, Any]:
+        """The result columns of a failure. A broken device ends the process: Ray starts a fresh one."""
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+        elif isinstance(error, torch.AcceleratorError):
+            log.critical("the device is broken, leaving: %s", error)
+            os._exit(1)
+        return _outcome(error)
+
     def _since(self, started: float) -> float:
         if self.handler.device.type == "cuda":
             torch.cuda.synchronize(self.handler.device)
@@ -175,7 +201,8 @@ class WorkerDiedError(RestyleError):
 class AttemptGuard:
     """Counts, in files that outlive the process, how often work was begun and not left again.
 
-    Ray restarts a dead worker and hands it the same track for ever; this ends it.
+    Ray restarts a dead worker and hands it the same track for ever; this ends it. Only deaths within one launch
+    count: what was stopped from outside is not to blame.
     """
 
     def __init__(self, store: Store, name: str, most: int):
@@ -210,6 +237,8 @@ def _outcome(error: Exception) -> dict[str, Any]:
         kind, message = "unreadable_audio", str(error)
     elif isinstance(error, torch.OutOfMemoryError):
         kind = "out_of_memory"
+    elif isinstance(error, GenerationError):
+        kind, message = "not_finite", str(error)
     elif isinstance(error, RestyleError):
         kind, message = "bad_request", str(error)
     elif isinstance(error, OSError):

@@ -4,12 +4,11 @@ The driver plans; only paths, words and numbers are in a plan, never audio.
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import pyarrow as pa
@@ -17,12 +16,13 @@ import soundfile
 
 from acestep.constants import MAX_SOURCE_SECONDS, NUMERICS_VERSION
 from acestep.cover import SETTING_FIELDS, CoverPlan, parse_setting, resolve
-from acestep.errors import RequestError
+from acestep.errors import RequestError, RestyleError
 from pipeline.manifest import RejectedRow, Track
 from pipeline.settings import Setting
 from pipeline.storage import locate
 
 PROBE_THREADS = 16
+READ_BYTES = 1 << 20
 
 ITEM = pa.struct(
     [
@@ -70,7 +70,8 @@ class Probe:
 class Plan:
     """Work to do (``rows``, of ``PLAN_SCHEMA``, longest first) and result rows that are final already.
 
-    items: items in ``rows``; done: items that an earlier launch finished.
+    items: items in ``rows``; done: items that an earlier launch finished; ids: of every item of this launch,
+    done or not.
     """
 
     rows: pa.Table
@@ -78,6 +79,7 @@ class Plan:
     rejected: list[dict[str, Any]] = field(default_factory=list)
     items: int = 0
     done: int = 0
+    ids: set[str] = field(default_factory=set)
 
 
 def make_plan(
@@ -92,32 +94,20 @@ def make_plan(
     """Cross tracks and settings, and leave out every item whose id is in ``finished``."""
     plan = Plan(PLAN_SCHEMA.empty_table())
     for row in rejected:
-        digest = _digest({"rejected": asdict(row)})
-        if digest not in finished:
-            plan.rejected.append(
-                {
-                    "item_id": digest,
-                    "track_id": row.track_id,
-                    "source": row.source,
-                    "caption": row.caption,
-                    "status": "rejected",
-                    "error_kind": row.kind,
-                    "error_message": row.message,
-                }
-            )
-        else:
-            plan.done += 1
+        _reject(plan, row.track_id, row.source, row.caption, row.kind, row.message, finished)
     rows: list[dict[str, Any]] = []
     for track, source, reference in _probed(tracks):
         try:
             items = list(_items(track, source, reference, settings, model, audio_format))
         except RequestError as error:
-            _reject(plan, track, "conflicting_override", str(error), finished)
+            words = ("conflicting_override", str(error))
+            _reject(plan, track.track_id, track.source, track.prompt.caption, *words, finished)
             continue
         if source.duration_s is not None and source.duration_s > most_seconds:
             too_long = f"{source.duration_s:.1f} s is longer than {most_seconds:g} s; cut the track"
-            _reject(plan, track, "too_long", too_long, finished)
+            _reject(plan, track.track_id, track.source, track.prompt.caption, "too_long", too_long, finished)
             continue
+        plan.ids |= {item["item_id"] for item in items}
         missing = [item for item in items if item["item_id"] not in finished]
         plan.done += len(items) - len(missing)
         broken = next((p for p in (source, reference) if p and p.error_kind), None)
@@ -146,25 +136,28 @@ def probe(uri: str) -> Probe:
     """Digest a file's bytes and read its length from the header, without decoding it."""
     try:
         filesystem, path = locate(uri)
-        with filesystem.open_input_stream(path) as stream:
-            content = stream.read()
+        with filesystem.open_input_file(path) as file:
+            digest = hashlib.sha256()
+            while chunk := file.read(READ_BYTES):
+                digest.update(chunk)
+            if file.size() == 0:
+                return Probe(error_kind="unreadable_audio", error=f"{uri}: empty file (0 bytes)")
+            return Probe(digest.hexdigest(), _duration_s(file))
     except FileNotFoundError:
         return Probe(error_kind="missing_file", error=f"{uri}: no such file")
-    except (OSError, RequestError) as error:
+    except (OSError, RestyleError) as error:
         return Probe(error_kind="unreadable_file", error=f"{uri}: {error}")
-    digest = hashlib.sha256(content).hexdigest()
-    if not content:
-        return Probe(digest, error_kind="unreadable_audio", error=f"{uri}: empty file (0 bytes)")
-    return Probe(digest, _duration_s(content))
 
 
-def _duration_s(content: bytes) -> float | None:
+def _duration_s(file: BinaryIO) -> float | None:
     try:
-        return soundfile.info(io.BytesIO(content)).duration
+        file.seek(0)
+        return soundfile.info(file).duration
     except soundfile.LibsndfileError:
         pass
     try:
-        with av.open(io.BytesIO(content), "r") as container:
+        file.seek(0)
+        with av.open(file, "r") as container:
             return None if container.duration is None else container.duration / 1_000_000
     except (av.FFmpegError, ValueError):
         return None  # the worker decodes it in full and says what is wrong
@@ -187,6 +180,7 @@ def _items(
     audio_format: str,
 ) -> Iterator[dict[str, Any]]:
     prompt = asdict(track.prompt)
+    seen: dict[str, str] = {}
     for setting in settings:
         clash = sorted(setting.varied.keys() & track.overrides.keys())
         if clash:
@@ -207,8 +201,15 @@ def _items(
             "numerics": NUMERICS_VERSION,
             "format": audio_format,
         }
+        item_id = _digest({"track_id": track.track_id} | what)
+        if item_id in seen:
+            raise RequestError(
+                f"with this row's {', '.join(track.overrides)} the settings {seen[item_id]} and {setting.name} "
+                "give identical audio; take the override out of the manifest or one of them out of the grid"
+            )
+        seen[item_id] = setting.name
         yield {
-            "item_id": _digest({"track_id": track.track_id} | what),
+            "item_id": item_id,
             "setting_id": setting.setting_id,
             "setting_name": setting.name,
             "setting": json.dumps(asdict(cover)),
@@ -220,16 +221,19 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _reject(plan: Plan, track: Track, kind: str, message: str, finished: set[str]) -> None:
+def _reject(
+    plan: Plan, track_id: str, source: str, caption: str, kind: str, message: str, finished: set[str]
+) -> None:
     row = {
-        "track_id": track.track_id,
-        "source": track.source,
-        "caption": track.prompt.caption,
+        "track_id": track_id,
+        "source": source,
+        "caption": caption,
         "status": "rejected",
         "error_kind": kind,
         "error_message": message,
     }
     digest = _digest(row)
+    plan.ids.add(digest)
     if digest in finished:
         plan.done += 1
     else:

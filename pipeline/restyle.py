@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -13,15 +13,16 @@ import torch
 
 from acestep import hub
 from acestep.audio import FORMATS
-from acestep.checkpoint import fingerprint, open_autoencoder, open_model
+from acestep.checkpoint import CheckpointFolders, fingerprint, load_silence, open_autoencoder, open_model
 from acestep.constants import MAX_SOURCE_SECONDS, NUMERICS_VERSION
 from acestep.cover import CoverPlan
 from acestep.errors import RequestError
 from acestep.handler import DTYPES
-from pipeline.actors import WorkerSpec
+from acestep.text_encoder import check_text_encoder
+from pipeline.actors import ATTEMPTS, WorkerSpec
 from pipeline.manifest import read_manifest
 from pipeline.plan import ModelFacts, Plan, make_plan
-from pipeline.results import REJECTED, RESULTS, ResultWriter, as_table, finished_items, read_results
+from pipeline.results import REJECTED, RESULTS, ResultWriter, as_table, current_rows, finished_items
 from pipeline.settings import Setting, make_settings, refuse_duplicates
 from pipeline.stages import ClusterSpec, Pool, connect, size_pool, stream
 from pipeline.storage import Store, open_store
@@ -37,7 +38,8 @@ class RestyleJob:
     """One launch: what to restyle, with what, into which folder.
 
     cover: every setting parameter by name, the seed included; grid: those to sweep, each a value or a list.
-    max_attempts: how often an item may take a worker process down before it is rejected.
+    max_attempts: how often an item may take a worker process down before it is rejected, at least 2.
+    retry_failed: run again what an earlier launch on the folder could not.
     """
 
     manifest: str
@@ -50,6 +52,7 @@ class RestyleJob:
     audio_format: str = "flac"
     max_source_seconds: float = MAX_SOURCE_SECONDS
     max_attempts: int = 3
+    retry_failed: bool = False
     catalogue: str | None = None
     cluster: ClusterSpec = field(default_factory=ClusterSpec)
     tracking: TrackingSpec = field(default_factory=TrackingSpec)
@@ -62,7 +65,7 @@ class RestyleJob:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a job ended. Counts are of all launches on the folder; ``new`` is of this one."""
+    """How a job ended: counts of all its items, whichever launch made them; ``new`` is of this launch."""
 
     ok: int
     failed: int
@@ -103,21 +106,23 @@ def run(job: RestyleJob, reporter: Reporter) -> Summary:
         raise RequestError(f"audio_format {job.audio_format!r} is unknown; use one of {', '.join(FORMATS)}")
     if job.dtype is not None and job.dtype not in DTYPES:
         raise RequestError(f"dtype {job.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+    if job.max_attempts < 2:
+        raise RequestError(
+            f"max_attempts {job.max_attempts}: a death may be a neighbour's fault; allow at least 2"
+        )
     output = open_output(job.output)
     tracks, bad_rows = read_manifest(job.manifest)
     settings = make_settings(job.cover, job.grid)
     folders = hub.find(job.model, job.variant)
-    is_turbo = open_model(folders.model).config.is_turbo
-    open_autoencoder(folders.autoencoder)
+    is_turbo = check_model(folders)
     plans = refuse_duplicates(settings, is_turbo)
     tracker = Tracker(job.tracking, job.name, output, job.output)
     connect(job.cluster)
     pool = size_pool(job.cluster)
     dtype = job.dtype or ("bfloat16" if pool.gpus_per_worker else "float32")
     model = ModelFacts(job.model, fingerprint(folders), is_turbo, dtype)
-    plan = make_plan(
-        tracks, bad_rows, settings, model, job.audio_format, finished_items(output), job.max_source_seconds
-    )
+    finished = finished_items(output, job.retry_failed)
+    plan = make_plan(tracks, bad_rows, settings, model, job.audio_format, finished, job.max_source_seconds)
     reporter.planned(job, plan, settings, model, pool)
     write_job_file(job, output, model, pool, settings)
     constant = job_parameters(job, model, settings, plans[settings[0].setting_id])
@@ -137,15 +142,33 @@ def run(job: RestyleJob, reporter: Reporter) -> Summary:
     try:
         keep(as_table(plan.failed + plan.rejected))
         if len(plan.rows):
-            for table in _stream(plan, output, job, model, pool):
+            for table in _stream(plan, output, job, model, pool, results.launch):
                 keep(table)
                 reporter.advanced(table)
+    except BaseException:
+        tracker.abandon()
+        raise
     finally:
         results.flush()
         rejected.flush()
-    summary = summarize(output, new, time.perf_counter() - started)
-    links = tracker.finish(read_results(output), summary.rejected, summary.seconds, reporter.warned)
+        output.delete_folder(ATTEMPTS)
+    rows = current_rows(output, plan.ids)
+    summary = summarize(rows, new, time.perf_counter() - started)
+    links = tracker.finish(rows, summary.seconds, reporter.warned)
     return replace(summary, tracking=links)
+
+
+def check_model(folders: CheckpointFolders) -> bool:
+    """Look at every file of a checkpoint without loading the weights; True for a turbo model.
+
+    Raises:
+        CheckpointError: a part is missing, damaged or of another kind.
+    """
+    config = open_model(folders.model, folders.name).config
+    load_silence(folders.model, config.latent_channels)
+    open_autoencoder(folders.autoencoder)
+    check_text_encoder(folders.text_encoder)
+    return config.is_turbo
 
 
 def open_output(uri: str) -> Store:
@@ -163,12 +186,16 @@ def open_output(uri: str) -> Store:
     return store
 
 
-def _stream(plan: Plan, output: Store, job: RestyleJob, model: ModelFacts, pool: Pool) -> Any:
+def _stream(
+    plan: Plan, output: Store, job: RestyleJob, model: ModelFacts, pool: Pool, launch: str
+) -> Iterator[pa.Table]:
+    output.delete_folder(ATTEMPTS)
     buffer = pa.BufferOutputStream()
     pq.write_table(plan.rows, buffer, compression="zstd")
     output.write(PLAN_FILE, buffer.getvalue())
     worker = WorkerSpec(
         output=output,
+        launch=launch,
         model=job.model,
         variant=job.variant,
         fingerprint=model.fingerprint,
@@ -216,10 +243,8 @@ def write_job_file(job: RestyleJob, output: Store, model: ModelFacts, pool: Pool
     output.write(JOB_FILE, json.dumps(content, indent=2).encode())
 
 
-def summarize(output: Store, new: int, seconds: float) -> Summary:
-    """Counts of everything the folder holds, and the rows that are not ok."""
-    columns = ["track_id", "setting_name", "status", "error_kind", "error_message", "duration_s"]
-    rows = pa.concat_tables([read_results(output, RESULTS, columns), read_results(output, REJECTED, columns)])
+def summarize(rows: pa.Table, new: int, seconds: float) -> Summary:
+    """Counts of a job's rows, and those that are not ok."""
     counts = {entry["values"]: entry["counts"] for entry in rows["status"].value_counts().to_pylist()}
     problems = rows.filter(pa.compute.not_equal(rows["status"], "ok"))
     return Summary(

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from acestep.cover import SETTING_FIELDS
@@ -116,10 +117,26 @@ def read_results(store: Store, folder: str = RESULTS, columns: list[str] | None 
     return pa.concat_tables([empty, *parts])
 
 
-def finished_items(store: Store) -> set[str]:
-    """Ids of the items that have a final row, of whatever status."""
-    return {
-        item
-        for folder in (RESULTS, REJECTED)
-        for item in read_results(store, folder, ["item_id"]).column("item_id").to_pylist()
-    }
+def current_rows(store: Store, items: set[str] | None = None) -> pa.Table:
+    """One row of each item, restricted to ``items``: the one that is ok, else the newest.
+
+    An item that failed and was retried has an older row too, which stays as history.
+    """
+    # Parts are named by launch time: reading order is time order.
+    table = pa.concat_tables([read_results(store, REJECTED), read_results(store, RESULTS)])
+    best: dict[str, tuple[int, bool]] = {}
+    for index, (item, status) in enumerate(
+        zip(*(table[n].to_pylist() for n in ("item_id", "status")), strict=True)
+    ):
+        known_ok = item in best and best[item][1]
+        if (items is None or item in items) and not known_ok:
+            best[item] = (index, status == "ok")
+    return table.take(pa.array(sorted(index for index, _ in best.values()), pa.int64()))
+
+
+def finished_items(store: Store, retry_failed: bool = False) -> set[str]:
+    """Ids of the items that have a final row: all, or (``retry_failed``) only those that are ok."""
+    rows = current_rows(store)
+    if retry_failed:
+        rows = rows.filter(pc.equal(rows["status"], "ok"))
+    return set(rows["item_id"].to_pylist())

@@ -29,6 +29,7 @@ class ClusterSpec:
     address: "local" starts a cluster on this machine, "auto" or an address joins one.
     cpus, gpus: of a local cluster; None takes what the machine has.
     workers: loaded models; None is one per ``gpus_per_worker`` GPUs, or one on a machine without.
+    threads_per_worker: CPU threads of torch in each; None shares the CPUs out on a machine without GPUs.
     gpus_per_worker: a fraction lets workers share a GPU; None is 1 where there are GPUs, else 0.
     calls_per_worker: tracks in a worker's hands at once, one on the device and the others being read or written.
     tracks_per_task: plan rows of one Ray task; more than 1 only pays when a track takes milliseconds.
@@ -38,6 +39,7 @@ class ClusterSpec:
     cpus: int | None = None
     gpus: int | None = None
     workers: int | None = None
+    threads_per_worker: int | None = None
     gpus_per_worker: float | None = None
     calls_per_worker: int = 2
     tracks_per_task: int = 1
@@ -49,13 +51,7 @@ class Pool:
 
     workers: int
     gpus_per_worker: float
-    cluster_cpus: float
-    cluster_gpus: float
-
-    @property
-    def threads(self) -> int | None:
-        """CPU threads for each worker's torch: all of them shared out on a machine without GPUs."""
-        return None if self.gpus_per_worker else max(1, int(self.cluster_cpus) // self.workers)
+    threads: int | None
 
 
 def connect(cluster: ClusterSpec) -> None:
@@ -130,7 +126,8 @@ def size_pool(cluster: ClusterSpec) -> Pool:
             f"{workers} workers x {share:g} GPU need {workers * share:g} GPUs and the cluster has {gpus:g}; "
             "lower cluster.workers or cluster.gpus_per_worker"
         )
-    return Pool(workers, share, cpus, gpus)
+    threads = cluster.threads_per_worker or (None if share else max(1, int(cpus) // workers))
+    return Pool(workers, share, threads)
 
 
 def stream(plan: Store, name: str, worker: WorkerSpec, cluster: ClusterSpec, pool: Pool) -> Iterator[pa.Table]:

@@ -59,6 +59,10 @@ class Store:
             Path(unfinished).unlink(missing_ok=True)
             raise
 
+    def delete_folder(self, name: str) -> None:
+        """Remove a folder and what is in it; one that is not there is fine."""
+        self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True)
+
     def delete(self, name: str) -> None:
         """Remove a file; one that is not there is fine."""
         try:

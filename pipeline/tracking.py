@@ -5,6 +5,7 @@ warning. Setting runs carry as parameters only what varies between them, so that
 UI open on the right axes. MLflow is imported when it is first needed, since that takes a second.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -99,20 +100,25 @@ class Tracker:
                 f"not tracked: {self.uri} does not take runs ({_first_line(error)}); results are written as files"
             )
 
-    def finish(
-        self, results: pa.Table, rejected: int, seconds: float, warn: Callable[[str], None]
-    ) -> dict[str, str]:
-        """Log what came out; returns ``ui`` (how to open the UI) and ``compare`` (a link) by name."""
+    def finish(self, rows: pa.Table, seconds: float, warn: Callable[[str], None]) -> dict[str, str]:
+        """Log what came out, from the job's current rows.
+
+        Returns:
+            ``ui``, how to open the UI, and ``compare``, a link; empty where nothing is tracked.
+        """
         if not self.enabled or self.job_run is None:
             return {}
+        refused = pc.equal(rows["status"], "rejected")
+        results = rows.filter(pc.invert(refused))
         try:
             client, experiment = self._connect()
             for setting in self.settings:
-                rows = results.filter(pc.equal(results["setting_id"], setting.setting_id))
+                own = results.filter(pc.equal(results["setting_id"], setting.setting_id))
                 run = self.setting_runs[setting.setting_id]
-                self._log(client, run, measures(rows))
-                self._log_samples(client, run, rows)
+                self._log(client, run, measures(own))
+                self._log_samples(client, run, own)
                 client.set_terminated(run)
+            rejected = len(rows) - len(results)
             totals = measures(results) | {"tracks_rejected": rejected, "job_seconds": seconds}
             self._log(client, self.job_run, totals)
             links = self._links(experiment)
@@ -122,6 +128,15 @@ class Tracker:
             warn(f"tracking is incomplete: {self.uri} stopped taking runs ({_first_line(error)})")
             return {}
         return links
+
+    def abandon(self) -> None:
+        """Mark the runs as stopped; the next launch takes them up again."""
+        if not self.enabled or self.job_run is None:
+            return
+        with contextlib.suppress(Exception):  # the job is ending for a better reason
+            client, _ = self._connect()
+            for run in (self.job_run, *self.setting_runs.values()):
+                client.set_terminated(run, status="KILLED")
 
     def _connect(self) -> "tuple[MlflowClient, str]":
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

@@ -47,6 +47,17 @@ def test_channels_and_rate(tmp_path: Path) -> None:
     assert torch.equal(audio.load_audio(tmp_path / "six.wav"), torch.from_numpy(tone(1.0).T.copy()))
 
 
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_101, 96_000, 192_000])
+def test_any_rate_is_resampled_without_a_giant_filter(rate: int) -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, tone(1.0, rate), rate, format="WAV", subtype="FLOAT")
+    loaded = audio.load_audio(buffer)
+    assert abs(loaded.shape[1] - 48_000) <= 64
+    n = min(loaded.shape[1], 48_000)
+    wanted = torch.from_numpy(tone(1.0).T.copy())
+    assert torch.nn.functional.cosine_similarity(loaded[0, :n], wanted[0, :n], dim=0) > 0.97
+
+
 def test_loud_samples_are_clamped(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "loud.wav", 4 * tone(1.0), 48_000, subtype="FLOAT")
     assert audio.load_audio(tmp_path / "loud.wav").abs().max() == 1.0
@@ -70,10 +81,11 @@ def _wav(samples: np.ndarray) -> bytes:
         (b"", "empty file"),
         (b"only words " * 100, "cannot be decoded as audio"),
         (_flac(slice(0, 40_000)), "truncated"),
+        (_wav(tone(2.0))[:200_000], "truncated: the header promises"),
         (_wav(np.zeros((0, 2), np.float32)), "no samples"),
         (_wav(np.full((480, 2), np.nan, np.float32)), "not finite"),
     ],
-    ids=["empty", "text", "truncated flac", "no samples", "nan"],
+    ids=["empty", "text", "truncated flac", "truncated wav", "no samples", "nan"],
 )
 def test_unusable_content_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(AudioError, match=message):

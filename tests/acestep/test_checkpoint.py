@@ -141,6 +141,21 @@ def test_where_to_look(folder: Path, path: str, variant: str | None, message: st
         AceStepHandler.from_checkpoint(folder / path, variant, "cpu")
 
 
+def test_a_named_model_is_one_variant() -> None:
+    with pytest.raises(CheckpointError, match="variant 'turbo': the model 'demo' is one variant"):
+        AceStepHandler.from_checkpoint("demo", "turbo", "cpu")
+
+
+def test_a_model_is_turbo_by_its_published_name_too(folder: Path) -> None:
+    """A hub cache names folders by hash."""
+    model = (folder / "acestep-v15-base").rename(folder / "0123abcd")
+    raw = json.loads((model / "config.json").read_text())
+    del raw["is_turbo"], raw["model_version"]
+    (model / "config.json").write_text(json.dumps(raw))
+    assert not open_model(model).config.is_turbo
+    assert open_model(model, "turbo_shift1").config.is_turbo
+
+
 def test_bundle_and_model_folder_are_both_accepted(folder: Path) -> None:
     by_variant = AceStepHandler.from_checkpoint(folder, "turbo", "cpu")
     by_folder = AceStepHandler.from_checkpoint(folder / "acestep-v15-turbo", device="cpu")

@@ -158,6 +158,12 @@ def test_unsupported_fields_are_refused_not_ignored(base: AceStepHandler, source
         ({"vocal_language": "xx"}, "language 'xx' is unknown"),
         ({"audio_cover_strength": 1.5}, "audio_cover_strength 1.5 is out of range"),
         ({"seed": 2**32}, "seed 4294967296 is out of range"),
+        ({"seed": None}, "seed None is not a whole number"),
+        ({"bpm": "90"}, "bpm '90' is not a whole number"),
+        ({"caption": None}, "caption None is not text"),
+        ({"latent_rescale": float("nan")}, "latent_rescale nan is out of range"),
+        ({"normalization_db": 6}, r"normalization_db 6 is out of range; allowed: -60\.\.0"),
+        ({"fade_in_duration": -1}, "fade_in_duration -1 is out of range"),
     ],
 )
 def test_bad_requests_name_the_value(base: AceStepHandler, source: Path, changes: dict, message: str) -> None:
@@ -166,6 +172,27 @@ def test_bad_requests_name_the_value(base: AceStepHandler, source: Path, changes
     result = _once(base, cover(source, **changes))
     assert not result.success
     assert re.search(message, result.error or "")
+
+
+def test_files_that_cannot_be_written_are_an_error(base: AceStepHandler, source: Path) -> None:
+    config = GenerationConfig(batch_size=1)
+    result = generate_music(base, None, cover(source), config, save_dir="/dev/null/x")
+    assert not result.success
+    assert "save_dir /dev/null/x: cannot be written" in (result.error or "")
+    result = generate_music(base, None, cover(source), GenerationConfig(batch_size=1, mp3_sample_rate=12345))
+    assert "mp3_sample_rate 12345 is not one of" in (result.error or "")
+
+
+def test_the_covers_own_instruction_said_aloud_changes_nothing(base: AceStepHandler, source: Path) -> None:
+    spoken = "Generate audio semantic tokens based on the given conditions:"
+    plain, same = (_once(base, cover(source, **c)).audios[0]["tensor"] for c in ({}, {"instruction": spoken}))
+    assert torch.equal(plain, same)
+
+
+def test_text_that_the_model_cannot_read_to_its_end_is_noted(base: AceStepHandler, source: Path) -> None:
+    result = _once(base, cover(source, caption="jazz " * 80))
+    assert any("caption too long" in note for note in result.extra_outputs["notes"])
+    assert not any("too long" in n for n in _once(base, cover(source, caption="jazz")).extra_outputs["notes"])
 
 
 def test_short_and_silent_sources(base: AceStepHandler, tmp_path: Path) -> None:

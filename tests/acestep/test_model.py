@@ -37,6 +37,10 @@ def test_tiles_of_the_receptive_field_are_exact(base: AceStepHandler, chunk: int
         with torch.inference_mode():
             whole, means = vae.decode(latents), vae.encode(audio)
             assert means.shape == (1, 117, 8)
+            for tail in (0, 700, 960, 1200, 1900):  # the last but one tile may be cut anywhere by the end
+                for frames in range(2 * chunk, 2 * chunk + 4):
+                    cut = audio[..., : frames * 1920 + tail]
+                    assert vae.encode(cut, chunk).shape[1] == frames
             for overlap, exact in ((DECODER_OVERLAP_FRAMES, True), (DECODER_OVERLAP_FRAMES - 1, False)):
                 off = (vae.decode(latents, chunk, overlap) - whole).abs().max()
                 assert (off < 1e-6) == exact
@@ -54,6 +58,8 @@ def test_bfloat16_keeps_codes_and_times_exact() -> None:
     latents = torch.randn(1, 100, 8)
     with torch.inference_mode():
         assert torch.equal(whole.tokenizer(latents), half.tokenizer(latents))
+        changed = {name: tensor for name, tensor in half.state_dict().items() if tensor.dtype == torch.float32}
+        assert all(name.startswith(("tokenizer.", "detokenizer.", "decoder.time_embed")) for name in changed)
         embedding = half.decoder.time_embed(torch.tensor([0.9545]))[0]
         assert embedding.dtype == torch.float32
         assert torch.equal(embedding, whole.decoder.time_embed(torch.tensor([0.9545]))[0])
@@ -73,3 +79,17 @@ def test_audio_does_not_depend_on_the_number_of_threads(base: AceStepHandler) ->
     for decoded, encoded in outcomes[1:]:
         assert torch.equal(decoded, outcomes[0][0])
         assert torch.equal(encoded, outcomes[0][1])
+
+
+def test_exact_modules_are_never_rounded() -> None:
+    """Also weights that are fp32 in the file, as a fine-tuned checkpoint's may be."""
+    import copy
+
+    model = copy.deepcopy(AceStepHandler.from_checkpoint("demo", device="cpu").model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1e-4 * torch.randn_like(parameter)
+    before = {name: tensor.clone() for name, tensor in model.tokenizer.state_dict().items()}
+    model.cast(torch.bfloat16)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.tokenizer.state_dict().items())
+    assert model.decoder.proj_in.weight.dtype == torch.bfloat16

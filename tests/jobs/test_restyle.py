@@ -2,8 +2,10 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +94,52 @@ def test_bad_tracks_become_rows_and_good_ones_are_restyled(catalogue: Path) -> N
     assert "0 covers of 0 tracks (14 are done already)" in again.stdout
     assert pq.read_table(output / "results").num_rows == 9
     assert pq.read_table(output / "rejected").num_rows == 5
+
+
+def write_manifest(folder: Path, rows: list[dict]) -> str:
+    path = folder / "tracks.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return f"manifest={path}"
+
+
+def test_a_repaired_catalogue_ends_well_and_keeps_what_was_done(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(5.2), 48_000)
+    rows = [
+        {"track_id": "a", "source": "a.wav", "caption": "jazz"},
+        {"track_id": "b", "source": "b.wav", "caption": "jazz"},
+        {"track_id": "c", "source": "a.wav", "caption": ""},
+    ]
+    output, quick = f"output={tmp_path}/out", "cover.inference_steps=1"
+    assert restyle(write_manifest(tmp_path, rows), output, quick).returncode == 3
+    soundfile.write(tmp_path / "b.wav", tone(5.4), 48_000)
+    rows[2]["caption"] = "metal"
+    done = restyle(write_manifest(tmp_path, rows), output, quick, "grid.guidance_scale=[3,9]")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "(1 are done already)" in done.stdout
+    results = pq.read_table(tmp_path / "out" / "results").to_pylist()
+    assert sorted(r["track_id"] for r in results if r["status"] == "ok") == ["a", "a", "b", "b", "c", "c"]
+
+
+def test_ctrl_c_keeps_what_is_done_and_blames_nobody(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(12.0), 48_000)
+    rows = [{"track_id": f"t{k}", "source": "a.wav", "caption": f"style {k}"} for k in range(6)]
+    manifest, output = write_manifest(tmp_path, rows), tmp_path / "out"
+    command = [sys.executable, "-m", "jobs.restyle", manifest, f"output={output}", "max_attempts=2"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        deadline = time.monotonic() + 120
+        while not list(output.glob("audio/*/*.flac")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        job.send_signal(signal.SIGINT)
+        _, said = job.communicate(timeout=60)
+    assert job.returncode == 130, said
+    assert "interrupted: what is finished is kept, and the same command goes on" in said
+    before = {file.name for file in output.glob("audio/*/*.flac")}
+    assert before
+    assert len(before) < 6
+    again = restyle(manifest, f"output={output}", "max_attempts=2")
+    assert again.returncode == 0, again.stdout + again.stderr
+    results = pq.read_table(output / "results").to_pylist()
+    assert len({row["item_id"] for row in results}) == len(results) == 6
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,12 @@
 """Same request, same audio: alone or among others, on one worker or two, in any order, first try or resumed."""
 
+import contextlib
 import io
 import json
+import os
+import signal
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +20,7 @@ from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
 from pipeline.console import ConsoleReporter
 from pipeline.restyle import RestyleJob, run
-from pipeline.results import read_results
+from pipeline.results import current_rows, read_results
 from pipeline.stages import ClusterSpec
 from pipeline.storage import open_store
 from pipeline.tracking import TrackingSpec
@@ -83,6 +88,58 @@ def test_same_audio_however_it_is_run(folder: Path, base: AceStepHandler) -> Non
     result = generate_music(base, None, params, GenerationConfig(batch_size=1))
     (row,) = [r for r in one.to_pylist() if (r["track_id"], r["seed"]) == ("b", 8)]
     assert (folder / "one" / row["audio_path"]).read_bytes() == encode_audio(result.audios[0]["tensor"], "flac")
+
+
+def worker_pids() -> list[int]:
+    """Processes of this machine that hold a worker of ours."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"ray::MapWorker" in entry.read_bytes():
+                found.append(int(entry.parent.name))
+    return found
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes through /proc")
+def test_a_track_that_takes_its_worker_down_is_given_up_and_its_neighbours_are_not(folder: Path) -> None:
+    """Kill -9 whichever process works on one item, as often as it is begun."""
+    plan = samples(restyle(folder, "alone", "names", workers=1))
+    guilty = next(iter(plan))
+    kills, ended = [], threading.Event()
+
+    def kill_whoever_begins_it() -> None:
+        while not ended.is_set():
+            markers = list((folder / "deaths" / "attempts").glob(f"*/{guilty}.*"))
+            if markers and markers[-1].name not in kills:
+                kills.append(markers[-1].name)
+                for pid in worker_pids():
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.002)
+
+    killer = threading.Thread(target=kill_whoever_begins_it)
+    killer.start()
+    try:
+        output = open_store(str(folder / "deaths"))
+        job = RestyleJob(
+            manifest=str(folder / "half.jsonl"),
+            output=str(folder / "deaths"),
+            cover=COVER,
+            grid={"seed": [7, 8]},
+            max_attempts=2,
+            cluster=ClusterSpec(workers=1),
+            tracking=TrackingSpec(enabled=False),
+        )
+        summary = run(job, ConsoleReporter(Console(file=io.StringIO())))
+    finally:
+        ended.set()
+        killer.join()
+    rows = {row["item_id"]: row for row in current_rows(output).to_pylist()}
+    assert len(kills) == 2
+    assert (rows[guilty]["status"], rows[guilty]["error_kind"]) == ("rejected", "worker_died")
+    assert "died 2 times" in rows[guilty]["error_message"]
+    assert (summary.ok, summary.failed, summary.rejected) == (3, 0, 1)
+    assert not list((folder / "deaths" / "attempts").glob("*"))
 
 
 @pytest.mark.usefixtures("ray_cluster")

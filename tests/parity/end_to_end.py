@@ -1,18 +1,18 @@
 """Replay cases from an audio file and strings to latents and a waveform."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from acestep.audio import finish, load_audio
-from acestep.conditions import encode_source, reference_latents, with_mask
+from acestep.conditions import condition_tokens, encode_source, prepare, reference_latents
 from acestep.constants import SAMPLE_RATE
 from acestep.cover import CoverSetting, resolve
-from acestep.prompt import Prompt, lyric_prompt, text_prompt
+from acestep.prompt import Prompt, text_prompt
 from acestep.sampler import Branch, Lane, denoise
-from acestep.tokenizer import hints
 from tests.parity.cases import END_LATENTS, END_WAVE, MODULE, VAE_ENCODE, Case, Golden, compare
 
 SUPPORTED = frozenset(
@@ -88,23 +88,6 @@ def run(golden: Golden, given: dict[str, Any], noise: Tensor) -> dict[str, Tenso
         given.get("time_signature") or "",
     )
     seconds = source.shape[1] / SAMPLE_RATE
-    latents = encode_source(handler, source)
-    timbre = reference_latents(handler, clip)
-    lyrics = text_encoder.lyric_rows(lyric_prompt(prompt))
-    shared = torch.cat(model.encoder.parts(lyrics, timbre), dim=1)
-    ids = {
-        "cover": text_encoder.token_ids(text_prompt(prompt, "cover", seconds), 256),
-        "text": text_encoder.token_ids(text_prompt(prompt, "text2music", seconds), 256),
-    }
-    length = len(ids["cover"])
-    end = text_encoder.tokenizer.token_to_id("<|endoftext|>")
-    ids["text"] = (ids["text"] + [end] * length)[:length]
-    states = {name: text_encoder.states(tokens) for name, tokens in ids.items()}
-    packed = {name: torch.cat((shared, model.encoder.text_projector(s)), dim=1) for name, s in states.items()}
-    followed = latents
-    if given["task"] == "cover":
-        followed = hints(model.tokenizer, model.detokenizer, latents, handler.silence)
-    contexts = {"cover": followed, "text": handler.silence_frames(latents.shape[1])}
     setting = CoverSetting(
         task_type=given["task"],
         audio_cover_strength=given.get("audio_cover_strength", 1.0),
@@ -115,22 +98,35 @@ def run(golden: Golden, given: dict[str, Any], noise: Tensor) -> dict[str, Tenso
         cfg_interval_end=given.get("cfg_interval_end", 1.0),
         cfg_interval_on="t",
     )
-    branches = {
-        name: Branch(with_mask(contexts[name]), model.decoder.cross_attention(packed[name])) for name in contexts
-    }
-    out = denoise(model.decoder, handler.null, [Lane(noise, resolve(setting, handler.is_turbo), branches)])[0]
+    plan = resolve(setting, handler.is_turbo)
+    whole = resolve(replace(setting, audio_cover_strength=1.0), handler.is_turbo)
+    conditions = prepare(handler, source, prompt, [plan, whole], clip)
+    tokens = condition_tokens(handler, prompt, seconds, ("cover",), clip)["cover"]
+    lane = conditions.lane(plan, seed=0)
+    branches = dict(lane.branches)
+
+    cover_ids = text_encoder.token_ids(text_prompt(prompt, "cover", seconds), 256)
+    text_ids = text_encoder.token_ids(text_prompt(prompt, "text2music", seconds), 256)
+    end = text_encoder.tokenizer.token_to_id("<|endoftext|>")
+    forced = text_encoder.states((text_ids + [end] * len(cover_ids))[: len(cover_ids)])
+    if "text" in branches:
+        shared = tokens[:, : tokens.shape[1] - len(cover_ids)]
+        packed = torch.cat((shared, model.encoder.text_projector(forced)), dim=1)
+        branches["text"] = Branch(branches["text"].context, model.decoder.cross_attention(packed))
+    out = denoise(model.decoder, handler.null, [Lane(noise, plan, branches)])[0]
+    states = text_encoder.states(cover_ids)
     wave = handler.autoencoder.decode(out)[0]
     limited = finish(wave, normalize=False)
     gain = finish(wave).abs().max() / limited.abs().max()
     return {
-        "src_latents": latents,
-        "refer_first60": timbre[:, :60],
-        "text_hidden_states": states["cover"],
-        "text_hidden_last8": states["cover"][:, -8:],
-        "non_cover_text_hidden_states": states["text"],
-        "context_latents": followed,
-        "enc_hidden_first12": packed["cover"][:, :12],
-        "enc_hidden_last12": packed["cover"][:, -12:],
+        "src_latents": encode_source(handler, source),
+        "refer_first60": reference_latents(handler, clip)[:, :60],
+        "text_hidden_states": states,
+        "text_hidden_last8": states[:, -8:],
+        "non_cover_text_hidden_states": forced,
+        "context_latents": conditions.contexts[given["task"]].chunk(2, dim=-1)[0],
+        "enc_hidden_first12": tokens[:, :12],
+        "enc_hidden_last12": tokens[:, -12:],
         "latents": out,
         "wav_head": limited[:, :512],
         "wav_tail": limited[:, -512:],

@@ -109,6 +109,16 @@ def test_too_long_and_conflicting_tracks_are_rejected_once(folder: Path) -> None
     assert (again.rejected, again.done) == ([], 3)
 
 
+def test_overrides_that_make_two_settings_the_same_are_rejected(folder: Path) -> None:
+    """Of two steps, strengths 0.3 and 0.4 both follow the source for none."""
+    settings = make_settings(BASE, {"audio_cover_strength": [0.3, 0.4]})
+    plan = make_plan([track(folder, "short", inference_steps="2")], [], settings, MODEL, "flac", set())
+    (row,) = plan.rejected
+    assert (
+        "with this row's inference_steps the settings s0.30 and s0.40 give identical audio" in row["error_message"]
+    )
+
+
 def test_overrides_replace_what_is_not_swept(folder: Path) -> None:
     import json
 

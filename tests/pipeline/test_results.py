@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from pipeline.actors import AttemptGuard, WorkerDiedError
-from pipeline.results import REJECTED, RESULTS, SCHEMA, ResultWriter, as_table, finished_items, read_results
+from pipeline.results import (
+    REJECTED,
+    RESULTS,
+    SCHEMA,
+    ResultWriter,
+    as_table,
+    current_rows,
+    finished_items,
+    read_results,
+)
 from pipeline.storage import StorageError, open_store
 
 
@@ -31,6 +40,26 @@ def test_parts_roll_and_read_back(tmp_path: Path) -> None:
     assert read_results(store).schema.equals(SCHEMA)
     assert finished_items(store) == set("abcd")
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_row_that_counts_is_the_ok_one_else_the_newest(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for k, rows in enumerate(
+        (
+            [row("a", "failed"), row("b"), row("c", "failed")],
+            [row("a"), row("c", "failed") | {"error_kind": "late"}],
+        )
+    ):
+        writer = ResultWriter(store, RESULTS)
+        writer.launch = f"2026010{k}"
+        writer.add(as_table(rows))
+        writer.flush()
+    found = {r["item_id"]: r for r in current_rows(store).to_pylist()}
+    assert {item: r["status"] for item, r in found.items()} == {"a": "ok", "b": "ok", "c": "failed"}
+    assert found["c"]["error_kind"] == "late"
+    assert set(current_rows(store, {"a"})["item_id"].to_pylist()) == {"a"}
+    assert finished_items(store) == {"a", "b", "c"}
+    assert finished_items(store, retry_failed=True) == {"a", "b"}
 
 
 def test_unknown_columns_are_an_error() -> None:

@@ -28,6 +28,6 @@ def test_workers_that_cannot_load_their_model_end_the_job(tmp_path: Path) -> Non
     store = open_store(str(tmp_path))
     row = {"track_id": "a", "source": "a.wav", "prompt": "{}", "notes": [], "items": []}
     pq.write_table(pa.Table.from_pylist([row], schema=PLAN_SCHEMA), tmp_path / "plan.parquet")
-    spec = WorkerSpec(store, "/nowhere/model", None, "f00d", "cpu", "float32", "flac", 600.0, 1, 3)
+    spec = WorkerSpec(store, "launch", "/nowhere/model", None, "f00d", "cpu", "float32", "flac", 600.0, 1, 3)
     with pytest.raises(PoolError, match="model '/nowhere/model': no such folder"):
         list(stream(store, "plan.parquet", spec, ClusterSpec(), size_pool(ClusterSpec())))

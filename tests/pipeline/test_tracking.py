@@ -48,7 +48,7 @@ def track(store: Store, spec: TrackingSpec, table: list[dict]) -> tuple[dict[str
     warnings: list[str] = []
     tracker = Tracker(spec, "songs", store, store.root)
     tracker.begin({"model": "demo", "shift": 3.0}, SETTINGS, warnings.append)
-    links = tracker.finish(as_table(table), 0, 1.0, warnings.append)
+    links = tracker.finish(as_table(table), 1.0, warnings.append)
     return links, warnings
 
 
