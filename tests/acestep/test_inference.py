@@ -10,7 +10,8 @@ import torch
 
 from acestep.audio import encode_audio, load_audio
 from acestep.handler import AceStepHandler
-from acestep.inference import SUPPORTED, GenerationConfig, GenerationParams, GenerationResult, generate_music
+from acestep.inference import GenerationConfig, GenerationParams, GenerationResult, generate_music
+from acestep.request import SUPPORTED
 from tests.conftest import tone
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,12 @@ import torch
 from hydra import compose, initialize_config_module
 
 from acestep.audio import encode_audio, load_audio
+from acestep.cover import CoverSetting
 from jobs.restyle import job_of
 from jobs.schema import register
+from pipeline.restyle import RestyleJob
+from pipeline.stages import ClusterSpec
+from pipeline.tracking import TrackingSpec
 from tests.conftest import tone
 
 ROOT = Path(__file__).parents[2]
@@ -175,3 +180,8 @@ def test_configuration_composes_into_a_job() -> None:
     assert job.grid["seed"] == 3
     assert job.cover["audio_cover_strength"] == 0.5
     assert job.name == "m"
+    assert job.cluster == ClusterSpec()
+    assert job.tracking == TrackingSpec()
+    assert job.cover == asdict(CoverSetting()) | {"seed": 42}
+    assert job == RestyleJob("m.csv", "o", job.cover, job.grid)
+    assert set(job.grid) == set(job.cover)
