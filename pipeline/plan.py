@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 import av
@@ -15,7 +16,7 @@ import pyarrow as pa
 import soundfile
 
 from acestep.constants import MAX_SOURCE_SECONDS, NUMERICS_VERSION
-from acestep.cover import SETTING_FIELDS, CoverPlan, parse_setting, resolve
+from acestep.cover import SETTING_FIELDS, CoverPlan, CoverSetting, parse_setting, resolve
 from acestep.errors import RequestError, RestyleError
 from pipeline.manifest import RejectedRow, Track
 from pipeline.settings import Setting
@@ -189,12 +190,13 @@ def _items(
             )
         overrides = dict(track.overrides)
         seed = overrides.pop("seed", setting.seed)
-        cover = parse_setting(overrides, setting.cover)
+        cover = parse_setting(overrides, setting.cover) if overrides else setting.cover
+        steps, written = _resolved(cover, model.is_turbo)
         what = {
             "source": source.digest or track.source,
             "reference": reference and (reference.digest or track.reference),
             "prompt": prompt,
-            "steps": resolve(cover, model.is_turbo).identity(),
+            "steps": steps,
             "seed": seed,
             "model": model.fingerprint,
             "dtype": model.dtype,
@@ -212,9 +214,15 @@ def _items(
             "item_id": item_id,
             "setting_id": setting.setting_id,
             "setting_name": setting.name,
-            "setting": json.dumps(asdict(cover)),
+            "setting": written,
             "seed": seed,
         }
+
+
+@lru_cache(maxsize=4096)
+def _resolved(cover: CoverSetting, is_turbo: bool) -> tuple[str, str]:
+    """A digest of what runs, and the setting as JSON: the same for every track without overrides."""
+    return _digest(resolve(cover, is_turbo).identity()), json.dumps(asdict(cover))
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -196,6 +196,16 @@ def test_text_that_the_model_cannot_read_to_its_end_is_noted(base: AceStepHandle
     assert not any("too long" in n for n in _once(base, cover(source, caption="jazz")).extra_outputs["notes"])
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_dtypes_run_and_stay_near(base: AceStepHandler, source: Path, dtype: str) -> None:
+    """From the same codes on: rounding them is kept out by following no source."""
+    narrow = AceStepHandler.from_checkpoint("demo", device="cpu", dtype=dtype)
+    exact, rounded = (_once(h, cover(source, audio_cover_strength=0.0)) for h in (base, narrow))
+    latents, near = (r.extra_outputs["latents"] for r in (exact, rounded))
+    assert near.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(latents.flatten(), near.flatten(), dim=0) > 0.95
+
+
 def test_short_and_silent_sources(base: AceStepHandler, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "short.wav", tone(0.01), 48_000)
     soundfile.write(tmp_path / "silent.wav", np.zeros((48_000 * 6, 2)), 48_000)
