@@ -70,7 +70,8 @@ def find(model: str, variant: str | None = None) -> CheckpointFolders:
         return locate(Path(model).expanduser(), variant)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith("."):
         folders = ("",) if variant is None else ("", f"{MODEL_PREFIX}{variant.replace('_', '-')}")
-        return _with_bundle(model_folder(_download(model, folders), variant), model)
+        name = model if variant is None else f"{model}/{variant}"
+        return _with_bundle(model_folder(_download(model, folders), variant), name)
     names = ", ".join((*demo.VARIANTS, *PUBLISHED))
     raise CheckpointError(f"model {model!r}: no such folder, and not one of {names}")
 

@@ -201,8 +201,8 @@ def pick_seeds(seed: int, config: GenerationConfig) -> list[int]:
     if len(listed) != config.batch_size:
         raise RequestError(f"{len(listed)} seeds for batch_size {config.batch_size}; list one per output")
     for value in listed:
-        if not 0 <= value < SEED_LIMIT:
-            raise RequestError(f"seed {value} is out of range; allowed: 0..{SEED_LIMIT - 1}")
+        if not isinstance(value, int) or not 0 <= value < SEED_LIMIT:
+            raise RequestError(f"seed {value!r} is out of range; allowed: 0..{SEED_LIMIT - 1}")
     return list(listed)
 
 
@@ -221,8 +221,8 @@ def _refuse_unsupported(params: GenerationParams, config: GenerationConfig) -> N
             value = getattr(given, item.name)
             if item.name not in supported and value != getattr(default, item.name):
                 raise RequestError(f"{item.name}={value!r} is not supported yet; leave it at its default")
-    if not 1 <= config.batch_size <= MAX_BATCH:
-        raise RequestError(f"batch_size {config.batch_size} is out of range; allowed: 1..{MAX_BATCH}")
+    if not isinstance(config.batch_size, int) or not 1 <= config.batch_size <= MAX_BATCH:
+        raise RequestError(f"batch_size {config.batch_size!r} is out of range; allowed: 1..{MAX_BATCH}")
     if config.audio_format not in audio.FORMATS:
         raise RequestError(
             f"audio_format {config.audio_format!r} is unknown; use one of {', '.join(audio.FORMATS)}"

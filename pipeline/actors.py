@@ -78,14 +78,17 @@ class RestyleWorker:
         """All items of one track."""
         shared = self._shared_columns(track)
         rows = [shared | item_columns(item) for item in track["items"]]
-        guard = self._guard(f"{track['items'][0]['item_id']}-source")
         try:
+            guard = self._guard(f"{track['items'][0]['item_id']}-source")
             with self._alone_after_a_death(guard), guard:
                 read_at = time.perf_counter()
                 source = load_audio(self._open(track["source"]), self.spec.most_seconds)
                 reference = None
                 if track["reference"]:
-                    reference = load_audio(self._open(track["reference"]), self.spec.most_seconds)
+                    try:
+                        reference = load_audio(self._open(track["reference"]), self.spec.most_seconds)
+                    except AudioError as error:
+                        raise AudioError(f"its reference_audio {track['reference']}: {error}") from error
                 read_s = time.perf_counter() - read_at
                 covers = [parse_setting(json.loads(item["setting"])) for item in track["items"]]
                 plans = [resolve(cover, self.handler.is_turbo) for cover in covers]
@@ -112,8 +115,8 @@ class RestyleWorker:
 
     def _item(self, row: dict[str, Any], plan: CoverPlan, conditions: TrackConditions) -> dict[str, Any]:
         row = row | effective_columns(plan) | {"notes": [*row["notes"], *plan.notes]}
-        guard = self._guard(row["item_id"])
         try:
+            guard = self._guard(row["item_id"])
             with self._alone_after_a_death(guard), guard:
                 row["attempt"] = guard.attempt
                 with self.device_lock:
@@ -180,12 +183,9 @@ class RestyleWorker:
             return io.BytesIO(stream.read())
 
     def _outcome(self, error: Exception) -> dict[str, Any]:
-        """The result columns of a failure. A broken device ends the process: Ray starts a fresh one."""
+        """The result columns of a failure."""
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
-        elif isinstance(error, torch.AcceleratorError):
-            log.critical("the device is broken, leaving: %s", error)
-            os._exit(1)
         return _outcome(error)
 
     def _since(self, started: float) -> float:
@@ -221,7 +221,12 @@ class AttemptGuard:
         self.store.write(self._marker(self.attempt), b"begun")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError):
+            # After such an error every later call on the device fails: leave, with the marker standing, so that
+            # the death counts and Ray starts a fresh process.
+            log.critical("the device is broken, leaving: %s", error)
+            os._exit(1)
         self._clear(self.attempt)
 
     def _clear(self, last: int) -> None:

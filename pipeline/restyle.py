@@ -151,7 +151,7 @@ def run(job: RestyleJob, reporter: Reporter) -> Summary:
     finally:
         results.flush()
         rejected.flush()
-        output.delete_folder(ATTEMPTS)
+    output.delete_folder(ATTEMPTS)
     rows = current_rows(output, plan.ids)
     summary = summarize(rows, new, time.perf_counter() - started)
     links = tracker.finish(rows, summary.seconds, reporter.warned)

@@ -122,8 +122,11 @@ def current_rows(store: Store, items: set[str] | None = None) -> pa.Table:
 
     An item that failed and was retried has an older row too, which stays as history.
     """
-    # Parts are named by launch time: reading order is time order.
-    table = pa.concat_tables([read_results(store, REJECTED), read_results(store, RESULTS)])
+    # Parts are named by launch time, in both folders: reading in the order of names is reading in time order.
+    parts = [name for folder in (RESULTS, REJECTED) for name in store.files(folder, ".parquet")]
+    parts.sort(key=lambda name: name.rsplit("/", 1)[-1])
+    tables = [pq.read_table(store.path(name), filesystem=store.filesystem) for name in parts]
+    table = pa.concat_tables([SCHEMA.empty_table(), *tables])
     best: dict[str, tuple[int, bool]] = {}
     for index, (item, status) in enumerate(
         zip(*(table[n].to_pylist() for n in ("item_id", "status")), strict=True)

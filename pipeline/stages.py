@@ -126,6 +126,8 @@ def size_pool(cluster: ClusterSpec) -> Pool:
             f"{workers} workers x {share:g} GPU need {workers * share:g} GPUs and the cluster has {gpus:g}; "
             "lower cluster.workers or cluster.gpus_per_worker"
         )
+    if cluster.threads_per_worker is not None and cluster.threads_per_worker < 1:
+        raise RequestError(f"cluster.threads_per_worker {cluster.threads_per_worker} may not be below one")
     threads = cluster.threads_per_worker or (None if share else max(1, int(cpus) // workers))
     return Pool(workers, share, threads)
 

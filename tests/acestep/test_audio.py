@@ -92,6 +92,13 @@ def test_unusable_content_is_refused(content: bytes, message: str) -> None:
         audio.load_audio(io.BytesIO(content))
 
 
+def test_wav_headers_that_are_wrong_but_complete_are_read() -> None:
+    content = bytearray(_wav(tone(1.0)))
+    for size in (len(content), 0x7FFF_F024, 0x8000_0024, 0xFFFF_FFFF):
+        content[4:8] = size.to_bytes(4, "little")
+        assert audio.load_audio(io.BytesIO(bytes(content))).shape[1] == 48_000
+
+
 def test_long_files_are_refused_before_they_are_decoded() -> None:
     with pytest.raises(AudioError, match=r"2\.0 s is longer than 1 s"):
         audio.load_audio(io.BytesIO(_wav(tone(2.0))), most_seconds=1)

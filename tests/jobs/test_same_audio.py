@@ -110,9 +110,9 @@ def test_a_track_that_takes_its_worker_down_is_given_up_and_its_neighbours_are_n
 
     def kill_whoever_begins_it() -> None:
         while not ended.is_set():
-            markers = list((folder / "deaths" / "attempts").glob(f"*/{guilty}.*"))
-            if markers and markers[-1].name not in kills:
-                kills.append(markers[-1].name)
+            begun = {marker.name for marker in (folder / "deaths" / "attempts").glob(f"*/{guilty}.*")}
+            if begun - set(kills):
+                kills.extend(sorted(begun - set(kills)))
                 for pid in worker_pids():
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.002)

@@ -90,6 +90,11 @@ def test_an_item_that_kills_its_process_is_given_up(tmp_path: Path) -> None:
         pass
     with AttemptGuard(store, "item", 2) as guard:  # a later launch may try again
         assert guard.attempt == 1
+    broken = DIE_INSIDE.replace("os._exit(9)", "import torch; raise torch.AcceleratorError('broken')")
+    left = subprocess.run([sys.executable, "-c", broken, str(tmp_path)], cwd=Path(__file__).parents[2])
+    assert left.returncode == 1
+    assert AttemptGuard(store, "item", 3).attempt == 2
+    store.delete_folder("attempts")
     with pytest.raises(ValueError, match="plain"), AttemptGuard(store, "item", 2):
         raise ValueError("a plain error is no death")
     assert AttemptGuard(store, "item", 2).attempt == 1
