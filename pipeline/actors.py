@@ -218,7 +218,7 @@ class AttemptGuard:
         if self.attempt > self.most:
             self._clear(self.attempt - 1)
             raise WorkerDiedError(f"the worker process died {self.most} times at this item; it is not tried again")
-        self.store.write(self._marker(self.attempt), b"begun")
+        self.store.write(self._marker(self.attempt), f"{platform.node()} {os.getpid()}".encode())
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
