@@ -107,14 +107,12 @@ class ResultWriter:
         self.last_write = time.monotonic()
 
 
-def read_results(store: Store, folder: str = RESULTS, columns: list[str] | None = None) -> pa.Table:
-    """Every row of a folder of parts; empty where there is none."""
-    empty = SCHEMA.empty_table() if columns is None else SCHEMA.empty_table().select(columns)
-    parts = [
-        pq.read_table(store.path(name), columns=columns, filesystem=store.filesystem)
-        for name in store.files(folder, ".parquet")
-    ]
-    return pa.concat_tables([empty, *parts])
+def read_results(store: Store, *folders: str) -> pa.Table:
+    """Every row of the parts in ``folders`` (``results`` alone by default), oldest launch first."""
+    parts = [name for folder in folders or (RESULTS,) for name in store.files(folder, ".parquet")]
+    parts.sort(key=lambda name: name.rsplit("/", 1)[-1])  # parts are named by launch time, in every folder
+    tables = [pq.read_table(store.path(name), filesystem=store.filesystem) for name in parts]
+    return pa.concat_tables([SCHEMA.empty_table(), *tables])
 
 
 def current_rows(store: Store, items: set[str] | None = None) -> pa.Table:
@@ -122,11 +120,7 @@ def current_rows(store: Store, items: set[str] | None = None) -> pa.Table:
 
     An item that failed and was retried has an older row too, which stays as history.
     """
-    # Parts are named by launch time, in both folders: reading in the order of names is reading in time order.
-    parts = [name for folder in (RESULTS, REJECTED) for name in store.files(folder, ".parquet")]
-    parts.sort(key=lambda name: name.rsplit("/", 1)[-1])
-    tables = [pq.read_table(store.path(name), filesystem=store.filesystem) for name in parts]
-    table = pa.concat_tables([SCHEMA.empty_table(), *tables])
+    table = read_results(store, RESULTS, REJECTED)
     best: dict[str, tuple[int, bool]] = {}
     for index, (item, status) in enumerate(
         zip(*(table[n].to_pylist() for n in ("item_id", "status")), strict=True)

@@ -25,7 +25,7 @@ def cover(source: Path, **changes: object) -> GenerationParams:
         "audio_cover_strength": 0.5,
         "seed": 7,
     }
-    return GenerationParams(**values | changes)  # type: ignore[arg-type]
+    return GenerationParams(**values | changes)
 
 
 def test_the_guides_example_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

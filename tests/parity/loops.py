@@ -143,7 +143,7 @@ def run_loop(
         }
         lanes.append(Lane(inputs["noise"][rows], plan, branches))
     recorder = Recorder(model.decoder)
-    latents = denoise(recorder, handler.null, lanes)  # type: ignore[arg-type]
+    latents = denoise(recorder, handler.null, lanes)
     calls = iter(recorder.calls)
     states, velocities = [], []
     for step in plan.steps:
