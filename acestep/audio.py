@@ -5,6 +5,7 @@ Legend: n samples at 48 kHz.
 
 import io
 import math
+import random
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -138,16 +139,27 @@ def is_silent(wave: Tensor) -> bool:
     return bool(wave.abs().max() < SILENCE_PEAK)
 
 
-def reference_clip(wave: Tensor) -> Tensor:
-    """The 30 s timbre clip ``[2, 1440000]`` of a reference ``[2, n]``: 10 s from its start, third and end.
+def reference_clip(wave: Tensor, pick: str = "fixed", seed: int = 0) -> Tensor:
+    """What of a timbre reference ``[2, n]`` is heard: three pieces of 10 s, ``[2, 1440000]``, or all of it.
 
-    A shorter reference is repeated whole until it is long enough (diffusers' rule, which is deterministic).
+    A reference shorter than 30 s is repeated whole until it is long enough.
+
+    Args:
+        pick: "fixed": from its start, its third and its end (diffusers' rule). "random": one piece at a random
+            place of each third (upstream's rule, drawn here from ``seed``). "full": the whole reference.
     """
+    if pick == "full":
+        return wave
     wanted = REFERENCE_SECONDS * SAMPLE_RATE
     piece = wanted // 3
     wave = wave.repeat(1, -(-wanted // wave.shape[1])) if wave.shape[1] < wanted else wave
     length = wave.shape[1]
-    return torch.cat([wave[:, start : start + piece] for start in (0, length // 3, length - piece)], dim=1)
+    third = length // 3
+    starts = [0, third, length - piece]
+    if pick == "random":
+        dice = random.Random(seed)
+        starts = [k * third + dice.randint(0, max(0, third - piece)) for k in range(3)]
+    return torch.cat([wave[:, start : start + piece] for start in starts], dim=1)
 
 
 def finish(wave: Tensor, normalize: bool = True, peak_db: float = -1.0) -> Tensor:

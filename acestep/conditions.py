@@ -1,48 +1,130 @@
-"""Conditions of one track, computed once and shared by all its settings and seeds.
+"""Conditions of one track, computed once and shared by all its settings, seeds and stages.
 
-Legend: t latent frames, c latent channels, n samples at 48 kHz.
+Legend: t latent frames, c latent channels, n samples at 48 kHz, s condition tokens.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from acestep.audio import is_silent, reference_clip
+from acestep.blend import mixed_states
 from acestep.constants import HOP, MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS, MIN_LATENT_FRAMES, SAMPLE_RATE
-from acestep.cover import CoverPlan
+from acestep.cover import Branch, CoverPlan
+from acestep.errors import RequestError
 from acestep.handler import AceStepHandler
 from acestep.prompt import Prompt, lyric_prompt, text_prompt
-from acestep.sampler import Branch, Lane, initial_noise
-from acestep.tokenizer import hints
+from acestep.sampler import Condition, Lane, fresh_noise, initial_noise, retaken
+from acestep.tokenizer import codes, hints
 from acestep.transformer import CrossAttention
 
 
 @dataclass(frozen=True)
 class TrackConditions:
-    """What lanes of one track read.
+    """What lanes of one track read; each part is computed when first needed.
 
-    contexts: by task ("cover", "cover-nofsq") or "text" -> ``[1, t, 2c]``.
-    cross: by branch ("cover", "text") -> cross-attention keys and values.
+    latents: of the source ``[1, t, c]``; silence where no plan reads them.
+    codes: that were given in place of a source, ``[1, ceil(t / 5)]``; ``latents`` are what they say.
+    timbre: latents of the reference by pick and seed.
+    nothing_to_start_from: why a run cannot start from the source itself; "" where it can.
+    source_rms: of the track's waveform; 0 where there is none.
     """
 
-    contexts: dict[str, Tensor]
-    cross: dict[str, CrossAttention]
+    handler: AceStepHandler
+    prompt: Prompt
+    duration_s: float
+    latents: Tensor
+    timbre: Callable[[str, int], Tensor]
+    codes: Tensor | None = None
+    nothing_to_start_from: str = ""
+    source_rms: float = 0.0
+    known: dict[Any, Any] = field(default_factory=dict)
 
-    @property
-    def frames(self) -> int:
-        """Latent frames t of every output, at 25 Hz."""
-        return next(iter(self.contexts.values())).shape[1]
-
+    @torch.inference_mode()
     def lane(self, plan: CoverPlan, seed: int) -> Lane:
-        """One generation of this track."""
-        names = {step.branch for step in plan.steps}
-        context = {"cover": plan.task_type, "text": "text"}
-        branches = {name: Branch(self.contexts[context[name]], self.cross[name]) for name in names}
-        some = next(iter(branches.values())).context
-        noise = initial_noise(seed, self.frames, some.shape[-1] // 2)
-        return Lane(noise.to(some.device), plan, branches)
+        """One generation of this track.
+
+        Raises:
+            RequestError: the plan reads latents of a source, and there is none.
+        """
+        self._refuse_without_source(plan)
+        _, frames, channels = self.latents.shape
+        noise = initial_noise(seed, frames, channels)
+        if plan.retake is not None:
+            other, variance = plan.retake
+            noise = retaken(noise, initial_noise(other, frames, channels), variance)
+        start = noise.to(self.latents.device)
+        if plan.t_start is not None:
+            start = plan.t_start * start + (1 - plan.t_start) * self.latents
+        return Lane(
+            plan=plan,
+            start=self.latents if plan.edit is not None else start,
+            conditions={
+                b: Condition(self._context(b), self._cross(b, plan, seed)) for b in sorted(plan.branches, key=str)
+            },
+            draw=lambda number: fresh_noise(seed, number, frames, channels).to(start.device),
+        )
+
+    def restyled(self, latents: Tensor, prompt: Prompt) -> "TrackConditions":
+        """Conditions of the next stage: its source is what a stage made, handed over as latents ``[1, t, c]``."""
+        return replace(self, latents=latents, prompt=prompt, codes=None, nothing_to_start_from="", known={})
+
+    def _refuse_without_source(self, plan: CoverPlan) -> None:
+        starts_from_it = plan.t_start is not None or plan.edit is not None
+        if self.nothing_to_start_from and (starts_from_it or (self.codes is not None and plan.needs_source)):
+            raise RequestError(
+                "cover_noise_strength, flow_edit_morph and cover-nofsq read the latents of the source itself: "
+                f"{self.nothing_to_start_from}"
+            )
+
+    def _context(self, branch: Branch) -> Tensor:
+        """Context ``[1, t, 2c]`` of a branch."""
+        task = branch.task if branch.context == "mixed" else branch.context
+        context = self._once(("context", task), lambda: self._plain_context(task))
+        if branch.context != "mixed":
+            return context
+        silence = self._once(("context", "silence"), lambda: self._plain_context("silence"))
+        return branch.strength * context + (1 - branch.strength) * silence
+
+    def _plain_context(self, task: str) -> Tensor:
+        if task == "silence":
+            return with_mask(self.handler.silence_frames(self.latents.shape[1]))
+        if task == "cover-nofsq" or self.codes is not None:
+            return with_mask(self.latents)
+        model = self.handler.model
+        return with_mask(hints(model.tokenizer, model.detokenizer, self.latents, self.handler.silence))
+
+    @torch.inference_mode()
+    def source_codes(self) -> Tensor:
+        """The source's 5 Hz code indices ``[1, ceil(t / 5)]``."""
+        if self.codes is not None:
+            return self.codes
+        return codes(self.handler.model.tokenizer, self.latents, self.handler.silence)
+
+    def _cross(self, branch: Branch, plan: CoverPlan, seed: int) -> CrossAttention:
+        prompt, pick = self.prompt, plan.reference_pick
+        if branch.text == "source" and plan.edit is not None:
+            caption, lyrics = plan.edit
+            prompt = replace(prompt, caption=caption, lyrics=lyrics or prompt.lyrics)
+
+        def make() -> CrossAttention:
+            clip = self.timbre(pick, seed if pick == "random" else 0)
+            tokens = condition_tokens(self.handler, prompt, self.duration_s, branch, clip)
+            return self.handler.model.decoder.cross_attention(tokens)
+
+        # A mixture belongs to one strength and a random clip to one seed: kept, they would pile up in a sweep.
+        if branch.text == "mixed" or pick == "random":
+            return make()
+        return self._once(("cross", branch.text, prompt, pick), make)
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]
 
 
 @torch.inference_mode()
@@ -52,29 +134,48 @@ def prepare(
     prompt: Prompt,
     plans: Collection[CoverPlan],
     reference: Tensor | None = None,
+    encode: bool = False,
 ) -> TrackConditions:
-    """Everything that ``plans`` of one track need before the first step, and nothing they do not.
+    """Conditions of a track, its source encoded if one of ``plans`` reads it.
 
     Args:
         source: the track, ``[2, n]`` at 48 kHz.
         prompt: caption, lyrics and musical facts.
         reference: a timbre reference ``[2, n]``; without one (or a silent one) the silence latent is read.
+        encode: encode the source even if no plan reads it.
     """
-    branches = {step.branch for plan in plans for step in plan.steps}
-    contexts = {}
-    if "cover" in branches:
-        latents = encode_source(handler, source)
-        tasks = {plan.task_type for plan in plans if plan.cover_steps}
-        if "cover" in tasks:
-            model = handler.model
-            contexts["cover"] = with_mask(hints(model.tokenizer, model.detokenizer, latents, handler.silence))
-        if "cover-nofsq" in tasks:
-            contexts["cover-nofsq"] = with_mask(latents)
-    if "text" in branches:
-        contexts["text"] = with_mask(handler.silence_frames(latent_frames(source)))
-    cross = condition_tokens(handler, prompt, source.shape[1] / SAMPLE_RATE, branches, reference)
+    frames = latent_frames(source)
+    reads = encode or any(b.context != "silence" for plan in plans for b in plan.branches)
+    reads = reads or any(plan.t_start is not None for plan in plans)
     return TrackConditions(
-        contexts, {name: handler.model.decoder.cross_attention(tokens) for name, tokens in cross.items()}
+        handler=handler,
+        prompt=prompt,
+        duration_s=source.shape[1] / SAMPLE_RATE,
+        latents=encode_source(handler, source) if reads else handler.silence_frames(frames),
+        timbre=cache(lambda pick, seed: reference_latents(handler, reference, pick, seed)),
+        nothing_to_start_from="it is silent; use another track" if is_silent(source) else "",
+        source_rms=source.square().mean().sqrt().item(),
+    )
+
+
+@torch.inference_mode()
+def prepare_codes(
+    handler: AceStepHandler, given: Sequence[int], prompt: Prompt, reference: Tensor | None = None
+) -> TrackConditions:
+    """Conditions of 5 Hz codes given in place of a source: five latent frames each, at least 128 in all."""
+    model = handler.model
+    indices = torch.tensor([list(given)], device=handler.device)
+    said = model.detokenizer(model.tokenizer.quantizer.vectors(indices))
+    missing = max(MIN_LATENT_FRAMES - said.shape[1], 0)
+    said = torch.cat((said, handler.silence_frames(missing)), dim=1)
+    return TrackConditions(
+        handler=handler,
+        prompt=prompt,
+        duration_s=said.shape[1] * HOP / SAMPLE_RATE,
+        latents=said,
+        timbre=cache(lambda pick, seed: reference_latents(handler, reference, pick, seed)),
+        codes=indices,
+        nothing_to_start_from="audio_codes do not hold them; give src_audio",
     )
 
 
@@ -101,22 +202,20 @@ def with_mask(latents: Tensor) -> Tensor:
 
 
 def condition_tokens(
-    handler: AceStepHandler,
-    prompt: Prompt,
-    duration_s: float,
-    branches: Collection[str],
-    reference: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """Packed condition tokens ``[1, s, encoder width]`` of each branch: same lyrics and timbre, other text."""
+    handler: AceStepHandler, prompt: Prompt, duration_s: float, branch: Branch, clip: Tensor
+) -> Tensor:
+    """Packed condition tokens ``[1, s, encoder width]``: lyrics, timbre, and the text of a branch.
+
+    Args:
+        clip: timbre latents ``[1, frames, c]``.
+    """
     encoder, text_encoder = handler.model.encoder, handler.text_encoder
-    rows = text_encoder.lyric_rows(lyric_prompt(prompt))
-    shared = torch.cat(encoder.parts(rows, reference_latents(handler, reference)), dim=1)
-    tokens = {}
-    for branch in branches:
-        task = "cover" if branch == "cover" else "text2music"
-        states = text_encoder.prompt_states(text_prompt(prompt, task, duration_s))
-        tokens[branch] = torch.cat((shared, encoder.text_projector(states.to(encoder.dtype))), dim=1)
-    return tokens
+    shared = encoder.parts(text_encoder.lyric_rows(lyric_prompt(prompt)), clip)
+    tasks = {"text2music": ("text2music",), "mixed": ("cover", "text2music")}.get(branch.text, ("cover",))
+    ids = [text_encoder.token_ids(text_prompt(prompt, task, duration_s), MAX_PROMPT_TOKENS) for task in tasks]
+    states = [text_encoder.states(row) for row in ids]
+    text = mixed_states(ids, states, branch.strength) if branch.text == "mixed" else states[0]
+    return torch.cat((*shared, encoder.text_projector(text.to(encoder.dtype))), dim=1)
 
 
 def cut_notes(handler: AceStepHandler, prompt: Prompt, duration_s: float) -> list[str]:
@@ -132,8 +231,10 @@ def cut_notes(handler: AceStepHandler, prompt: Prompt, duration_s: float) -> lis
     return notes
 
 
-def reference_latents(handler: AceStepHandler, reference: Tensor | None) -> Tensor:
-    """Timbre latents ``[1, 750, c]`` of a reference ``[2, n]``, or of silence where there is none."""
+def reference_latents(
+    handler: AceStepHandler, reference: Tensor | None, pick: str = "fixed", seed: int = 0
+) -> Tensor:
+    """Timbre latents ``[1, frames, c]`` of a reference ``[2, n]``, or 30 s of silence where there is none."""
     if reference is None or is_silent(reference):
         return handler.silence_frames(handler.model.config.timbre_frames)
-    return handler.autoencoder.encode(reference_clip(reference)[None].to(handler.device))
+    return handler.autoencoder.encode(reference_clip(reference, pick, seed)[None].to(handler.device))

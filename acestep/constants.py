@@ -6,9 +6,14 @@ HOP = SAMPLE_RATE // LATENT_RATE  # 1920 samples per latent frame
 MIN_LATENT_FRAMES = 128  # shorter sources are padded with the silence latent: 5.12 s
 MAX_SOURCE_SECONDS = 600.0  # the models were not trained beyond ten minutes
 MAX_TURBO_STEPS = 20
+FSQ_CODES = 64_000  # of one 5 Hz window: 8 x 8 x 8 x 5 x 5 x 5 levels
+COLLAPSED_SHARE = 0.1  # of the source's RMS: a cover below that (-20 dB) has lost its energy
+SEED_LIMIT = 2**32  # seeds are below this
+
+UNDERSTANDING_SEED = 0  # of what the language model samples: the same facts for every seed of a track
 
 # Raised whenever the same request would give different samples than before; part of every item's identity.
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 
 COVER_TASKS = ("cover", "cover-nofsq")
 INSTRUCTIONS = {

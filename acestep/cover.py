@@ -1,133 +1,174 @@
 """From a requested setting to what each step will evaluate. Pure: no tensors, no files."""
 
-import difflib
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from acestep import schedule
-from acestep.constants import COVER_TASKS, MAX_TURBO_STEPS
+from acestep.constants import MAX_TURBO_STEPS
 from acestep.errors import RequestError
+from acestep.setting import CoverSetting, check
 
-INTERVAL_AXES = ("step", "t", "one_minus_t")
 BASE_STEPS = 28
 
 
 @dataclass(frozen=True)
-class CoverSetting:
-    """Everything that steers a cover besides the track and the seed, as requested.
+class Branch:
+    """One reading of a track: which prompt, over which context.
 
-    task_type: "cover" follows the source's 5 Hz codes, "cover-nofsq" its latents.
-    audio_cover_strength: share of the steps, 0..1, that follow the source; the rest follow the text alone.
-    guidance_scale: 1 is none. Turbo models are distilled with guidance and ignore it.
-    inference_steps: None means the model's own, 8 on turbo and 28 elsewhere.
-    shift: > 1 spends more steps near noise.
-    cfg_interval_start, cfg_interval_end: guidance is on while start <= position <= end.
-    cfg_interval_on: the position: "step" i / n, "t" the flow time (1 noise .. 0 data), or "one_minus_t".
-    timesteps: explicit flow times in place of inference_steps and shift.
+    text: "cover" or "text2music" (the instruction), "source" (flow-edit's caption of the source), or "mixed".
+    context: "cover" (the source's codes), "cover-nofsq" (its latents), "silence", or "mixed" (codes or latents
+        interpolated with silence).
+    task: what "mixed" contexts are mixed from; strength: the share of the source in whatever is mixed.
     """
 
-    task_type: str = "cover"
-    audio_cover_strength: float = 0.5
-    guidance_scale: float = 9.0
-    inference_steps: int | None = None
-    shift: float = 3.0
-    infer_method: str = "ode"
-    cfg_interval_start: float = 0.0
-    cfg_interval_end: float = 0.95
-    cfg_interval_on: str = "step"
-    timesteps: tuple[float, ...] | None = None
-
-
-SETTING_FIELDS = tuple(field.name for field in fields(CoverSetting))
+    text: str
+    context: str
+    task: str = ""
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step from flow time ``t`` to ``t_next``: which condition it reads and whether it is guided."""
+    """One step from flow time ``t`` to ``t_next``.
+
+    branch: what the network reads; guided: whether the unconditional velocity is evaluated too.
+    other, weight: a second, unguided branch with the rest of the weight ("velocity" blend).
+    renoise: SDE: the noise level that the step ends on, fresh noise included; None for the ODE.
+    corrected, correction_guided: Heun's second evaluation, at ``t_next``.
+    edit_from, draws: flow-edit: the branch to move away from, and the noise draws to average.
+    """
 
     t: float
     t_next: float
-    branch: str  # "cover": the source's structure; "text": the caption alone over silence
+    branch: Branch
     guided: bool
+    other: Branch | None = None
+    weight: float = 1.0
+    renoise: float | None = None
+    corrected: bool = False
+    correction_guided: bool = False
+    edit_from: Branch | None = None
+    draws: int = 1
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        return tuple(b for b in (self.branch, self.other, self.edit_from) if b is not None)
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of the step."""
+        if self.edit_from is not None:
+            return 2 * self.draws * (1 + self.guided)
+        plain = 1 + (self.other is not None)
+        return plain + self.guided + self.corrected * (plain + self.correction_guided)
+
+
+@dataclass(frozen=True)
+class Dcw:
+    """Wavelet correction: see ``acestep.correction.dcw``."""
+
+    mode: str
+    scaler: float
+    high_scaler: float
 
 
 @dataclass(frozen=True)
 class CoverPlan:
     """What will really run on a given model.
 
-    t_switch: flow time at which the source's structure is let go; None if the text branch never runs.
+    inference_steps: steps that run; fewer than requested where the run starts from the noised source.
+    cover_steps: how many of them see the source.
+    t_start: flow time of the noised source that the run starts from; None starts from noise alone.
+    t_switch: flow time at which the source is let go; None if it never is.
+    retake: seed and variance (0..1) of the noise that the start noise is turned towards.
+    edit: flow-edit's words for the source, caption and lyrics.
     notes: what was requested but has no effect, or has another effect, in words.
     """
 
-    task_type: str
+    guidance: str
     guidance_scale: float
     inference_steps: int
     shift: float | None
     cover_steps: int
+    t_start: float | None
     t_switch: float | None
     steps: tuple[Step, ...]
+    reference_pick: str
+    velocity_norm_threshold: float = 0.0
+    velocity_ema_factor: float = 0.0
+    dcw: Dcw | None = None
+    retake: tuple[int, float] | None = None
+    edit: tuple[str, str] | None = None
     notes: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """What determines the audio; two requests with equal identities give the same samples."""
-        return {
-            "task_type": self.task_type if self.cover_steps else "text",
-            "guidance_scale": self.guidance_scale,
-            "steps": [[s.t, s.t_next, s.branch, s.guided] for s in self.steps],
-        }
+        ignored = {"notes", "shift", "inference_steps", "cover_steps", "t_switch"}  # the steps say it all
+        return {name: value for name, value in asdict(self).items() if name not in ignored}
+
+    @property
+    def branches(self) -> frozenset[Branch]:
+        """All readings of the track that some step needs."""
+        return frozenset(branch for step in self.steps for branch in step.branches)
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations: one per step, one more where guided."""
-        return sum(1 + step.guided for step in self.steps)
+        """Network evaluations of the whole run."""
+        return sum(step.evaluations for step in self.steps)
+
+    @property
+    def needs_source(self) -> bool:
+        """True where latents of a source are read, not only codes of it."""
+        contexts = {b.context for b in self.branches} | {b.task for b in self.branches}
+        return self.t_start is not None or self.edit is not None or "cover-nofsq" in contexts
 
 
 def resolve(setting: CoverSetting, is_turbo: bool) -> CoverPlan:
     """What ``setting`` means on a model.
 
     Raises:
-        RequestError: a value is out of range.
+        RequestError: a value is out of range, or the model cannot do what is asked.
     """
     check(setting)
     notes: list[str] = []
     times, shift = _times(setting, is_turbo, notes)
+    guidance = _guidance_scale(setting, is_turbo, notes)
     n = len(times) - 1
-    guidance = setting.guidance_scale
-    if is_turbo and guidance != 1.0:
-        notes.append(f"guidance_scale {guidance:g} has no effect: turbo models have guidance built in; 1 is used")
-        guidance = 1.0
-    cover_steps = int(n * setting.audio_cover_strength)
-    if setting.audio_cover_strength > 0 and cover_steps == 0:
-        notes.append(
-            f"audio_cover_strength {setting.audio_cover_strength:g} of {n} steps is less than one step: "
-            "the source is not followed"
-        )
-    steps = tuple(
-        Step(
-            t=times[i],
-            t_next=times[i + 1],
-            branch="cover" if i < cover_steps else "text",
-            guided=guidance > 1.0 and _in_interval(setting, i, n, times[i]),
-        )
-        for i in range(n)
-    )
+    if is_turbo and setting.infer_method == "sde" and setting.sde_time == "unshifted":
+        notes.append("sde_time 'unshifted' has no effect: turbo models return to the scheduled time")
+    if setting.flow_edit_morph:
+        steps, t_start = _edited(setting, times, guidance, is_turbo, notes), None
+        cover_steps = len(steps)
+    else:
+        first, t_start = _start(setting, times, notes)
+        steps = tuple(_step(setting, times, i, guidance, is_turbo) for i in range(first, n))
+        steps, cover_steps = _blended(setting, steps, guidance, notes)
     if guidance > 1.0 and not any(step.guided for step in steps):
         notes.append(
             f"guidance_scale {guidance:g} has no effect: no step lies in the interval "
             f"[{setting.cfg_interval_start:g}, {setting.cfg_interval_end:g}]"
         )
-        guidance = 1.0
+    guided = any(step.guided or step.correction_guided for step in steps)
+    let_go = [step.t for step in steps if step.branch.context == "silence"]
     return CoverPlan(
-        task_type=setting.task_type,
-        guidance_scale=guidance,
-        inference_steps=n,
+        guidance=setting.guidance if guided else "none",
+        guidance_scale=guidance if guided else 1.0,
+        inference_steps=len(steps),
         shift=shift,
         cover_steps=cover_steps,
-        t_switch=times[cover_steps] if cover_steps < n else None,
+        t_start=t_start,
+        t_switch=let_go[0] if let_go else None,
         steps=steps,
+        reference_pick=setting.reference_pick,
+        velocity_norm_threshold=setting.velocity_norm_threshold,
+        velocity_ema_factor=setting.velocity_ema_factor,
+        dcw=Dcw(setting.dcw_mode, setting.dcw_scaler, setting.dcw_high_scaler) if setting.dcw_enabled else None,
+        retake=(setting.retake_seed or 0, setting.retake_variance) if setting.retake_variance > 0 else None,
+        edit=(
+            (setting.flow_edit_source_caption, setting.flow_edit_source_lyrics)
+            if setting.flow_edit_morph
+            else None
+        ),
         notes=tuple(notes),
     )
 
@@ -148,85 +189,106 @@ def _times(setting: CoverSetting, is_turbo: bool, notes: list[str]) -> tuple[tup
     return schedule.shifted(steps, setting.shift), setting.shift
 
 
+def _guidance_scale(setting: CoverSetting, is_turbo: bool, notes: list[str]) -> float:
+    if is_turbo and setting.guidance_scale != 1.0:
+        notes.append(
+            f"guidance_scale {setting.guidance_scale:g} has no effect: turbo models have guidance built in; "
+            "1 is used"
+        )
+    return 1.0 if is_turbo else setting.guidance_scale
+
+
+def _start(setting: CoverSetting, times: tuple[float, ...], notes: list[str]) -> tuple[int, float | None]:
+    """Index of the first step, and the flow time of the noised source to start from."""
+    if setting.cover_noise_strength == 0:
+        return 0, None
+    first = schedule.nearest(times[:-1], 1 - setting.cover_noise_strength)
+    if first == 0 and times[0] == 1:
+        notes.append(
+            f"cover_noise_strength {setting.cover_noise_strength:g} has no effect: the nearest flow time is 1, "
+            "which is noise alone"
+        )
+        return 0, None
+    return first, times[first]
+
+
+def _step(setting: CoverSetting, times: tuple[float, ...], i: int, guidance: float, is_turbo: bool) -> Step:
+    n = len(times) - 1
+    last = i == n - 1
+    level = times[i + 1] if setting.sde_time == "scheduled" or is_turbo else 1 - (i + 1) / n
+    corrected = setting.sampler_mode == "heun" and not (is_turbo and last)
+    return Step(
+        t=times[i],
+        t_next=times[i + 1],
+        branch=Branch("cover", setting.task_type),
+        guided=guidance > 1.0 and _in_interval(setting, i, n, times[i]),
+        renoise=level if setting.infer_method == "sde" else None,
+        corrected=corrected,
+        correction_guided=corrected and guidance > 1.0 and _in_interval(setting, i + 1, n, times[i + 1]),
+    )
+
+
 def _in_interval(setting: CoverSetting, i: int, n: int, t: float) -> bool:
     position = {"step": i / n, "t": t, "one_minus_t": 1 - t}[setting.cfg_interval_on]
     return setting.cfg_interval_start <= position <= setting.cfg_interval_end
 
 
-def check(setting: CoverSetting) -> None:
-    """Refuse values without a meaning.
+def _blended(
+    setting: CoverSetting, steps: tuple[Step, ...], guidance: float, notes: list[str]
+) -> tuple[tuple[Step, ...], int]:
+    """The steps as ``blend`` and ``audio_cover_strength`` have them, and how many of them see the source."""
+    strength, task, n = setting.audio_cover_strength, setting.task_type, len(steps)
+    if strength == 1:
+        return steps, n
+    if setting.blend == "switch":
+        kept = int(n * strength)
+        if strength > 0 and kept == 0:
+            notes.append(
+                f"audio_cover_strength {strength:g} of {n} steps is less than one step: the source is not followed"
+            )
+        text = Branch("text2music", "silence")
+        return steps[:kept] + tuple(replace(step, branch=text) for step in steps[kept:]), kept
+    if setting.blend == "velocity":
+        text = Branch("text2music", task)
+        if strength > 0:
+            return tuple(replace(step, other=text, weight=strength) for step in steps), n
+        if guidance > 1:
+            notes.append(
+                f"guidance_scale {guidance:g} has no effect: at strength 0 the velocity blend is all text, and "
+                "that is unguided"
+            )
+        return tuple(replace(s, branch=text, guided=False, correction_guided=False) for s in steps), n
+    context = "mixed" if setting.blend == "embed_context" else task
+    mixed = Branch("mixed", context, task, strength)
+    if strength == 0:
+        mixed = Branch("text2music", "silence" if context == "mixed" else task)
+    seen = 0 if mixed.context == "silence" else n
+    return tuple(replace(step, branch=mixed) for step in steps), seen
 
-    Raises:
-        RequestError: naming the parameter, its value and what is allowed.
-    """
-    _one_of("task_type", setting.task_type, COVER_TASKS)
-    _one_of("cfg_interval_on", setting.cfg_interval_on, INTERVAL_AXES)
-    if setting.infer_method != "ode":
-        raise RequestError(f"infer_method {setting.infer_method!r} is not supported yet; use 'ode'")
-    _within("audio_cover_strength", setting.audio_cover_strength, 0, 1)
-    _within("guidance_scale", setting.guidance_scale, 1, 100)
-    _within("cfg_interval_start", setting.cfg_interval_start, 0, 1)
-    _within("cfg_interval_end", setting.cfg_interval_end, 0, 1)
-    if setting.cfg_interval_start > setting.cfg_interval_end:
-        raise RequestError(
-            f"cfg_interval_start {setting.cfg_interval_start:g} lies behind "
-            f"cfg_interval_end {setting.cfg_interval_end:g}; swap them"
+
+def _edited(
+    setting: CoverSetting, times: tuple[float, ...], guidance: float, is_turbo: bool, notes: list[str]
+) -> tuple[Step, ...]:
+    if is_turbo:
+        raise RequestError("flow_edit_morph needs guidance, which turbo models lack; use a base or sft model")
+    if setting.audio_cover_strength != 1:
+        notes.append(
+            f"audio_cover_strength {setting.audio_cover_strength:g} has no effect: flow-edit sees the source "
+            "throughout"
         )
-    if setting.inference_steps is not None:
-        _within("inference_steps", setting.inference_steps, 1, 1000)
-    _within("shift", setting.shift, 0.01, 100)
-    if setting.timesteps is not None:
-        times = setting.timesteps
-        falling = all(a > b for a, b in pairwise(times))
-        if len(times) < 2 or not falling or not all(0 <= t <= 1 for t in times):
-            raise RequestError(f"timesteps {list(times)}: give at least two times that fall from 1 towards 0")
-
-
-def parse_setting(values: Mapping[str, Any], base: CoverSetting | None = None) -> CoverSetting:
-    """A setting from named values (strings allowed, as a CSV has them) laid over ``base``.
-
-    Raises:
-        RequestError: a name is unknown (the nearest one is named) or a value is not of the field's kind.
-    """
-    merged = asdict(base or CoverSetting())
-    for name, value in values.items():
-        if name not in SETTING_FIELDS:
-            near = difflib.get_close_matches(name, SETTING_FIELDS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(SETTING_FIELDS)}"
-            raise RequestError(f"unknown setting {name!r}{hint}")
-        merged[name] = _typed(name, value)
-    setting = CoverSetting(**merged)
-    check(setting)
-    return setting
-
-
-def _typed(name: str, value: Any) -> Any:
-    if name in ("task_type", "infer_method", "cfg_interval_on"):
-        return str(value)
-    if value is None and name in ("inference_steps", "timesteps"):
-        return None
-    try:
-        if isinstance(value, bool):
-            raise ValueError
-        if name == "timesteps":
-            parts = value.split(",") if isinstance(value, str) else value
-            return tuple(float(part) for part in parts)
-        number = float(value)
-        if name == "inference_steps":
-            if not number.is_integer():
-                raise ValueError
-            return int(number)
-        return number
-    except (TypeError, ValueError, OverflowError):
-        kind = {"inference_steps": "a whole number", "timesteps": "a list of numbers"}.get(name, "a number")
-        raise RequestError(f"{name} {value!r} is not {kind}") from None
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise RequestError(f"{name} {value!r} is unknown; use one of {', '.join(allowed)}")
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not math.isfinite(value) or not low <= value <= high:
-        raise RequestError(f"{name} {value:g} is out of range; allowed: {low:g}..{high:g}")
+    n = len(times) - 1
+    first, end = int(n * setting.flow_edit_n_min), int(n * setting.flow_edit_n_max)
+    if first >= n:
+        raise RequestError(f"flow_edit_n_min {setting.flow_edit_n_min:g} leaves no step to run; lower it")
+    source, target = Branch("source", setting.task_type), Branch("cover", setting.task_type)
+    return tuple(
+        Step(
+            t=times[i],
+            t_next=times[i + 1],
+            branch=target,
+            guided=guidance > 1.0 and _in_interval(setting, i, n, times[i]),
+            edit_from=source if i < end else None,
+            draws=setting.flow_edit_n_avg if i < end else 1,
+        )
+        for i in range(first, n)
+    )

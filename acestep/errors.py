@@ -14,7 +14,11 @@ class AudioError(RestyleError):
 
 
 class GenerationError(RestyleError):
-    """The model ran and what came out cannot be used."""
+    """The model ran and what came out cannot be used; ``kind`` says why in one word."""
+
+    def __init__(self, message: str, kind: str):
+        super().__init__(message)
+        self.kind = kind
 
 
 class CheckpointError(RestyleError):

@@ -4,7 +4,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,25 @@ import torch
 from torch import Tensor
 
 from acestep import audio
-from acestep.conditions import cut_notes, prepare
-from acestep.constants import MAX_SOURCE_SECONDS, SAMPLE_RATE
+from acestep.conditions import TrackConditions, cut_notes, prepare, prepare_codes
+from acestep.constants import MAX_SOURCE_SECONDS, SAMPLE_RATE, UNDERSTANDING_SEED
 from acestep.cover import CoverPlan, resolve
-from acestep.errors import GenerationError, RequestError, RestyleError
+from acestep.errors import RequestError, RestyleError
 from acestep.handler import AceStepHandler
+from acestep.language_model import LanguageModel
+from acestep.params import GenerationConfig, GenerationParams
+from acestep.prompt import Prompt
+from acestep.rendering import render
 from acestep.request import (
-    GenerationConfig,
-    GenerationParams,
     check_request,
+    codes_of,
     kbps,
     pick_seeds,
     prompt_of,
-    setting_of,
+    stages_of,
 )
 from acestep.sampler import denoise
+from acestep.understanding import fill
 
 __all__ = ["GenerationConfig", "GenerationParams", "GenerationResult", "generate_music"]
 
@@ -38,8 +42,9 @@ class GenerationResult:
     """What came out.
 
     audios: per output ``path`` (None without a save folder), ``tensor`` ``[2, n]`` fp32 on the CPU, ``key``,
-        ``sample_rate``, ``params`` (the request with the seed that was used).
-    extra_outputs: ``latents`` ``[batch, t, c]``, ``effective`` (what really ran), ``notes``, ``time_costs``.
+        ``sample_rate``, ``params`` (the request with the seed that was used, and what the language model found).
+    extra_outputs: ``latents`` ``[batch, t, c]``, ``effective`` (what really ran), ``stages`` (the same and the
+        latents for every stage), ``notes``, ``time_costs``.
     error: why nothing came out, when ``success`` is False.
     """
 
@@ -52,7 +57,7 @@ class GenerationResult:
 
 def generate_music(
     dit_handler: AceStepHandler,
-    llm_handler: object | None,
+    llm_handler: LanguageModel | None,
     params: GenerationParams,
     config: GenerationConfig,
     save_dir: str | Path | None = None,
@@ -61,7 +66,7 @@ def generate_music(
     """Make covers of one source track.
 
     Args:
-        llm_handler: not used for covers; None is fine.
+        llm_handler: asked about the source when ``params.thinking`` is on; else None is fine.
         save_dir: folder for the files; None keeps the audio in memory only.
         progress: called with (share done, what is being done).
 
@@ -70,27 +75,30 @@ def generate_music(
         ``error`` that names the value and the remedy.
     """
     try:
-        return _generate(dit_handler, params, config, save_dir, progress or (lambda share, text: None))
+        return _generate(
+            dit_handler, llm_handler, params, config, save_dir, progress or (lambda share, text: None)
+        )
     except RestyleError as error:
         return GenerationResult(success=False, error=str(error), status_message=f"Error: {error}")
 
 
 def _generate(
     handler: AceStepHandler,
+    language_model: LanguageModel | None,
     params: GenerationParams,
     config: GenerationConfig,
     save_dir: str | Path | None,
     progress: Callable[[float, str], None],
 ) -> GenerationResult:
     check_request(params, config)
-    plan = resolve(setting_of(params), handler.is_turbo)
+    stages = stages_of(params)
+    plans = [resolve(stage.setting, handler.is_turbo) for stage in stages]
     prompt, notes = prompt_of(params)
-    notes = [*plan.notes, *notes]
     if params.duration > 0:
         notes.append(f"duration {params.duration:g} has no effect: a cover lasts as long as its source")
     seeds = pick_seeds(params.seed, config)
-    if not params.src_audio:
-        raise RequestError("src_audio is empty: a cover needs the path of a source track")
+    if params.thinking and language_model is None:
+        raise RequestError("thinking is on and there is no language model; pass llm_handler, or switch it off")
 
     clock = time.perf_counter()
     costs: dict[str, float] = {}
@@ -100,27 +108,48 @@ def _generate(
         if handler.device.type == "cuda":
             torch.cuda.synchronize(handler.device)
         now = time.perf_counter()
-        costs[part], clock = now - clock, now
+        costs[part], clock = costs.get(part, 0.0) + now - clock, now
 
     progress(0.0, "reading the source")
-    source = audio.load_audio(params.src_audio, MAX_SOURCE_SECONDS)
-    reference = audio.load_audio(params.reference_audio, MAX_SOURCE_SECONDS) if params.reference_audio else None
-    if reference is not None and audio.is_silent(reference):
-        notes.append(f"reference_audio {params.reference_audio} is silent and has no effect")
-    notes += cut_notes(handler, prompt, source.shape[1] / SAMPLE_RATE)
-    lap("read_s")
-    conditions = prepare(handler, source, prompt, [plan], reference)
+    conditions, more = _conditions(handler, params, prompt, plans)
+    notes += more
     lap("condition_s")
-    lanes = [conditions.lane(plan, seed) for seed in seeds]
-    latents = denoise(handler.model.decoder, handler.null, lanes, lambda k, n: progress(0.9 * k / n, "denoising"))
-    lap("denoise_s")
-    waves = [decode(handler, latent, params) for latent in latents]
+    if params.thinking and language_model is not None:
+        progress(0.0, "listening to the source")
+        conditions, more = _understood(language_model, conditions, params)
+        notes += more
+        lap("understand_s")
+    latents: list[Tensor] = []
+    chain = []
+    tracks: list[TrackConditions] = []
+    for number, (stage, plan) in enumerate(zip(stages, plans, strict=True)):
+        prompt = stage.prompt(conditions.prompt)
+        if number == 0:
+            tracks = [replace(conditions, prompt=prompt)] * len(seeds)
+        else:
+            tracks = [t.restyled(x, prompt) for t, x in zip(tracks, latents, strict=True)]
+        lanes = [track.lane(plan, seed) for track, seed in zip(tracks, seeds, strict=True)]
+        lap("condition_s")
+        done = number / len(stages)
+
+        def on_step(k: int, n: int, done: float = done) -> None:
+            progress(0.9 * (done + k / n / len(stages)), "denoising")
+
+        latents = denoise(handler.model.decoder, handler.null, lanes, on_step)
+        chain.append({"caption": prompt.caption, **effective(plan), "latents": torch.cat(latents).cpu()})
+        where = f"stage {number + 1}: " if len(stages) > 1 else ""
+        notes += [where + note for note in (*plan.notes, *cut_notes(handler, prompt, conditions.duration_s))]
+        lap("denoise_s")
+    waves = [finished(render(handler, _shifted(x, params), plans[-1], conditions), params) for x in latents]
     lap("decode_s")
     for note in notes:
         log.warning("%s", note)
+    found = asdict(conditions.prompt)
     audios = []
     for seed, wave in zip(seeds, waves, strict=True):
         used = asdict(params) | {"seed": seed}
+        used |= {name: found[name] for name in ("bpm", "keyscale", "timesignature")}
+        used["vocal_language"] = found["language"]
         key = str(uuid.uuid5(uuid.NAMESPACE_OID, repr(sorted(used.items()))))
         path = None if save_dir is None else _save(wave, Path(save_dir), key, config)
         audios.append({"path": path, "tensor": wave, "key": key, "sample_rate": SAMPLE_RATE, "params": used})
@@ -131,11 +160,43 @@ def _generate(
         status_message=f"{len(audios)} covers of {waves[0].shape[1] / SAMPLE_RATE:.1f} s",
         extra_outputs={
             "latents": torch.cat(latents).cpu(),
-            "effective": effective(plan),
+            "effective": effective(plans[-1]),
+            "stages": chain,
             "notes": notes,
             "time_costs": costs,
         },
     )
+
+
+def _conditions(
+    handler: AceStepHandler, params: GenerationParams, prompt: Prompt, plans: list[CoverPlan]
+) -> tuple[TrackConditions, list[str]]:
+    codes, notes = codes_of(params), []
+    if bool(codes) == bool(params.src_audio):
+        raise RequestError("a cover needs one source: give src_audio, the path of a track, or audio_codes")
+    reference = audio.load_audio(params.reference_audio, MAX_SOURCE_SECONDS) if params.reference_audio else None
+    if reference is not None and audio.is_silent(reference):
+        notes.append(f"reference_audio {params.reference_audio} is silent and has no effect")
+    if codes or params.src_audio is None:
+        return prepare_codes(handler, codes, prompt, reference), notes
+    source = audio.load_audio(params.src_audio, MAX_SOURCE_SECONDS)
+    return prepare(handler, source, prompt, plans, reference, encode=params.thinking), notes
+
+
+def _understood(
+    language_model: LanguageModel, conditions: TrackConditions, params: GenerationParams
+) -> tuple[TrackConditions, list[str]]:
+    """Conditions with the musical facts that the language model hears and the request leaves open."""
+    found = language_model.understand(
+        conditions.source_codes()[0].tolist(),
+        seed=UNDERSTANDING_SEED,
+        temperature=params.lm_temperature,
+        top_k=params.lm_top_k,
+        top_p=params.lm_top_p,
+        constrained=params.use_constrained_decoding,
+    )
+    prompt, notes = fill(conditions.prompt, found, params.use_cot_metas, params.use_cot_language)
+    return replace(conditions, prompt=prompt), notes
 
 
 def effective(plan: CoverPlan) -> dict[str, Any]:
@@ -143,15 +204,14 @@ def effective(plan: CoverPlan) -> dict[str, Any]:
     return {name: value for name, value in asdict(plan).items() if name not in ("steps", "notes")}
 
 
-def decode(handler: AceStepHandler, latents: Tensor, params: GenerationParams) -> Tensor:
-    """Latents ``[1, t, c]`` -> a finished waveform ``[2, n]`` fp32 on the CPU."""
-    latents = latents * params.latent_rescale + params.latent_shift
-    with torch.inference_mode():
-        wave = handler.autoencoder.decode(latents)[0].cpu()
-    if not torch.isfinite(wave).all():
-        raise GenerationError("the model's output is not finite (NaN or infinity)")
+def finished(wave: Tensor, params: GenerationParams) -> Tensor:
+    """A decoded ``[2, n]`` at its final loudness, faded."""
     wave = audio.finish(wave, params.enable_normalization, params.normalization_db)
     return audio.fade(wave, params.fade_in_duration, params.fade_out_duration)
+
+
+def _shifted(latents: Tensor, params: GenerationParams) -> Tensor:
+    return latents * params.latent_rescale + params.latent_shift
 
 
 def _save(wave: Tensor, folder: Path, key: str, config: GenerationConfig) -> str:

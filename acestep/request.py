@@ -1,151 +1,26 @@
 """What can be asked of ``generate_music``, and what is refused before anything runs."""
 
 import random
-from dataclasses import dataclass, fields
+import re
+from dataclasses import fields
 
 from acestep import audio
-from acestep.constants import COVER_TASKS, INSTRUCTIONS, INSTRUMENTAL, MAX_SOURCE_SECONDS, SAMPLE_RATE
-from acestep.cover import SETTING_FIELDS, CoverSetting, parse_setting
+from acestep.constants import (
+    COVER_TASKS,
+    FSQ_CODES,
+    INSTRUCTIONS,
+    INSTRUMENTAL,
+    MAX_SOURCE_SECONDS,
+    SEED_LIMIT,
+)
 from acestep.errors import RequestError
+from acestep.params import SUPPORTED, GenerationConfig, GenerationParams
 from acestep.prompt import Prompt, check_prompt
+from acestep.setting import SETTING_FIELDS, CoverSetting, parse_setting
+from acestep.stages import Stage, parse_stages
 
 MAX_BATCH = 8
-SEED_LIMIT = 2**32
 MP3_RATES = (48_000, 44_100, 32_000)
-
-
-@dataclass
-class GenerationParams:
-    """One request, with upstream's names and, but for two, its defaults.
-
-    ``dcw_enabled`` is off: upstream switches this wavelet correction on for everything, and the published
-    settings for covers do not know it. ``cfg_interval_on`` is ours; upstream measures the interval on the flow
-    time "t", the guide describes it in steps. Values without a meaning (a shift of 0, no steps) are errors, where
-    upstream replaces them. Fields outside ``SUPPORTED`` exist so that a request can be written down in full; one
-    that is not at its default is refused by ``generate_music`` instead of being ignored.
-    """
-
-    task_type: str = "text2music"
-    instruction: str = INSTRUCTIONS["text2music"]
-    reference_audio: str | None = None
-    src_audio: str | None = None
-    audio_codes: str = ""
-    caption: str = ""
-    global_caption: str = ""
-    lyrics: str = ""
-    instrumental: bool = False
-    vocal_language: str = "unknown"
-    bpm: int | None = None
-    keyscale: str = ""
-    timesignature: str = ""
-    duration: float = -1.0
-    enable_normalization: bool = True
-    normalization_db: float = -1.0
-    fade_in_duration: float = 0.0
-    fade_out_duration: float = 0.0
-    latent_shift: float = 0.0
-    latent_rescale: float = 1.0
-    inference_steps: int = 8
-    seed: int = -1
-    guidance_scale: float = 7.0
-    use_adg: bool = False
-    cfg_interval_start: float = 0.0
-    cfg_interval_end: float = 1.0
-    cfg_interval_on: str = "step"
-    shift: float = 1.0
-    infer_method: str = "ode"
-    sampler_mode: str = "euler"
-    velocity_norm_threshold: float = 0.0
-    velocity_ema_factor: float = 0.0
-    dcw_enabled: bool = False
-    dcw_mode: str = "double"
-    dcw_scaler: float = 0.05
-    dcw_high_scaler: float = 0.02
-    dcw_wavelet: str = "haar"
-    timesteps: list[float] | None = None
-    repainting_start: float = 0.0
-    repainting_end: float = -1
-    chunk_mask_mode: str = "auto"
-    repaint_latent_crossfade_frames: int = 10
-    repaint_wav_crossfade_sec: float = 0.0
-    repaint_mode: str = "balanced"
-    repaint_strength: float = 0.5
-    retake_seed: int | None = None
-    retake_variance: float = 0.0
-    flow_edit_morph: bool = False
-    flow_edit_source_caption: str = ""
-    flow_edit_source_lyrics: str = ""
-    flow_edit_n_min: float = 0.0
-    flow_edit_n_max: float = 1.0
-    flow_edit_n_avg: int = 1
-    audio_cover_strength: float = 1.0
-    cover_noise_strength: float = 0.0
-    thinking: bool = True
-    lm_temperature: float = 0.85
-    lm_cfg_scale: float = 2.0
-    lm_top_k: int = 0
-    lm_top_p: float = 0.9
-    lm_negative_prompt: str = "NO USER INPUT"
-    use_cot_metas: bool = True
-    use_cot_caption: bool = True
-    use_cot_lyrics: bool = False
-    use_cot_language: bool = True
-    use_constrained_decoding: bool = True
-    cot_bpm: int | None = None
-    cot_keyscale: str = ""
-    cot_timesignature: str = ""
-    cot_duration: float | None = None
-    cot_vocal_language: str = "unknown"
-    cot_caption: str = ""
-    cot_lyrics: str = ""
-
-
-SUPPORTED = frozenset(
-    {
-        "instruction",
-        "reference_audio",
-        "src_audio",
-        "caption",
-        "lyrics",
-        "instrumental",
-        "vocal_language",
-        "bpm",
-        "keyscale",
-        "timesignature",
-        "duration",
-        "enable_normalization",
-        "normalization_db",
-        "fade_in_duration",
-        "fade_out_duration",
-        "latent_shift",
-        "latent_rescale",
-        "seed",
-        # the language model is never asked about a cover, as upstream; switching it off is what happens anyway
-        "thinking",
-        "use_cot_metas",
-        "use_cot_caption",
-        "use_cot_language",
-        *SETTING_FIELDS,
-    }
-)
-
-
-@dataclass
-class GenerationConfig:
-    """How to run a request: how many outputs, which seeds, which file format.
-
-    Seeds: ``seeds`` as listed; else ``params.seed``, ``params.seed + 1``, ...; else random ones.
-    """
-
-    batch_size: int = 2
-    allow_lm_batch: bool = False
-    use_random_seed: bool = True
-    seeds: list[int] | int | None = None
-    lm_batch_chunk_size: int = 8
-    constrained_decoding_debug: bool = False
-    audio_format: str = "flac"
-    mp3_bitrate: str = "128k"
-    mp3_sample_rate: int = SAMPLE_RATE
 
 
 def check_request(params: GenerationParams, config: GenerationConfig) -> None:
@@ -159,8 +34,38 @@ def check_request(params: GenerationParams, config: GenerationConfig) -> None:
 
 
 def setting_of(params: GenerationParams) -> CoverSetting:
-    """The part of a request that steers the sampler."""
-    return parse_setting({name: getattr(params, name) for name in SETTING_FIELDS})
+    """The part of a request that steers the sampler.
+
+    Raises:
+        RequestError: a value has no meaning, or ``use_adg`` contradicts ``guidance``.
+    """
+    values = {name: getattr(params, name) for name in SETTING_FIELDS}
+    if params.use_adg and not params.guidance.startswith("adg"):
+        if params.guidance != GenerationParams.guidance:
+            raise RequestError(f"use_adg asks for adg and guidance for {params.guidance!r}; give only one of them")
+        values["guidance"] = "adg"
+    return parse_setting(values)
+
+
+def stages_of(params: GenerationParams) -> tuple[Stage, ...]:
+    """The covers to make one after the other: usually one."""
+    return parse_stages(params.stages, setting_of(params))
+
+
+def codes_of(params: GenerationParams) -> list[int]:
+    """The indices in ``audio_codes``, written ``<|audio_code_17|><|audio_code_4|>...``.
+
+    Raises:
+        RequestError: something else stands there, or a code is out of range.
+    """
+    text = params.audio_codes.strip()
+    codes = [int(number) for number in re.findall(r"<\|audio_code_(\d+)\|>", text)]
+    if re.sub(r"<\|audio_code_\d+\|>|\s", "", text):
+        raise RequestError(f"audio_codes {text[:60]!r}: write codes as <|audio_code_17|><|audio_code_4|>")
+    wrong = [code for code in codes if code >= FSQ_CODES]
+    if wrong:
+        raise RequestError(f"audio_codes holds {wrong[0]}; allowed: 0..{FSQ_CODES - 1}")
+    return codes
 
 
 def prompt_of(params: GenerationParams) -> tuple[Prompt, list[str]]:

@@ -29,3 +29,8 @@ def explicit_turbo(times: Sequence[float]) -> tuple[float, ...]:
     while kept and kept[-1] == 0:
         kept.pop()
     return (*(min(known, key=lambda k: abs(k - t)) for t in kept[:MAX_TURBO_STEPS]), 0.0)
+
+
+def nearest(times: Sequence[float], level: float) -> int:
+    """Index of the time nearest to ``level``; the first of two that are equally near."""
+    return min(range(len(times)), key=lambda i: abs(times[i] - level))

@@ -83,14 +83,17 @@ class Detokenizer(Encoder):
         return self.proj_out(self.encode(windows)).reshape(b, w * windows.shape[1], -1)
 
 
-def hints(tokenizer: AudioTokenizer, detokenizer: Detokenizer, latents: Tensor, silence: Tensor) -> Tensor:
-    """What the codes of ``latents`` ``[b, t, c]`` say about them, again ``[b, t, c]``.
+def codes(tokenizer: AudioTokenizer, latents: Tensor, silence: Tensor) -> Tensor:
+    """Code indices ``[b, ceil(t / 5)]`` of latents ``[b, t, c]``.
 
     Args:
         silence: the silence latent ``[frames, c]``, whose first frames fill the last window.
     """
-    frames = latents.shape[1]
-    missing = -frames % tokenizer.window
-    tail = silence[:missing].to(latents).expand(len(latents), -1, -1)
-    indices = tokenizer(torch.cat((latents, tail), dim=1))
-    return detokenizer(tokenizer.quantizer.vectors(indices))[:, :frames]
+    tail = silence[: -latents.shape[1] % tokenizer.window].to(latents).expand(len(latents), -1, -1)
+    return tokenizer(torch.cat((latents, tail), dim=1))
+
+
+def hints(tokenizer: AudioTokenizer, detokenizer: Detokenizer, latents: Tensor, silence: Tensor) -> Tensor:
+    """What the codes of ``latents`` ``[b, t, c]`` say about them, again ``[b, t, c]``; ``silence`` as there."""
+    vectors = tokenizer.quantizer.vectors(codes(tokenizer, latents, silence))
+    return detokenizer(vectors)[:, : latents.shape[1]]
