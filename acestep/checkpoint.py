@@ -1,4 +1,4 @@
-"""Open a checkpoint in the published (original) layout: find its folders, check every tensor, build modules.
+"""Open a checkpoint in the published (original) or the diffusers layout: find, check, build.
 
 Only safetensors files and ``silence_latent.pt`` (through ``weights_only=True``) are read; pickles never are.
 """
@@ -9,26 +9,46 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
+from acestep import diffusers_layout, original_layout
+from acestep.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter, open_adapter
 from acestep.autoencoder import Autoencoder, fold_weight_norm, weight_norm_shapes
 from acestep.config import parse_autoencoder_config, parse_model_config, read_json
 from acestep.errors import CheckpointError
 from acestep.model import AceStepModel
+from acestep.original_layout import SILENCE_FILE
+from acestep.weights import Shape, Sizes, check_shapes, read_shapes, read_tensors, weight_files
 
 MODEL_PREFIX = "acestep-v15-"
 AUTOENCODER_FOLDER = "vae"
 TEXT_ENCODER_FOLDER = "Qwen3-Embedding-0.6B"
-SILENCE_FILE = "silence_latent.pt"
-READ_DTYPES = ("BF16", "F16", "F32")
-MOST_LISTED = 12
+DIFFUSERS_TEXT_ENCODER_FOLDER = "text_encoder"
+DIFFUSERS_TOKENIZER_FOLDER = "tokenizer"
+TOKENIZER_FILE = "tokenizer.json"
 
 # The published file wraps both patch convolutions in a list with two layout changes around them.
 _RENAMES = (("decoder.proj_in.1.", "decoder.proj_in."), ("decoder.proj_out.1.", "decoder.proj_out."))
+
+
+class Layout(Protocol):
+    """How a model folder is written; each layout is a module of functions."""
+
+    def model_config(self, folder: Path) -> dict[str, Any]: ...
+    def file_name(self, published: str) -> str: ...
+    def expected_tensors(self, published: Mapping[str, Shape], channels: int) -> dict[str, Sizes]: ...
+    def tensor_shapes(self, folder: Path) -> dict[str, Shape]: ...
+    def tensors(self, folder: Path) -> dict[str, Tensor]: ...
+    def silence(self, folder: Path, channels: int) -> Tensor: ...
+    def module_folders(self, folder: Path) -> list[Path]: ...
+
+
+def layout_of(folder: Path) -> Layout:
+    """The layout of a model folder."""
+    return diffusers_layout if diffusers_layout.is_diffusers(folder) else original_layout
 
 
 @dataclass(frozen=True)
@@ -48,8 +68,8 @@ def locate(root: Path, variant: str | None = None) -> CheckpointFolders:
     """Find the parts of a checkpoint.
 
     Args:
-        root: a bundle (folders ``acestep-v15-<variant>``, ``vae``, ``Qwen3-Embedding-0.6B``), or one model
-            folder whose parent or itself holds the other two.
+        root: a bundle (folders ``acestep-v15-<variant>``, ``vae``, ``Qwen3-Embedding-0.6B``), one model
+            folder whose parent or itself holds the other two, or a pipeline folder in the diffusers layout.
         variant: which model of a bundle, such as "turbo"; needed only where there are several.
 
     Raises:
@@ -57,8 +77,12 @@ def locate(root: Path, variant: str | None = None) -> CheckpointFolders:
     """
     if not root.is_dir():
         raise CheckpointError(f"{root}: no such folder; give a checkpoint folder or a model name")
-    if (root / "model_index.json").is_file():
-        raise CheckpointError(f"{root}: the diffusers layout is not supported yet; give the original checkpoint")
+    if diffusers_layout.is_diffusers(root):
+        diffusers_layout.check_index(root)
+        if variant is not None:
+            raise CheckpointError(f"{root}: holds one model; leave out variant {variant!r}")
+        text_encoder = _beside(root, DIFFUSERS_TEXT_ENCODER_FOLDER)
+        return CheckpointFolders(root, _beside(root, AUTOENCODER_FOLDER), text_encoder, root.name)
     model = model_folder(root, variant)
     return CheckpointFolders(
         model, _beside(model, AUTOENCODER_FOLDER), _beside(model, TEXT_ENCODER_FOLDER), model.name
@@ -77,7 +101,10 @@ def model_folder(root: Path, variant: str | None = None) -> Path:
 def _variant_folder(root: Path, variant: str | None) -> Path:
     found = {path.name.removeprefix(MODEL_PREFIX): path for path in sorted(root.glob(f"{MODEL_PREFIX}*"))}
     if not found:
-        raise CheckpointError(f"{root}: holds neither config.json nor a folder {MODEL_PREFIX}<variant>")
+        raise CheckpointError(
+            f"{root}: holds neither config.json nor a folder {MODEL_PREFIX}<variant>; "
+            "give an ACE-Step 1.5 checkpoint"
+        )
     if variant is None:
         if len(found) > 1:
             raise CheckpointError(
@@ -94,102 +121,22 @@ def _beside(model: Path, name: str) -> Path:
     for folder in (model / name, model.parent / name):
         if folder.is_dir():
             return folder
-    raise CheckpointError(f"{model}: no folder {name} in it or beside it; the checkpoint is incomplete")
+    raise CheckpointError(
+        f"{model}: no folder {name} in it or beside it; the checkpoint is incomplete, fetch it again"
+    )
 
 
-def weight_files(folder: Path, stem: str) -> list[Path]:
-    """``<stem>.safetensors``, or every shard that ``<stem>.safetensors.index.json`` names.
-
-    Raises:
-        CheckpointError: a file is missing, or only pickles are there.
-    """
-    index = folder / f"{stem}.safetensors.index.json"
-    if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CheckpointError(f"{index}: has no weight_map")
-        files = [folder / name for name in sorted(set(weight_map.values()))]
-    else:
-        files = [folder / f"{stem}.safetensors"]
-    for file in files:
-        if not file.is_file():
-            pickles = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".ckpt", ".pth")]
-            found = (
-                f" (found {', '.join(pickles)}: pickles are refused, convert to safetensors)" if pickles else ""
-            )
-            raise CheckpointError(f"{file}: no such file{found}; is the download complete?")
-    return files
+def published_name(name: str) -> str:
+    """The name in a published model file of a tensor of ours."""
+    for published, ours in _RENAMES:
+        if name.startswith(ours):
+            return published + name.removeprefix(ours)
+    return name
 
 
-def read_shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all tensors, from the files' headers alone.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, or holds unexpected dtypes.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    strange = []
-    for file in weight_files(folder, stem):
-        try:
-            with safe_open(file, "pt") as content:
-                for name in content.keys():  # noqa: SIM118 (not a mapping)
-                    tensor = content.get_slice(name)
-                    shapes[name] = tuple(tensor.get_shape())
-                    if tensor.get_dtype() not in READ_DTYPES:
-                        strange.append(f"{name} ({tensor.get_dtype()})")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file}: damaged or not a safetensors file ({error})") from error
-    if strange:
-        raise CheckpointError(f"{folder}: tensors of unsupported dtype: {_listed(strange)}")
-    return shapes
-
-
-def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
-    """All tensors of a folder whose header was read before."""
-    tensors: dict[str, Tensor] = {}
-    for file in weight_files(folder, stem):
-        tensors.update(load_file(file))
-    return tensors
-
-
-def check_shapes(
-    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], source: Path
-) -> None:
-    """Compare names and shapes, and report everything that differs at once.
-
-    Raises:
-        CheckpointError: listing missing, unexpected and mis-shaped tensors.
-    """
-    missing = sorted(expected.keys() - found.keys())
-    unexpected = sorted(found.keys() - expected.keys())
-    shapes = [
-        f"{name} is {list(found[name])}, expected {list(shape)}"
-        for name, shape in sorted(expected.items())
-        if name in found and found[name] != shape
-    ]
-    problems = [
-        f"{len(names)} {kind}: {_listed(names)}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-        if names
-    ]
-    if problems:
-        raise CheckpointError(f"{source}: tensors do not fit the configuration; " + "; ".join(problems))
-
-
-def _listed(entries: list[str]) -> str:
-    more = f", and {len(entries) - MOST_LISTED} more" if len(entries) > MOST_LISTED else ""
-    return ", ".join(entries[:MOST_LISTED]) + more
-
-
-def model_shapes(model: AceStepModel) -> dict[str, tuple[int, ...]]:
+def model_shapes(model: AceStepModel) -> dict[str, Shape]:
     """Names and shapes of a published model file, from a model that may live on the meta device."""
-    shapes = {}
-    for name, tensor in model.state_dict().items():
-        for published, ours in _RENAMES:
-            if name.startswith(ours):
-                name = published + name.removeprefix(ours)
-        shapes[name] = tuple(tensor.shape)
-    return shapes
+    return {published_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def open_model(folder: Path, name: str = "") -> AceStepModel:
@@ -201,27 +148,45 @@ def open_model(folder: Path, name: str = "") -> AceStepModel:
     Raises:
         CheckpointError: the configuration or the files do not fit; see ``read_shapes`` and ``check_shapes``.
     """
-    config = parse_model_config(read_json(folder / "config.json"), name or folder.name)
-    with torch.device("meta"):
-        model = AceStepModel(config)
-    check_shapes(read_shapes(folder, "model"), model_shapes(model), folder)
+    layout = layout_of(folder)
+    config = parse_model_config(layout.model_config(folder), name or folder.name)
+    try:
+        with torch.device("meta"):
+            model = AceStepModel(config)
+    except (TypeError, ValueError, RuntimeError) as error:  # sizes that torch refuses
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{folder}: its configuration describes no model ({reason}); fetch it again"
+        ) from error
+    expected = layout.expected_tensors(model_shapes(model), config.latent_channels)
+    check_shapes(layout.tensor_shapes(folder), expected, folder)
     return model
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype, name: str = "") -> AceStepModel:
+def load_model(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    name: str = "",
+    adapter: Path | None = None,
+    adapter_scale: float = 1.0,
+) -> AceStepModel:
     """The network of one model folder, ready to run.
 
+    Args:
+        adapter: a LoRA folder to merge into the weights, times ``adapter_scale``.
+
     Raises:
-        CheckpointError: see ``open_model``.
+        CheckpointError: see ``open_model`` and ``open_adapter``.
+        RequestError: the scale is not between 0 and 1.
     """
     model = open_model(folder, name)
-    tensors = {}
-    for name, tensor in read_tensors(folder, "model").items():
-        for published, ours in _RENAMES:
-            if name.startswith(published):
-                name = ours + name.removeprefix(published)
-        tensors[name] = tensor
-    model.load_state_dict(tensors, assign=True)
+    layout = layout_of(folder)
+    tensors = layout.tensors(folder)
+    ours = {name: tensors[layout.file_name(published_name(name))] for name in model.state_dict()}
+    model.load_state_dict(ours, assign=True)
+    if adapter is not None:
+        merge_adapter(model.decoder, open_adapter(adapter), adapter_scale, dtype)
     return model.cast(dtype).to(device).eval().requires_grad_(False)
 
 
@@ -257,32 +222,67 @@ def _weight_norm_name(name: str) -> str:
 
 
 def load_silence(folder: Path, channels: int) -> Tensor:
-    """The silence latent ``[frames, channels]``, fp32.
+    """The silence latent ``[frames, channels]`` of one model folder, fp32.
 
     Raises:
-        CheckpointError: the file is missing, is not a bare tensor, or has another width.
+        CheckpointError: it is missing, is not a bare tensor, or has another width.
     """
-    file = folder / SILENCE_FILE
-    try:
-        silence = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{file}: no such file; is the download complete?") from error
-    except Exception as error:  # torch reports damage by many types
-        raise CheckpointError(f"{file}: not readable as a plain tensor ({error})") from error
-    if not isinstance(silence, Tensor) or silence.dim() != 3 or silence.shape[:2] != (1, channels):
-        shape = list(silence.shape) if isinstance(silence, Tensor) else type(silence).__name__
-        raise CheckpointError(f"{file}: expected a tensor [1, {channels}, frames], found {shape}")
-    return silence[0].T.float().contiguous()
+    return layout_of(folder).silence(folder, channels).float().contiguous()
 
 
-def fingerprint(folders: CheckpointFolders) -> str:
-    """A digest of everything in a checkpoint that determines its output: weights, sizes, vocabulary."""
+def tokenizer_file(text_encoder: Path) -> Path:
+    """The tokenizer of a text encoder: in its folder, or in the one beside it that the diffusers layout has.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    places = (text_encoder, text_encoder.parent / DIFFUSERS_TOKENIZER_FOLDER)
+    for file in (place / TOKENIZER_FILE for place in places):
+        if file.is_file():
+            return file
+    raise CheckpointError(
+        f"{text_encoder / TOKENIZER_FILE}: no such file; the folder is incomplete, fetch it again"
+    )
+
+
+def fingerprint(folders: CheckpointFolders, adapter: Path | None = None, adapter_scale: float = 1.0) -> str:
+    """A digest of everything in a checkpoint that determines its output: weights, sizes, vocabulary, adapter.
+
+    Raises:
+        CheckpointError: a file is missing.
+    """
     digest = hashlib.sha256()
-    for folder in (folders.model, folders.autoencoder, folders.text_encoder):
-        for file in sorted(folder.iterdir()):
-            if file.suffix == ".safetensors" or file.name in (SILENCE_FILE, "tokenizer.json"):
-                with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
-            elif file.name == "config.json":
-                digest.update(json.dumps(read_json(file), sort_keys=True).encode())
+    parts = [*layout_of(folders.model).module_folders(folders.model), folders.autoencoder, folders.text_encoder]
+    tokenizer = tokenizer_file(folders.text_encoder).parent
+    for folder in parts if tokenizer in parts else [*parts, tokenizer]:
+        _digest_folder(digest, folder)
+    if adapter is not None and adapter_scale:  # a scale of 0 changes nothing
+        for file in weight_files(adapter, ADAPTER_WEIGHTS):
+            digest.update(_file_digest(file))
+        digest.update(_json(adapter / ADAPTER_CONFIG) + repr(float(adapter_scale)).encode())
     return digest.hexdigest()[:16]
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """A digest of one folder's weights, sizes and vocabulary."""
+    digest = hashlib.sha256()
+    _digest_folder(digest, folder)
+    return digest.hexdigest()[:16]
+
+
+def _digest_folder(digest: Any, folder: Path) -> None:
+    for file in sorted(folder.iterdir()):
+        if file.suffix == ".safetensors" or file.name in (SILENCE_FILE, TOKENIZER_FILE):
+            digest.update(_file_digest(file))
+        elif file.name == "config.json":
+            digest.update(_json(file))
+
+
+def _file_digest(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+def _json(file: Path) -> bytes:
+    """The content, whatever its order and spacing."""
+    return json.dumps(read_json(file), sort_keys=True).encode()

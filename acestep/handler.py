@@ -9,11 +9,11 @@ from torch import Tensor
 from acestep import hub
 from acestep.autoencoder import Autoencoder
 from acestep.checkpoint import CheckpointFolders, load_autoencoder, load_model, load_silence
-from acestep.constants import HOP, SAMPLE_RATE
-from acestep.errors import CheckpointError, RequestError
+from acestep.errors import RequestError
 from acestep.model import AceStepModel
 from acestep.text_encoder import TextEncoder
 from acestep.transformer import ConstantCrossAttention
+from acestep.verify import check_parts
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -42,44 +42,37 @@ class AceStepHandler:
         variant: str | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        adapter: str | Path | None = None,
+        adapter_scale: float = 1.0,
     ) -> "AceStepHandler":
         """Load a model.
 
         Args:
-            path_or_hub_id: a name (``demo``, ``turbo``, ``base``, ...), a checkpoint folder or a hub id.
+            path_or_hub_id: a name (``demo``, ``turbo``, ``base``, ...), a checkpoint folder (published or
+                diffusers layout) or a hub id.
             variant: which model of a folder that holds several, such as "turbo".
             device: default the GPU where there is one.
             dtype: of the network; default bfloat16 on a GPU and float32 elsewhere. Schedule, state, time
                 embedding, tokenizer and guidance run in fp32 whatever this says.
+            adapter: a LoRA folder in the PEFT layout or a hub id, merged into the weights.
+            adapter_scale: how strongly, 0 (no effect) to 1 (as trained).
 
         Raises:
-            CheckpointError: the checkpoint is missing, incomplete or of another kind.
-            RequestError: the device or dtype is unknown.
+            CheckpointError: the checkpoint or the adapter is missing, incomplete or of another kind.
+            RequestError: the device or dtype is unknown, or the scale is out of range.
         """
         device = pick_device(device)
         dtype = pick_dtype(dtype, device)
         folders = hub.find(str(path_or_hub_id), variant)
-        model = load_model(folders.model, device, dtype, folders.name)
+        lora = None if adapter is None else hub.find_adapter(str(adapter))
+        model = load_model(folders.model, device, dtype, folders.name, lora, adapter_scale)
         autoencoder = load_autoencoder(folders.autoencoder, device, dtype)
-        channels = model.config.latent_channels
-        if (autoencoder.config.latent_channels, autoencoder.hop) != (channels, HOP):
-            raise CheckpointError(
-                f"{folders.autoencoder}: {autoencoder.config.latent_channels} channels at one frame per "
-                f"{autoencoder.hop} samples, but the model reads {channels} at one per {HOP}"
-            )
-        if autoencoder.config.sample_rate != SAMPLE_RATE:
-            raise CheckpointError(
-                f"{folders.autoencoder}: made for {autoencoder.config.sample_rate} Hz, expected {SAMPLE_RATE} Hz"
-            )
         text_encoder = TextEncoder(folders.text_encoder, device, dtype)
         width = text_encoder.model.config.hidden_size
-        if width != model.config.text_channels:
-            raise CheckpointError(
-                f"{folders.text_encoder}: hidden_size {width}, but the model reads {model.config.text_channels}"
-            )
+        check_parts(folders, model.config, autoencoder.config, autoencoder.hop, width)
         with torch.inference_mode():
             null = model.decoder.null_cross_attention(model.null_condition_emb)
-        silence = load_silence(folders.model, channels).to(device)
+        silence = load_silence(folders.model, model.config.latent_channels).to(device)
         return cls(folders, model, autoencoder, text_encoder, silence, null, device, dtype)
 
     @property

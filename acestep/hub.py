@@ -1,13 +1,26 @@
-"""Model names to checkpoint folders: the built-in miniature, local folders, and the published weights."""
+"""Names to folders: the built-in miniature, local folders, and the published weights on the Hugging Face hub.
+
+What is cached is used without asking the hub; only what is missing is fetched.
+"""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 
 from acestep import demo
+from acestep.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LOKR_FILE
 from acestep.checkpoint import (
     AUTOENCODER_FOLDER,
     MODEL_PREFIX,
@@ -16,18 +29,31 @@ from acestep.checkpoint import (
     locate,
     model_folder,
 )
+from acestep.diffusers_layout import is_diffusers
 from acestep.errors import CheckpointError
 
-BUNDLE = "ACE-Step/Ace-Step1.5"  # turbo, autoencoder, text encoder
-FILES = ("*.safetensors", "*.json", "*.pt", "merges.txt")
+BUNDLE = "ACE-Step/Ace-Step1.5"  # turbo, autoencoder, text encoder, a language model
+LANGUAGE_MODEL_PREFIX = "acestep-5Hz-lm-"
+FILES = ("*.safetensors", "*.json", "silence_latent.pt", "merges.txt")
+ADAPTER_FILES = (ADAPTER_CONFIG, f"{ADAPTER_WEIGHTS}.safetensors", LOKR_FILE)
+HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
+
+# Where a published file may come from: the cache and else the hub; the cache alone; the hub, for its newest.
+Source = Literal["anywhere", "cache", "hub"]
 
 
 @dataclass(frozen=True)
 class Published:
-    """A hub repository and the folder of the model in it ("" for the repository itself)."""
+    """A hub repository, the folder in it ("" for the repository itself), and what of it is read."""
 
     repo: str
     folder: str = ""
+    files: tuple[str, ...] = FILES
+
+    @property
+    def place(self) -> str:
+        """The repository and the folder, for people."""
+        return f"{self.repo}/{self.folder}".rstrip("/")
 
 
 PUBLISHED = {
@@ -43,18 +69,28 @@ PUBLISHED = {
             "xl_base",
             "xl_sft",
             "xl_turbo",
+            "xl_turbo_diffusers",
         )
     },
 }
+LANGUAGE_MODELS = {
+    "lm_0.6b": Published(f"ACE-Step/{LANGUAGE_MODEL_PREFIX}0.6B"),
+    "lm_1.7b": Published(BUNDLE, f"{LANGUAGE_MODEL_PREFIX}1.7B"),
+    "lm_4b": Published(f"ACE-Step/{LANGUAGE_MODEL_PREFIX}4B"),
+}
+SHARED = (Published(BUNDLE, AUTOENCODER_FOLDER), Published(BUNDLE, TEXT_ENCODER_FOLDER))
 
 
-def find(model: str, variant: str | None = None) -> CheckpointFolders:
+def find(
+    model: str, variant: str | None = None, source: Source = "anywhere", progress: type[Any] | None = None
+) -> CheckpointFolders:
     """The folders of a model, downloaded first where it is a published one that is not cached yet.
 
     Args:
         model: ``demo`` or ``demo_turbo`` (built in), a key of ``PUBLISHED``, a folder, or a hub id
             ``owner/name``.
         variant: which model of a folder or repository that holds several.
+        progress: a tqdm class to show a download with; default the hub's own.
 
     Raises:
         CheckpointError: nothing of that name exists, or it cannot be downloaded.
@@ -63,32 +99,106 @@ def find(model: str, variant: str | None = None) -> CheckpointFolders:
         raise CheckpointError(f"variant {variant!r}: the model {model!r} is one variant; name the one you want")
     if model in demo.VARIANTS:
         return locate(demo.ensure(), demo.VARIANTS[model])
-    if model in PUBLISHED:
-        published = PUBLISHED[model]
-        return _with_bundle(_download(published.repo, (published.folder,)) / published.folder, model)
-    if Path(model).expanduser().exists():
+    if model not in PUBLISHED and Path(model).expanduser().exists():
         return locate(Path(model).expanduser(), variant)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith("."):
-        folders = ("",) if variant is None else ("", f"{MODEL_PREFIX}{variant.replace('_', '-')}")
-        name = model if variant is None else f"{model}/{variant}"
-        return _with_bundle(model_folder(_download(model, folders), variant), name)
-    names = ", ".join((*demo.VARIANTS, *PUBLISHED))
-    raise CheckpointError(f"model {model!r}: no such folder, and not one of {names}")
+    if model not in PUBLISHED and not HUB_ID.fullmatch(model):
+        names = ", ".join((*demo.VARIANTS, *PUBLISHED))
+        raise CheckpointError(f"model {model!r}: no such folder, and not one of {names}")
+    published = PUBLISHED.get(model) or Published(
+        model, "" if variant is None else f"{MODEL_PREFIX}{variant.replace('_', '-')}"
+    )
+    name = model if variant is None else f"{model}/{variant}"
+    folder = _get(published, source, progress)
+    if is_diffusers(folder):
+        found = locate(folder)
+        return CheckpointFolders(found.model, found.autoencoder, found.text_encoder, name)
+    autoencoder, text_encoder = (_get(part, source, progress) for part in SHARED)
+    return CheckpointFolders(model_folder(folder), autoencoder, text_encoder, name)
 
 
-def _with_bundle(model: Path, name: str) -> CheckpointFolders:
-    """A model with the autoencoder and text encoder of the main bundle, which all published models share."""
-    bundle = _download(BUNDLE, (AUTOENCODER_FOLDER, TEXT_ENCODER_FOLDER))
-    return CheckpointFolders(model, bundle / AUTOENCODER_FOLDER, bundle / TEXT_ENCODER_FOLDER, name)
+def find_language_model(name: str, source: Source = "anywhere", progress: type[Any] | None = None) -> Path:
+    """The folder of a 5 Hz language model, downloaded first where it is not cached yet.
+
+    Args:
+        name: a key of ``LANGUAGE_MODELS``, a folder, or a hub id ``owner/name``.
+
+    Raises:
+        CheckpointError: nothing of that name exists, or it cannot be downloaded.
+    """
+    if name not in LANGUAGE_MODELS and Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
+    if name not in LANGUAGE_MODELS and not HUB_ID.fullmatch(name):
+        names = ", ".join(LANGUAGE_MODELS)
+        raise CheckpointError(f"language_model {name!r}: no such folder, and not one of {names}")
+    return _get(LANGUAGE_MODELS.get(name) or Published(name), source, progress)
 
 
-def _download(repo: str, folders: tuple[str, ...]) -> Path:
-    patterns = [f"{folder}/{name}" if folder else name for folder in folders for name in FILES]
+def find_adapter(name: str, source: Source = "anywhere", progress: type[Any] | None = None) -> Path:
+    """The folder of a LoRA adapter, downloaded first where it is a hub id that is not cached yet.
+
+    Raises:
+        CheckpointError: it is neither a folder nor a hub id, or it cannot be downloaded.
+    """
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
+    if not HUB_ID.fullmatch(name):
+        raise CheckpointError(f"adapter {name!r}: no such folder; give a LoRA folder or a hub id owner/name")
+    return _get(Published(name, files=ADAPTER_FILES), source, progress)
+
+
+def cached(published: Published) -> Path | None:
+    """The folder of something published, None where it is not completely in the cache."""
     try:
-        return Path(snapshot_download(repo, allow_patterns=patterns))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"cannot get {repo} from the hub ({reason}). With a network, check the name and run again; without "
-            "one, copy the checkpoint here and give its folder, or use the built-in model demo."
-        ) from error
+        return _snapshot(published, local=True, progress=None)
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def _get(published: Published, source: Source, progress: type[Any] | None) -> Path:
+    if source != "hub" and (folder := cached(published)):
+        return folder
+    if source == "cache":
+        raise CheckpointError(f"{published.place}: not completely cached; fetch it with a network")
+    try:
+        return _snapshot(published, local=False, progress=progress)
+    except (HTTPError, HFValidationError, OSError) as error:
+        raise CheckpointError(f"{published.place}: {_why_not(published.repo, error)}") from error
+
+
+def _why_not(repo: str, error: Exception) -> str:
+    """Why something could not be downloaded, and what to do."""
+    unreachable = isinstance(error, LocalEntryNotFoundError)  # nothing cached to fall back on either
+    cause = error.__cause__ if unreachable and error.__cause__ else error
+    status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+    reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    log_in = "log in with `hf auth login` or set HF_TOKEN"
+    elsewhere = "copy it here and give its folder, or use the built-in model demo"
+    if isinstance(cause, GatedRepoError):
+        return f"its owner asks for permission; accept the terms at {constants.ENDPOINT}/{repo} and {log_in}"
+    if status in (401, 403):
+        return f"the hub has no such repository, or it is private; check the name, or {log_in}"
+    if isinstance(cause, RepositoryNotFoundError):
+        return "the hub has no such repository; check the name"
+    if status is not None:
+        return f"the hub failed ({reason}); try later, what is here is kept"
+    if isinstance(cause, HFValidationError):
+        return f"not a hub id ({reason}); give owner/name"
+    if isinstance(cause, OfflineModeIsEnabled):
+        return f"not completely cached, and HF_HUB_OFFLINE forbids to fetch it; unset it, {elsewhere}"
+    if unreachable:
+        return f"not completely cached, and {constants.ENDPOINT} cannot be reached; check the network, {elsewhere}"
+    return f"the download broke off ({reason}); run again, what is here is kept"
+
+
+def _snapshot(published: Published, local: bool, progress: type[Any] | None) -> Path:
+    patterns = [f"{published.folder}/{name}" if published.folder else name for name in published.files]
+    snapshot = snapshot_download(
+        published.repo, allow_patterns=patterns, local_files_only=local, tqdm_class=progress
+    )
+    folder = Path(snapshot) / published.folder
+    if not folder.is_dir():
+        if local:
+            raise LocalEntryNotFoundError(f"{folder} is not cached")
+        what = f"no folder {published.folder}" if published.folder else f"none of {', '.join(published.files)}"
+        raise CheckpointError(f"{published.repo}: has {what}; check the name and the variant")
+    return folder

@@ -4,31 +4,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3Model
 from transformers.utils import logging as transformers_logging
 
-from acestep.checkpoint import read_shapes
+from acestep.checkpoint import tokenizer_file
 from acestep.config import read_json
 from acestep.constants import MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS
 from acestep.errors import CheckpointError
+from acestep.weights import check_shapes, read_shapes
 
 
 class TextEncoder:
     """Tokenizer and language model of one checkpoint folder."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype):
-        tokenizer_file = check_text_encoder(folder)
-        self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        check_text_encoder(folder)
+        self.tokenizer = Tokenizer.from_file(str(tokenizer_file(folder)))
         self.tokenizer.no_truncation()
         self.model = _load(folder, dtype)
         self.model.eval().to(device=device)
 
     def token_ids(self, text: str, most: int) -> list[int]:
-        """Token ids, at most ``most``; the end token that the tokenizer appends survives truncation."""
-        ids = self.tokenizer.encode(text).ids
-        return ids if len(ids) <= most else [*ids[: most - 1], ids[-1]]
+        """See the function of the same name."""
+        return token_ids(self.tokenizer, text, most)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, uncut."""
@@ -54,20 +55,34 @@ class TextEncoder:
         return self.rows(self.token_ids(text, MAX_LYRIC_TOKENS))
 
 
-def check_text_encoder(folder: Path) -> Path:
-    """Look at a folder without loading it; returns its tokenizer file.
+def token_ids(tokenizer: Tokenizer, text: str, most: int) -> list[int]:
+    """Token ids, at most ``most``; the end token that the tokenizer appends survives truncation."""
+    ids = tokenizer.encode(text).ids
+    return ids if len(ids) <= most else [*ids[: most - 1], ids[-1]]
+
+
+def check_text_encoder(folder: Path) -> Qwen3Config:
+    """Look at a folder without loading it, tensor by tensor; returns the model's sizes.
 
     Raises:
         CheckpointError: it is of another kind, or a file is missing or damaged.
     """
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind != "qwen3":
-        raise CheckpointError(f"{folder}: model_type is {kind!r}, expected 'qwen3'")
-    read_shapes(folder, "model")
-    tokenizer_file = folder / "tokenizer.json"
-    if not tokenizer_file.is_file():
-        raise CheckpointError(f"{tokenizer_file}: no such file; is the checkpoint folder complete?")
-    return tokenizer_file
+    raw = read_json(folder / "config.json")
+    if raw.get("model_type") != "qwen3":
+        raise CheckpointError(f"{folder}: model_type is {raw.get('model_type')!r}, expected 'qwen3'")
+    try:
+        config = Qwen3Config.from_dict(raw)
+        with torch.device("meta"):
+            expected = {name: tuple(tensor.shape) for name, tensor in Qwen3Model(config).state_dict().items()}
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{folder}: config.json describes no Qwen3 model ({reason}); fetch it again"
+        ) from error
+    found = {name.removeprefix("model."): shape for name, shape in read_shapes(folder, "model").items()}
+    check_shapes(found, expected, folder)
+    tokenizer_file(folder)
+    return config
 
 
 def _load(folder: Path, dtype: torch.dtype) -> Qwen3Model:

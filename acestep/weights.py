@@ -1,0 +1,126 @@
+"""Safetensors files of a folder: one file or shards, read by header or in full. Pickles never are."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from acestep.config import read_json
+from acestep.errors import CheckpointError
+
+READ_DTYPES = ("BF16", "F16", "F32")
+PICKLES = (".bin", ".ckpt", ".pth", ".pkl")
+MOST_LISTED = 12
+
+Shape = tuple[int, ...]
+Sizes = tuple[int | None, ...]  # None: any size
+
+
+def weight_files(folder: Path, stem: str) -> list[Path]:
+    """``<stem>.safetensors``, or every shard that ``<stem>.safetensors.index.json`` names.
+
+    Raises:
+        CheckpointError: a file is missing, or only pickles are there.
+    """
+    index = folder / f"{stem}.safetensors.index.json"
+    if index.is_file():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointError(f"{index}: has no weight_map; fetch it again")
+        files = [folder / name for name in sorted(set(weight_map.values()))]
+    else:
+        files = [folder / f"{stem}.safetensors"]
+    for file in files:
+        if not file.is_file():
+            pickles = sorted(p.name for p in file.parent.glob("*") if p.suffix in PICKLES)
+            if pickles:
+                found = ", ".join(pickles)
+                raise CheckpointError(
+                    f"{file}: no such file (found {found}: pickles are refused, convert to safetensors)"
+                )
+            raise CheckpointError(f"{file}: no such file; the folder is incomplete, fetch it again")
+    return files
+
+
+def read_shapes(folder: Path, stem: str) -> dict[str, Shape]:
+    """Names and shapes of all tensors, from the files' headers alone.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or holds unexpected dtypes.
+    """
+    shapes: dict[str, Shape] = {}
+    strange = []
+    for file in weight_files(folder, stem):
+        try:
+            with safe_open(file, "pt") as content:
+                for name in content.keys():  # noqa: SIM118 (not a mapping)
+                    tensor = content.get_slice(name)
+                    shapes[name] = tuple(tensor.get_shape())
+                    if tensor.get_dtype() not in READ_DTYPES:
+                        strange.append(f"{name} ({tensor.get_dtype()})")
+        except (SafetensorError, OSError) as error:
+            # The real path: a file of a hub cache is a link, and its content stays when the link is deleted.
+            raise CheckpointError(
+                f"{file}: damaged or not a safetensors file ({error}); delete {file.resolve()} and fetch it again"
+            ) from error
+    if strange:
+        raise CheckpointError(
+            f"{folder}: tensors of unsupported dtype: {_listed(strange)}; convert to {', '.join(READ_DTYPES)}"
+        )
+    return shapes
+
+
+def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
+    """All tensors of a folder whose header was read before."""
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(folder, stem):
+        tensors.update(load_file(file))
+    return tensors
+
+
+def read_tensor(folder: Path, stem: str, name: str) -> Tensor | None:
+    """One tensor of a folder whose header was read before, None where there is none of that name."""
+    for file in weight_files(folder, stem):
+        with safe_open(file, "pt") as content:
+            if name in content.keys():  # noqa: SIM118 (not a mapping)
+                return content.get_tensor(name)
+    return None
+
+
+def differences(found: Mapping[str, Shape], expected: Mapping[str, Sizes]) -> str:
+    """What is missing, unexpected and of another shape, in words; "" where everything fits."""
+    shapes = [
+        f"{name} is {list(found[name])}, expected [{', '.join('any' if n is None else str(n) for n in sizes)}]"
+        for name, sizes in sorted(expected.items())
+        if name in found and not _fits(found[name], sizes)
+    ]
+    kinds = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - expected.keys()),
+        "of another shape": shapes,
+    }
+    return "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names)
+
+
+def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Sizes], source: Path) -> None:
+    """Compare names and shapes, and report everything that differs at once.
+
+    Raises:
+        CheckpointError: listing missing, unexpected and mis-shaped tensors.
+    """
+    problems = differences(found, expected)
+    if problems:
+        raise CheckpointError(f"{source}: tensors do not fit the configuration; {problems}")
+
+
+def _fits(shape: Shape, sizes: Sizes) -> bool:
+    return len(shape) == len(sizes) and all(
+        size in (None, found) for found, size in zip(shape, sizes, strict=True)
+    )
+
+
+def _listed(entries: list[str]) -> str:
+    more = f", and {len(entries) - MOST_LISTED} more" if len(entries) > MOST_LISTED else ""
+    return ", ".join(entries[:MOST_LISTED]) + more

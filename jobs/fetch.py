@@ -1,0 +1,120 @@
+"""Fetch published weights and check every tensor of them; a download that broke off goes on.
+
+    python -m jobs.fetch model=turbo
+    python -m jobs.fetch model=xl_turbo language_model=lm_1.7b adapter=owner/name
+    python -m jobs.fetch model=turbo verify_only=true
+    python -m jobs.fetch list=true
+
+Exit status: 0 all is here and fits; 2 it is not, with one message that says why; 130 interrupted.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.filesize import decimal
+from tqdm.auto import tqdm
+
+from acestep.errors import RequestError, RestyleError
+from acestep.fetch import Fetched, fetch_adapter, fetch_language_model, fetch_model, known
+from acestep.hub import Source
+from jobs.command_line import hint
+from jobs.schema import register
+
+OK, FAILED, INTERRUPTED = 0, 2, 130
+LINE_INTERVAL_S = 10.0
+
+register()
+_entered: list[bool] = []
+
+
+class LogLines(tqdm):
+    """Progress for a log: now and then a plain line of the bytes so far."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.said_at = time.monotonic()
+        super().__init__(*args, **kwargs, file=open(os.devnull, "w"), mininterval=LINE_INTERVAL_S)  # noqa: SIM115
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Say how far it is, unless it was said just now."""
+        if self.unit == "B" and self.n and time.monotonic() - self.said_at >= LINE_INTERVAL_S:
+            self.said_at = time.monotonic()
+            print(f"{decimal(int(self.n))} of {decimal(int(self.total or self.n))}", flush=True)
+        return True
+
+
+def wanted(config: DictConfig, progress: type[Any] | None) -> Iterator[Fetched]:
+    """Fetch what the configuration names, one after the other.
+
+    Raises:
+        RestyleError: nothing is named, or something cannot be fetched or does not fit.
+    """
+    source: Source = "cache" if config.verify_only else "hub"
+    if not (config.model or config.language_model or config.adapter):
+        raise RequestError("nothing to fetch; add model=..., language_model=..., adapter=... or list=true")
+    lora = None
+    if config.adapter:
+        adapter = fetch_adapter(config.adapter, source, progress)
+        lora = adapter.folders["adapter"]
+        yield adapter
+    if config.model:
+        yield fetch_model(config.model, config.variant, source, progress, lora)
+    if config.language_model:
+        yield fetch_language_model(config.language_model, source, progress)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="fetch")
+def _main(config: DictConfig) -> None:
+    _entered.append(True)
+    console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+    try:
+        if config.list:
+            for line in overview():
+                console.print(line, markup=False, highlight=False)
+            return
+        for fetched in wanted(config, None if console.is_terminal else LogLines):
+            say(console, fetched)
+    except RestyleError as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        errors.print("interrupted: complete files are kept, and the same command goes on", style="red")
+        sys.exit(INTERRUPTED)
+
+
+def say(console: Console, fetched: Fetched) -> None:
+    """Where it lies, and that it is whole."""
+    rows = {name: str(folder) for name, folder in fetched.folders.items()} | {"size": decimal(fetched.size)}
+    if fetched.fingerprint:
+        rows["fingerprint"] = fetched.fingerprint
+    console.print(f"{fetched.name}: complete, every tensor fits", markup=False, highlight=False)
+    for name, value in rows.items():
+        console.print(f"  {name:14} {value}", markup=False, highlight=False)
+
+
+def overview() -> Iterator[str]:
+    """A line for each known name: what of it is on this machine."""
+    yield f"{'name':20}{'hub':46}{'here':10}{'size':>10}"
+    for entry in known():
+        size = decimal(entry.size) if entry.size else ""
+        yield f"{entry.name:20}{entry.place:46}{entry.state:10}{size:>10}".rstrip()
+
+
+def main() -> None:
+    """Run; a configuration that Hydra refuses ends with the same status as any other that cannot start."""
+    try:
+        _main()
+    except SystemExit as leaving:
+        refused = leaving.code == 1 and not _entered
+        if refused:
+            print(hint("fetch", sys.argv[1:]), file=sys.stderr)
+        sys.exit(FAILED if refused else leaving.code)
+
+
+if __name__ == "__main__":
+    main()
