@@ -1,0 +1,48 @@
+"""How a language model's next token is drawn."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from acestep.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn.
+
+    Attributes:
+        temperature: 0 takes the most likely token.
+        top_k: draw among the most likely ones only; 0 is off.
+        top_p: draw among the most likely ones that together have this probability; 1 is off.
+
+    Raises:
+        RequestError: a value is out of range.
+    """
+
+    temperature: float = 0.3
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, fits, allowed in (
+            ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
+        ):
+            if not fits:
+                raise RequestError(f"{name} {getattr(self, name)} is out of range; allowed: {allowed}")
+
+    def draw(self, logits: Tensor, generator: torch.Generator) -> int:
+        """The index of one of ``logits`` ``[n]`` (fp32, CPU)."""
+        if self.temperature == 0:
+            return int(logits.argmax())
+        logits = (logits - logits.max()) / self.temperature  # the best is 0: no temperature overflows
+        if 0 < self.top_k < len(logits):
+            logits = logits.where(logits >= logits.topk(self.top_k).values[-1], -torch.inf)
+        probabilities = torch.softmax(logits, dim=0)
+        if self.top_p < 1:
+            ranked, order = probabilities.sort(descending=True, stable=True)
+            probabilities[order[ranked.cumsum(0) - ranked >= self.top_p]] = 0
+        return int(torch.multinomial(probabilities, 1, generator=generator))
