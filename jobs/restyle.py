@@ -2,6 +2,7 @@
 
     python -m jobs.restyle manifest=tracks.csv output=out model=turbo
     python -m jobs.restyle manifest=tracks.csv output=out grid.audio_cover_strength=[0.3,0.5] grid.seed=[1,2]
+    python -m jobs.restyle manifest=tracks.csv output=out model=base preset=country_to_heavy_metal
 
 Exit status: 0 every cover is there; 2 nothing could start; 3 finished, and some tracks failed or were rejected;
 1 broke off, 130 interrupted: what is finished is kept, and the same command goes on from there. ``--cfg job``
@@ -9,6 +10,7 @@ prints the whole configuration.
 """
 
 import sys
+from collections.abc import Collection, Sequence
 from typing import Any, NoReturn, cast
 
 import hydra
@@ -16,8 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from acestep.errors import RestyleError
+from jobs.command_line import given, hint
+from jobs.presets import read_presets, search_path
 from jobs.schema import register
 from pipeline.console import ConsoleReporter
+from pipeline.presets import Preset
 from pipeline.restyle import RestyleJob, run
 from pipeline.stages import ClusterSpec, PoolError
 from pipeline.tracking import TrackingSpec
@@ -29,8 +34,12 @@ register()
 _entered: list[bool] = []
 
 
-def job_of(config: DictConfig) -> RestyleJob:
+def job_of(config: DictConfig, by_hand: Collection[str] = (), presets: Sequence[Preset] = ()) -> RestyleJob:
     """The job that a composed configuration describes.
+
+    Args:
+        by_hand: parameters of ``cover`` that were given on the command line.
+        presets: what manifest rows may name by their genres.
 
     Raises:
         RestyleError: a required value is missing.
@@ -40,11 +49,13 @@ def job_of(config: DictConfig) -> RestyleJob:
         example = " ".join(f"{name}=..." for name in missing)
         raise RestyleError(f"{', '.join(missing)} not given; add {example}")
     values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    values["duplicates"] = values["grid"].pop("duplicates")
+    values["caption"] = values.pop("preset")["caption"]
     nested: dict[str, Any] = {
         "cluster": ClusterSpec(**values.pop("cluster")),
         "tracking": TrackingSpec(**values.pop("tracking")),
     }
-    return RestyleJob(**values, **nested)
+    return RestyleJob(**values, **nested, by_hand=by_hand, presets=presets)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="restyle")
@@ -53,7 +64,7 @@ def _main(config: DictConfig) -> None:
     console = Console()
     reporter = ConsoleReporter(console)
     try:
-        job = job_of(config)
+        job = job_of(config, given("cover"), read_presets(search_path()))
         summary = run(job, reporter)
     except PoolError as error:
         _leave(reporter, f"error: {error}; {KEPT}", BROKE_OFF)
@@ -78,6 +89,8 @@ def main() -> None:
     except SystemExit as leaving:
         # Hydra says what is wrong with the configuration and leaves with 1 before our function is entered.
         refused = leaving.code == 1 and not _entered
+        if refused:
+            print(hint("restyle", sys.argv[1:]), file=sys.stderr)
         sys.exit(COULD_NOT_START if refused else leaving.code)
 
 

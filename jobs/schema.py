@@ -1,46 +1,44 @@
 """The configuration of the jobs, typed, so that Hydra refuses unknown keys and wrong kinds."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from acestep.constants import MAX_SOURCE_SECONDS
+from acestep.setting import SETTING_FIELDS, SETTING_TYPES, CoverSetting
+
+
+def _hydra_type(kind: Any) -> Any:
+    """The type of a setting as OmegaConf writes it: it knows lists and no tuples."""
+    return list[float] | None if kind == tuple[float, ...] | None else kind
+
+
+# The setting every track gets, unless the grid or its manifest row says otherwise.
+CoverConfig: Any = make_dataclass(
+    "CoverConfig",
+    [(f.name, _hydra_type(SETTING_TYPES[f.name]), field(default=f.default)) for f in fields(CoverSetting)]
+    + [("seed", int, field(default=42))],
+)
+
+# Parameters to sweep, each a value or a list; their cross product makes the settings.
+GridConfig: Any = make_dataclass(
+    "GridConfig",
+    [(name, Any, field(default=None)) for name in (*SETTING_FIELDS, "seed")]
+    + [("duplicates", str, field(default="refuse"))],
+)
 
 
 @dataclass
-class CoverConfig:
-    """The setting every track gets, unless the grid or its manifest row says otherwise."""
+class PresetConfig:
+    """See ``pipeline.presets.Preset``; its values stand under ``cover`` of the same file."""
 
-    task_type: str = "cover"
-    audio_cover_strength: float = 0.5
-    guidance_scale: float = 9.0
-    inference_steps: int | None = None
-    shift: float = 3.0
-    infer_method: str = "ode"
-    cfg_interval_start: float = 0.0
-    cfg_interval_end: float = 0.95
-    cfg_interval_on: str = "step"
-    timesteps: list[float] | None = None
-    seed: int = 42
-
-
-@dataclass
-class GridConfig:
-    """Parameters to sweep, each a value or a list; their cross product makes the settings."""
-
-    task_type: Any = None
-    audio_cover_strength: Any = None
-    guidance_scale: Any = None
-    inference_steps: Any = None
-    shift: Any = None
-    infer_method: Any = None
-    cfg_interval_start: Any = None
-    cfg_interval_end: Any = None
-    cfg_interval_on: Any = None
-    timesteps: Any = None
-    seed: Any = None
+    name: str | None = None
+    source_genre: str = ""
+    target_genre: str = ""
+    caption: str = ""
+    ranges: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -74,18 +72,36 @@ class RestyleConfig:
     output: str = MISSING
     model: str = "demo"
     variant: str | None = None
+    adapter: str | None = None
+    adapter_scale: float = 1.0
     dtype: str | None = None
     audio_format: str = "flac"
     max_source_seconds: float = MAX_SOURCE_SECONDS
     max_attempts: int = 3
     retry_failed: bool = False
     catalogue: str | None = None
+    language_model: str | None = None
+    preset: PresetConfig = field(default_factory=PresetConfig)
     cover: CoverConfig = field(default_factory=CoverConfig)
     grid: GridConfig = field(default_factory=GridConfig)
+    stages: list[dict[str, Any]] = field(default_factory=list)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+@dataclass
+class FetchConfig:
+    """What to fetch; see ``jobs.fetch``."""
+
+    model: str | None = None
+    variant: str | None = None
+    language_model: str | None = None
+    adapter: str | None = None
+    list: bool = False
+    verify_only: bool = False
 
 
 def register() -> None:
     """Make the schemas known to Hydra."""
     ConfigStore.instance().store(name="restyle_schema", node=RestyleConfig)
+    ConfigStore.instance().store(name="fetch_schema", node=FetchConfig)

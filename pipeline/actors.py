@@ -13,7 +13,7 @@ import platform
 import threading
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,15 +21,19 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from acestep import hub
 from acestep.audio import EXTENSIONS, encode_audio, finish, is_silent, load_audio
-from acestep.conditions import TrackConditions, cut_notes, prepare
-from acestep.constants import NUMERICS_VERSION, SAMPLE_RATE
-from acestep.cover import CoverPlan, parse_setting, resolve
+from acestep.conditions import cut_notes, prepare
+from acestep.constants import NUMERICS_VERSION, SAMPLE_RATE, UNDERSTANDING_SEED
+from acestep.cover import resolve
 from acestep.errors import AudioError, GenerationError, RestyleError
 from acestep.handler import AceStepHandler
+from acestep.language_model import LanguageModel
 from acestep.prompt import Prompt
-from acestep.sampler import denoise
-from pipeline.plan import effective_columns, item_columns
+from acestep.rendering import render
+from acestep.stages import Chain, Stage, parse_stage
+from acestep.understanding import fill
+from pipeline.items import effective_columns, item_columns
 from pipeline.results import as_table
 from pipeline.storage import Store, locate
 
@@ -43,6 +47,7 @@ class WorkerSpec:
 
     launch: names this launch of the job.
     fingerprint: of the checkpoint the driver planned with.
+    language_model: name of the one that fills in musical facts; None asks none.
     threads: CPU threads of torch in this worker; None leaves torch's own choice.
     max_attempts: how often an item may take the whole process down before it is rejected.
     """
@@ -52,12 +57,15 @@ class WorkerSpec:
     model: str
     variant: str | None
     fingerprint: str
+    language_model: str | None
     device: str | None
     dtype: str
     audio_format: str
     most_seconds: float
     threads: int | None
     max_attempts: int
+    adapter: str | None = None
+    adapter_scale: float = 1.0
 
 
 class RestyleWorker:
@@ -68,7 +76,16 @@ class RestyleWorker:
             torch.set_num_threads(spec.threads)
         self.spec = spec
         self.device_lock = threading.RLock()
-        self.handler = AceStepHandler.from_checkpoint(spec.model, spec.variant, spec.device, spec.dtype)
+        self.handler = AceStepHandler.from_checkpoint(
+            spec.model, spec.variant, spec.device, spec.dtype, spec.adapter, spec.adapter_scale
+        )
+        self.language_model = (
+            LanguageModel.from_checkpoint(
+                hub.find_language_model(spec.language_model), self.handler.device, self.handler.dtype
+            )
+            if spec.language_model
+            else None
+        )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Restyle the tracks of a batch of ``PLAN_SCHEMA``; returns rows of the result ``SCHEMA``."""
@@ -90,13 +107,19 @@ class RestyleWorker:
                     except AudioError as error:
                         raise AudioError(f"its reference_audio {track['reference']}: {error}") from error
                 read_s = time.perf_counter() - read_at
-                covers = [parse_setting(json.loads(item["setting"])) for item in track["items"]]
-                plans = [resolve(cover, self.handler.is_turbo) for cover in covers]
+                chains = [tuple(map(parse_stage, json.loads(item["stages"]))) for item in track["items"]]
+                plans = [resolve(stages[0].setting, self.handler.is_turbo) for stages in chains]
                 with self.device_lock:
                     started = time.perf_counter()
                     prompt = Prompt(**json.loads(track["prompt"]))
-                    conditions = prepare(self.handler, source, prompt, plans, reference)
-                    notes = cut_notes(self.handler, prompt, source.shape[1] / SAMPLE_RATE)
+                    listens = self.language_model is not None
+                    conditions = prepare(self.handler, source, prompt, plans, reference, encode=listens)
+                    notes: list[str] = []
+                    if self.language_model is not None:
+                        codes = conditions.source_codes()[0].tolist()
+                        found = self.language_model.understand(codes, seed=UNDERSTANDING_SEED)
+                        prompt, notes = fill(prompt, found)
+                        conditions = replace(conditions, prompt=prompt)
                     condition_s = self._since(started)
                 if reference is not None and is_silent(reference):
                     notes.append(f"reference_audio {track['reference']} is silent and has no effect")
@@ -109,23 +132,29 @@ class RestyleWorker:
             "source_duration_s": source.shape[1] / SAMPLE_RATE,
             "read_s": read_s / len(rows),
             "condition_s": condition_s / len(rows),
+            **{name: getattr(prompt, name) for name in ("language", "bpm", "keyscale", "timesignature")},
         }
         del source, reference
-        return [self._item(row | shared, plan, conditions) for row, plan in zip(rows, plans, strict=True)]
+        parents = {(stages[:-1], row["seed"]) for stages, row in zip(chains, rows, strict=True)}
+        chain = Chain(conditions, parents)
+        return [self._item(row | shared, stages, chain) for row, stages in zip(rows, chains, strict=True)]
 
-    def _item(self, row: dict[str, Any], plan: CoverPlan, conditions: TrackConditions) -> dict[str, Any]:
-        row = row | effective_columns(plan) | {"notes": [*row["notes"], *plan.notes]}
+    def _item(self, row: dict[str, Any], stages: tuple[Stage, ...], chain: Chain) -> dict[str, Any]:
+        plan = resolve(stages[-1].setting, self.handler.is_turbo)
+        row = row | effective_columns(plan)
         try:
             guard = self._guard(row["item_id"])
             with self._alone_after_a_death(guard), guard:
                 row["attempt"] = guard.attempt
                 with self.device_lock:
                     started = time.perf_counter()
-                    lane = conditions.lane(plan, row["seed"])
-                    latents = denoise(self.handler.model.decoder, self.handler.null, [lane])[0]
+                    conditions, latents = chain.run(stages, row["seed"])
                     row["denoise_s"] = self._since(started)
+                    row["caption"] = conditions.prompt.caption
+                    cut = cut_notes(self.handler, conditions.prompt, conditions.duration_s)
+                    row["notes"] = [*row["notes"], *plan.notes, *cut]
                     started = time.perf_counter()
-                    wave = self._decode(latents)
+                    wave = render(self.handler, latents, plan, conditions)
                     row["decode_s"] = self._since(started)
                 started = time.perf_counter()
                 row |= self._write(row, finish(wave))
@@ -136,13 +165,6 @@ class RestyleWorker:
 
     def _guard(self, name: str) -> "AttemptGuard":
         return AttemptGuard(self.spec.output, f"{self.spec.launch}/{name}", self.spec.max_attempts)
-
-    def _decode(self, latents: Tensor) -> Tensor:
-        with torch.inference_mode():
-            wave = self.handler.autoencoder.decode(latents)[0].cpu()
-        if not torch.isfinite(latents).all() or not torch.isfinite(wave).all():
-            raise GenerationError("the model's output is not finite (NaN or infinity)")
-        return wave
 
     def _alone_after_a_death(self, guard: "AttemptGuard") -> AbstractContextManager[object]:
         """Work that was under way when the process died is repeated alone, so that only the guilty is blamed."""
@@ -168,6 +190,7 @@ class RestyleWorker:
             "source": track["source"],
             "reference_audio": track["reference"],
             "caption": json.loads(track["prompt"])["caption"],
+            "preset": track["preset"],
             "notes": track["notes"],
             "source_duration_s": track["source_duration_s"],
             "model": self.spec.model,
@@ -243,7 +266,7 @@ def _outcome(error: Exception) -> dict[str, Any]:
     elif isinstance(error, torch.OutOfMemoryError):
         kind = "out_of_memory"
     elif isinstance(error, GenerationError):
-        kind, message = "not_finite", str(error)
+        kind, message = error.kind, str(error)
     elif isinstance(error, RestyleError):
         kind, message = "bad_request", str(error)
     elif isinstance(error, OSError):

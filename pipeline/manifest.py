@@ -8,7 +8,7 @@ import difflib
 import io
 import json
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from acestep.cover import SETTING_FIELDS, CoverSetting, parse_setting
 from acestep.errors import RequestError, RestyleError
 from acestep.prompt import Prompt, check_prompt
+from acestep.setting import SETTING_FIELDS, CoverSetting, parse_setting
+from pipeline.presets import Preset, for_genres
 from pipeline.storage import absolute, locate
 
 REQUIRED = ("track_id", "source", "caption")
@@ -43,7 +44,10 @@ class ManifestError(RestyleError):
 
 @dataclass(frozen=True)
 class Track:
-    """One valid row. ``source`` and ``reference`` are absolute; ``overrides`` replace setting values."""
+    """One valid row. ``source`` and ``reference`` are absolute; ``overrides`` replace setting values.
+
+    preset: of the row's two genres; its values give way to what is set by hand.
+    """
 
     track_id: str
     source: str
@@ -51,6 +55,7 @@ class Track:
     reference: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    preset: Preset | None = None
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,16 @@ class RejectedRow:
     message: str
 
 
-def read_manifest(uri: str) -> tuple[list[Track], list[RejectedRow]]:
+def read_manifest(
+    uri: str, presets: Sequence[Preset] = (), caption: str = ""
+) -> tuple[list[Track], list[RejectedRow]]:
     """Read and check a manifest.
 
     Args:
         uri: a ``.parquet``, ``.csv`` or ``.jsonl`` file, local or on any filesystem pyarrow knows. Relative
             sources are relative to its folder.
+        presets: what ``source_genre`` and ``target_genre`` may name.
+        caption: for rows that have none, nor a preset's.
 
     Raises:
         ManifestError: the file cannot be read, has no rows, lacks a required column or has an unknown one.
@@ -78,11 +87,11 @@ def read_manifest(uri: str) -> tuple[list[Track], list[RejectedRow]]:
     tracks: list[Track] = []
     rejected: list[RejectedRow] = []
     first_seen: dict[str, int] = {}
-    for number, raw in enumerate(_rows(uri), start=1):
+    for number, raw in enumerate(_rows(uri, needs_caption=not caption), start=1):
         values = {name: value for name, value in raw.items() if value is not None and str(value).strip() != ""}
         texts = [str(values.get(name, "")) for name in REQUIRED]
         try:
-            track = parse_track(values, uri)
+            track = parse_track(values, uri, presets, caption)
             if track.track_id in first_seen:
                 raise _RowError(
                     "duplicate_track_id",
@@ -107,7 +116,9 @@ class _RowError(RestyleError):
         self.kind = kind
 
 
-def parse_track(values: Mapping[str, Any], manifest: str) -> Track:
+def parse_track(
+    values: Mapping[str, Any], manifest: str, presets: Sequence[Preset] = (), caption: str = ""
+) -> Track:
     """One row's non-empty values as a track."""
     for name in ("track_id", "source"):
         if name not in values:
@@ -119,10 +130,11 @@ def parse_track(values: Mapping[str, Any], manifest: str) -> Track:
             f"track_id {track_id!r} cannot name a folder; use letters, digits, '_', '-', '.' and spaces, "
             f"beginning with a letter, a digit or '_', up to {MOST_ID_BYTES} bytes",
         )
+    preset = _preset(values, presets)
     try:
         prompt, notes = check_prompt(
             Prompt(
-                caption=str(values.get("caption", "")),
+                caption=str(values.get("caption", preset.caption if preset else caption)),
                 lyrics=str(values.get("lyrics", "")),
                 language=str(values.get("language", "unknown")),
                 bpm=_whole("bpm", values.get("bpm")),
@@ -148,7 +160,22 @@ def parse_track(values: Mapping[str, Any], manifest: str) -> Track:
         reference=None if reference is None else absolute(str(reference), manifest),
         overrides=overrides,
         notes=tuple(notes),
+        preset=preset,
     )
+
+
+def _preset(values: Mapping[str, Any], presets: Sequence[Preset]) -> Preset | None:
+    genres = [str(values[name]) for name in ("source_genre", "target_genre") if name in values]
+    if not genres:
+        return None
+    if len(genres) == 1:
+        raise _RowError(
+            "unknown_preset", "source_genre and target_genre name a preset together; give both or none"
+        )
+    try:
+        return for_genres(presets, *genres)
+    except RequestError as error:
+        raise _RowError("unknown_preset", str(error)) from error
 
 
 def names_a_folder(text: str) -> bool:
@@ -187,7 +214,7 @@ def _plain(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _rows(uri: str) -> Iterator[dict[str, Any]]:
+def _rows(uri: str, needs_caption: bool) -> Iterator[dict[str, Any]]:
     filesystem, path = locate(uri)
     readers = {"parquet": _parquet_rows, "csv": _csv_rows, "jsonl": _json_rows}
     kind = path.rsplit(".", 1)[-1].lower()
@@ -201,22 +228,22 @@ def _rows(uri: str) -> Iterator[dict[str, Any]]:
     if not content:
         raise ManifestError(f"{uri}: empty file (0 bytes)")
     try:
-        yield from readers[kind](content, uri)
+        yield from readers[kind](content, uri, needs_caption)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise ManifestError(f"{uri}: not readable as {kind} ({error})") from error
 
 
-def _parquet_rows(content: bytes, uri: str) -> Iterator[dict[str, Any]]:
+def _parquet_rows(content: bytes, uri: str, needs_caption: bool) -> Iterator[dict[str, Any]]:
     file = pq.ParquetFile(io.BytesIO(content))
-    check_columns(file.schema_arrow.names, uri)
+    check_columns(file.schema_arrow.names, uri, needs_caption=needs_caption)
     for batch in file.iter_batches():
         yield from batch.to_pylist()
 
 
-def _csv_rows(content: bytes, uri: str) -> Iterator[dict[str, Any]]:
+def _csv_rows(content: bytes, uri: str, needs_caption: bool) -> Iterator[dict[str, Any]]:
     # Every column is read as text: type inference would make the number 1 of the track_id 001.
     header = pyarrow.csv.open_csv(io.BytesIO(content)).schema.names
-    check_columns(header, uri)
+    check_columns(header, uri, needs_caption=needs_caption)
     options = pyarrow.csv.ConvertOptions(
         column_types={name: pa.string() for name in header}, strings_can_be_null=False
     )
@@ -225,7 +252,7 @@ def _csv_rows(content: bytes, uri: str) -> Iterator[dict[str, Any]]:
     yield from table.to_pylist()
 
 
-def _json_rows(content: bytes, uri: str) -> Iterator[dict[str, Any]]:
+def _json_rows(content: bytes, uri: str, needs_caption: bool) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(content.decode("utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
@@ -239,8 +266,10 @@ def _json_rows(content: bytes, uri: str) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def check_columns(names: list[str], where: str, complete: bool = True) -> None:
+def check_columns(names: list[str], where: str, complete: bool = True, needs_caption: bool = True) -> None:
     """Refuse columns that nothing would read, and (``complete``) the absence of required ones.
+
+    A caption is not required where a preset gives one, by the job or by the columns of the two genres.
 
     Raises:
         ManifestError: naming the column and the nearest known one.
@@ -250,6 +279,7 @@ def check_columns(names: list[str], where: str, complete: bool = True) -> None:
             near = difflib.get_close_matches(name, COLUMNS, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ManifestError(f"{where}: unknown column {name!r}{hint} Known columns: {', '.join(COLUMNS)}")
-    missing = [name for name in REQUIRED if name not in names]
+    given = {"source_genre", "target_genre"} <= set(names) or not needs_caption
+    missing = [name for name in REQUIRED if name not in names and not (name == "caption" and given)]
     if complete and missing:
         raise ManifestError(f"{where}: has no column {', '.join(map(repr, missing))}; every manifest needs it")

@@ -5,19 +5,26 @@ The driver plans; only paths, words and numbers are in a plan, never audio.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from typing import Any, BinaryIO
 
 import av
 import pyarrow as pa
 import soundfile
 
-from acestep.constants import MAX_SOURCE_SECONDS, NUMERICS_VERSION
-from acestep.cover import SETTING_FIELDS, CoverPlan, CoverSetting, parse_setting, resolve
+from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.errors import RequestError, RestyleError
+from pipeline.items import (
+    ITEM,
+    ModelFacts,
+    digest_of,
+    item_columns,
+    make_items,
+    refuse_conflicts,
+    row_values,
+)
 from pipeline.manifest import RejectedRow, Track
 from pipeline.settings import Setting
 from pipeline.storage import locate
@@ -25,36 +32,18 @@ from pipeline.storage import locate
 PROBE_THREADS = 16
 READ_BYTES = 1 << 20
 
-ITEM = pa.struct(
-    [
-        ("item_id", pa.string()),
-        ("setting_id", pa.string()),
-        ("setting_name", pa.string()),
-        ("setting", pa.string()),  # the CoverSetting as JSON
-        ("seed", pa.int64()),
-    ]
-)
 PLAN_SCHEMA = pa.schema(
     [
         ("track_id", pa.string()),
         ("source", pa.string()),
         ("reference", pa.string()),
         ("prompt", pa.string()),  # the Prompt as JSON
+        ("preset", pa.string()),
         ("notes", pa.list_(pa.string())),
         ("source_duration_s", pa.float64()),
         ("items", pa.list_(ITEM)),
     ]
 )
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What of a model determines the audio and the meaning of a setting."""
-
-    name: str
-    fingerprint: str
-    is_turbo: bool
-    dtype: str
 
 
 @dataclass(frozen=True)
@@ -91,15 +80,27 @@ def make_plan(
     audio_format: str,
     finished: set[str],
     most_seconds: float = MAX_SOURCE_SECONDS,
+    staged: Collection[str] = (),
+    by_hand: Collection[str] = (),
 ) -> Plan:
-    """Cross tracks and settings, and leave out every item whose id is in ``finished``."""
+    """Cross tracks and settings, and leave out every item whose id is in ``finished``.
+
+    Args:
+        staged: parameters that stages set, which a row therefore cannot.
+        by_hand: parameters that were given for the job, which a row's preset leaves alone.
+    """
     plan = Plan(PLAN_SCHEMA.empty_table())
     for row in rejected:
         _reject(plan, row.track_id, row.source, row.caption, row.kind, row.message, finished)
     rows: list[dict[str, Any]] = []
     for track, source, reference in _probed(tracks):
         try:
-            items = list(_items(track, source, reference, settings, model, audio_format))
+            refuse_conflicts(track, settings, staged)
+            heard = reference.digest or track.reference if reference else None
+            values = row_values(track, settings, {*staged, *by_hand})
+            items = list(
+                make_items(track, values, source.digest or track.source, heard, settings, model, audio_format)
+            )
         except RequestError as error:
             words = ("conflicting_override", str(error))
             _reject(plan, track.track_id, track.source, track.prompt.caption, *words, finished)
@@ -122,6 +123,7 @@ def make_plan(
                     "source": track.source,
                     "reference": track.reference,
                     "prompt": json.dumps(asdict(track.prompt)),
+                    "preset": track.preset and track.preset.name,
                     "notes": list(track.notes),
                     "source_duration_s": source.duration_s,
                     "items": missing,
@@ -172,63 +174,6 @@ def _probed(tracks: Sequence[Track]) -> Iterator[tuple[Track, Probe, Probe | Non
             yield track, source, probes.get(track.reference) if track.reference else None
 
 
-def _items(
-    track: Track,
-    source: Probe,
-    reference: Probe | None,
-    settings: Sequence[Setting],
-    model: ModelFacts,
-    audio_format: str,
-) -> Iterator[dict[str, Any]]:
-    prompt = asdict(track.prompt)
-    seen: dict[str, str] = {}
-    for setting in settings:
-        clash = sorted(setting.varied.keys() & track.overrides.keys())
-        if clash:
-            raise RequestError(
-                f"{clash[0]} is given in the manifest and swept by the grid; take it out of one of them"
-            )
-        overrides = dict(track.overrides)
-        seed = overrides.pop("seed", setting.seed)
-        cover = parse_setting(overrides, setting.cover) if overrides else setting.cover
-        steps, written = _resolved(cover, model.is_turbo)
-        what = {
-            "source": source.digest or track.source,
-            "reference": reference and (reference.digest or track.reference),
-            "prompt": prompt,
-            "steps": steps,
-            "seed": seed,
-            "model": model.fingerprint,
-            "dtype": model.dtype,
-            "numerics": NUMERICS_VERSION,
-            "format": audio_format,
-        }
-        item_id = _digest({"track_id": track.track_id} | what)
-        if item_id in seen:
-            raise RequestError(
-                f"with this row's {', '.join(track.overrides)} the settings {seen[item_id]} and {setting.name} "
-                "give identical audio; take the override out of the manifest or one of them out of the grid"
-            )
-        seen[item_id] = setting.name
-        yield {
-            "item_id": item_id,
-            "setting_id": setting.setting_id,
-            "setting_name": setting.name,
-            "setting": written,
-            "seed": seed,
-        }
-
-
-@lru_cache(maxsize=4096)
-def _resolved(cover: CoverSetting, is_turbo: bool) -> tuple[str, str]:
-    """A digest of what runs, and the setting as JSON: the same for every track without overrides."""
-    return _digest(resolve(cover, is_turbo).identity()), json.dumps(asdict(cover))
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
-
-
 def _reject(
     plan: Plan, track_id: str, source: str, caption: str, kind: str, message: str, finished: set[str]
 ) -> None:
@@ -240,7 +185,7 @@ def _reject(
         "error_kind": kind,
         "error_message": message,
     }
-    digest = _digest(row)
+    digest = digest_of(row)
     plan.ids.add(digest)
     if digest in finished:
         plan.done += 1
@@ -258,24 +203,4 @@ def _failure(track: Track, item: Mapping[str, Any], error: Probe) -> dict[str, A
         "status": "failed",
         "error_kind": error.error_kind,
         "error_message": error.error,
-    }
-
-
-def item_columns(item: Mapping[str, Any]) -> dict[str, Any]:
-    """The result columns that an item of a plan fixes: its ids and what was requested."""
-    requested = json.loads(item["setting"])
-    return {name: item[name] for name in ("item_id", "setting_id", "setting_name", "seed")} | {
-        name: requested[name] for name in SETTING_FIELDS
-    }
-
-
-def effective_columns(plan: CoverPlan) -> dict[str, Any]:
-    """The result columns that say what really ran."""
-    return {
-        "effective_guidance_scale": plan.guidance_scale,
-        "effective_inference_steps": plan.inference_steps,
-        "effective_shift": plan.shift,
-        "cover_steps": plan.cover_steps,
-        "t_switch": plan.t_switch,
-        "evaluations": plan.evaluations,
     }

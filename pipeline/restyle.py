@@ -2,9 +2,10 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -12,18 +13,21 @@ import pyarrow.parquet as pq
 import torch
 
 from acestep import hub
+from acestep.adapter import check_scale
 from acestep.audio import FORMATS
-from acestep.checkpoint import CheckpointFolders, fingerprint, load_silence, open_autoencoder, open_model
+from acestep.checkpoint import CheckpointFolders, fingerprint, folder_fingerprint
 from acestep.constants import MAX_SOURCE_SECONDS, NUMERICS_VERSION
-from acestep.cover import CoverPlan
 from acestep.errors import RequestError
 from acestep.handler import DTYPES
-from acestep.text_encoder import check_text_encoder
+from acestep.stages import WORDS, overridden
+from acestep.verify import verify
 from pipeline.actors import ATTEMPTS, WorkerSpec
+from pipeline.items import ModelFacts
 from pipeline.manifest import read_manifest
-from pipeline.plan import ModelFacts, Plan, make_plan
+from pipeline.plan import Plan, make_plan
+from pipeline.presets import Preset, check_preset
 from pipeline.results import REJECTED, RESULTS, ResultWriter, as_table, current_rows, finished_items
-from pipeline.settings import Setting, make_settings, refuse_duplicates
+from pipeline.settings import Setting, distinct, make_settings
 from pipeline.stages import ClusterSpec, Pool, connect, size_pool, stream
 from pipeline.storage import Store, open_store
 from pipeline.tracking import Tracker, TrackingSpec
@@ -38,6 +42,13 @@ class RestyleJob:
     """One launch: what to restyle, with what, into which folder.
 
     cover: every setting parameter by name, the seed included; grid: those to sweep, each a value or a list.
+    duplicates: what to do where the grid holds settings that give the same audio: "refuse" or "run_once".
+    stages: covers to make one after the other, each a mapping of a caption, lyrics and parameters laid over cover.
+    presets: what manifest rows may name by their genres; by_hand: the names in ``cover`` that such a preset leaves
+        alone, since they were asked for.
+    caption: for rows that have none.
+    language_model: a 5 Hz language model that listens to each source and fills in the bpm, key, time signature
+        and language that its row leaves open.
     max_attempts: how often an item may take a worker process down before it is rejected, at least 2.
     retry_failed: run again what an earlier launch on the folder could not.
     """
@@ -46,8 +57,16 @@ class RestyleJob:
     output: str
     cover: Mapping[str, Any]
     grid: Mapping[str, Any] = field(default_factory=dict)
+    duplicates: str = "refuse"
+    stages: Sequence[Mapping[str, Any]] = ()
+    presets: Sequence[Preset] = ()
+    by_hand: Collection[str] = ()
+    caption: str = ""
+    language_model: str | None = None
     model: str = "demo"
     variant: str | None = None
+    adapter: str | None = None
+    adapter_scale: float = 1.0
     dtype: str | None = None
     audio_format: str = "flac"
     max_source_seconds: float = MAX_SOURCE_SECONDS
@@ -110,22 +129,42 @@ def run(job: RestyleJob, reporter: Reporter) -> Summary:
         raise RequestError(
             f"max_attempts {job.max_attempts}: a death may be a neighbour's fault; allow at least 2"
         )
+    check_scale(job.adapter_scale)
     output = open_output(job.output)
-    tracks, bad_rows = read_manifest(job.manifest)
-    settings = make_settings(job.cover, job.grid)
+    presets = [check_preset(preset) for preset in job.presets]
+    tracks, bad_rows = read_manifest(job.manifest, presets, job.caption)
+    settings = make_settings(job.cover, job.grid, job.stages)
+    listener = hub.find_language_model(job.language_model) if job.language_model else None
     folders = hub.find(job.model, job.variant)
-    is_turbo = check_model(folders)
-    plans = refuse_duplicates(settings, is_turbo)
+    adapter = hub.find_adapter(job.adapter) if job.adapter else None
+    is_turbo = check_model(folders, adapter)
+    settings = distinct(settings, is_turbo, job.duplicates)
     tracker = Tracker(job.tracking, job.name, output, job.output)
     connect(job.cluster)
     pool = size_pool(job.cluster)
     dtype = job.dtype or ("bfloat16" if pool.gpus_per_worker else "float32")
-    model = ModelFacts(job.model, fingerprint(folders), is_turbo, dtype)
+    model = ModelFacts(
+        name=job.model,
+        fingerprint=fingerprint(folders, adapter, job.adapter_scale),
+        is_turbo=is_turbo,
+        dtype=dtype,
+        language_model=folder_fingerprint(listener) if listener else None,
+    )
     finished = finished_items(output, job.retry_failed)
-    plan = make_plan(tracks, bad_rows, settings, model, job.audio_format, finished, job.max_source_seconds)
+    plan = make_plan(
+        tracks,
+        bad_rows,
+        settings,
+        model,
+        job.audio_format,
+        finished,
+        job.max_source_seconds,
+        overridden(job.stages),
+        job.by_hand,
+    )
     reporter.planned(job, plan, settings, model, pool)
     write_job_file(job, output, model, pool, settings)
-    constant = job_parameters(job, model, settings, plans[settings[0].setting_id])
+    constant = job_parameters(job, model, settings)
     tracker.begin(constant, settings, reporter.warned)
 
     results = ResultWriter(output, RESULTS)
@@ -158,17 +197,13 @@ def run(job: RestyleJob, reporter: Reporter) -> Summary:
     return replace(summary, tracking=links)
 
 
-def check_model(folders: CheckpointFolders) -> bool:
-    """Look at every file of a checkpoint without loading the weights; True for a turbo model.
+def check_model(folders: CheckpointFolders, adapter: Path | None = None) -> bool:
+    """Look at every file of a checkpoint and its adapter without loading the weights; True for a turbo model.
 
     Raises:
         CheckpointError: a part is missing, damaged or of another kind.
     """
-    config = open_model(folders.model, folders.name).config
-    load_silence(folders.model, config.latent_channels)
-    open_autoencoder(folders.autoencoder)
-    check_text_encoder(folders.text_encoder)
-    return config.is_turbo
+    return verify(folders, adapter).is_turbo
 
 
 def open_output(uri: str) -> Store:
@@ -205,19 +240,24 @@ def _stream(
         most_seconds=job.max_source_seconds,
         threads=pool.threads,
         max_attempts=job.max_attempts,
+        adapter=job.adapter,
+        adapter_scale=job.adapter_scale,
+        language_model=job.language_model,
     )
     return stream(output, PLAN_FILE, worker, job.cluster, pool)
 
 
-def job_parameters(
-    job: RestyleJob, model: ModelFacts, settings: list[Setting], first: CoverPlan
-) -> dict[str, Any]:
+def job_parameters(job: RestyleJob, model: ModelFacts, settings: list[Setting]) -> dict[str, Any]:
     """What is the same for all settings of a job, by name, as it really runs."""
+    first = settings[0].plans(model.is_turbo)[-1]
     values = settings[0].values() | {
         "inference_steps": first.inference_steps,
         "guidance_scale": first.guidance_scale,
     }
-    constant = {name: value for name, value in values.items() if name not in settings[0].varied}
+    differs = {*settings[0].varied, *overridden(job.stages), *WORDS}
+    constant = {name: value for name, value in values.items() if name not in differs}
+    if job.adapter:
+        constant |= {"adapter": job.adapter, "adapter_scale": job.adapter_scale}
     return constant | {
         "manifest": job.manifest,
         "model": model.name,
@@ -235,7 +275,10 @@ def write_job_file(job: RestyleJob, output: Store, model: ModelFacts, pool: Pool
         "job": asdict(job),
         "model": asdict(model),
         "pool": asdict(pool),
-        "settings": [{"setting_id": s.setting_id, "name": s.name, **s.values()} for s in settings],
+        "settings": [
+            {"setting_id": s.setting_id, "name": s.name, "stands_for": s.stands_for, **s.values()}
+            for s in settings
+        ],
         "versions": {name: version(name) for name in PACKAGES} | {"numerics": NUMERICS_VERSION},
         "cuda": torch.version.cuda,
         "launched_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -10,33 +10,45 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from acestep.cover import SETTING_FIELDS
+from acestep.setting import SETTING_TYPES
 from pipeline.storage import Store
 
 RESULTS, REJECTED = "results", "rejected"
 
 _TEXT = ("item_id", "track_id", "status", "error_kind", "error_message", "source", "caption", "reference_audio")
-_SETTING_TYPES = {
-    "inference_steps": pa.int32(),
-    "timesteps": pa.list_(pa.float64()),
-    "task_type": pa.string(),
-    "infer_method": pa.string(),
-    "cfg_interval_on": pa.string(),
+_ARROW_TYPES: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    bool: pa.bool_(),
+    int: pa.int64(),
+    int | None: pa.int64(),
+    float: pa.float64(),
+    tuple[float, ...] | None: pa.list_(pa.float64()),
 }
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in _TEXT),
+        # what the model read beside the caption, given or found by the language model
+        ("language", pa.string()),
+        ("bpm", pa.int32()),
+        ("keyscale", pa.string()),
+        ("timesignature", pa.string()),
         ("notes", pa.list_(pa.string())),
+        # a cover made from another cover: its place in the chain, counted from 1, and what it was made from
+        ("stage", pa.int32()),
+        ("parent_item_id", pa.string()),
+        ("preset", pa.string()),
         ("setting_id", pa.string()),
         ("setting_name", pa.string()),
         # as requested
-        *((name, _SETTING_TYPES.get(name, pa.float64())) for name in SETTING_FIELDS),
+        *((name, _ARROW_TYPES[kind]) for name, kind in SETTING_TYPES.items()),
         ("seed", pa.int64()),
         # as it really ran
+        ("effective_guidance", pa.string()),
         ("effective_guidance_scale", pa.float64()),
         ("effective_inference_steps", pa.int32()),
         ("effective_shift", pa.float64()),
         ("cover_steps", pa.int32()),
+        ("t_start", pa.float64()),
         ("t_switch", pa.float64()),
         ("evaluations", pa.int32()),
         # what came out: path relative to the output folder, samples per channel, Hz, seconds

@@ -4,56 +4,83 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from acestep.cover import SETTING_FIELDS, CoverPlan, CoverSetting, parse_setting, resolve
+from acestep.cover import CoverPlan, resolve
 from acestep.errors import RequestError
+from acestep.setting import SETTING_FIELDS, CoverSetting, parse_setting
+from acestep.stages import Stage, overridden, parse_stages
 from pipeline.manifest import check_seed
 
 # How a swept parameter is written in a run's name, where lists show about twenty characters.
 SHORT = {
     "audio_cover_strength": "s{:.2f}",
+    "cover_noise_strength": "c{:.2f}",
     "guidance_scale": "g{:.1f}",
     "inference_steps": "n{}",
     "shift": "shift{:g}",
     "seed": "seed{}",
+    "stage": "stage{}",
     "cfg_interval_start": "from{:g}",
     "cfg_interval_end": "to{:g}",
 }
+DUPLICATES = ("refuse", "run_once")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One point of the sweep: a cover setting and a seed, its id and its name.
+    """One point of the sweep: what to run, a seed, its id and its name.
 
+    stages: the covers to make one after the other; the last one is this setting's, the others lead to it.
+    parent: the setting that the last stage starts from, where there are several.
     varied: the parameters that differ between the settings of a job, with this setting's values.
+    stands_for: names of settings that would give the same audio and are not run.
     """
 
-    cover: CoverSetting
+    stages: tuple[Stage, ...]
     seed: int
     setting_id: str
     name: str
     varied: Mapping[str, Any]
+    parent: str | None = None
+    stands_for: tuple[str, ...] = ()
+
+    @property
+    def cover(self) -> CoverSetting:
+        return self.stages[-1].setting
 
     def values(self) -> dict[str, Any]:
-        """All parameters by name, the seed included."""
-        return asdict(self.cover) | {"seed": self.seed}
+        """All parameters by name, the seed and a stage's own words included."""
+        words = {name: value for name, value in self.stages[-1].values().items() if value is not None}
+        return {name: getattr(self.cover, name) for name in SETTING_FIELDS} | words | {"seed": self.seed}
+
+    def plans(self, is_turbo: bool) -> tuple[CoverPlan, ...]:
+        """What each stage really runs on a model."""
+        return tuple(resolve(stage.setting, is_turbo) for stage in self.stages)
 
 
-def make_settings(base: Mapping[str, Any], grid: Mapping[str, Any]) -> list[Setting]:
+def make_settings(
+    base: Mapping[str, Any], grid: Mapping[str, Any], stages: Sequence[Mapping[str, Any]] | None = None
+) -> list[Setting]:
     """The cross product of ``grid`` (a value or a list for each name) over the values of ``base``.
 
+    With ``stages``, every point is a chain of covers, and each of its stages a setting.
+
     Raises:
-        RequestError: a value is out of range, a list is empty or holds the same value twice.
+        RequestError: a value is out of range, a list is empty or holds the same value twice, or a stage and the
+            grid both set a parameter.
     """
     axes = {name: _axis(name, values) for name, values in grid.items() if values is not None}
+    fixed = sorted(overridden(stages) & axes.keys())
+    if fixed:
+        raise RequestError(f"{fixed[0]} is swept by the grid and set by a stage; take it out of one of them")
+    varied = [name for name in axes if len(axes[name]) > 1]
     settings = []
     for point in itertools.product(*axes.values()):
         values = dict(base) | dict(zip(axes, point, strict=True))
         seed = check_seed(values.pop("seed"))
-        cover = parse_setting(values)
-        settings.append(_setting(cover, seed, [name for name in axes if len(axes[name]) > 1]))
+        settings += _chain(parse_stages(stages, parse_setting(values)), seed, varied)
     return settings
 
 
@@ -73,37 +100,66 @@ def _axis(name: str, values: Any) -> list[Any]:
     return listed
 
 
-def _setting(cover: CoverSetting, seed: int, varied: list[str]) -> Setting:
-    values = asdict(cover) | {"seed": seed}
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
-    shown = [SHORT.get(name, name + "={}").format(values[name]) for name in varied]
-    name = " ".join(shown) or f"s{cover.audio_cover_strength:.2f} g{cover.guidance_scale:.1f}"
-    return Setting(cover, seed, digest, name, {key: values[key] for key in varied})
+def _chain(stages: tuple[Stage, ...], seed: int, varied: list[str]) -> list[Setting]:
+    settings: list[Setting] = []
+    for number in range(1, len(stages) + 1):
+        chain = stages[:number]
+        digest = hashlib.sha256(
+            json.dumps([[stage.values() for stage in chain], seed], sort_keys=True).encode()
+        ).hexdigest()[:12]
+        last = chain[-1].setting
+        values = {name: getattr(last, name) for name in SETTING_FIELDS} | {"seed": seed, "stage": number}
+        names = [*varied, "stage"] if len(stages) > 1 else varied
+        shown = [SHORT.get(name, name + "={}").format(values[name]) for name in names]
+        name = " ".join(shown) or f"s{last.audio_cover_strength:.2f} g{last.guidance_scale:.1f}"
+        parent = settings[-1].setting_id if settings else None
+        settings.append(Setting(chain, seed, digest, name, {key: values[key] for key in names}, parent))
+    return settings
 
 
-def refuse_duplicates(settings: Sequence[Setting], is_turbo: bool) -> dict[str, CoverPlan]:
-    """What each setting will really run, by its id.
+def distinct(settings: Sequence[Setting], is_turbo: bool, duplicates: str = "refuse") -> list[Setting]:
+    """The settings that give different audio.
+
+    Args:
+        duplicates: what to do about settings that would give identical audio: "refuse", or "run_once", which
+            keeps the first of each and lets it stand for the others.
 
     Raises:
-        RequestError: settings would produce identical audio; the message lists them with the reason.
+        RequestError: there are such settings, listed with the reason, or ``duplicates`` is unknown.
     """
-    plans = {setting.setting_id: resolve(setting.cover, is_turbo) for setting in settings}
+    if duplicates not in DUPLICATES:
+        raise RequestError(f"grid.duplicates {duplicates!r} is unknown; use one of {', '.join(DUPLICATES)}")
     same: dict[str, list[Setting]] = {}
     for setting in settings:
-        key = json.dumps([plans[setting.setting_id].identity(), setting.seed])
-        same.setdefault(key, []).append(setting)
+        same.setdefault(_identity(setting, is_turbo), []).append(setting)
     groups = [group for group in same.values() if len(group) > 1]
-    if groups:
-        lines = []
-        for group in groups:
-            plan = plans[group[0].setting_id]
-            lines.append(
-                f"  {' = '.join(setting.name for setting in group)}: each runs {plan.inference_steps} steps, "
-                f"{plan.cover_steps} of them on the source, guidance {plan.guidance_scale:g}"
-            )
-            lines += [f"    {note}" for note in plan.notes]
+    if groups and duplicates == "refuse":
         raise RequestError(
-            "the grid holds settings that would give identical audio; remove all but one of each line:\n"
-            + "\n".join(lines)
+            "the grid holds settings that would give identical audio; remove all but one of each line, or keep "
+            "the first of each with grid.duplicates=run_once:\n"
+            + "\n".join(_explained(group, is_turbo) for group in groups)
         )
-    return plans
+    kept_id = {s.setting_id: group[0].setting_id for group in same.values() for s in group}
+    return [
+        replace(
+            group[0],
+            parent=group[0].parent and kept_id[group[0].parent],
+            stands_for=tuple(setting.name for setting in group[1:]),
+        )
+        for group in same.values()
+    ]
+
+
+def _identity(setting: Setting, is_turbo: bool) -> str:
+    plans = [plan.identity() for plan in setting.plans(is_turbo)]
+    return json.dumps([plans, [(stage.caption, stage.lyrics) for stage in setting.stages], setting.seed])
+
+
+def _explained(group: Sequence[Setting], is_turbo: bool) -> str:
+    plan = group[0].plans(is_turbo)[-1]
+    lines = [
+        f"  {' = '.join(setting.name for setting in group)}: each runs {plan.inference_steps} steps, "
+        f"{plan.cover_steps} of them on the source, guidance {plan.guidance_scale:g}"
+    ]
+    notes = [note for setting in group for note in setting.plans(is_turbo)[-1].notes]
+    return "\n".join(lines + [f"    {note}" for note in dict.fromkeys(notes)])

@@ -1,0 +1,55 @@
+"""What a command line says beyond what Hydra makes of it."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+import conf
+
+
+def given(group: str) -> tuple[str, ...]:
+    """Names of the keys of ``group`` that the running job's command line sets."""
+    keys = (override.split("=", 1)[0].lstrip("+") for override in HydraConfig.get().overrides.task)
+    return tuple(key.removeprefix(f"{group}.") for key in keys if key.startswith(f"{group}."))
+
+
+def hint(job: str, arguments: Sequence[str]) -> str:
+    """For arguments that Hydra refused: the valid key nearest to an unknown one, or "" where that is not why."""
+    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+            compose(job, overrides=overrides)
+    except HydraException as error:
+        return nearest_key(error)
+    return ""
+
+
+def nearest_key(error: BaseException) -> str:
+    """ "did you mean ...?" for an error that an unknown key caused, else ""."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConfigAttributeError | ConfigKeyError) and is_dataclass(cause.object_type):
+            known = _keys(cause.object_type, str(cause.full_key or cause.key).rpartition(".")[0])
+            close = difflib.get_close_matches(str(cause.key), known, 1)
+            names = ", ".join(field.name for field in fields(cause.object_type))
+            return f"did you mean {known[close[0]]}?" if close else f"known keys: {names}"
+        cause = cause.__cause__ or cause.__context__
+    return ""
+
+
+def _keys(kind: Any, prefix: str) -> dict[str, str]:
+    """Full keys by name of the fields of a dataclass and of those in it, the nearer ones first."""
+    full = {field.name: f"{prefix}.{field.name}".lstrip(".") for field in fields(kind)}
+    for name, nested in get_type_hints(kind).items():
+        if is_dataclass(nested):
+            full = _keys(nested, full[name]) | full
+    return full

@@ -1,0 +1,61 @@
+"""The presets of ``conf/preset``, and of any folder a user adds to Hydra's search path."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from acestep.errors import RequestError
+from jobs.command_line import nearest_key
+from jobs.schema import CoverConfig, PresetConfig
+from pipeline.presets import Preset, check_preset
+
+
+def search_path() -> list[Path]:
+    """Folders that the running Hydra reads, the first one first."""
+    sources = HydraConfig.get().runtime.config_sources
+    return [Path(source.path) for source in sources if source.schema == "file"]
+
+
+def read_presets(folders: Iterable[Path]) -> list[Preset]:
+    """Every preset that leads from one genre to another; the first folder that has a name wins.
+
+    Raises:
+        RequestError: a file is not readable, holds an unknown key (the nearest one is named) or a wrong value.
+    """
+    files: dict[str, Path] = {}
+    for folder in folders:
+        for file in sorted((folder / "preset").glob("*.yaml")):
+            files.setdefault(file.stem, file)
+    presets = [read_preset(file) for file in files.values()]
+    return [preset for preset in presets if preset.source_genre]
+
+
+def read_preset(file: Path) -> Preset:
+    """One file: words and ranges under ``preset``, values under ``cover``.
+
+    Raises:
+        RequestError: see ``read_presets``.
+    """
+    try:
+        raw = cast(DictConfig, OmegaConf.load(file))
+        strange = sorted(set(map(str, raw)) - {"preset", "cover"})
+        if strange:
+            raise RequestError(f"{file}: key {strange[0]!r} is not one of preset, cover")
+        words = OmegaConf.merge(OmegaConf.structured(PresetConfig), raw.get("preset") or {})
+        values = raw.get("cover") or OmegaConf.create({})
+        OmegaConf.merge(OmegaConf.structured(CoverConfig), values)
+    except (OmegaConfBaseException, YAMLError, OSError) as error:
+        hint = nearest_key(error)
+        reason = str(error).splitlines()[0]
+        raise RequestError(f"{file}: {reason}" + (f"; {hint}" if hint else "")) from error
+    written = cast(dict[str, Any], OmegaConf.to_container(words))
+    preset = Preset(
+        **written | {"name": words.name or file.stem},
+        cover=cast(dict[str, Any], OmegaConf.to_container(values)),
+    )
+    return check_preset(preset) if preset.source_genre else preset
