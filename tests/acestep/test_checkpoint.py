@@ -13,6 +13,7 @@ from acestep import demo
 from acestep.checkpoint import fingerprint, load_model, load_silence, locate, open_autoencoder, open_model
 from acestep.errors import CheckpointError
 from acestep.handler import AceStepHandler
+from acestep.verify import verify
 
 CPU = torch.device("cpu")
 
@@ -106,7 +107,7 @@ def test_a_pickle_in_the_silence_file_does_not_run(folder: Path, tmp_path: Path)
 def test_damage(folder: Path) -> None:
     weights = folder / "acestep-v15-base" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:10_000])
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match=f"damaged .* delete {weights} and fetch it again"):
         open_model(weights.parent)
     (folder / "acestep-v15-turbo" / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="not readable as JSON"):
@@ -179,3 +180,24 @@ def test_configurations_of_something_else(folder: Path, change: dict, message: s
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(CheckpointError, match=message):
         open_model(file.parent)
+
+
+def test_a_check_without_loading_finds_what_loading_would(folder: Path) -> None:
+    folders = locate(folder, "turbo")
+    assert verify(folders).is_turbo
+    weights = folder / "Qwen3-Embedding-0.6B" / "model.safetensors"
+    rewrite(weights, lambda tensors: tensors.update({"norm.weight": torch.ones(3)}))
+    with pytest.raises(CheckpointError, match=r"norm\.weight is \[3\], expected \[64\]"):
+        verify(folders)
+    with pytest.raises(CheckpointError, match=r"norm\.weight is \[3\], expected \[64\]"):
+        AceStepHandler.from_checkpoint(folder, "turbo", "cpu")
+
+
+def test_parts_of_different_models_are_refused(folder: Path) -> None:
+    file = folder / "vae" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sampling_rate": 44_100}))
+    message = "vae: made for 44100 Hz, expected 48000 Hz"
+    with pytest.raises(CheckpointError, match=message):
+        verify(locate(folder, "base"))
+    with pytest.raises(CheckpointError, match=message):
+        AceStepHandler.from_checkpoint(folder, "base", "cpu")

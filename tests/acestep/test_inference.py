@@ -1,6 +1,7 @@
 """The public API: the guide's example, seeds, independence, and what is refused."""
 
-from dataclasses import fields
+import copy
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,15 @@ import pytest
 import soundfile
 import torch
 
-from acestep.audio import encode_audio, load_audio
+from acestep.audio import encode_audio, load_audio, reference_clip
+from acestep.conditions import prepare
+from acestep.constants import FSQ_CODES, KEYSCALES, TIME_SIGNATURES
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, GenerationResult, generate_music
-from acestep.request import SUPPORTED
+from acestep.language_model import LanguageModel
+from acestep.params import SUPPORTED
+from acestep.prompt import Prompt
+from tests.acestep.miniature_lm import write as write_language_model
 from tests.conftest import tone
 
 
@@ -106,6 +112,18 @@ def test_turbo_runs_and_reports_what_it_ignores(turbo: AceStepHandler, source: P
         {"fade_in_duration": 1.0},
         {"normalization_db": -6.0},
         {"reference_audio": "source"},
+        {"blend": "velocity"},
+        {"cover_noise_strength": 0.5},
+        {"guidance": "cfg"},
+        {"use_adg": True},
+        {"infer_method": "sde"},
+        {"sampler_mode": "heun"},
+        {"velocity_norm_threshold": 0.3},
+        {"velocity_ema_factor": 0.2},
+        {"dcw_enabled": True},
+        {"retake_variance": 0.4, "retake_seed": 5},
+        {"flow_edit_morph": True, "flow_edit_source_caption": "country"},
+        {"stages": [{"caption": "rock"}, {}]},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -143,14 +161,21 @@ def test_unsupported_fields_are_refused_not_ignored(base: AceStepHandler, source
         assert not result.success
         assert f"{field.name}={changed!r} is not supported yet" in (result.error or "")
         tried += 1
-    assert tried > 30
+    assert tried > 15
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"task_type": "text2music"}, "task_type 'text2music' is not supported; use one of cover"),
-        ({"src_audio": None}, "src_audio is empty"),
+        ({"src_audio": None}, "a cover needs one source: give src_audio"),
+        ({"audio_codes": "<|audio_code_5|>"}, "a cover needs one source"),
+        ({"src_audio": None, "audio_codes": "5 6"}, "audio_codes '5 6': write codes as"),
+        ({"src_audio": None, "audio_codes": "<|audio_code_64000|>"}, r"holds 64000; allowed: 0\.\.63999"),
+        ({"thinking": True}, "thinking is on and there is no language model"),
+        ({"use_adg": True, "guidance": "cfg"}, "use_adg asks for adg and guidance for 'cfg'"),
+        ({"stages": [{}, {"shft": 1}]}, "stage 2: unknown setting 'shft'; did you mean 'shift'"),
+        ({"stages": ["rock"]}, "stage 1: stage 'rock' is not a mapping"),
         ({"src_audio": "/nowhere.wav"}, "/nowhere.wav: No such file"),
         ({"caption": ""}, "caption is empty"),
         ({"bpm": 5}, r"bpm 5 is out of range; allowed: 30\.\.300"),
@@ -220,3 +245,106 @@ def test_files_hold_what_the_tensor_holds(base: AceStepHandler, source: Path, tm
         base, None, cover(source), GenerationConfig(batch_size=1, audio_format="flac"), tmp_path / "deep" / "out"
     )
     assert (load_audio(result.audios[0]["path"]) - result.audios[0]["tensor"]).abs().max() < 1e-4
+
+
+def test_codes_stand_in_for_a_source(base: AceStepHandler, source: Path) -> None:
+    """The codes of a track, given instead of it, are the same cover: the source is nothing but its codes."""
+    prepared = prepare(base, load_audio(source), Prompt("x"), [], encode=True)
+    codes = "".join(f"<|audio_code_{code}|>" for code in prepared.source_codes()[0].tolist())
+    whole = {"audio_cover_strength": 1.0, "caption": "metal"}
+    from_file, from_codes = (
+        _once(base, cover(source, **whole, **change)) for change in ({}, {"src_audio": None, "audio_codes": codes})
+    )
+    latents, same = (r.extra_outputs["latents"] for r in (from_file, from_codes))
+    assert torch.allclose(latents, same, atol=1e-4)
+    for change in ({"cover_noise_strength": 0.5}, {"task_type": "cover-nofsq"}):
+        refused = _once(base, cover(source, src_audio=None, audio_codes=codes, **change))
+        assert "audio_codes do not hold them; give src_audio" in (refused.error or "")
+
+
+def test_reference_picks(base: AceStepHandler, source: Path, tmp_path: Path) -> None:
+    reference = tmp_path / "reference.wav"
+    soundfile.write(reference, np.concatenate([tone(9.0, pitch_hz=p) for p in (110, 220, 330, 440, 550)]), 48_000)
+    picks = {
+        (pick, seed): _once(base, cover(source, reference_audio=str(reference), reference_pick=pick, seed=seed))
+        for pick, seed in (("fixed", 7), ("random", 7), ("full", 7))
+    }
+    tensors = [result.audios[0]["tensor"] for result in picks.values()]
+    assert not any(torch.equal(a, b) for i, a in enumerate(tensors) for b in tensors[:i])
+    again = _once(base, cover(source, reference_audio=str(reference), reference_pick="random", seed=7))
+    assert torch.equal(again.audios[0]["tensor"], tensors[1])
+    wave = load_audio(reference)
+    ramp = torch.arange(wave.shape[1]).expand(2, -1)
+    third = wave.shape[1] // 3
+    for k, piece in enumerate(reference_clip(ramp, "random", 3).split(480_000, dim=1)):
+        assert k * third <= piece[0, 0] <= (k + 1) * third - 480_000
+        assert torch.equal(piece[0], torch.arange(480_000) + piece[0, 0])
+    assert not torch.equal(reference_clip(wave, "random", 3), reference_clip(wave, "random", 4))
+    assert reference_clip(wave, "full").shape == wave.shape
+
+
+def test_a_cover_that_lost_its_energy_is_an_error(base: AceStepHandler, source: Path) -> None:
+    """A decoder turned down to nothing gives what users hear from cover_noise_strength: near silence."""
+    autoencoder = copy.deepcopy(base.autoencoder)
+    dict(autoencoder.named_parameters())["decoder.conv2.weight"].mul_(1e-6)  # random weights are loud
+    quiet = replace(base, autoencoder=autoencoder)
+    result = _once(quiet, cover(source, cover_noise_strength=0.5))
+    assert not result.success
+    assert "the output's energy collapsed" in (result.error or "")
+    assert "lower cover_noise_strength" in (result.error or "")
+    assert _once(quiet, cover(source)).success
+    assert _once(base, cover(source, cover_noise_strength=0.5)).success
+
+
+def test_nothing_starts_from_a_silent_source(base: AceStepHandler, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "silent.wav", np.zeros((48_000 * 6, 2)), 48_000)
+    for change in (
+        {"cover_noise_strength": 0.5},
+        {"flow_edit_morph": True, "flow_edit_source_caption": "country"},
+    ):
+        result = _once(base, cover(tmp_path / "silent.wav", **change))
+        assert "read the latents of the source itself: it is silent" in (result.error or "")
+
+
+def test_lyrics_of_both_sides_of_an_edit(base: AceStepHandler, source: Path) -> None:
+    """Equal captions leave the lyrics alone to differ; a source without lyrics of its own has the track's."""
+    edit = {"flow_edit_morph": True, "flow_edit_source_caption": "metal", "caption": "metal", "lyrics": "oh"}
+    same, spoken, other = (
+        _once(base, cover(source, **edit, flow_edit_source_lyrics=words)).extra_outputs["latents"]
+        for words in ("", "oh", "la la la")
+    )
+    assert torch.equal(same, spoken)
+    assert not torch.allclose(same, other, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def listener(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    folder = write_language_model(tmp_path_factory.mktemp("lm") / "model", codes=range(FSQ_CODES))
+    return LanguageModel.from_checkpoint(folder, torch.device("cpu"), torch.float32)
+
+
+def test_the_language_model_fills_what_the_request_leaves_open(
+    base: AceStepHandler, source: Path, listener: LanguageModel
+) -> None:
+    def thinking(**changes: object) -> GenerationResult:
+        return generate_music(
+            base, listener, cover(source, thinking=True, **changes), GenerationConfig(batch_size=1)
+        )
+
+    heard = thinking()
+    assert heard.success, heard.error
+    found = heard.audios[0]["params"]
+    assert found["bpm"] in range(30, 301)
+    assert found["keyscale"] in KEYSCALES
+    assert found["timesignature"] in TIME_SIGNATURES
+    assert found["caption"] == "heavy metal, distorted guitars"
+    assert any(
+        note == f"bpm {found['bpm']} was found by the language model" for note in heard.extra_outputs["notes"]
+    )
+    given = {name: found[name] for name in ("bpm", "keyscale", "timesignature", "vocal_language")}
+    spoken = _once(base, cover(source, **given))
+    assert torch.equal(spoken.audios[0]["tensor"], heard.audios[0]["tensor"])
+    assert thinking(bpm=99).audios[0]["params"]["bpm"] == 99
+    assert thinking(use_cot_metas=False).audios[0]["params"]["bpm"] is None
+    deaf = generate_music(base, listener, cover(source), GenerationConfig(batch_size=1))
+    assert deaf.audios[0]["params"]["bpm"] is None

@@ -17,7 +17,7 @@ import torch
 from hydra import compose, initialize_config_module
 
 from acestep.audio import encode_audio, load_audio
-from acestep.cover import CoverSetting
+from acestep.setting import CoverSetting
 from jobs.restyle import job_of
 from jobs.schema import register
 from pipeline.restyle import RestyleJob

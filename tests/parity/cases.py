@@ -19,7 +19,7 @@ from acestep.text_encoder import TextEncoder
 
 CPU = torch.device("cpu")
 EXACT, MODULE, VAE_ENCODE, VAE_DECODE = 0.0, 1e-5, 1e-3, 1e-4
-LOOP, END_LATENTS, END_WAVE = 3e-4, 5e-4, 1e-3
+LOOP, SDE_LOOP, END_LATENTS, END_WAVE = 3e-4, 1e-3, 5e-4, 1e-3
 
 
 @dataclass(frozen=True)

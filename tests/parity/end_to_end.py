@@ -10,9 +10,10 @@ from torch import Tensor
 from acestep.audio import finish, load_audio
 from acestep.conditions import condition_tokens, encode_source, prepare, reference_latents
 from acestep.constants import SAMPLE_RATE
-from acestep.cover import CoverSetting, resolve
+from acestep.cover import Branch, resolve
 from acestep.prompt import Prompt, text_prompt
-from acestep.sampler import Branch, Lane, denoise
+from acestep.sampler import Condition, denoise
+from acestep.setting import CoverSetting
 from tests.parity.cases import END_LATENTS, END_WAVE, MODULE, VAE_ENCODE, Case, Golden, compare
 
 SUPPORTED = frozenset(
@@ -30,7 +31,7 @@ SUPPORTED = frozenset(
         ),
         *("wav_len", "wav_peak", "inference_steps", "guidance_scale", "shift", "audio_cover_strength", "bpm"),
         *("key_scale", "time_signature", "n_non_cover_text_tokens_before_pad_or_cut", "n_text_tokens"),
-        *("n_non_cover_text_tokens", "cfg_interval_start", "cfg_interval_end"),
+        *("n_non_cover_text_tokens", "cover_noise_strength", "cfg_interval_start", "cfg_interval_end"),
     }
 )
 TOLERANCES = {
@@ -91,6 +92,7 @@ def run(golden: Golden, given: dict[str, Any], noise: Tensor) -> dict[str, Tenso
     setting = CoverSetting(
         task_type=given["task"],
         audio_cover_strength=given.get("audio_cover_strength", 1.0),
+        cover_noise_strength=given.get("cover_noise_strength", 0.0),
         guidance_scale=given.get("guidance_scale", 1.0),
         inference_steps=given["inference_steps"],
         shift=given.get("shift", 1.0),
@@ -101,30 +103,34 @@ def run(golden: Golden, given: dict[str, Any], noise: Tensor) -> dict[str, Tenso
     plan = resolve(setting, handler.is_turbo)
     whole = resolve(replace(setting, audio_cover_strength=1.0), handler.is_turbo)
     conditions = prepare(handler, source, prompt, [plan, whole], clip)
-    tokens = condition_tokens(handler, prompt, seconds, ("cover",), clip)["cover"]
+    cover, text = Branch("cover", given["task"]), Branch("text2music", "silence")
+    reference = reference_latents(handler, clip)
+    tokens = condition_tokens(handler, prompt, seconds, cover, reference)
     lane = conditions.lane(plan, seed=0)
-    branches = dict(lane.branches)
+    read = dict(lane.conditions)
 
     cover_ids = text_encoder.token_ids(text_prompt(prompt, "cover", seconds), 256)
     text_ids = text_encoder.token_ids(text_prompt(prompt, "text2music", seconds), 256)
     end = text_encoder.tokenizer.token_to_id("<|endoftext|>")
     forced = text_encoder.states((text_ids + [end] * len(cover_ids))[: len(cover_ids)])
-    if "text" in branches:
+    if text in read:
         shared = tokens[:, : tokens.shape[1] - len(cover_ids)]
         packed = torch.cat((shared, model.encoder.text_projector(forced)), dim=1)
-        branches["text"] = Branch(branches["text"].context, model.decoder.cross_attention(packed))
-    out = denoise(model.decoder, handler.null, [Lane(noise, plan, branches)])[0]
+        read[text] = Condition(read[text].context, model.decoder.cross_attention(packed))
+    encoded = encode_source(handler, source)
+    start = noise if plan.t_start is None else plan.t_start * noise + (1 - plan.t_start) * encoded
+    out = denoise(model.decoder, handler.null, [replace(lane, start=start, conditions=read)])[0]
     states = text_encoder.states(cover_ids)
     wave = handler.autoencoder.decode(out)[0]
     limited = finish(wave, normalize=False)
     gain = finish(wave).abs().max() / limited.abs().max()
     return {
-        "src_latents": encode_source(handler, source),
-        "refer_first60": reference_latents(handler, clip)[:, :60],
+        "src_latents": encoded,
+        "refer_first60": reference[:, :60],
         "text_hidden_states": states,
         "text_hidden_last8": states[:, -8:],
         "non_cover_text_hidden_states": forced,
-        "context_latents": conditions.contexts[given["task"]].chunk(2, dim=-1)[0],
+        "context_latents": conditions.lane(whole, seed=0).conditions[cover].context.chunk(2, dim=-1)[0],
         "enc_hidden_first12": tokens[:, :12],
         "enc_hidden_last12": tokens[:, -12:],
         "latents": out,
@@ -132,4 +138,57 @@ def run(golden: Golden, given: dict[str, Any], noise: Tensor) -> dict[str, Tenso
         "wav_tail": limited[:, -512:],
         "wav_every": limited[:, ::211],
         "wav_norm_gain": gain[None],
+    }
+
+
+def diffusers_cases(golden: Golden) -> Iterator[Case]:
+    """Cases of ``e2e_diffusers``, which mixes velocities, knows no shortest length and rounds the silence."""
+    if not golden.has("e2e_diffusers.json") or golden.autoencoder is None or golden.text_encoder is None:
+        return
+    reference = golden.tensors("e2e_diffusers")
+    names = {"latents": END_LATENTS} | dict.fromkeys(("wav_head", "wav_tail", "wav_every"), END_WAVE)
+    for case, given in golden.json("e2e_diffusers").items():
+        own = {k.removeprefix(f"{case}."): v for k, v in reference.items() if k.startswith(f"{case}.")}
+        yield from compare(
+            f"e2e_diffusers.{case}",
+            lambda given=given, own=own: run_diffusers(golden, given, own["noise"]),
+            own,
+            names,
+        )
+
+
+def run_diffusers(golden: Golden, given: dict[str, Any], noise: Tensor) -> dict[str, Tensor]:
+    """One cover as diffusers makes it."""
+    folder = golden.model_folder(given["model"])
+    assert folder is not None
+    handler = golden.handler(folder)
+    handler = replace(handler, silence=handler.silence.bfloat16().float())
+    source = load_audio(golden.folder / "audio" / given["src"])
+    prompt = Prompt(
+        given["prompt"],
+        given["lyrics"],
+        given["vocal_language"],
+        given.get("bpm"),
+        given.get("keyscale") or "",
+        given.get("timesignature") or "",
+    )
+    setting = CoverSetting(
+        blend="velocity",
+        audio_cover_strength=given["audio_cover_strength"],
+        guidance_scale=given["guidance_scale"],
+        inference_steps=given["num_inference_steps"],
+        shift=given["shift"],
+        cfg_interval_end=1.0,
+        cfg_interval_on="one_minus_t",
+    )
+    plan = resolve(setting, handler.is_turbo)
+    conditions = replace(prepare(handler, source, prompt, []), latents=handler.autoencoder.encode(source[None]))
+    lane = replace(conditions.lane(plan, seed=0), start=noise)
+    latents = denoise(handler.model.decoder, handler.null, [lane])[0]
+    wave = finish(handler.autoencoder.decode(latents)[0])
+    return {
+        "latents": latents,
+        "wav_head": wave[:, :512],
+        "wav_tail": wave[:, -512:],
+        "wav_every": wave[:, ::211],
     }

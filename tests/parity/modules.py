@@ -11,7 +11,9 @@ from torch import Tensor
 from acestep.audio import load_audio, reference_clip
 from acestep.conditioner import scatter_clips
 from acestep.constants import HOP
-from acestep.guidance import apg
+from acestep.correction import dcw, push_bands
+from acestep.cover import Dcw
+from acestep.guidance import ADG_CLIP, adg, apg, cfg
 from acestep.prompt import Prompt, lyric_prompt, metadata, text_prompt
 from tests.parity.cases import EXACT, MODULE, VAE_DECODE, VAE_ENCODE, Case, Golden, compare
 
@@ -32,6 +34,8 @@ def module_cases(golden: Golden) -> Iterator[Case]:
         yield from transformer_cases(golden, name, folder)
     if golden.has("guidance.safetensors"):
         yield from guidance_cases(golden)
+    if golden.has("dcw.safetensors"):
+        yield from correction_cases(golden)
 
 
 def audio_cases(golden: Golden) -> Iterator[Case]:
@@ -257,9 +261,34 @@ def guidance_cases(golden: Golden) -> Iterator[Case]:
             guided, kept = apg(conditional, unconditional, scale, kept, momentum_weight, threshold)
             out.append(guided)
             out_alone.append(apg(conditional, unconditional, scale, norm_threshold=threshold)[0])
-        return {"out_apg": torch.stack(out), "out_apg_nomomentum": torch.stack(out_alone)}
+        both = list(zip(reference["pred_cond"], reference["pred_uncond"], strict=True))
+        points = list(zip(reference["latents"], reference["sigma"].tolist(), strict=True))
+        by_angle = {
+            f"out_{kind}": torch.stack(
+                [adg(c, u, scale, x, t, kind) for (c, u), (x, t) in zip(both, points, strict=True)]
+            )
+            for kind in ADG_CLIP
+        }
+        plain = torch.stack([cfg(c, u, scale) for c, u in both])
+        alone = torch.stack(out_alone)
+        return {"out_apg": torch.stack(out), "out_apg_nomomentum": alone, "out_cfg": plain} | by_angle
 
-    yield from compare("guidance", compute, reference, {"out_apg": MODULE, "out_apg_nomomentum": MODULE})
-    for name in sorted(reference):
-        if name.startswith("out_") and not name.startswith("out_apg"):
-            yield Case(f"guidance.{name}", MODULE, None)
+    names = [name for name in reference if name.startswith("out_")]
+    yield from compare("guidance", compute, reference, dict.fromkeys(names, MODULE))
+
+
+def correction_cases(golden: Golden) -> Iterator[Case]:
+    reference, setting = golden.tensors("dcw"), golden.metadata("dcw")
+    low, high, pix = (float(setting[name]) for name in ("low", "high", "pix"))
+
+    def compute() -> dict[str, Tensor]:
+        x, estimate = reference["x"], reference["y"]
+        return {
+            "out_low": push_bands(x, estimate, low, 0.0),
+            "out_high": push_bands(x, estimate, 0.0, high),
+            "out_double": push_bands(x, estimate, low, high),
+            "out_pix": dcw(x, estimate, 0.5, Dcw("pix", pix, 0.0)),
+        }
+
+    names = [name for name in reference if name.startswith("out_")]
+    yield from compare("dcw", compute, reference, dict.fromkeys(names, MODULE))

@@ -13,21 +13,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.parity.adapters import adapter_cases
 from tests.parity.cases import Case, Golden
-from tests.parity.end_to_end import end_to_end_cases
-from tests.parity.loops import loop_cases
+from tests.parity.end_to_end import diffusers_cases, end_to_end_cases
+from tests.parity.language import language_cases, token_id_cases
+from tests.parity.loops import flow_edit_cases, loop_cases, velocity_cases
 from tests.parity.modules import module_cases
-
-# Reference vectors of features that are not built yet.
-UNSUPPORTED_FILES = (
-    "dcw.safetensors",
-    "flow_edit.safetensors",
-    "lora_turbo.safetensors",
-    "lm.json",
-    "loop_*_velocity_blend.safetensors",
-    "e2e_diffusers.safetensors",
-    "real_token_ids.json",
-)
 
 
 def all_cases(folder: Path) -> Iterator[Case]:
@@ -35,10 +26,13 @@ def all_cases(folder: Path) -> Iterator[Case]:
     golden = Golden(folder)
     yield from module_cases(golden)
     yield from loop_cases(golden)
+    yield from velocity_cases(golden)
+    yield from flow_edit_cases(golden)
     yield from end_to_end_cases(golden)
-    for pattern in UNSUPPORTED_FILES:
-        for file in sorted(golden.vectors.glob(pattern)):
-            yield Case(file.stem, 0.0, None)
+    yield from diffusers_cases(golden)
+    yield from adapter_cases(golden)
+    yield from language_cases(golden)
+    yield from token_id_cases(golden)
 
 
 def main() -> int:

@@ -19,13 +19,14 @@ from torch import Tensor
 from acestep.checkpoint import load_autoencoder, load_model
 from acestep.conditions import encode_source, prepare
 from acestep.constants import HOP
-from acestep.cover import CoverSetting, resolve
+from acestep.cover import resolve
 from acestep.errors import CheckpointError
 from acestep.guidance import apg
 from acestep.handler import AceStepHandler
 from acestep.model import AceStepModel
 from acestep.prompt import Prompt
 from acestep.sampler import denoise, initial_noise
+from acestep.setting import CoverSetting
 from acestep.tokenizer import hints
 from tests.parity.cases import CPU, LOOP, MODULE
 from tests.parity.export import (
@@ -222,13 +223,13 @@ def run_both(
         timesignature=PROMPT.timesignature,
         audio_duration=source.shape[1] / 48_000,
         task_type="cover",
-        audio_cover_strength=1.0,
-        num_inference_steps=plan.inference_steps,
+        audio_cover_strength=setting.audio_cover_strength,
+        num_inference_steps=len(plan.steps),
         guidance_scale=setting.guidance_scale,
         shift=setting.shift,
         cfg_interval_start=setting.cfg_interval_start,
         cfg_interval_end=setting.cfg_interval_end,
-        latents=initial_noise(7, conditions.frames, CHANNELS),
+        latents=initial_noise(7, conditions.latents.shape[1], CHANNELS),
         output_type="latent",
         **given,
     ).audios
@@ -260,6 +261,22 @@ def test_base_run(base: Pair, start: float, end: float) -> None:
     )
     guided = sum(step.guided for step in resolve(setting, is_turbo=False).steps)
     assert guided == 10 if end == 1.0 else 0 < guided < 10
+    assert_near(*run_both(base, setting, source, given), LOOP)
+
+
+@pytest.mark.parametrize(("strength", "end"), [(0.4, 1.0), (0.7, 0.6), (0.0, 1.0)])
+def test_velocity_blend_run(base: Pair, strength: float, end: float) -> None:
+    source = 0.5 * noise(64, 2, 130 * HOP)
+    codes = base.ours.model.tokenizer(encode_source(base.ours, source))[0].tolist()
+    given = {"audio_codes": "".join(f"<|audio_code_{code}|>" for code in codes)}
+    setting = replace(
+        EVERYWHERE,
+        blend="velocity",
+        audio_cover_strength=strength,
+        inference_steps=8,
+        guidance_scale=7.0,
+        cfg_interval_end=end,
+    )
     assert_near(*run_both(base, setting, source, given), LOOP)
 
 

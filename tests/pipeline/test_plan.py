@@ -1,5 +1,6 @@
 """The plan: identity, what is left to do, and what is final before anything runs."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from pipeline.items import ModelFacts
 from pipeline.manifest import RejectedRow, parse_track
-from pipeline.plan import ModelFacts, make_plan
+from pipeline.plan import make_plan
+from pipeline.presets import Preset
 from pipeline.settings import make_settings
 from tests.conftest import tone
 
@@ -120,9 +123,58 @@ def test_overrides_that_make_two_settings_the_same_are_rejected(folder: Path) ->
 
 
 def test_overrides_replace_what_is_not_swept(folder: Path) -> None:
-    import json
-
     plan = make_plan([track(folder, "short", shift="2", seed="9")], [], SETTINGS, MODEL, "flac", set())
     items = plan.rows["items"][0].as_py()
-    assert [json.loads(item["setting"])["shift"] for item in items] == [2.0, 2.0]
+    assert [json.loads(item["stages"])[-1]["shift"] for item in items] == [2.0, 2.0]
     assert [item["seed"] for item in items] == [9, 9]
+
+
+METAL = Preset("to_metal", "country", "metal", "metal, loud", {"audio_cover_strength": 0.4, "shift": 2.0})
+
+
+def settings_in(plan) -> list[dict]:
+    return [json.loads(item["stages"])[-1] for row in plan.rows.to_pylist() for item in row["items"]]
+
+
+def test_a_rows_preset_gives_way_to_what_is_set_by_hand(folder: Path) -> None:
+    values = {"track_id": "t", "source": "short.wav", "source_genre": "Country", "target_genre": "metal"}
+    manifest = str(folder / "manifest.csv")
+    plain, own = (parse_track(values | more, manifest, [METAL]) for more in ({}, {"shift": "1.5", "caption": "x"}))
+    assert (plain.prompt.caption, own.prompt.caption) == ("metal, loud", "x")
+    settings = make_settings(BASE, {})
+
+    def run(track, settings=settings, **more):
+        (setting,) = settings_in(make_plan([track], [], settings, MODEL, "flac", set(), **more))
+        return setting["audio_cover_strength"], setting["shift"]
+
+    assert run(plain) == (0.4, 2.0)
+    assert run(own) == (0.4, 1.5)
+    assert run(plain, by_hand=("audio_cover_strength",)) == (0.5, 2.0)
+    swept = make_settings(BASE, {"audio_cover_strength": [0.3, 0.6]})
+    plan = make_plan([plain], [], swept, MODEL, "flac", set())
+    assert [s["audio_cover_strength"] for s in settings_in(plan)] == [0.3, 0.6]
+    assert plan.rows["preset"].to_pylist() == ["to_metal"]
+
+
+def test_items_of_a_chain_name_their_parent(folder: Path) -> None:
+    stages = [{"caption": "rock"}, {}, {"caption": "metal"}]
+    settings = make_settings(BASE, {"seed": [1, 2]}, stages)
+    plan = make_plan([track(folder, "short")], [], settings, MODEL, "flac", set())
+    items = plan.rows.to_pylist()[0]["items"]
+    assert [i["parent_item_id"] for i in items[:3]] == [None, items[0]["item_id"], items[1]["item_id"]]
+    assert len({i["item_id"] for i in items}) == 6
+    conflict = make_plan(
+        [track(folder, "short", shift="1")],
+        [],
+        make_settings(BASE, {}, [{"shift": 2}]),
+        MODEL,
+        "flac",
+        set(),
+        staged={"shift"},
+    )
+    assert "shift is given in the manifest and set by a stage" in conflict.rejected[0]["error_message"]
+
+
+def test_the_language_model_is_part_of_the_identity(folder: Path) -> None:
+    with_one, with_other = (ids([track(folder, "short")], model=replace(MODEL, language_model=m)) for m in "ab")
+    assert not {*with_one} & {*with_other, *ids([track(folder, "short")])}

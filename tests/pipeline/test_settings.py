@@ -3,7 +3,7 @@
 import pytest
 
 from acestep.errors import RequestError
-from pipeline.settings import make_settings, refuse_duplicates
+from pipeline.settings import distinct, make_settings
 
 BASE = {"audio_cover_strength": 0.5, "guidance_scale": 9.0, "seed": 42}
 
@@ -33,7 +33,7 @@ def test_timesteps_are_a_value_or_a_list_of_them() -> None:
     [
         ({"guidance_scale": []}, "grid.guidance_scale is empty"),
         ({"seed": [1, 1]}, "grid.seed lists 1 twice"),
-        ({"guidance": [7]}, "unknown setting 'guidance'; did you mean 'guidance_scale'"),
+        ({"guidence_scale": [7]}, "unknown setting 'guidence_scale'; did you mean 'guidance_scale'"),
         ({"audio_cover_strength": [0.5, 1.5]}, "audio_cover_strength 1.5 is out of range"),
         ({"seed": ["x"]}, "seed 'x' is not a whole number"),
     ],
@@ -45,10 +45,56 @@ def test_bad_grids(grid: dict, message: str) -> None:
 
 def test_settings_that_would_sound_the_same_are_refused_with_the_reason() -> None:
     settings = make_settings(BASE, {"guidance_scale": [7, 9], "seed": [1, 2]})
-    assert len(refuse_duplicates(settings, is_turbo=False)) == 4
+    assert distinct(settings, is_turbo=False) == settings
     with pytest.raises(RequestError) as caught:
-        refuse_duplicates(settings, is_turbo=True)
+        distinct(settings, is_turbo=True)
     message = str(caught.value)
     assert "g7.0 seed1 = g9.0 seed1" in message
     assert "g7.0 seed2 = g9.0 seed2" in message
     assert "guidance_scale 7 has no effect: turbo models have guidance built in" in message
+
+
+def test_run_once_keeps_the_first_of_each() -> None:
+    settings = make_settings(BASE, {"guidance_scale": [7, 8, 9], "seed": [1, 2]})
+    kept = distinct(settings, is_turbo=True, duplicates="run_once")
+    assert [(s.name, s.stands_for) for s in kept] == [
+        ("g7.0 seed1", ("g8.0 seed1", "g9.0 seed1")),
+        ("g7.0 seed2", ("g8.0 seed2", "g9.0 seed2")),
+    ]
+    with pytest.raises(RequestError, match=r"grid\.duplicates 'drop' is unknown; use one of refuse, run_once"):
+        distinct(settings, True, "drop")
+
+
+def test_five_strengths_by_four_guidances() -> None:
+    """On turbo guidance does nothing and eight steps tell few strengths apart; on base all points differ."""
+    grid = {"audio_cover_strength": [0.3, 0.35, 0.4, 0.5, 0.6], "guidance_scale": [7, 8, 9, 10]}
+    settings = make_settings(BASE, grid)
+    assert len(distinct(settings, is_turbo=False)) == 20
+    with pytest.raises(RequestError) as caught:
+        distinct(settings, is_turbo=True)
+    lines = [line for line in str(caught.value).splitlines() if " = " in line]
+    assert len(lines) == 3  # of eight steps 0.30 and 0.35 are both two, 0.40 is three, 0.50 and 0.60 are four
+    assert lines[0].split(":")[0].count("=") == 7
+    assert "each runs 8 steps, 2 of them on the source, guidance 1" in lines[0]
+    kept = distinct(settings, True, "run_once")
+    assert [s.name for s in kept] == ["s0.30 g7.0", "s0.40 g7.0", "s0.50 g7.0"]
+
+
+def test_stages_are_settings_with_parents() -> None:
+    stages = [{"caption": "rock"}, {"caption": "metal", "guidance_scale": 7}]
+    settings = make_settings(BASE, {"audio_cover_strength": [0.3, 0.6]}, stages)
+    assert [s.name for s in settings] == ["s0.30 stage1", "s0.30 stage2", "s0.60 stage1", "s0.60 stage2"]
+    assert [s.parent for s in settings] == [None, settings[0].setting_id, None, settings[2].setting_id]
+    assert [s.cover.guidance_scale for s in settings] == [9, 7, 9, 7]
+    assert settings[1].stages[0].caption == "rock"
+    with pytest.raises(RequestError, match="guidance_scale is swept by the grid and set by a stage"):
+        make_settings(BASE, {"guidance_scale": [7, 8]}, stages)
+    with pytest.raises(RequestError, match="stage 2: unknown setting 'strength'"):
+        make_settings(BASE, {}, [{}, {"strength": 1}])
+
+
+def test_run_once_keeps_chains_together() -> None:
+    settings = make_settings(BASE, {"guidance_scale": [7, 9]}, [{"caption": "rock"}, {"caption": "metal"}])
+    kept = distinct(settings, True, "run_once")
+    assert [s.name for s in kept] == ["g7.0 stage1", "g7.0 stage2"]
+    assert kept[1].parent == kept[0].setting_id

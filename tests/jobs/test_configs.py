@@ -1,0 +1,138 @@
+"""Every file of ``conf`` is composed and validated, and a mistyped key names the nearest valid one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from acestep.errors import RequestError, RestyleError
+from acestep.setting import parse_setting
+from jobs.command_line import hint
+from jobs.presets import read_preset, read_presets
+from jobs.restyle import job_of
+from jobs.schema import register
+from pipeline.settings import make_settings
+
+CONF = Path(__file__).parents[2] / "conf"
+JOBS = sorted(file.stem for file in CONF.glob("*.yaml"))
+PRESETS = sorted(file.stem for file in (CONF / "preset").glob("*.yaml"))
+REQUIRED = {"restyle": ["manifest=m.csv", "output=out"]}
+
+
+@pytest.fixture(autouse=True)
+def hydra() -> None:
+    GlobalHydra.instance().clear()
+    register()
+
+
+def composed(job: str, *overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(job, overrides=[*REQUIRED.get(job, []), *overrides])
+
+
+def test_nothing_in_conf_is_overlooked() -> None:
+    found = {str(file.relative_to(CONF)) for file in CONF.rglob("*.yaml")}
+    assert found == {f"{job}.yaml" for job in JOBS} | {f"preset/{name}.yaml" for name in PRESETS}
+    assert {"restyle", "fetch"} <= set(JOBS)
+    for job in JOBS:
+        assert composed(job)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_makes_a_job(name: str) -> None:
+    job = job_of(composed("restyle", f"preset={name}"))
+    (setting,) = make_settings(job.cover, job.grid)
+    preset = read_preset(CONF / "preset" / f"{name}.yaml")
+    assert preset.name == name
+    assert job.caption == preset.caption
+    assert {key: getattr(setting.cover, key) for key in preset.cover} == dict(preset.cover)
+    assert name == "none" or preset.caption
+
+
+def test_the_six_genre_pairs_are_there_with_their_ranges() -> None:
+    presets = {(p.source_genre, p.target_genre): p for p in read_presets([CONF])}
+    assert set(presets) == {
+        ("country", "heavy metal"),
+        ("pop", "jazz"),
+        ("rock", "electronic"),
+        ("classical", "hip-hop"),
+        ("folk", "R&B"),
+        ("acoustic", "orchestral"),
+    }
+    for preset in presets.values():
+        assert set(preset.ranges) == {"audio_cover_strength", "guidance_scale", "inference_steps"}
+        assert preset.cover["inference_steps"] == 28
+        assert preset.cover["cfg_interval_end"] == 0.95
+        parse_setting(preset.cover)
+
+
+def test_the_command_line_goes_over_a_preset() -> None:
+    job = job_of(composed("restyle", "preset=pop_to_jazz", "cover.guidance_scale=10", "preset.caption=bebop"))
+    assert (job.cover["guidance_scale"], job.cover["audio_cover_strength"], job.caption) == (10, 0.6, "bebop")
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("cover.guidence_scale=3", "did you mean cover.guidance_scale?"),
+        ("cover.audio_cover_strenght=1", "did you mean cover.audio_cover_strength?"),
+        ("grid.shfit=[1,2]", "did you mean grid.shift?"),
+        ("cluster.worker=2", "did you mean cluster.workers?"),
+        ("manifst=x", "did you mean manifest?"),
+        ("guidance_scale=9", "did you mean cover.guidance_scale?"),
+        ("preset.captoin=x", "did you mean preset.caption?"),
+        ("zzzz=1", "known keys: manifest, output"),
+        ("cover.shift=abc", ""),
+    ],
+)
+def test_a_mistyped_key_names_the_nearest(override: str, nearest: str) -> None:
+    said = hint("restyle", [override])
+    assert said.startswith(nearest) if nearest else said == ""
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_user_sees_the_nearest_key(job: str) -> None:
+    command = [sys.executable, "-m", f"jobs.{job}", "modle=x"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent, check=False)
+    assert done.returncode == 2
+    assert "Key 'modle' not in" in done.stderr
+    assert done.stderr.rstrip().endswith("did you mean model?")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("preset: {captoin: x}", "Key 'captoin' not in 'PresetConfig'; did you mean caption?"),
+        ("cover: {shfit: 2}", "Key 'shfit' not in 'CoverConfig'; did you mean shift?"),
+        ("covers: {shift: 2}", "key 'covers' is not one of preset, cover"),
+        ("preset: [", "while parsing"),
+        (
+            "preset: {source_genre: a, target_genre: b, caption: x}\ncover: {shift: -1}",
+            "shift -1 is out of range",
+        ),
+        ("preset: {source_genre: a, target_genre: b}", "has no caption"),
+        (
+            "preset: {source_genre: a, target_genre: b, caption: x, ranges: {shift: [1.0, 2.0]}}\n"
+            "cover: {shift: 3}",
+            "shift 3 is outside its own range 1..2",
+        ),
+    ],
+)
+def test_a_preset_of_a_user_is_checked(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "preset").mkdir()
+    (tmp_path / "preset" / "mine.yaml").write_text(text)
+    with pytest.raises(RequestError) as caught:
+        read_presets([tmp_path])
+    assert message in str(caught.value)
+    assert "mine" in str(caught.value)
+
+
+def test_missing_values_are_named() -> None:
+    with (
+        initialize_config_dir(str(CONF), version_base="1.3"),
+        pytest.raises(RestyleError, match=r"manifest=\.\.\."),
+    ):
+        job_of(compose("restyle"))

@@ -1,0 +1,90 @@
+"""The restyle job on a checkpoint in the diffusers layout with a LoRA adapter, as a user starts it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+
+from acestep.audio import encode_audio
+from acestep.checkpoint import fingerprint, locate
+from acestep.errors import RequestError
+from acestep.handler import AceStepHandler
+from acestep.inference import GenerationConfig, GenerationParams, generate_music
+from pipeline.console import ConsoleReporter
+from pipeline.restyle import RestyleJob, run
+from tests.conftest import tone
+from tests.parity.export import WIDTH, make_parts, write_checkpoint
+from tests.parity.pipeline_folder import save_pipeline
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A track, the same model in both layouts, an adapter."""
+    folder = tmp_path_factory.mktemp("layouts")
+    soundfile.write(folder / "a.wav", tone(6.0), 48_000)
+    (folder / "tracks.jsonl").write_text(json.dumps({"track_id": "a", "source": "a.wav", "caption": "jazz"}))
+    parts = make_parts()
+    save_pipeline(folder / "diffusers", parts)
+    write_checkpoint(folder / "original", parts, "base")
+    (folder / "lora").mkdir()
+    (folder / "lora" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 2}')
+    key = "base_model.model.layers.1.self_attn.o_proj.lora_{}.weight"
+    pair = {key.format("A"): torch.ones(2, 64), key.format("B"): torch.ones(WIDTH, 2)}
+    save_file(pair, folder / "lora" / "adapter_model.safetensors")
+    return folder
+
+
+def restyle(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    quick = ("tracking.enabled=false", "cover.inference_steps=2")
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.restyle",
+        f"manifest={place}/tracks.jsonl",
+        f"output={place}/out",
+        *quick,
+    ]
+    return subprocess.run(
+        [*command, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def in_this_process(place: Path, handler: AceStepHandler) -> bytes:
+    params = GenerationParams(
+        task_type="cover", src_audio=str(place / "a.wav"), caption="jazz", shift=3.0, cfg_interval_end=0.95,
+        inference_steps=2, guidance_scale=9.0, audio_cover_strength=0.5, seed=42,
+    )  # fmt: skip
+    result = generate_music(handler, None, params, GenerationConfig(batch_size=1))
+    return encode_audio(result.audios[0]["tensor"], "flac")
+
+
+def test_the_job_reads_the_diffusers_layout_and_hears_the_adapter(place: Path) -> None:
+    done = restyle(place, f"model={place}/diffusers", f"adapter={place}/lora", "adapter_scale=0.8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = pq.read_table(place / "out" / "results").to_pylist()
+    assert row["model_fingerprint"] == fingerprint(locate(place / "diffusers"), place / "lora", 0.8)
+    job = json.loads((place / "out" / "job.json").read_text())["job"]
+    assert (job["adapter"], job["adapter_scale"]) == (str(place / "lora"), 0.8)
+
+    # The other layout gives the same bytes, and no adapter gives others.
+    cover = (place / "out" / row["audio_path"]).read_bytes()
+    original = str(place / "original")
+    adapted = AceStepHandler.from_checkpoint(original, device="cpu", adapter=place / "lora", adapter_scale=0.8)
+    assert cover == in_this_process(place, adapted)
+    assert cover != in_this_process(place, AceStepHandler.from_checkpoint(original, device="cpu"))
+
+
+def test_a_scale_out_of_range_cannot_start(place: Path) -> None:
+    job = RestyleJob(f"{place}/tracks.jsonl", f"{place}/never", {}, adapter=f"{place}/lora", adapter_scale=1.5)
+    with pytest.raises(RequestError, match=r"adapter_scale 1\.5 is out of range"):
+        run(job, ConsoleReporter(Console()))
+    assert not (place / "never").exists()

@@ -1,0 +1,68 @@
+"""What README says of parameters is what the code does."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from acestep.cover import resolve
+from acestep.setting import CHOICES, RANGES, SETTING_FIELDS, CoverSetting
+from tests.parity.replay import all_cases
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def rows(heading: str) -> Iterator[list[str]]:
+    """Cells of the table under the line that starts with ``heading``."""
+    lines = README[README.index(heading) :].splitlines()[2:]
+    for line in lines:
+        if not line.startswith("|"):
+            return
+        yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+TABLE = {cells[0].strip("`"): cells for cells in rows("| parameter | default | range |")}
+
+
+def test_every_parameter_has_a_row_and_a_test() -> None:
+    assert set(TABLE) == {*SETTING_FIELDS, "seed"}
+    cases = {case.name for case in all_cases(ROOT / "tests" / "golden")}
+    for name, cells in TABLE.items():
+        file, _, test = cells[5].strip("`").partition("::")
+        function, _, case = test.rstrip("]").partition("[")
+        assert re.search(rf"^def {function}\b", (ROOT / file).read_text(), re.MULTILINE), name
+        assert not case or case in cases, f"{name}: no reference vector {case}"
+
+
+@pytest.mark.parametrize("name", SETTING_FIELDS)
+def test_defaults_and_ranges_are_the_codes(name: str) -> None:
+    _, default, allowed, *_ = TABLE[name]
+    value = getattr(CoverSetting(), name)
+    empty = {None: ("none", "model's own"), "": ("empty",)}
+    if value in empty:
+        assert default in empty[value]
+    else:
+        assert default.strip("`") == (
+            str(value).lower()
+            if isinstance(value, bool)
+            else f"{value:g}"
+            if isinstance(value, float)
+            else str(value)
+        )
+    if name in CHOICES:
+        assert re.findall(r"`([^`]+)`", allowed) == list(CHOICES[name])
+    elif name in RANGES:
+        low, high = (eval(end.replace("^", "**"), {}) for end in allowed.split(" .. "))
+        assert (low, high) == RANGES[name]
+
+
+def test_the_strength_table_counts_steps_as_the_sampler_does() -> None:
+    for strengths, *counts, _ in rows("| strength | turbo, 8 steps |"):
+        for said, turbo in zip(counts, (True, False), strict=True):
+            steps = [
+                resolve(CoverSetting(audio_cover_strength=float(s)), turbo).cover_steps
+                for s in strengths.split(" - ")
+            ]
+            assert said == " - ".join(map(str, steps))
