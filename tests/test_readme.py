@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from acestep.cover import resolve
+from acestep.params import GenerationConfig, GenerationParams
 from acestep.setting import CHOICES, RANGES, SETTING_FIELDS, CoverSetting
 from tests.parity.replay import all_cases
 
@@ -23,14 +25,17 @@ def rows(heading: str) -> Iterator[list[str]]:
         yield [cell.strip() for cell in line.strip("|").split("|")]
 
 
+REQUEST = list(rows("| parameter | default | meaning |"))
 TABLE = {cells[0].strip("`"): cells for cells in rows("| parameter | default | range |")}
 
 
 def test_every_parameter_has_a_row_and_a_test() -> None:
     assert set(TABLE) == {*SETTING_FIELDS, "seed"}
+    for name in (name for cells in REQUEST for name in re.findall(r"`([^`]+)`", cells[0])):
+        assert name in {f.name for f in (*fields(GenerationParams), *fields(GenerationConfig))} | {"save_dir"}
     cases = {case.name for case in all_cases(ROOT / "tests" / "golden")}
-    for name, cells in TABLE.items():
-        file, _, test = cells[5].strip("`").partition("::")
+    for name, cells in [*TABLE.items(), *((cells[0], cells) for cells in REQUEST)]:
+        file, _, test = cells[-1].strip("`").partition("::")
         function, _, case = test.rstrip("]").partition("[")
         assert re.search(rf"^def {function}\b", (ROOT / file).read_text(), re.MULTILINE), name
         assert not case or case in cases, f"{name}: no reference vector {case}"
