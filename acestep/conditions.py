@@ -19,6 +19,7 @@ from acestep.errors import RequestError
 from acestep.handler import AceStepHandler
 from acestep.prompt import Prompt, lyric_prompt, text_prompt
 from acestep.sampler import Condition, Lane, fresh_noise, initial_noise, retaken
+from acestep.text_encoder import TextEncoder
 from acestep.tokenizer import codes, hints
 from acestep.transformer import CrossAttention
 
@@ -42,16 +43,19 @@ class TrackConditions:
     codes: Tensor | None = None
     nothing_to_start_from: str = ""
     source_rms: float = 0.0
-    known: dict[Any, Any] = field(default_factory=dict)
+    contexts: dict[str, Tensor] = field(default_factory=dict)
+    prompts: dict[Any, CrossAttention] = field(default_factory=dict)
 
     @torch.inference_mode()
     def lane(self, plan: CoverPlan, seed: int) -> Lane:
         """One generation of this track.
 
         Raises:
-            RequestError: the plan reads latents of a source, and there is none.
+            RequestError: the plan reads latents of a source and there is none, or retakes the seed itself.
         """
         self._refuse_without_source(plan)
+        if plan.retake is not None and plan.retake[0] == seed:
+            raise RequestError(f"retake_seed {seed} is the seed itself; give another, or retake_variance 0")
         _, frames, channels = self.latents.shape
         noise = initial_noise(seed, frames, channels)
         if plan.retake is not None:
@@ -69,9 +73,21 @@ class TrackConditions:
             draw=lambda number: fresh_noise(seed, number, frames, channels).to(start.device),
         )
 
-    def restyled(self, latents: Tensor, prompt: Prompt) -> "TrackConditions":
-        """Conditions of the next stage: its source is what a stage made, handed over as latents ``[1, t, c]``."""
-        return replace(self, latents=latents, prompt=prompt, codes=None, nothing_to_start_from="", known={})
+    def restyled(self, latents: Tensor, rms: float, prompt: Prompt) -> "TrackConditions":
+        """Conditions of the next stage: its source is what a stage made, handed over as latents ``[1, t, c]``.
+
+        Args:
+            rms: of the waveform that the latents stand for.
+        """
+        return replace(
+            self,
+            latents=latents,
+            prompt=prompt,
+            codes=None,
+            nothing_to_start_from="",
+            source_rms=rms,
+            contexts={},
+        )
 
     def _refuse_without_source(self, plan: CoverPlan) -> None:
         starts_from_it = plan.t_start is not None or plan.edit is not None
@@ -83,20 +99,23 @@ class TrackConditions:
 
     def _context(self, branch: Branch) -> Tensor:
         """Context ``[1, t, 2c]`` of a branch."""
-        task = branch.task if branch.context == "mixed" else branch.context
-        context = self._once(("context", task), lambda: self._plain_context(task))
         if branch.context != "mixed":
-            return context
-        silence = self._once(("context", "silence"), lambda: self._plain_context("silence"))
-        return branch.strength * context + (1 - branch.strength) * silence
+            return self._plain_context(branch.context)
+        source, silence = self._plain_context(branch.task), self._plain_context("silence")
+        return branch.strength * source + (1 - branch.strength) * silence
 
     def _plain_context(self, task: str) -> Tensor:
+        if task not in self.contexts:
+            self.contexts[task] = with_mask(self._heard(task))
+        return self.contexts[task]
+
+    def _heard(self, task: str) -> Tensor:
         if task == "silence":
-            return with_mask(self.handler.silence_frames(self.latents.shape[1]))
+            return self.handler.silence_frames(self.latents.shape[1])
         if task == "cover-nofsq" or self.codes is not None:
-            return with_mask(self.latents)
+            return self.latents
         model = self.handler.model
-        return with_mask(hints(model.tokenizer, model.detokenizer, self.latents, self.handler.silence))
+        return hints(model.tokenizer, model.detokenizer, self.latents, self.handler.silence)
 
     @torch.inference_mode()
     def source_codes(self) -> Tensor:
@@ -111,20 +130,17 @@ class TrackConditions:
             caption, lyrics = plan.edit
             prompt = replace(prompt, caption=caption, lyrics=lyrics or prompt.lyrics)
 
-        def make() -> CrossAttention:
-            clip = self.timbre(pick, seed if pick == "random" else 0)
-            tokens = condition_tokens(self.handler, prompt, self.duration_s, branch, clip)
-            return self.handler.model.decoder.cross_attention(tokens)
-
         # A mixture belongs to one strength and a random clip to one seed: kept, they would pile up in a sweep.
-        if branch.text == "mixed" or pick == "random":
-            return make()
-        return self._once(("cross", branch.text, prompt, pick), make)
-
-    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
-        if key not in self.known:
-            self.known[key] = make()
-        return self.known[key]
+        key = (branch.text, prompt, pick)
+        kept = branch.text != "mixed" and pick != "random"
+        if kept and key in self.prompts:
+            return self.prompts[key]
+        clip = self.timbre(pick, seed if pick == "random" else 0)
+        tokens = condition_tokens(self.handler, prompt, self.duration_s, branch, clip)
+        cross = self.handler.model.decoder.cross_attention(tokens)
+        if kept:
+            self.prompts[key] = cross
+        return cross
 
 
 @torch.inference_mode()
@@ -211,20 +227,37 @@ def condition_tokens(
     """
     encoder, text_encoder = handler.model.encoder, handler.text_encoder
     shared = encoder.parts(text_encoder.lyric_rows(lyric_prompt(prompt)), clip)
-    tasks = {"text2music": ("text2music",), "mixed": ("cover", "text2music")}.get(branch.text, ("cover",))
-    ids = [text_encoder.token_ids(text_prompt(prompt, task, duration_s), MAX_PROMPT_TOKENS) for task in tasks]
-    states = [text_encoder.states(row) for row in ids]
-    text = mixed_states(ids, states, branch.strength) if branch.text == "mixed" else states[0]
+    if branch.text == "mixed":
+        text = _mixed(text_encoder, prompt, duration_s, branch.strength)
+    else:
+        task = "text2music" if branch.text == "text2music" else "cover"
+        text = text_encoder.prompt_states(text_prompt(prompt, task, duration_s))
     return torch.cat((*shared, encoder.text_projector(text.to(encoder.dtype))), dim=1)
 
 
-def cut_notes(handler: AceStepHandler, prompt: Prompt, duration_s: float) -> list[str]:
+def _mixed(text_encoder: TextEncoder, prompt: Prompt, duration_s: float, strength: float) -> Tensor:
+    texts = [text_prompt(prompt, task, duration_s) for task in ("cover", "text2music")]
+    lengths = [text_encoder.count_tokens(text) for text in texts]
+    # Both lose the same tail: cut to the same length, the two captions would no longer meet.
+    lost = max(0, max(lengths) - MAX_PROMPT_TOKENS)
+    ids = [text_encoder.token_ids(text, length - lost) for text, length in zip(texts, lengths, strict=True)]
+    return mixed_states(ids, [text_encoder.states(row) for row in ids], strength)
+
+
+def cut_notes(handler: AceStepHandler, prompt: Prompt, duration_s: float, plan: CoverPlan) -> list[str]:
     """A note for each text that is longer than the model reads, whose end is therefore cut off."""
     encoder, notes = handler.text_encoder, []
-    for name, text, most in (
+    texts = [
         ("caption", text_prompt(prompt, "cover", duration_s), MAX_PROMPT_TOKENS),
         ("lyrics", lyric_prompt(prompt), MAX_LYRIC_TOKENS),
-    ):
+    ]
+    if plan.edit is not None:
+        source = replace(prompt, caption=plan.edit[0], lyrics=plan.edit[1])
+        texts += [
+            ("flow_edit_source_caption", text_prompt(source, "cover", duration_s), MAX_PROMPT_TOKENS),
+            ("flow_edit_source_lyrics", lyric_prompt(source), MAX_LYRIC_TOKENS),
+        ]
+    for name, text, most in texts:
         count = encoder.count_tokens(text)
         if count > most:
             notes.append(f"{name} too long: {count} tokens with its frame, and the model reads the first {most}")

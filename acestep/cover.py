@@ -7,6 +7,7 @@ from acestep import schedule
 from acestep.constants import MAX_TURBO_STEPS
 from acestep.errors import RequestError
 from acestep.setting import CoverSetting, check
+from acestep.unused import unused_notes
 
 BASE_STEPS = 28
 
@@ -130,14 +131,14 @@ def resolve(setting: CoverSetting, is_turbo: bool) -> CoverPlan:
         RequestError: a value is out of range, or the model cannot do what is asked.
     """
     check(setting)
-    notes: list[str] = []
+    notes = unused_notes(setting)
     times, shift = _times(setting, is_turbo, notes)
     guidance = _guidance_scale(setting, is_turbo, notes)
     n = len(times) - 1
     if is_turbo and setting.infer_method == "sde" and setting.sde_time == "unshifted":
         notes.append("sde_time 'unshifted' has no effect: turbo models return to the scheduled time")
     if setting.flow_edit_morph:
-        steps, t_start = _edited(setting, times, guidance, is_turbo, notes), None
+        steps, t_start = _edited(setting, times, guidance, is_turbo), None
         cover_steps = len(steps)
     else:
         first, t_start = _start(setting, times, notes)
@@ -151,7 +152,7 @@ def resolve(setting: CoverSetting, is_turbo: bool) -> CoverPlan:
     guided = any(step.guided or step.correction_guided for step in steps)
     let_go = [step.t for step in steps if step.branch.context == "silence"]
     return CoverPlan(
-        guidance=setting.guidance if guided else "none",
+        guidance=setting.guidance if any(step.guided for step in steps) else "cfg" if guided else "none",
         guidance_scale=guidance if guided else 1.0,
         inference_steps=len(steps),
         shift=shift,
@@ -163,7 +164,7 @@ def resolve(setting: CoverSetting, is_turbo: bool) -> CoverPlan:
         velocity_norm_threshold=setting.velocity_norm_threshold,
         velocity_ema_factor=setting.velocity_ema_factor,
         dcw=Dcw(setting.dcw_mode, setting.dcw_scaler, setting.dcw_high_scaler) if setting.dcw_enabled else None,
-        retake=(setting.retake_seed or 0, setting.retake_variance) if setting.retake_variance > 0 else None,
+        retake=_retake(setting, notes),
         edit=(
             (setting.flow_edit_source_caption, setting.flow_edit_source_lyrics)
             if setting.flow_edit_morph
@@ -173,10 +174,20 @@ def resolve(setting: CoverSetting, is_turbo: bool) -> CoverPlan:
     )
 
 
+def _retake(setting: CoverSetting, notes: list[str]) -> tuple[int, float] | None:
+    if setting.retake_seed is None or setting.retake_variance == 0:
+        return None
+    if setting.retake_variance == 1:
+        notes.append(
+            "seed has no effect on the start: retake_variance 1 replaces its noise by that of retake_seed"
+        )
+    return setting.retake_seed, setting.retake_variance
+
+
 def _times(setting: CoverSetting, is_turbo: bool, notes: list[str]) -> tuple[tuple[float, ...], float | None]:
     if setting.timesteps is not None:
         given = setting.timesteps
-        times = schedule.explicit_turbo(given) if is_turbo else schedule.explicit(given)
+        times = schedule.explicit_turbo(given) if is_turbo else given
         if times != given and times[:-1] != given:
             notes.append(f"timesteps run as {[round(t, 6) for t in times]}: turbo models know twenty times")
         return times, None
@@ -266,16 +277,9 @@ def _blended(
     return tuple(replace(step, branch=mixed) for step in steps), seen
 
 
-def _edited(
-    setting: CoverSetting, times: tuple[float, ...], guidance: float, is_turbo: bool, notes: list[str]
-) -> tuple[Step, ...]:
+def _edited(setting: CoverSetting, times: tuple[float, ...], guidance: float, is_turbo: bool) -> tuple[Step, ...]:
     if is_turbo:
         raise RequestError("flow_edit_morph needs guidance, which turbo models lack; use a base or sft model")
-    if setting.audio_cover_strength != 1:
-        notes.append(
-            f"audio_cover_strength {setting.audio_cover_strength:g} has no effect: flow-edit sees the source "
-            "throughout"
-        )
     n = len(times) - 1
     first, end = int(n * setting.flow_edit_n_min), int(n * setting.flow_edit_n_max)
     if first >= n:

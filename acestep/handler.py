@@ -80,6 +80,11 @@ class AceStepHandler:
         """True for a distilled model: few steps, guidance built in."""
         return self.model.config.is_turbo
 
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was given, so that a clock can be read."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def silence_frames(self, frames: int) -> Tensor:
         """The first ``frames`` of the silence latent ``[1, frames, channels]``, repeated if it is shorter."""
         repeats = -(-frames // len(self.silence))

@@ -20,7 +20,6 @@ from acestep.handler import AceStepHandler
 from acestep.language_model import LanguageModel
 from acestep.params import GenerationConfig, GenerationParams
 from acestep.prompt import Prompt
-from acestep.rendering import render
 from acestep.request import (
     check_request,
     codes_of,
@@ -29,7 +28,7 @@ from acestep.request import (
     prompt_of,
     stages_of,
 )
-from acestep.sampler import denoise
+from acestep.stages import Chain, Cover, Stage
 from acestep.understanding import fill
 
 __all__ = ["GenerationConfig", "GenerationParams", "GenerationResult", "generate_music"]
@@ -105,10 +104,9 @@ def _generate(
 
     def lap(part: str) -> None:
         nonlocal clock
-        if handler.device.type == "cuda":
-            torch.cuda.synchronize(handler.device)
+        handler.synchronize()
         now = time.perf_counter()
-        costs[part], clock = costs.get(part, 0.0) + now - clock, now
+        costs[part], clock = now - clock, now
 
     progress(0.0, "reading the source")
     conditions, more = _conditions(handler, params, prompt, plans)
@@ -119,29 +117,16 @@ def _generate(
         conditions, more = _understood(language_model, conditions, params)
         notes += more
         lap("understand_s")
-    latents: list[Tensor] = []
-    chain = []
-    tracks: list[TrackConditions] = []
-    for number, (stage, plan) in enumerate(zip(stages, plans, strict=True)):
-        prompt = stage.prompt(conditions.prompt)
-        if number == 0:
-            tracks = [replace(conditions, prompt=prompt)] * len(seeds)
-        else:
-            tracks = [t.restyled(x, prompt) for t, x in zip(tracks, latents, strict=True)]
-        lanes = [track.lane(plan, seed) for track, seed in zip(tracks, seeds, strict=True)]
-        lap("condition_s")
-        done = number / len(stages)
-
-        def on_step(k: int, n: int, done: float = done) -> None:
-            progress(0.9 * (done + k / n / len(stages)), "denoising")
-
-        latents = denoise(handler.model.decoder, handler.null, lanes, on_step)
-        chain.append({"caption": prompt.caption, **effective(plan), "latents": torch.cat(latents).cpu()})
-        where = f"stage {number + 1}: " if len(stages) > 1 else ""
-        notes += [where + note for note in (*plan.notes, *cut_notes(handler, prompt, conditions.duration_s))]
-        lap("denoise_s")
-    waves = [finished(render(handler, _shifted(x, params), plans[-1], conditions), params) for x in latents]
-    lap("decode_s")
+    for number, (stage, plan) in enumerate(zip(stages, plans, strict=True), start=1):
+        where = f"stage {number}: " if len(stages) > 1 else ""
+        cut = cut_notes(handler, stage.prompt(conditions.prompt), conditions.duration_s, plan)
+        notes += [where + note for note in (*plan.notes, *cut)]
+    covers = _covers(conditions, stages, seeds, params, progress)
+    costs["denoise_s"] = sum(cover.denoise_s for chain in covers for cover in chain)
+    costs["decode_s"] = sum(cover.decode_s for chain in covers for cover in chain)
+    clock = time.perf_counter()
+    waves = [finished(chain[-1].wave, params) for chain in covers]
+    made = [torch.cat([chain[k].latents for chain in covers]).cpu() for k in range(len(stages))]
     for note in notes:
         log.warning("%s", note)
     found = asdict(conditions.prompt)
@@ -159,13 +144,36 @@ def _generate(
         audios=audios,
         status_message=f"{len(audios)} covers of {waves[0].shape[1] / SAMPLE_RATE:.1f} s",
         extra_outputs={
-            "latents": torch.cat(latents).cpu(),
+            "latents": made[-1],
             "effective": effective(plans[-1]),
-            "stages": chain,
+            "stages": [
+                {"caption": stage.prompt(conditions.prompt).caption, **effective(plan), "latents": latents}
+                for stage, plan, latents in zip(stages, plans, made, strict=True)
+            ],
             "notes": notes,
             "time_costs": costs,
         },
     )
+
+
+def _covers(
+    conditions: TrackConditions,
+    stages: tuple[Stage, ...],
+    seeds: list[int],
+    params: GenerationParams,
+    progress: Callable[[float, str], None],
+) -> list[list[Cover]]:
+    """For each seed the covers of all stages."""
+    chains = [(stages[:k], seed) for seed in seeds for k in range(1, len(stages) + 1)]
+    chain = Chain(conditions, chains, lambda x: x * params.latent_rescale + params.latent_shift)
+    covers: list[Cover] = []
+    for number, (some, seed) in enumerate(chains):
+
+        def on_step(k: int, n: int, number: int = number) -> None:
+            progress(0.95 * (number + k / n) / len(chains), "denoising")
+
+        covers.append(chain.run(some, seed, on_step))
+    return [covers[k : k + len(stages)] for k in range(0, len(covers), len(stages))]
 
 
 def _conditions(
@@ -177,6 +185,8 @@ def _conditions(
     reference = audio.load_audio(params.reference_audio, MAX_SOURCE_SECONDS) if params.reference_audio else None
     if reference is not None and audio.is_silent(reference):
         notes.append(f"reference_audio {params.reference_audio} is silent and has no effect")
+    if reference is None and params.reference_pick != GenerationParams.reference_pick:
+        notes.append(f"reference_pick {params.reference_pick!r} has no effect: there is no reference_audio")
     if codes or params.src_audio is None:
         return prepare_codes(handler, codes, prompt, reference), notes
     source = audio.load_audio(params.src_audio, MAX_SOURCE_SECONDS)
@@ -208,10 +218,6 @@ def finished(wave: Tensor, params: GenerationParams) -> Tensor:
     """A decoded ``[2, n]`` at its final loudness, faded."""
     wave = audio.finish(wave, params.enable_normalization, params.normalization_db)
     return audio.fade(wave, params.fade_in_duration, params.fade_out_duration)
-
-
-def _shifted(latents: Tensor, params: GenerationParams) -> Tensor:
-    return latents * params.latent_rescale + params.latent_shift
 
 
 def _save(wave: Tensor, folder: Path, key: str, config: GenerationConfig) -> str:

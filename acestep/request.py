@@ -3,6 +3,8 @@
 import random
 import re
 from dataclasses import fields
+from types import UnionType
+from typing import get_args, get_origin, get_type_hints
 
 from acestep import audio
 from acestep.constants import (
@@ -30,6 +32,8 @@ def check_request(params: GenerationParams, config: GenerationConfig) -> None:
         RequestError: naming the field, its value and what is allowed.
     """
     _refuse_unsupported(params, config)
+    for request in (params, config):
+        _check_kinds(request)
     _check_output(params, config)
 
 
@@ -40,7 +44,7 @@ def setting_of(params: GenerationParams) -> CoverSetting:
         RequestError: a value has no meaning, or ``use_adg`` contradicts ``guidance``.
     """
     values = {name: getattr(params, name) for name in SETTING_FIELDS}
-    if params.use_adg and not params.guidance.startswith("adg"):
+    if params.use_adg and not str(params.guidance).startswith("adg"):
         if params.guidance != GenerationParams.guidance:
             raise RequestError(f"use_adg asks for adg and guidance for {params.guidance!r}; give only one of them")
         values["guidance"] = "adg"
@@ -48,7 +52,11 @@ def setting_of(params: GenerationParams) -> CoverSetting:
 
 
 def stages_of(params: GenerationParams) -> tuple[Stage, ...]:
-    """The covers to make one after the other: usually one."""
+    """The covers to make one after the other: usually one.
+
+    Raises:
+        RequestError: see ``setting_of`` and ``parse_stages``.
+    """
     return parse_stages(params.stages, setting_of(params))
 
 
@@ -96,6 +104,9 @@ def pick_seeds(seed: int, config: GenerationConfig) -> list[int]:
         RequestError: a seed is out of range, or fewer seeds than outputs are listed.
     """
     listed = [config.seeds] if isinstance(config.seeds, int) else config.seeds
+    for value in listed or ():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise RequestError(f"seed {value!r} is not a whole number")
     if listed is None and seed < 0:
         if not config.use_random_seed:
             raise RequestError("use_random_seed is off and no seed is given; set seed or seeds")
@@ -106,9 +117,28 @@ def pick_seeds(seed: int, config: GenerationConfig) -> list[int]:
     if len(listed) != config.batch_size:
         raise RequestError(f"{len(listed)} seeds for batch_size {config.batch_size}; list one per output")
     for value in listed:
-        if not isinstance(value, int) or not 0 <= value < SEED_LIMIT:
+        if not 0 <= value < SEED_LIMIT:
             raise RequestError(f"seed {value!r} is out of range; allowed: 0..{SEED_LIMIT - 1}")
     return list(listed)
+
+
+_KINDS = {str: "text", bool: "True or False", int: "a whole number", float: "a number", list: "a list"}
+
+
+def _check_kinds(request: GenerationParams | GenerationConfig) -> None:
+    """Refuse values of another kind than the field's; ``parse_setting`` looks at the sampler's itself."""
+    for name, hint in get_type_hints(type(request)).items():
+        value = getattr(request, name)
+        kinds = [get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
+        if name not in SETTING_FIELDS and not any(_is_a(value, kind) for kind in kinds):
+            words = " or ".join(_KINDS[kind] for kind in kinds if kind in _KINDS)
+            raise RequestError(f"{name} {value!r} is not {words}")
+
+
+def _is_a(value: object, kind: type) -> bool:
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, {float: (int, float), list: (list, tuple)}.get(kind, kind))
 
 
 def _refuse_unsupported(params: GenerationParams, config: GenerationConfig) -> None:
@@ -126,13 +156,6 @@ def _refuse_unsupported(params: GenerationParams, config: GenerationConfig) -> N
             value = getattr(given, item.name)
             if item.name not in supported and value != getattr(default, item.name):
                 raise RequestError(f"{item.name}={value!r} is not supported yet; leave it at its default")
-    if not isinstance(config.batch_size, int) or not 1 <= config.batch_size <= MAX_BATCH:
-        raise RequestError(f"batch_size {config.batch_size!r} is out of range; allowed: 1..{MAX_BATCH}")
-    if config.audio_format not in audio.FORMATS:
-        raise RequestError(
-            f"audio_format {config.audio_format!r} is unknown; use one of {', '.join(audio.FORMATS)}"
-        )
-    kbps(config.mp3_bitrate)
 
 
 def _check_output(params: GenerationParams, config: GenerationConfig) -> None:
@@ -141,24 +164,29 @@ def _check_output(params: GenerationParams, config: GenerationConfig) -> None:
         ("fade_in_duration", 0, MAX_SOURCE_SECONDS),
         ("fade_out_duration", 0, MAX_SOURCE_SECONDS),
         ("latent_shift", -10, 10),
-        ("latent_rescale", 0, 10),
+        ("latent_rescale", 0.01, 10),
     ):
         value = getattr(params, name)
-        if not isinstance(value, int | float) or not low <= value <= high:
+        if not low <= value <= high:
             raise RequestError(f"{name} {value!r} is out of range; allowed: {low:g}..{high:g}")
-    for name in ("caption", "lyrics", "vocal_language", "keyscale", "timesignature", "instruction"):
-        if not isinstance(getattr(params, name), str):
-            raise RequestError(f"{name} {getattr(params, name)!r} is not text")
-    for name, allowed in (("bpm", (int, type(None))), ("seed", (int,))):
-        if not isinstance(getattr(params, name), allowed):
-            raise RequestError(f"{name} {getattr(params, name)!r} is not a whole number")
+    if not 1 <= config.batch_size <= MAX_BATCH:
+        raise RequestError(f"batch_size {config.batch_size!r} is out of range; allowed: 1..{MAX_BATCH}")
+    if config.audio_format not in audio.FORMATS:
+        raise RequestError(
+            f"audio_format {config.audio_format!r} is unknown; use one of {', '.join(audio.FORMATS)}"
+        )
+    kbps(config.mp3_bitrate)
     if config.mp3_sample_rate not in MP3_RATES:
         rates = ", ".join(map(str, MP3_RATES))
         raise RequestError(f"mp3_sample_rate {config.mp3_sample_rate!r} is not one of {rates}")
 
 
 def kbps(bitrate: str) -> int:
-    """The number in a bitrate such as ``128k``."""
+    """The number in a bitrate such as ``128k``.
+
+    Raises:
+        RequestError: it is not one between 32k and 320k.
+    """
     digits = str(bitrate).lower().removesuffix("k")
     if not digits.isdigit() or not 32 <= int(digits) <= 320:
         raise RequestError(f"mp3_bitrate {bitrate!r} is not a bitrate; write it as '128k' (32k..320k)")

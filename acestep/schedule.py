@@ -14,11 +14,6 @@ def shifted(steps: int, shift: float) -> tuple[float, ...]:
     return tuple(shift * u / (1 + (shift - 1) * u) for u in uniform)
 
 
-def explicit(times: Sequence[float]) -> tuple[float, ...]:
-    """Times as given; without a trailing 0 the last one is where the run ends."""
-    return tuple(float(t) for t in times)
-
-
 def explicit_turbo(times: Sequence[float]) -> tuple[float, ...]:
     """At most 20 times without trailing zeros, each snapped to the nearest of the distilled ones, then 0.
 

@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, get_type_hints
 
@@ -122,32 +122,36 @@ def check(setting: CoverSetting) -> None:
     Raises:
         RequestError: naming the parameter, its value and what is allowed.
     """
-    for name, allowed in CHOICES.items():
-        value = getattr(setting, name)
-        if value not in allowed:
-            raise RequestError(f"{name} {value!r} is unknown; use one of {', '.join(allowed)}")
-    for name, (low, high) in RANGES.items():
-        value = getattr(setting, name)
-        if value is not None and not (math.isfinite(value) and low <= value <= high):
-            raise RequestError(f"{name} {value:g} is out of range; allowed: {low:g}..{high:g}")
+    for name in SETTING_FIELDS:
+        _check_value(name, getattr(setting, name))
     for low_name, high_name in (
         ("cfg_interval_start", "cfg_interval_end"),
         ("flow_edit_n_min", "flow_edit_n_max"),
     ):
         start, end = getattr(setting, low_name), getattr(setting, high_name)
         if start > end:
-            raise RequestError(f"{low_name} {start:g} lies behind {high_name} {end:g}; swap them")
-    if setting.timesteps is not None:
-        times = setting.timesteps
-        falling = all(a > b for a, b in pairwise(times))
-        if len(times) < 2 or not falling or not all(0 <= t <= 1 for t in times):
-            raise RequestError(f"timesteps {list(times)}: give at least two times that fall from 1 towards 0")
+            raise RequestError(
+                f"{low_name} {start:g} lies behind {high_name} {end:g}; lower the one or raise the other"
+            )
     if setting.retake_variance > 0 and setting.retake_seed is None:
         raise RequestError(
             f"retake_variance {setting.retake_variance:g} turns towards the noise of another seed; "
             "give retake_seed"
         )
     _check_combinations(setting)
+
+
+def _check_value(name: str, value: Any) -> None:
+    if name in CHOICES and value not in CHOICES[name]:
+        raise RequestError(f"{name} {value!r} is unknown; use one of {', '.join(CHOICES[name])}")
+    if name in RANGES and value is not None:
+        low, high = RANGES[name]
+        if not (math.isfinite(value) and low <= value <= high):
+            raise RequestError(f"{name} {value:g} is out of range; allowed: {low:g}..{high:g}")
+    if name == "timesteps" and value is not None:
+        falling = all(a > b for a, b in pairwise(value))
+        if len(value) < 2 or not falling or not all(0 <= t <= 1 for t in value):
+            raise RequestError(f"timesteps {list(value)}: give at least two times that fall from 1 towards 0")
 
 
 def _check_combinations(setting: CoverSetting) -> None:
@@ -176,18 +180,35 @@ def parse_setting(values: Mapping[str, Any], base: CoverSetting | None = None) -
     """A setting from named values (strings allowed, as a CSV has them) laid over ``base``.
 
     Raises:
-        RequestError: a name is unknown (the nearest one is named) or a value is not of the field's kind.
+        RequestError: see ``parse_values``, or values do not go together.
     """
-    merged = asdict(base or CoverSetting())
-    for name, value in values.items():
-        if name not in SETTING_FIELDS:
-            near = difflib.get_close_matches(name, SETTING_FIELDS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(SETTING_FIELDS)}"
-            raise RequestError(f"unknown setting {name!r}{hint}")
-        merged[name] = _typed(name, value)
-    setting = CoverSetting(**merged)
+    setting = replace(base or CoverSetting(), **parse_values(values))
     check(setting)
     return setting
+
+
+def parse_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Named values in their own types, each checked alone.
+
+    Raises:
+        RequestError: a name is unknown (the nearest one is named), or a value is not of the field's kind or is out
+            of range.
+    """
+    parsed = {}
+    for name, value in values.items():
+        if name not in SETTING_FIELDS:
+            raise RequestError(unknown_setting(name))
+        parsed[name] = _typed(name, value)
+        _check_value(name, parsed[name])
+    return parsed
+
+
+def unknown_setting(name: object, others: tuple[str, ...] = ()) -> str:
+    """What to say of a name that is neither a setting's nor one of ``others``: the nearest one, or all."""
+    known = (*others, *SETTING_FIELDS)
+    near = difflib.get_close_matches(str(name), known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+    return f"unknown setting {name!r}{hint}"
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -196,7 +217,9 @@ def _typed(name: str, value: Any) -> Any:
         if value is None and kind in (int | None, tuple[float, ...] | None):
             return None
         if kind is str:
-            return str(value)
+            if not isinstance(value, str):
+                raise ValueError
+            return value
         if kind is bool:
             return _boolean(value)
         if isinstance(value, bool):
@@ -211,13 +234,22 @@ def _typed(name: str, value: Any) -> Any:
             raise ValueError
         return int(number)
     except (TypeError, ValueError, OverflowError):
-        kinds: dict[Any, str] = {bool: "true or false", float: "a number", int: "a whole number"}
+        kinds: dict[Any, str] = {str: "text", bool: "true or false", float: "a number", int: "a whole number"}
         kinds |= {int | None: "a whole number", tuple[float, ...] | None: "a list of numbers"}
         raise RequestError(f"{name} {value!r} is not {kinds[kind]}") from None
 
 
 def _boolean(value: Any) -> bool:
-    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    words = {
+        "true": True,
+        "1": True,
+        "1.0": True,
+        "yes": True,
+        "false": False,
+        "0": False,
+        "0.0": False,
+        "no": False,
+    }
     text = str(value).strip().lower()
     if text not in words:
         raise ValueError

@@ -1,7 +1,7 @@
 """What a command line says beyond what Hydra makes of it."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
@@ -16,9 +17,15 @@ import conf
 
 
 def given(group: str) -> tuple[str, ...]:
-    """Names of the keys of ``group`` that the running job's command line sets."""
-    keys = (override.split("=", 1)[0].lstrip("+") for override in HydraConfig.get().overrides.task)
-    return tuple(key.removeprefix(f"{group}.") for key in keys if key.startswith(f"{group}."))
+    """Names of the keys of ``group`` that the running job's command line sets, one by one or as a mapping."""
+    names: list[str] = []
+    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
+        key, value = override.key_or_group, override.value()
+        if key == group and isinstance(value, Mapping):
+            names += map(str, value)
+        elif key.startswith(f"{group}."):
+            names.append(key.removeprefix(f"{group}."))
+    return tuple(names)
 
 
 def hint(job: str, arguments: Sequence[str]) -> str:
@@ -28,8 +35,8 @@ def hint(job: str, arguments: Sequence[str]) -> str:
     try:
         with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
             compose(job, overrides=overrides)
-    except HydraException as error:
-        return nearest_key(error)
+    except (HydraException, ValueError) as error:  # a group set to null is a ValueError
+        return nearest_key(error) or "no preset is preset=none" * ("preset=null" in overrides)
     return ""
 
 

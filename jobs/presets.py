@@ -39,13 +39,15 @@ def read_preset(file: Path) -> Preset:
     """One file: words and ranges under ``preset``, values under ``cover``.
 
     Raises:
-        RequestError: see ``read_presets``.
+        RequestError: the file is not readable, holds an unknown key (the nearest one is named) or a wrong value.
     """
     try:
         raw = cast(DictConfig, OmegaConf.load(file))
-        strange = sorted(set(map(str, raw)) - {"preset", "cover"})
-        if strange:
-            raise RequestError(f"{file}: key {strange[0]!r} is not one of preset, cover")
+        for key, value in raw.items():
+            if key not in ("preset", "cover"):
+                raise RequestError(f"{file}: key {key!r} is not one of preset, cover")
+            if not isinstance(value, DictConfig | None):
+                raise RequestError(f"{file}: {key} is {value!r}; expected a mapping of names to values")
         words = OmegaConf.merge(OmegaConf.structured(PresetConfig), raw.get("preset") or {})
         values = raw.get("cover") or OmegaConf.create({})
         OmegaConf.merge(OmegaConf.structured(CoverConfig), values)

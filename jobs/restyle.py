@@ -10,7 +10,7 @@ prints the whole configuration.
 """
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
 import hydra
@@ -34,7 +34,7 @@ register()
 _entered: list[bool] = []
 
 
-def job_of(config: DictConfig, by_hand: Collection[str] = (), presets: Sequence[Preset] = ()) -> RestyleJob:
+def job_of(config: DictConfig, by_hand: Sequence[str] = (), presets: Sequence[Preset] = ()) -> RestyleJob:
     """The job that a composed configuration describes.
 
     Args:
@@ -50,7 +50,8 @@ def job_of(config: DictConfig, by_hand: Collection[str] = (), presets: Sequence[
         raise RestyleError(f"{', '.join(missing)} not given; add {example}")
     values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     values["duplicates"] = values["grid"].pop("duplicates")
-    values["caption"] = values.pop("preset")["caption"]
+    preset = values.pop("preset")
+    values |= {"preset": preset["name"], "caption": preset["caption"]}
     nested: dict[str, Any] = {
         "cluster": ClusterSpec(**values.pop("cluster")),
         "tracking": TrackingSpec(**values.pop("tracking")),

@@ -38,7 +38,7 @@ class PresetConfig:
     source_genre: str = ""
     target_genre: str = ""
     caption: str = ""
-    ranges: dict[str, list[float]] = field(default_factory=dict)
+    ranges: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -30,7 +30,6 @@ from acestep.errors import AudioError, GenerationError, RestyleError
 from acestep.handler import AceStepHandler
 from acestep.language_model import LanguageModel
 from acestep.prompt import Prompt
-from acestep.rendering import render
 from acestep.stages import Chain, Stage, parse_stage
 from acestep.understanding import fill
 from pipeline.items import effective_columns, item_columns
@@ -120,9 +119,12 @@ class RestyleWorker:
                         found = self.language_model.understand(codes, seed=UNDERSTANDING_SEED)
                         prompt, notes = fill(prompt, found)
                         conditions = replace(conditions, prompt=prompt)
-                    condition_s = self._since(started)
+                    self.handler.synchronize()
+                    condition_s = time.perf_counter() - started
                 if reference is not None and is_silent(reference):
                     notes.append(f"reference_audio {track['reference']} is silent and has no effect")
+                if reference is None and any(plan.reference_pick != "fixed" for plan in plans):
+                    notes.append("reference_pick has no effect: there is no reference_audio")
         except Exception as error:
             outcome = self._outcome(error)
             message = f"{track['source']}: {outcome['error_message']}"
@@ -135,8 +137,7 @@ class RestyleWorker:
             **{name: getattr(prompt, name) for name in ("language", "bpm", "keyscale", "timesignature")},
         }
         del source, reference
-        parents = {(stages[:-1], row["seed"]) for stages, row in zip(chains, rows, strict=True)}
-        chain = Chain(conditions, parents)
+        chain = Chain(conditions, [(stages, row["seed"]) for stages, row in zip(chains, rows, strict=True)])
         return [self._item(row | shared, stages, chain) for row, stages in zip(rows, chains, strict=True)]
 
     def _item(self, row: dict[str, Any], stages: tuple[Stage, ...], chain: Chain) -> dict[str, Any]:
@@ -146,18 +147,14 @@ class RestyleWorker:
             guard = self._guard(row["item_id"])
             with self._alone_after_a_death(guard), guard:
                 row["attempt"] = guard.attempt
+                prompt = stages[-1].prompt(chain.track.prompt)
+                cut = cut_notes(self.handler, prompt, chain.track.duration_s, plan)
+                row["notes"] = [*row["notes"], *plan.notes, *cut]
                 with self.device_lock:
-                    started = time.perf_counter()
-                    conditions, latents = chain.run(stages, row["seed"])
-                    row["denoise_s"] = self._since(started)
-                    row["caption"] = conditions.prompt.caption
-                    cut = cut_notes(self.handler, conditions.prompt, conditions.duration_s)
-                    row["notes"] = [*row["notes"], *plan.notes, *cut]
-                    started = time.perf_counter()
-                    wave = render(self.handler, latents, plan, conditions)
-                    row["decode_s"] = self._since(started)
+                    cover = chain.run(stages, row["seed"])
+                row |= {"denoise_s": cover.denoise_s, "decode_s": cover.decode_s}
                 started = time.perf_counter()
-                row |= self._write(row, finish(wave))
+                row |= self._write(row, finish(cover.wave))
                 row["write_s"] = time.perf_counter() - started
         except Exception as error:
             return row | self._outcome(error)
@@ -210,11 +207,6 @@ class RestyleWorker:
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
         return _outcome(error)
-
-    def _since(self, started: float) -> float:
-        if self.handler.device.type == "cuda":
-            torch.cuda.synchronize(self.handler.device)
-        return time.perf_counter() - started
 
 
 class WorkerDiedError(RestyleError):

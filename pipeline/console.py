@@ -16,7 +16,8 @@ from rich.progress import (
 from rich.table import Table
 
 from acestep.demo import VARIANTS
-from pipeline.plan import ModelFacts, Plan
+from pipeline.items import ModelFacts
+from pipeline.plan import Plan
 from pipeline.restyle import RestyleJob, Summary
 from pipeline.settings import Setting
 from pipeline.stages import Pool

@@ -4,19 +4,19 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import pyarrow as pa
 
-from acestep.constants import NUMERICS_VERSION
+from acestep.constants import MAX_SOURCE_SECONDS, NUMERICS_VERSION
 from acestep.cover import CoverPlan, resolve
 from acestep.errors import RequestError
 from acestep.setting import SETTING_FIELDS, parse_setting
 from acestep.stages import Stage
 from pipeline.manifest import Track
 from pipeline.presets import unset
-from pipeline.settings import Setting
+from pipeline.settings import Setting, own_names
 
 ITEM = pa.struct(
     [
@@ -44,73 +44,86 @@ class ModelFacts:
     language_model: str | None = None
 
 
-def refuse_conflicts(track: Track, settings: Sequence[Setting], staged: Collection[str]) -> None:
-    """Refuse a row that sets what the job sweeps or a stage sets.
+@dataclass(frozen=True)
+class Rules:
+    """What a job lays down for its rows.
+
+    by_hand: parameters that were given for the job, by command line or grid, which a row's preset leaves alone.
+    duplicates: "refuse" or "run_once": what to do where a row's own values make two settings the same.
+    preset: the job's own, for rows without one.
+    """
+
+    settings: Sequence[Setting]
+    model: ModelFacts
+    audio_format: str = "flac"
+    most_seconds: float = MAX_SOURCE_SECONDS
+    by_hand: Collection[str] = ()
+    duplicates: str = "refuse"
+    preset: str | None = None
+
+    @cached_property
+    def closed_to_rows(self) -> dict[str, str]:
+        """Parameters that a row cannot set, and who sets them."""
+        staged = {name for setting in self.settings for name in own_names(setting.stages)}
+        swept = {name for setting in self.settings for name in setting.varied}
+        return dict.fromkeys(staged, "set by a stage") | dict.fromkeys(swept, "swept by the grid")
+
+
+def row_values(track: Track, rules: Rules) -> dict[str, Any]:
+    """What a row sets: its own values, and those of its preset that nobody set by hand.
 
     Raises:
-        RequestError: naming the parameter.
+        RequestError: the row sets what the job sweeps or a stage sets.
     """
-    swept = {name for setting in settings for name in setting.varied}
-    for names, who in ((swept, "swept by the grid"), (set(staged), "set by a stage")):
-        clash = sorted(names & track.overrides.keys())
-        if clash:
-            raise RequestError(f"{clash[0]} is given in the manifest and {who}; take it out of one of them")
-
-
-def row_values(track: Track, settings: Sequence[Setting], by_hand: set[str]) -> dict[str, Any]:
-    """What a row sets: its own values, and those of its preset that nobody set by hand."""
-    swept = {name for setting in settings for name in setting.varied}
-    suggested = unset(track.preset, {*swept, *by_hand, *track.overrides}) if track.preset else {}
+    for name in sorted(track.overrides.keys() & rules.closed_to_rows.keys()):
+        raise RequestError(
+            f"{name} is given in the manifest and {rules.closed_to_rows[name]}; take it out of one of them"
+        )
+    suggested = unset(track.preset, {*rules.by_hand, *track.overrides}) if track.preset else {}
     return suggested | dict(track.overrides)
 
 
-def make_items(
-    track: Track,
-    values: Mapping[str, Any],
-    source: str,
-    reference: str | None,
-    settings: Sequence[Setting],
-    model: ModelFacts,
-    audio_format: str,
-) -> Iterator[dict[str, Any]]:
+def make_items(track: Track, source: str, reference: str | None, rules: Rules) -> Iterator[dict[str, Any]]:
     """The items of one track, as rows of ``ITEM``.
 
     Args:
-        values: what the row sets, from ``row_values``.
         source, reference: digests of the files' bytes, or their names where they cannot be read.
 
     Raises:
-        RequestError: with this row's values two settings would give identical audio.
+        RequestError: see ``row_values``; or with this row's values two settings would give identical audio.
     """
+    values = row_values(track, rules)
     prompt = asdict(track.prompt)
-    seen: dict[str, str] = {}
+    made: dict[str, str] = {}
     ids: dict[str, str] = {}
-    overrides = tuple(
-        sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in values.items() if k != "seed")
-    )
-    for setting in settings:
+    overrides = tuple((name, value) for name, value in sorted(values.items()) if name != "seed")
+    for setting in rules.settings:
         seed = values.get("seed", setting.seed)
-        runs, written = _resolved(setting.stages, overrides, model.is_turbo)
+        refuse_seed(setting, seed)
+        runs, written = _resolved(setting.stages, overrides, rules.model.is_turbo, reference is not None)
         what = {
             "source": source,
             "reference": reference,
             "prompt": prompt,
             "runs": runs,
             "seed": seed,
-            "model": model.fingerprint,
-            "language_model": model.language_model,
-            "dtype": model.dtype,
+            "model": rules.model.fingerprint,
+            "language_model": rules.model.language_model,
+            "dtype": rules.model.dtype,
             "numerics": NUMERICS_VERSION,
-            "format": audio_format,
+            "format": rules.audio_format,
         }
         item_id = digest_of({"track_id": track.track_id} | what)
-        if item_id in seen:
-            raise RequestError(
-                f"with this row's {', '.join(values)} the settings {seen[item_id]} and {setting.name} "
-                "give identical audio; take the override out of the manifest or one of them out of the grid"
-            )
-        seen[item_id] = setting.name
         ids[setting.setting_id] = item_id
+        if item_id in made:
+            if rules.duplicates == "run_once":
+                continue
+            raise RequestError(
+                f"with this row's {', '.join(values)} the settings {made[item_id]} and {setting.name} give "
+                "identical audio; take the override out of the manifest or one of them out of the grid, or keep "
+                "the first with grid.duplicates=run_once"
+            )
+        made[item_id] = setting.name
         yield {
             "item_id": item_id,
             "setting_id": setting.setting_id,
@@ -121,14 +134,30 @@ def make_items(
         }
 
 
+def refuse_seed(setting: Setting, seed: int) -> None:
+    """Refuse a seed that a stage would retake with itself.
+
+    Raises:
+        RequestError: naming the seed.
+    """
+    if any(s.setting.retake_variance > 0 and s.setting.retake_seed == seed for s in setting.stages):
+        raise RequestError(f"retake_seed {seed} is the seed itself; give another, or retake_variance 0")
+
+
 @lru_cache(maxsize=4096)
 def _resolved(
-    stages: tuple[Stage, ...], overrides: tuple[tuple[str, Any], ...], is_turbo: bool
+    stages: tuple[Stage, ...], overrides: tuple[tuple[str, Any], ...], is_turbo: bool, hears_reference: bool
 ) -> tuple[str, str]:
     """A digest of what runs, and the stages as JSON: the same for every track that overrides the same."""
-    if overrides:
-        stages = tuple(replace(stage, setting=parse_setting(dict(overrides), stage.setting)) for stage in stages)
-    runs = [[resolve(s.setting, is_turbo).identity(), s.caption, s.lyrics] for s in stages]
+    stages = tuple(
+        replace(stage, setting=parse_setting({k: v for k, v in overrides if k not in stage.own}, stage.setting))
+        for stage in stages
+    )
+    runs = []
+    for stage in stages:
+        identity = resolve(stage.setting, is_turbo).identity()
+        identity["reference_pick"] = stage.setting.reference_pick if hears_reference else None
+        runs.append([identity, stage.caption, stage.lyrics])
     return digest_of({"runs": runs}), json.dumps([stage.values() for stage in stages])
 
 
@@ -141,10 +170,12 @@ def item_columns(item: Mapping[str, Any]) -> dict[str, Any]:
     """The result columns that an item of a plan fixes: its ids and what was requested."""
     stages = json.loads(item["stages"])
     ids = ("item_id", "setting_id", "setting_name", "seed", "parent_item_id")
+    words = {} if stages[-1]["caption"] is None else {"caption": stages[-1]["caption"]}
     return (
         {name: item[name] for name in ids}
         | {"stage": len(stages)}
         | {name: stages[-1][name] for name in SETTING_FIELDS}
+        | words
     )
 
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from acestep.errors import RequestError, RestyleError
 from acestep.prompt import Prompt, check_prompt
-from acestep.setting import SETTING_FIELDS, CoverSetting, parse_setting
+from acestep.setting import SETTING_FIELDS, parse_values
 from pipeline.presets import Preset, for_genres
 from pipeline.storage import absolute, locate
 
@@ -89,7 +89,7 @@ def read_manifest(
     first_seen: dict[str, int] = {}
     for number, raw in enumerate(_rows(uri, needs_caption=not caption), start=1):
         values = {name: value for name, value in raw.items() if value is not None and str(value).strip() != ""}
-        texts = [str(values.get(name, "")) for name in REQUIRED]
+        track_id, source, said = (str(values.get(name, "")) for name in REQUIRED)
         try:
             track = parse_track(values, uri, presets, caption)
             if track.track_id in first_seen:
@@ -99,9 +99,8 @@ def read_manifest(
                     "give every row its own",
                 )
         except _RowError as error:
-            track_id, source, caption = texts
             message = f"row {number}: {error}"
-            rejected.append(RejectedRow(number, track_id, source, caption, error.kind, message))
+            rejected.append(RejectedRow(number, track_id, source, said, error.kind, message))
             continue
         first_seen[track.track_id] = number
         tracks.append(track)
@@ -119,7 +118,11 @@ class _RowError(RestyleError):
 def parse_track(
     values: Mapping[str, Any], manifest: str, presets: Sequence[Preset] = (), caption: str = ""
 ) -> Track:
-    """One row's non-empty values as a track."""
+    """One row's non-empty values as a track.
+
+    Raises:
+        _RowError: a value is missing or out of range, or no preset has the row's genres.
+    """
     for name in ("track_id", "source"):
         if name not in values:
             raise _RowError("missing_value", f"{name} is empty; every row needs one")
@@ -142,13 +145,10 @@ def parse_track(
                 timesignature=_plain(values.get("timesignature", "")),
             )
         )
-        overrides = {name: values[name] for name in OVERRIDES if name in values}
-        if "seed" in overrides:
-            overrides["seed"] = check_seed(overrides["seed"])
         # Each value alone; how it goes with the job's other values, the plan finds out.
-        wide = CoverSetting(cfg_interval_start=0.0, cfg_interval_end=1.0)
-        for name in overrides.keys() - {"seed"}:
-            parse_setting({name: overrides[name]}, wide)
+        overrides = parse_values({name: values[name] for name in SETTING_FIELDS if name in values})
+        if "seed" in values:
+            overrides["seed"] = check_seed(values["seed"])
     except RequestError as error:
         kind = "empty_caption" if str(error).startswith("caption is empty") else "out_of_range"
         raise _RowError(kind, str(error)) from error

@@ -5,7 +5,7 @@ The driver plans; only paths, words and numbers are in a plan, never audio.
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO
@@ -14,19 +14,9 @@ import av
 import pyarrow as pa
 import soundfile
 
-from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.errors import RequestError, RestyleError
-from pipeline.items import (
-    ITEM,
-    ModelFacts,
-    digest_of,
-    item_columns,
-    make_items,
-    refuse_conflicts,
-    row_values,
-)
+from pipeline.items import ITEM, Rules, digest_of, item_columns, make_items
 from pipeline.manifest import RejectedRow, Track
-from pipeline.settings import Setting
 from pipeline.storage import locate
 
 PROBE_THREADS = 16
@@ -60,8 +50,8 @@ class Probe:
 class Plan:
     """Work to do (``rows``, of ``PLAN_SCHEMA``, longest first) and result rows that are final already.
 
-    items: items in ``rows``; done: items that an earlier launch finished; ids: of every item of this launch,
-    done or not.
+    items: items in ``rows``; done: items that an earlier launch finished; ids and settings: of every item of this
+    launch, done or not.
     """
 
     rows: pa.Table
@@ -70,46 +60,29 @@ class Plan:
     items: int = 0
     done: int = 0
     ids: set[str] = field(default_factory=set)
+    settings: set[str] = field(default_factory=set)
 
 
-def make_plan(
-    tracks: Sequence[Track],
-    rejected: Sequence[RejectedRow],
-    settings: Sequence[Setting],
-    model: ModelFacts,
-    audio_format: str,
-    finished: set[str],
-    most_seconds: float = MAX_SOURCE_SECONDS,
-    staged: Collection[str] = (),
-    by_hand: Collection[str] = (),
-) -> Plan:
-    """Cross tracks and settings, and leave out every item whose id is in ``finished``.
-
-    Args:
-        staged: parameters that stages set, which a row therefore cannot.
-        by_hand: parameters that were given for the job, which a row's preset leaves alone.
-    """
+def make_plan(tracks: Sequence[Track], rejected: Sequence[RejectedRow], rules: Rules, finished: set[str]) -> Plan:
+    """Cross tracks and settings, and leave out every item whose id is in ``finished``."""
     plan = Plan(PLAN_SCHEMA.empty_table())
     for row in rejected:
         _reject(plan, row.track_id, row.source, row.caption, row.kind, row.message, finished)
     rows: list[dict[str, Any]] = []
     for track, source, reference in _probed(tracks):
         try:
-            refuse_conflicts(track, settings, staged)
             heard = reference.digest or track.reference if reference else None
-            values = row_values(track, settings, {*staged, *by_hand})
-            items = list(
-                make_items(track, values, source.digest or track.source, heard, settings, model, audio_format)
-            )
+            items = list(make_items(track, source.digest or track.source, heard, rules))
         except RequestError as error:
             words = ("conflicting_override", str(error))
             _reject(plan, track.track_id, track.source, track.prompt.caption, *words, finished)
             continue
-        if source.duration_s is not None and source.duration_s > most_seconds:
-            too_long = f"{source.duration_s:.1f} s is longer than {most_seconds:g} s; cut the track"
+        if source.duration_s is not None and source.duration_s > rules.most_seconds:
+            too_long = f"{source.duration_s:.1f} s is longer than {rules.most_seconds:g} s; cut the track"
             _reject(plan, track.track_id, track.source, track.prompt.caption, "too_long", too_long, finished)
             continue
         plan.ids |= {item["item_id"] for item in items}
+        plan.settings |= {item["setting_id"] for item in items}
         missing = [item for item in items if item["item_id"] not in finished]
         plan.done += len(items) - len(missing)
         broken = next((p for p in (source, reference) if p and p.error_kind), None)
@@ -123,7 +96,7 @@ def make_plan(
                     "source": track.source,
                     "reference": track.reference,
                     "prompt": json.dumps(asdict(track.prompt)),
-                    "preset": track.preset and track.preset.name,
+                    "preset": track.preset.name if track.preset else rules.preset,
                     "notes": list(track.notes),
                     "source_duration_s": source.duration_s,
                     "items": missing,
@@ -194,11 +167,12 @@ def _reject(
 
 
 def _failure(track: Track, item: Mapping[str, Any], error: Probe) -> dict[str, Any]:
-    return item_columns(item) | {
+    return {
+        "caption": track.prompt.caption,
+        **item_columns(item),
         "track_id": track.track_id,
         "source": track.source,
         "reference_audio": track.reference,
-        "caption": track.prompt.caption,
         "notes": list(track.notes),
         "status": "failed",
         "error_kind": error.error_kind,

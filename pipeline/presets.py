@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from acestep.errors import RequestError
-from acestep.setting import parse_setting
+from acestep.setting import parse_setting, parse_values
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,13 @@ def check_preset(preset: Preset) -> Preset:
     """
     try:
         parse_setting(preset.cover)
-        for name, (low, high) in preset.ranges.items():
-            parse_setting({name: low})
-            parse_setting({name: high})
+        for name, bounds in preset.ranges.items():
+            if not isinstance(bounds, Sequence) or len(bounds) != 2:
+                raise RequestError(f"the range of {name} is {bounds!r}; write [lowest, highest]")
+            low, high = (parse_values({name: bound})[name] for bound in bounds)
             if name in preset.cover and not low <= preset.cover[name] <= high:
                 raise RequestError(f"{name} {preset.cover[name]:g} is outside its own range {low:g}..{high:g}")
-    except (RequestError, ValueError) as error:
+    except RequestError as error:
         raise RequestError(f"preset {preset.name!r}: {error}") from error
     if not preset.caption.strip():
         raise RequestError(f"preset {preset.name!r} has no caption")

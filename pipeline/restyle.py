@@ -1,31 +1,29 @@
 """The catalogue job: manifest -> plan -> pool of workers -> results -> tracking."""
 
-import json
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from acestep import hub
 from acestep.adapter import check_scale
 from acestep.audio import FORMATS
 from acestep.checkpoint import CheckpointFolders, fingerprint, folder_fingerprint
-from acestep.constants import MAX_SOURCE_SECONDS, NUMERICS_VERSION
+from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.errors import RequestError
 from acestep.handler import DTYPES
-from acestep.stages import WORDS, overridden
+from acestep.language_model import open_language_model
 from acestep.verify import verify
 from pipeline.actors import ATTEMPTS, WorkerSpec
-from pipeline.items import ModelFacts
-from pipeline.manifest import read_manifest
+from pipeline.items import ModelFacts, Rules
+from pipeline.manifest import Track, read_manifest
 from pipeline.plan import Plan, make_plan
 from pipeline.presets import Preset, check_preset
+from pipeline.record import job_parameters, write_job_file
 from pipeline.results import REJECTED, RESULTS, ResultWriter, as_table, current_rows, finished_items
 from pipeline.settings import Setting, distinct, make_settings
 from pipeline.stages import ClusterSpec, Pool, connect, size_pool, stream
@@ -33,8 +31,6 @@ from pipeline.storage import Store, open_store
 from pipeline.tracking import Tracker, TrackingSpec
 
 PLAN_FILE = "plan.parquet"
-JOB_FILE = "job.json"
-PACKAGES = ("torch", "torchaudio", "transformers", "ray", "pyarrow", "mlflow", "soundfile", "av")
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class RestyleJob:
     stages: covers to make one after the other, each a mapping of a caption, lyrics and parameters laid over cover.
     presets: what manifest rows may name by their genres; by_hand: the names in ``cover`` that such a preset leaves
         alone, since they were asked for.
-    caption: for rows that have none.
+    preset, caption: the job's own preset, and a caption for rows that have none.
     language_model: a 5 Hz language model that listens to each source and fills in the bpm, key, time signature
         and language that its row leaves open.
     max_attempts: how often an item may take a worker process down before it is rejected, at least 2.
@@ -60,7 +56,8 @@ class RestyleJob:
     duplicates: str = "refuse"
     stages: Sequence[Mapping[str, Any]] = ()
     presets: Sequence[Preset] = ()
-    by_hand: Collection[str] = ()
+    by_hand: Sequence[str] = ()
+    preset: str | None = None
     caption: str = ""
     language_model: str | None = None
     model: str = "demo"
@@ -135,10 +132,11 @@ def run(job: RestyleJob, reporter: Reporter) -> Summary:
     tracks, bad_rows = read_manifest(job.manifest, presets, job.caption)
     settings = make_settings(job.cover, job.grid, job.stages)
     listener = hub.find_language_model(job.language_model) if job.language_model else None
+    if listener is not None:
+        open_language_model(listener)
     folders = hub.find(job.model, job.variant)
     adapter = hub.find_adapter(job.adapter) if job.adapter else None
     is_turbo = check_model(folders, adapter)
-    settings = distinct(settings, is_turbo, job.duplicates)
     tracker = Tracker(job.tracking, job.name, output, job.output)
     connect(job.cluster)
     pool = size_pool(job.cluster)
@@ -150,18 +148,17 @@ def run(job: RestyleJob, reporter: Reporter) -> Summary:
         dtype=dtype,
         language_model=folder_fingerprint(listener) if listener else None,
     )
-    finished = finished_items(output, job.retry_failed)
-    plan = make_plan(
-        tracks,
-        bad_rows,
-        settings,
-        model,
-        job.audio_format,
-        finished,
-        job.max_source_seconds,
-        overridden(job.stages),
-        job.by_hand,
+    rules = Rules(
+        settings=_worth_running(settings, job, is_turbo, tracks),
+        model=model,
+        audio_format=job.audio_format,
+        most_seconds=job.max_source_seconds,
+        by_hand=_by_hand(job),
+        duplicates=job.duplicates,
+        preset=job.preset,
     )
+    plan = make_plan(tracks, bad_rows, rules, finished_items(output, job.retry_failed))
+    settings = [setting for setting in rules.settings if setting.setting_id in plan.settings] or settings
     reporter.planned(job, plan, settings, model, pool)
     write_job_file(job, output, model, pool, settings)
     constant = job_parameters(job, model, settings)
@@ -195,6 +192,21 @@ def run(job: RestyleJob, reporter: Reporter) -> Summary:
     summary = summarize(rows, new, time.perf_counter() - started)
     links = tracker.finish(rows, summary.seconds, reporter.warned)
     return replace(summary, tracking=links)
+
+
+def _by_hand(job: RestyleJob) -> list[str]:
+    return [*job.by_hand, *(name for name, values in job.grid.items() if values is not None)]
+
+
+def _worth_running(
+    settings: list[Setting], job: RestyleJob, is_turbo: bool, tracks: Sequence[Track]
+) -> list[Setting]:
+    """The settings without those that repeat another one, where no row's own values could tell them apart."""
+    every_row_differs = all(track.overrides or track.preset for track in tracks)
+    some_row_differs = any(track.overrides or track.preset for track in tracks)
+    if tracks and (every_row_differs if job.duplicates == "refuse" else some_row_differs):
+        return settings
+    return distinct(settings, is_turbo, job.duplicates)
 
 
 def check_model(folders: CheckpointFolders, adapter: Path | None = None) -> bool:
@@ -245,45 +257,6 @@ def _stream(
         language_model=job.language_model,
     )
     return stream(output, PLAN_FILE, worker, job.cluster, pool)
-
-
-def job_parameters(job: RestyleJob, model: ModelFacts, settings: list[Setting]) -> dict[str, Any]:
-    """What is the same for all settings of a job, by name, as it really runs."""
-    first = settings[0].plans(model.is_turbo)[-1]
-    values = settings[0].values() | {
-        "inference_steps": first.inference_steps,
-        "guidance_scale": first.guidance_scale,
-    }
-    differs = {*settings[0].varied, *overridden(job.stages), *WORDS}
-    constant = {name: value for name, value in values.items() if name not in differs}
-    if job.adapter:
-        constant |= {"adapter": job.adapter, "adapter_scale": job.adapter_scale}
-    return constant | {
-        "manifest": job.manifest,
-        "model": model.name,
-        "model_fingerprint": model.fingerprint,
-        "dtype": model.dtype,
-        "numerics_version": NUMERICS_VERSION,
-        "audio_format": job.audio_format,
-        "settings": len(settings),
-    }
-
-
-def write_job_file(job: RestyleJob, output: Store, model: ModelFacts, pool: Pool, settings: list[Setting]) -> None:
-    """Write down what this launch runs, for whoever opens the folder later."""
-    content = {
-        "job": asdict(job),
-        "model": asdict(model),
-        "pool": asdict(pool),
-        "settings": [
-            {"setting_id": s.setting_id, "name": s.name, "stands_for": s.stands_for, **s.values()}
-            for s in settings
-        ],
-        "versions": {name: version(name) for name in PACKAGES} | {"numerics": NUMERICS_VERSION},
-        "cuda": torch.version.cuda,
-        "launched_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    output.write(JOB_FILE, json.dumps(content, indent=2).encode())
 
 
 def summarize(rows: pa.Table, new: int, seconds: float) -> Summary:

@@ -4,13 +4,13 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from acestep.cover import CoverPlan, resolve
 from acestep.errors import RequestError
-from acestep.setting import SETTING_FIELDS, CoverSetting, parse_setting
-from acestep.stages import Stage, overridden, parse_stages
+from acestep.setting import CoverSetting, parse_setting, parse_values
+from acestep.stages import WORDS, Stage, parse_stages
 from pipeline.manifest import check_seed
 
 # How a swept parameter is written in a run's name, where lists show about twenty characters.
@@ -52,8 +52,8 @@ class Setting:
 
     def values(self) -> dict[str, Any]:
         """All parameters by name, the seed and a stage's own words included."""
-        words = {name: value for name, value in self.stages[-1].values().items() if value is not None}
-        return {name: getattr(self.cover, name) for name in SETTING_FIELDS} | words | {"seed": self.seed}
+        words = {name: text for name in WORDS if (text := getattr(self.stages[-1], name)) is not None}
+        return asdict(self.cover) | words | {"seed": self.seed}
 
     def plans(self, is_turbo: bool) -> tuple[CoverPlan, ...]:
         """What each stage really runs on a model."""
@@ -72,32 +72,46 @@ def make_settings(
             grid both set a parameter.
     """
     axes = {name: _axis(name, values) for name, values in grid.items() if values is not None}
-    fixed = sorted(overridden(stages) & axes.keys())
-    if fixed:
-        raise RequestError(f"{fixed[0]} is swept by the grid and set by a stage; take it out of one of them")
     varied = [name for name in axes if len(axes[name]) > 1]
     settings = []
     for point in itertools.product(*axes.values()):
         values = dict(base) | dict(zip(axes, point, strict=True))
         seed = check_seed(values.pop("seed"))
-        settings += _chain(parse_stages(stages, parse_setting(values)), seed, varied)
-    return settings
+        chain = parse_stages(stages, parse_setting(values))
+        fixed = sorted(own_names(chain) & axes.keys())
+        if fixed:
+            raise RequestError(f"{fixed[0]} is swept by the grid and set by a stage; take it out of one of them")
+        settings += _chain(chain, seed, varied)
+    return _told_apart(settings)
+
+
+def own_names(stages: Sequence[Stage]) -> set[str]:
+    """Names of the parameters that some stage sets itself."""
+    return {name for stage in stages for name in stage.own}
 
 
 def _axis(name: str, values: Any) -> list[Any]:
-    if name not in (*SETTING_FIELDS, "seed"):
-        parse_setting({name: values})  # raises, naming the nearest known parameter
     nested = name == "timesteps"
     listed = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else [values]
-    if nested and listed and not isinstance(listed[0], Sequence):
+    if nested and listed and not any(value is None or isinstance(value, Sequence) for value in listed):
         listed = [listed]
     if not listed:
         raise RequestError(f"grid.{name} is empty; give at least one value, or leave it out")
-    seen = [json.dumps(value) for value in listed]
-    twice = sorted({value for value in seen if seen.count(value) > 1})
+    parsed = [check_seed(value) if name == "seed" else parse_values({name: value})[name] for value in listed]
+    twice = [str(value) for k, value in enumerate(parsed) if value in parsed[:k]]
     if twice:
         raise RequestError(f"grid.{name} lists {', '.join(twice)} twice; each value makes one setting")
-    return listed
+    return parsed
+
+
+def _told_apart(settings: list[Setting]) -> list[Setting]:
+    """The settings with names that differ, written out where the short ones do not."""
+    if len({setting.name for setting in settings}) == len(settings):
+        return settings
+    return [
+        replace(setting, name=" ".join(f"{key}={value}" for key, value in setting.varied.items()))
+        for setting in settings
+    ]
 
 
 def _chain(stages: tuple[Stage, ...], seed: int, varied: list[str]) -> list[Setting]:
@@ -108,7 +122,7 @@ def _chain(stages: tuple[Stage, ...], seed: int, varied: list[str]) -> list[Sett
             json.dumps([[stage.values() for stage in chain], seed], sort_keys=True).encode()
         ).hexdigest()[:12]
         last = chain[-1].setting
-        values = {name: getattr(last, name) for name in SETTING_FIELDS} | {"seed": seed, "stage": number}
+        values = asdict(last) | {"seed": seed, "stage": number}
         names = [*varied, "stage"] if len(stages) > 1 else varied
         shown = [SHORT.get(name, name + "={}").format(values[name]) for name in names]
         name = " ".join(shown) or f"s{last.audio_cover_strength:.2f} g{last.guidance_scale:.1f}"

@@ -1,5 +1,7 @@
 """Interpolated prompts: who is paired with whom."""
 
+from dataclasses import replace
+
 import torch
 
 from acestep.blend import mixed_states
@@ -50,3 +52,24 @@ def test_the_real_prompts_differ_and_are_mixed_in_the_condition(base: AceStepHan
     (condition,) = lane.conditions.values()
     assert condition.cross.keys[0].shape[2] == lyrics + 1 + max(lengths)
     assert set(lane.conditions) == {Branch("mixed", "cover", "cover", 0.5)}
+
+
+def test_a_caption_that_is_cut_still_meets_itself(base: AceStepHandler) -> None:
+    """Both prompts lose the same tail, so that from the right equal tokens are paired."""
+    prompt = Prompt("guitar " * 80, "la")
+    encoder, seen = base.text_encoder, []
+
+    class Watching:
+        def __getattr__(self, name: str) -> object:
+            return getattr(encoder, name)
+
+        def states(self, ids: list[int]) -> torch.Tensor:
+            seen.append(ids)
+            return encoder.states(ids)
+
+    watched = replace(base, text_encoder=Watching())
+    plan = resolve(CoverSetting(blend="embed", audio_cover_strength=0.5, inference_steps=2), False)
+    prepare(watched, torch.rand(2, 6 * 48_000) - 0.5, prompt, [plan]).lane(plan, seed=1)
+    cover, text = seen
+    assert max(map(len, seen)) == 256
+    assert cover[-180:] == text[-180:]

@@ -48,6 +48,7 @@ def test_turbo_says_what_it_ignores() -> None:
     assert any("guidance_scale 9 has no effect" in note for note in plan.notes)
     assert any("inference_steps 28 is cut to 20" in note for note in plan.notes)
     assert resolve(CoverSetting(guidance_scale=1.0), is_turbo=True).notes == ()
+    assert resolve(CoverSetting(), is_turbo=False).notes == ()
     assert resolve(CoverSetting(), is_turbo=True).inference_steps == 8
     assert resolve(CoverSetting(), is_turbo=False).inference_steps == 28
 
@@ -100,9 +101,11 @@ def test_explicit_timesteps() -> None:
         ({"retake_variance": 0.3}, "give retake_seed"),
         ({"flow_edit_morph": True}, "give flow_edit_source_caption"),
         ({"flow_edit_morph": True, "flow_edit_source_caption": "a", "infer_method": "sde"}, "use 'ode'"),
-        ({"flow_edit_n_min": 0.8, "flow_edit_n_max": 0.2}, "swap them"),
+        ({"flow_edit_n_min": 0.8, "flow_edit_n_max": 0.2}, "lower the one or raise the other"),
+        ({"flow_edit_source_caption": None}, "flow_edit_source_caption None is not text"),
+        ({"flow_edit_source_caption": {"a": 1}}, "is not text"),
         ({"task_type": "repaint"}, "task_type 'repaint' is unknown; use one of cover, cover-nofsq"),
-        ({"cfg_interval_start": 0.9, "cfg_interval_end": 0.1}, "swap them"),
+        ({"cfg_interval_start": 0.9, "cfg_interval_end": 0.1}, "lower the one or raise the other"),
         ({"guidnce_scale": 7}, "unknown setting 'guidnce_scale'; did you mean 'guidance_scale'"),
         ({"timesteps": [0.2, 0.9]}, "fall from 1 towards 0"),
     ],
@@ -188,7 +191,7 @@ def test_flow_edit_runs_two_sides_inside_its_window() -> None:
     assert [s.edit_from is not None for s in plan.steps] == [True] * 5 + [False] * 3
     assert plan.evaluations == 5 * 2 * 2 * 2 + 3 * 2
     assert plan.edit == ("country", "")
-    assert any("audio_cover_strength 0.4 has no effect" in note for note in plan.notes)
+    assert any("audio_cover_strength 0.4 has no effect: flow-edit sees" in note for note in plan.notes)
     with pytest.raises(RequestError, match="flow_edit_morph needs guidance, which turbo models lack"):
         plan_of(True, **words)
 
@@ -221,3 +224,21 @@ def test_identity_tells_every_knob_apart() -> None:
     unguided = {"guidance_scale": 1}
     assert plan_of(**unguided, guidance="adg").identity() == plan_of(**unguided).identity()
     assert plan_of(dcw_scaler=0.01, sde_time="unshifted").identity() == plan_of().identity()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"timesteps": [1.0, 0.5, 0.0], "shift": 7}, "shift 7.0 has no effect: timesteps are given"),
+        ({"guidance_scale": 1, "guidance": "adg"}, "guidance 'adg' has no effect: guidance_scale is 1"),
+        ({"sde_time": "unshifted"}, "sde_time 'unshifted' has no effect: infer_method is not 'sde'"),
+        ({"dcw_mode": "low"}, "dcw_mode 'low' has no effect: dcw_enabled is off"),
+        ({"retake_seed": 3}, "retake_seed 3 has no effect: retake_variance is 0"),
+        ({"flow_edit_source_caption": "a"}, "flow_edit_source_caption 'a' has no effect: flow_edit_morph is off"),
+        ({"blend": "embed", "audio_cover_strength": 1}, "blend 'embed' has no effect: audio_cover_strength is 1"),
+        ({"retake_variance": 1, "retake_seed": 3}, "seed has no effect on the start"),
+    ],
+    ids=str,
+)
+def test_what_does_nothing_beside_the_others_is_said(values: dict, said: str) -> None:
+    assert any(said in note for note in plan_of(**values).notes)

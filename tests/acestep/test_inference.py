@@ -175,7 +175,16 @@ def test_unsupported_fields_are_refused_not_ignored(base: AceStepHandler, source
         ({"thinking": True}, "thinking is on and there is no language model"),
         ({"use_adg": True, "guidance": "cfg"}, "use_adg asks for adg and guidance for 'cfg'"),
         ({"stages": [{}, {"shft": 1}]}, "stage 2: unknown setting 'shft'; did you mean 'shift'"),
-        ({"stages": ["rock"]}, "stage 1: stage 'rock' is not a mapping"),
+        ({"stages": ["rock"]}, "stage 1: 'rock' is not a mapping"),
+        ({"stages": 5}, "stages 5 is not a list"),
+        ({"stages": [{1: 2}]}, "stage 1: unknown setting 1"),
+        ({"duration": "10"}, "duration '10' is not a number"),
+        ({"audio_codes": None}, "audio_codes None is not text"),
+        ({"src_audio": 5}, "src_audio 5 is not text"),
+        ({"guidance": None, "use_adg": True}, "give only one of them"),
+        ({"instrumental": "no"}, "instrumental 'no' is not True or False"),
+        ({"seed": True}, "seed True is not a whole number"),
+        ({"retake_variance": 0.5, "retake_seed": 7}, "retake_seed 7 is the seed itself"),
         ({"src_audio": "/nowhere.wav"}, "/nowhere.wav: No such file"),
         ({"caption": ""}, "caption is empty"),
         ({"bpm": 5}, r"bpm 5 is out of range; allowed: 30\.\.300"),
@@ -205,6 +214,8 @@ def test_files_that_cannot_be_written_are_an_error(base: AceStepHandler, source:
     result = generate_music(base, None, cover(source), config, save_dir="/dev/null/x")
     assert not result.success
     assert "save_dir /dev/null/x: cannot be written" in (result.error or "")
+    for seeds in (2.5, "1,2", ["a"]):
+        assert "seed" in (generate_music(base, None, cover(source), GenerationConfig(seeds=seeds)).error or "")
     result = generate_music(base, None, cover(source), GenerationConfig(batch_size=1, mp3_sample_rate=12345))
     assert "mp3_sample_rate 12345 is not one of" in (result.error or "")
 
@@ -264,16 +275,15 @@ def test_codes_stand_in_for_a_source(base: AceStepHandler, source: Path) -> None
 
 def test_reference_picks(base: AceStepHandler, source: Path, tmp_path: Path) -> None:
     reference = tmp_path / "reference.wav"
-    soundfile.write(reference, np.concatenate([tone(9.0, pitch_hz=p) for p in (110, 220, 330, 440, 550)]), 48_000)
+    soundfile.write(reference, np.concatenate([tone(9.0, pitch_hz=p) for p in (110, 220, 330, 440)]), 48_000)
     picks = {
         (pick, seed): _once(base, cover(source, reference_audio=str(reference), reference_pick=pick, seed=seed))
         for pick, seed in (("fixed", 7), ("random", 7), ("full", 7))
     }
     tensors = [result.audios[0]["tensor"] for result in picks.values()]
     assert not any(torch.equal(a, b) for i, a in enumerate(tensors) for b in tensors[:i])
-    again = _once(base, cover(source, reference_audio=str(reference), reference_pick="random", seed=7))
-    assert torch.equal(again.audios[0]["tensor"], tensors[1])
     wave = load_audio(reference)
+    assert torch.equal(reference_clip(wave, "random", 3), reference_clip(wave, "random", 3))
     ramp = torch.arange(wave.shape[1]).expand(2, -1)
     third = wave.shape[1] // 3
     for k, piece in enumerate(reference_clip(ramp, "random", 3).split(480_000, dim=1)):

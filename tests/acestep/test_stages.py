@@ -1,5 +1,7 @@
 """Covers of covers."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 from acestep.audio import load_audio
 from acestep.conditions import TrackConditions, prepare, reference_latents
 from acestep.cover import resolve
-from acestep.errors import RequestError
+from acestep.errors import GenerationError, RequestError
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
 from acestep.prompt import Prompt
@@ -51,12 +53,13 @@ def test_a_chain_equals_its_covers_run_by_hand(base: AceStepHandler) -> None:
     wave = torch.from_numpy(tone(6.0).T.copy())
     stages = parse_stages(STAGES, SETTING)
     track = prepare(base, wave, Prompt("country", "oh"), [resolve(stages[0].setting, False)])
-    chain = Chain(track, parents={(stages[:1], 3), (stages[:2], 3)})
-    ours = [chain.run(stages[:k], 3)[1] for k in (1, 2, 3)]
+    chain = Chain(track, [(stages[:k], 3) for k in (1, 2, 3)])
+    ours = [chain.run(stages[:k], 3).latents for k in (1, 2, 3)]
+    assert not chain.kept
     for mine, expected in zip(ours, by_hand(base, wave, 3), strict=True):
         assert torch.equal(mine, expected)
     # What an earlier launch already made is made again on the way to the last stage.
-    assert torch.equal(Chain(track, parents=set()).run(stages, 3)[1], ours[2])
+    assert torch.equal(Chain(track, [(stages, 3)]).run(stages, 3).latents, ours[2])
     assert len({float(latents.sum()) for latents in ours}) == 3
 
 
@@ -87,13 +90,56 @@ def test_stages_through_the_public_api(base: AceStepHandler, source: Path) -> No
 def test_stages_are_read_and_refused_by_number() -> None:
     assert parse_stages(None, SETTING) == (Stage(SETTING),)
     stages = parse_stages(STAGES, SETTING)
-    assert [parse_stage(stage.values()) for stage in stages] == list(stages)
+    assert [stage.own for stage in stages][1:] == [("task_type",), ("cover_noise_strength",)]
     assert stages[1].prompt(Prompt("country", "oh")) == Prompt("hard rock", "la la")
     assert parse_stage({"lyrics": ""}).prompt(Prompt("country", "oh")).lyrics == "[Instrumental]"
     for values, message in (
-        ({"captoin": "x"}, "stage 2: unknown setting 'captoin'"),
-        ({"caption": " "}, "stage 2: caption ' ' of a stage is not usable"),
+        ({"captoin": "x"}, "stage 2: unknown setting 'captoin'; did you mean 'caption'"),
+        ({"caption": " "}, "stage 2: caption ' ' is not usable"),
+        ({"seed": 3}, "stage 2: seed cannot differ between stages"),
+        ("rock", "stage 2: 'rock' is not a mapping"),
         ({"audio_cover_strength": 2}, "stage 2: audio_cover_strength 2 is out of range"),
     ):
         with pytest.raises(RequestError, match=message):
             parse_stages([{}, values], SETTING)
+    with pytest.raises(RequestError, match="stages 5 is not a list"):
+        parse_stages(5, SETTING)
+    assert [parse_stage(stage.values()).setting for stage in stages] == [stage.setting for stage in stages]
+
+
+def quiet(handler: AceStepHandler) -> AceStepHandler:
+    """A model whose decoder is turned down to near silence."""
+    autoencoder = copy.deepcopy(handler.autoencoder)
+    dict(autoencoder.named_parameters())["decoder.conv2.weight"].mul_(1e-6)
+    return replace(handler, autoencoder=autoencoder)
+
+
+def test_a_failed_stage_fails_what_starts_from_it(base: AceStepHandler, source: Path) -> None:
+    stages = parse_stages([{"cover_noise_strength": 0.5}, {"caption": "rock"}], SETTING)
+    track = prepare(quiet(base), load_audio(source), Prompt("country", "oh"), [resolve(stages[0].setting, False)])
+    chain = Chain(track, [(stages[:1], 3), (stages, 3)])
+    with pytest.raises(GenerationError, match="energy collapsed") as first:
+        chain.run(stages[:1], 3)
+    with pytest.raises(
+        GenerationError, match="stage 1, its source, failed: the output's energy collapsed"
+    ) as then:
+        chain.run(stages, 3)
+    assert (first.value.kind, then.value.kind) == ("energy_collapse", "parent_failed")
+
+
+def test_a_later_stage_is_measured_against_the_stage_it_starts_from(base: AceStepHandler, source: Path) -> None:
+    """All covers of a turned-down decoder are near silent: the second is no quieter than the first."""
+    stages = parse_stages([{}, {"cover_noise_strength": 0.5}], SETTING)
+    track = prepare(quiet(base), load_audio(source), Prompt("country", "oh"), [resolve(stages[0].setting, False)])
+    assert Chain(track, [(stages, 3)]).run(stages, 3).wave.abs().max() < 0.1
+
+
+def test_prompts_are_encoded_once_for_all_sources_of_a_sweep(base: AceStepHandler, source: Path) -> None:
+    stages = parse_stages([{"caption": "rock"}, {"caption": "metal"}], SETTING)
+    track = prepare(base, load_audio(source), Prompt("country", "oh"), [resolve(stages[0].setting, False)])
+    chain = Chain(track, [(stages[:k], seed) for seed in (1, 2, 3) for k in (1, 2)])
+    for seed in (1, 2, 3):
+        for k in (1, 2):
+            chain.run(stages[:k], seed)
+    assert len(track.prompts) == 4  # two captions, each with the cover's instruction and with the text's
+    assert not chain.kept

@@ -85,6 +85,7 @@ def test_the_command_line_goes_over_a_preset() -> None:
         ("guidance_scale=9", "did you mean cover.guidance_scale?"),
         ("preset.captoin=x", "did you mean preset.caption?"),
         ("zzzz=1", "known keys: manifest, output"),
+        ("preset=null", "no preset is preset=none"),
         ("cover.shift=abc", ""),
     ],
 )
@@ -108,6 +109,12 @@ def test_a_user_sees_the_nearest_key(job: str) -> None:
         ("preset: {captoin: x}", "Key 'captoin' not in 'PresetConfig'; did you mean caption?"),
         ("cover: {shfit: 2}", "Key 'shfit' not in 'CoverConfig'; did you mean shift?"),
         ("covers: {shift: 2}", "key 'covers' is not one of preset, cover"),
+        ("cover: 5", "cover is 5; expected a mapping"),
+        ("preset: hi", "preset is 'hi'; expected a mapping"),
+        (
+            "preset: {source_genre: a, target_genre: b, caption: x, ranges: {shift: 3}}",
+            "the range of shift is 3; write [lowest, highest]",
+        ),
         ("preset: [", "while parsing"),
         (
             "preset: {source_genre: a, target_genre: b, caption: x}\ncover: {shift: -1}",

@@ -183,5 +183,5 @@ def test_configuration_composes_into_a_job() -> None:
     assert job.cluster == ClusterSpec()
     assert job.tracking == TrackingSpec()
     assert job.cover == asdict(CoverSetting()) | {"seed": 42}
-    assert job == RestyleJob("m.csv", "o", job.cover, job.grid)
+    assert job == RestyleJob("m.csv", "o", job.cover, job.grid, stages=[])
     assert set(job.grid) == set(job.cover)

@@ -37,7 +37,7 @@ def test_every_kind_gives_the_same_tracks(tmp_path: Path, kind: str) -> None:
     first, second, third = tracks
     assert (first.track_id, first.source) == ("001", str(tmp_path / "a.wav"))
     assert first.prompt.bpm == 90
-    assert dict(first.overrides) == {"audio_cover_strength": "0.3"}
+    assert dict(first.overrides) == {"audio_cover_strength": 0.3}
     assert (second.source, second.prompt.caption) == ("/abs/b.flac", 'line\nbreak, "quotes"')
     assert (third.track_id, third.source) == ("ç d", "s3://bucket/c.mp3")
     assert (third.overrides, third.reference) == ({"seed": 7}, str(tmp_path / "r.wav"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.items import ModelFacts
+from pipeline.items import ModelFacts, Rules
 from pipeline.manifest import RejectedRow, parse_track
 from pipeline.plan import make_plan
 from pipeline.presets import Preset
@@ -33,12 +33,12 @@ def track(folder: Path, source: str, **values: object):
 
 
 def ids(tracks, settings=SETTINGS, model=MODEL, audio_format="flac", finished=frozenset()):
-    plan = make_plan(tracks, [], settings, model, audio_format, set(finished))
+    plan = make_plan(tracks, [], Rules(settings, model, audio_format), set(finished))
     return [item["item_id"] for row in plan.rows.to_pylist() for item in row["items"]]
 
 
 def test_longest_work_first(folder: Path) -> None:
-    plan = make_plan([track(folder, "short"), track(folder, "long")], [], SETTINGS, MODEL, "flac", set())
+    plan = make_plan([track(folder, "short"), track(folder, "long")], [], Rules(SETTINGS, MODEL), set())
     assert plan.rows["track_id"].to_pylist() == ["long", "short"]
     assert plan.items == 4
     assert plan.rows["source_duration_s"].to_pylist() == [3.0, 1.0]
@@ -79,14 +79,14 @@ def test_finished_items_are_left_out(folder: Path) -> None:
     tracks = [track(folder, "short"), track(folder, "long")]
     every = ids(tracks)
     assert ids(tracks, finished={every[0], every[3]}) == [every[1], every[2]]
-    plan = make_plan(tracks, [], SETTINGS, MODEL, "flac", set(every))
+    plan = make_plan(tracks, [], Rules(SETTINGS, MODEL), set(every))
     assert (len(plan.rows), plan.items, plan.done) == (0, 0, 4)
 
 
 def test_unusable_sources_are_final_rows_for_every_setting(folder: Path) -> None:
     (folder / "empty.wav").write_bytes(b"")
     tracks = [track(folder, "absent"), track(folder, "empty"), track(folder, "short", reference_audio="gone.wav")]
-    plan = make_plan(tracks, [], SETTINGS, MODEL, "flac", set())
+    plan = make_plan(tracks, [], Rules(SETTINGS, MODEL), set())
     assert [(row["track_id"], row["error_kind"]) for row in plan.failed] == [
         *[("absent", "missing_file")] * 2,
         *[("empty", "unreadable_audio")] * 2,
@@ -94,7 +94,7 @@ def test_unusable_sources_are_final_rows_for_every_setting(folder: Path) -> None
     ]
     assert len({row["item_id"] for row in plan.failed}) == 6
     assert plan.items == 0
-    again = make_plan(tracks, [], SETTINGS, MODEL, "flac", {row["item_id"] for row in plan.failed})
+    again = make_plan(tracks, [], Rules(SETTINGS, MODEL), {row["item_id"] for row in plan.failed})
     assert (again.failed, again.done) == ([], 6)
 
 
@@ -102,20 +102,20 @@ def test_too_long_and_conflicting_tracks_are_rejected_once(folder: Path) -> None
     soundfile.write(folder / "hour.wav", np.zeros(8000 * 601), 8000)
     tracks = [track(folder, "hour"), track(folder, "short", audio_cover_strength="0.4")]
     bad_row = RejectedRow(3, "../evil", "a.wav", "x", "unsafe_track_id", "row 3: no")
-    plan = make_plan(tracks, [bad_row], SETTINGS, MODEL, "flac", set())
+    plan = make_plan(tracks, [bad_row], Rules(SETTINGS, MODEL), set())
     kinds = {row["track_id"]: (row["error_kind"], row["error_message"]) for row in plan.rejected}
     assert kinds["hour"] == ("too_long", "601.0 s is longer than 600 s; cut the track")
     assert kinds["short"][0] == "conflicting_override"
     assert "audio_cover_strength is given in the manifest and swept by the grid" in kinds["short"][1]
     assert kinds["../evil"] == ("unsafe_track_id", "row 3: no")
-    again = make_plan(tracks, [bad_row], SETTINGS, MODEL, "flac", {row["item_id"] for row in plan.rejected})
+    again = make_plan(tracks, [bad_row], Rules(SETTINGS, MODEL), {row["item_id"] for row in plan.rejected})
     assert (again.rejected, again.done) == ([], 3)
 
 
 def test_overrides_that_make_two_settings_the_same_are_rejected(folder: Path) -> None:
     """Of two steps, strengths 0.3 and 0.4 both follow the source for none."""
     settings = make_settings(BASE, {"audio_cover_strength": [0.3, 0.4]})
-    plan = make_plan([track(folder, "short", inference_steps="2")], [], settings, MODEL, "flac", set())
+    plan = make_plan([track(folder, "short", inference_steps="2")], [], Rules(settings, MODEL), set())
     (row,) = plan.rejected
     assert (
         "with this row's inference_steps the settings s0.30 and s0.40 give identical audio" in row["error_message"]
@@ -123,7 +123,7 @@ def test_overrides_that_make_two_settings_the_same_are_rejected(folder: Path) ->
 
 
 def test_overrides_replace_what_is_not_swept(folder: Path) -> None:
-    plan = make_plan([track(folder, "short", shift="2", seed="9")], [], SETTINGS, MODEL, "flac", set())
+    plan = make_plan([track(folder, "short", shift="2", seed="9")], [], Rules(SETTINGS, MODEL), set())
     items = plan.rows["items"][0].as_py()
     assert [json.loads(item["stages"])[-1]["shift"] for item in items] == [2.0, 2.0]
     assert [item["seed"] for item in items] == [9, 9]
@@ -144,34 +144,85 @@ def test_a_rows_preset_gives_way_to_what_is_set_by_hand(folder: Path) -> None:
     settings = make_settings(BASE, {})
 
     def run(track, settings=settings, **more):
-        (setting,) = settings_in(make_plan([track], [], settings, MODEL, "flac", set(), **more))
-        return setting["audio_cover_strength"], setting["shift"]
+        plan = make_plan([track], [], Rules(settings, MODEL, **more), set())
+        return [(setting["audio_cover_strength"], setting["shift"]) for setting in settings_in(plan)]
 
-    assert run(plain) == (0.4, 2.0)
-    assert run(own) == (0.4, 1.5)
-    assert run(plain, by_hand=("audio_cover_strength",)) == (0.5, 2.0)
+    assert run(plain) == [(0.4, 2.0)]
+    assert run(own) == [(0.4, 1.5)]
+    assert run(plain, by_hand=("audio_cover_strength",)) == [(0.5, 2.0)]
     swept = make_settings(BASE, {"audio_cover_strength": [0.3, 0.6]})
-    plan = make_plan([plain], [], swept, MODEL, "flac", set())
-    assert [s["audio_cover_strength"] for s in settings_in(plan)] == [0.3, 0.6]
-    assert plan.rows["preset"].to_pylist() == ["to_metal"]
+    assert run(plain, swept, by_hand=("audio_cover_strength",)) == [(0.3, 2.0), (0.6, 2.0)]
+    # A stage's own values stay, and the preset fills the others.
+    staged = make_settings(BASE, {}, [{"audio_cover_strength": 0.9}, {"shift": 1.0}])
+    assert run(plain, staged) == [(0.9, 2.0), (0.4, 1.0)]
+    plan = make_plan([plain, track(folder, "long")], [], Rules(settings, MODEL, preset="jobs_own"), set())
+    assert dict(zip(*plan.rows.select(["track_id", "preset"]).to_pydict().values(), strict=True)) == {
+        "t": "to_metal",
+        "long": "jobs_own",
+    }
+
+
+def test_every_setting_may_stand_in_a_manifest_column(folder: Path) -> None:
+    """Values that only make sense together, too: the plan looks at the row as a whole."""
+    together = [
+        {"flow_edit_morph": "true", "flow_edit_source_caption": "country", "flow_edit_n_avg": "2"},
+        {"retake_variance": 0.5, "retake_seed": 7},
+        {"dcw_enabled": True, "dcw_mode": "low", "timesteps": [1.0, 0.5, 0.0]},
+        {"infer_method": "sde", "sde_time": "unshifted", "guidance": "cfg"},
+    ]
+    for values in together:
+        plan = make_plan([track(folder, "short", **values)], [], Rules(make_settings(BASE, {}), MODEL), set())
+        (setting,) = settings_in(plan)
+        for name, value in values.items():
+            assert str(setting[name]).lower() == str(value).lower()
+    alone = make_plan(
+        [track(folder, "short", retake_variance=0.5)], [], Rules(make_settings(BASE, {}), MODEL), set()
+    )
+    assert "give retake_seed" in alone.rejected[0]["error_message"]
+
+
+def test_a_seed_is_not_retaken_with_itself(folder: Path) -> None:
+    settings = make_settings(BASE | {"retake_variance": 0.5, "retake_seed": 7}, {"seed": [6, 7]})
+    plan = make_plan([track(folder, "short")], [], Rules(settings, MODEL), set())
+    assert "retake_seed 7 is the seed itself" in plan.rejected[0]["error_message"]
+
+
+def test_repeats_are_found_with_a_rows_own_values(folder: Path) -> None:
+    """Of 28 steps 0.30 and 0.31 are both eight; of 100 they are not."""
+    settings = make_settings(BASE, {"audio_cover_strength": [0.3, 0.31]})
+
+    def names(duplicates: str, **values: object) -> list[str]:
+        tracks = [track(folder, "short", **values)]
+        plan = make_plan(tracks, [], Rules(settings, MODEL, duplicates=duplicates), set())
+        return [item["setting_name"] for row in plan.rows.to_pylist() for item in row["items"]]
+
+    assert names("run_once") == ["s0.30"]
+    assert names("run_once", inference_steps=100) == ["s0.30", "s0.31"]
+    assert names("refuse", inference_steps=100) == ["s0.30", "s0.31"]
+    assert names("refuse", shift=2) == []
+
+
+def test_a_pick_without_a_reference_is_no_other_item(folder: Path) -> None:
+    def picks(**values: object) -> set[str]:
+        return {
+            item
+            for pick in ("fixed", "full")
+            for item in ids([track(folder, "short", reference_pick=pick, **values)], make_settings(BASE, {}))
+        }
+
+    assert len(picks()) == 1
+    assert len(picks(reference_audio="long.wav")) == 2
 
 
 def test_items_of_a_chain_name_their_parent(folder: Path) -> None:
     stages = [{"caption": "rock"}, {}, {"caption": "metal"}]
     settings = make_settings(BASE, {"seed": [1, 2]}, stages)
-    plan = make_plan([track(folder, "short")], [], settings, MODEL, "flac", set())
+    plan = make_plan([track(folder, "short")], [], Rules(settings, MODEL), set())
     items = plan.rows.to_pylist()[0]["items"]
     assert [i["parent_item_id"] for i in items[:3]] == [None, items[0]["item_id"], items[1]["item_id"]]
     assert len({i["item_id"] for i in items}) == 6
-    conflict = make_plan(
-        [track(folder, "short", shift="1")],
-        [],
-        make_settings(BASE, {}, [{"shift": 2}]),
-        MODEL,
-        "flac",
-        set(),
-        staged={"shift"},
-    )
+    staged = Rules(make_settings(BASE, {}, [{"shift": 2}]), MODEL)
+    conflict = make_plan([track(folder, "short", shift="1")], [], staged, set())
     assert "shift is given in the manifest and set by a stage" in conflict.rejected[0]["error_message"]
 
 

@@ -26,6 +26,12 @@ def test_one_value_needs_no_list_and_does_not_vary() -> None:
 def test_timesteps_are_a_value_or_a_list_of_them() -> None:
     assert len(make_settings(BASE, {"timesteps": [1.0, 0.5, 0.0]})) == 1
     assert len(make_settings(BASE, {"timesteps": [[1.0, 0.5, 0.0], [1.0, 0.2, 0.0]]})) == 2
+    assert len(make_settings(BASE, {"timesteps": [None, [1.0, 0.2, 0.0]]})) == 2
+
+
+def test_names_that_two_decimals_cannot_tell_apart_are_written_out() -> None:
+    settings = make_settings(BASE | {"inference_steps": 1000}, {"audio_cover_strength": [0.301, 0.302]})
+    assert [s.name for s in settings] == ["audio_cover_strength=0.301", "audio_cover_strength=0.302"]
 
 
 @pytest.mark.parametrize(
@@ -36,6 +42,8 @@ def test_timesteps_are_a_value_or_a_list_of_them() -> None:
         ({"guidence_scale": [7]}, "unknown setting 'guidence_scale'; did you mean 'guidance_scale'"),
         ({"audio_cover_strength": [0.5, 1.5]}, "audio_cover_strength 1.5 is out of range"),
         ({"seed": ["x"]}, "seed 'x' is not a whole number"),
+        ({"guidance_scale": [7, 7.0]}, "grid.guidance_scale lists 7.0 twice"),
+        ({"dcw_enabled": [True, "true"]}, "grid.dcw_enabled lists True twice"),
     ],
 )
 def test_bad_grids(grid: dict, message: str) -> None:

@@ -28,6 +28,19 @@ def test_workers_that_cannot_load_their_model_end_the_job(tmp_path: Path) -> Non
     store = open_store(str(tmp_path))
     row = {"track_id": "a", "source": "a.wav", "prompt": "{}", "notes": [], "items": []}
     pq.write_table(pa.Table.from_pylist([row], schema=PLAN_SCHEMA), tmp_path / "plan.parquet")
-    spec = WorkerSpec(store, "launch", "/nowhere/model", None, "f00d", "cpu", "float32", "flac", 600.0, 1, 3)
+    spec = WorkerSpec(
+        output=store,
+        launch="launch",
+        model="/nowhere/model",
+        variant=None,
+        fingerprint="f00d",
+        language_model=None,
+        device="cpu",
+        dtype="float32",
+        audio_format="flac",
+        most_seconds=600.0,
+        threads=1,
+        max_attempts=3,
+    )
     with pytest.raises(PoolError, match="model '/nowhere/model': no such folder"):
         list(stream(store, "plan.parquet", spec, ClusterSpec(), size_pool(ClusterSpec())))

@@ -1,0 +1,63 @@
+"""What a launch leaves in writing about itself: the job's parameters and its file."""
+
+import json
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from acestep.constants import NUMERICS_VERSION
+from acestep.stages import WORDS
+from pipeline.items import ModelFacts
+from pipeline.settings import Setting, own_names
+from pipeline.stages import Pool
+from pipeline.storage import Store
+
+if TYPE_CHECKING:
+    from pipeline.restyle import RestyleJob
+
+JOB_FILE = "job.json"
+PACKAGES = ("torch", "torchaudio", "transformers", "ray", "pyarrow", "mlflow", "soundfile", "av")
+
+
+def job_parameters(job: "RestyleJob", model: ModelFacts, settings: list[Setting]) -> dict[str, Any]:
+    """What is the same for all settings of a job, by name, as it really runs."""
+    first = settings[0].plans(model.is_turbo)[-1]
+    values = settings[0].values() | {
+        "inference_steps": first.inference_steps,
+        "guidance_scale": first.guidance_scale,
+    }
+    differs = {*settings[0].varied, *own_names(settings[-1].stages), *WORDS}
+    constant = {name: value for name, value in values.items() if name not in differs}
+    if job.adapter:
+        constant |= {"adapter": job.adapter, "adapter_scale": job.adapter_scale}
+    return constant | {
+        "manifest": job.manifest,
+        "model": model.name,
+        "model_fingerprint": model.fingerprint,
+        "dtype": model.dtype,
+        "numerics_version": NUMERICS_VERSION,
+        "audio_format": job.audio_format,
+        "settings": len(settings),
+    }
+
+
+def write_job_file(
+    job: "RestyleJob", output: Store, model: ModelFacts, pool: Pool, settings: list[Setting]
+) -> None:
+    """Write down what this launch runs, for whoever opens the folder later."""
+    content = {
+        "job": asdict(job),
+        "model": asdict(model),
+        "pool": asdict(pool),
+        "settings": [
+            {"setting_id": s.setting_id, "name": s.name, "stands_for": s.stands_for, **s.values()}
+            for s in settings
+        ],
+        "versions": {name: version(name) for name in PACKAGES} | {"numerics": NUMERICS_VERSION},
+        "cuda": torch.version.cuda,
+        "launched_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    output.write(JOB_FILE, json.dumps(content, indent=2).encode())
