@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from acestep.config import read_json
+from acestep.config import is_number, is_size, read_json
 from acestep.errors import CheckpointError, RequestError
 from acestep.weights import Shape, differences, read_shapes, read_tensors
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model"
 LOKR_FILE = "lokr_weights.safetensors"
+MOST_SHAPES = 3  # named of an adapter for another size of model: all of them differ in the same way
 
 # What a plain LoRA has at each option that changes what its weights mean.
 _PLAIN: dict[str, tuple[Any, ...]] = {
@@ -75,8 +76,8 @@ def check_scale(scale: float) -> None:
     Raises:
         RequestError: it is not between 0 and 1.
     """
-    if not 0 <= scale <= 1:
-        raise RequestError(f"adapter_scale {scale} is out of range; use 0 (no effect) to 1 (as trained)")
+    if not is_number(scale) or not 0 <= scale <= 1:
+        raise RequestError(f"adapter_scale {scale!r} is out of range; use 0 (no effect) to 1 (as trained)")
 
 
 def open_adapter(folder: Path) -> Adapter:
@@ -131,7 +132,7 @@ def _strength(folder: Path, raw: dict[str, Any]) -> tuple[int, float]:
             f"adapter {folder}: {options} is not supported; merge it into the checkpoint, or train a plain LoRA"
         )
     rank, alpha = raw.get("r"), raw.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+    if not is_size(rank) or not is_number(alpha):
         raise CheckpointError(
             f"adapter {folder}: r is {rank!r} and lora_alpha {alpha!r}; expected a rank of at least 1 and a number"
         )
@@ -150,7 +151,8 @@ def check_fit(adapter: Adapter, decoder: nn.Module) -> None:
         if layer in weights:
             out, into = weights[layer]
             expected |= {f"{layer}.lora_A": (adapter.rank, into), f"{layer}.lora_B": (out, adapter.rank)}
-    problems = differences({f"{layer}.lora_{part}": s for (layer, part), s in adapter.shapes.items()}, expected)
+    found = {f"{layer}.lora_{part}": shape for (layer, part), shape in adapter.shapes.items()}
+    problems = differences(found, expected, MOST_SHAPES)
     if problems:
         raise CheckpointError(
             f"adapter {adapter.folder}: does not fit the model; {problems}. Use it with the size of model it was "

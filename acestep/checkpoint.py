@@ -4,7 +4,6 @@ Only safetensors files and ``silence_latent.pt`` (through ``weights_only=True``)
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,20 +14,29 @@ import torch
 from torch import Tensor
 
 from acestep import diffusers_layout, original_layout
-from acestep.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter, open_adapter
+from acestep.adapter import ADAPTER_WEIGHTS, merge_adapter, open_adapter
 from acestep.autoencoder import Autoencoder, fold_weight_norm, weight_norm_shapes
-from acestep.config import parse_autoencoder_config, parse_model_config, read_json
+from acestep.config import AutoencoderConfig, parse_autoencoder_config, parse_model_config, read_json
 from acestep.errors import CheckpointError
 from acestep.model import AceStepModel
-from acestep.original_layout import SILENCE_FILE
-from acestep.weights import Shape, Sizes, check_shapes, read_shapes, read_tensors, weight_files
+from acestep.original_layout import SILENCE_FILE as SILENCE_FILE
+from acestep.qwen3 import WEIGHTS as QWEN3_WEIGHTS
+from acestep.qwen3 import deciding, read_config, tokenizer_file
+from acestep.weights import (
+    Shape,
+    Sizes,
+    check_shapes,
+    described_by,
+    read_shapes,
+    read_tensors,
+    weight_files,
+)
 
 MODEL_PREFIX = "acestep-v15-"
 AUTOENCODER_FOLDER = "vae"
 TEXT_ENCODER_FOLDER = "Qwen3-Embedding-0.6B"
 DIFFUSERS_TEXT_ENCODER_FOLDER = "text_encoder"
-DIFFUSERS_TOKENIZER_FOLDER = "tokenizer"
-TOKENIZER_FILE = "tokenizer.json"
+AUTOENCODER_WEIGHTS = "diffusion_pytorch_model"
 
 # The published file wraps both patch convolutions in a list with two layout changes around them.
 _RENAMES = (("decoder.proj_in.1.", "decoder.proj_in."), ("decoder.proj_out.1.", "decoder.proj_out."))
@@ -36,6 +44,8 @@ _RENAMES = (("decoder.proj_in.1.", "decoder.proj_in."), ("decoder.proj_out.1.", 
 
 class Layout(Protocol):
     """How a model folder is written; each layout is a module of functions."""
+
+    WEIGHTS: str  # what the weight files of its folders are called
 
     def model_config(self, folder: Path) -> dict[str, Any]: ...
     def file_name(self, published: str) -> str: ...
@@ -77,43 +87,53 @@ def locate(root: Path, variant: str | None = None) -> CheckpointFolders:
     """
     if not root.is_dir():
         raise CheckpointError(f"{root}: no such folder; give a checkpoint folder or a model name")
-    if diffusers_layout.is_diffusers(root):
-        diffusers_layout.check_index(root)
-        if variant is not None:
-            raise CheckpointError(f"{root}: holds one model; leave out variant {variant!r}")
-        text_encoder = _beside(root, DIFFUSERS_TEXT_ENCODER_FOLDER)
-        return CheckpointFolders(root, _beside(root, AUTOENCODER_FOLDER), text_encoder, root.name)
     model = model_folder(root, variant)
-    return CheckpointFolders(
-        model, _beside(model, AUTOENCODER_FOLDER), _beside(model, TEXT_ENCODER_FOLDER), model.name
-    )
+    one = diffusers_layout.is_diffusers(model)
+    text_encoder = _beside(model, DIFFUSERS_TEXT_ENCODER_FOLDER if one else TEXT_ENCODER_FOLDER)
+    return CheckpointFolders(model, _beside(model, AUTOENCODER_FOLDER), text_encoder, model.absolute().name)
 
 
-def model_folder(root: Path, variant: str | None = None) -> Path:
+def model_folder(root: Path, variant: str | None = None, called: str = "") -> Path:
     """The folder of the network itself: ``root``, or the one of ``variant`` in it.
 
+    Args:
+        called: what the root is called, if not as its path.
+
     Raises:
-        CheckpointError: there is none, or the variant is unknown or ambiguous.
+        CheckpointError: there is none, or the variant is unknown, ambiguous or another than the folder's own.
     """
-    return root if (root / "config.json").is_file() else _variant_folder(root, variant)
+    called = called or str(root.absolute())
+    one = diffusers_layout.is_diffusers(root)
+    if one:
+        diffusers_layout.check_index(root)
+    elif not (root / "config.json").is_file():
+        return _variant_folder(root, variant, called)
+    if variant is not None and (one or _variant(variant) != _variant(called.rsplit("/", 1)[-1])):
+        raise CheckpointError(f"{called}: holds one model; leave out variant {variant!r}")
+    return root
 
 
-def _variant_folder(root: Path, variant: str | None) -> Path:
+def _variant(name: str) -> str:
+    """A variant's name, from it or from its folder's."""
+    return name.removeprefix(MODEL_PREFIX).replace("_", "-")
+
+
+def _variant_folder(root: Path, variant: str | None, called: str) -> Path:
     found = {path.name.removeprefix(MODEL_PREFIX): path for path in sorted(root.glob(f"{MODEL_PREFIX}*"))}
     if not found:
         raise CheckpointError(
-            f"{root}: holds neither config.json nor a folder {MODEL_PREFIX}<variant>; "
+            f"{called}: holds neither config.json nor a folder {MODEL_PREFIX}<variant>; "
             "give an ACE-Step 1.5 checkpoint"
         )
     if variant is None:
         if len(found) > 1:
             raise CheckpointError(
-                f"{root}: holds several models ({', '.join(found)}); name one with variant=, or give its folder"
+                f"{called}: holds several models ({', '.join(found)}); name one with variant=, or give its folder"
             )
         return next(iter(found.values()))
-    wanted = variant.removeprefix(MODEL_PREFIX).replace("_", "-")
+    wanted = _variant(variant)
     if wanted not in found:
-        raise CheckpointError(f"{root}: has no variant {variant!r}; it holds {', '.join(found)}")
+        raise CheckpointError(f"{called}: has no variant {variant!r}; it holds {', '.join(found)}")
     return found[wanted]
 
 
@@ -150,14 +170,8 @@ def open_model(folder: Path, name: str = "") -> AceStepModel:
     """
     layout = layout_of(folder)
     config = parse_model_config(layout.model_config(folder), name or folder.name)
-    try:
-        with torch.device("meta"):
-            model = AceStepModel(config)
-    except (TypeError, ValueError, RuntimeError) as error:  # sizes that torch refuses
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{folder}: its configuration describes no model ({reason}); fetch it again"
-        ) from error
+    with described_by(folder, "model"):
+        model = AceStepModel(config)
     expected = layout.expected_tensors(model_shapes(model), config.latent_channels)
     check_shapes(layout.tensor_shapes(folder), expected, folder)
     return model
@@ -196,10 +210,10 @@ def open_autoencoder(folder: Path) -> Autoencoder:
     Raises:
         CheckpointError: the configuration or the file does not fit.
     """
-    config = parse_autoencoder_config(read_json(folder / "config.json"), folder.name)
-    with torch.device("meta"):
+    config = _autoencoder_config(folder)
+    with described_by(folder / "config.json", "autoencoder"):
         autoencoder = Autoencoder(config)
-    shapes = {_weight_norm_name(n): s for n, s in read_shapes(folder, "diffusion_pytorch_model").items()}
+    shapes = {_weight_norm_name(n): s for n, s in read_shapes(folder, AUTOENCODER_WEIGHTS).items()}
     check_shapes(shapes, weight_norm_shapes(autoencoder), folder)
     return autoencoder
 
@@ -211,9 +225,13 @@ def load_autoencoder(folder: Path, device: torch.device, dtype: torch.dtype) -> 
         CheckpointError: see ``open_autoencoder``.
     """
     autoencoder = open_autoencoder(folder)
-    tensors = {_weight_norm_name(n): t for n, t in read_tensors(folder, "diffusion_pytorch_model").items()}
+    tensors = {_weight_norm_name(n): t for n, t in read_tensors(folder, AUTOENCODER_WEIGHTS).items()}
     autoencoder.load_state_dict(fold_weight_norm(tensors), assign=True)
     return autoencoder.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def _autoencoder_config(folder: Path) -> AutoencoderConfig:
+    return parse_autoencoder_config(read_json(folder / "config.json"), folder.name)
 
 
 def _weight_norm_name(name: str) -> str:
@@ -225,24 +243,16 @@ def load_silence(folder: Path, channels: int) -> Tensor:
     """The silence latent ``[frames, channels]`` of one model folder, fp32.
 
     Raises:
-        CheckpointError: it is missing, is not a bare tensor, or has another width.
+        CheckpointError: it is missing, is not a bare tensor, has another width, no frames or unusable values.
     """
-    return layout_of(folder).silence(folder, channels).float().contiguous()
-
-
-def tokenizer_file(text_encoder: Path) -> Path:
-    """The tokenizer of a text encoder: in its folder, or in the one beside it that the diffusers layout has.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    places = (text_encoder, text_encoder.parent / DIFFUSERS_TOKENIZER_FOLDER)
-    for file in (place / TOKENIZER_FILE for place in places):
-        if file.is_file():
-            return file
-    raise CheckpointError(
-        f"{text_encoder / TOKENIZER_FILE}: no such file; the folder is incomplete, fetch it again"
-    )
+    found = layout_of(folder).silence(folder, channels)
+    silence = found.float().contiguous()
+    if not found.is_floating_point() or not len(silence) or not silence.isfinite().all():
+        raise CheckpointError(
+            f"{folder}: the silence latent has {len(silence)} frames of {found.dtype}, expected finite fractional "
+            "numbers and a frame at least; fetch it again"
+        )
+    return silence
 
 
 def fingerprint(folders: CheckpointFolders, adapter: Path | None = None, adapter_scale: float = 1.0) -> str:
@@ -251,38 +261,38 @@ def fingerprint(folders: CheckpointFolders, adapter: Path | None = None, adapter
     Raises:
         CheckpointError: a file is missing.
     """
-    digest = hashlib.sha256()
-    parts = [*layout_of(folders.model).module_folders(folders.model), folders.autoencoder, folders.text_encoder]
-    tokenizer = tokenizer_file(folders.text_encoder).parent
-    for folder in parts if tokenizer in parts else [*parts, tokenizer]:
-        _digest_folder(digest, folder)
+    layout = layout_of(folders.model)
+    config = parse_model_config(layout.model_config(folders.model), folders.name)
+    parts = [(folder, layout.WEIGHTS) for folder in layout.module_folders(folders.model)]
+    digest = hashlib.sha256(repr((config, _autoencoder_config(folders.autoencoder))).encode())
+    for folder, stem in [*parts, (folders.autoencoder, AUTOENCODER_WEIGHTS)]:
+        _digest_weights(digest, folder, stem)
+    digest.update(load_silence(folders.model, config.latent_channels).numpy().tobytes())
+    digest.update(folder_fingerprint(folders.text_encoder).encode())
     if adapter is not None and adapter_scale:  # a scale of 0 changes nothing
-        for file in weight_files(adapter, ADAPTER_WEIGHTS):
-            digest.update(_file_digest(file))
-        digest.update(_json(adapter / ADAPTER_CONFIG) + repr(float(adapter_scale)).encode())
+        lora = open_adapter(adapter)
+        digest.update(repr((lora.rank, lora.strength, float(adapter_scale))).encode())
+        _digest_weights(digest, adapter, ADAPTER_WEIGHTS)
     return digest.hexdigest()[:16]
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """A digest of one folder's weights, sizes and vocabulary."""
-    digest = hashlib.sha256()
-    _digest_folder(digest, folder)
+    """A digest of one Qwen3 folder's weights, sizes and vocabulary.
+
+    Raises:
+        CheckpointError: a file is missing, or it is the folder of something else.
+    """
+    digest = hashlib.sha256(repr(deciding(read_config(folder))).encode())
+    _digest_weights(digest, folder, QWEN3_WEIGHTS)
+    digest.update(_file_digest(tokenizer_file(folder)))
     return digest.hexdigest()[:16]
 
 
-def _digest_folder(digest: Any, folder: Path) -> None:
-    for file in sorted(folder.iterdir()):
-        if file.suffix == ".safetensors" or file.name in (SILENCE_FILE, TOKENIZER_FILE):
-            digest.update(_file_digest(file))
-        elif file.name == "config.json":
-            digest.update(_json(file))
+def _digest_weights(digest: Any, folder: Path, stem: str) -> None:
+    for file in weight_files(folder, stem):
+        digest.update(_file_digest(file))
 
 
 def _file_digest(file: Path) -> bytes:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()
-
-
-def _json(file: Path) -> bytes:
-    """The content, whatever its order and spacing."""
-    return json.dumps(read_json(file), sort_keys=True).encode()

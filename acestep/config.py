@@ -1,9 +1,10 @@
 """Model sizes, read from a checkpoint's config.json and never assumed."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from acestep.errors import CheckpointError
 
@@ -65,6 +66,10 @@ class AutoencoderConfig:
     sample_rate: int
 
 
+SLIDING, FULL = "sliding_attention", "full_attention"
+MOST = 1e12  # of any number; also what infinities and huge integers are not
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -89,82 +94,106 @@ def parse_model_config(raw: dict[str, Any], name: str) -> ModelConfig:
 
     Args:
         raw: the parsed JSON object.
-        name: folder name; "turbo" in it marks a distilled model when the file does not say so.
+        name: of the folder or the repository, or a hub id; "turbo" in its last part marks a distilled model
+            where the file does not say what it is.
 
     Raises:
         CheckpointError: a needed key is missing or the file describes another kind of model.
     """
     if raw.get("model_type", "acestep") != "acestep":
         raise CheckpointError(f"{name}: model_type is {raw['model_type']!r}, expected 'acestep'")
-    try:
-        layers = raw["num_hidden_layers"]
-        encoder_layers = max(
-            raw["num_lyric_encoder_hidden_layers"],
-            raw["num_timbre_encoder_hidden_layers"],
-            raw["num_attention_pooler_hidden_layers"],
-        )
-        deepest = max(layers, encoder_layers)
-        kinds = raw.get("layer_types") or ["sliding_attention", "full_attention"] * deepest
-        for key, only in (("rope_scaling", None), ("hidden_act", "silu"), ("attention_bias", False)):
-            if raw.get(key, only) != only:
-                raise CheckpointError(f"{name}: {key} is {raw[key]!r}; only {only!r} is supported")
-        strange = set(kinds) - {"sliding_attention", "full_attention"}
-        if strange:
-            raise CheckpointError(f"{name}: layer_types holds {', '.join(sorted(map(repr, strange)))}")
-        if len(kinds) < deepest:
-            raise CheckpointError(f"{name}: layer_types has {len(kinds)} entries for {deepest} layers")
-        window = raw["sliding_window"] if raw.get("use_sliding_window", True) else None
-        windows = tuple(window if kind == "sliding_attention" else None for kind in kinds)
-        shared = {
-            "head_dim": raw["head_dim"],
-            "rms_norm_eps": raw.get("rms_norm_eps", 1e-6),
-            "rope_theta": float(raw.get("rope_theta", 1_000_000)),
-        }
-        decoder = BlockConfig(
-            hidden_size=raw["hidden_size"],
-            intermediate_size=raw["intermediate_size"],
-            heads=raw["num_attention_heads"],
-            kv_heads=raw["num_key_value_heads"],
-            windows=windows[:layers],
-            **shared,
-        )
-        encoder = BlockConfig(
-            hidden_size=raw.get("encoder_hidden_size") or raw["hidden_size"],
-            intermediate_size=raw.get("encoder_intermediate_size") or raw["intermediate_size"],
-            heads=raw.get("encoder_num_attention_heads") or raw["num_attention_heads"],
-            kv_heads=raw.get("encoder_num_key_value_heads") or raw["num_key_value_heads"],
-            windows=windows[:encoder_layers],
-            **shared,
-        )
-        config = ModelConfig(
-            decoder=decoder,
-            encoder=encoder,
-            lyric_layers=raw["num_lyric_encoder_hidden_layers"],
-            timbre_layers=raw["num_timbre_encoder_hidden_layers"],
-            pooler_layers=raw["num_attention_pooler_hidden_layers"],
-            text_channels=raw["text_hidden_dim"],
-            latent_channels=raw["audio_acoustic_hidden_dim"],
-            timbre_channels=raw["timbre_hidden_dim"],
-            in_channels=raw["in_channels"],
-            patch_size=raw["patch_size"],
-            pool_window=raw["pool_window_size"],
-            fsq_channels=raw["fsq_dim"],
-            fsq_levels=tuple(raw["fsq_input_levels"]),
-            timbre_frames=raw.get("timbre_fix_frame", 750),
-            timbre_token=raw.get("encoder_hidden_size") is not None,
-            is_turbo=bool(raw.get("is_turbo")) or raw.get("model_version") == "turbo" or "turbo" in name,
-        )
-    except KeyError as error:
-        raise CheckpointError(f"{name}: config.json has no {error}; is this an ACE-Step 1.5 model?") from error
-    except TypeError as error:
-        raise CheckpointError(f"{name}: config.json has a value of the wrong kind ({error})") from error
+    for key, only in (("rope_scaling", None), ("hidden_act", "silu"), ("attention_bias", False)):
+        if raw.get(key, only) != only:
+            raise CheckpointError(f"{name}: {key} is {raw[key]!r}; only {only!r} is supported")
     if raw.get("fsq_input_num_quantizers", 1) != 1:
         raise CheckpointError(f"{name}: {raw['fsq_input_num_quantizers']} quantizers; only one is supported")
+    try:
+        config = _model_config(raw, name)
+    except KeyError as error:
+        raise CheckpointError(f"{name}: config.json has no {error}; is this an ACE-Step 1.5 model?") from error
+    except ValueError as error:
+        raise CheckpointError(f"{name}: config.json has a value of the wrong kind ({error})") from error
     if config.in_channels != 3 * config.latent_channels:
         raise CheckpointError(
             f"{name}: in_channels {config.in_channels} is not 3 x {config.latent_channels} latent channels"
         )
     return config
+
+
+def _model_config(raw: dict[str, Any], name: str) -> ModelConfig:
+    layers = _size(raw, "num_hidden_layers")
+    lyric, timbre, pooler = (
+        _size(raw, f"num_{part}_hidden_layers") for part in ("lyric_encoder", "timbre_encoder", "attention_pooler")
+    )
+    encoder_layers = max(lyric, timbre, pooler)
+    windows = _windows(raw, max(layers, encoder_layers))
+    shared: dict[str, Any] = {
+        "head_dim": _size(raw, "head_dim"),
+        "rms_norm_eps": _positive(raw, "rms_norm_eps", 1e-6),
+        "rope_theta": _positive(raw, "rope_theta", 1_000_000),
+    }
+    sizes = {
+        "hidden_size": _size(raw, "hidden_size"),
+        "intermediate_size": _size(raw, "intermediate_size"),
+        "heads": _size(raw, "num_attention_heads"),
+        "kv_heads": _size(raw, "num_key_value_heads"),
+    }
+    encoder_sizes = {
+        "hidden_size": _size(raw, "encoder_hidden_size", sizes["hidden_size"]),
+        "intermediate_size": _size(raw, "encoder_intermediate_size", sizes["intermediate_size"]),
+        "heads": _size(raw, "encoder_num_attention_heads", sizes["heads"]),
+        "kv_heads": _size(raw, "encoder_num_key_value_heads", sizes["kv_heads"]),
+    }
+    return ModelConfig(
+        decoder=BlockConfig(**sizes, **shared, windows=windows[:layers]),
+        encoder=BlockConfig(**encoder_sizes, **shared, windows=windows[:encoder_layers]),
+        lyric_layers=lyric,
+        timbre_layers=timbre,
+        pooler_layers=pooler,
+        text_channels=_size(raw, "text_hidden_dim"),
+        latent_channels=_size(raw, "audio_acoustic_hidden_dim"),
+        timbre_channels=_size(raw, "timbre_hidden_dim"),
+        in_channels=_size(raw, "in_channels"),
+        patch_size=_size(raw, "patch_size"),
+        pool_window=_size(raw, "pool_window_size"),
+        fsq_channels=_size(raw, "fsq_dim"),
+        fsq_levels=_several_sizes(raw, "fsq_input_levels"),
+        timbre_frames=_size(raw, "timbre_fix_frame", 750),
+        timbre_token=raw.get("encoder_hidden_size") is not None,
+        is_turbo=_is_turbo(raw, name),
+    )
+
+
+def _is_turbo(raw: dict[str, Any], name: str) -> bool:
+    said, version = raw.get("is_turbo"), raw.get("model_version")
+    if said not in (None, True, False):
+        raise ValueError(f"is_turbo is {said!r}, expected true or false")
+    # Diffusers writes is_turbo: false where nobody set it, so that a false alone says nothing.
+    return bool(said) or version == "turbo" or (version is None and "turbo" in name.rsplit("/", 1)[-1])
+
+
+def _windows(raw: dict[str, Any], layers: int) -> tuple[int | None, ...]:
+    """The attention window of each layer; see ``BlockConfig``."""
+    kinds = layer_kinds(raw) or [SLIDING, FULL] * layers
+    if len(kinds) < layers:
+        raise ValueError(f"layer_types has {len(kinds)} entries for {layers} layers")
+    slides = raw.get("use_sliding_window", True) and SLIDING in kinds
+    window = _size(raw, "sliding_window") if slides else None
+    return tuple(window if kind == SLIDING else None for kind in kinds)
+
+
+def layer_kinds(raw: dict[str, Any]) -> list[str] | None:
+    """The kinds of attention that ``layer_types`` names, None where it is not given.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    kinds = raw.get("layer_types")
+    if not kinds and (kinds is None or kinds == []):
+        return None
+    if not isinstance(kinds, list) or any(kind not in (SLIDING, FULL) for kind in kinds):
+        raise ValueError(f"layer_types is {kinds!r}, expected a list of {SLIDING!r} and {FULL!r}")
+    return kinds
 
 
 def parse_autoencoder_config(raw: dict[str, Any], name: str) -> AutoencoderConfig:
@@ -176,14 +205,59 @@ def parse_autoencoder_config(raw: dict[str, Any], name: str) -> AutoencoderConfi
     if raw.get("_class_name", "AutoencoderOobleck") != "AutoencoderOobleck":
         raise CheckpointError(f"{name}: _class_name is {raw['_class_name']!r}, expected 'AutoencoderOobleck'")
     try:
-        return AutoencoderConfig(
-            audio_channels=raw["audio_channels"],
-            encoder_channels=raw["encoder_hidden_size"],
-            decoder_channels=raw["decoder_channels"],
-            latent_channels=raw["decoder_input_channels"],
-            multiples=tuple(raw["channel_multiples"]),
-            ratios=tuple(raw["downsampling_ratios"]),
-            sample_rate=raw["sampling_rate"],
+        config = AutoencoderConfig(
+            audio_channels=_size(raw, "audio_channels"),
+            encoder_channels=_size(raw, "encoder_hidden_size"),
+            decoder_channels=_size(raw, "decoder_channels"),
+            latent_channels=_size(raw, "decoder_input_channels"),
+            multiples=_several_sizes(raw, "channel_multiples"),
+            ratios=_several_sizes(raw, "downsampling_ratios"),
+            sample_rate=_size(raw, "sampling_rate"),
         )
+        if len(config.multiples) != len(config.ratios):
+            raise ValueError(
+                f"{len(config.multiples)} channel_multiples, {len(config.ratios)} downsampling_ratios"
+            )
     except KeyError as error:
         raise CheckpointError(f"{name}: config.json has no {error}; is this an Oobleck autoencoder?") from error
+    except ValueError as error:
+        raise CheckpointError(f"{name}: config.json has a value of the wrong kind ({error})") from error
+    return config
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """True for a finite number of a sensible size; JSON knows others."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST
+
+
+def is_size(value: object) -> TypeGuard[int]:
+    """True for a whole number above 0."""
+    return isinstance(value, int) and is_number(value) and value > 0
+
+
+def _given(raw: Mapping[str, Any], key: str, default: float | None) -> Any:
+    """A value; the default where it is absent or null."""
+    if raw.get(key) is not None:
+        return raw[key]
+    return raw[key] if default is None else default
+
+
+def _size(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    value = _given(raw, key, default)
+    if not is_size(value):
+        raise ValueError(f"{key} is {value!r}, expected a whole number above 0")
+    return value
+
+
+def _positive(raw: Mapping[str, Any], key: str, default: float) -> float:
+    value = _given(raw, key, default)
+    if not is_number(value) or value <= 0:
+        raise ValueError(f"{key} is {value!r}, expected a number above 0")
+    return float(value)
+
+
+def _several_sizes(raw: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    values = raw[key]
+    if not isinstance(values, list) or not values or not all(map(is_size, values)):
+        raise ValueError(f"{key} is {values!r}, expected a list of whole numbers above 0")
+    return tuple(values)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from acestep.config import read_json
+from acestep.config import FULL, SLIDING, layer_kinds, read_json
 from acestep.errors import CheckpointError
 from acestep.weights import Shape, Sizes, read_shapes, read_tensor, read_tensors
 
@@ -17,11 +17,12 @@ INDEX = "model_index.json"
 PIPELINE = "AceStepPipeline"
 WEIGHTS = "diffusion_pytorch_model"
 SILENCE = "silence_latent"
-TRANSFORMER, CONDITIONER = "transformer", "condition_encoder"
+TRANSFORMER, CONDITIONER, TOKENIZER = "transformer", "condition_encoder", "audio_tokenizer"
+FSQ_LEVELS = [8, 8, 8, 5, 5, 5]
 CLASSES = {
     TRANSFORMER: "AceStepTransformer1DModel",
     CONDITIONER: "AceStepConditionEncoder",
-    "audio_tokenizer": "AceStepAudioTokenizer",
+    TOKENIZER: "AceStepAudioTokenizer",
     "audio_token_detokenizer": "AceStepAudioTokenDetokenizer",
 }
 
@@ -93,6 +94,11 @@ def check_index(folder: Path) -> None:
         )
 
 
+def modules(folder: Path) -> list[str]:
+    """The folders that the pipeline's index names."""
+    return [name for name, kind in read_json(folder / INDEX).items() if isinstance(kind, list) and all(kind)]
+
+
 def file_name(published: str) -> str:
     """The name here of a tensor of the original layout."""
     prefix, here = next((p, h) for p, h in _PREFIXES if published.startswith(p))
@@ -111,14 +117,17 @@ def model_config(folder: Path) -> dict[str, Any]:
     check_index(folder)
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    kinds_of_layers = {}
+    kinds_of_layers: dict[str, list[str] | None] = {}
     for module, kind in CLASSES.items():
         raw = read_json(folder / module / "config.json")
         if raw.get("_class_name") != kind:
             raise CheckpointError(
                 f"{folder / module}: _class_name is {raw.get('_class_name')!r}, expected {kind!r}"
             )
-        kinds_of_layers[module] = raw.get("layer_types")
+        try:
+            kinds_of_layers[module] = layer_kinds(raw)
+        except ValueError as error:
+            raise CheckpointError(f"{folder / module}: {error}") from error
         for key, value in _original_keys(module, raw).items():
             if merged.setdefault(key, value) != value:
                 raise CheckpointError(
@@ -137,13 +146,15 @@ def _original_keys(module: str, raw: dict[str, Any]) -> dict[str, Any]:
         if keys.get("encoder_hidden_size") is None:
             keys["encoder_hidden_size"] = raw.get("hidden_size")
         return keys | {key: raw[key] for key in _OWN_SIZES if key in raw}
+    if module == TOKENIZER and keys.get("fsq_input_levels") is None:
+        keys["fsq_input_levels"] = FSQ_LEVELS  # diffusers writes null for its default
     return keys | {f"encoder_{key}": raw[key] for key in _OWN_SIZES if key in raw}
 
 
 def _layer_types(folder: Path, given: dict[str, list[str] | None]) -> list[str] | None:
     """One list for all modules, each of which reads its beginning; None where all alternate, sliding first."""
     longest = max((kinds or [] for kinds in given.values()), key=len)
-    alternating = (["sliding_attention", "full_attention"] * len(longest))[: len(longest)]
+    alternating = ([SLIDING, FULL] * len(longest))[: len(longest)]
     for module, kinds in given.items():
         own = kinds or alternating
         if own != longest[: len(own)]:

@@ -64,15 +64,16 @@ class AceStepHandler:
         device = pick_device(device)
         dtype = pick_dtype(dtype, device)
         folders = hub.find(str(path_or_hub_id), variant)
-        lora = None if adapter is None else hub.find_adapter(str(adapter))
-        model = load_model(folders.model, device, dtype, folders.name, lora, adapter_scale)
-        autoencoder = load_autoencoder(folders.autoencoder, device, dtype)
-        text_encoder = TextEncoder(folders.text_encoder, device, dtype)
-        width = text_encoder.model.config.hidden_size
-        check_parts(folders, model.config, autoencoder.config, autoencoder.hop, width)
+        lora = hub.find_adapter(str(adapter)) if adapter else None
+        with hub.naming_the_command(folders):
+            model = load_model(folders.model, device, dtype, folders.name, lora, adapter_scale)
+            autoencoder = load_autoencoder(folders.autoencoder, device, dtype)
+            text_encoder = TextEncoder(folders.text_encoder, device, dtype)
+            width = text_encoder.model.config.hidden_size
+            check_parts(folders, model.config, autoencoder.config, autoencoder.hop, width)
+            silence = load_silence(folders.model, model.config.latent_channels).to(device)
         with torch.inference_mode():
             null = model.decoder.null_cross_attention(model.null_condition_emb)
-        silence = load_silence(folders.model, model.config.latent_channels).to(device)
         return cls(folders, model, autoencoder, text_encoder, silence, null, device, dtype)
 
     @property

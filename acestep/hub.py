@@ -4,7 +4,9 @@ What is cached is used without asking the hub; only what is missing is fetched.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,26 +31,50 @@ from acestep.checkpoint import (
     locate,
     model_folder,
 )
-from acestep.diffusers_layout import is_diffusers
+from acestep.diffusers_layout import is_diffusers, modules
 from acestep.errors import CheckpointError
+from acestep.weights import weights_are_in
 
 BUNDLE = "ACE-Step/Ace-Step1.5"  # turbo, autoencoder, text encoder, a language model
 LANGUAGE_MODEL_PREFIX = "acestep-5Hz-lm-"
 FILES = ("*.safetensors", "*.json", "silence_latent.pt", "merges.txt")
 ADAPTER_FILES = (ADAPTER_CONFIG, f"{ADAPTER_WEIGHTS}.safetensors", LOKR_FILE)
+OUTLINE_FILES = ("config.json", "*/config.json", "model_index.json")
+AGAIN = "fetch it again"
 HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
 
 # Where a published file may come from: the cache and else the hub; the cache alone; the hub, for its newest.
 Source = Literal["anywhere", "cache", "hub"]
 
 
+def _whole_model(folder: Path) -> bool:
+    if not is_diffusers(folder):
+        return (folder / "config.json").is_file() and weights_are_in(folder)
+    parts = [folder / name for name in modules(folder)]
+    networks = [part for part in parts if (part / "config.json").is_file()]
+    return all(part.is_dir() for part in parts) and all(map(weights_are_in, networks))
+
+
+def _whole_adapter(folder: Path) -> bool:
+    lora, weights, lokr = ((folder / name).is_file() for name in ADAPTER_FILES)
+    return (lora and weights) or lokr
+
+
+def _whole_outline(folder: Path) -> bool:
+    return is_diffusers(folder) or any(folder.glob("config.json")) or any(folder.glob("*/config.json"))
+
+
 @dataclass(frozen=True)
 class Published:
-    """A hub repository, the folder in it ("" for the repository itself), and what of it is read."""
+    """A hub repository, the folder in it ("" for the repository itself), and what of it is read.
+
+    whole: whether a folder holds all that is needed; the hub's library cannot always tell.
+    """
 
     repo: str
     folder: str = ""
     files: tuple[str, ...] = FILES
+    whole: Callable[[Path], bool] = _whole_model
 
     @property
     def place(self) -> str:
@@ -95,6 +121,10 @@ def find(
     Raises:
         CheckpointError: nothing of that name exists, or it cannot be downloaded.
     """
+    variant = variant or None
+    names = ", ".join((*demo.VARIANTS, *PUBLISHED))
+    if not model:
+        raise CheckpointError(f"model is empty; give one of {names}, a folder or a hub id owner/name")
     if variant is not None and (model in demo.VARIANTS or model in PUBLISHED):
         raise CheckpointError(f"variant {variant!r}: the model {model!r} is one variant; name the one you want")
     if model in demo.VARIANTS:
@@ -102,18 +132,33 @@ def find(
     if model not in PUBLISHED and Path(model).expanduser().exists():
         return locate(Path(model).expanduser(), variant)
     if model not in PUBLISHED and not HUB_ID.fullmatch(model):
-        names = ", ".join((*demo.VARIANTS, *PUBLISHED))
         raise CheckpointError(f"model {model!r}: no such folder, and not one of {names}")
-    published = PUBLISHED.get(model) or Published(
-        model, "" if variant is None else f"{MODEL_PREFIX}{variant.replace('_', '-')}"
-    )
-    name = model if variant is None else f"{model}/{variant}"
-    folder = _get(published, source, progress)
+    if model not in PUBLISHED:
+        return _find_in_repository(model, variant, source, progress)
+    wanted = f"model={model}"
+    folder = _get(PUBLISHED[model], wanted, source, progress)
     if is_diffusers(folder):
-        found = locate(folder)
-        return CheckpointFolders(found.model, found.autoencoder, found.text_encoder, name)
-    autoencoder, text_encoder = (_get(part, source, progress) for part in SHARED)
-    return CheckpointFolders(model_folder(folder), autoencoder, text_encoder, name)
+        return replace(locate(folder), name=model)
+    autoencoder, text_encoder = (_get(part, wanted, source, progress) for part in SHARED)
+    return CheckpointFolders(model_folder(folder), autoencoder, text_encoder, model)
+
+
+def _find_in_repository(
+    repo: str, variant: str | None, source: Source, progress: type[Any] | None
+) -> CheckpointFolders:
+    """The folders of a model in any repository, whose configurations tell first what it holds."""
+    wanted = f"model={repo}" + (f" variant={variant}" if variant else "")
+    outline = _get(Published(repo, files=OUTLINE_FILES, whole=_whole_outline), wanted, source, progress)
+    chosen = model_folder(outline, variant, called=repo)
+    if is_diffusers(outline):
+        return replace(locate(_get(Published(repo), wanted, source, progress)), name=repo)
+    folder, name = ("", repo) if chosen == outline else (chosen.name, chosen.name)
+    own = [part.folder for part in SHARED if (outline / part.folder).is_dir()]
+    parts = (Published(repo, part.folder) if part.folder in own else part for part in SHARED)
+    model, autoencoder, text_encoder = (
+        _get(part, wanted, source, progress) for part in (Published(repo, folder), *parts)
+    )
+    return CheckpointFolders(model, autoencoder, text_encoder, name)
 
 
 def find_language_model(name: str, source: Source = "anywhere", progress: type[Any] | None = None) -> Path:
@@ -125,12 +170,14 @@ def find_language_model(name: str, source: Source = "anywhere", progress: type[A
     Raises:
         CheckpointError: nothing of that name exists, or it cannot be downloaded.
     """
+    names = ", ".join(LANGUAGE_MODELS)
+    if not name:
+        raise CheckpointError(f"language_model is empty; give one of {names}, a folder or a hub id owner/name")
     if name not in LANGUAGE_MODELS and Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     if name not in LANGUAGE_MODELS and not HUB_ID.fullmatch(name):
-        names = ", ".join(LANGUAGE_MODELS)
         raise CheckpointError(f"language_model {name!r}: no such folder, and not one of {names}")
-    return _get(LANGUAGE_MODELS.get(name) or Published(name), source, progress)
+    return _get(LANGUAGE_MODELS.get(name) or Published(name), f"language_model={name}", source, progress)
 
 
 def find_adapter(name: str, source: Source = "anywhere", progress: type[Any] | None = None) -> Path:
@@ -139,29 +186,53 @@ def find_adapter(name: str, source: Source = "anywhere", progress: type[Any] | N
     Raises:
         CheckpointError: it is neither a folder nor a hub id, or it cannot be downloaded.
     """
-    if Path(name).expanduser().is_dir():
+    if name and Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     if not HUB_ID.fullmatch(name):
         raise CheckpointError(f"adapter {name!r}: no such folder; give a LoRA folder or a hub id owner/name")
-    return _get(Published(name, files=ADAPTER_FILES), source, progress)
+    published = Published(name, files=ADAPTER_FILES, whole=_whole_adapter)
+    return _get(published, f"adapter={name}", source, progress)
+
+
+@contextmanager
+def naming_the_command(folders: CheckpointFolders) -> Iterator[None]:
+    """Complete the remedy to fetch a model again by the command that does, if it came from the hub by its name.
+
+    Raises:
+        CheckpointError: in place of the one raised inside.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        fetched = Path(constants.HF_HUB_CACHE).expanduser().resolve() in folders.model.parents
+        named = folders.name in PUBLISHED or HUB_ID.fullmatch(folders.name)
+        if not (AGAIN in str(error) and fetched and named):
+            raise
+        command = f"{AGAIN} with `python -m jobs.fetch model={folders.name}`"
+        raise CheckpointError(str(error).replace(AGAIN, command)) from error
 
 
 def cached(published: Published) -> Path | None:
     """The folder of something published, None where it is not completely in the cache."""
     try:
-        return _snapshot(published, local=True, progress=None)
-    except (LocalEntryNotFoundError, HFValidationError):
+        folder = _snapshot(published, local=True, progress=None)
+        return folder if published.whole(folder) else None
+    except (LocalEntryNotFoundError, HFValidationError, CheckpointError):
         return None
 
 
-def _get(published: Published, source: Source, progress: type[Any] | None) -> Path:
+def _get(published: Published, wanted: str, source: Source, progress: type[Any] | None) -> Path:
+    """The folder of something published; ``wanted`` is what to give to ``jobs.fetch`` for it."""
     if source != "hub" and (folder := cached(published)):
         return folder
     if source == "cache":
-        raise CheckpointError(f"{published.place}: not completely cached; fetch it with a network")
+        raise CheckpointError(
+            f"{published.place}: not completely cached; run without verify_only to fetch it, "
+            f"`python -m jobs.fetch {wanted}`"
+        )
     try:
         return _snapshot(published, local=False, progress=progress)
-    except (HTTPError, HFValidationError, OSError) as error:
+    except (HTTPError, HFValidationError, OSError, RuntimeError) as error:  # the last: of the Xet downloader
         raise CheckpointError(f"{published.place}: {_why_not(published.repo, error)}") from error
 
 

@@ -7,18 +7,16 @@ that every field is there and has a meaning; a request takes from it what its au
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor
 from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
-from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
-from acestep.config import read_json
 from acestep.errors import CheckpointError, GenerationError, RequestError
 from acestep.grammar import END, MOST_CAPTION_BYTES, START, Grammar, byte_vocabulary, closing, think_block_rules
+from acestep.qwen3 import load_qwen3, open_qwen3, tokenizer_file
 from acestep.token_sampling import Sampling
 from acestep.understanding import (
     AUDIO_CODE,
@@ -31,7 +29,6 @@ from acestep.understanding import (
     understanding_of,
     understanding_prompt,
 )
-from acestep.weights import check_shapes, read_shapes, read_tensors
 
 END_OF_TEXT = "<|endoftext|>"
 MAX_NEW_TOKENS = 2048  # a think block of one token per byte fits
@@ -63,7 +60,7 @@ class LanguageModel:
             CheckpointError: it is of another kind, or a file is missing, damaged or does not fit.
         """
         config, tokenizer = open_language_model(folder)
-        return cls(_load(folder, config, device, dtype), tokenizer)
+        return cls(load_qwen3(folder, Qwen3ForCausalLM, config, device, dtype), tokenizer)
 
     def understand(
         self,
@@ -185,42 +182,12 @@ def open_language_model(folder: Path) -> tuple[Qwen3Config, Tokenizer]:
     Raises:
         CheckpointError: it is of another kind, or a file is missing, damaged or does not fit.
     """
-    file = folder / "config.json"
-    raw = read_json(file)
-    if raw.get("model_type") != "qwen3":
-        raise CheckpointError(f"{file}: model_type is {raw.get('model_type')!r}, expected 'qwen3'; {REMEDY}")
-    try:
-        config = Qwen3Config.from_dict(raw)
-        with torch.device("meta"):
-            network = Qwen3ForCausalLM(config)
-    except Exception as error:  # wrong values raise errors of many types
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{file}: does not describe a Qwen3 model ({reason}); fetch it again") from error
-    tokenizer = _open_tokenizer(folder / "tokenizer.json")
-    highest = max(tokenizer.get_vocab().values())
-    if highest >= config.vocab_size:
-        raise CheckpointError(
-            f"{file}: vocab_size is {config.vocab_size}, but tokenizer.json beside it has a token {highest}; "
-            "the two are of different models, fetch both again"
-        )
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {_full_name(name): shape for name, shape in read_shapes(folder, "model").items()}
-    if config.tie_word_embeddings:
-        expected.pop("lm_head.weight", None)
-        found.pop("lm_head.weight", None)
-    check_shapes(found, expected, folder)
+    config, tokenizer = open_qwen3(folder, Qwen3ForCausalLM, REMEDY)
+    _check_tokens(tokenizer, tokenizer_file(folder))
     return config, tokenizer
 
 
-def _open_tokenizer(file: Path) -> Tokenizer:
-    if not file.is_file():
-        raise CheckpointError(f"{file}: no such file; the folder is incomplete, fetch it again")
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing more particular
-        raise CheckpointError(f"{file}: not readable as a tokenizer ({error}); fetch it again") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+def _check_tokens(tokenizer: Tokenizer, file: Path) -> None:
     first_code = tokenizer.token_to_id(AUDIO_CODE.format(0))
     if first_code is None:
         raise CheckpointError(
@@ -239,27 +206,9 @@ def _open_tokenizer(file: Path) -> Tokenizer:
     read = tokenizer.encode(codes_text((0, len(ids) - 1)), add_special_tokens=False).ids
     if read != [ids[0], ids[-1]]:
         raise CheckpointError(f"{file}: reads an audio code as several tokens ({read}); {REMEDY}")
-    return tokenizer
 
 
 def count_codes(tokenizer: Tokenizer) -> int:
     """How many audio codes a vocabulary holds."""
     head, tail = AUDIO_CODE.split("{}")
     return sum(token.startswith(head) and token.endswith(tail) for token in tokenizer.get_vocab())
-
-
-def _full_name(name: str) -> str:
-    """A tensor's name as the causal model has it; some files leave out the prefix."""
-    return name if name.startswith(("model.", "lm_head.")) else f"model.{name}"
-
-
-def _load(folder: Path, config: Qwen3Config, device: torch.device, dtype: torch.dtype) -> Qwen3ForCausalLM:
-    with torch.device("meta"):
-        network: Any = Qwen3ForCausalLM(config)
-    tensors = {_full_name(name): tensor.to(dtype) for name, tensor in read_tensors(folder, "model").items()}
-    if config.tie_word_embeddings:
-        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
-    network.load_state_dict(tensors, assign=True)
-    network.tie_weights()
-    network.model.rotary_emb = Qwen3RotaryEmbedding(config)  # frequencies are in no file; they stay fp32
-    return network.to(device).eval().requires_grad_(False)

@@ -60,8 +60,10 @@ def silence(folder: Path, channels: int) -> Tensor:
     except FileNotFoundError as error:
         raise CheckpointError(f"{file}: no such file; the folder is incomplete, fetch it again") from error
     except Exception as error:  # torch reports damage by many types
-        raise CheckpointError(f"{file}: not readable as a plain tensor ({error}); fetch it again") from error
-    if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[:2] != (1, channels):
+        raise CheckpointError(
+            f"{file}: not readable as a plain tensor ({type(error).__name__}); fetch it again"
+        ) from error
+    if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[:2] != (1, channels) or found.is_sparse:
         shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise CheckpointError(f"{file}: expected a tensor [1, {channels}, frames], found {shape}")
     return found[0].T

@@ -7,6 +7,7 @@ from acestep.checkpoint import CheckpointFolders, load_silence, open_autoencoder
 from acestep.config import AutoencoderConfig, ModelConfig
 from acestep.constants import HOP, SAMPLE_RATE
 from acestep.errors import CheckpointError
+from acestep.hub import naming_the_command
 from acestep.text_encoder import check_text_encoder
 
 
@@ -16,13 +17,14 @@ def verify(folders: CheckpointFolders, adapter: Path | None = None) -> ModelConf
     Raises:
         CheckpointError: a part is missing, damaged, of another kind or of another model.
     """
-    model = open_model(folders.model, folders.name)
-    load_silence(folders.model, model.config.latent_channels)
-    autoencoder = open_autoencoder(folders.autoencoder)
-    text_encoder = check_text_encoder(folders.text_encoder)
-    check_parts(folders, model.config, autoencoder.config, autoencoder.hop, text_encoder.hidden_size)
-    if adapter is not None:
-        check_fit(open_adapter(adapter), model.decoder)
+    with naming_the_command(folders):
+        model = open_model(folders.model, folders.name)
+        load_silence(folders.model, model.config.latent_channels)
+        autoencoder = open_autoencoder(folders.autoencoder)
+        text_encoder = check_text_encoder(folders.text_encoder)
+        check_parts(folders, model.config, autoencoder.config, autoencoder.hop, text_encoder.hidden_size)
+        if adapter is not None:
+            check_fit(open_adapter(adapter), model.decoder)
     return model.config
 
 

@@ -1,8 +1,10 @@
 """Safetensors files of a folder: one file or shards, read by header or in full. Pickles never are."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -12,6 +14,7 @@ from acestep.errors import CheckpointError
 
 READ_DTYPES = ("BF16", "F16", "F32")
 PICKLES = (".bin", ".ckpt", ".pth", ".pkl")
+STEMS = ("model", "diffusion_pytorch_model")
 MOST_LISTED = 12
 
 Shape = tuple[int, ...]
@@ -27,8 +30,8 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     index = folder / f"{stem}.safetensors.index.json"
     if index.is_file():
         weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CheckpointError(f"{index}: has no weight_map; fetch it again")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise CheckpointError(f"{index}: has no weight_map from tensors to files; fetch it again")
         files = [folder / name for name in sorted(set(weight_map.values()))]
     else:
         files = [folder / f"{stem}.safetensors"]
@@ -42,6 +45,17 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
                 )
             raise CheckpointError(f"{file}: no such file; the folder is incomplete, fetch it again")
     return files
+
+
+def weights_are_in(folder: Path) -> bool:
+    """Whether a folder has weights under any of their usual names, with every shard."""
+    for stem in STEMS:
+        try:
+            weight_files(folder, stem)
+        except CheckpointError:
+            continue
+        return True
+    return False
 
 
 def read_shapes(folder: Path, stem: str) -> dict[str, Shape]:
@@ -89,19 +103,19 @@ def read_tensor(folder: Path, stem: str, name: str) -> Tensor | None:
     return None
 
 
-def differences(found: Mapping[str, Shape], expected: Mapping[str, Sizes]) -> str:
+def differences(found: Mapping[str, Shape], expected: Mapping[str, Sizes], most_shapes: int = MOST_LISTED) -> str:
     """What is missing, unexpected and of another shape, in words; "" where everything fits."""
     shapes = [
         f"{name} is {list(found[name])}, expected [{', '.join('any' if n is None else str(n) for n in sizes)}]"
         for name, sizes in sorted(expected.items())
         if name in found and not _fits(found[name], sizes)
     ]
-    kinds = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "unexpected": sorted(found.keys() - expected.keys()),
-        "of another shape": shapes,
-    }
-    return "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names)
+    kinds = (
+        ("missing", sorted(expected.keys() - found.keys()), MOST_LISTED),
+        ("unexpected", sorted(found.keys() - expected.keys()), MOST_LISTED),
+        ("of another shape", shapes, most_shapes),
+    )
+    return "; ".join(f"{len(names)} {kind}: {_listed(names, most)}" for kind, names, most in kinds if names)
 
 
 def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Sizes], source: Path) -> None:
@@ -121,6 +135,21 @@ def _fits(shape: Shape, sizes: Sizes) -> bool:
     )
 
 
-def _listed(entries: list[str]) -> str:
-    more = f", and {len(entries) - MOST_LISTED} more" if len(entries) > MOST_LISTED else ""
-    return ", ".join(entries[:MOST_LISTED]) + more
+@contextmanager
+def described_by(source: Path, what: str) -> Iterator[None]:
+    """Build modules on the meta device from the sizes that a file gives.
+
+    Raises:
+        CheckpointError: there are none of these sizes, whichever error the libraries have for that.
+    """
+    try:
+        with torch.device("meta"):
+            yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{source}: describes no {what} ({reason}); fetch it again") from error
+
+
+def _listed(entries: list[str], most: int = MOST_LISTED) -> str:
+    more = f", and {len(entries) - most} more" if len(entries) > most else ""
+    return ", ".join(entries[:most]) + more

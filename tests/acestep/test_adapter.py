@@ -145,6 +145,9 @@ def test_fingerprint_holds_weights_configuration_and_scale(tmp_path: Path, base:
     seen.append(fingerprint(folders, adapter))
     assert len(set(seen)) == 5
     assert fingerprint(folders, adapter, 0.0) == seen[0]
+    raw = PLAIN | {"inference_mode": True, "base_model_name_or_path": "elsewhere"}
+    (adapter / "adapter_config.json").write_text(json.dumps(raw))
+    assert fingerprint(folders, adapter) == seen[-1]
 
 
 def rewrite(folder: Path, edit: Callable[[dict], object]) -> None:
@@ -226,6 +229,9 @@ def test_kinds_of_lora_that_mean_something_else(tmp_path: Path, base: AceStepMod
         ({"r": 0}, "r is 0 and lora_alpha 6"),
         ({"r": "8"}, "r is '8'"),
         ({"lora_alpha": None}, "lora_alpha None"),
+        ({"lora_alpha": math.nan}, "lora_alpha nan"),
+        ({"lora_alpha": 10**400}, "lora_alpha 1000"),
+        ({"r": True}, "r is True"),
     ],
 )
 def test_other_configurations(tmp_path: Path, base: AceStepModel, changes: dict, message: str) -> None:
@@ -256,7 +262,15 @@ def test_folders_of_something_else(tmp_path: Path, base: AceStepModel) -> None:
             AceStepHandler.from_checkpoint("demo", device="cpu", adapter=name)
 
 
-@pytest.mark.parametrize("scale", [-0.1, 1.01, math.nan])
+def test_an_adapter_for_another_size_names_three_layers(tmp_path: Path, base: AceStepModel) -> None:
+    adapter = write(tmp_path / "lora", base)
+    rewrite(adapter, lambda t: t.update({n: torch.zeros(v.shape[0], v.shape[1] + 1) for n, v in t.items()}))
+    with pytest.raises(CheckpointError, match=r"6 of another shape: .*, and 3 more") as caught:
+        verify(locate(demo.ensure(), "base"), adapter)
+    assert str(caught.value).count("expected [") == 3
+
+
+@pytest.mark.parametrize("scale", [-0.1, 1.01, math.nan, "x", None])
 def test_scales_out_of_range(tmp_path: Path, base: AceStepModel, scale: float) -> None:
     with pytest.raises(RequestError, match=r"adapter_scale \S+ is out of range; use 0"):
         merged(write(tmp_path / "lora", base), scale)

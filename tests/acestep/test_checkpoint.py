@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from acestep import demo
+from acestep import demo, hub
 from acestep.checkpoint import fingerprint, load_model, load_silence, locate, open_autoencoder, open_model
 from acestep.errors import CheckpointError
 from acestep.handler import AceStepHandler
@@ -101,6 +101,9 @@ def test_a_pickle_in_the_silence_file_does_not_run(folder: Path, tmp_path: Path)
     file.write_bytes(pickle.dumps(Payload()))
     with pytest.raises(CheckpointError, match="not readable as a plain tensor"):
         load_silence(file.parent, 8)
+    with pytest.raises(CheckpointError) as caught:
+        load_silence(file.parent, 8)
+    assert "weights_only" not in str(caught.value), "torch advises to run it"
     assert not (tmp_path / "ran").exists()
 
 
@@ -155,6 +158,12 @@ def test_a_model_is_turbo_by_its_published_name_too(folder: Path) -> None:
     (model / "config.json").write_text(json.dumps(raw))
     assert not open_model(model).config.is_turbo
     assert open_model(model, "turbo_shift1").config.is_turbo
+    assert open_model(model, "me/my-turbo").config.is_turbo
+    assert not open_model(model, "turbo-labs/plain").config.is_turbo
+    # A version says what it is; a false alone says nothing, since diffusers writes one where nobody set it.
+    for said, turbo in (({"model_version": "base"}, False), ({"is_turbo": False}, True)):
+        (model / "config.json").write_text(json.dumps(raw | said))
+        assert open_model(model, "turbo_shift1").config.is_turbo == turbo
 
 
 def test_bundle_and_model_folder_are_both_accepted(folder: Path) -> None:
@@ -162,6 +171,20 @@ def test_bundle_and_model_folder_are_both_accepted(folder: Path) -> None:
     by_folder = AceStepHandler.from_checkpoint(folder / "acestep-v15-turbo", device="cpu")
     assert by_variant.folders == by_folder.folders
     assert by_folder.is_turbo
+    for same in ("turbo", "acestep-v15-turbo", ""):
+        assert hub.find(str(folder / "acestep-v15-turbo"), same) == by_folder.folders
+    with pytest.raises(CheckpointError, match="acestep-v15-turbo: holds one model; leave out variant 'base'"):
+        AceStepHandler.from_checkpoint(folder / "acestep-v15-turbo", "base", "cpu")
+
+
+def test_what_is_empty_is_not_given() -> None:
+    assert not AceStepHandler.from_checkpoint("demo", "", "cpu", adapter="").is_turbo
+    with pytest.raises(CheckpointError, match="model is empty; give one of demo, demo_turbo, turbo"):
+        hub.find("")
+    with pytest.raises(CheckpointError, match=r"language_model is empty; give one of lm_0\.6b"):
+        hub.find_language_model("")
+    with pytest.raises(CheckpointError, match="adapter '': no such folder"):
+        hub.find_adapter("")
 
 
 @pytest.mark.parametrize(
@@ -173,6 +196,14 @@ def test_bundle_and_model_folder_are_both_accepted(folder: Path) -> None:
         ({"model_type": "llama"}, "model_type is 'llama', expected 'acestep'"),
         ({"in_channels": 8}, "in_channels 8 is not 3 x 8"),
         ({"fsq_input_num_quantizers": 2}, "only one is supported"),
+        ({"rope_theta": "x"}, "rope_theta is 'x', expected a number above 0"),
+        ({"rms_norm_eps": "x"}, "rms_norm_eps is 'x', expected a number above 0"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan, expected a number above 0"),
+        ({"sliding_window": "x"}, "sliding_window is 'x', expected a whole number above 0"),
+        ({"sliding_window": None}, "sliding_window is None, expected a whole number above 0"),
+        ({"hidden_size": True}, "hidden_size is True, expected a whole number above 0"),
+        ({"layer_types": 5}, "layer_types is 5, expected a list"),
+        ({"hidden_size": 10**9, "intermediate_size": 10**12}, "describes no model"),
     ],
 )
 def test_configurations_of_something_else(folder: Path, change: dict, message: str) -> None:
@@ -180,6 +211,92 @@ def test_configurations_of_something_else(folder: Path, change: dict, message: s
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(CheckpointError, match=message):
         open_model(file.parent)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"downsampling_ratios": 5}, "downsampling_ratios is 5, expected a list of whole numbers above 0"),
+        ({"downsampling_ratios": ["a"]}, r"downsampling_ratios is \['a'\], expected a list of whole numbers"),
+        ({"downsampling_ratios": [1920]}, "5 channel_multiples, 1 downsampling_ratios"),
+        ({"encoder_hidden_size": -4}, "encoder_hidden_size is -4, expected a whole number above 0"),
+        ({"encoder_hidden_size": "x"}, "encoder_hidden_size is 'x', expected a whole number above 0"),
+    ],
+)
+def test_autoencoders_of_sizes_that_do_not_exist(folder: Path, change: dict, message: str) -> None:
+    set_keys(folder / "vae" / "config.json", **change)
+    with pytest.raises(CheckpointError, match=message):
+        open_autoencoder(folder / "vae")
+
+
+def set_keys(file: Path, **values: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.parametrize("content", ["{}", '{"version": "1.0", "added_', '{"model": {"type": "BPE"}}'])
+def test_a_damaged_tokenizer_of_the_text_encoder(folder: Path, content: str) -> None:
+    file = folder / "Qwen3-Embedding-0.6B" / "tokenizer.json"
+    file.write_text(content)
+    with pytest.raises(CheckpointError, match=f"{file}: not readable as a tokenizer .* delete {file} and fetch"):
+        verify(locate(folder, "turbo"))
+    with pytest.raises(CheckpointError, match="not readable as a tokenizer"):
+        AceStepHandler.from_checkpoint(folder, "turbo", "cpu")
+
+
+def test_a_tokenizer_of_another_text_encoder(folder: Path) -> None:
+    file = folder / "Qwen3-Embedding-0.6B" / "tokenizer.json"
+    raw = json.loads(file.read_text())
+    size = json.loads((file.parent / "config.json").read_text())["vocab_size"]
+    raw["added_tokens"].append(raw["added_tokens"][-1] | {"content": "<surplus>", "id": size})
+    raw["model"]["vocab"]["<surplus>"] = size
+    file.write_text(json.dumps(raw))
+    with pytest.raises(CheckpointError, match=f"vocab_size is {size}, but the highest token of .* is {size}"):
+        verify(locate(folder, "turbo"))
+
+
+@pytest.mark.parametrize("weight_map", [{"a": 1}, {"a": []}, []], ids=str)
+def test_an_index_of_something_else(folder: Path, weight_map: object) -> None:
+    model = folder / "acestep-v15-base"
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CheckpointError, match=r"index\.json: has no weight_map from tensors to files"):
+        open_model(model)
+
+
+@pytest.mark.parametrize(
+    "latent",
+    [
+        torch.zeros(1, 8, 0),
+        torch.zeros(1, 8, 50, dtype=torch.int64),
+        torch.full((1, 8, 50), float("nan")),
+        torch.full((1, 8, 50), float("inf"), dtype=torch.bfloat16),
+    ],
+    ids=["no frames", "integers", "nan", "infinite"],
+)
+def test_silence_of_no_use(folder: Path, latent: torch.Tensor) -> None:
+    torch.save(latent, folder / "acestep-v15-base" / "silence_latent.pt")
+    with pytest.raises(CheckpointError, match=r"acestep-v15-base: the silence latent has \d+ frames of torch\."):
+        verify(locate(folder, "base"))
+
+
+def test_fingerprint_holds_what_decides_and_nothing_else(folder: Path) -> None:
+    model, encoder = folder / "acestep-v15-base", folder / "Qwen3-Embedding-0.6B"
+    plain = fingerprint(locate(folder, "base"))
+    for part in (model, encoder, folder / "vae"):
+        set_keys(part / "config.json", torch_dtype="float16", architectures=["X"], transformers_version="9.9")
+        save_file({"stray": torch.ones(1)}, part / "stray.safetensors")
+    assert fingerprint(locate(folder, "base")) == plain
+    seen = {plain}
+    for file, change in (
+        (model / "config.json", {"is_turbo": True}),
+        (encoder / "config.json", {"rms_norm_eps": 1e-5}),
+        (encoder / "tokenizer.json", {"version": "1.1"}),
+        (folder / "vae" / "config.json", {"sampling_rate": 44_100}),
+    ):
+        set_keys(file, **change)
+        seen.add(fingerprint(locate(folder, "base")))
+    torch.save(torch.ones(1, 8, 50), model / "silence_latent.pt")
+    seen.add(fingerprint(locate(folder, "base")))
+    assert len(seen) == 6
 
 
 def test_a_check_without_loading_finds_what_loading_would(folder: Path) -> None:

@@ -3,10 +3,12 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers.pipelines.ace_step import AceStepAudioTokenizer
 from safetensors.torch import load_file, save_file
 
 from acestep.checkpoint import fingerprint, load_model, load_silence, locate, open_model
@@ -162,7 +164,9 @@ def test_no_silence_latent(folder: Path) -> None:
         ),
         ("transformer/config.json", {"layer_types": ["full_attention"]}, "modules of different orders"),
         ("transformer/config.json", {"num_hidden_layers": 5}, r"19 missing: transformer/layers\.4\."),
-        ("audio_tokenizer/config.json", {"fsq_dim": None}, "its configuration describes no model"),
+        ("audio_tokenizer/config.json", {"fsq_dim": None}, "fsq_dim is None, expected a whole number above 0"),
+        ("audio_tokenizer/config.json", {"layer_types": 5}, "audio_tokenizer: layer_types is 5, expected a list"),
+        ("text_encoder/config.json", {"hidden_act": "zz"}, r"text_encoder/config\.json: describes no Qwen3 model"),
         ("text_encoder/config.json", {"model_type": "t5"}, "model_type is 't5', expected 'qwen3'"),
         ("text_encoder/config.json", {"num_hidden_layers": 3}, r"describes no Qwen3 model \(.*must be equal"),
         ("vae/config.json", {"_class_name": "AutoencoderKL"}, "expected 'AutoencoderOobleck'"),
@@ -222,6 +226,17 @@ def test_every_part_is_in_the_fingerprint(folder: Path) -> None:
     seen.add(fingerprint(locate(folder)))
     set_keys(folder / "tokenizer" / "tokenizer.json", version="1.1")
     seen.add(fingerprint(locate(folder)))
-    set_keys(folder / "transformer" / "config.json", sliding_window=5)
+    for module in PREFIXES:
+        set_keys(folder / module / "config.json", sliding_window=5)
     seen.add(fingerprint(locate(folder)))
-    assert len(seen) == 9
+    set_keys(folder / "transformer" / "config.json", is_turbo=True)
+    seen.add(fingerprint(locate(folder)))
+    assert len(seen) == 10
+
+
+def test_the_levels_that_diffusers_does_not_write(tmp_path: Path, parts: Parts) -> None:
+    """Its default configuration holds null."""
+    audio = AceStepAudioTokenizer(**{**parts.audio_tokenizer.config, "fsq_input_levels": None})
+    folder = save_pipeline(tmp_path / "ace", replace(parts, audio_tokenizer=audio))
+    assert json.loads((folder / "audio_tokenizer" / "config.json").read_text())["fsq_input_levels"] is None
+    assert verify(locate(folder)).fsq_levels == (8, 8, 8, 5, 5, 5)

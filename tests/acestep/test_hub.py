@@ -1,12 +1,15 @@
 """Names to folders, against a real HTTP server that speaks as the hub does."""
 
+import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from acestep import demo, hub
@@ -107,7 +110,8 @@ def test_an_interrupted_download_keeps_complete_files(server: Hub, monkeypatch: 
     server.broken[file] = 1000
     with pytest.raises(CheckpointError, match=r"the download broke off .* run again, what is here is kept"):
         hub.find("turbo")
-    with pytest.raises(CheckpointError, match="acestep-v15-turbo: not completely cached; fetch it with a network"):
+    message = r"turbo: not completely cached; run without verify_only to fetch it, .*jobs\.fetch model=turbo`"
+    with pytest.raises(CheckpointError, match=message):
         hub.find("turbo", source="cache")
     server.broken.clear()
     server.asked.clear()
@@ -154,9 +158,9 @@ def test_repositories_that_cannot_be_had(server: Hub, tmp_path: Path) -> None:
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"x")
     server.repos["me/pickled"] = tmp_path / "pickled"
-    with pytest.raises(CheckpointError, match=r"me/pickled: has none of \*.safetensors.*; check the name"):
+    with pytest.raises(CheckpointError, match=r"me/pickled: has none of config\.json.*; check the name"):
         hub.find("me/pickled")
-    with pytest.raises(CheckpointError, match="has no folder acestep-v15-xl; check the name and the variant"):
+    with pytest.raises(CheckpointError, match=r"ACE-Step/Ace-Step1\.5: has no variant 'xl'; it holds turbo"):
         hub.find(hub.BUNDLE, "xl")
     assert "me/pickled/pytorch_model.bin" not in str(server.asked)
 
@@ -176,13 +180,95 @@ def test_no_network(nobody: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_pipeline_of_diffusers_brings_all_its_parts(server: Hub, tmp_path: Path) -> None:
     repo = hub.PUBLISHED["xl_turbo_diffusers"].repo
     assert repo == "ACE-Step/acestep-v15-xl-turbo-diffusers"
-    server.repos[repo] = server.repos["me/diffusers"] = save_pipeline(tmp_path / "pipeline", make_parts())
+    folder = save_pipeline(tmp_path / "pipeline", make_parts())
+    unsaid = json.loads((folder / "transformer" / "config.json").read_text()) | {"is_turbo": None}
+    (folder / "transformer" / "config.json").write_text(json.dumps(unsaid))
+    server.repos[repo] = server.repos["me/diffusers"] = folder
     named, by_id = hub.find("xl_turbo_diffusers"), hub.find("me/diffusers")
     assert not any(hub.BUNDLE in line for line in server.asked)
-    assert fingerprint(named) == fingerprint(by_id) == fingerprint(locate(tmp_path / "pipeline"))
+    assert fingerprint(by_id) == fingerprint(locate(tmp_path / "pipeline"))
     assert (named.name, by_id.name) == ("xl_turbo_diffusers", "me/diffusers")
     assert verify(named).is_turbo  # by its published name: the files of this test do not say so
     assert not verify(by_id).is_turbo
+    with pytest.raises(CheckpointError, match="me/diffusers: holds one model; leave out variant 'turbo'"):
+        hub.find("me/diffusers", "turbo")
+
+
+def test_a_bundle_of_the_hub_means_what_the_folder_means(server: Hub, bundle: Path) -> None:
+    for variant in (None, "turbo", "acestep-v15-turbo"):
+        assert verify(hub.find(hub.BUNDLE, variant)).is_turbo
+    assert not [name for name in server.files_sent() if name.startswith("acestep-5Hz") and "config" not in name]
+
+    shutil.copytree(bundle, bundle.parent / "own")
+    shutil.copytree(bundle.parent / "base", bundle.parent / "own" / "acestep-v15-base")
+    shutil.rmtree(bundle.parent / "own" / "Qwen3-Embedding-0.6B")
+    server.repos["turbo-labs/models"] = bundle.parent / "own"
+    with pytest.raises(CheckpointError, match=r"turbo-labs/models: holds several models .base, turbo.; name one"):
+        hub.find("turbo-labs/models")
+    server.asked.clear()
+    found = hub.find("turbo-labs/models", "base")
+    assert not verify(found).is_turbo
+    assert found.name == "acestep-v15-base"
+    assert {name.split("/")[0] for name in server.files_sent() if name.endswith("s")} == {
+        "acestep-v15-base",
+        "vae",
+    }
+    assert found.autoencoder == found.model.parent / "vae"
+    assert found.text_encoder == hub.find("turbo").text_encoder
+    server.asked.clear()
+    assert hub.find("turbo-labs/models", "base") == hub.find("turbo-labs/models", "base", source="cache") == found
+    assert not server.asked
+
+
+def test_a_repository_of_one_model_has_one_variant(server: Hub, tmp_path: Path) -> None:
+    server.repos["me/acestep-v15-base"] = tmp_path / "base"
+    found = hub.find("me/acestep-v15-base")
+    assert (found.name, found.autoencoder) == ("me/acestep-v15-base", hub.find("turbo").autoencoder)
+    assert hub.find("me/acestep-v15-base", "base") == found
+    with pytest.raises(CheckpointError, match="me/acestep-v15-base: holds one model; leave out variant 'turbo'"):
+        hub.find("me/acestep-v15-base", "turbo")
+
+
+def test_a_downloader_that_raises_something_else(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the one for Xet repositories does."""
+
+    def fail(*_: object, **options: object) -> str:
+        if options["local_files_only"]:
+            raise LocalEntryNotFoundError("not here")
+        raise RuntimeError("Data processing error: CAS service error")
+
+    monkeypatch.setattr(hub, "snapshot_download", fail)
+    message = r"turbo: the download broke off \(Data processing error: .*; run again, what is here is kept"
+    with pytest.raises(CheckpointError, match=message):
+        hub.find("turbo")
+
+
+@pytest.mark.parametrize("gone", ["model.safetensors", "config.json"])
+def test_a_cache_without_a_list_of_its_files(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """As older versions of the hub's library wrote it."""
+    hub.find("turbo")
+    ignored = shutil.ignore_patterns("trees")
+    shutil.copytree(tmp_path / "cache", tmp_path / "older", symlinks=True, ignore=ignored)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "older"))
+    server.asked.clear()
+    folders = hub.find("turbo")
+    assert not server.asked
+    (folders.model / gone).unlink()
+    with pytest.raises(CheckpointError, match="acestep-v15-turbo: not completely cached"):
+        hub.find("turbo", source="cache")
+    assert verify(hub.find("turbo")).is_turbo
+
+
+def test_damage_names_the_command_that_fetches(server: Hub, tmp_path: Path) -> None:
+    folders = hub.find("turbo")
+    (folders.text_encoder / "tokenizer.json").unlink()
+    command = r"incomplete, fetch it again with `python -m jobs\.fetch model=turbo`"
+    with pytest.raises(CheckpointError, match=command):
+        verify(folders)
+    with pytest.raises(CheckpointError, match=r"incomplete, fetch it again$"):
+        verify(replace(folders, name="acestep-v15-turbo"))
 
 
 def test_language_models(server: Hub, bundle: Path) -> None:

@@ -79,7 +79,7 @@ def favour(model: LanguageModel, *texts: bytes | str, by: float = 1e4) -> None:
 
 
 def test_answers_are_well_formed_whatever_the_weights_say(model: LanguageModel, short_captions: int) -> None:
-    found = [check_block(model.answer(CODES, seed, Sampling(1.5)), short_captions) for seed in range(60)]
+    found = [check_block(model.answer(CODES, seed, Sampling(1.5)), short_captions) for seed in range(16)]
     for name in ("bpm", "duration", "keyscale", "language", "timesignature", "caption"):
         assert len({getattr(one, name) for one in found}) > 1, name
     found = model.understand(CODES, seed=3)
@@ -132,15 +132,17 @@ def test_within_the_grammar_the_model_has_its_way(model: LanguageModel) -> None:
     assert " major\n" in text
 
 
-def test_same_seed_same_text_and_other_seeds_differ(folder: Path, model: LanguageModel) -> None:
-    answers = [model.answer(CODES, seed, Sampling(1.0)) for seed in range(8)]
-    assert len(set(answers)) == 8
+def test_same_seed_same_text_and_other_seeds_differ(
+    folder: Path, model: LanguageModel, short_captions: int
+) -> None:
+    answers = [model.answer(CODES, seed, Sampling(1.0)) for seed in range(4)]
+    assert len(set(answers)) == 4
     torch.manual_seed(99)
     torch.set_default_dtype(torch.float64)
     try:
         torch.rand(3)
         again = load(folder)
-        assert [again.answer(CODES, seed, Sampling(1.0)) for seed in reversed(range(8))] == answers[::-1]
+        assert [again.answer(CODES, seed, Sampling(1.0)) for seed in reversed(range(4))] == answers[::-1]
     finally:
         torch.set_default_dtype(torch.float32)
     state = torch.random.get_rng_state()
@@ -153,19 +155,19 @@ def test_unconstrained_greedy_answers_are_those_of_transformers(folder: Path, mo
     network = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer, lengths = model.tokenizer, set()
     ends = [tokenizer.token_to_id(token) for token in ("<|im_end|>", "<|endoftext|>")]
-    for codes in ((1,), (2, 3), CODES, tuple(range(64)), (9, 9, 9), (40, 2), (33,), (21, 20)):
+    for codes in ((1,), CODES, tuple(range(64)), (33,)):
         ids = tokenizer.encode(understanding_prompt(codes), add_special_tokens=False).ids
         expected = network.generate(
             torch.tensor([ids]),
             attention_mask=torch.ones(1, len(ids)),
             do_sample=False,
-            max_new_tokens=300,
+            max_new_tokens=100,
             eos_token_id=ends,
             pad_token_id=ends[1],
         )[0, len(ids) :].tolist()
         lengths.add(len(expected))
         text = b"".join(model._bytes(token) for token in expected).decode(errors="replace")
-        assert model.answer(codes, 0, GREEDY, max_new_tokens=300, constrained=False) == text
+        assert model.answer(codes, 0, GREEDY, max_new_tokens=100, constrained=False) == text
     assert len(lengths) > 1, "some must end by themselves"
 
 
@@ -190,10 +192,10 @@ def test_constrained_greedy_answers_take_the_likeliest_allowed_token(model: Lang
     assert text.encode().startswith(b"<think>" + said)
 
 
-def test_lyrics_and_the_most_tokens(model: LanguageModel) -> None:
+def test_lyrics_and_the_most_tokens(model: LanguageModel, short_captions: int) -> None:
     alone = model.answer(CODES, 0, GREEDY)
     favour(model, "</think>", by=5e3)
-    longer = model.answer(CODES, 0, GREEDY, lyrics=True, max_new_tokens=1500)
+    longer = model.answer(CODES, 0, GREEDY, lyrics=True, max_new_tokens=300)
     assert longer.count("</think>") > 1, "after the block anything may come"
     assert model.answer(CODES, 0, GREEDY, max_new_tokens=3) in ("<think>\nb", "<think>\nbpm: ")
     assert model.understand(CODES, 0, max_new_tokens=3) == Understanding()

@@ -74,7 +74,8 @@ def in_a_process(server: Hub, home: Path, *arguments: str) -> subprocess.Complet
 def test_fetch_verify_and_list(server: Hub, tmp_path: Path, run: Callable[..., Done]) -> None:
     absent = run("model=turbo", "verify_only=true")
     assert absent.returncode == 2
-    assert "error: ACE-Step/Ace-Step1.5/acestep-v15-turbo: not completely cached" in absent.stderr
+    place = "ACE-Step/Ace-Step1.5/acestep-v15-turbo"
+    assert f"error: {place}: not completely cached; run without verify_only to fetch it" in absent.stderr
     assert not server.asked
 
     done = in_a_process(server, tmp_path, "model=turbo", "language_model=lm_1.7b")
@@ -103,6 +104,18 @@ def test_fetch_verify_and_list(server: Hub, tmp_path: Path, run: Callable[..., D
     assert rows(run("list=true"))["turbo"][1] == "cached"
 
 
+def test_a_damaged_tokenizer_is_found(server: Hub, tmp_path: Path, run: Callable[..., Done]) -> None:
+    assert run("model=turbo", "variant=", "adapter=", "language_model=").returncode == 0
+    file = next((tmp_path / "hub").rglob("Qwen3-Embedding-0.6B/tokenizer.json"))
+    file.resolve().write_text("{}")
+    damaged = run("model=turbo")
+    assert damaged.returncode == 2
+    assert "tokenizer.json: not readable as a tokenizer" in damaged.stderr
+    assert f"delete {file.resolve()} and fetch it again with `python -m jobs.fetch model=turbo`" in damaged.stderr
+    file.resolve().unlink()
+    assert run("model=turbo").returncode == 0
+
+
 def rows(shown: Done) -> dict[str, list[str]]:
     assert shown.returncode == 0, shown.stderr
     return {line.split()[0]: line.split()[1:] for line in shown.stdout.splitlines()}
@@ -128,6 +141,7 @@ def test_an_adapter_must_fit_the_model_it_is_fetched_with(
     [
         ([], "error: nothing to fetch; add model=..., language_model=..., adapter=... or list=true"),
         (["model=sft"], "error: ACE-Step/acestep-v15-sft: the hub has no such repository; check the name"),
+        (["model="], "error: nothing to fetch; add model=..."),
         (["modle=turbo"], "did you mean model?"),
         (["adapter=nowhere"], "adapter 'nowhere': no such folder; give a LoRA folder or a hub id owner/name"),
     ],
