@@ -79,6 +79,7 @@ class RestyleConfig:
     max_source_seconds: float = MAX_SOURCE_SECONDS
     max_attempts: int = 3
     retry_failed: bool = False
+    mix_models: bool = False
     catalogue: str | None = None
     language_model: str | None = None
     preset: PresetConfig = field(default_factory=PresetConfig)

@@ -34,7 +34,7 @@ from acestep.stages import Chain, Stage, parse_stage
 from acestep.understanding import fill
 from pipeline.items import effective_columns, item_columns
 from pipeline.results import as_table
-from pipeline.storage import Store, locate
+from pipeline.storage import Store, locate, read_file
 
 log = logging.getLogger(__name__)
 ATTEMPTS = "attempts"
@@ -198,9 +198,7 @@ class RestyleWorker:
         }
 
     def _open(self, uri: str) -> io.BytesIO:
-        filesystem, path = locate(uri)
-        with filesystem.open_input_stream(path) as stream:
-            return io.BytesIO(stream.read())
+        return io.BytesIO(read_file(*locate(uri)))
 
     def _outcome(self, error: Exception) -> dict[str, Any]:
         """The result columns of a failure."""

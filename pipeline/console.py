@@ -18,9 +18,10 @@ from rich.table import Table
 from acestep.demo import VARIANTS
 from pipeline.items import ModelFacts
 from pipeline.plan import Plan
-from pipeline.restyle import RestyleJob, Summary
+from pipeline.restyle import RestyleJob
 from pipeline.settings import Setting
 from pipeline.stages import Pool
+from pipeline.summary import Summary
 
 PLAIN_INTERVAL_S = 10.0
 MOST_PROBLEMS = 20

@@ -16,7 +16,7 @@ from acestep.setting import SETTING_FIELDS, parse_setting
 from acestep.stages import Stage
 from pipeline.manifest import Track
 from pipeline.presets import unset
-from pipeline.settings import Setting, own_names
+from pipeline.settings import Setting, distinct, own_names
 
 ITEM = pa.struct(
     [
@@ -118,6 +118,8 @@ def make_items(track: Track, source: str, reference: str | None, rules: Rules) -
         if item_id in made:
             if rules.duplicates == "run_once":
                 continue
+            if not values:
+                distinct(rules.settings, rules.model.is_turbo)  # raises, explaining every repeat of the grid
             raise RequestError(
                 f"with this row's {', '.join(values)} the settings {made[item_id]} and {setting.name} give "
                 "identical audio; take the override out of the manifest or one of them out of the grid, or keep "

@@ -4,42 +4,21 @@ One row per track, as Parquet, CSV or JSON lines. A row that cannot be run as wr
 only what concerns the whole file (unreadable, unknown column) stops the job.
 """
 
-import difflib
-import io
-import json
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
-
 from acestep.errors import RequestError, RestyleError
 from acestep.prompt import Prompt, check_prompt
 from acestep.setting import SETTING_FIELDS, parse_values
+from pipeline.manifest_files import REQUIRED, ManifestError, rows_of
 from pipeline.presets import Preset, for_genres
-from pipeline.storage import absolute, locate
+from pipeline.storage import absolute
 
-REQUIRED = ("track_id", "source", "caption")
-OPTIONAL = (
-    "lyrics",
-    "language",
-    "bpm",
-    "keyscale",
-    "timesignature",
-    "reference_audio",
-    "source_genre",
-    "target_genre",
-)
-OVERRIDES = (*SETTING_FIELDS, "seed")
-COLUMNS = (*REQUIRED, *OPTIONAL, *OVERRIDES)
 MOST_ID_BYTES = 200  # file systems allow 255 for a name
-
-
-class ManifestError(RestyleError):
-    """The manifest as a whole cannot be used."""
+_PLAIN_NAME = re.compile(r"\w[\w\-. ]*(?<![. ])", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -70,10 +49,8 @@ class RejectedRow:
     message: str
 
 
-def read_manifest(
-    uri: str, presets: Sequence[Preset] = (), caption: str = ""
-) -> tuple[list[Track], list[RejectedRow]]:
-    """Read and check a manifest.
+def read_manifest(uri: str, presets: Sequence[Preset] = (), caption: str = "") -> Iterator[Track | RejectedRow]:
+    """Read and check a manifest, row by row: it may be larger than memory.
 
     Args:
         uri: a ``.parquet``, ``.csv`` or ``.jsonl`` file, local or on any filesystem pyarrow knows. Relative
@@ -84,12 +61,10 @@ def read_manifest(
     Raises:
         ManifestError: the file cannot be read, has no rows, lacks a required column or has an unknown one.
     """
-    tracks: list[Track] = []
-    rejected: list[RejectedRow] = []
     first_seen: dict[str, int] = {}
-    for number, raw in enumerate(_rows(uri, needs_caption=not caption), start=1):
+    number = 0
+    for number, raw in enumerate(rows_of(uri, needs_caption=not caption), start=1):
         values = {name: value for name, value in raw.items() if value is not None and str(value).strip() != ""}
-        track_id, source, said = (str(values.get(name, "")) for name in REQUIRED)
         try:
             track = parse_track(values, uri, presets, caption)
             if track.track_id in first_seen:
@@ -99,14 +74,13 @@ def read_manifest(
                     "give every row its own",
                 )
         except _RowError as error:
-            message = f"row {number}: {error}"
-            rejected.append(RejectedRow(number, track_id, source, said, error.kind, message))
+            track_id, source, said = (str(values.get(name, "")) for name in REQUIRED)
+            yield RejectedRow(number, track_id, source, said, error.kind, f"row {number}: {error}")
             continue
         first_seen[track.track_id] = number
-        tracks.append(track)
-    if not tracks and not rejected:
+        yield track
+    if number == 0:
         raise ManifestError(f"{uri}: holds no rows")
-    return tracks, rejected
 
 
 class _RowError(RestyleError):
@@ -180,6 +154,8 @@ def _preset(values: Mapping[str, Any], presets: Sequence[Preset]) -> Preset | No
 
 def names_a_folder(text: str) -> bool:
     """True for a name that is safe and portable as a folder: letters of any script, digits, ``_-.`` and spaces."""
+    if _PLAIN_NAME.fullmatch(text):
+        return len(text) <= MOST_ID_BYTES
     plain = all(unicodedata.category(c)[0] in "LMN" or c in "_-. " for c in text)
     begins = bool(text) and (unicodedata.category(text[0])[0] in "LN" or text[0] == "_")
     return plain and begins and text[-1] not in ". " and len(text.encode()) <= MOST_ID_BYTES
@@ -212,74 +188,3 @@ def _whole(name: str, value: Any) -> int | None:
 def _plain(value: Any) -> str:
     """A number that a typed column made 4.0 of, as the text 4."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _rows(uri: str, needs_caption: bool) -> Iterator[dict[str, Any]]:
-    filesystem, path = locate(uri)
-    readers = {"parquet": _parquet_rows, "csv": _csv_rows, "jsonl": _json_rows}
-    kind = path.rsplit(".", 1)[-1].lower()
-    if kind not in readers:
-        raise ManifestError(f"{uri}: unknown kind of manifest; give a .parquet, .csv or .jsonl file")
-    try:
-        with filesystem.open_input_file(path) as file:
-            content = file.read()
-    except (OSError, pa.ArrowException) as error:
-        raise ManifestError(f"{uri}: cannot be read ({error})") from error
-    if not content:
-        raise ManifestError(f"{uri}: empty file (0 bytes)")
-    try:
-        yield from readers[kind](content, uri, needs_caption)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise ManifestError(f"{uri}: not readable as {kind} ({error})") from error
-
-
-def _parquet_rows(content: bytes, uri: str, needs_caption: bool) -> Iterator[dict[str, Any]]:
-    file = pq.ParquetFile(io.BytesIO(content))
-    check_columns(file.schema_arrow.names, uri, needs_caption=needs_caption)
-    for batch in file.iter_batches():
-        yield from batch.to_pylist()
-
-
-def _csv_rows(content: bytes, uri: str, needs_caption: bool) -> Iterator[dict[str, Any]]:
-    # Every column is read as text: type inference would make the number 1 of the track_id 001.
-    header = pyarrow.csv.open_csv(io.BytesIO(content)).schema.names
-    check_columns(header, uri, needs_caption=needs_caption)
-    options = pyarrow.csv.ConvertOptions(
-        column_types={name: pa.string() for name in header}, strings_can_be_null=False
-    )
-    parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    table = pyarrow.csv.read_csv(io.BytesIO(content), parse_options=parsing, convert_options=options)
-    yield from table.to_pylist()
-
-
-def _json_rows(content: bytes, uri: str, needs_caption: bool) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(content.decode("utf-8-sig").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ManifestError(f"{uri}: line {number} is not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise ManifestError(f"{uri}: line {number} is a {type(row).__name__}, expected an object")
-        check_columns(list(row), f"{uri}: line {number}", complete=False)
-        yield row
-
-
-def check_columns(names: list[str], where: str, complete: bool = True, needs_caption: bool = True) -> None:
-    """Refuse columns that nothing would read, and (``complete``) the absence of required ones.
-
-    A caption is not required where a preset gives one, by the job or by the columns of the two genres.
-
-    Raises:
-        ManifestError: naming the column and the nearest known one.
-    """
-    for name in names:
-        if name not in COLUMNS:
-            near = difflib.get_close_matches(name, COLUMNS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ManifestError(f"{where}: unknown column {name!r}{hint} Known columns: {', '.join(COLUMNS)}")
-    given = {"source_genre", "target_genre"} <= set(names) or not needs_caption
-    missing = [name for name in REQUIRED if name not in names and not (name == "caption" and given)]
-    if complete and missing:
-        raise ManifestError(f"{where}: has no column {', '.join(map(repr, missing))}; every manifest needs it")

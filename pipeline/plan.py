@@ -3,24 +3,22 @@
 The driver plans; only paths, words and numbers are in a plan, never audio.
 """
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, BinaryIO
+from itertools import islice
+from typing import Any
 
-import av
 import pyarrow as pa
-import soundfile
+import pyarrow.compute as pc
 
-from acestep.errors import RequestError, RestyleError
+from acestep.errors import RequestError
 from pipeline.items import ITEM, Rules, digest_of, item_columns, make_items
 from pipeline.manifest import RejectedRow, Track
-from pipeline.storage import locate
+from pipeline.probe import Probe
+from pipeline.settings import RepeatsError
 
-PROBE_THREADS = 16
-READ_BYTES = 1 << 20
+BATCH_ROWS = 8192
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -34,16 +32,6 @@ PLAN_SCHEMA = pa.schema(
         ("items", pa.list_(ITEM)),
     ]
 )
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What one look at a file tells: a digest of its bytes, its length, or why it cannot be used."""
-
-    digest: str = ""
-    duration_s: float | None = None
-    error_kind: str | None = None
-    error: str | None = None
 
 
 @dataclass
@@ -63,16 +51,57 @@ class Plan:
     settings: set[str] = field(default_factory=set)
 
 
-def make_plan(tracks: Sequence[Track], rejected: Sequence[RejectedRow], rules: Rules, finished: set[str]) -> Plan:
-    """Cross tracks and settings, and leave out every item whose id is in ``finished``."""
+def make_plan(
+    rows: Iterable[Track | RejectedRow],
+    rules: Rules,
+    finished: set[str],
+    look: Callable[[Sequence[str]], Mapping[str, Probe]],
+) -> Plan:
+    """Cross tracks and settings, and leave out every item whose id is in ``finished``.
+
+    Manifest rows are taken in batches, and of a row with nothing to do only the ids are kept.
+
+    Args:
+        look: probes of files by their names, such as ``Probes.of``.
+
+    Raises:
+        RepeatsError: settings would give identical audio for a row that sets nothing itself.
+    """
     plan = Plan(PLAN_SCHEMA.empty_table())
-    for row in rejected:
-        _reject(plan, row.track_id, row.source, row.caption, row.kind, row.message, finished)
-    rows: list[dict[str, Any]] = []
-    for track, source, reference in _probed(tracks):
+    chunks, planned = [plan.rows], iter(rows)
+    while batch := list(islice(planned, BATCH_ROWS)):
+        todo = list(_plan_batch(plan, batch, rules, finished, look))
+        chunks.append(pa.Table.from_pylist(todo, schema=PLAN_SCHEMA))
+    table = pa.concat_tables(chunks)
+    # The longest first, so that no worker starts a ten-minute track when the others are already done.
+    items = pc.list_value_length(table["items"])
+    work = pc.multiply(pc.fill_null(table["source_duration_s"], 0.0), pc.cast(items, pa.float64()))
+    order = pc.sort_indices(pa.table({"work": work}), [("work", "descending")])
+    plan.rows = table.take(order)
+    return plan
+
+
+def _plan_batch(
+    plan: Plan,
+    batch: Sequence[Track | RejectedRow],
+    rules: Rules,
+    finished: set[str],
+    look: Callable[[Sequence[str]], Mapping[str, Probe]],
+) -> Iterator[dict[str, Any]]:
+    """Rows of ``PLAN_SCHEMA`` for the tracks of a batch that need work; the plan takes note of the others."""
+    files = [uri for row in batch if isinstance(row, Track) for uri in (row.source, row.reference) if uri]
+    probes = look(files)
+    for row in batch:
+        if isinstance(row, RejectedRow):
+            _reject(plan, row.track_id, row.source, row.caption, row.kind, row.message, finished)
+            continue
+        track, source = row, probes[row.source]
+        reference = probes[track.reference] if track.reference else None
         try:
             heard = reference.digest or track.reference if reference else None
             items = list(make_items(track, source.digest or track.source, heard, rules))
+        except RepeatsError:
+            raise
         except RequestError as error:
             words = ("conflicting_override", str(error))
             _reject(plan, track.track_id, track.source, track.prompt.caption, *words, finished)
@@ -81,8 +110,8 @@ def make_plan(tracks: Sequence[Track], rejected: Sequence[RejectedRow], rules: R
             too_long = f"{source.duration_s:.1f} s is longer than {rules.most_seconds:g} s; cut the track"
             _reject(plan, track.track_id, track.source, track.prompt.caption, "too_long", too_long, finished)
             continue
-        plan.ids |= {item["item_id"] for item in items}
-        plan.settings |= {item["setting_id"] for item in items}
+        plan.ids.update(item["item_id"] for item in items)
+        plan.settings.update(item["setting_id"] for item in items)
         missing = [item for item in items if item["item_id"] not in finished]
         plan.done += len(items) - len(missing)
         broken = next((p for p in (source, reference) if p and p.error_kind), None)
@@ -90,61 +119,16 @@ def make_plan(tracks: Sequence[Track], rejected: Sequence[RejectedRow], rules: R
             plan.failed += [_failure(track, item, broken) for item in missing]
         elif missing:
             plan.items += len(missing)
-            rows.append(
-                {
-                    "track_id": track.track_id,
-                    "source": track.source,
-                    "reference": track.reference,
-                    "prompt": json.dumps(asdict(track.prompt)),
-                    "preset": track.preset.name if track.preset else rules.preset,
-                    "notes": list(track.notes),
-                    "source_duration_s": source.duration_s,
-                    "items": missing,
-                }
-            )
-    # The longest first, so that no worker starts a ten-minute track when the others are already done.
-    rows.sort(key=lambda row: -(row["source_duration_s"] or 0) * len(row["items"]))
-    plan.rows = pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
-    return plan
-
-
-def probe(uri: str) -> Probe:
-    """Digest a file's bytes and read its length from the header, without decoding it."""
-    try:
-        filesystem, path = locate(uri)
-        with filesystem.open_input_file(path) as file:
-            digest = hashlib.sha256()
-            while chunk := file.read(READ_BYTES):
-                digest.update(chunk)
-            if file.size() == 0:
-                return Probe(error_kind="unreadable_audio", error=f"{uri}: empty file (0 bytes)")
-            return Probe(digest.hexdigest(), _duration_s(file))
-    except FileNotFoundError:
-        return Probe(error_kind="missing_file", error=f"{uri}: no such file")
-    except (OSError, RestyleError) as error:
-        return Probe(error_kind="unreadable_file", error=f"{uri}: {error}")
-
-
-def _duration_s(file: BinaryIO) -> float | None:
-    try:
-        file.seek(0)
-        return soundfile.info(file).duration
-    except soundfile.LibsndfileError:
-        pass
-    try:
-        file.seek(0)
-        with av.open(file, "r") as container:
-            return None if container.duration is None else container.duration / 1_000_000
-    except (av.FFmpegError, ValueError):
-        return None  # the worker decodes it in full and says what is wrong
-
-
-def _probed(tracks: Sequence[Track]) -> Iterator[tuple[Track, Probe, Probe | None]]:
-    with ThreadPoolExecutor(PROBE_THREADS) as pool:
-        references = {t.reference for t in tracks if t.reference}
-        probes = dict(zip(references, pool.map(probe, references), strict=True))
-        for track, source in zip(tracks, pool.map(lambda t: probe(t.source), tracks), strict=True):
-            yield track, source, probes.get(track.reference) if track.reference else None
+            yield {
+                "track_id": track.track_id,
+                "source": track.source,
+                "reference": track.reference,
+                "prompt": json.dumps(asdict(track.prompt)),
+                "preset": track.preset.name if track.preset else rules.preset,
+                "notes": list(track.notes),
+                "source_duration_s": source.duration_s,
+                "items": missing,
+            }
 
 
 def _reject(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,11 +24,21 @@ from pipeline.items import ModelFacts, Rules
 from pipeline.manifest import Track, read_manifest
 from pipeline.plan import Plan, make_plan
 from pipeline.presets import Preset, check_preset
+from pipeline.probe import Probes
 from pipeline.record import job_parameters, write_job_file
-from pipeline.results import REJECTED, RESULTS, ResultWriter, as_table, current_rows, finished_items
+from pipeline.results import (
+    REJECTED,
+    RESULTS,
+    ResultWriter,
+    as_table,
+    current_rows,
+    finished_items,
+    made_with,
+)
 from pipeline.settings import Setting, distinct, make_settings
 from pipeline.stages import ClusterSpec, Pool, connect, size_pool, stream
 from pipeline.storage import Store, open_store
+from pipeline.summary import SUMMARY_COLUMNS, Summary, summarize
 from pipeline.tracking import Tracker, TrackingSpec
 
 PLAN_FILE = "plan.parquet"
@@ -47,6 +58,7 @@ class RestyleJob:
         and language that its row leaves open.
     max_attempts: how often an item may take a worker process down before it is rejected, at least 2.
     retry_failed: run again what an earlier launch on the folder could not.
+    mix_models: allow covers of different models in one folder.
     """
 
     manifest: str
@@ -69,6 +81,7 @@ class RestyleJob:
     max_source_seconds: float = MAX_SOURCE_SECONDS
     max_attempts: int = 3
     retry_failed: bool = False
+    mix_models: bool = False
     catalogue: str | None = None
     cluster: ClusterSpec = field(default_factory=ClusterSpec)
     tracking: TrackingSpec = field(default_factory=TrackingSpec)
@@ -77,24 +90,6 @@ class RestyleJob:
     def name(self) -> str:
         """The catalogue's name: as given, else the manifest's file name."""
         return self.catalogue or self.manifest.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """How a job ended: counts of all its items, whichever launch made them; ``new`` is of this launch."""
-
-    ok: int
-    failed: int
-    rejected: int
-    new: int
-    audio_s: float
-    seconds: float
-    problems: pa.Table
-    tracking: Mapping[str, str]
-
-    @property
-    def complete(self) -> bool:
-        return not self.failed and not self.rejected
 
 
 class Reporter(Protocol):
@@ -129,7 +124,8 @@ def run(job: RestyleJob, reporter: Reporter) -> Summary:
     check_scale(job.adapter_scale)
     output = open_output(job.output)
     presets = [check_preset(preset) for preset in job.presets]
-    tracks, bad_rows = read_manifest(job.manifest, presets, job.caption)
+    rows = read_manifest(job.manifest, presets, job.caption)
+    first = next(rows)
     settings = make_settings(job.cover, job.grid, job.stages)
     listener = hub.find_language_model(job.language_model) if job.language_model else None
     if listener is not None:
@@ -137,6 +133,8 @@ def run(job: RestyleJob, reporter: Reporter) -> Summary:
     folders = hub.find(job.model, job.variant)
     adapter = hub.find_adapter(job.adapter) if job.adapter else None
     is_turbo = check_model(folders, adapter)
+    if job.duplicates == "refuse" and isinstance(first, Track) and not (first.overrides or first.preset):
+        distinct(settings, is_turbo)
     tracker = Tracker(job.tracking, job.name, output, job.output)
     connect(job.cluster)
     pool = size_pool(job.cluster)
@@ -148,8 +146,10 @@ def run(job: RestyleJob, reporter: Reporter) -> Summary:
         dtype=dtype,
         language_model=folder_fingerprint(listener) if listener else None,
     )
+    refuse_other_models(output, model, job.mix_models)
+    results, rejected = ResultWriter(output, RESULTS), ResultWriter(output, REJECTED)
     rules = Rules(
-        settings=_worth_running(settings, job, is_turbo, tracks),
+        settings=settings,
         model=model,
         audio_format=job.audio_format,
         most_seconds=job.max_source_seconds,
@@ -157,15 +157,15 @@ def run(job: RestyleJob, reporter: Reporter) -> Summary:
         duplicates=job.duplicates,
         preset=job.preset,
     )
-    plan = make_plan(tracks, bad_rows, rules, finished_items(output, job.retry_failed))
-    settings = [setting for setting in rules.settings if setting.setting_id in plan.settings] or settings
+    finished = finished_items(output, job.retry_failed)
+    plan = make_plan(chain([first], rows), rules, finished, Probes(output, results.launch).of)
+    del finished
+    settings = _run(settings, plan, job.duplicates, is_turbo)
     reporter.planned(job, plan, settings, model, pool)
     write_job_file(job, output, model, pool, settings)
     constant = job_parameters(job, model, settings)
     tracker.begin(constant, settings, reporter.warned)
 
-    results = ResultWriter(output, RESULTS)
-    rejected = ResultWriter(output, REJECTED)
     new = 0
 
     def keep(table: pa.Table) -> None:
@@ -188,9 +188,9 @@ def run(job: RestyleJob, reporter: Reporter) -> Summary:
         results.flush()
         rejected.flush()
     output.delete_folder(ATTEMPTS)
-    rows = current_rows(output, plan.ids)
-    summary = summarize(rows, new, time.perf_counter() - started)
-    links = tracker.finish(rows, summary.seconds, reporter.warned)
+    made = current_rows(output, plan.ids, SUMMARY_COLUMNS)
+    summary = summarize(made, new, time.perf_counter() - started)
+    links = tracker.finish(made, summary.seconds, reporter.warned)
     return replace(summary, tracking=links)
 
 
@@ -198,15 +198,27 @@ def _by_hand(job: RestyleJob) -> list[str]:
     return [*job.by_hand, *(name for name, values in job.grid.items() if values is not None)]
 
 
-def _worth_running(
-    settings: list[Setting], job: RestyleJob, is_turbo: bool, tracks: Sequence[Track]
-) -> list[Setting]:
-    """The settings without those that repeat another one, where no row's own values could tell them apart."""
-    every_row_differs = all(track.overrides or track.preset for track in tracks)
-    some_row_differs = any(track.overrides or track.preset for track in tracks)
-    if tracks and (every_row_differs if job.duplicates == "refuse" else some_row_differs):
-        return settings
-    return distinct(settings, is_turbo, job.duplicates)
+def _run(settings: list[Setting], plan: Plan, duplicates: str, is_turbo: bool) -> list[Setting]:
+    """The settings that some item has, each with the names of those it stands for."""
+    if duplicates == "run_once":
+        once = distinct(settings, is_turbo, duplicates)
+        if plan.settings <= {setting.setting_id for setting in once}:
+            settings = once
+    return [setting for setting in settings if setting.setting_id in plan.settings] or settings
+
+
+def refuse_other_models(output: Store, model: ModelFacts, mix_models: bool) -> None:
+    """Refuse a folder that holds covers of another model.
+
+    Raises:
+        RequestError: it does, and mixing was not asked for.
+    """
+    others = made_with(output) - {model.fingerprint}
+    if others and not mix_models:
+        raise RequestError(
+            f"the output folder holds covers made with another model ({', '.join(sorted(others))}, and this is "
+            f"{model.fingerprint}); use another folder, or allow it with mix_models=true"
+        )
 
 
 def check_model(folders: CheckpointFolders, adapter: Path | None = None) -> bool:
@@ -257,19 +269,3 @@ def _stream(
         language_model=job.language_model,
     )
     return stream(output, PLAN_FILE, worker, job.cluster, pool)
-
-
-def summarize(rows: pa.Table, new: int, seconds: float) -> Summary:
-    """Counts of a job's rows, and those that are not ok."""
-    counts = {entry["values"]: entry["counts"] for entry in rows["status"].value_counts().to_pylist()}
-    problems = rows.filter(pa.compute.not_equal(rows["status"], "ok"))
-    return Summary(
-        ok=counts.get("ok", 0),
-        failed=counts.get("failed", 0),
-        rejected=counts.get("rejected", 0),
-        new=new,
-        audio_s=pa.compute.sum(rows["duration_s"]).as_py() or 0.0,
-        seconds=seconds,
-        problems=problems,
-        tracking={},
-    )

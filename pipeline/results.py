@@ -3,7 +3,7 @@
 import io
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -119,33 +119,50 @@ class ResultWriter:
         self.last_write = time.monotonic()
 
 
-def read_results(store: Store, *folders: str) -> pa.Table:
-    """Every row of the parts in ``folders`` (``results`` alone by default), oldest launch first."""
+def read_results(store: Store, *folders: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of the parts in ``folders`` (``results`` alone by default), oldest launch first.
+
+    Args:
+        columns: to read; None is all.
+    """
+    schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
     parts = [name for folder in folders or (RESULTS,) for name in store.files(folder, ".parquet")]
     parts.sort(key=lambda name: name.rsplit("/", 1)[-1])  # parts are named by launch time, in every folder
-    tables = [pq.read_table(store.path(name), filesystem=store.filesystem) for name in parts]
-    return pa.concat_tables([SCHEMA.empty_table(), *tables])
+    wanted = None if columns is None else list(columns)
+    tables = (pq.read_table(store.path(name), filesystem=store.filesystem, columns=wanted) for name in parts)
+    return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
 
 
-def current_rows(store: Store, items: set[str] | None = None) -> pa.Table:
+def current_rows(store: Store, items: set[str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
     """One row of each item, restricted to ``items``: the one that is ok, else the newest.
 
     An item that failed and was retried has an older row too, which stays as history.
     """
-    table = read_results(store, RESULTS, REJECTED)
-    best: dict[str, tuple[int, bool]] = {}
-    for index, (item, status) in enumerate(
-        zip(*(table[n].to_pylist() for n in ("item_id", "status")), strict=True)
-    ):
-        known_ok = item in best and best[item][1]
-        if (items is None or item in items) and not known_ok:
-            best[item] = (index, status == "ok")
-    return table.take(pa.array(sorted(index for index, _ in best.values()), pa.int64()))
+    keys = read_results(store, RESULTS, REJECTED, columns=("item_id", "status"))
+    if items is not None:
+        wanted = pc.is_in(keys["item_id"], value_set=pa.array(items, pa.string()))
+    else:
+        wanted = pa.chunked_array([pa.array([True] * len(keys))])
+    places = pa.array(range(len(keys)), pa.int64())
+    # An ok row outranks every other, and a newer row an older one.
+    rank = pc.add(places, pc.multiply(pc.cast(pc.equal(keys["status"], "ok"), pa.int64()), len(keys)))
+    ranked = pa.table({"item_id": keys["item_id"], "rank": rank}).filter(wanted)
+    best = ranked.group_by("item_id").aggregate([("rank", "max")])["rank_max"]
+    del keys, ranked
+    chosen = pa.array(sorted(index % max(len(places), 1) for index in best.to_pylist()), pa.int64())
+    return read_results(store, RESULTS, REJECTED, columns=columns).take(chosen)
 
 
 def finished_items(store: Store, retry_failed: bool = False) -> set[str]:
     """Ids of the items that have a final row: all, or (``retry_failed``) only those that are ok."""
-    rows = current_rows(store)
+    rows = read_results(store, RESULTS, REJECTED, columns=("item_id", "status"))
     if retry_failed:
         rows = rows.filter(pc.equal(rows["status"], "ok"))
     return set(rows["item_id"].to_pylist())
+
+
+def made_with(store: Store) -> set[str]:
+    """Fingerprints of the models whose covers a folder holds."""
+    rows = read_results(store, RESULTS, columns=("model_fingerprint", "status"))
+    made = rows.filter(pc.equal(rows["status"], "ok"))["model_fingerprint"]
+    return set(pc.unique(made).drop_null().to_pylist())

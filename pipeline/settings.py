@@ -28,6 +28,10 @@ SHORT = {
 DUPLICATES = ("refuse", "run_once")
 
 
+class RepeatsError(RequestError):
+    """Settings of a grid would give identical audio."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """One point of the sweep: what to run, a seed, its id and its name.
@@ -139,7 +143,8 @@ def distinct(settings: Sequence[Setting], is_turbo: bool, duplicates: str = "ref
             keeps the first of each and lets it stand for the others.
 
     Raises:
-        RequestError: there are such settings, listed with the reason, or ``duplicates`` is unknown.
+        RepeatsError: there are such settings, listed with the reason.
+        RequestError: ``duplicates`` is unknown.
     """
     if duplicates not in DUPLICATES:
         raise RequestError(f"grid.duplicates {duplicates!r} is unknown; use one of {', '.join(DUPLICATES)}")
@@ -148,7 +153,7 @@ def distinct(settings: Sequence[Setting], is_turbo: bool, duplicates: str = "ref
         same.setdefault(_identity(setting, is_turbo), []).append(setting)
     groups = [group for group in same.values() if len(group) > 1]
     if groups and duplicates == "refuse":
-        raise RequestError(
+        raise RepeatsError(
             "the grid holds settings that would give identical audio; remove all but one of each line, or keep "
             "the first of each with grid.duplicates=run_once:\n"
             + "\n".join(_explained(group, is_turbo) for group in groups)

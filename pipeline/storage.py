@@ -1,13 +1,27 @@
 """Files on any filesystem pyarrow knows: local paths, ``s3://``, ``gs://``."""
 
+import logging
+import os
+import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from acestep.errors import RestyleError
+
+S3_OPTIONS = {"endpoint_override", "scheme", "region"}
+PAUSES_S = (1.0, 4.0, 10.0)
+S3_ATTEMPTS = 10  # with growing pauses between them: a server that is down for half a minute costs no result
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+_LOCAL = fs.LocalFileSystem()
 
 
 class StorageError(RestyleError):
@@ -30,24 +44,31 @@ class Store:
         return f"{self.root}/{name}" if name else self.root
 
     def exists(self, name: str) -> bool:
-        return self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound
+        info = self._do(lambda: self.filesystem.get_file_info(self.path(name)))
+        return info.type != fs.FileType.NotFound
 
     def files(self, folder: str, suffix: str) -> list[str]:
         """Names (relative to this store) of the files of ``folder`` ending in ``suffix``, sorted."""
         selector = fs.FileSelector(self.path(folder), allow_not_found=True)
-        found = self.filesystem.get_file_info(selector)
+        found = self._do(lambda: self.filesystem.get_file_info(selector))
         return sorted(f"{folder}/{f.base_name}" for f in found if f.is_file and f.base_name.endswith(suffix))
 
+    def _do(self, action: "Callable[[], Result]") -> "Result":
+        return action() if self.is_local else patiently(action)
+
     def read(self, name: str) -> bytes:
-        with self.filesystem.open_input_stream(self.path(name)) as stream:
-            return stream.read()
+        return read_file(self.filesystem, self.path(name))
 
     def write(self, name: str, content: bytes | pa.Buffer) -> None:
         """Write a file whole or not at all: object stores do so themselves, elsewhere by renaming."""
         final = self.path(name)
         if not self.is_local:
-            with self.filesystem.open_output_stream(final) as stream:
-                stream.write(content)
+
+            def put() -> None:
+                with self.filesystem.open_output_stream(final) as stream:
+                    stream.write(content)
+
+            self._do(put)
             return
         self.filesystem.create_dir(final.rsplit("/", 1)[0], recursive=True)
         unfinished = f"{final}.{uuid.uuid4().hex}.tmp"
@@ -61,14 +82,42 @@ class Store:
 
     def delete_folder(self, name: str) -> None:
         """Remove a folder and what is in it; one that is not there is fine."""
-        self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True)
+        self._do(lambda: self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True))
 
     def delete(self, name: str) -> None:
         """Remove a file; one that is not there is fine."""
         try:
-            self.filesystem.delete_file(self.path(name))
+            self._do(lambda: self.filesystem.delete_file(self.path(name)))
         except FileNotFoundError:
             return
+
+
+def read_file(filesystem: fs.FileSystem, path: str) -> bytes:
+    """A file's content; where it lies behind a network, transfers that break off are tried again."""
+
+    def get() -> bytes:
+        with filesystem.open_input_stream(path) as stream:
+            return stream.read()
+
+    return get() if isinstance(filesystem, fs.LocalFileSystem) else patiently(get)
+
+
+def patiently(action: Callable[[], Result]) -> Result:
+    """Run ``action`` again, after growing pauses, when a transfer breaks off; the filesystem itself only repeats
+    requests that were refused.
+
+    Raises:
+        OSError: of the last try, or at once where trying again cannot help.
+    """
+    for pause_s in PAUSES_S:
+        try:
+            return action()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError as error:
+            log.warning("%s; trying again in %g s", error, pause_s)
+            time.sleep(pause_s)
+    return action()
 
 
 def locate(uri: str) -> tuple[fs.FileSystem, str]:
@@ -78,11 +127,38 @@ def locate(uri: str) -> tuple[fs.FileSystem, str]:
         StorageError: the scheme is unknown or the URI is malformed.
     """
     if "://" not in uri:
-        return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+        return _LOCAL, os.path.abspath(os.path.expanduser(uri))
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        return _LOCAL, unquote(parts.path)
     try:
-        return fs.FileSystem.from_uri(uri)
-    except (pa.ArrowInvalid, ValueError, OSError) as error:
+        filesystem, root = _opened(f"{parts.scheme}://{parts.netloc}" + (f"?{parts.query}" if parts.query else ""))
+    except (pa.ArrowInvalid, NotImplementedError, ValueError, OSError) as error:
         raise StorageError(f"{uri}: not a location that can be opened ({error})") from error
+    return filesystem, root.rstrip("/") + unquote(parts.path)
+
+
+@lru_cache(maxsize=64)
+def _opened(base: str) -> tuple[fs.FileSystem, str]:
+    """The filesystem of a bucket or host and its root, opened once: each opening looks for credentials."""
+    parts = urlsplit(base)
+    if parts.scheme != "s3":
+        return fs.FileSystem.from_uri(base)
+    options = dict(parse_qsl(parts.query))
+    unknown = sorted(options.keys() - S3_OPTIONS)
+    if unknown:
+        raise ValueError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(S3_OPTIONS))}")
+    endpoint = options.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL", "")
+    scheme, _, host = endpoint.rpartition("://")
+    patience = fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)
+    filesystem = fs.S3FileSystem(
+        endpoint_override=host or None,
+        scheme=options.get("scheme") or scheme or "https",
+        region=options.get("region"),
+        retry_strategy=patience,
+        allow_delayed_open=True,  # one request for a small file, not three
+    )
+    return filesystem, parts.netloc
 
 
 def open_store(uri: str) -> Store:
@@ -99,6 +175,7 @@ def absolute(uri: str, base: str) -> str:
     """``uri`` as it is when it names a scheme or an absolute path, else relative to the folder of ``base``."""
     if "://" in uri or uri.startswith(("/", "~")):
         return uri
+    base, _, query = base.partition("?") if "://" in base else (base, "", "")
     folder = base.rsplit("/", 1)[0] if "/" in base else "."
-    joined = f"{folder}/{uri}"
-    return joined if "://" in base else str(Path(joined).absolute())
+    joined = f"{folder}/{uri}" + (f"?{query}" if query else "")
+    return joined if "://" in base else os.path.abspath(joined)

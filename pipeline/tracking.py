@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from acestep.errors import RequestError
+from pipeline.results import current_rows
 from pipeline.settings import Setting
 from pipeline.storage import Store
 
@@ -37,6 +38,7 @@ TAG_KEY, TAG_OUTPUT = "restyle.key", "restyle.output"
 TAG_SETTING, TAG_KIND = "restyle.setting", "restyle.kind"
 SAMPLES = 3
 MOST_TABLE_ROWS = 2000
+MOST_ARTIFACT_ROWS = 50_000  # of a larger catalogue the artifact holds fewer columns
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,8 @@ class Tracker:
         job = json.loads(self.output.read("job.json"))
         with tempfile.TemporaryDirectory() as folder:
             table = Path(folder) / "results.parquet"
-            pq.write_table(results, table)
+            ids = set(results["item_id"].to_pylist()) if len(results) <= MOST_ARTIFACT_ROWS else None
+            pq.write_table(results if ids is None else current_rows(self.output, ids), table)
             client.log_artifact(run, str(table))
         shown = ["track_id", "setting_name", "status", "error_message", "duration_s", "denoise_s", "audio_path"]
         # Written whole each time, and marked as a table by hand: log_table would append to an earlier launch's.

@@ -8,7 +8,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.manifest import ManifestError, read_manifest
+from pipeline.manifest import RejectedRow, Track
+from pipeline.manifest import read_manifest as stream_manifest
+from pipeline.manifest_files import ManifestError
 
 ROWS = [
     {"track_id": "001", "source": "a.wav", "caption": "jazz, piano", "bpm": "90", "audio_cover_strength": "0.3"},
@@ -28,6 +30,11 @@ def write(folder: Path, kind: str, rows: list[dict]) -> str:
     else:
         path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
     return str(path)
+
+
+def read_manifest(uri: str) -> tuple[list[Track], list[RejectedRow]]:
+    rows = list(stream_manifest(uri))
+    return [r for r in rows if isinstance(r, Track)], [r for r in rows if isinstance(r, RejectedRow)]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])

@@ -8,16 +8,24 @@ import numpy as np
 import pytest
 import soundfile
 
+from pipeline import probe as probing
 from pipeline.items import ModelFacts, Rules
 from pipeline.manifest import RejectedRow, parse_track
-from pipeline.plan import make_plan
+from pipeline.plan import Plan
+from pipeline.plan import make_plan as plan_rows
 from pipeline.presets import Preset
-from pipeline.settings import make_settings
+from pipeline.probe import Probes, probe
+from pipeline.settings import RepeatsError, make_settings
+from pipeline.storage import open_store
 from tests.conftest import tone
 
 MODEL = ModelFacts("demo", "f00d", is_turbo=False, dtype="float32")
 BASE = {"audio_cover_strength": 0.5, "guidance_scale": 9.0, "seed": 42}
 SETTINGS = make_settings(BASE, {"audio_cover_strength": [0.3, 0.6]})
+
+
+def make_plan(tracks, rejected, rules: Rules, finished: set[str]) -> Plan:
+    return plan_rows([*rejected, *tracks], rules, finished, lambda uris: {uri: probe(uri) for uri in uris})
 
 
 @pytest.fixture
@@ -229,3 +237,24 @@ def test_items_of_a_chain_name_their_parent(folder: Path) -> None:
 def test_the_language_model_is_part_of_the_identity(folder: Path) -> None:
     with_one, with_other = (ids([track(folder, "short")], model=replace(MODEL, language_model=m)) for m in "ab")
     assert not {*with_one} & {*with_other, *ids([track(folder, "short")])}
+
+
+def test_a_file_is_looked_at_once_until_it_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, looked = open_store(str(folder / "out")), []
+    monkeypatch.setattr(probing, "probe", lambda uri: looked.append(Path(uri).name) or probe(uri))
+    uris = [str(folder / name) for name in ("short.wav", "long.wav", "absent.wav")]
+    first = Probes(store, "1").of([*uris, *uris])
+    assert sorted(looked) == ["absent.wav", "long.wav", "short.wav"]
+    assert Probes(store, "2").of(uris) == first
+    assert looked[3:] == ["absent.wav"]  # what is not there may come
+    soundfile.write(folder / "short.wav", tone(2.0), 48_000)
+    again = Probes(store, "3").of(uris)
+    assert looked[4:].count("short.wav") == 1
+    assert again[uris[0]].duration_s == 2.0
+    assert Probes(store, "4").of(uris)[uris[0]] == again[uris[0]]
+
+
+def test_plain_rows_of_a_repeating_grid_stop_the_job(folder: Path) -> None:
+    settings = make_settings(BASE, {"audio_cover_strength": [0.3, 0.31]})
+    with pytest.raises(RepeatsError, match=r"s0\.30 = s0\.31"):
+        make_plan([track(folder, "short")], [], Rules(settings, MODEL), set())

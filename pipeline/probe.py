@@ -1,0 +1,146 @@
+"""A first look at the sources: what they are, by content, and how long; remembered in the output folder."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import count
+from typing import BinaryIO
+
+import av
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import soundfile
+from pyarrow import fs
+
+from acestep.errors import RestyleError
+from pipeline.storage import Store, locate, patiently
+
+PROBES = "probes"
+THREADS = 16
+READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one look at a file tells: a digest of its bytes, its length, or why it cannot be used."""
+
+    digest: str = ""
+    duration_s: float | None = None
+    error_kind: str | None = None
+    error: str | None = None
+
+
+SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("size", pa.int64()),
+        ("modified_ns", pa.int64()),
+        ("digest", pa.string()),
+        ("duration_s", pa.float64()),
+        ("error_kind", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+
+class Probes:
+    """Probes of files, asked for only where a file is new or has changed since an earlier launch looked at it."""
+
+    def __init__(self, store: Store, launch: str):
+        self.store, self.launch = store, launch
+        parts = store.files(PROBES, ".parquet")
+        tables = [pq.read_table(store.path(name), filesystem=store.filesystem) for name in parts]
+        # The newest look at a file comes last and is found first.
+        self.known = pa.concat_tables([SCHEMA.empty_table(), *tables]).combine_chunks()[::-1]
+        self.parts = count()
+
+    def of(self, uris: Sequence[str]) -> dict[str, Probe]:
+        """A probe of each file."""
+        unique = list(dict.fromkeys(uris))
+        infos = _file_infos(unique)
+        found: dict[str, Probe] = {}
+        places = pc.index_in(pa.array(unique, pa.string()), value_set=self.known["uri"])
+        remembered = self.known.take(places.drop_null()).to_pylist()
+        for row in remembered:
+            info = infos[row["uri"]]
+            if info is not None and (info.size, info.mtime_ns) == (row["size"], row["modified_ns"]):
+                found[row["uri"]] = Probe(row["digest"], row["duration_s"], row["error_kind"], row["error"])
+        fresh = [uri for uri in unique if uri not in found]
+        if fresh:
+            with ThreadPoolExecutor(THREADS) as pool:
+                looked = dict(zip(fresh, pool.map(probe, fresh), strict=True))
+            found |= looked
+            self._remember({uri: p for uri, p in looked.items() if infos[uri] is not None and p.digest}, infos)
+        return found
+
+    def _remember(self, looked: dict[str, Probe], infos: dict[str, fs.FileInfo | None]) -> None:
+        rows = [
+            {"uri": uri, "size": info.size, "modified_ns": info.mtime_ns, **asdict(probe)}
+            for uri, probe in looked.items()
+            if (info := infos[uri]) is not None
+        ]
+        if rows:
+            buffer = io.BytesIO()
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), buffer, compression="zstd")
+            self.store.write(f"{PROBES}/part-{self.launch}-{next(self.parts):05d}.parquet", buffer.getvalue())
+
+
+def _file_infos(uris: Sequence[str]) -> dict[str, fs.FileInfo | None]:
+    """Size and time of each file, asked of each filesystem in one call; None where there is no file."""
+    infos: dict[str, fs.FileInfo | None] = {}
+    groups: dict[int, tuple[fs.FileSystem, list[tuple[str, str]]]] = {}
+    for uri in uris:
+        try:
+            filesystem, path = locate(uri)
+        except RestyleError:
+            infos[uri] = None
+            continue
+        groups.setdefault(id(filesystem), (filesystem, []))[1].append((uri, path))
+    for filesystem, pairs in groups.values():
+        try:
+            answers = filesystem.get_file_info([path for _, path in pairs])
+        except OSError:
+            answers = [None] * len(pairs)
+        for (uri, _), info in zip(pairs, answers, strict=True):
+            infos[uri] = info if info is not None and info.is_file else None
+    return infos
+
+
+def probe(uri: str) -> Probe:
+    """Digest a file's bytes and read its length from the header, without decoding it."""
+    try:
+        filesystem, path = locate(uri)
+        look = partial(_look, filesystem, path, uri)
+        return look() if isinstance(filesystem, fs.LocalFileSystem) else patiently(look)
+    except FileNotFoundError:
+        return Probe(error_kind="missing_file", error=f"{uri}: no such file")
+    except (OSError, RestyleError) as error:
+        return Probe(error_kind="unreadable_file", error=f"{uri}: {error}")
+
+
+def _look(filesystem: fs.FileSystem, path: str, uri: str) -> Probe:
+    with filesystem.open_input_file(path) as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(READ_BYTES):
+            digest.update(chunk)
+        if file.size() == 0:
+            return Probe(error_kind="unreadable_audio", error=f"{uri}: empty file (0 bytes)")
+        return Probe(digest.hexdigest(), _duration_s(file))
+
+
+def _duration_s(file: BinaryIO) -> float | None:
+    try:
+        file.seek(0)
+        return soundfile.info(file).duration
+    except soundfile.LibsndfileError:
+        pass
+    try:
+        file.seek(0)
+        with av.open(file, "r") as container:
+            return None if container.duration is None else container.duration / 1_000_000
+    except (av.FFmpegError, ValueError):
+        return None  # the worker decodes it in full and says what is wrong

@@ -1,0 +1,96 @@
+"""Manifest, sources and results on S3, with a server that fails and goes away."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+import soundfile
+
+from pipeline.results import read_results
+from pipeline.storage import StorageError, absolute, locate, open_store
+from tests.conftest import tone
+from tests.s3_server import S3Server
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("a", "b", "c")
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    server = S3Server()
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.stop()
+
+
+def restyle(manifest: str, output: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jobs.restyle", f"manifest={manifest}", f"output={output}"]
+    command += ["tracking.enabled=false", "cover.inference_steps=2"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_catalogue_on_s3_survives_a_bad_server(s3: S3Server, tmp_path: Path) -> None:
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    client.create_bucket(Bucket="songs")
+    rows = [{"track_id": name, "source": f"sub/{name}.flac", "caption": "jazz"} for name in NAMES]
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name in NAMES:
+        soundfile.write(tmp_path / "sub" / f"{name}.flac", tone(5.2, pitch_hz=200 + 40 * ord(name)), 48_000)
+        client.upload_file(str(tmp_path / "sub" / f"{name}.flac"), "songs", f"in/sub/{name}.flac")
+    client.upload_file(str(tmp_path / "m.jsonl"), "songs", "in/m.jsonl")
+    undisturbed = restyle(f"{tmp_path}/m.jsonl", f"{tmp_path}/out")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+
+    s3.fail_every = 5
+    finished = threading.Event()
+
+    def go_away() -> None:
+        while not client.list_objects_v2(Bucket="songs", Prefix="out/audio").get("KeyCount"):
+            if finished.wait(0.2):
+                return
+        with s3.down():
+            time.sleep(10)
+
+    trouble = threading.Thread(target=go_away)
+    trouble.start()
+    done = restyle("s3://songs/in/m.jsonl", "s3://songs/out")
+    finished.set()
+    trouble.join()
+    assert done.returncode == 0, done.stderr
+    assert s3.failed > 3
+
+    s3.fail_every = 0
+    local, remote = (read_results(open_store(place)) for place in (f"{tmp_path}/out", "s3://songs/out"))
+    digests = [
+        dict(zip(t["track_id"].to_pylist(), t["audio_sha256"].to_pylist(), strict=True)) for t in (local, remote)
+    ]
+    assert digests[0] == digests[1]
+    assert len(remote) == 3
+    for row in remote.to_pylist():
+        written = open_store("s3://songs/out").read(row["audio_path"])
+        assert written == (tmp_path / "out" / row["audio_path"]).read_bytes()
+    again = restyle("s3://songs/in/m.jsonl", "s3://songs/out")
+    assert again.returncode == 0
+    assert "0 covers of 0 tracks (3 are done already)" in again.stdout
+
+
+def test_places_on_object_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    query = "?endpoint_override=http://127.0.0.1:9&region=eu-west-1"
+    filesystem, path = locate(f"s3://songs/a%20b/c.wav{query}")
+    assert (filesystem.type_name, filesystem.region, path) == ("s3", "eu-west-1", "songs/a b/c.wav")
+    assert locate(f"s3://songs/other.wav{query}")[0] is filesystem
+    assert absolute("sub/x.wav", f"s3://songs/in/m.csv{query}") == f"s3://songs/in/sub/x.wav{query}"
+    assert absolute("s3://else/x.wav", "s3://songs/in/m.csv") == "s3://else/x.wav"
+    with pytest.raises(StorageError, match="unknown option 'endpoint'; known: endpoint_override"):
+        locate("s3://songs/a.wav?endpoint=http://127.0.0.1:9")
+    assert locate("file:///tmp/a%20b.wav")[1] == "/tmp/a b.wav"

@@ -1,0 +1,56 @@
+"""An S3 server in this process that can be made to fail: moto's, with a switch in front."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+class S3Server:
+    """``fail_every`` = 5 answers each fifth request with 503; ``down`` refuses connections while it lasts."""
+
+    def __init__(self) -> None:
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self.backend = DomainDispatcherApplication(create_backend_app)
+        self.fail_every = self.requests = self.failed = 0
+        self._listen(0)
+        self.port = self.server.server_port
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client needs to find it."""
+        return CREDENTIALS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}"}
+
+    def _listen(self, port: int) -> None:
+        self.server = make_server("127.0.0.1", port, self._answer, threaded=True)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        self.requests += 1
+        if self.fail_every and self.requests % self.fail_every == 0:
+            self.failed += 1
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start("503 Service Unavailable", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>SlowDown</Code></Error>"]
+        return self.backend(environ, start)
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        self.stop()
+        yield
+        self._listen(self.port)
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
