@@ -1,0 +1,95 @@
+"""How long planning takes, and how much memory, on a large catalogue of which 99 % is done.
+
+    python -m tests.pipeline.planning_scale FOLDER --rows 1000000
+
+Writes a manifest and results of that many rows into FOLDER (minutes for a million), then plans in a fresh process,
+as a second launch of the job does, and prints seconds and peak memory.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile
+
+from pipeline.items import ModelFacts, Rules
+from pipeline.manifest import read_manifest
+from pipeline.plan import Plan, make_plan
+from pipeline.probe import Probes
+from pipeline.results import ResultWriter, as_table, current_rows, finished_items
+from pipeline.settings import make_settings
+from pipeline.storage import open_store
+from pipeline.summary import SUMMARY_COLUMNS, summarize
+
+SOURCES = 1000
+RULES = Rules(make_settings({"seed": 42}, {}), ModelFacts("demo", "f00d", is_turbo=False, dtype="float32"))
+
+
+def write_catalogue(folder: Path, rows: int, done: float = 0.99) -> None:
+    """A manifest of ``rows`` tracks over a thousand short files, and results of a share of them."""
+    (folder / "sources").mkdir(parents=True)
+    files = [str(folder / "sources" / f"{k}.wav") for k in range(SOURCES)]
+    for k, file in enumerate(files):
+        soundfile.write(file, np.full((800, 1), k / (2 * SOURCES)), 8000)
+    table = {
+        "track_id": [f"track_{i:07d}" for i in range(rows)],
+        "source": [files[i % SOURCES] for i in range(rows)],
+        "caption": [f"heavy metal number {i % 5000}" for i in range(rows)],
+    }
+    pq.write_table(pa.table(table), folder / "manifest.parquet")
+    todo = plan(folder, set()).rows
+    writer = ResultWriter(open_store(str(folder)), "results", most_rows=1000, most_seconds=1e9)
+    for start in range(0, int(rows * done), 1000):
+        tracks = todo.slice(start, min(1000, int(rows * done) - start)).to_pylist()
+        writer.add(as_table([_result(track) for track in tracks]))
+    writer.flush()
+
+
+def _result(track: dict) -> dict:
+    (item,) = track["items"]
+    ids = {name: item[name] for name in ("item_id", "setting_id", "setting_name", "seed")}
+    return ids | {"track_id": track["track_id"], "status": "ok", "duration_s": 5.12, "denoise_s": 1.0}
+
+
+def plan(folder: Path, finished: set[str]) -> Plan:
+    """The plan of the job on the folder's manifest."""
+    look = Probes(open_store(str(folder)), f"{time.time_ns()}").of
+    return make_plan(read_manifest(str(folder / "manifest.parquet")), RULES, finished, look)
+
+
+def relaunch(folder: Path) -> None:
+    """What a second launch does on the driver before and after the work itself."""
+    store, started = open_store(str(folder)), time.perf_counter()
+    finished = finished_items(store)
+    planned = plan(folder, finished)
+    after_plan = time.perf_counter()
+    summary = summarize(current_rows(store, planned.ids, SUMMARY_COLUMNS), 0, 0.0)
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"{planned.items} to do, {planned.done} done, {summary.ok} ok in the results")
+    print(
+        f"plan {after_plan - started:.1f} s, summary {time.perf_counter() - after_plan:.1f} s, peak {peak_gb:.2f} GB"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--relaunch", action="store_true", help="only plan, on a folder that is there")
+    args = parser.parse_args()
+    if args.relaunch:
+        relaunch(args.folder)
+        return
+    write_catalogue(args.folder, args.rows)
+    again = [sys.executable, "-m", "tests.pipeline.planning_scale", str(args.folder), "--relaunch"]
+    sys.exit(subprocess.run(again, check=False).returncode)
+
+
+if __name__ == "__main__":
+    main()
