@@ -72,9 +72,8 @@ def relaunch(folder: Path) -> None:
     summary = summarize(current_rows(store, planned.ids, SUMMARY_COLUMNS), 0, 0.0)
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"{planned.items} to do, {planned.done} done, {summary.ok} ok in the results")
-    print(
-        f"plan {after_plan - started:.1f} s, summary {time.perf_counter() - after_plan:.1f} s, peak {peak_gb:.2f} GB"
-    )
+    planned_s, summed_s = after_plan - started, time.perf_counter() - after_plan
+    print(f"plan {planned_s:.1f} s, summary {summed_s:.1f} s, peak {peak_gb:.2f} GB")
 
 
 def main() -> None:
