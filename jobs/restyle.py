@@ -4,6 +4,8 @@
     python -m jobs.restyle manifest=tracks.csv output=out grid.audio_cover_strength=[0.3,0.5] grid.seed=[1,2]
     python -m jobs.restyle manifest=tracks.csv output=out model=base preset=country_to_heavy_metal
 
+``dry_run=true`` looks at everything, makes nothing, and says what is left to do.
+
 Exit status: 0 every cover is there; 2 nothing could start; 3 finished, and some tracks failed or were rejected;
 1 broke off, 130 interrupted: what is finished is kept, and the same command goes on from there. ``--cfg job``
 prints the whole configuration.
@@ -22,8 +24,9 @@ from jobs.command_line import given, hint
 from jobs.presets import read_presets, search_path
 from jobs.schema import register
 from pipeline.console import ConsoleReporter
+from pipeline.job import RestyleJob, dry_run
 from pipeline.presets import Preset
-from pipeline.restyle import RestyleJob, run
+from pipeline.restyle import run
 from pipeline.stages import ClusterSpec, PoolError
 from pipeline.tracking import TrackingSpec
 
@@ -50,6 +53,7 @@ def job_of(config: DictConfig, by_hand: Sequence[str] = (), presets: Sequence[Pr
         raise RestyleError(f"{', '.join(missing)} not given; add {example}")
     values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     values["duplicates"] = values["grid"].pop("duplicates")
+    del values["dry_run"]
     preset = values.pop("preset")
     values |= {"preset": preset["name"], "caption": preset["caption"]}
     nested: dict[str, Any] = {
@@ -66,6 +70,10 @@ def _main(config: DictConfig) -> None:
     reporter = ConsoleReporter(console)
     try:
         job = job_of(config, given("cover"), read_presets(search_path()))
+        if config.dry_run:
+            found = dry_run(job)
+            reporter.foreseen(found)
+            sys.exit(INCOMPLETE if len(found.problems) else OK)
         summary = run(job, reporter)
     except PoolError as error:
         _leave(reporter, f"error: {error}; {KEPT}", BROKE_OFF)

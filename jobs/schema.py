@@ -80,6 +80,7 @@ class RestyleConfig:
     max_attempts: int = 3
     retry_failed: bool = False
     mix_models: bool = False
+    dry_run: bool = False
     catalogue: str | None = None
     language_model: str | None = None
     preset: PresetConfig = field(default_factory=PresetConfig)

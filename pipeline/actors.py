@@ -176,6 +176,7 @@ class RestyleWorker:
         return {
             "audio_path": path,
             "audio_sha256": hashlib.sha256(content).hexdigest(),
+            "audio_bytes": len(content),
             "sample_rate": SAMPLE_RATE,
             "frames": wave.shape[1],
             "duration_s": wave.shape[1] / SAMPLE_RATE,

@@ -16,9 +16,11 @@ from rich.progress import (
 from rich.table import Table
 
 from acestep.demo import VARIANTS
+from pipeline.forecast import Forecast
+from pipeline.forecast import lines as forecast_lines
 from pipeline.items import ModelFacts
+from pipeline.job import RestyleJob
 from pipeline.plan import Plan
-from pipeline.restyle import RestyleJob
 from pipeline.settings import Setting
 from pipeline.stages import Pool
 from pipeline.summary import Summary
@@ -100,6 +102,24 @@ class ConsoleReporter:
             self.progress.stop()
             self.progress = None
 
+    def foreseen(self, found: Forecast) -> None:
+        """Say what a job would do."""
+        for name, text in forecast_lines(found).items():
+            self.console.print(f"{name:8} {text}", markup=False, highlight=False)
+        self._problems(found.problems)
+
+    def _problems(self, problems: pa.Table) -> None:
+        for row in problems.slice(0, MOST_PROBLEMS).to_pylist():
+            self.console.print(
+                f"  {row['status']} {row['track_id'] or '(no track_id)'} {row['setting_name'] or ''}: "
+                f"{row['error_kind']}: {row['error_message']}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+        if len(problems) > MOST_PROBLEMS:
+            self.console.print(f"  ... and {len(problems) - MOST_PROBLEMS} more")
+
     def closed(self, job: RestyleJob, summary: Summary) -> None:
         """Say how it ended and where everything is."""
         self.stop()
@@ -115,18 +135,7 @@ class ConsoleReporter:
             f"{summary.seconds:.0f} s",
         )
         self.console.print(table)
-        for row in summary.problems.slice(0, MOST_PROBLEMS).to_pylist():
-            self.console.print(
-                f"  {row['status']} {row['track_id'] or '(no track_id)'} {row['setting_name'] or ''}: "
-                f"{row['error_kind']}: {row['error_message']}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
-        if len(summary.problems) > MOST_PROBLEMS:
-            self.console.print(
-                f"  ... and {len(summary.problems) - MOST_PROBLEMS} more, in results/ and rejected/"
-            )
+        self._problems(summary.problems)
         lines = {
             "audio": f"{job.output}/audio",
             "results": f"{job.output}/results",

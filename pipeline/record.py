@@ -16,7 +16,7 @@ from pipeline.stages import Pool
 from pipeline.storage import Store
 
 if TYPE_CHECKING:
-    from pipeline.restyle import RestyleJob
+    from pipeline.job import RestyleJob
 
 JOB_FILE = "job.json"
 PACKAGES = ("torch", "torchaudio", "transformers", "ray", "pyarrow", "mlflow", "soundfile", "av")

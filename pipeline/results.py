@@ -54,6 +54,7 @@ SCHEMA = pa.schema(
         # what came out: path relative to the output folder, samples per channel, Hz, seconds
         ("audio_path", pa.string()),
         ("audio_sha256", pa.string()),
+        ("audio_bytes", pa.int64()),
         ("sample_rate", pa.int32()),
         ("frames", pa.int64()),
         ("duration_s", pa.float64()),
@@ -130,7 +131,8 @@ def read_results(store: Store, *folders: str, columns: Sequence[str] | None = No
     parts.sort(key=lambda name: name.rsplit("/", 1)[-1])  # parts are named by launch time, in every folder
     wanted = None if columns is None else list(columns)
     tables = (pq.read_table(store.path(name), filesystem=store.filesystem, columns=wanted) for name in parts)
-    return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
+    # A part of an earlier version may lack a column that was added since.
+    return pa.concat_tables([schema.empty_table(), *tables], promote_options="default").select(schema.names)
 
 
 def current_rows(store: Store, items: set[str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:

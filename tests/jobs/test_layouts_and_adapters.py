@@ -18,7 +18,8 @@ from acestep.errors import RequestError
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
 from pipeline.console import ConsoleReporter
-from pipeline.restyle import RestyleJob, run
+from pipeline.job import RestyleJob
+from pipeline.restyle import run
 from tests.conftest import tone
 from tests.parity.export import WIDTH, make_parts, write_checkpoint
 from tests.parity.pipeline_folder import save_pipeline

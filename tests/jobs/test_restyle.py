@@ -20,7 +20,7 @@ from acestep.audio import encode_audio, load_audio
 from acestep.setting import CoverSetting
 from jobs.restyle import job_of
 from jobs.schema import register
-from pipeline.restyle import RestyleJob
+from pipeline.job import RestyleJob
 from pipeline.stages import ClusterSpec
 from pipeline.tracking import TrackingSpec
 from tests.conftest import tone
@@ -169,6 +169,17 @@ def test_what_cannot_start_says_why(catalogue: Path, arguments: list[str], messa
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_dry_run_says_what_would_be_done_and_makes_nothing(catalogue: Path, tmp_path: Path) -> None:
+    output = tmp_path / "dry"
+    done = restyle(f"manifest={catalogue}/tracks.jsonl", f"output={output}", "dry_run=true")
+    assert done.returncode == 3, done.stderr
+    # Two more than can be made: what is wrong inside of a file only decoding finds.
+    assert "to do    7 covers of 7 tracks, 0.01 h of audio" in done.stdout
+    assert "missing_file" in done.stdout
+    assert "unsafe_track_id" in done.stdout
+    assert {path.name for path in output.iterdir()} == {"probes"}
 
 
 def test_configuration_composes_into_a_job() -> None:

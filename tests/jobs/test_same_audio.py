@@ -19,7 +19,8 @@ from acestep.audio import encode_audio
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
 from pipeline.console import ConsoleReporter
-from pipeline.restyle import RestyleJob, run
+from pipeline.job import RestyleJob
+from pipeline.restyle import run
 from pipeline.results import current_rows, read_results
 from pipeline.stages import ClusterSpec
 from pipeline.storage import open_store

@@ -1,0 +1,100 @@
+"""What a job would do, without doing it: how much work, how long by what was measured before, how much space."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acestep.constants import LATENT_RATE, MIN_LATENT_FRAMES
+from pipeline.items import ModelFacts
+from pipeline.plan import Plan
+from pipeline.results import as_table, read_results
+from pipeline.settings import Setting
+from pipeline.storage import Store
+
+SHORTEST_S = MIN_LATENT_FRAMES / LATENT_RATE
+MEASURED = ("model_fingerprint", "dtype", "status", "duration_s", "evaluations", "denoise_s", "audio_bytes")
+MEASURED_ONCE = ("condition_s", "decode_s", "write_s")
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is left to do on a folder.
+
+    items, tracks: to make; done: items that are there.
+    audio_hours: of covers to make.
+    worker_hours, gigabytes: at the rates of the covers that the folder already holds of this model; None where it
+        holds none.
+    problems: rows that cannot be run, with the reason.
+    """
+
+    items: int
+    tracks: int
+    done: int
+    audio_hours: float
+    worker_hours: float | None
+    gigabytes: float | None
+    problems: pa.Table
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds of work per second of audio: of each network evaluation, and of all else; bytes per second."""
+
+    evaluation: float
+    once: float
+    bytes: float
+
+
+def forecast(plan: Plan, settings: Sequence[Setting], store: Store, model: ModelFacts) -> Forecast:
+    """What ``plan`` amounts to."""
+    evaluations = {s.setting_id: s.plans(model.is_turbo)[-1].evaluations for s in settings}
+    rates = measured_rates(store, model)
+    audio_s = work_s = 0.0
+    for row in plan.rows.select(["source_duration_s", "items"]).to_pylist():
+        seconds = max(row["source_duration_s"] or 0.0, SHORTEST_S)
+        for item in row["items"]:
+            audio_s += seconds
+            if rates is not None:
+                work_s += seconds * (rates.evaluation * evaluations[item["setting_id"]] + rates.once)
+    return Forecast(
+        items=plan.items,
+        tracks=len(plan.rows),
+        done=plan.done,
+        audio_hours=audio_s / 3600,
+        worker_hours=None if rates is None else work_s / 3600,
+        gigabytes=None if rates is None else audio_s * rates.bytes / 1e9,
+        problems=as_table(plan.failed + plan.rejected),
+    )
+
+
+def measured_rates(store: Store, model: ModelFacts) -> Rates | None:
+    """Rates of the covers that a folder holds of this model in this dtype; None where it holds none."""
+    rows = read_results(store, columns=(*MEASURED, *MEASURED_ONCE))
+    same = pc.and_(pc.equal(rows["model_fingerprint"], model.fingerprint), pc.equal(rows["dtype"], model.dtype))
+    rows = rows.filter(pc.and_(same, pc.equal(rows["status"], "ok")))
+    if not len(rows):
+        return None
+    evaluated_s = _total(pc.multiply(rows["duration_s"], pc.cast(rows["evaluations"], pa.float64())))
+    audio_s = _total(rows["duration_s"])
+    return Rates(
+        evaluation=_total(rows["denoise_s"]) / evaluated_s,
+        once=sum(_total(rows[name]) for name in MEASURED_ONCE) / audio_s,
+        bytes=_total(rows["audio_bytes"]) / audio_s,
+    )
+
+
+def _total(column: pa.ChunkedArray) -> float:
+    return float(pc.sum(column).as_py() or 0.0)
+
+
+def lines(found: Forecast) -> Mapping[str, str]:
+    """A forecast in words, by what it is about."""
+    unknown = "not known before a cover of this model is made here"
+    return {
+        "to do": f"{found.items} covers of {found.tracks} tracks, {found.audio_hours:.2f} h of audio",
+        "done": f"{found.done} items",
+        "time": unknown if found.worker_hours is None else f"{found.worker_hours:.2f} worker hours",
+        "space": unknown if found.gigabytes is None else f"{found.gigabytes:.2f} GB",
+    }
