@@ -37,6 +37,7 @@ def restyle(manifest: str, output: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_a_catalogue_on_s3_survives_a_bad_server(s3: S3Server, tmp_path: Path) -> None:
     client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
     client.create_bucket(Bucket="songs")

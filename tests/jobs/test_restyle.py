@@ -107,6 +107,7 @@ def write_manifest(folder: Path, rows: list[dict]) -> str:
     return f"manifest={path}"
 
 
+@pytest.mark.slow
 def test_a_repaired_catalogue_ends_well_and_keeps_what_was_done(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(5.2), 48_000)
     rows = [
