@@ -34,6 +34,8 @@ from tests.conftest import tone
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 PRESETS = [preset.name for preset in read_presets([CONF])]
+# All six run from a mixed manifest in every test run; two of them alone, the others behind the marker.
+ALONE = [*PRESETS[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in PRESETS[2:])]
 FEW = ("cover.inference_steps=2",)
 
 
@@ -63,7 +65,7 @@ def restyle(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ALONE)
 def test_every_preset_runs_from_the_command_line(catalogue: Path, name: str) -> None:
     (preset,) = (p for p in read_presets([CONF]) if p.name == name)
     write(catalogue, "plain", [{"track_id": "a", "source": "a.flac"}])
