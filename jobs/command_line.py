@@ -1,7 +1,8 @@
 """What a command line says beyond what Hydra makes of it."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -26,6 +27,22 @@ def given(group: str) -> tuple[str, ...]:
         elif key.startswith(f"{group}."):
             names.append(key.removeprefix(f"{group}."))
     return tuple(names)
+
+
+def launch(main: Callable[[], None], job: str, could_not_start: int, entered: Sequence[bool]) -> None:
+    """Run a job; a configuration that Hydra refuses ends with the same status as any other that cannot start.
+
+    Args:
+        entered: filled by ``main`` as soon as Hydra has let it in.
+    """
+    try:
+        main()
+    except SystemExit as leaving:
+        # Hydra says what is wrong with the configuration and leaves with 1 before our function is entered.
+        refused = leaving.code == 1 and not entered
+        if refused:
+            print(hint(job, sys.argv[1:]), file=sys.stderr)
+        sys.exit(could_not_start if refused else leaving.code)
 
 
 def hint(job: str, arguments: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from acestep.errors import RequestError, RestyleError
 from acestep.fetch import Fetched, fetch_adapter, fetch_language_model, fetch_model, known
 from acestep.hub import Source
-from jobs.command_line import hint
+from jobs.command_line import launch
 from jobs.schema import register
 
 OK, FAILED, INTERRUPTED = 0, 2, 130
@@ -106,14 +106,8 @@ def overview() -> Iterator[str]:
 
 
 def main() -> None:
-    """Run; a configuration that Hydra refuses ends with the same status as any other that cannot start."""
-    try:
-        _main()
-    except SystemExit as leaving:
-        refused = leaving.code == 1 and not _entered
-        if refused:
-            print(hint("fetch", sys.argv[1:]), file=sys.stderr)
-        sys.exit(FAILED if refused else leaving.code)
+    """Run, as ``launch`` says."""
+    launch(_main, "fetch", FAILED, _entered)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from acestep.errors import RestyleError
-from jobs.command_line import given, hint
+from jobs.command_line import given, launch
 from jobs.presets import read_presets, search_path
 from jobs.schema import register
 from pipeline.console import ConsoleReporter
@@ -92,15 +92,8 @@ def _leave(reporter: ConsoleReporter, message: str, status: int) -> NoReturn:
 
 
 def main() -> None:
-    """Run; a configuration that Hydra refuses ends with the same status as any other that cannot start."""
-    try:
-        _main()
-    except SystemExit as leaving:
-        # Hydra says what is wrong with the configuration and leaves with 1 before our function is entered.
-        refused = leaving.code == 1 and not _entered
-        if refused:
-            print(hint("restyle", sys.argv[1:]), file=sys.stderr)
-        sys.exit(COULD_NOT_START if refused else leaving.code)
+    """Run, as ``launch`` says."""
+    launch(_main, "restyle", COULD_NOT_START, _entered)
 
 
 if __name__ == "__main__":

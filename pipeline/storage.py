@@ -133,7 +133,7 @@ def locate(uri: str) -> tuple[fs.FileSystem, str]:
         return _LOCAL, unquote(parts.path)
     try:
         filesystem, root = _opened(f"{parts.scheme}://{parts.netloc}" + (f"?{parts.query}" if parts.query else ""))
-    except (pa.ArrowInvalid, NotImplementedError, ValueError, OSError) as error:
+    except (NotImplementedError, ValueError, OSError) as error:  # pyarrow raises subclasses of each
         raise StorageError(f"{uri}: not a location that can be opened ({error})") from error
     return filesystem, root.rstrip("/") + unquote(parts.path)
 

@@ -64,6 +64,12 @@ def restyle(
     return summary, read_results(open_store(str(folder / output))).to_pylist()
 
 
+def the_jobs_request(source: Path, **changes: Any) -> GenerationParams:
+    """The request that the job makes of a track in two steps, its defaults written out."""
+    values = {"inference_steps": 2, "guidance_scale": 9.0, "shift": 3.0, "cfg_interval_end": 0.95, "seed": 42}
+    return GenerationParams(task_type="cover", src_audio=str(source), audio_cover_strength=0.5, **values | changes)
+
+
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("name", ALONE)
 def test_every_preset_runs_from_the_command_line(catalogue: Path, name: str) -> None:
@@ -125,18 +131,7 @@ def test_stages_are_rows_that_name_their_parents(catalogue: Path, base: AceStepH
     assert [row["parent_item_id"] for row in rows] == [None, rows[0]["item_id"], rows[1]["item_id"]]
     assert [row["caption"] for row in rows] == ["folk rock", "rock", "heavy metal"]
     assert [row["audio_cover_strength"] for row in rows] == [0.8, 0.5, 0.5]
-    params = GenerationParams(
-        task_type="cover",
-        src_audio=str(catalogue / "a.flac"),
-        caption="heavy metal",
-        inference_steps=2,
-        guidance_scale=9.0,
-        shift=3.0,
-        cfg_interval_end=0.95,
-        audio_cover_strength=0.5,
-        seed=42,
-        stages=stages,
-    )
+    params = the_jobs_request(catalogue / "a.flac", caption="heavy metal", stages=stages)
     (audio,) = generate_music(base, None, params, GenerationConfig(batch_size=1)).audios
     assert hashlib.sha256(encode_audio(audio["tensor"], "flac")).hexdigest() == rows[2]["audio_sha256"]
 
@@ -191,18 +186,7 @@ def test_the_language_model_fills_in_what_rows_leave_open(catalogue: Path, base:
     assert f"bpm {heard['bpm']} was found by the language model" in heard["notes"]
     assert (found["given"]["bpm"], found["given"]["keyscale"]) == (99, "E minor")
     assert found["given"]["timesignature"] == heard["timesignature"]
-    params = GenerationParams(
-        task_type="cover",
-        src_audio=str(catalogue / "a.flac"),
-        caption="metal",
-        inference_steps=2,
-        guidance_scale=9.0,
-        shift=3.0,
-        cfg_interval_end=0.95,
-        audio_cover_strength=0.5,
-        seed=42,
-        thinking=True,
-    )
+    params = the_jobs_request(catalogue / "a.flac", caption="metal", thinking=True)
     listener = LanguageModel.from_checkpoint(folder, torch.device("cpu"), torch.float32)
     (audio,) = generate_music(base, listener, params, GenerationConfig(batch_size=1)).audios
     assert audio["params"]["bpm"] == heard["bpm"]
