@@ -3,11 +3,11 @@
     python -m tests.pipeline.planning_scale FOLDER --rows 1000000
 
 Writes a manifest and results of that many rows into FOLDER (minutes for a million), then plans in a fresh process,
-as a second launch of the job does, and prints seconds and peak memory.
+as a second launch of the job does, and prints seconds and peak memory (Linux).
 """
 
 import argparse
-import resource
+import re
 import subprocess
 import sys
 import time
@@ -70,7 +70,9 @@ def relaunch(folder: Path) -> None:
     planned = plan(folder, finished)
     after_plan = time.perf_counter()
     summary = summarize(current_rows(store, planned.ids, SUMMARY_COLUMNS), 0, 0.0)
-    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    # Not getrusage: there a child starts with its parent's peak.
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    peak_gb = int(peak) / 1e6
     print(f"{planned.items} to do, {planned.done} done, {summary.ok} ok in the results")
     planned_s, summed_s = after_plan - started, time.perf_counter() - after_plan
     print(f"plan {planned_s:.1f} s, summary {summed_s:.1f} s, peak {peak_gb:.2f} GB")
