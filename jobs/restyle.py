@@ -23,11 +23,11 @@ from acestep.errors import RestyleError
 from jobs.command_line import given, launch
 from jobs.presets import read_presets, search_path
 from jobs.schema import register
+from pipeline.cluster import ClusterSpec, PoolError
 from pipeline.console import ConsoleReporter
 from pipeline.job import RestyleJob, dry_run
 from pipeline.presets import Preset
 from pipeline.restyle import run
-from pipeline.stages import ClusterSpec, PoolError
 from pipeline.tracking import TrackingSpec
 
 OK, BROKE_OFF, COULD_NOT_START, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130

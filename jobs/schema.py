@@ -43,7 +43,7 @@ class PresetConfig:
 
 @dataclass
 class ClusterConfig:
-    """See ``pipeline.stages.ClusterSpec``."""
+    """See ``pipeline.cluster.ClusterSpec``."""
 
     address: str = "local"
     cpus: int | None = None

@@ -16,13 +16,13 @@ from rich.progress import (
 from rich.table import Table
 
 from acestep.demo import VARIANTS
+from pipeline.cluster import Pool
 from pipeline.forecast import Forecast
 from pipeline.forecast import lines as forecast_lines
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob
 from pipeline.plan import Plan
 from pipeline.settings import Setting
-from pipeline.stages import Pool
 from pipeline.summary import Summary
 
 PLAIN_INTERVAL_S = 10.0

@@ -17,6 +17,7 @@ from acestep.errors import RequestError
 from acestep.handler import DTYPES
 from acestep.language_model import open_language_model
 from acestep.verify import verify
+from pipeline.cluster import ClusterSpec
 from pipeline.forecast import Forecast, forecast
 from pipeline.items import ModelFacts, Rules
 from pipeline.manifest import RejectedRow, Track, read_manifest
@@ -30,7 +31,6 @@ from pipeline.results import (
     made_with,
 )
 from pipeline.settings import Setting, distinct, make_settings
-from pipeline.stages import ClusterSpec
 from pipeline.storage import Store, open_store
 from pipeline.tracking import Tracker, TrackingSpec
 

@@ -10,9 +10,9 @@ import torch
 
 from acestep.constants import NUMERICS_VERSION
 from acestep.stages import WORDS
+from pipeline.cluster import Pool
 from pipeline.items import ModelFacts
 from pipeline.settings import Setting, own_names
-from pipeline.stages import Pool
 from pipeline.storage import Store
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.actors import ATTEMPTS, WorkerSpec
+from pipeline.cluster import Pool, connect, size_pool
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob, open_job, plan_job
 from pipeline.plan import Plan
@@ -21,7 +22,7 @@ from pipeline.results import (
     current_rows,
 )
 from pipeline.settings import Setting
-from pipeline.stages import Pool, connect, size_pool, stream
+from pipeline.stages import stream
 from pipeline.storage import Store
 from pipeline.summary import SUMMARY_COLUMNS, Summary, summarize
 

@@ -20,8 +20,8 @@ from acestep.audio import encode_audio, load_audio
 from acestep.setting import CoverSetting
 from jobs.restyle import job_of
 from jobs.schema import register
+from pipeline.cluster import ClusterSpec
 from pipeline.job import RestyleJob
-from pipeline.stages import ClusterSpec
 from pipeline.tracking import TrackingSpec
 from tests.conftest import tone
 

@@ -18,11 +18,11 @@ from rich.console import Console
 from acestep.audio import encode_audio
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
+from pipeline.cluster import ClusterSpec
 from pipeline.console import ConsoleReporter
 from pipeline.job import RestyleJob
 from pipeline.restyle import run
 from pipeline.results import current_rows, read_results
-from pipeline.stages import ClusterSpec
 from pipeline.storage import open_store
 from pipeline.tracking import TrackingSpec
 from tests.conftest import tone

@@ -8,8 +8,9 @@ import pytest
 
 from acestep.errors import RequestError
 from pipeline.actors import WorkerSpec
+from pipeline.cluster import ClusterSpec, PoolError, size_pool
 from pipeline.plan import PLAN_SCHEMA
-from pipeline.stages import ClusterSpec, PoolError, size_pool, stream
+from pipeline.stages import stream
 from pipeline.storage import open_store
 
 
