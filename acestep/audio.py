@@ -5,7 +5,9 @@ Legend: n samples at 48 kHz.
 
 import io
 import math
+import os
 import random
+import stat
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -17,6 +19,7 @@ import torchaudio.functional
 from torch import Tensor
 
 from acestep.constants import SAMPLE_RATE
+from acestep.decoding import decode
 from acestep.errors import AudioError, RequestError
 
 FORMATS = ("wav", "flac", "mp3", "opus", "aac", "wav32")
@@ -43,20 +46,23 @@ def load_audio(file: str | Path | BinaryIO, most_seconds: float | None = None) -
     """
     if isinstance(file, str | Path):
         try:
+            # Opening a pipe would wait for ever for someone to write into it.
+            if not stat.S_ISREG(os.stat(file).st_mode):
+                raise AudioError(
+                    f"{file}: not a regular file but a folder, a pipe or a device; name an audio file"
+                )
             with open(file, "rb") as stream:
                 return load_audio(stream, most_seconds)
-        except OSError as error:
-            raise AudioError(f"{file}: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            raise AudioError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
     if file.seek(0, io.SEEK_END) == 0:
         raise AudioError("empty file (0 bytes)")
-    _refuse_cut_wav(file)
-    samples, rate = _decode(file, most_seconds)
+    samples, rate = decode(file, most_seconds)
     if samples.shape[1] == 0:
         raise AudioError("no samples: the file holds a header and no sound")
-    _refuse_longer(samples.shape[1] / rate, most_seconds)
     if not np.isfinite(samples).all():
         raise AudioError("samples are not finite (NaN or infinity)")
-    wave = torch.from_numpy(samples[:2])
+    wave = torch.from_numpy(samples)
     if len(wave) == 1:
         wave = wave.expand(2, -1)
     return resample(wave, rate).clamp(-1.0, 1.0).contiguous()
@@ -78,60 +84,6 @@ def resample(wave: Tensor, rate: int, to: int = SAMPLE_RATE) -> Tensor:
     resampler = av.AudioResampler(format="fltp", layout="stereo", rate=to)
     pieces = [piece.to_ndarray() for piece in (*resampler.resample(frame), *resampler.resample(None))]
     return torch.from_numpy(np.concatenate(pieces, axis=1))
-
-
-def _decode(file: BinaryIO, most_seconds: float | None) -> tuple[np.ndarray, int]:
-    try:
-        sound = soundfile.SoundFile(file)
-    except soundfile.LibsndfileError as error:
-        file.seek(0)
-        return _decode_with_ffmpeg(file, str(error.error_string), most_seconds)
-    with sound:
-        _refuse_longer(sound.frames / sound.samplerate, most_seconds)
-        try:
-            samples = sound.read(dtype="float32", always_2d=True).T
-        except soundfile.LibsndfileError as error:
-            raise AudioError(f"damaged or truncated ({error.error_string})") from error
-        if samples.shape[1] < sound.frames:
-            promised, found = sound.frames / sound.samplerate, samples.shape[1] / sound.samplerate
-            raise AudioError(f"truncated: the header promises {promised:.2f} s, {found:.2f} s can be decoded")
-        return samples, sound.samplerate
-
-
-def _refuse_cut_wav(file: BinaryIO) -> None:
-    """libsndfile mends the length in the header of a WAV file that was cut off, so look at it first."""
-    length = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    head = file.read(12)
-    file.seek(0)
-    promised = int.from_bytes(head[4:8], "little") + 8
-    streamed = promised >= 0x7FFF_F000  # written without knowing the end
-    # Some writers are off by the header's own eight bytes or leave out the last padding byte.
-    if head[:4] == b"RIFF" and head[8:] == b"WAVE" and length < promised - 8 and not streamed:
-        raise AudioError(f"truncated: the header promises {promised} bytes, the file has {length}")
-
-
-def _decode_with_ffmpeg(file: BinaryIO, before: str, most_seconds: float | None) -> tuple[np.ndarray, int]:
-    try:
-        with av.open(file, "r") as container:
-            stream = container.streams.audio[0]
-            resampler = av.AudioResampler(format="fltp")
-            frames, count = [], 0
-            for frame in container.decode(stream):
-                frames += [piece.to_ndarray() for piece in resampler.resample(frame)]
-                count += frame.samples
-                _refuse_longer(count / stream.rate, most_seconds)
-            if frames:  # an empty resampler cannot be drained
-                frames += [r.to_ndarray() for r in resampler.resample(None)]
-            return np.concatenate(frames, axis=1) if frames else np.zeros((1, 0), "float32"), stream.rate
-    except (av.FFmpegError, ValueError, IndexError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise AudioError(f"cannot be decoded as audio (libsndfile: {before}; FFmpeg: {reason})") from error
-
-
-def _refuse_longer(seconds: float, most_seconds: float | None) -> None:
-    if most_seconds is not None and seconds > most_seconds:
-        raise AudioError(f"{seconds:.1f} s is longer than {most_seconds:g} s; cut the track")
 
 
 def is_silent(wave: Tensor) -> bool:

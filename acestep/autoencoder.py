@@ -7,6 +7,7 @@ numbers to rounding (tests/parity).
 Legend: b batch, a audio channels, s samples, c latent channels, t = floor(s / 1920) latent frames.
 """
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -20,6 +21,8 @@ from acestep.config import AutoencoderConfig
 DECODER_OVERLAP_FRAMES = 9
 ENCODER_OVERLAP_FRAMES = 7
 CHUNK_FRAMES = 512
+LEAST_CORE_FRAMES = 16  # of a tile: a device without memory for this much has none for anything
+log = logging.getLogger(__name__)
 
 
 class Snake(nn.Module):
@@ -197,24 +200,49 @@ def _tiled(
     """Apply ``whole`` along the last axis in tiles; ``chunk`` and ``overlap`` count latent frames.
 
     ``unit_in`` and ``unit_out`` are samples per latent frame of the input and of the output. Each tile is
-    its core widened by ``overlap`` on both sides, and only the core of its result is kept.
+    its core widened by ``overlap`` on both sides, and only the core of its result is kept. Where the device has
+    too little memory for a tile, the rest goes on in tiles half as long.
+
+    Raises:
+        torch.OutOfMemoryError: there is no memory for the shortest tile either.
     """
     length = x.shape[-1]
-    if length <= chunk * unit_in:
-        return whole(x)
-    stride = (chunk - 2 * overlap) * unit_in
-    if stride <= 0:
-        raise ValueError(f"chunk of {chunk} frames leaves nothing between overlaps of {overlap} frames")
-    pieces = []
-    for start in range(0, length, stride):
+    least = LEAST_CORE_FRAMES + 2 * overlap
+    pieces: list[Tensor] = []
+    start = 0
+    while start < length:
+        stride = length if length <= chunk * unit_in else (chunk - 2 * overlap) * unit_in
+        if stride <= 0:
+            raise ValueError(f"chunk of {chunk} frames leaves nothing between overlaps of {overlap} frames")
         stop = min(start + stride, length)
         left = max(start - overlap * unit_in, 0)
         right = min(stop + overlap * unit_in, length)
-        piece = whole(x[..., left:right])
+        piece = _unless_out_of_memory(whole, x[..., left:right], last_try=chunk <= least)
+        if piece is None:
+            # A tile's core is the same whatever the tile's length, so what is done stays and the rest goes on.
+            too_long = min(chunk, -(-length // unit_in))
+            chunk = max(too_long // 2, least)
+            log.warning("out of memory with tiles of %d latent frames; going on with %d", too_long, chunk)
+            torch.cuda.empty_cache()
+            continue
         skip = (start - left) // unit_in * unit_out
         core = (stop - start) // unit_in * unit_out
-        pieces.append(piece[..., skip : skip + core])
-    return torch.cat(pieces, dim=-1)
+        pieces.append(piece if stride == length else piece[..., skip : skip + core])
+        start = stop
+    return torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
+
+
+def _unless_out_of_memory(whole: Callable[[Tensor], Tensor], tile: Tensor, last_try: bool) -> Tensor | None:
+    """None where the device has too little memory for the tile: the caller may try a shorter one.
+
+    A function of its own because the error holds on to all that the layers had allocated until it is left.
+    """
+    try:
+        return whole(tile)
+    except torch.OutOfMemoryError:
+        if last_try:
+            raise
+        return None
 
 
 def weight_norm_shapes(model: Autoencoder) -> dict[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from acestep import audio
 from acestep.conditions import TrackConditions, cut_notes, prepare, prepare_codes
-from acestep.constants import MAX_SOURCE_SECONDS, SAMPLE_RATE, UNDERSTANDING_SEED
+from acestep.constants import MAX_SOURCE_SECONDS, SAMPLE_RATE, SILENT_SOURCE, UNDERSTANDING_SEED
 from acestep.cover import CoverPlan, resolve
 from acestep.errors import RequestError, RestyleError
 from acestep.handler import AceStepHandler
@@ -190,6 +190,8 @@ def _conditions(
     if codes or params.src_audio is None:
         return prepare_codes(handler, codes, prompt, reference), notes
     source = audio.load_audio(params.src_audio, MAX_SOURCE_SECONDS)
+    if audio.is_silent(source):
+        notes.append(SILENT_SOURCE)
     return prepare(handler, source, prompt, plans, reference, encode=params.thinking), notes
 
 

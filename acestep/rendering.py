@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from acestep.conditions import TrackConditions
-from acestep.constants import COLLAPSED_SHARE
+from acestep.constants import COLLAPSED_SHARE, SILENT_PEAK
 from acestep.cover import CoverPlan
 from acestep.errors import GenerationError
 from acestep.handler import AceStepHandler
@@ -15,9 +15,9 @@ def render(handler: AceStepHandler, latents: Tensor, plan: CoverPlan, conditions
     """The waveform ``[2, n]`` (fp32, on the CPU, not yet limited) of latents ``[1, t, c]``.
 
     Raises:
-        GenerationError: it is not finite, or the run started from the noised source and its energy is gone: users
-            of ``cover_noise_strength`` report covers 40 times quieter than their source, which the loudness step
-            that follows would turn into loud noise.
+        GenerationError: it is not finite, or it is silent, or the run started from the noised source and its
+            energy is gone: users of ``cover_noise_strength`` report covers 40 times quieter than their source,
+            which the loudness step that follows would turn into loud noise.
     """
     wave = handler.autoencoder.decode(latents)[0].cpu()
     if not torch.isfinite(latents).all() or not torch.isfinite(wave).all():
@@ -30,4 +30,12 @@ def render(handler: AceStepHandler, latents: Tensor, plan: CoverPlan, conditions
             "use task_type cover-nofsq to stay close to the source",
             "energy_collapse",
         )
+    peak = wave.abs().max().item()
+    if peak < SILENT_PEAK:
+        remedy = (
+            "try another seed or more inference_steps, and check the caption and the model"
+            if conditions.source_rms
+            else "its source is silent too: lower audio_cover_strength, so that the caption leads, or leave it out"
+        )
+        raise GenerationError(f"the output is silent: its peak is {peak:.2g}; {remedy}", "silent_output")
     return wave

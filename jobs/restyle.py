@@ -7,8 +7,9 @@
 ``dry_run=true`` looks at everything, makes nothing, and says what is left to do.
 
 Exit status: 0 every cover is there; 2 nothing could start; 3 finished, and some tracks failed or were rejected;
-1 broke off, 130 interrupted: what is finished is kept, and the same command goes on from there. ``--cfg job``
-prints the whole configuration.
+1 broke off; 130 stopped by Ctrl-C, 143 by SIGTERM, after the covers under way (a second one does not wait for
+them): what is finished is kept, and the same command goes on from there. ``--cfg job`` prints the whole
+configuration.
 """
 
 import sys
@@ -28,6 +29,7 @@ from pipeline.console import ConsoleReporter
 from pipeline.job import RestyleJob, dry_run
 from pipeline.presets import Preset
 from pipeline.restyle import run
+from pipeline.stopping import StoppedError
 from pipeline.tracking import TrackingSpec
 
 OK, BROKE_OFF, COULD_NOT_START, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -77,6 +79,8 @@ def _main(config: DictConfig) -> None:
         summary = run(job, reporter)
     except PoolError as error:
         _leave(reporter, f"error: {error}; {KEPT}", BROKE_OFF)
+    except StoppedError as error:
+        _leave(reporter, f"{error}; {KEPT}", 128 + error.signal)
     except RestyleError as error:
         _leave(reporter, f"error: {error}", COULD_NOT_START)
     except KeyboardInterrupt:

@@ -45,14 +45,20 @@ class PresetConfig:
 class ClusterConfig:
     """See ``pipeline.cluster.ClusterSpec``."""
 
-    address: str = "local"
+    address: str = "auto"
     cpus: int | None = None
     gpus: int | None = None
     workers: int | None = None
+    max_workers: int | None = None
     threads_per_worker: int | None = None
     gpus_per_worker: float | None = None
+    resources: Any = None  # a mapping; OmegaConf lets no typed one be set from a command line
     calls_per_worker: int = 2
-    tracks_per_task: int = 1
+    task_seconds: float = 30.0
+    ship_code: bool = True
+    install: bool = False
+    start_timeout_s: float = 600.0
+    stall_timeout_s: float | None = None
 
 
 @dataclass
@@ -74,6 +80,7 @@ class RestyleConfig:
     variant: str | None = None
     adapter: str | None = None
     adapter_scale: float = 1.0
+    device: str | None = None
     dtype: str | None = None
     audio_format: str = "flac"
     max_source_seconds: float = MAX_SOURCE_SECONDS
@@ -92,6 +99,26 @@ class RestyleConfig:
 
 
 @dataclass
+class LookConfig:
+    """How ``jobs.validate`` looks; see ``pipeline.validation.ValidateSpec``.
+
+    workers: how many will share the work.
+    """
+
+    decode: str = "start"
+    rates_from: str | None = None
+    workers: int | None = None
+    report: str | None = None
+
+
+@dataclass
+class ValidateConfig(RestyleConfig):
+    """A job to look at, as it stands for ``jobs.restyle``, and how to look."""
+
+    validate: LookConfig = field(default_factory=LookConfig)
+
+
+@dataclass
 class FetchConfig:
     """What to fetch; see ``jobs.fetch``."""
 
@@ -106,4 +133,5 @@ class FetchConfig:
 def register() -> None:
     """Make the schemas known to Hydra."""
     ConfigStore.instance().store(name="restyle_schema", node=RestyleConfig)
+    ConfigStore.instance().store(name="validate_schema", node=ValidateConfig)
     ConfigStore.instance().store(name="fetch_schema", node=FetchConfig)

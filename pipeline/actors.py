@@ -6,12 +6,13 @@ lock, and encodes and writes outside it, so the next track is read while this on
 
 import hashlib
 import io
+import itertools
 import json
 import logging
-import os
 import platform
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,25 +20,32 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from pyarrow.fs import LocalFileSystem
 from torch import Tensor
 
 from acestep import hub
 from acestep.audio import EXTENSIONS, encode_audio, finish, is_silent, load_audio
-from acestep.conditions import cut_notes, prepare
-from acestep.constants import NUMERICS_VERSION, SAMPLE_RATE, UNDERSTANDING_SEED
-from acestep.cover import resolve
-from acestep.errors import AudioError, GenerationError, RestyleError
+from acestep.checkpoint import fingerprint
+from acestep.conditions import TrackConditions, cut_notes, prepare
+from acestep.constants import NUMERICS_VERSION, SAMPLE_RATE, SILENT_SOURCE, UNDERSTANDING_SEED
+from acestep.cover import CoverPlan, resolve
+from acestep.errors import AudioError, RestyleError
 from acestep.handler import AceStepHandler
 from acestep.language_model import LanguageModel
 from acestep.prompt import Prompt
-from acestep.stages import Chain, Stage, parse_stage
+from acestep.stages import Chain, Cover, Stage, parse_stage
 from acestep.understanding import fill
+from pipeline.attempts import AttemptGuard, is_marked
+from pipeline.failures import outcome
 from pipeline.items import effective_columns, item_columns
+from pipeline.receipts import LAST, leave, of_track
 from pipeline.results import as_table
+from pipeline.stopping import StopFlag
 from pipeline.storage import Store, locate, read_file
 
 log = logging.getLogger(__name__)
-ATTEMPTS = "attempts"
+TRACKS = "tracks"
+FACTS = ("language", "bpm", "keyscale", "timesignature")
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class WorkerSpec:
     """What a worker needs to know.
 
     launch: names this launch of the job.
+    node: the driver's.
     fingerprint: of the checkpoint the driver planned with.
     language_model: name of the one that fills in musical facts; None asks none.
     threads: CPU threads of torch in this worker; None leaves torch's own choice.
@@ -53,6 +62,7 @@ class WorkerSpec:
 
     output: Store
     launch: str
+    node: str
     model: str
     variant: str | None
     fingerprint: str
@@ -68,13 +78,28 @@ class WorkerSpec:
 
 
 class RestyleWorker:
-    """A Ray actor: plan rows in, result rows out. No exception of a track leaves it."""
+    """A Ray actor: plan rows in, result rows out, each as soon as its cover is written.
 
-    def __init__(self, spec: WorkerSpec):
+    No exception of a track leaves it.
+    """
+
+    def __init__(self, spec: WorkerSpec, stop: StopFlag):
+        """Load the model.
+
+        Raises:
+            RestyleError: this node does not see the driver's output folder, or its model.
+        """
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
-        self.spec = spec
+        self.spec, self.stop = spec, stop
         self.device_lock = threading.RLock()
+        if not is_marked(spec.output, spec.launch):
+            raise RestyleError(
+                f"node {platform.node()} does not see the output folder {spec.output.root}; use a folder that all "
+                "nodes share, or an object store"
+            )
+        if platform.node() != spec.node:
+            self._refuse_other_weights()
         self.handler = AceStepHandler.from_checkpoint(
             spec.model, spec.variant, spec.device, spec.dtype, spec.adapter, spec.adapter_scale
         )
@@ -86,59 +111,110 @@ class RestyleWorker:
             else None
         )
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Restyle the tracks of a batch of ``PLAN_SCHEMA``; returns rows of the result ``SCHEMA``."""
-        return as_table([row for track in batch.to_pylist() for row in self.restyle(track)])
+    def _refuse_other_weights(self) -> None:
+        folders = hub.find(self.spec.model, self.spec.variant)
+        adapter = hub.find_adapter(self.spec.adapter) if self.spec.adapter else None
+        found = fingerprint(folders, adapter, self.spec.adapter_scale)
+        if found != self.spec.fingerprint:
+            raise RestyleError(
+                f"node {platform.node()} has another {self.spec.model} ({found}, and the driver's is "
+                f"{self.spec.fingerprint}); give all nodes the same weights"
+            )
 
-    def restyle(self, track: dict[str, Any]) -> list[dict[str, Any]]:
-        """All items of one track."""
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """Restyle tracks (rows of ``PLAN_SCHEMA``); yields a row of the result ``SCHEMA`` for each item.
+
+        After a wish to stop, items that were not begun are left out.
+        """
+        for track in itertools.chain(*batch[TRACKS].to_pylist()):
+            if not self.stop.lowered:
+                last = track["items"][-1]["item_id"]
+                for row in self.restyle(track):
+                    yield as_table([row]).append_column(LAST, [[row["item_id"] == last]])
+
+    def restyle(self, track: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """All items of one track, in their order: Ray counts on it when it runs a task again."""
+        finished = of_track(self.spec.output, track["track_id"])
+        missing = [item for item in track["items"] if item["item_id"] not in finished]
+        made = self._missing(track | {"items": missing}) if missing else iter(())
+        for item in track["items"]:
+            if item["item_id"] in finished:
+                yield finished[item["item_id"]].to_pylist()[0]
+                continue
+            row = next(made, None)
+            if row is None:
+                return
+            yield row
+
+    def _missing(self, track: dict[str, Any]) -> Iterator[dict[str, Any]]:
         shared = self._shared_columns(track)
         rows = [shared | item_columns(item) for item in track["items"]]
         try:
+            chains = [tuple(map(parse_stage, json.loads(item["stages"]))) for item in track["items"]]
+            plans = [resolve(stages[0].setting, self.handler.is_turbo) for stages in chains]
             guard = self._guard(f"{track['items'][0]['item_id']}-source")
             with self._alone_after_a_death(guard), guard:
                 read_at = time.perf_counter()
-                source = load_audio(self._open(track["source"]), self.spec.most_seconds)
-                reference = None
-                if track["reference"]:
-                    try:
-                        reference = load_audio(self._open(track["reference"]), self.spec.most_seconds)
-                    except AudioError as error:
-                        raise AudioError(f"its reference_audio {track['reference']}: {error}") from error
+                source, reference = self._read(track)
                 read_s = time.perf_counter() - read_at
-                chains = [tuple(map(parse_stage, json.loads(item["stages"]))) for item in track["items"]]
-                plans = [resolve(stages[0].setting, self.handler.is_turbo) for stages in chains]
                 with self.device_lock:
                     started = time.perf_counter()
-                    prompt = Prompt(**json.loads(track["prompt"]))
-                    listens = self.language_model is not None
-                    conditions = prepare(self.handler, source, prompt, plans, reference, encode=listens)
-                    notes: list[str] = []
-                    if self.language_model is not None:
-                        codes = conditions.source_codes()[0].tolist()
-                        found = self.language_model.understand(codes, seed=UNDERSTANDING_SEED)
-                        prompt, notes = fill(prompt, found)
-                        conditions = replace(conditions, prompt=prompt)
-                    self.handler.synchronize()
+                    conditions, notes = self.listen(track, source, reference, plans)
                     condition_s = time.perf_counter() - started
-                if reference is not None and is_silent(reference):
-                    notes.append(f"reference_audio {track['reference']} is silent and has no effect")
-                if reference is None and any(plan.reference_pick != "fixed" for plan in plans):
-                    notes.append("reference_pick has no effect: there is no reference_audio")
         except Exception as error:
-            outcome = self._outcome(error)
-            message = f"{track['source']}: {outcome['error_message']}"
-            return [row | outcome | {"error_message": message} for row in rows]
+            found = self._outcome(error)
+            message = f"{track['source']}: {found['error_message']}"
+            yield from (row | found | {"error_message": message} for row in rows)
+            return
         shared = {
             "notes": [*track["notes"], *notes],
             "source_duration_s": source.shape[1] / SAMPLE_RATE,
             "read_s": read_s / len(rows),
             "condition_s": condition_s / len(rows),
-            **{name: getattr(prompt, name) for name in ("language", "bpm", "keyscale", "timesignature")},
+            **{name: getattr(conditions.prompt, name) for name in FACTS},
         }
         del source, reference
         chain = Chain(conditions, [(stages, row["seed"]) for stages, row in zip(chains, rows, strict=True)])
-        return [self._item(row | shared, stages, chain) for row, stages in zip(rows, chains, strict=True)]
+        for row, stages in zip(rows, chains, strict=True):
+            if self.stop.lowered:
+                return
+            yield self._item(row | shared, stages, chain)
+
+    def _read(self, track: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """The source and the timbre reference ``[2, n]``."""
+        source = self._load(track["source"])
+        if not track["reference"]:
+            return source, None
+        try:
+            return source, self._load(track["reference"])
+        except AudioError as error:
+            raise AudioError(f"its reference_audio {track['reference']}: {error}") from error
+
+    def listen(
+        self, track: dict[str, Any], source: Tensor, reference: Tensor | None, plans: Sequence[CoverPlan]
+    ) -> tuple[TrackConditions, list[str]]:
+        """What all items of a track have in common, and notes on it; the worker holds the device."""
+        prompt = Prompt(**json.loads(track["prompt"]))
+        listens = self.language_model is not None
+        conditions = prepare(self.handler, source, prompt, plans, reference, encode=listens)
+        notes: list[str] = []
+        if self.language_model is not None:
+            codes = conditions.source_codes()[0].tolist()
+            found = self.language_model.understand(codes, seed=UNDERSTANDING_SEED)
+            prompt, notes = fill(prompt, found)
+            conditions = replace(conditions, prompt=prompt)
+        self.handler.synchronize()
+        if is_silent(source):
+            notes.append(SILENT_SOURCE)
+        if reference is not None and is_silent(reference):
+            notes.append(f"reference_audio {track['reference']} is silent and has no effect")
+        if reference is None and any(plan.reference_pick != "fixed" for plan in plans):
+            notes.append("reference_pick has no effect: there is no reference_audio")
+        return conditions, notes
+
+    def cover(self, chain: Chain, stages: tuple[Stage, ...], seed: int) -> Cover:
+        """One item's cover; the worker holds the device."""
+        return chain.run(stages, seed)
 
     def _item(self, row: dict[str, Any], stages: tuple[Stage, ...], chain: Chain) -> dict[str, Any]:
         plan = resolve(stages[-1].setting, self.handler.is_turbo)
@@ -151,14 +227,16 @@ class RestyleWorker:
                 cut = cut_notes(self.handler, prompt, chain.track.duration_s, plan)
                 row["notes"] = [*row["notes"], *plan.notes, *cut]
                 with self.device_lock:
-                    cover = chain.run(stages, row["seed"])
+                    cover = self.cover(chain, stages, row["seed"])
                 row |= {"denoise_s": cover.denoise_s, "decode_s": cover.decode_s}
                 started = time.perf_counter()
                 row |= self._write(row, finish(cover.wave))
                 row["write_s"] = time.perf_counter() - started
         except Exception as error:
             return row | self._outcome(error)
-        return row | {"status": "ok", "finished_at": datetime.now(UTC)}
+        row |= {"status": "ok", "finished_at": datetime.now(UTC)}
+        leave(self.spec.output, row)
+        return row
 
     def _guard(self, name: str) -> "AttemptGuard":
         return AttemptGuard(self.spec.output, f"{self.spec.launch}/{name}", self.spec.max_attempts)
@@ -198,75 +276,15 @@ class RestyleWorker:
             "node": platform.node(),
         }
 
-    def _open(self, uri: str) -> io.BytesIO:
-        return io.BytesIO(read_file(*locate(uri)))
+    def _load(self, uri: str) -> Tensor:
+        filesystem, path = locate(uri)
+        if not isinstance(filesystem, LocalFileSystem):
+            return load_audio(io.BytesIO(read_file(filesystem, path)), self.spec.most_seconds)
+        with open(path, "rb") as file:
+            return load_audio(file, self.spec.most_seconds)
 
     def _outcome(self, error: Exception) -> dict[str, Any]:
         """The result columns of a failure."""
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
-        return _outcome(error)
-
-
-class WorkerDiedError(RestyleError):
-    """An item took its worker process down too often."""
-
-
-class AttemptGuard:
-    """Counts, in files that outlive the process, how often work was begun and not left again.
-
-    Ray restarts a dead worker and hands it the same track for ever; this ends it. Only deaths within one launch
-    count: what was stopped from outside is not to blame.
-    """
-
-    def __init__(self, store: Store, name: str, most: int):
-        self.store, self.name, self.most = store, name, most
-        self.attempt = 1
-        while store.exists(self._marker(self.attempt)):
-            self.attempt += 1
-
-    def _marker(self, attempt: int) -> str:
-        return f"{ATTEMPTS}/{self.name}.{attempt}"
-
-    def __enter__(self) -> "AttemptGuard":
-        if self.attempt > self.most:
-            self._clear(self.attempt - 1)
-            raise WorkerDiedError(f"the worker process died {self.most} times at this item; it is not tried again")
-        self.store.write(self._marker(self.attempt), f"{platform.node()} {os.getpid()}".encode())
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError):
-            # After such an error every later call on the device fails: leave, with the marker standing, so that
-            # the death counts and Ray starts a fresh process.
-            log.critical("the device is broken, leaving: %s", error)
-            os._exit(1)
-        self._clear(self.attempt)
-
-    def _clear(self, last: int) -> None:
-        for attempt in range(1, last + 1):
-            self.store.delete(self._marker(attempt))
-
-
-def _outcome(error: Exception) -> dict[str, Any]:
-    status, kind, message = "failed", "internal_error", f"{type(error).__name__}: {error}"
-    if isinstance(error, WorkerDiedError):
-        status, kind, message = "rejected", "worker_died", str(error)
-    elif isinstance(error, AudioError):
-        kind, message = "unreadable_audio", str(error)
-    elif isinstance(error, torch.OutOfMemoryError):
-        kind = "out_of_memory"
-    elif isinstance(error, GenerationError):
-        kind, message = error.kind, str(error)
-    elif isinstance(error, RestyleError):
-        kind, message = "bad_request", str(error)
-    elif isinstance(error, OSError):
-        kind = "storage_error"
-    if kind == "internal_error":
-        log.exception("unexpected error")
-    return {
-        "status": status,
-        "error_kind": kind,
-        "error_message": message,
-        "finished_at": datetime.now(UTC),
-    }
+        return outcome(error)

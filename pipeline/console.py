@@ -1,18 +1,13 @@
 """What a person at a terminal sees of a job: what will run, how far it is, how it ended."""
 
 import time
+from collections.abc import Callable
 
 import pyarrow as pa
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 from acestep.demo import VARIANTS
@@ -22,22 +17,27 @@ from pipeline.forecast import lines as forecast_lines
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob
 from pipeline.plan import Plan
+from pipeline.progress import Progress, in_words, kinds_in_words, rates_in_words
 from pipeline.settings import Setting
 from pipeline.summary import Summary
 
-PLAIN_INTERVAL_S = 10.0
+# Of a log, in seconds: a job of a minute says how far it is, and one of days does not flood it.
+FIRST_LINE_S, BETWEEN_LINES_S, LINES_GROW = 10.0, 60.0, 1.5
 MOST_PROBLEMS = 20
+ENOUGH_FOR_SLOWEST = 5
 
 
 class ConsoleReporter:
-    """Prints a job calmly: a bar on a terminal, a line now and then in a log."""
+    """Prints a job calmly: a bar on a terminal, a line now and then in a log.
 
-    def __init__(self, console: Console):
-        self.console = console
-        self.progress: Progress | None = None
-        self.total = self.done = self.bad = 0
-        self.audio_s = 0.0
-        self.started = self.last_line = time.monotonic()
+    now: a clock, in seconds.
+    """
+
+    def __init__(self, console: Console, now: Callable[[], float] = time.monotonic):
+        self.console, self.now = console, now
+        self.bar: Bar | None = None
+        self.between_s = FIRST_LINE_S
+        self.last_line = now()
 
     def planned(self, job: RestyleJob, plan: Plan, settings: list[Setting], model: ModelFacts, pool: Pool) -> None:
         """Say what will run."""
@@ -51,46 +51,40 @@ class ConsoleReporter:
             "settings",
             ", ".join(setting.name for setting in settings[:8]) + ("" if len(settings) <= 8 else ", ..."),
         )
-        facts.add_row("workers", f"{pool.workers} ({where})")
-        todo = f"{plan.items} covers of {len(plan.rows)} tracks"
+        most = f" to {pool.most}" if pool.most > pool.workers else ""
+        facts.add_row("cluster", escape(pool.cluster))
+        facts.add_row("workers", f"{pool.workers}{most} ({where})")
+        todo = f"{plan.items} covers of {plan.tracks} tracks"
         facts.add_row("to do", todo + (f" ({plan.done} are done already)" if plan.done else ""))
-        bad = len(plan.failed) + len(plan.rejected)
-        if bad:
-            facts.add_row("set aside", f"{bad} that cannot be run; listed at the end")
+        if plan.set_aside:
+            facts.add_row("set aside", f"{plan.set_aside} that cannot be run; listed at the end")
         self.console.print(facts)
         if job.model in VARIANTS:
             self.console.print(
                 "[dim]The built-in miniature model has random weights: it proves the pipeline, not the music. "
                 "model=turbo fetches and uses the published weights.[/dim]"
             )
-        self.total = plan.items
-        self.started = self.last_line = time.monotonic()
+        self.last_line = self.now()
         if self.console.is_terminal and plan.items:
-            self.progress = Progress(
+            self.bar = Bar(
                 TextColumn("restyling"),
-                BarColumn(),
+                BarColumn(bar_width=16),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=self.console,
             )
-            self.progress.add_task("restyle", total=plan.items, note="starting workers")
-            self.progress.start()
+            self.bar.add_task("restyle", total=plan.items, note="starting workers")
+            self.bar.start()
 
-    def advanced(self, table: pa.Table) -> None:
+    def advanced(self, progress: Progress) -> None:
         """Say how far it is."""
-        self.done += len(table)
-        self.bad += sum(status != "ok" for status in table["status"].to_pylist())
-        self.audio_s += sum(table["duration_s"].drop_null().to_pylist())
-        elapsed = time.monotonic() - self.started
-        note = f"{self.audio_s / elapsed:.1f} x real time" + (f", {self.bad} failed" if self.bad else "")
-        if self.progress is not None:
-            self.progress.update(self.progress.task_ids[0], completed=self.done, note=note)
-        elif time.monotonic() - self.last_line >= PLAIN_INTERVAL_S:
-            self.last_line = time.monotonic()
-            left = elapsed / self.done * (self.total - self.done)
-            self.console.print(f"{self.done} of {self.total} covers, {elapsed:.0f} s, {left:.0f} s to go, {note}")
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=progress.done, note=rates_in_words(progress))
+        elif self.now() - self.last_line >= self.between_s:
+            self.last_line = self.now()
+            self.between_s = min(BETWEEN_LINES_S, self.between_s * LINES_GROW)
+            self.console.print(in_words(progress), markup=False, highlight=False, soft_wrap=True)
 
     def warned(self, message: str) -> None:
         """Say what went wrong without stopping."""
@@ -98,9 +92,9 @@ class ConsoleReporter:
 
     def stop(self) -> None:
         """Take the bar away."""
-        if self.progress is not None:
-            self.progress.stop()
-            self.progress = None
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
 
     def foreseen(self, found: Forecast) -> None:
         """Say what a job would do."""
@@ -120,6 +114,17 @@ class ConsoleReporter:
         if len(problems) > MOST_PROBLEMS:
             self.console.print(f"  ... and {len(problems) - MOST_PROBLEMS} more")
 
+    def _slowest(self, covers: pa.Table) -> None:
+        self.console.print("the slowest covers:")
+        for row in covers.to_pylist():
+            self.console.print(
+                f"  {row['track_id']} {row['setting_name']}: {row['work_s']:.1f} s of work for "
+                f"{row['duration_s']:.1f} s of audio",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+
     def closed(self, job: RestyleJob, summary: Summary) -> None:
         """Say how it ended and where everything is."""
         self.stop()
@@ -135,7 +140,11 @@ class ConsoleReporter:
             f"{summary.seconds:.0f} s",
         )
         self.console.print(table)
+        if summary.by_kind:
+            self.console.print(f"problems: {kinds_in_words(summary.by_kind)}", markup=False, highlight=False)
         self._problems(summary.problems)
+        if summary.ok > ENOUGH_FOR_SLOWEST:
+            self._slowest(summary.slowest)
         lines = {
             "audio": f"{job.output}/audio",
             "results": f"{job.output}/results",

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acestep.constants import LATENT_RATE, MIN_LATENT_FRAMES
 from pipeline.items import ModelFacts
 from pipeline.plan import Plan
-from pipeline.results import as_table, read_results
+from pipeline.results import read_results
 from pipeline.settings import Setting
 from pipeline.storage import Store
 
-SHORTEST_S = MIN_LATENT_FRAMES / LATENT_RATE
 MEASURED = ("model_fingerprint", "dtype", "status", "duration_s", "evaluations", "denoise_s", "audio_bytes")
 MEASURED_ONCE = ("condition_s", "decode_s", "write_s")
 
@@ -24,8 +22,8 @@ class Forecast:
 
     items, tracks: to make; done: items that are there.
     audio_hours: of covers to make.
-    worker_hours, gigabytes: at the rates of the covers that the folder already holds of this model; None where it
-        holds none.
+    worker_hours, gigabytes: at the rates of covers of this model, from the folder itself or else from the one
+        named for its rates; None where there are none.
     problems: rows that cannot be run, with the reason.
     """
 
@@ -47,25 +45,37 @@ class Rates:
     bytes: float
 
 
-def forecast(plan: Plan, settings: Sequence[Setting], store: Store, model: ModelFacts) -> Forecast:
-    """What ``plan`` amounts to."""
+def forecast(
+    plan: Plan,
+    settings: Sequence[Setting],
+    store: Store,
+    model: ModelFacts,
+    problems: pa.Table,
+    rates_from: Store | None = None,
+) -> Forecast:
+    """What ``plan`` amounts to.
+
+    Args:
+        rates_from: another output folder, asked for its rates where ``store`` has none of this model.
+    """
     evaluations = {s.setting_id: s.plans(model.is_turbo)[-1].evaluations for s in settings}
     rates = measured_rates(store, model)
-    audio_s = work_s = 0.0
-    for row in plan.rows.select(["source_duration_s", "items"]).to_pylist():
-        seconds = max(row["source_duration_s"] or 0.0, SHORTEST_S)
-        for item in row["items"]:
-            audio_s += seconds
-            if rates is not None:
-                work_s += seconds * (rates.evaluation * evaluations[item["setting_id"]] + rates.once)
+    if rates is None and rates_from is not None:
+        rates = measured_rates(rates_from, model)
+    audio_s = float(sum(plan.seconds.values()))
+    if rates is None:
+        work_s = None
+    else:
+        steps_s = sum(seconds * evaluations[setting] for setting, seconds in plan.seconds.items())
+        work_s = rates.evaluation * steps_s + rates.once * audio_s
     return Forecast(
         items=plan.items,
-        tracks=len(plan.rows),
+        tracks=plan.tracks,
         done=plan.done,
         audio_hours=audio_s / 3600,
-        worker_hours=None if rates is None else work_s / 3600,
+        worker_hours=None if work_s is None else work_s / 3600,
         gigabytes=None if rates is None else audio_s * rates.bytes / 1e9,
-        problems=as_table(plan.failed + plan.rejected),
+        problems=problems,
     )
 
 

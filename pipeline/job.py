@@ -1,11 +1,12 @@
 """The job, and everything that happens before a worker starts: look at its parts, and plan."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from acestep import hub
@@ -17,7 +18,7 @@ from acestep.errors import RequestError
 from acestep.handler import DTYPES
 from acestep.language_model import open_language_model
 from acestep.verify import verify
-from pipeline.cluster import ClusterSpec
+from pipeline.cluster import ClusterSpec, refuse_ephemeral
 from pipeline.forecast import Forecast, forecast
 from pipeline.items import ModelFacts, Rules
 from pipeline.manifest import RejectedRow, Track, read_manifest
@@ -27,10 +28,11 @@ from pipeline.probe import Probes
 from pipeline.results import (
     RESULTS,
     ResultWriter,
+    as_table,
     finished_items,
     made_with,
 )
-from pipeline.settings import Setting, distinct, make_settings
+from pipeline.settings import DUPLICATES, Setting, distinct, make_settings
 from pipeline.storage import Store, open_store
 from pipeline.tracking import Tracker, TrackingSpec
 
@@ -47,6 +49,7 @@ class RestyleJob:
     preset, caption: the job's own preset, and a caption for rows that have none.
     language_model: a 5 Hz language model that listens to each source and fills in the bpm, key, time signature
         and language that its row leaves open.
+    device: of the workers, such as "cpu" or "cuda"; None is the GPU where a worker has one.
     max_attempts: how often an item may take a worker process down before it is rejected, at least 2.
     retry_failed: run again what an earlier launch on the folder could not.
     mix_models: allow covers of different models in one folder.
@@ -67,6 +70,7 @@ class RestyleJob:
     variant: str | None = None
     adapter: str | None = None
     adapter_scale: float = 1.0
+    device: str | None = None
     dtype: str | None = None
     audio_format: str = "flac"
     max_source_seconds: float = MAX_SOURCE_SECONDS
@@ -102,15 +106,9 @@ def open_job(job: RestyleJob) -> Opened:
     Raises:
         RestyleError: the manifest, the model, a setting or the output folder cannot be used.
     """
-    if job.audio_format not in FORMATS:
-        raise RequestError(f"audio_format {job.audio_format!r} is unknown; use one of {', '.join(FORMATS)}")
-    if job.dtype is not None and job.dtype not in DTYPES:
-        raise RequestError(f"dtype {job.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
-    if job.max_attempts < 2:
-        raise RequestError(
-            f"max_attempts {job.max_attempts}: a death may be a neighbour's fault; allow at least 2"
-        )
-    check_scale(job.adapter_scale)
+    wrong = next(option_errors(job), None)
+    if wrong is not None:
+        raise wrong
     output = open_output(job.output)
     presets = [check_preset(preset) for preset in job.presets]
     rows = read_manifest(job.manifest, presets, job.caption)
@@ -122,8 +120,7 @@ def open_job(job: RestyleJob) -> Opened:
     folders = hub.find(job.model, job.variant)
     adapter = hub.find_adapter(job.adapter) if job.adapter else None
     is_turbo = check_model(folders, adapter)
-    if job.duplicates == "refuse" and isinstance(first, Track) and not (first.overrides or first.preset):
-        distinct(settings, is_turbo)
+    refuse_repeats(job, settings, first, is_turbo)
     return Opened(
         output=output,
         rows=chain([first], rows),
@@ -135,8 +132,52 @@ def open_job(job: RestyleJob) -> Opened:
     )
 
 
-def plan_job(job: RestyleJob, opened: Opened, dtype: str, launch: str) -> tuple[Plan, ModelFacts, list[Setting]]:
+def option_errors(job: RestyleJob) -> Iterator[RequestError]:
+    """What is wrong with the values that no file is needed to judge."""
+    if job.audio_format not in FORMATS:
+        yield RequestError(f"audio_format {job.audio_format!r} is unknown; use one of {', '.join(FORMATS)}")
+    if job.dtype is not None and job.dtype not in DTYPES:
+        yield RequestError(f"dtype {job.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+    if job.max_attempts < 2:
+        yield RequestError(
+            f"max_attempts {job.max_attempts}: a death may be a neighbour's fault; allow at least 2"
+        )
+    if job.duplicates not in DUPLICATES:
+        yield RequestError(f"grid.duplicates {job.duplicates!r} is unknown; use one of {', '.join(DUPLICATES)}")
+    for look in (
+        lambda: check_scale(job.adapter_scale),
+        lambda: refuse_ephemeral(manifest=job.manifest, output=job.output),
+    ):
+        try:
+            look()
+        except RequestError as error:
+            yield error
+
+
+def refuse_repeats(
+    job: RestyleJob, settings: Sequence[Setting], first: Track | RejectedRow, is_turbo: bool
+) -> None:
+    """Refuse a grid whose settings give identical audio, unless rows have values of their own that may differ.
+
+    Raises:
+        RepeatsError: listing them.
+    """
+    if job.duplicates == "refuse" and isinstance(first, Track) and not (first.overrides or first.preset):
+        distinct(settings, is_turbo)
+
+
+def plan_job(
+    job: RestyleJob,
+    opened: Opened,
+    dtype: str,
+    launch: str,
+    todo: Callable[[pa.Table], None],
+    final: Callable[[pa.Table], None],
+) -> tuple[Plan, ModelFacts, list[Setting]]:
     """What is left to do, with which model and settings.
+
+    Args:
+        todo, final: see ``make_plan``.
 
     Raises:
         RequestError: the folder holds another model's covers, or the grid repeats itself.
@@ -153,21 +194,31 @@ def plan_job(job: RestyleJob, opened: Opened, dtype: str, launch: str) -> tuple[
         preset=job.preset,
     )
     finished = finished_items(opened.output, job.retry_failed)
-    plan = make_plan(opened.rows, rules, finished, Probes(opened.output, launch).of)
+    plan = make_plan(opened.rows, rules, finished, Probes(opened.output, launch).of, todo, final)
     return plan, model, _run(opened.settings, plan, job.duplicates, opened.is_turbo)
 
 
-def dry_run(job: RestyleJob) -> Forecast:
+def dry_run(job: RestyleJob, rates_from: str | None = None) -> Forecast:
     """What ``run`` would do, without a cluster and without a cover; sources are looked at, as always.
+
+    Args:
+        rates_from: another output folder, whose covers tell the rates where this one holds none of the model.
 
     Raises:
         RestyleError: see ``open_job`` and ``plan_job``.
     """
     opened = open_job(job)
-    dtype = job.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
+    dtype = assumed_dtype(job)
     launch = ResultWriter(opened.output, RESULTS).launch
-    plan, model, settings = plan_job(job, opened, dtype, launch)
-    return forecast(plan, settings, opened.output, model)
+    problems = [as_table([])]
+    plan, model, settings = plan_job(job, opened, dtype, launch, lambda work: None, problems.append)
+    elsewhere = open_store(rates_from) if rates_from else None
+    return forecast(plan, settings, opened.output, model, pa.concat_tables(problems), elsewhere)
+
+
+def assumed_dtype(job: RestyleJob) -> str:
+    """What workers compute in; where nobody said, as if they ran on this machine."""
+    return job.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
 
 
 def _by_hand(job: RestyleJob) -> list[str]:

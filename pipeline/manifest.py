@@ -65,7 +65,14 @@ def read_manifest(uri: str, presets: Sequence[Preset] = (), caption: str = "") -
     number = 0
     for number, raw in enumerate(rows_of(uri, needs_caption=not caption), start=1):
         values = {name: value for name, value in raw.items() if value is not None and str(value).strip() != ""}
+        garbled = next((name for name, value in values.items() if not _is_text(value)), None)
+        if garbled:
+            values = {name: str(value).encode(errors="replace").decode() for name, value in values.items()}
         try:
+            if garbled:
+                raise _RowError(
+                    "garbled_text", f"{garbled} {values[garbled]!r} holds half a character; write it anew"
+                )
             track = parse_track(values, uri, presets, caption)
             if track.track_id in first_seen:
                 raise _RowError(
@@ -81,6 +88,15 @@ def read_manifest(uri: str, presets: Sequence[Preset] = (), caption: str = "") -
         yield track
     if number == 0:
         raise ManifestError(f"{uri}: holds no rows")
+
+
+def _is_text(value: Any) -> bool:
+    """False for a string that JSON allows and UTF-8 does not: half of a surrogate pair."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _RowError(RestyleError):

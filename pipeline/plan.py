@@ -1,24 +1,29 @@
 """The plan: tracks x settings, minus what is done, as one row per track with the items it still needs.
 
-The driver plans; only paths, words and numbers are in a plan, never audio.
+The driver plans; only paths, words and numbers are in a plan, never audio. What is planned leaves at once, batch
+by batch, so that no catalogue is too large.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from acestep.constants import LATENT_RATE, MIN_LATENT_FRAMES
 from acestep.errors import RequestError
 from pipeline.items import ITEM, Rules, digest_of, item_columns, make_items
 from pipeline.manifest import RejectedRow, Track
 from pipeline.probe import Probe
+from pipeline.results import as_table
 from pipeline.settings import RepeatsError
 
 BATCH_ROWS = 8192
+SHORTEST_S = MIN_LATENT_FRAMES / LATENT_RATE  # a shorter source is as much work
+Look = Callable[[Sequence[str]], Mapping[str, Probe]]
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -36,17 +41,18 @@ PLAN_SCHEMA = pa.schema(
 
 @dataclass
 class Plan:
-    """Work to do (``rows``, of ``PLAN_SCHEMA``, longest first) and result rows that are final already.
+    """What a launch amounts to.
 
-    items: items in ``rows``; done: items that an earlier launch finished; ids and settings: of every item of this
-    launch, done or not.
+    tracks, items: to do; done: items that an earlier launch finished; set_aside: rows that are final already.
+    seconds: of source audio to do, by setting, one count for each item.
+    ids, settings: of every item of this launch, done or not.
     """
 
-    rows: pa.Table
-    failed: list[dict[str, Any]] = field(default_factory=list)
-    rejected: list[dict[str, Any]] = field(default_factory=list)
+    tracks: int = 0
     items: int = 0
     done: int = 0
+    set_aside: int = 0
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     ids: set[str] = field(default_factory=set)
     settings: set[str] = field(default_factory=set)
 
@@ -55,29 +61,28 @@ def make_plan(
     rows: Iterable[Track | RejectedRow],
     rules: Rules,
     finished: set[str],
-    look: Callable[[Sequence[str]], Mapping[str, Probe]],
+    look: Look,
+    todo: Callable[[pa.Table], None],
+    final: Callable[[pa.Table], None],
 ) -> Plan:
     """Cross tracks and settings, and leave out every item whose id is in ``finished``.
 
-    Manifest rows are taken in batches, and of a row with nothing to do only the ids are kept.
-
     Args:
         look: probes of files by their names, such as ``Probes.of``.
+        todo: takes work, tables of ``PLAN_SCHEMA``.
+        final: takes result rows of what cannot be run.
 
     Raises:
         RepeatsError: settings would give identical audio for a row that sets nothing itself.
     """
-    plan = Plan(PLAN_SCHEMA.empty_table())
-    chunks, planned = [plan.rows], iter(rows)
+    plan, planned = Plan(), iter(rows)
     while batch := list(islice(planned, BATCH_ROWS)):
-        todo = list(_plan_batch(plan, batch, rules, finished, look))
-        chunks.append(pa.Table.from_pylist(todo, schema=PLAN_SCHEMA))
-    table = pa.concat_tables(chunks)
-    # The longest first, so that no worker starts a ten-minute track when the others are already done.
-    items = pc.list_value_length(table["items"])
-    work = pc.multiply(pc.fill_null(table["source_duration_s"], 0.0), pc.cast(items, pa.float64()))
-    order = pc.sort_indices(pa.table({"work": work}), [("work", "descending")])
-    plan.rows = table.take(order)
+        unusable: list[dict[str, Any]] = []
+        work = list(_plan_batch(plan, batch, rules, finished, look, unusable.append))
+        plan.tracks += len(work)
+        plan.set_aside += len(unusable)
+        todo(pa.Table.from_pylist(work, schema=PLAN_SCHEMA))
+        final(as_table(unusable))
     return plan
 
 
@@ -86,14 +91,24 @@ def _plan_batch(
     batch: Sequence[Track | RejectedRow],
     rules: Rules,
     finished: set[str],
-    look: Callable[[Sequence[str]], Mapping[str, Probe]],
+    look: Look,
+    unusable: Callable[[dict[str, Any]], None],
 ) -> Iterator[dict[str, Any]]:
-    """Rows of ``PLAN_SCHEMA`` for the tracks of a batch that need work; the plan takes note of the others."""
+    """Rows of ``PLAN_SCHEMA`` for the tracks of a batch that need work."""
+
+    def reject(track_id: str, source: str, caption: str, kind: str, message: str) -> None:
+        row = _rejection(track_id, source, caption, kind, message)
+        plan.ids.add(row["item_id"])
+        if row["item_id"] in finished:
+            plan.done += 1
+        else:
+            unusable(row)
+
     files = [uri for row in batch if isinstance(row, Track) for uri in (row.source, row.reference) if uri]
     probes = look(files)
     for row in batch:
         if isinstance(row, RejectedRow):
-            _reject(plan, row.track_id, row.source, row.caption, row.kind, row.message, finished)
+            reject(row.track_id, row.source, row.caption, row.kind, row.message)
             continue
         track, source = row, probes[row.source]
         reference = probes[track.reference] if track.reference else None
@@ -103,12 +118,11 @@ def _plan_batch(
         except RepeatsError:
             raise
         except RequestError as error:
-            words = ("conflicting_override", str(error))
-            _reject(plan, track.track_id, track.source, track.prompt.caption, *words, finished)
+            reject(track.track_id, track.source, track.prompt.caption, "conflicting_override", str(error))
             continue
         if source.duration_s is not None and source.duration_s > rules.most_seconds:
             too_long = f"{source.duration_s:.1f} s is longer than {rules.most_seconds:g} s; cut the track"
-            _reject(plan, track.track_id, track.source, track.prompt.caption, "too_long", too_long, finished)
+            reject(track.track_id, track.source, track.prompt.caption, "too_long", too_long)
             continue
         plan.ids.update(item["item_id"] for item in items)
         plan.settings.update(item["setting_id"] for item in items)
@@ -116,9 +130,12 @@ def _plan_batch(
         plan.done += len(items) - len(missing)
         broken = next((p for p in (source, reference) if p and p.error_kind), None)
         if broken is not None:
-            plan.failed += [_failure(track, item, broken) for item in missing]
+            for item in missing:
+                unusable(_failure(track, item, broken))
         elif missing:
             plan.items += len(missing)
+            for item in missing:
+                plan.seconds[item["setting_id"]] += max(source.duration_s or 0.0, SHORTEST_S)
             yield {
                 "track_id": track.track_id,
                 "source": track.source,
@@ -131,9 +148,7 @@ def _plan_batch(
             }
 
 
-def _reject(
-    plan: Plan, track_id: str, source: str, caption: str, kind: str, message: str, finished: set[str]
-) -> None:
+def _rejection(track_id: str, source: str, caption: str, kind: str, message: str) -> dict[str, Any]:
     row = {
         "track_id": track_id,
         "source": source,
@@ -142,12 +157,7 @@ def _reject(
         "error_kind": kind,
         "error_message": message,
     }
-    digest = digest_of(row)
-    plan.ids.add(digest)
-    if digest in finished:
-        plan.done += 1
-    else:
-        plan.rejected.append({"item_id": digest} | row)
+    return {"item_id": digest_of(row)} | row
 
 
 def _failure(track: Track, item: Mapping[str, Any], error: Probe) -> dict[str, Any]:

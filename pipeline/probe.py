@@ -2,20 +2,21 @@
 
 import hashlib
 import io
+import os
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count
-from typing import BinaryIO
 
-import av
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import soundfile
 from pyarrow import fs
 
+from acestep.constants import MAX_FILE_BYTES
+from acestep.decoding import header_seconds
 from acestep.errors import RestyleError
 from pipeline.storage import Store, locate, patiently
 
@@ -101,46 +102,48 @@ def _file_infos(uris: Sequence[str]) -> dict[str, fs.FileInfo | None]:
             continue
         groups.setdefault(id(filesystem), (filesystem, []))[1].append((uri, path))
     for filesystem, pairs in groups.values():
-        try:
-            answers = filesystem.get_file_info([path for _, path in pairs])
-        except OSError:
-            answers = [None] * len(pairs)
+        answers = _answers(filesystem, [path for _, path in pairs])
         for (uri, _), info in zip(pairs, answers, strict=True):
             infos[uri] = info if info is not None and info.is_file else None
     return infos
+
+
+def _answers(filesystem: fs.FileSystem, paths: list[str]) -> list[fs.FileInfo | None]:
+    try:
+        return filesystem.get_file_info(paths)
+    except (OSError, ValueError):
+        if len(paths) == 1 or not isinstance(filesystem, fs.LocalFileSystem):
+            return [None] * len(paths)
+        # One name that no file can have (too long, with a zero in it) spoils the answers of all.
+        return [answer for path in paths for answer in _answers(filesystem, [path])]
 
 
 def probe(uri: str) -> Probe:
     """Digest a file's bytes and read its length from the header, without decoding it."""
     try:
         filesystem, path = locate(uri)
+        if isinstance(filesystem, fs.LocalFileSystem) and not stat.S_ISREG(os.stat(path).st_mode):
+            # Opening a pipe would wait for ever for someone to write into it.
+            what = "not a regular file but a folder, a pipe or a device; name an audio file"
+            return Probe(error_kind="unreadable_file", error=f"{uri}: {what}")
         look = partial(_look, filesystem, path, uri)
         return look() if isinstance(filesystem, fs.LocalFileSystem) else patiently(look)
     except FileNotFoundError:
         return Probe(error_kind="missing_file", error=f"{uri}: no such file")
-    except (OSError, RestyleError) as error:
+    except (OSError, ValueError, RestyleError) as error:  # ValueError: a name that no file can have
         return Probe(error_kind="unreadable_file", error=f"{uri}: {error}")
 
 
 def _look(filesystem: fs.FileSystem, path: str, uri: str) -> Probe:
     with filesystem.open_input_file(path) as file:
+        if file.size() > MAX_FILE_BYTES:
+            too_large = (
+                f"{file.size()} bytes are more than the {MAX_FILE_BYTES} of any usable track; cut or convert it"
+            )
+            return Probe(error_kind="unreadable_audio", error=f"{uri}: {too_large}")
         digest = hashlib.sha256()
         while chunk := file.read(READ_BYTES):
             digest.update(chunk)
         if file.size() == 0:
             return Probe(error_kind="unreadable_audio", error=f"{uri}: empty file (0 bytes)")
-        return Probe(digest.hexdigest(), _duration_s(file))
-
-
-def _duration_s(file: BinaryIO) -> float | None:
-    try:
-        file.seek(0)
-        return soundfile.info(file).duration
-    except soundfile.LibsndfileError:
-        pass
-    try:
-        file.seek(0)
-        with av.open(file, "r") as container:
-            return None if container.duration is None else container.duration / 1_000_000
-    except (av.FFmpegError, ValueError):
-        return None  # the worker decodes it in full and says what is wrong
+        return Probe(digest.hexdigest(), header_seconds(file))

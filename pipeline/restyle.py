@@ -1,32 +1,32 @@
 """The catalogue job: manifest -> plan -> pool of workers -> results -> tracking."""
 
+import platform
 import time
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from pipeline.actors import ATTEMPTS, WorkerSpec
+from pipeline.actors import RestyleWorker, WorkerSpec
+from pipeline.attempts import ATTEMPTS, mark_start
 from pipeline.cluster import Pool, connect, size_pool
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob, open_job, plan_job
 from pipeline.plan import Plan
+from pipeline.plan_file import PlanWriter
+from pipeline.progress import Progress
+from pipeline.receipts import LAST, RECEIPTS, Receipts, left_over
 from pipeline.record import job_parameters, write_job_file
-from pipeline.results import (
-    REJECTED,
-    RESULTS,
-    ResultWriter,
-    as_table,
-    current_rows,
-)
+from pipeline.results import REJECTED, RESULTS, ResultWriter, current_rows, finished_items
 from pipeline.settings import Setting
 from pipeline.stages import stream
+from pipeline.stopping import StopFlag, StoppedError, stop_signals
 from pipeline.storage import Store
 from pipeline.summary import SUMMARY_COLUMNS, Summary, summarize
-
-PLAN_FILE = "plan.parquet"
+from pipeline.tracking import Tracker
+from pipeline.watch import describe_cluster, watching
 
 
 class Reporter(Protocol):
@@ -35,19 +35,61 @@ class Reporter(Protocol):
     def planned(self, job: RestyleJob, plan: Plan, settings: list[Setting], model: ModelFacts, pool: Pool) -> None:
         """Before the first track."""
 
-    def advanced(self, table: pa.Table) -> None:
-        """Result rows of one more track."""
+    def advanced(self, progress: Progress) -> None:
+        """More covers are done."""
 
     def warned(self, message: str) -> None:
-        """Something went wrong that does not stop the job."""
+        """Something went wrong that does not stop the job; may be called from another thread."""
 
 
-def run(job: RestyleJob, reporter: Reporter) -> Summary:
+class Kept:
+    """Where result rows go, failed and refused ones apart; ``new`` counts them."""
+
+    def __init__(self, output: Store):
+        self.output = output
+        self.results, self.rejected = ResultWriter(output, RESULTS), ResultWriter(output, REJECTED)
+        self.receipts = Receipts(output)
+        self.new = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Take rows; they are written now and then."""
+        self.new += len(table)
+        refused = pc.equal(table["status"], "rejected")
+        self.rejected.add(table.filter(refused))
+        if self.results.add(table.filter(pc.invert(refused))):
+            self.receipts.written()
+
+    def add_new(self, table: pa.Table) -> None:
+        """Take rows from a worker."""
+        self.receipts.seen(table)
+        self.add(table.drop_columns([LAST]))
+
+    def adopt(self) -> None:
+        """Take the rows that an earlier launch's driver did not live to write."""
+        finished: set[str] | None = None
+        for table in left_over(self.output):
+            finished = finished_items(self.output) if finished is None else finished
+            self.results.add(table.filter(pc.invert(pc.is_in(table["item_id"], pa.array(finished, pa.string())))))
+        self.results.flush()
+        self.output.delete_folder(RECEIPTS)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        self.rejected.flush()
+        self.results.flush()
+        self.receipts.written()
+
+
+def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] = RestyleWorker) -> Summary:
     """Restyle a catalogue; a second run on the same folder does what is missing.
+
+    Args:
+        worker_class: what makes the covers.
 
     Raises:
         RestyleError: nothing could start (manifest, model, setting, cluster or output folder).
         PoolError: the workers broke off; what was finished before is kept.
+        StoppedError: Ctrl-C or SIGTERM; covers under way were finished.
     """
     started = time.perf_counter()
     opened = open_job(job)
@@ -55,55 +97,73 @@ def run(job: RestyleJob, reporter: Reporter) -> Summary:
     connect(job.cluster)
     pool = size_pool(job.cluster)
     dtype = job.dtype or ("bfloat16" if pool.gpus_per_worker else "float32")
-    results, rejected = ResultWriter(output, RESULTS), ResultWriter(output, REJECTED)
-    plan, model, settings = plan_job(job, opened, dtype, results.launch)
-    reporter.planned(job, plan, settings, model, pool)
-    write_job_file(job, output, model, pool, settings)
-    constant = job_parameters(job, model, settings)
-    tracker.begin(constant, settings, reporter.warned)
-
-    new = 0
-
-    def keep(table: pa.Table) -> None:
-        nonlocal new
-        new += len(table)
-        refused = pa.compute.equal(table["status"], "rejected")
-        results.add(table.filter(pa.compute.invert(refused)))
-        rejected.add(table.filter(refused))
-
+    kept, work = Kept(output), PlanWriter()
+    launch = kept.results.launch
     try:
-        keep(as_table(plan.failed + plan.rejected))
-        if len(plan.rows):
-            for table in _stream(plan, output, job, model, pool, results.launch):
-                keep(table)
-                reporter.advanced(table)
+        kept.adopt()
+        plan, model, settings = plan_job(job, opened, dtype, launch, work.add, kept.add)
+        progress = Progress(plan.items, plan.tracks, sum(plan.seconds.values()))
+        reporter.planned(job, plan, settings, model, pool)
+        write_job_file(job, output, model, pool, settings)
+        tracker.begin(job_parameters(job, model, settings), settings, reporter.warned)
+        if plan.items:
+            work.write(output)
+            mark_start(output, launch)
+            worker = worker_spec(job, output, launch, model, pool)
+            _make_covers(worker, worker_class, job, pool, kept, progress, tracker, reporter)
     except BaseException:
+        kept.flush()
         tracker.abandon()
         raise
-    finally:
-        results.flush()
-        rejected.flush()
+    kept.flush()
     output.delete_folder(ATTEMPTS)
+    output.delete_folder(RECEIPTS)
     made = current_rows(output, plan.ids, SUMMARY_COLUMNS)
-    summary = summarize(made, new, time.perf_counter() - started)
-    links = tracker.finish(made, summary.seconds, reporter.warned)
+    summary = summarize(made, kept.new, time.perf_counter() - started)
+    links = tracker.finish(made, summary.seconds, reporter.warned, progress)
     return replace(summary, tracking=links)
 
 
-def _stream(
-    plan: Plan, output: Store, job: RestyleJob, model: ModelFacts, pool: Pool, launch: str
-) -> Iterator[pa.Table]:
-    output.delete_folder(ATTEMPTS)
-    buffer = pa.BufferOutputStream()
-    pq.write_table(plan.rows, buffer, compression="zstd")
-    output.write(PLAN_FILE, buffer.getvalue())
-    worker = WorkerSpec(
+def _make_covers(
+    worker: WorkerSpec,
+    worker_class: type[RestyleWorker],
+    job: RestyleJob,
+    pool: Pool,
+    kept: Kept,
+    progress: Progress,
+    tracker: Tracker,
+    reporter: Reporter,
+) -> None:
+    stop = StopFlag()
+
+    def stopping() -> None:
+        stop.lower()
+        reporter.warned("stopping when the covers under way are done; once more stops now")
+
+    with (
+        stop_signals(stopping) as request,
+        watching(reporter.warned, partial(describe_cluster, pool)) as silence,
+    ):
+        for table in stream(worker.output, worker, job.cluster, pool, stop, worker_class):
+            kept.add_new(table)
+            progress.add(table)
+            silence.heard()
+            reporter.advanced(progress)
+            tracker.progressed(progress, reporter.warned)
+    if request.signal is not None and progress.done < progress.items:
+        raise StoppedError(f"stopped: {progress.done} of {progress.items} covers are done", request.signal)
+
+
+def worker_spec(job: RestyleJob, output: Store, launch: str, model: ModelFacts, pool: Pool) -> WorkerSpec:
+    """What the workers of a job need to know."""
+    return WorkerSpec(
         output=output,
         launch=launch,
+        node=platform.node(),
         model=job.model,
         variant=job.variant,
         fingerprint=model.fingerprint,
-        device="cuda" if pool.gpus_per_worker else "cpu",
+        device=job.device or ("cuda" if pool.gpus_per_worker else "cpu"),
         dtype=model.dtype,
         audio_format=job.audio_format,
         most_seconds=job.max_source_seconds,
@@ -113,4 +173,3 @@ def _stream(
         adapter_scale=job.adapter_scale,
         language_model=job.language_model,
     )
-    return stream(output, PLAN_FILE, worker, job.cluster, pool)

@@ -97,16 +97,20 @@ class ResultWriter:
         self.store, self.folder = store, folder
         self.most_rows, self.most_seconds = most_rows, most_seconds
         self.waiting: list[pa.Table] = []
+        self.rows = 0
         self.last_write = time.monotonic()
         self.launch = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
         self.parts = 0
 
-    def add(self, table: pa.Table) -> None:
-        """Take rows; they are safe once ``flush`` has run."""
+    def add(self, table: pa.Table) -> bool:
+        """Take rows; True when all rows taken are safe now, which ``flush`` makes them at any time."""
         self.waiting.append(table)
+        self.rows += len(table)
         waited = time.monotonic() - self.last_write
-        if sum(map(len, self.waiting)) >= self.most_rows or waited >= self.most_seconds:
+        due = self.rows >= self.most_rows or waited >= self.most_seconds
+        if due:
             self.flush()
+        return due
 
     def flush(self) -> None:
         """Write what waits."""
@@ -116,7 +120,7 @@ class ResultWriter:
             pq.write_table(table, buffer, compression="zstd")
             self.store.write(f"{self.folder}/part-{self.launch}-{self.parts:05d}.parquet", buffer.getvalue())
             self.parts += 1
-        self.waiting = []
+        self.waiting, self.rows = [], 0
         self.last_write = time.monotonic()
 
 

@@ -5,44 +5,98 @@ from collections.abc import Iterator
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayError
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import GetTimeoutError, RayError
 
-from pipeline.actors import RestyleWorker, WorkerSpec
-from pipeline.cluster import ClusterSpec, Pool, PoolError
+from pipeline.actors import TRACKS, RestyleWorker, WorkerSpec
+from pipeline.cluster import ClusterSpec, Pool, PoolError, unplaced
+from pipeline.plan import PLAN_SCHEMA
+from pipeline.plan_file import read_plan
+from pipeline.stopping import StopFlag
 from pipeline.storage import Store
 
+# A task's tracks are one row, since Ray splits blocks of several.
+TASK_SCHEMA = pa.schema([(TRACKS, pa.list_(pa.struct(list(PLAN_SCHEMA))))])
 
-def stream(plan: Store, name: str, worker: WorkerSpec, cluster: ClusterSpec, pool: Pool) -> Iterator[pa.Table]:
-    """Run a plan file through the pool; yields result tables as workers finish tracks, in no fixed order.
+
+class PlanSource(Datasource):
+    """Reads a plan in its order, one row for each task of a worker, until the flag is lowered.
+
+    Ray's own Parquet reader makes one block of a small file, which keeps one worker busy and the others idle, and
+    would go on to the end of the catalogue after a wish to stop. The one reading task is held back by Ray when the
+    workers have enough, so blocks do not pile up.
+    """
+
+    def __init__(self, store: Store, task_s: float, stop: StopFlag):
+        super().__init__()
+        self.store, self.task_s, self.stop = store, task_s, stop
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        nothing_known = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(self._read, nothing_known)]
+
+    def _read(self) -> Iterator[pa.Table]:
+        for rows in read_plan(self.store, self.task_s):
+            if self.stop.lowered:
+                return
+            yield pa.table({TRACKS: [rows.to_pylist()]}, schema=TASK_SCHEMA)
+
+
+def stream(
+    plan: Store,
+    worker: WorkerSpec,
+    cluster: ClusterSpec,
+    pool: Pool,
+    stop: StopFlag,
+    worker_class: type[RestyleWorker] = RestyleWorker,
+) -> Iterator[pa.Table]:
+    """Run a plan through the pool; yields result rows as they are made, in no fixed order.
 
     Raises:
-        PoolError: the workers broke off.
+        PoolError: the workers could not start or broke off.
     """
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    # A ten-minute track on a slow device may take longer than Ray's half hour without news.
-    context.execution_no_progress_timeout_s = -1
-    rows = ray.data.read_parquet(plan.path(name), filesystem=plan.filesystem)
-    # Ray reads a small Parquet file as one block, which would keep one worker busy and the others idle.
-    rows = rows.repartition(target_num_rows_per_block=cluster.tracks_per_task)
-    results = rows.map_batches(
-        RestyleWorker,
-        fn_constructor_args=(worker,),
-        batch_size=cluster.tracks_per_task,
+    context.execution_no_progress_timeout_s = int(cluster.stall_timeout_s or -1)
+    context.wait_for_min_actors_s = int(cluster.start_timeout_s)
+    # Every block goes on at once: a row reaches the driver when its cover is written, not when its task is done.
+    context.target_max_block_size = 1
+    grows = pool.most > pool.workers
+    results = ray.data.read_datasource(PlanSource(plan, cluster.task_seconds, stop), num_cpus=0).map_batches(
+        worker_class,
+        fn_constructor_args=(worker, stop),
+        batch_size=1,
         batch_format="pyarrow",
         # Without an explicit 0 each worker would hold a CPU, and on a full machine the reading task
         # could never start: a silent hang.
         num_cpus=0,
         num_gpus=pool.gpus_per_worker,
+        resources=dict(cluster.resources) or None,
         compute=ActorPoolStrategy(
-            size=pool.workers,
-            max_tasks_in_flight_per_actor=cluster.calls_per_worker,
+            min_size=pool.workers,
+            max_size=pool.most,
+            # Tracks queued at one worker are lost to the others at the end; but Ray adds workers only to a queue.
+            max_tasks_in_flight_per_actor=cluster.calls_per_worker * (2 if grows else 1),
             max_concurrent_calls_per_actor=cluster.calls_per_worker,
             enable_true_multi_threading=True,
         ),
     )
     try:
         yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    except GetTimeoutError as error:
+        raise PoolError(unplaced(cluster, pool)) from error
+    except ExecutionTimeoutError as error:
+        raise PoolError(
+            f"no cover was finished within cluster.stall_timeout_s = {cluster.stall_timeout_s:g} s; look at the "
+            "nodes, or allow more where tracks are that long"
+        ) from error
     except RayError as error:
         reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
         raise PoolError(f"the workers broke off: {reason.strip()}") from error

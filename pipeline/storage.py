@@ -53,6 +53,12 @@ class Store:
         found = self._do(lambda: self.filesystem.get_file_info(selector))
         return sorted(f"{folder}/{f.base_name}" for f in found if f.is_file and f.base_name.endswith(suffix))
 
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders in ``folder``, sorted."""
+        selector = fs.FileSelector(self.path(folder), allow_not_found=True)
+        found = self._do(lambda: self.filesystem.get_file_info(selector))
+        return sorted(f.base_name for f in found if f.type == fs.FileType.Directory)
+
     def _do(self, action: "Callable[[], Result]") -> "Result":
         return action() if self.is_local else patiently(action)
 

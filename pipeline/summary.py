@@ -1,29 +1,28 @@
 """How a job ended, in numbers."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+WORK_COLUMNS = ("read_s", "condition_s", "denoise_s", "decode_s", "write_s")
 SUMMARY_COLUMNS = (
     *("item_id", "track_id", "source", "caption", "setting_id", "setting_name", "status"),
-    *(
-        "error_kind",
-        "error_message",
-        "audio_path",
-        "duration_s",
-        "condition_s",
-        "denoise_s",
-        "decode_s",
-        "write_s",
-    ),
+    *("error_kind", "error_message", "audio_path", "duration_s", *WORK_COLUMNS),
 )
+SLOWEST = 5
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a job ended: counts of all its items, whichever launch made them; ``new`` is of this launch."""
+    """How a job ended: counts of all its items, whichever launch made them; ``new`` is of this launch.
+
+    seconds: of this launch.
+    by_kind: failed and rejected items by the kind of their error, the most frequent first.
+    slowest: the covers with the most seconds of work (``work_s``), with track_id, setting_name and duration_s.
+    """
 
     ok: int
     failed: int
@@ -32,6 +31,8 @@ class Summary:
     audio_s: float
     seconds: float
     problems: pa.Table
+    by_kind: Mapping[str, int]
+    slowest: pa.Table
     tracking: Mapping[str, str]
 
     @property
@@ -40,9 +41,10 @@ class Summary:
 
 
 def summarize(rows: pa.Table, new: int, seconds: float) -> Summary:
-    """Counts of a job's rows, and those that are not ok."""
+    """Counts of a job's rows, those that are not ok, and the slowest of the others."""
     counts = {entry["values"]: entry["counts"] for entry in rows["status"].value_counts().to_pylist()}
-    problems = rows.filter(pc.not_equal(rows["status"], "ok"))
+    ok = pc.equal(rows["status"], "ok")
+    problems = rows.filter(pc.invert(ok))
     return Summary(
         ok=counts.get("ok", 0),
         failed=counts.get("failed", 0),
@@ -51,5 +53,35 @@ def summarize(rows: pa.Table, new: int, seconds: float) -> Summary:
         audio_s=pc.sum(rows["duration_s"]).as_py() or 0.0,
         seconds=seconds,
         problems=problems,
+        by_kind=count_kinds(problems),
+        slowest=slowest(rows),
         tracking={},
     )
+
+
+def count_kinds(problems: pa.Table) -> Counter[str]:
+    """How many rows there are of each error kind, the most frequent first."""
+    found = {entry["values"]: entry["counts"] for entry in problems["error_kind"].value_counts().to_pylist()}
+    return Counter(dict(sorted(found.items(), key=lambda entry: (-entry[1], entry[0]))))
+
+
+def slowest(rows: pa.Table, count: int = SLOWEST) -> pa.Table:
+    """The covers that took the most work, the slowest first."""
+    work: pa.ChunkedArray = pc.fill_null(rows[WORK_COLUMNS[0]], 0.0)
+    for name in WORK_COLUMNS[1:]:
+        work = pc.add(work, pc.fill_null(rows[name], 0.0))
+    work = pc.if_else(pc.equal(rows["status"], "ok"), work, -1.0)
+    told = rows.select(["track_id", "setting_name", "duration_s"]).append_column("work_s", work)
+    found = first_rows(told, count, "work_s", "descending")
+    return found.filter(pc.greater_equal(found["work_s"], 0.0))
+
+
+def first_rows(rows: pa.Table, count: int, column: str, order: str) -> pa.Table:
+    """What sorting by a column would put first, without sorting a million rows.
+
+    Args:
+        order: "ascending" or "descending".
+    """
+    if not len(rows):  # Arrow has no answer for none
+        return rows
+    return rows.take(pc.select_k_unstable(rows.select([column]), count, [(column, order)]))

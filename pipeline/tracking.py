@@ -1,44 +1,45 @@
 """MLflow: one job run for an output folder, one flat run for each setting.
 
-The driver is the only client, and results are files before they are runs: a tracking server that is down costs a
-warning. Setting runs carry as parameters only what varies between them, so that the compare views of the MLflow
-UI open on the right axes. MLflow is imported when it is first needed, since that takes a second.
+The driver is the only client, and results are files before they are runs: a tracking server that is down or hangs
+costs a warning and no time, since a thread of its own talks to it while the job runs. At the end, and by every
+later launch on the folder, the runs are brought up to date with the files. Setting runs carry as parameters only
+what varies between them, so that the compare views of the MLflow UI open on the right axes.
 """
 
 import contextlib
-import hashlib
-import json
-import logging
 import os
-import shlex
-import sys
-import tempfile
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from acestep.errors import RequestError
-from pipeline.results import current_rows
+from pipeline.background import Background
+from pipeline.progress import Progress
 from pipeline.settings import Setting
 from pipeline.storage import Store
+from pipeline.tracking_runs import (
+    Runs,
+    connect,
+    import_client,
+    links,
+    log_job,
+    log_metrics,
+    log_overview,
+    log_setting,
+    open_runs,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# The key is a digest of the folder, since a path may hold characters that a search filter cannot.
-TAG_KEY, TAG_OUTPUT = "restyle.key", "restyle.output"
-TAG_SETTING, TAG_KIND = "restyle.setting", "restyle.kind"
-SAMPLES = 3
-MOST_TABLE_ROWS = 2000
-MOST_ARTIFACT_ROWS = 50_000  # of a larger catalogue the artifact holds fewer columns
+FIRST_S, EVERY_S = 15.0, 60.0
+FINISH_PATIENCE_S, ABANDON_PATIENCE_S = 120.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,20 @@ class TrackingSpec:
 
 
 class Tracker:
-    """The runs of one output folder; found again by a tag when the job is resumed."""
+    """The runs of one output folder; found again by a tag when the job is resumed.
 
-    def __init__(self, spec: TrackingSpec, catalogue: str, output: Store, output_uri: str):
+    first_s, every_s: seconds until progress is logged first, and from then on.
+    """
+
+    def __init__(
+        self,
+        spec: TrackingSpec,
+        catalogue: str,
+        output: Store,
+        output_uri: str,
+        first_s: float = FIRST_S,
+        every_s: float = EVERY_S,
+    ):
         """Settle where to track, without connecting.
 
         Raises:
@@ -78,182 +90,136 @@ class Tracker:
         if uri is not None and uri.startswith("sqlite:///"):
             self.artifacts = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
         self.uri = uri or ""
-        self.job_run: str | None = None
-        self.setting_runs: dict[str, str] = {}
+        self.parameters: Mapping[str, Any] = {}
         self.settings: Sequence[Setting] = ()
+        self.runs: Runs | None = None
+        self.behind = False
+        self.background = Background("restyle-tracking")
+        self.first_s, self.every_s = first_s, every_s
+        self.due = time.monotonic() + first_s
 
     def begin(
         self, parameters: Mapping[str, Any], settings: Sequence[Setting], warn: Callable[[str], None]
     ) -> None:
-        """Open the job run and the setting runs, or find them again."""
+        """Have the job run and the setting runs opened, or found again, without waiting for it.
+
+        Args:
+            warn: is called from another thread.
+        """
         if not self.enabled:
             return
-        self.settings = settings
-        try:
-            client, experiment = self._connect()
-            self.job_run = self._open_run(client, experiment, self.experiment, {TAG_KIND: "job"}, parameters)
-            for setting in settings:
-                tags = {TAG_KIND: "setting", TAG_SETTING: setting.setting_id}
-                run = self._open_run(client, experiment, setting.name, tags, setting.varied)
-                self.setting_runs[setting.setting_id] = run
-        except Exception as error:
-            self.enabled = False
-            warn(
-                f"not tracked: {self.uri} does not take runs ({_first_line(error)}); results are written as files"
-            )
+        import_client()
+        self.parameters, self.settings = parameters, settings
+        self.due = time.monotonic() + self.first_s
+        self.background.offer(partial(self._attempt, self._open, warn))
 
-    def finish(self, rows: pa.Table, seconds: float, warn: Callable[[str], None]) -> dict[str, str]:
-        """Log what came out, from the job's current rows.
+    def progressed(self, progress: Progress, warn: Callable[[str], None]) -> None:
+        """Log now and then how far the job is, without waiting for it.
+
+        Args:
+            warn: is called from another thread.
+        """
+        if not self.enabled or time.monotonic() < self.due:
+            return
+        self.due = time.monotonic() + self.every_s
+        log = partial(self._catch_up, progress_metrics(progress), int(time.time() * 1000))
+        self.background.offer(partial(self._attempt, log, warn))
+
+    def finish(
+        self, rows: pa.Table, seconds: float, warn: Callable[[str], None], progress: Progress | None = None
+    ) -> dict[str, str]:
+        """Bring the runs up to date with the job's current rows, and end them.
+
+        It depends on nothing that was logged before, so a launch that finds nothing to do makes up for one whose
+        server was down.
+
+        Args:
+            seconds, progress: of this launch; where it made nothing, an earlier launch's figures are left alone.
 
         Returns:
             ``ui``, how to open the UI, and ``compare``, a link; empty where nothing is tracked.
         """
-        if not self.enabled or self.job_run is None:
+        if not self.enabled:
             return {}
-        refused = pc.equal(rows["status"], "rejected")
-        results = rows.filter(pc.invert(refused))
         try:
-            client, experiment = self._connect()
+            if not self.background.close(FINISH_PATIENCE_S):
+                raise TimeoutError(f"no answer for {FINISH_PATIENCE_S:g} s")
+            client, runs = self._open()
+            results = rows.filter(pc.not_equal(rows["status"], "rejected"))
             for setting in self.settings:
                 own = results.filter(pc.equal(results["setting_id"], setting.setting_id))
-                run = self.setting_runs[setting.setting_id]
-                self._log(client, run, measures(own))
-                self._log_samples(client, run, own)
-                client.set_terminated(run)
-            rejected = len(rows) - len(results)
-            totals = measures(results) | {"tracks_rejected": rejected, "job_seconds": seconds}
-            self._log(client, self.job_run, totals)
-            links = self._links(experiment)
-            self._log_overview(client, results, links)
-            client.set_terminated(self.job_run)
+                log_setting(client, runs, setting.setting_id, own, self.output)
+            launch: dict[str, float] = {}
+            if progress is not None and progress.done:
+                launch = {"job_seconds": seconds, "tracks_per_minute": progress.overall().tracks_per_minute}
+                _log_progress(client, runs, progress_metrics(progress), int(time.time() * 1000))
+            log_job(client, runs, rows, launch)
+            found = links(self.uri, runs)
+            log_overview(client, runs.job, results, self.output, self.experiment)
+            client.set_tag(runs.job, "mlflow.note.content", f"Compare the settings: {found['compare']}")
+            client.set_terminated(runs.job)
         except Exception as error:
-            warn(f"tracking is incomplete: {self.uri} stopped taking runs ({_first_line(error)})")
+            warn(
+                f"tracking is incomplete: {self.uri} does not take runs ({_first_line(error)}); the results are "
+                "there as files, and the same command brings the tracking up to date"
+            )
             return {}
-        return links
+        return found
 
     def abandon(self) -> None:
         """Mark the runs as stopped; the next launch takes them up again."""
-        if not self.enabled or self.job_run is None:
-            return
+        if self.enabled:
+            self.background.close(ABANDON_PATIENCE_S, self._mark_killed)
+
+    def _mark_killed(self) -> None:
         with contextlib.suppress(Exception):  # the job is ending for a better reason
-            client, _ = self._connect()
-            for run in (self.job_run, *self.setting_runs.values()):
-                client.set_terminated(run, status="KILLED")
+            if self.runs is not None:
+                client = connect(self.uri)
+                for run in self.runs.all:
+                    client.set_terminated(run, status="KILLED")
 
-    def _connect(self) -> "tuple[MlflowClient, str]":
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-        # MLflow's own default keeps a job waiting for minutes when the server is down.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        from mlflow import MlflowClient
+    def _open(self) -> "tuple[MlflowClient, Runs]":
+        client = connect(self.uri)
+        self.runs = open_runs(client, self.experiment, self.artifacts, self.folder, self.parameters, self.settings)
+        return client, self.runs
 
-        client = MlflowClient(tracking_uri=self.uri)
-        found = client.get_experiment_by_name(self.experiment)
-        if found is not None:
-            return client, found.experiment_id
-        return client, client.create_experiment(self.experiment, artifact_location=self.artifacts)
+    def _catch_up(self, values: Mapping[str, float], at_ms: int) -> None:
+        client, runs = self._open() if self.runs is None else (connect(self.uri), self.runs)
+        _log_progress(client, runs, values, at_ms)
 
-    def _open_run(
-        self,
-        client: "MlflowClient",
-        experiment: str,
-        name: str,
-        tags: Mapping[str, str],
-        parameters: Mapping[str, Any],
-    ) -> str:
-        from mlflow.entities import Param, RunStatus
-
-        tags = {TAG_KEY: hashlib.sha256(self.folder.encode()).hexdigest()[:16], **tags}
-        condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        found = client.search_runs([experiment], filter_string=condition, max_results=1)
-        if found:
-            run, known = found[0].info.run_id, found[0].data.params
-            client.update_run(run, status=RunStatus.to_string(RunStatus.RUNNING), name=name)
-        else:
-            run, known = client.create_run(experiment, tags=dict(tags), run_name=name).info.run_id, {}
-            client.set_tag(run, TAG_OUTPUT, self.folder)
-        # MLflow refuses to change a parameter: what an earlier launch logged stays.
-        new = [Param(key, str(value)) for key, value in parameters.items() if key not in known]
-        client.log_batch(run, params=new)
-        return run
-
-    def _log(self, client: "MlflowClient", run: str, values: Mapping[str, float]) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        client.log_batch(run, metrics=[Metric(key, float(value), now, 0) for key, value in values.items()])
-
-    def _log_samples(self, client: "MlflowClient", run: str, rows: pa.Table) -> None:
-        ok = rows.filter(pc.equal(rows["status"], "ok")).sort_by("track_id").slice(0, SAMPLES)
-        with tempfile.TemporaryDirectory() as folder:
-            for row in ok.select(["audio_path", "track_id"]).to_pylist():
-                extension = row["audio_path"].rsplit(".", 1)[-1]
-                copy = Path(folder) / f"{row['track_id']}.{extension}"
-                copy.write_bytes(self.output.read(row["audio_path"]))
-                client.log_artifact(run, str(copy), "samples")
-
-    def _log_overview(self, client: "MlflowClient", results: pa.Table, links: Mapping[str, str]) -> None:
-        from mlflow.data.pandas_dataset import from_pandas
-        from mlflow.entities import DatasetInput, InputTag
-
-        run = self.job_run
-        assert run is not None
-        job = json.loads(self.output.read("job.json"))
-        with tempfile.TemporaryDirectory() as folder:
-            table = Path(folder) / "results.parquet"
-            ids = set(results["item_id"].to_pylist()) if len(results) <= MOST_ARTIFACT_ROWS else None
-            pq.write_table(results if ids is None else current_rows(self.output, ids), table)
-            client.log_artifact(run, str(table))
-        shown = ["track_id", "setting_name", "status", "error_message", "duration_s", "denoise_s", "audio_path"]
-        # Written whole each time, and marked as a table by hand: log_table would append to an earlier launch's.
-        shown_rows = results.select(shown).slice(0, MOST_TABLE_ROWS).to_pandas()
-        client.log_text(run, shown_rows.to_json(orient="split", index=False), "results.json")
-        client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": "results.json", "type": "table"}]))
-        client.log_dict(run, job, "job.json")
-        columns = ["track_id", "source", "caption"]
-        manifest = results.select(columns).group_by(columns).aggregate([]).to_pandas()
-        if len(manifest):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # two of MLflow's source kinds fit a local path
-                dataset = from_pandas(manifest, source=job["job"]["manifest"], name=self.experiment)
-            context = InputTag("mlflow.data.context", "manifest")
-            client.log_inputs(run, [DatasetInput(dataset._to_mlflow_entity(), [context])])
-        client.set_tag(run, "mlflow.note.content", f"Compare the settings: {links['compare']}")
-
-    def _links(self, experiment: str) -> dict[str, str]:
-        if self.uri.startswith("http"):
-            base, command = self.uri.rstrip("/"), f"open {self.uri}"
-        else:
-            base = "http://127.0.0.1:5000"
-            words = (os.path.relpath(sys.executable), "-m", "mlflow", "ui", "--backend-store-uri", self.uri)
-            command = shlex.join(words)
-        runs = quote(json.dumps(list(self.setting_runs.values()), separators=(",", ":")))
-        experiments = quote(json.dumps([experiment]))
-        return {
-            "ui": command,
-            "compare": f"{base}/#/compare-runs?runs={runs}&experiments={experiments}",
-        }
+    def _attempt(self, errand: Callable[[], object], warn: Callable[[str], None]) -> None:
+        """Run in the background; say when it begins to fail, and when it works again."""
+        try:
+            errand()
+        except Exception as error:
+            if not self.behind:
+                warn(
+                    f"tracking is behind: {self.uri} does not take runs ({_first_line(error)}); results are "
+                    "written as files and are tracked at the end or by the next launch"
+                )
+            self.behind = True
+            return
+        if self.behind:
+            self.behind = False
+            warn(f"tracking goes on: {self.uri} takes runs again")
 
 
-def measures(rows: pa.Table) -> dict[str, float]:
-    """Counts and rates of result rows, as metric names."""
-    ok = rows.filter(pc.equal(rows["status"], "ok"))
-    audio_s = pc.sum(ok["duration_s"]).as_py() or 0.0
-    parts = {
-        f"{part}_seconds": pc.sum(ok[f"{part}_s"]).as_py() or 0.0
-        for part in ("condition", "denoise", "decode", "write")
-    }
+def progress_metrics(progress: Progress) -> dict[str, float]:
+    """How far a job is, as metric names."""
+    rates, left_s = progress.recent(), progress.left_s()
     values = {
-        "covers_ok": len(ok),
-        "covers_failed": len(rows) - len(ok),
-        "audio_seconds": audio_s,
-        **parts,
+        "progress/covers_done": float(progress.done),
+        "progress/covers_failed": float(progress.failed),
+        "progress/tracks_per_minute": rates.tracks_per_minute,
+        "progress/x_real_time": rates.x_real_time,
     }
-    if audio_s:
-        values["seconds_per_cover"] = sum(parts.values()) / len(ok)
-        values["time/rtf"] = sum(parts.values()) / audio_s
-    return values
+    return values if left_s is None else values | {"progress/hours_to_go": left_s / 3600}
+
+
+def _log_progress(client: "MlflowClient", runs: Runs, values: Mapping[str, float], at_ms: int) -> None:
+    # Counted from when the run was first opened, so that a later launch goes on where this one ends.
+    step = max(0, at_ms - runs.opened_ms) // 1000
+    log_metrics(client, runs.job, values, at_ms, step)
 
 
 def _first_line(error: Exception) -> str:

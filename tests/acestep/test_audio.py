@@ -1,6 +1,10 @@
 """Audio in every container, and what is refused."""
 
 import io
+import os
+import socket
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +13,7 @@ import soundfile
 import torch
 
 from acestep import audio
+from acestep.decoding import header_seconds
 from acestep.errors import AudioError, RequestError
 from tests.conftest import tone
 
@@ -75,6 +80,12 @@ def _wav(samples: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def _container(name: str) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, tone(2.0), 48_000, format=name)
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -97,6 +108,93 @@ def test_wav_headers_that_are_wrong_but_complete_are_read() -> None:
     for size in (len(content), 0x7FFF_F024, 0x8000_0024, 0xFFFF_FFFF):
         content[4:8] = size.to_bytes(4, "little")
         assert audio.load_audio(io.BytesIO(bytes(content))).shape[1] == 48_000
+
+
+ENCODED = {
+    name: encode()
+    for name, encode in {
+        "wav": lambda: _container("WAV"),
+        "rf64": lambda: _container("RF64"),
+        "w64": lambda: _container("W64"),
+        "aiff": lambda: _container("AIFF"),
+        "au": lambda: _container("AU"),
+        "caf": lambda: _container("CAF"),
+        "flac": lambda: _container("FLAC"),
+        "vorbis": lambda: _container("OGG"),
+        "mp3": lambda: audio.encode_audio(WAVE, "mp3"),
+        "opus": lambda: audio.encode_audio(WAVE, "opus"),
+        "aac": lambda: audio.encode_audio(WAVE, "aac"),
+    }.items()
+}
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_a_cut_file_is_truncated_in_every_container(name: str) -> None:
+    content = ENCODED[name]
+    assert abs(audio.load_audio(io.BytesIO(content)).shape[1] - 96_000) < 2500
+    for share in (0.96, 0.6, 0.3):
+        with pytest.raises(AudioError, match="truncated"):
+            audio.load_audio(io.BytesIO(content[: int(share * len(content))]))
+
+
+def test_ogg_without_an_end_is_read_if_its_last_page_is_whole() -> None:
+    content = ENCODED["opus"]
+    last_page = content.rfind(b"OggS")
+    assert 20_000 < audio.load_audio(io.BytesIO(content[:last_page])).shape[1] < 96_000
+
+
+def test_files_of_unknown_length_are_read_to_their_end(tmp_path: Path) -> None:
+    """Written into a pipe, or of variable bit rate and without a count: libsndfile stops where it guesses."""
+    wave = tone(12.0)
+    wave[: 48_000 * 2] = 0  # the first frames are small, so a guess from them is far off
+    soundfile.write(tmp_path / "a.wav", wave, 48_000)
+    vbr = ["-q:a", "2", "-write_xing", "0"]
+    for name, options in {"a.flac": [], "a.mp3": vbr}.items():
+        written = ["-f", name[2:], "pipe:1"]
+        command = ["ffmpeg", "-v", "error", "-i", str(tmp_path / "a.wav"), *options, *written]
+        (tmp_path / name).write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)
+        loaded = audio.load_audio(tmp_path / name, most_seconds=13)
+        assert abs(loaded.shape[1] - 12 * 48_000) < 3000
+        assert loaded[:, -20_000:].abs().max() > 0.01
+        with open(tmp_path / name, "rb") as file:
+            assert header_seconds(file) is None
+        with pytest.raises(AudioError, match="is longer than 5 s"):
+            audio.load_audio(tmp_path / name, most_seconds=5)
+
+
+def test_a_playlist_opens_neither_files_nor_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("neighbour.wav", tone(1.0), 48_000)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/song.ts"
+        playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{}\n#EXT-X-ENDLIST\n"
+        session = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 9998 RTP/AVP 0\n"
+        for text in ("ffconcat version 1.0\nfile neighbour.wav\n", playlist.format(address), session):
+            started = time.monotonic()
+            with pytest.raises(AudioError, match="cannot be decoded as audio"):
+                audio.load_audio(io.BytesIO(text.encode()))
+            assert header_seconds(io.BytesIO(text.encode())) is None
+            assert time.monotonic() - started < 2  # a session that is listened for takes 20 s
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    for path in (tmp_path / "pipe.wav", tmp_path, Path("/dev/zero")):
+        with pytest.raises(AudioError, match="not a regular file"):
+            audio.load_audio(path)
+    with pytest.raises(AudioError, match="null byte"):
+        audio.load_audio("a\0b.wav")
+
+
+@pytest.mark.parametrize("rate", [1, 999, 500_000, 2_000_000_000])
+def test_absurd_rates_are_refused(rate: int) -> None:
+    content = bytearray(_wav(tone(0.1)))
+    content[24:28] = rate.to_bytes(4, "little")
+    with pytest.raises(AudioError, match=f"a sample rate of {rate} Hz is not between 1000 and 384000"):
+        audio.load_audio(io.BytesIO(bytes(content)))
 
 
 def test_long_files_are_refused_before_they_are_decoded() -> None:

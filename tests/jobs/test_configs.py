@@ -18,6 +18,7 @@ from pipeline.settings import make_settings
 
 CONF = Path(__file__).parents[2] / "conf"
 JOBS = sorted(file.stem for file in CONF.glob("*.yaml"))
+CLUSTERS = ("auto", "existing", "local")
 PRESETS = sorted(file.stem for file in (CONF / "preset").glob("*.yaml"))
 REQUIRED = {"restyle": ["manifest=m.csv", "output=out"]}
 
@@ -35,7 +36,8 @@ def composed(job: str, *overrides: str):
 
 def test_nothing_in_conf_is_overlooked() -> None:
     found = {str(file.relative_to(CONF)) for file in CONF.rglob("*.yaml")}
-    assert found == {f"{job}.yaml" for job in JOBS} | {f"preset/{name}.yaml" for name in PRESETS}
+    groups = {f"preset/{name}.yaml" for name in PRESETS} | {f"cluster/{name}.yaml" for name in CLUSTERS}
+    assert found == {f"{job}.yaml" for job in JOBS} | groups
     assert {"restyle", "fetch"} <= set(JOBS)
     for job in JOBS:
         assert composed(job)

@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit status, messages, and nothing lost for the good tracks."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -126,26 +127,46 @@ def test_a_repaired_catalogue_ends_well_and_keeps_what_was_done(tmp_path: Path) 
     assert sorted(r["track_id"] for r in results if r["status"] == "ok") == ["a", "a", "b", "b", "c", "c"]
 
 
-def test_ctrl_c_keeps_what_is_done_and_blames_nobody(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("signals", "status", "said"),
+    [
+        (
+            [signal.SIGINT],
+            130,
+            "stopped: [1-9] of 8 covers are done; what is finished is kept, and the same command",
+        ),
+        pytest.param([signal.SIGTERM], 143, "stopped: [1-9] of 8 covers are done", marks=pytest.mark.slow),
+        pytest.param([signal.SIGINT] * 2, 130, "interrupted: what is finished is kept", marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_job_keeps_what_is_done_and_blames_nobody(
+    tmp_path: Path, signals: list[signal.Signals], status: int, said: str
+) -> None:
     soundfile.write(tmp_path / "a.wav", tone(12.0), 48_000)
-    rows = [{"track_id": f"t{k}", "source": "a.wav", "caption": f"style {k}"} for k in range(6)]
+    rows = [{"track_id": f"t{k}", "source": "a.wav", "caption": f"style {k}"} for k in range(8)]
     manifest, output = write_manifest(tmp_path, rows), tmp_path / "out"
     command = [sys.executable, "-m", "jobs.restyle", manifest, f"output={output}", "max_attempts=2"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **streams) as job:
         deadline = time.monotonic() + 120
         while not list(output.glob("audio/*/*.flac")) and time.monotonic() < deadline:
             time.sleep(0.1)
-        job.send_signal(signal.SIGINT)
-        _, said = job.communicate(timeout=60)
-    assert job.returncode == 130, said
-    assert "interrupted: what is finished is kept, and the same command goes on" in said
-    before = {file.name for file in output.glob("audio/*/*.flac")}
-    assert before
-    assert len(before) < 6
+        for number in signals:
+            # A terminal's Ctrl-C goes to the whole group.
+            (os.killpg if number == signal.SIGINT else os.kill)(job.pid, number)
+            time.sleep(0.3)
+        _, errors = job.communicate(timeout=60)
+    assert job.returncode == status, errors
+    assert re.search(said, errors)
+    made = {file.name for file in output.glob("audio/*/*.flac")}
+    assert made
+    assert len(made) < 8
+    if len(signals) == 1:  # what was made has its row; stopped at once, a cover may lack it and is made again
+        assert pq.read_table(output / "results").num_rows == len(made)
     again = restyle(manifest, f"output={output}", "max_attempts=2")
     assert again.returncode == 0, again.stdout + again.stderr
     results = pq.read_table(output / "results").to_pylist()
-    assert len({row["item_id"] for row in results}) == len(results) == 6
+    assert len({row["item_id"] for row in results}) == len(results) == 8
 
 
 @pytest.mark.parametrize(

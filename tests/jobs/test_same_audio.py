@@ -136,5 +136,5 @@ def test_a_track_that_takes_its_worker_down_is_given_up_and_its_neighbours_are_n
 def test_more_workers_than_the_cluster_can_hold_is_an_error_not_a_hang(folder: Path) -> None:
     from acestep.errors import RequestError
 
-    with pytest.raises(RequestError, match="2 workers x 1 GPU need 2 GPUs and the cluster has 0"):
+    with pytest.raises(RequestError, match="2 workers need 1 GPU each, and there is place for 0"):
         restyle(folder, "all", "never", 1, cluster=ClusterSpec(workers=2, gpus_per_worker=1))

@@ -20,7 +20,8 @@ import soundfile
 
 from pipeline.items import ModelFacts, Rules
 from pipeline.manifest import read_manifest
-from pipeline.plan import Plan, make_plan
+from pipeline.plan import SHORTEST_S, Plan, make_plan
+from pipeline.plan_file import PlanWriter, read_plan
 from pipeline.probe import Probes
 from pipeline.results import ResultWriter, as_table, current_rows, finished_items
 from pipeline.settings import make_settings
@@ -43,11 +44,15 @@ def write_catalogue(folder: Path, rows: int, done: float = 0.99) -> None:
         "caption": [f"heavy metal number {i % 5000}" for i in range(rows)],
     }
     pq.write_table(pa.table(table), folder / "manifest.parquet")
-    todo = plan(folder, set()).rows
+    work = PlanWriter()
+    plan(folder, set(), work)
+    work.write(open_store(str(folder)))
     writer = ResultWriter(open_store(str(folder)), "results", most_rows=1000, most_seconds=1e9)
-    for start in range(0, int(rows * done), 1000):
-        tracks = todo.slice(start, min(1000, int(rows * done) - start)).to_pylist()
-        writer.add(as_table([_result(track) for track in tracks]))
+    finished = 0
+    for tracks in read_plan(open_store(str(folder)), 1000 * SHORTEST_S):
+        some = tracks.slice(0, int(rows * done) - finished).to_pylist()
+        writer.add(as_table([_result(track) for track in some]))
+        finished += len(some)
     writer.flush()
 
 
@@ -57,17 +62,19 @@ def _result(track: dict) -> dict:
     return ids | {"track_id": track["track_id"], "status": "ok", "duration_s": 5.12, "denoise_s": 1.0}
 
 
-def plan(folder: Path, finished: set[str]) -> Plan:
+def plan(folder: Path, finished: set[str], work: PlanWriter) -> Plan:
     """The plan of the job on the folder's manifest."""
     look = Probes(open_store(str(folder)), f"{time.time_ns()}").of
-    return make_plan(read_manifest(str(folder / "manifest.parquet")), RULES, finished, look)
+    rows = read_manifest(str(folder / "manifest.parquet"))
+    return make_plan(rows, RULES, finished, look, work.add, lambda final: None)
 
 
-def relaunch(folder: Path) -> None:
+def relaunch(folder: Path, first: bool = False) -> None:
     """What a second launch does on the driver before and after the work itself."""
     store, started = open_store(str(folder)), time.perf_counter()
-    finished = finished_items(store)
-    planned = plan(folder, finished)
+    work = PlanWriter()
+    planned = plan(folder, set() if first else finished_items(store), work)
+    work.write(store)
     after_plan = time.perf_counter()
     summary = summarize(current_rows(store, planned.ids, SUMMARY_COLUMNS), 0, 0.0)
     # Not getrusage: there a child starts with its parent's peak.
@@ -83,12 +90,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--relaunch", action="store_true", help="only plan, on a folder that is there")
+    parser.add_argument("--first", action="store_true", help="plan as if nothing were done")
     args = parser.parse_args()
     if args.relaunch:
-        relaunch(args.folder)
+        relaunch(args.folder, args.first)
         return
     write_catalogue(args.folder, args.rows)
     again = [sys.executable, "-m", "tests.pipeline.planning_scale", str(args.folder), "--relaunch"]
+    again += ["--first"] * args.first
     sys.exit(subprocess.run(again, check=False).returncode)
 
 

@@ -138,3 +138,12 @@ def test_names_in_any_script_and_text_with_odd_line_separators(tmp_path: Path) -
     assert not rejected
     assert [track.track_id for track in tracks] == ["हिन्दी", "Café", "한국어 노래", "ไทย"]
     assert tracks[0].prompt.caption == rows[0]["caption"]
+
+
+def test_half_a_character_is_a_rejected_row(tmp_path: Path) -> None:
+    path = tmp_path / "tracks.jsonl"
+    path.write_text('{"track_id": "a", "source": "\\ud800.wav", "caption": "jazz"}\n')
+    (row,) = stream_manifest(str(path))
+    assert isinstance(row, RejectedRow)
+    assert (row.kind, row.source) == ("garbled_text", "?.wav")
+    assert "row 1: source '?.wav' holds half a character" in row.message

@@ -1,18 +1,23 @@
 """The plan: identity, what is left to do, and what is final before anything runs."""
 
+import itertools
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 
 from pipeline import probe as probing
 from pipeline.items import ModelFacts, Rules
 from pipeline.manifest import RejectedRow, parse_track
-from pipeline.plan import Plan
+from pipeline.plan import PLAN_SCHEMA, SHORTEST_S
 from pipeline.plan import make_plan as plan_rows
+from pipeline.plan_file import PlanWriter, read_plan
 from pipeline.presets import Preset
 from pipeline.probe import Probes, probe
 from pipeline.settings import RepeatsError, make_settings
@@ -24,8 +29,18 @@ BASE = {"audio_cover_strength": 0.5, "guidance_scale": 9.0, "seed": 42}
 SETTINGS = make_settings(BASE, {"audio_cover_strength": [0.3, 0.6]})
 
 
-def make_plan(tracks, rejected, rules: Rules, finished: set[str]) -> Plan:
-    return plan_rows([*rejected, *tracks], rules, finished, lambda uris: {uri: probe(uri) for uri in uris})
+def make_plan(tracks, rejected, rules: Rules, finished: set[str]) -> SimpleNamespace:
+    """The plan with everything that left it."""
+    work, final = [PLAN_SCHEMA.empty_table()], []
+    look = lambda uris: {uri: probe(uri) for uri in uris}  # noqa: E731
+    plan = plan_rows([*rejected, *tracks], rules, finished, look, work.append, final.append)
+    rows = [row for table in final for row in table.to_pylist()]
+    return SimpleNamespace(
+        rows=pa.concat_tables(work),
+        failed=[row for row in rows if row["status"] == "failed"],
+        rejected=[row for row in rows if row["status"] == "rejected"],
+        **vars(plan),
+    )
 
 
 @pytest.fixture
@@ -45,11 +60,31 @@ def ids(tracks, settings=SETTINGS, model=MODEL, audio_format="flac", finished=fr
     return [item["item_id"] for row in plan.rows.to_pylist() for item in row["items"]]
 
 
-def test_longest_work_first(folder: Path) -> None:
+def test_work_is_counted_in_seconds_of_source(folder: Path) -> None:
     plan = make_plan([track(folder, "short"), track(folder, "long")], [], Rules(SETTINGS, MODEL), set())
-    assert plan.rows["track_id"].to_pylist() == ["long", "short"]
-    assert plan.items == 4
-    assert plan.rows["source_duration_s"].to_pylist() == [3.0, 1.0]
+    assert (plan.tracks, plan.items, plan.set_aside) == (2, 4, 0)
+    assert plan.rows["source_duration_s"].to_pylist() == [1.0, 3.0]
+    assert dict(plan.seconds) == {setting.setting_id: 2 * SHORTEST_S for setting in SETTINGS}
+
+
+@pytest.mark.parametrize("most_bytes", [1, 10_000, 1 << 20])
+def test_the_longest_work_is_first_in_the_file_whatever_fits_into_memory(tmp_path: Path, most_bytes: int) -> None:
+    dice, writer, store = random.Random(0), PlanWriter(most_bytes), open_store(str(tmp_path))
+    seconds = [dice.uniform(5, 600) for _ in range(400)]
+    for start in range(0, 400, 40):
+        rows = [
+            {"track_id": str(k), "source_duration_s": seconds[k], "items": [{}]} for k in range(start, start + 40)
+        ]
+        writer.add(pa.Table.from_pylist(rows, schema=PLAN_SCHEMA))
+    writer.write(store)
+    pieces = list(read_plan(store, 60.0))
+    assert all(len(piece) == 1 or sum(piece["source_duration_s"].to_pylist()) <= 60 for piece in pieces)
+    assert max(map(len, pieces)) > 3
+    found = [value for piece in pieces for value in piece["source_duration_s"].to_pylist()]
+    assert sorted(found) == sorted(seconds)
+    assert all(later <= 2 * earlier for earlier, later in itertools.pairwise(found))
+    if most_bytes == 1 << 20:
+        assert found == sorted(seconds, reverse=True)
 
 
 def test_identity_holds_what_determines_the_audio_and_nothing_else(folder: Path) -> None:
@@ -88,7 +123,7 @@ def test_finished_items_are_left_out(folder: Path) -> None:
     every = ids(tracks)
     assert ids(tracks, finished={every[0], every[3]}) == [every[1], every[2]]
     plan = make_plan(tracks, [], Rules(SETTINGS, MODEL), set(every))
-    assert (len(plan.rows), plan.items, plan.done) == (0, 0, 4)
+    assert (plan.tracks, plan.items, plan.done) == (0, 0, 4)
 
 
 def test_unusable_sources_are_final_rows_for_every_setting(folder: Path) -> None:

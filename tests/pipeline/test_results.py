@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.actors import AttemptGuard, WorkerDiedError
+from pipeline.attempts import AttemptGuard, WorkerDiedError
 from pipeline.results import (
     REJECTED,
     RESULTS,

@@ -1,37 +1,33 @@
-"""The pool: its size, and what happens when workers cannot start."""
+"""The pool at work, and what happens when workers cannot start."""
 
+import platform
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from acestep.errors import RequestError
 from pipeline.actors import WorkerSpec
+from pipeline.attempts import mark_start
 from pipeline.cluster import ClusterSpec, PoolError, size_pool
 from pipeline.plan import PLAN_SCHEMA
+from pipeline.plan_file import PlanWriter
 from pipeline.stages import stream
+from pipeline.stopping import StopFlag
 from pipeline.storage import open_store
-
-
-@pytest.mark.usefixtures("ray_cluster")
-def test_pool_follows_the_cluster_and_what_is_asked() -> None:
-    pool = size_pool(ClusterSpec())
-    assert (pool.workers, pool.gpus_per_worker, pool.threads) == (1, 0.0, 4)
-    assert size_pool(ClusterSpec(workers=3)).threads == 1
-    for wrong in (ClusterSpec(workers=0), ClusterSpec(calls_per_worker=0), ClusterSpec(gpus_per_worker=-1)):
-        with pytest.raises(RequestError, match="may be below"):
-            size_pool(wrong)
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_workers_that_cannot_load_their_model_end_the_job(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    row = {"track_id": "a", "source": "a.wav", "prompt": "{}", "notes": [], "items": []}
-    pq.write_table(pa.Table.from_pylist([row], schema=PLAN_SCHEMA), tmp_path / "plan.parquet")
+    row = {"track_id": "a", "source": "a.wav", "prompt": "{}", "notes": [], "items": [{}]}
+    work = PlanWriter()
+    work.add(pa.Table.from_pylist([row], schema=PLAN_SCHEMA))
+    work.write(store)
+    mark_start(store, "launch")
     spec = WorkerSpec(
         output=store,
         launch="launch",
+        node=platform.node(),
         model="/nowhere/model",
         variant=None,
         fingerprint="f00d",
@@ -44,4 +40,4 @@ def test_workers_that_cannot_load_their_model_end_the_job(tmp_path: Path) -> Non
         max_attempts=3,
     )
     with pytest.raises(PoolError, match="model '/nowhere/model': no such folder"):
-        list(stream(store, "plan.parquet", spec, ClusterSpec(), size_pool(ClusterSpec())))
+        list(stream(store, spec, ClusterSpec(), size_pool(ClusterSpec()), StopFlag()))

@@ -1,0 +1,59 @@
+"""Where a Ray cluster is: what an address means, and whether anybody listens there."""
+
+import os
+import socket
+from pathlib import Path
+
+from acestep.errors import RequestError
+
+KNOCK_SECONDS = 5.0
+LOCAL = "local"
+
+
+def find(address: str) -> str:
+    """The cluster that an address means: "local", "auto" (the one on this machine, as Ray finds it) or host:port.
+
+    Raises:
+        RequestError: a cluster is to be joined and none is named.
+    """
+    if address not in ("auto", "existing"):
+        return address
+    named = os.environ.get("RAY_ADDRESS", "")
+    if named not in ("", "auto"):
+        return named
+    if address == "auto" and not named:
+        return LOCAL
+    if started_here() is None:
+        raise RequestError(
+            f"cluster.address {address!r}: RAY_ADDRESS names no cluster and `ray start` has started none on this "
+            "machine; give cluster.address=host:port, or cluster=local to start one here"
+        )
+    return "auto"
+
+
+def knock(address: str) -> None:
+    """See that somebody listens.
+
+    Raises:
+        RequestError: nothing answers at ``[ray://]host:port``.
+    """
+    if address.startswith("http"):
+        raise RequestError(
+            f"cluster {address} is where `ray job submit` goes; a job joins host:port of the head node, as a rule "
+            "with port 6379"
+        )
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise RequestError(
+            f"cluster.address {address!r}: nothing answers ({error}); give host:port of a running Ray cluster, or "
+            "cluster=local to start one here"
+        ) from error
+
+
+def started_here() -> str | None:
+    """Address of the cluster that ``ray start`` noted on this machine; it may be gone."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    note = Path(folder) / "ray" / "ray_current_cluster"
+    return note.read_text().strip() if note.is_file() else None

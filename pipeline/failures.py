@@ -1,0 +1,37 @@
+"""What a result row says of an exception."""
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from acestep.errors import AudioError, GenerationError, RestyleError
+from pipeline.attempts import WorkerDiedError
+
+log = logging.getLogger(__name__)
+
+
+def outcome(error: Exception) -> dict[str, Any]:
+    """Status, kind and message of a failure."""
+    status, kind, message = "failed", "internal_error", f"{type(error).__name__}: {error}"
+    if isinstance(error, WorkerDiedError):
+        status, kind, message = "rejected", "worker_died", str(error)
+    elif isinstance(error, AudioError):
+        kind, message = "unreadable_audio", str(error)
+    elif isinstance(error, torch.OutOfMemoryError):
+        kind = "out_of_memory"
+    elif isinstance(error, GenerationError):
+        kind, message = error.kind, str(error)
+    elif isinstance(error, RestyleError):
+        kind, message = "bad_request", str(error)
+    elif isinstance(error, OSError):
+        kind = "storage_error"
+    if kind == "internal_error":
+        log.exception("unexpected error")
+    return {
+        "status": status,
+        "error_kind": kind,
+        "error_message": message,
+        "finished_at": datetime.now(UTC),
+    }

@@ -1,0 +1,287 @@
+"""Runs on an MLflow server: found again or opened, and what is logged to them. Every call may raise."""
+
+import hashlib
+import json
+import logging
+import os
+import shlex
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.results import current_rows
+from pipeline.settings import Setting
+from pipeline.storage import Store
+from pipeline.summary import WORK_COLUMNS, count_kinds, first_rows
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+# The key is a digest of the folder, since a path may hold characters that a search filter cannot.
+TAG_KEY, TAG_OUTPUT = "restyle.key", "restyle.output"
+TAG_SETTING, TAG_KIND = "restyle.setting", "restyle.kind"
+KNOCK_S = 5.0
+SAMPLES = 3
+PAGE_RUNS = 1000
+MOST_TABLE_ROWS = 2000
+MOST_ARTIFACT_ROWS = 50_000  # of a larger catalogue the artifact holds fewer columns
+FAILED, REJECTED = "failed/", "rejected/"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The open runs of one output folder.
+
+    experiment: its id; settings: run ids by setting id; opened_ms: when the job run was first opened, since 1970.
+    metrics: names of the metrics that each run has already.
+    """
+
+    experiment: str
+    job: str
+    settings: Mapping[str, str]
+    opened_ms: int
+    metrics: Mapping[str, frozenset[str]]
+
+    @property
+    def all(self) -> list[str]:
+        return [self.job, *self.settings.values()]
+
+
+def import_client() -> None:
+    """Import MLflow, which takes a second, and set it to be quiet and brief. Call it from the main thread."""
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # MLflow's own defaults keep a job waiting for a quarter of an hour when the server is down or hangs.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    import mlflow
+    import mlflow.entities  # noqa: F401
+
+
+def connect(uri: str) -> "MlflowClient":
+    """A client of a server that has just answered; one for each thread that talks.
+
+    Raises:
+        ConnectionError: it does not answer at once.
+    """
+    from mlflow import MlflowClient
+
+    if uri.startswith("http"):
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request
+
+        # Whatever it answers, it is there. One short try: a client's own calls are repeated and wait longer.
+        creds = get_default_host_creds(uri)
+        try:
+            http_request(creds, "/health", "GET", max_retries=0, timeout=KNOCK_S, raise_on_status=False)
+        except Exception as error:
+            raise ConnectionError(f"no answer within {KNOCK_S:g} s: {_root(error)}") from error
+    return MlflowClient(tracking_uri=uri)
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an error was at first: those around it repeat the address and hide the reason."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return error
+
+
+def open_runs(
+    client: "MlflowClient",
+    experiment: str,
+    artifacts: str | None,
+    folder: str,
+    parameters: Mapping[str, Any],
+    settings: Sequence[Setting],
+) -> Runs:
+    """The job run and the setting runs of an output folder, running, whether they were there or not.
+
+    Runs of the folder that are not of this launch and still call themselves running were left by one that broke
+    off; they are marked as killed.
+
+    Args:
+        artifacts: where a new experiment keeps them; None is the server's choice.
+        parameters: of the job run.
+    """
+    found = client.get_experiment_by_name(experiment)
+    place = found.experiment_id if found else client.create_experiment(experiment, artifact_location=artifacts)
+    key = hashlib.sha256(folder.encode()).hexdigest()[:16]
+    there: dict[tuple[str | None, str | None], Run] = {}
+    others: list[Run] = []
+    for run in _runs_of(client, place, key):  # the newest first: the oldest of a kind is the one to keep
+        kind = (run.data.tags.get(TAG_KIND), run.data.tags.get(TAG_SETTING))
+        if kind in there:
+            others.append(there[kind])
+        there[kind] = run
+
+    def opened(name: str, tags: dict[str, str], values: Mapping[str, Any]) -> "Run":
+        run = there.pop((tags[TAG_KIND], tags.get(TAG_SETTING)), None)
+        if run is None:
+            run = client.create_run(place, tags={TAG_KEY: key, TAG_OUTPUT: folder, **tags}, run_name=name)
+        else:
+            client.update_run(run.info.run_id, status="RUNNING", name=name)
+        _log_parameters(client, run, values)
+        return run
+
+    job = opened(experiment, {TAG_KIND: "job"}, parameters)
+    own = {
+        setting.setting_id: opened(
+            setting.name, {TAG_KIND: "setting", TAG_SETTING: setting.setting_id}, setting.varied
+        )
+        for setting in settings
+    }
+    for run in [*others, *there.values()]:
+        if run.info.status == "RUNNING":
+            client.set_terminated(run.info.run_id, status="KILLED")
+    return Runs(
+        experiment=place,
+        job=job.info.run_id,
+        settings={setting_id: run.info.run_id for setting_id, run in own.items()},
+        opened_ms=job.info.start_time,
+        metrics={run.info.run_id: frozenset(run.data.metrics) for run in (job, *own.values())},
+    )
+
+
+def _runs_of(client: "MlflowClient", experiment: str, key: str) -> "Iterator[Run]":
+    token = None
+    while True:
+        condition = f"tags.`{TAG_KEY}` = '{key}'"
+        page = client.search_runs([experiment], condition, max_results=PAGE_RUNS, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _log_parameters(client: "MlflowClient", run: "Run", values: Mapping[str, Any]) -> None:
+    """MLflow refuses to change a parameter: what was logged first stays, and job.json has the new value."""
+    from mlflow.entities import Param
+
+    known = run.data.params
+    new = [Param(name, str(value)) for name, value in values.items() if name not in known]
+    if new:
+        client.log_batch(run.info.run_id, params=new)
+
+
+def log_metrics(
+    client: "MlflowClient", run: str, values: Mapping[str, float], at_ms: int | None = None, step: int = 0
+) -> None:
+    """Log metrics of one moment, by default of now.
+
+    Args:
+        at_ms: milliseconds since 1970.
+    """
+    from mlflow.entities import Metric
+
+    at_ms = int(time.time() * 1000) if at_ms is None else at_ms
+    client.log_batch(run, metrics=[Metric(name, float(value), at_ms, step) for name, value in values.items()])
+
+
+def log_setting(client: "MlflowClient", runs: Runs, setting_id: str, rows: pa.Table, store: Store) -> None:
+    """Log what one setting came to, and end its run."""
+    run = runs.settings[setting_id]
+    log_metrics(client, run, _with_zeros(runs, run, measures(rows)))
+    _log_samples(client, run, rows, store)
+    client.set_terminated(run)
+
+
+def log_job(client: "MlflowClient", runs: Runs, rows: pa.Table, more: Mapping[str, float]) -> None:
+    """Log what the whole job came to, ``more`` included."""
+    refused = pc.equal(rows["status"], "rejected")
+    rejected = rows.filter(refused)
+    kinds = {f"{REJECTED}{kind}": count for kind, count in count_kinds(rejected).items()}
+    totals = measures(rows.filter(pc.invert(refused))) | {"tracks_rejected": len(rejected)} | kinds
+    log_metrics(client, runs.job, _with_zeros(runs, runs.job, totals | dict(more)))
+
+
+def _with_zeros(runs: Runs, run: str, values: Mapping[str, float]) -> dict[str, float]:
+    """An error kind that an earlier launch counted and that is mended counts zero now."""
+    counted = (name for name in runs.metrics[run] if name.startswith((FAILED, REJECTED)))
+    return dict.fromkeys(counted, 0.0) | dict(values)
+
+
+def _log_samples(client: "MlflowClient", run: str, rows: pa.Table, store: Store) -> None:
+    ok = rows.filter(pc.equal(rows["status"], "ok")).select(["audio_path", "track_id"])
+    with tempfile.TemporaryDirectory() as folder:
+        for row in first_rows(ok, SAMPLES, "track_id", "ascending").to_pylist():
+            extension = row["audio_path"].rsplit(".", 1)[-1]
+            copy = Path(folder) / f"{row['track_id']}.{extension}"
+            copy.write_bytes(store.read(row["audio_path"]))
+            client.log_artifact(run, str(copy), "samples")
+
+
+def log_overview(client: "MlflowClient", run: str, results: pa.Table, store: Store, name: str) -> None:
+    """Log the rows, the job file and the manifest to the job run.
+
+    Args:
+        name: of the manifest as a dataset.
+    """
+    from mlflow.data.pandas_dataset import from_pandas
+    from mlflow.entities import DatasetInput, InputTag
+
+    job = json.loads(store.read("job.json"))
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "results.parquet"
+        ids = set(results["item_id"].to_pylist()) if len(results) <= MOST_ARTIFACT_ROWS else None
+        pq.write_table(results if ids is None else current_rows(store, ids), table)
+        client.log_artifact(run, str(table))
+    shown = ["track_id", "setting_name", "status", "error_message", "duration_s", "denoise_s", "audio_path"]
+    # Written whole each time, and marked as a table by hand: log_table would append to an earlier launch's.
+    shown_rows = results.select(shown).slice(0, MOST_TABLE_ROWS).to_pandas()
+    client.log_text(run, shown_rows.to_json(orient="split", index=False), "results.json")
+    client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": "results.json", "type": "table"}]))
+    client.log_dict(run, job, "job.json")
+    columns = ["track_id", "source", "caption"]
+    manifest = results.select(columns).group_by(columns).aggregate([]).to_pandas()
+    if len(manifest):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # two of MLflow's source kinds fit a local path
+            dataset = from_pandas(manifest, source=job["job"]["manifest"], name=name)
+        context = InputTag("mlflow.data.context", "manifest")
+        client.log_inputs(run, [DatasetInput(dataset._to_mlflow_entity(), [context])])
+
+
+def links(uri: str, runs: Runs) -> dict[str, str]:
+    """``ui``, how to open the UI, and ``compare``, a link to the settings side by side."""
+    if uri.startswith("http"):
+        base, command = uri.rstrip("/"), f"open {uri}"
+    else:
+        base = "http://127.0.0.1:5000"
+        words = (os.path.relpath(sys.executable), "-m", "mlflow", "ui", "--backend-store-uri", uri)
+        command = shlex.join(words)
+    compared = quote(json.dumps(list(runs.settings.values()), separators=(",", ":")))
+    experiments = quote(json.dumps([runs.experiment]))
+    return {
+        "ui": command,
+        "compare": f"{base}/#/compare-runs?runs={compared}&experiments={experiments}",
+    }
+
+
+def measures(rows: pa.Table) -> dict[str, float]:
+    """Counts, failures by kind and rates of result rows, as metric names."""
+    ok = pc.equal(rows["status"], "ok")
+    failed, rows = rows.filter(pc.invert(ok)), rows.filter(ok)
+    audio_s = pc.sum(rows["duration_s"]).as_py() or 0.0
+    parts = {
+        f"{name.removesuffix('_s')}_seconds": pc.sum(rows[name]).as_py() or 0.0
+        for name in WORK_COLUMNS
+        if name != "read_s"  # reading waits for the network and for other tracks, not for the device
+    }
+    values = {"covers_ok": len(rows), "covers_failed": len(failed), "audio_seconds": audio_s, **parts}
+    values |= {f"{FAILED}{kind}": count for kind, count in count_kinds(failed).items()}
+    if audio_s:
+        values["seconds_per_cover"] = sum(parts.values()) / len(rows)
+        values["time/rtf"] = sum(parts.values()) / audio_s
+    return values

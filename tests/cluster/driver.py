@@ -1,0 +1,55 @@
+"""``jobs.restyle`` with workers that log what they generate, in a file that owes nothing to the job's own books.
+
+    GENERATIONS=log.tsv PACE_S=0.5 python -m tests.cluster.driver manifest=... output=...
+
+A line of the log is: event, item_id, pid, seconds since the epoch. ``begun`` and ``made`` stand around the
+generation itself, ``left`` after everything that is done for the item. ``PACE_S`` is the least time of one: the
+miniature model is faster than it takes to kill anything.
+"""
+
+import os
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jobs.restyle
+from acestep.stages import Chain, Cover, Stage
+from pipeline.actors import RestyleWorker
+from pipeline.restyle import run
+
+
+class LoggingWorker(RestyleWorker):
+    """A worker whose generations can be counted. Shipped by value, with the place of its log."""
+
+    log = os.environ.get("GENERATIONS", "")
+    pace_s = float(os.environ.get("PACE_S", "0"))
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self.at = threading.local()
+
+    def cover(self, chain: Chain, stages: tuple[Stage, ...], seed: int) -> Cover:
+        self._note("begun")
+        until = time.monotonic() + self.pace_s
+        made = super().cover(chain, stages, seed)
+        time.sleep(max(0.0, until - time.monotonic()))
+        self._note("made")
+        return made
+
+    def _item(self, row: dict[str, Any], *arguments: Any) -> dict[str, Any]:
+        self.at.item_id = row["item_id"]
+        row = super()._item(row, *arguments)
+        self._note("left")
+        return row
+
+    def _note(self, event: str) -> None:
+        # One write of a short line at the end of a file is whole, whoever else writes there.
+        with Path(self.log).open("a") as log:
+            log.write(f"{event}\t{self.at.item_id}\t{os.getpid()}\t{time.time():.3f}\n")
+
+
+if __name__ == "__main__":
+    jobs.restyle.run = partial(run, worker_class=LoggingWorker)
+    jobs.restyle.main()

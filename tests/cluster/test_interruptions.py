@@ -1,0 +1,94 @@
+"""A job that is interrupted ten times, at random, in every way there is, ends as if nobody had touched it."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.launches import SEEDS, Kill, Launches, explain, orphans, write_catalogue
+
+TRACKS, TIMES = 20, 10
+SIGNALS = (
+    (signal.SIGINT,),
+    (signal.SIGKILL,),
+    (signal.SIGINT, signal.SIGINT),
+    (signal.SIGTERM,),
+)
+# As a shell says it; and what Ray or Python make of one that comes before the job listens.
+STATUS = {signal.SIGINT: {130, -2, 1}, signal.SIGTERM: {143, -15}, signal.SIGKILL: {-9}}
+LAUNCH_S = 10.0
+ENDS_S, GONE_S, AGAIN_S = 60.0, 60.0, 60.0
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_interrupted_ten_times_it_ends_as_if_undisturbed(tmp_path: Path) -> None:
+    manifest, chance = write_catalogue(tmp_path, TRACKS), random.Random(4)
+    here = ("cluster=local", "cluster.cpus=2", "cluster.gpus=0", "cluster.workers=2")
+    plain = Launches(tmp_path / "plain", manifest, os.environ, *here)
+    print(f"\n{TRACKS * SEEDS} items, undisturbed in {plain.run():.0f} s")
+    expected = plain.audio()
+
+    shaken = Launches(tmp_path / "shaken", manifest, os.environ | {"PACE_S": "0.2"}, *here)
+    disturbed = [disturb(shaken, k, chance) for k in range(TIMES)]
+    print(f"the last launch took {shaken.run():.0f} s")
+    generations = shaken.generations()
+    again_s = shaken.run(AGAIN_S)
+    assert shaken.audio() == expected
+    assert shaken.generations() == generations
+    # A polite stop repeats nothing, so it may not serve as an explanation.
+    costs = explain(generations, [kill for kill in disturbed if kill.what.split()[1:] != ["SIGINT"]
+                                  and "SIGTERM" not in kill.what])  # fmt: skip
+    counts = Counter(Counter(one.item_id for one in generations).values())
+    print("generated:", ", ".join(f"{items} items {times}x" for times, items in sorted(counts.items())))
+    print("repeated because of:", dict(costs), f"; one more launch, which generated nothing: {again_s:.1f} s")
+
+
+def disturb(shaken: Launches, k: int, chance: random.Random) -> Kill:
+    """A launch that is interrupted; nothing of it is left running."""
+    numbers, before = SIGNALS[k % len(SIGNALS)], len(shaken.generations())
+    job = shaken.start()
+    starting = chance.random() < 0.25
+    if starting:
+        time.sleep(chance.uniform(0.0, LAUNCH_S))
+    else:
+        aim = before + chance.randint(1, 6)
+        shaken.until(job, lambda: len(shaken.generations()) >= aim)
+        time.sleep(chance.uniform(0.0, 0.3))
+    assert job.poll() is None, "it ended before it was interrupted"
+    name = " ".join([str(k), *(number.name for number in numbers)])
+    at, rows = time.time(), len(shaken.kept())
+    interrupt(job, numbers)
+    status = job.wait(ENDS_S)
+    ended_s = time.time() - at
+    assert status in STATUS[numbers[0]], shaken.said.read_text()[-5000:]
+    assert starting or status != 1
+    gone_s = gone(job.pid)
+    workers = frozenset(one.pid for one in shaken.generations()[before:])
+    print(f"  {name} while {'starting' if starting else 'working'}, {shaken.done()} of {TRACKS * SEEDS} items done: "
+          f"status {status} after {ended_s:.1f} s, and the last process gone {gone_s:.1f} s later")  # fmt: skip
+    return Kill(name, at, workers, rows)
+
+
+def interrupt(job: subprocess.Popen[bytes], numbers: tuple[signal.Signals, ...]) -> None:
+    """Ctrl-C goes to everyone in the terminal, the others to the driver alone."""
+    for number in numbers:
+        if number == signal.SIGINT:
+            os.killpg(job.pid, number)
+        else:
+            job.send_signal(number)
+        time.sleep(0.5 if len(numbers) > 1 else 0.0)
+
+
+def gone(session: int) -> float:
+    """How long it takes until no process of a session is left."""
+    started = time.monotonic()
+    while left := orphans(session):
+        assert time.monotonic() - started < GONE_S, left
+        time.sleep(0.2)
+    return time.monotonic() - started
