@@ -69,7 +69,9 @@ def stream(
     # Every block goes on at once: a row reaches the driver when its cover is written, not when its task is done.
     context.target_max_block_size = 1
     grows = pool.most > pool.workers
-    results = ray.data.read_datasource(PlanSource(plan, cluster.task_seconds, stop), num_cpus=0).map_batches(
+    # One block: Ray would have the reading task cut each of its blocks into 200.
+    source = PlanSource(plan, cluster.task_seconds, stop)
+    results = ray.data.read_datasource(source, num_cpus=0, override_num_blocks=1).map_batches(
         worker_class,
         fn_constructor_args=(worker, stop),
         batch_size=1,
