@@ -12,6 +12,7 @@ demo: .venv/run.done
 
 test: .venv/dev.done
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'cluster and not slow' tests/cluster
 
 check: .venv/dev.done
 	$(BIN)/ruff check .

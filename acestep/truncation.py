@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from acestep.errors import AudioError
 
+MOST_CHUNKS = 10_000  # of a damaged file every eight bytes may be one
 SLACK_BYTES = 64  # some writers count a header or a padding byte too many
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska and WebM: the file, and all that is in it
 STREAMED = 0x7FFF_F000  # sizes from here on were written without knowing the end
@@ -96,7 +97,9 @@ def _end_of_sound(file: BinaryIO, chunks: Chunks, length: int) -> int:
     size_bytes = struct.calcsize(chunks.size)
     header_bytes = chunks.kind_bytes + size_bytes
     long_size, place = 0, chunks.first
-    while place + header_bytes <= length:
+    for _ in range(MOST_CHUNKS):
+        if place + header_bytes > length:
+            break
         file.seek(place)
         header = file.read(header_bytes)
         kind = header[:4]
@@ -118,7 +121,9 @@ def _end_of_sound(file: BinaryIO, chunks: Chunks, length: int) -> int:
 def _ends_of_atoms(file: BinaryIO, length: int) -> Iterator[int]:
     """Where each top-level atom of an MP4 file that matters ends."""
     place = 0
-    while place + 8 <= length:
+    for _ in range(MOST_CHUNKS):
+        if place + 8 > length:
+            return
         file.seek(place)
         size, kind = struct.unpack(">I4s", file.read(8))
         if size == 1:

@@ -29,7 +29,7 @@ from pipeline.console import ConsoleReporter
 from pipeline.job import RestyleJob, dry_run
 from pipeline.presets import Preset
 from pipeline.restyle import run
-from pipeline.stopping import StoppedError
+from pipeline.stopping import StoppedError, StoppedNow
 from pipeline.tracking import TrackingSpec
 
 OK, BROKE_OFF, COULD_NOT_START, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -83,6 +83,10 @@ def _main(config: DictConfig) -> None:
         _leave(reporter, f"{error}; {KEPT}", 128 + error.signal)
     except RestyleError as error:
         _leave(reporter, f"error: {error}", COULD_NOT_START)
+    except OSError as error:
+        _leave(reporter, f"error: storage failed: {error}; {KEPT}", BROKE_OFF)
+    except StoppedNow as stopped:
+        _leave(reporter, f"interrupted: {KEPT}", 128 + stopped.signal)
     except KeyboardInterrupt:
         _leave(reporter, f"interrupted: {KEPT}", INTERRUPTED)
     reporter.closed(job, summary)

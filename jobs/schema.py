@@ -53,7 +53,7 @@ class ClusterConfig:
     threads_per_worker: int | None = None
     gpus_per_worker: float | None = None
     resources: Any = None  # a mapping; OmegaConf lets no typed one be set from a command line
-    calls_per_worker: int = 2
+    calls_per_worker: int = 3
     task_seconds: float = 30.0
     ship_code: bool = True
     install: bool = False

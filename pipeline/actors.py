@@ -38,7 +38,7 @@ from acestep.understanding import fill
 from pipeline.attempts import AttemptGuard, is_marked
 from pipeline.failures import outcome
 from pipeline.items import effective_columns, item_columns
-from pipeline.receipts import LAST, leave, of_track
+from pipeline.receipts import LAST, TASK, leave, of_track
 from pipeline.results import as_table
 from pipeline.stopping import StopFlag
 from pipeline.storage import Store, locate, read_file
@@ -126,20 +126,26 @@ class RestyleWorker:
 
         After a wish to stop, items that were not begun are left out.
         """
-        for track in itertools.chain(*batch[TRACKS].to_pylist()):
+        tracks = list(itertools.chain(*batch[TRACKS].to_pylist()))
+        task, last = tracks[0]["items"][0]["item_id"], tracks[-1]["items"][-1]["item_id"]
+        for track in tracks:
             if not self.stop.lowered:
-                last = track["items"][-1]["item_id"]
                 for row in self.restyle(track):
-                    yield as_table([row]).append_column(LAST, [[row["item_id"] == last]])
+                    table = as_table([row]).append_column(TASK, [[task]])
+                    yield table.append_column(LAST, [[row["item_id"] == last]])
 
     def restyle(self, track: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """All items of one track, in their order: Ray counts on it when it runs a task again."""
-        finished = of_track(self.spec.output, track["track_id"])
+        try:
+            finished = of_track(self.spec.output, track["track_id"])
+        except OSError as error:
+            log.warning("%s: receipts cannot be read: %s", track["track_id"], error)
+            finished = {}
         missing = [item for item in track["items"] if item["item_id"] not in finished]
         made = self._missing(track | {"items": missing}) if missing else iter(())
         for item in track["items"]:
             if item["item_id"] in finished:
-                yield finished[item["item_id"]].to_pylist()[0]
+                yield finished[item["item_id"]]
                 continue
             row = next(made, None)
             if row is None:
@@ -152,7 +158,7 @@ class RestyleWorker:
         try:
             chains = [tuple(map(parse_stage, json.loads(item["stages"]))) for item in track["items"]]
             plans = [resolve(stages[0].setting, self.handler.is_turbo) for stages in chains]
-            guard = self._guard(f"{track['items'][0]['item_id']}-source")
+            guard = self._guard(f"{track['track_id']}-source")
             with self._alone_after_a_death(guard), guard:
                 read_at = time.perf_counter()
                 source, reference = self._read(track)

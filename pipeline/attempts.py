@@ -35,13 +35,13 @@ class AttemptGuard:
 
     def __enter__(self) -> "AttemptGuard":
         if self.attempt > self.most:
-            self._clear(self.attempt - 1)
+            # Its markers stay: the task may run again, and must come to the same answer.
             raise WorkerDiedError(f"the worker process died {self.most} times at this item; it is not tried again")
         self.store.write(self._marker(self.attempt), f"{platform.node()} {os.getpid()}".encode())
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError):
+        if error is not None and _breaks_device(error):
             # After such an error every later call on the device fails: leave, with the marker standing, so that
             # the death counts and Ray starts a fresh process.
             log.critical("the device is broken, leaving: %s", error)
@@ -51,6 +51,14 @@ class AttemptGuard:
     def _clear(self, last: int) -> None:
         for attempt in range(1, last + 1):
             self.store.delete(self._marker(attempt))
+
+
+def _breaks_device(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    return isinstance(error, torch.AcceleratorError) or (
+        isinstance(error, RuntimeError) and "CUDA err" in str(error)
+    )
 
 
 def mark_start(store: Store, launch: str) -> None:

@@ -50,7 +50,7 @@ class ClusterSpec:
     threads_per_worker: int | None = None
     gpus_per_worker: float | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
-    calls_per_worker: int = 2
+    calls_per_worker: int = 3
     task_seconds: float = 30.0
     ship_code: bool = True
     install: bool = False

@@ -20,7 +20,8 @@ def outcome(error: Exception) -> dict[str, Any]:
     elif isinstance(error, AudioError):
         kind, message = "unreadable_audio", str(error)
     elif isinstance(error, torch.OutOfMemoryError):
-        kind = "out_of_memory"
+        remedy = "cut the track, or let fewer workers share a GPU (cluster.gpus_per_worker)"
+        kind, message = "out_of_memory", f"{error}; {remedy}"
     elif isinstance(error, GenerationError):
         kind, message = error.kind, str(error)
     elif isinstance(error, RestyleError):

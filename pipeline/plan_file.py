@@ -31,6 +31,12 @@ class PlanWriter:
         self.bytes = 0
         self.folder = tempfile.TemporaryDirectory()
 
+    def __enter__(self) -> "PlanWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.folder.cleanup()
+
     def add(self, rows: pa.Table) -> None:
         """Take rows."""
         octaves = pc.floor(pc.log2(work(rows)))
@@ -55,7 +61,6 @@ class PlanWriter:
                 file.write_table(_sorted(self.waiting.pop(octave, [])), GROUP_ROWS)
         with pa.memory_map(str(whole)) as mapped:
             store.write(PLAN_FILE, mapped.read_buffer())
-        self.folder.cleanup()
 
 
 def work(rows: pa.Table) -> pa.ChunkedArray:
@@ -64,21 +69,25 @@ def work(rows: pa.Table) -> pa.ChunkedArray:
     return pc.multiply(seconds, pc.cast(pc.list_value_length(rows["items"]), pa.float64()))
 
 
-def read_plan(store: Store, task_s: float) -> Iterator[pa.Table]:
+def read_plan(store: Store, task_s: float, hands: int) -> Iterator[pa.Table]:
     """The rows of a plan's file in order: one at a time, and short ones together up to ``task_s`` seconds of work.
 
-    One row group is in memory.
+    Towards the end fewer go together, so that all ``hands`` which take them have something to do until then. The
+    file is in memory as it is, and one row group unpacked.
     """
-    with store.filesystem.open_input_file(store.path(PLAN_FILE)) as source:
-        for batch in pq.ParquetFile(source).iter_batches(GROUP_ROWS):
+    # Read whole, and at once: no transfer lasts as long as a job.
+    with pq.ParquetFile(pa.BufferReader(store.read(PLAN_FILE))) as file:
+        left = file.metadata.num_rows
+        for batch in file.iter_batches(GROUP_ROWS):
             rows = pa.Table.from_batches([batch])
-            start = taken_s = 0
+            start, taken_s = 0, 0.0
             for end, row_s in enumerate(work(rows).to_pylist()):
-                if end > start and taken_s + row_s > task_s:
+                if end > start and (taken_s + row_s > task_s or end - start >= (left - start) // (4 * hands)):
                     yield _copied(rows, start, end)
-                    start, taken_s = end, 0
+                    start, taken_s = end, 0.0
                 taken_s += row_s
             yield _copied(rows, start, len(rows))
+            left -= len(rows)
 
 
 def _copied(rows: pa.Table, start: int, end: int) -> pa.Table:

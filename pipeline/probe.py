@@ -54,7 +54,7 @@ class Probes:
     def __init__(self, store: Store, launch: str):
         self.store, self.launch = store, launch
         parts = store.files(PROBES, ".parquet")
-        tables = [pq.read_table(store.path(name), filesystem=store.filesystem) for name in parts]
+        tables = [pq.read_table(pa.BufferReader(store.read(name))) for name in parts]
         # The newest look at a file comes last and is found first.
         self.known = pa.concat_tables([SCHEMA.empty_table(), *tables]).combine_chunks()[::-1]
         self.parts = count()
@@ -110,7 +110,8 @@ def _file_infos(uris: Sequence[str]) -> dict[str, fs.FileInfo | None]:
 
 def _answers(filesystem: fs.FileSystem, paths: list[str]) -> list[fs.FileInfo | None]:
     try:
-        return filesystem.get_file_info(paths)
+        local = isinstance(filesystem, fs.LocalFileSystem)
+        return filesystem.get_file_info(paths) if local else patiently(lambda: filesystem.get_file_info(paths))
     except (OSError, ValueError):
         if len(paths) == 1 or not isinstance(filesystem, fs.LocalFileSystem):
             return [None] * len(paths)

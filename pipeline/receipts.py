@@ -4,8 +4,8 @@ Ray runs a task again from its start when its worker dies, and a driver may die 
 was given; with a receipt no finished cover is made again.
 """
 
+import logging
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,35 +16,40 @@ from pipeline.storage import Store
 
 RECEIPTS = "receipts"
 SUFFIX = ".arrow"
-LAST = "last_of_track"
+# Beside a worker's rows: the task they belong to, and whether a row is its last.
+TASK, LAST = "task", "last_of_task"
 THREADS = 16
+log = logging.getLogger(__name__)
 
 
 def leave(store: Store, row: dict[str, Any]) -> None:
-    """Leave the receipt of a cover."""
+    """Leave the receipt of a cover. Without one it may be made twice, which is better than not at all."""
     stream = pa.BufferOutputStream()
     with pa.ipc.new_stream(stream, SCHEMA) as writer:
         writer.write_table(as_table([row]))
-    store.write(_name(row["track_id"], row["item_id"]), stream.getvalue())
+    try:
+        store.write(_name(row["track_id"], row["item_id"]), stream.getvalue())
+    except OSError as error:
+        log.warning("no receipt for %s: %s", row["item_id"], error)
 
 
-def of_track(store: Store, track_id: str) -> dict[str, pa.Table]:
+def of_track(store: Store, track_id: str) -> dict[str, dict[str, Any]]:
     """The rows of a track's receipts, by item id."""
     names = store.files(f"{RECEIPTS}/{track_id}", SUFFIX)
-    return {name.rsplit("/", 1)[-1].removesuffix(SUFFIX): _read(store, name) for name in names}
+    return {row["item_id"]: row for name in names for row in _read(store, name).to_pylist()}
 
 
-def left_over(store: Store) -> Iterator[pa.Table]:
+def left_over(store: Store) -> pa.Table:
     """The rows of all receipts."""
+    names = store.files(RECEIPTS, SUFFIX, deep=True)
     with ThreadPoolExecutor(THREADS) as pool:
-        for rows in pool.map(lambda track: of_track(store, track), store.folders(RECEIPTS)):
-            yield from rows.values()
+        return pa.concat_tables([as_table([]), *pool.map(lambda name: _read(store, name), names)])
 
 
 class Receipts:
     """The driver's side: which receipts may go.
 
-    A track's receipts stay until all of its items are there, since its task may have to run again.
+    Those of a task stay until all of its rows are there, since it may have to run again.
     """
 
     def __init__(self, store: Store):
@@ -53,22 +58,28 @@ class Receipts:
         self.closed: list[str] = []
 
     def seen(self, table: pa.Table) -> None:
-        """Take note of result rows that came from a worker, with their column ``LAST``."""
-        for row in table.select(["track_id", "item_id", LAST]).to_pylist():
-            self.open[row["track_id"]].append(_name(row["track_id"], row["item_id"]))
+        """Take note of a worker's rows, with their columns ``TASK`` and ``LAST``."""
+        for row in table.select(["track_id", "item_id", "status", TASK, LAST]).to_pylist():
+            if row["status"] == "ok":
+                self.open[row[TASK]].append(_name(row["track_id"], row["item_id"]))
             if row[LAST]:
-                self.closed += self.open.pop(row["track_id"])
+                self.closed += self.open.pop(row[TASK], [])
 
     def written(self) -> None:
-        """All rows seen are safe: take the receipts of finished tracks back."""
+        """All rows seen are safe: take the receipts of finished tasks back."""
+        closed, self.closed = self.closed, []
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(self.store.delete, self.closed))
-        self.closed = []
+            list(pool.map(self.store.delete, closed))
 
 
 def _read(store: Store, name: str) -> pa.Table:
-    with pa.ipc.open_stream(store.read(name)) as reader:
-        return reader.read_all()
+    """A receipt's row; none where a machine that lost its power left half of it."""
+    try:
+        with pa.ipc.open_stream(store.read(name)) as reader:
+            return reader.read_all()
+    except pa.ArrowInvalid as error:
+        log.warning("%s is no receipt (%s); its cover is made again", name, error)
+        return as_table([])
 
 
 def _name(track_id: str, item_id: str) -> str:

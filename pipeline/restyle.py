@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 
 from pipeline.actors import RestyleWorker, WorkerSpec
 from pipeline.attempts import ATTEMPTS, mark_start
-from pipeline.cluster import Pool, connect, size_pool
+from pipeline.cluster import Pool, PoolError, connect, size_pool
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob, open_job, plan_job
 from pipeline.plan import Plan
-from pipeline.plan_file import PlanWriter
+from pipeline.plan_file import PLAN_FILE, PlanWriter
 from pipeline.progress import Progress
-from pipeline.receipts import LAST, RECEIPTS, Receipts, left_over
+from pipeline.receipts import LAST, RECEIPTS, TASK, Receipts, left_over
 from pipeline.record import job_parameters, write_job_file
 from pipeline.results import REJECTED, RESULTS, ResultWriter, current_rows, finished_items
 from pipeline.settings import Setting
@@ -61,22 +61,24 @@ class Kept:
 
     def add_new(self, table: pa.Table) -> None:
         """Take rows from a worker."""
+        self.add(table.drop_columns([TASK, LAST]))
         self.receipts.seen(table)
-        self.add(table.drop_columns([LAST]))
 
     def adopt(self) -> None:
-        """Take the rows that an earlier launch's driver did not live to write."""
-        finished: set[str] | None = None
-        for table in left_over(self.output):
-            finished = finished_items(self.output) if finished is None else finished
-            self.results.add(table.filter(pc.invert(pc.is_in(table["item_id"], pa.array(finished, pa.string())))))
-        self.results.flush()
+        """Take the rows of receipts that nobody wrote, such as an earlier launch's that was killed."""
+        rows = left_over(self.output)
+        if len(rows):
+            known = pa.array(finished_items(self.output, retry_failed=True), pa.string())
+            self.results.add(rows.filter(pc.invert(pc.is_in(rows["item_id"], known))))
+            self.results.flush()
         self.output.delete_folder(RECEIPTS)
 
     def flush(self) -> None:
         """Write what waits."""
-        self.rejected.flush()
-        self.results.flush()
+        try:
+            self.rejected.flush()
+        finally:
+            self.results.flush()
         self.receipts.written()
 
 
@@ -97,27 +99,32 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
     connect(job.cluster)
     pool = size_pool(job.cluster)
     dtype = job.dtype or ("bfloat16" if pool.gpus_per_worker else "float32")
-    kept, work = Kept(output), PlanWriter()
+    kept = Kept(output)
     launch = kept.results.launch
     try:
         kept.adopt()
-        plan, model, settings = plan_job(job, opened, dtype, launch, work.add, kept.add)
+        with PlanWriter() as work:
+            plan, model, settings = plan_job(job, opened, dtype, launch, work.add, kept.add)
+            if plan.items:
+                work.write(output)
         progress = Progress(plan.items, plan.tracks, sum(plan.seconds.values()))
         reporter.planned(job, plan, settings, model, pool)
         write_job_file(job, output, model, pool, settings)
         tracker.begin(job_parameters(job, model, settings), settings, reporter.warned)
         if plan.items:
-            work.write(output)
             mark_start(output, launch)
             worker = worker_spec(job, output, launch, model, pool)
             _make_covers(worker, worker_class, job, pool, kept, progress, tracker, reporter)
     except BaseException:
-        kept.flush()
-        tracker.abandon()
+        try:
+            kept.flush()
+        finally:
+            tracker.abandon()
         raise
     kept.flush()
+    kept.adopt()
     output.delete_folder(ATTEMPTS)
-    output.delete_folder(RECEIPTS)
+    output.delete(PLAN_FILE)
     made = current_rows(output, plan.ids, SUMMARY_COLUMNS)
     summary = summarize(made, kept.new, time.perf_counter() - started)
     links = tracker.finish(made, summary.seconds, reporter.warned, progress)
@@ -150,8 +157,12 @@ def _make_covers(
             silence.heard()
             reporter.advanced(progress)
             tracker.progressed(progress, reporter.warned)
-    if request.signal is not None and progress.done < progress.items:
-        raise StoppedError(f"stopped: {progress.done} of {progress.items} covers are done", request.signal)
+    if progress.done < progress.items:
+        if request.signal is not None:
+            raise StoppedError(f"stopped: {progress.done} of {progress.items} covers are done", request.signal)
+        raise PoolError(
+            f"{progress.items - progress.done} of {progress.items} covers never came back from the pool"
+        )
 
 
 def worker_spec(job: RestyleJob, output: Store, launch: str, model: ModelFacts, pool: Pool) -> WorkerSpec:

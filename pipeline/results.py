@@ -134,9 +134,13 @@ def read_results(store: Store, *folders: str, columns: Sequence[str] | None = No
     parts = [name for folder in folders or (RESULTS,) for name in store.files(folder, ".parquet")]
     parts.sort(key=lambda name: name.rsplit("/", 1)[-1])  # parts are named by launch time, in every folder
     wanted = None if columns is None else list(columns)
-    tables = (pq.read_table(store.path(name), filesystem=store.filesystem, columns=wanted) for name in parts)
+    tables = (_read_part(store, name, wanted) for name in parts)
     # A part of an earlier version may lack a column that was added since.
     return pa.concat_tables([schema.empty_table(), *tables], promote_options="default").select(schema.names)
+
+
+def _read_part(store: Store, name: str, columns: list[str] | None) -> pa.Table:
+    return store.retrying(lambda: pq.read_table(store.path(name), filesystem=store.filesystem, columns=columns))
 
 
 def current_rows(store: Store, items: set[str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:

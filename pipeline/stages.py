@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.data.exceptions import ExecutionTimeoutError
@@ -24,14 +24,14 @@ TASK_SCHEMA = pa.schema([(TRACKS, pa.list_(pa.struct(list(PLAN_SCHEMA))))])
 class PlanSource(Datasource):
     """Reads a plan in its order, one row for each task of a worker, until the flag is lowered.
 
-    Ray's own Parquet reader makes one block of a small file, which keeps one worker busy and the others idle, and
-    would go on to the end of the catalogue after a wish to stop. The one reading task is held back by Ray when the
-    workers have enough, so blocks do not pile up.
+    Ray's own Parquet reader makes one block of a small file, which keeps one worker busy and the others idle,
+    and would go on to the end of the catalogue after a wish to stop. The one reading task is a few hundred blocks
+    ahead of the workers, and no more, since Ray holds it back.
     """
 
-    def __init__(self, store: Store, task_s: float, stop: StopFlag):
+    def __init__(self, store: Store, task_s: float, hands: int, stop: StopFlag):
         super().__init__()
-        self.store, self.task_s, self.stop = store, task_s, stop
+        self.store, self.task_s, self.hands, self.stop = store, task_s, hands, stop
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -43,7 +43,7 @@ class PlanSource(Datasource):
         return [ReadTask(self._read, nothing_known)]
 
     def _read(self) -> Iterator[pa.Table]:
-        for rows in read_plan(self.store, self.task_s):
+        for rows in read_plan(self.store, self.task_s, self.hands):
             if self.stop.lowered:
                 return
             yield pa.table({TRACKS: [rows.to_pylist()]}, schema=TASK_SCHEMA)
@@ -62,34 +62,8 @@ def stream(
     Raises:
         PoolError: the workers could not start or broke off.
     """
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_no_progress_timeout_s = int(cluster.stall_timeout_s or -1)
-    context.wait_for_min_actors_s = int(cluster.start_timeout_s)
-    # Every block goes on at once: a row reaches the driver when its cover is written, not when its task is done.
-    context.target_max_block_size = 1
-    grows = pool.most > pool.workers
-    # One block: Ray would have the reading task cut each of its blocks into 200.
-    source = PlanSource(plan, cluster.task_seconds, stop)
-    results = ray.data.read_datasource(source, num_cpus=0, override_num_blocks=1).map_batches(
-        worker_class,
-        fn_constructor_args=(worker, stop),
-        batch_size=1,
-        batch_format="pyarrow",
-        # Without an explicit 0 each worker would hold a CPU, and on a full machine the reading task
-        # could never start: a silent hang.
-        num_cpus=0,
-        num_gpus=pool.gpus_per_worker,
-        resources=dict(cluster.resources) or None,
-        compute=ActorPoolStrategy(
-            min_size=pool.workers,
-            max_size=pool.most,
-            # Tracks queued at one worker are lost to the others at the end; but Ray adds workers only to a queue.
-            max_tasks_in_flight_per_actor=cluster.calls_per_worker * (2 if grows else 1),
-            max_concurrent_calls_per_actor=cluster.calls_per_worker,
-            enable_true_multi_threading=True,
-        ),
-    )
+    with DataContext.current(_settings(cluster)):
+        results = _dataset(plan, worker, cluster, pool, stop, worker_class)
     try:
         yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except GetTimeoutError as error:
@@ -102,3 +76,46 @@ def stream(
     except RayError as error:
         reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
         raise PoolError(f"the workers broke off: {reason.strip()}") from error
+
+
+def _settings(cluster: ClusterSpec) -> DataContext:
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = int(cluster.stall_timeout_s or -1)
+    context.wait_for_min_actors_s = int(cluster.start_timeout_s)
+    # Every block goes on at once: a row reaches the driver when its cover is written, not when its task is done.
+    context.target_max_block_size = 1
+    return context
+
+
+def _dataset(
+    plan: Store,
+    worker: WorkerSpec,
+    cluster: ClusterSpec,
+    pool: Pool,
+    stop: StopFlag,
+    worker_class: type[RestyleWorker],
+) -> Dataset:
+    grows = pool.most > pool.workers
+    # One block: Ray would have the reading task cut each of its blocks into 200.
+    source = PlanSource(plan, cluster.task_seconds, pool.most, stop)
+    return ray.data.read_datasource(source, num_cpus=0, override_num_blocks=1).map_batches(
+        worker_class,
+        fn_constructor_args=(worker, stop),
+        batch_size=1,
+        batch_format="pyarrow",
+        # Without an explicit 0 each worker would hold a CPU, and on a full machine the reading task
+        # could never start: a silent hang.
+        num_cpus=0,
+        num_gpus=pool.gpus_per_worker,
+        resources=dict(cluster.resources) or None,
+        compute=ActorPoolStrategy(
+            min_size=pool.workers,
+            max_size=pool.most,
+            # What waits at one worker is lost to the others: one task, so that it need not wait for Ray's loop;
+            # and more where the pool may grow, since Ray adds workers only to a queue.
+            max_tasks_in_flight_per_actor=cluster.calls_per_worker * 2 if grows else cluster.calls_per_worker + 1,
+            max_concurrent_calls_per_actor=cluster.calls_per_worker,
+            enable_true_multi_threading=True,
+        ),
+    )

@@ -18,6 +18,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 MOST_WAITING = 10_000
 
 
+class StoppedNow(KeyboardInterrupt):
+    """The second signal; ``signal`` says which."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.signal = number
+
+
 class StoppedError(RestyleError):
     """The job was asked to stop, and did; ``signal`` says by which signal."""
 
@@ -83,7 +91,7 @@ class StopRequest:
 
 @contextmanager
 def stop_signals(on_first: Callable[[], None]) -> Iterator[StopRequest]:
-    """Within the block, the first Ctrl-C or SIGTERM calls ``on_first``; the second raises KeyboardInterrupt.
+    """Within the block, the first Ctrl-C or SIGTERM calls ``on_first``; the second raises StoppedNow.
 
     Signals reach the main thread only; elsewhere the block changes nothing.
     """
@@ -94,7 +102,7 @@ def stop_signals(on_first: Callable[[], None]) -> Iterator[StopRequest]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if request.signal is not None:
-            raise KeyboardInterrupt
+            raise StoppedNow(number)
         request.signal = number
         request.came.set()
 
@@ -111,6 +119,7 @@ def stop_signals(on_first: Callable[[], None]) -> Iterator[StopRequest]:
         yield request
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one that was not set from Python cannot be set again from it
+                signal.signal(number, handler)
         request.came.set()
         waiter.join(timeout=1)

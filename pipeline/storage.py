@@ -44,22 +44,21 @@ class Store:
         return f"{self.root}/{name}" if name else self.root
 
     def exists(self, name: str) -> bool:
-        info = self._do(lambda: self.filesystem.get_file_info(self.path(name)))
+        info = self.retrying(lambda: self.filesystem.get_file_info(self.path(name)))
         return info.type != fs.FileType.NotFound
 
-    def files(self, folder: str, suffix: str) -> list[str]:
-        """Names (relative to this store) of the files of ``folder`` ending in ``suffix``, sorted."""
-        selector = fs.FileSelector(self.path(folder), allow_not_found=True)
-        found = self._do(lambda: self.filesystem.get_file_info(selector))
-        return sorted(f"{folder}/{f.base_name}" for f in found if f.is_file and f.base_name.endswith(suffix))
+    def files(self, folder: str, suffix: str, deep: bool = False) -> list[str]:
+        """Names (relative to this store) of the files of ``folder`` ending in ``suffix``, sorted.
 
-    def folders(self, folder: str) -> list[str]:
-        """Names of the folders in ``folder``, sorted."""
-        selector = fs.FileSelector(self.path(folder), allow_not_found=True)
-        found = self._do(lambda: self.filesystem.get_file_info(selector))
-        return sorted(f.base_name for f in found if f.type == fs.FileType.Directory)
+        Args:
+            deep: those of the folders in it too.
+        """
+        selector = fs.FileSelector(self.path(folder), allow_not_found=True, recursive=deep)
+        found = self.retrying(lambda: self.filesystem.get_file_info(selector))
+        return sorted(f.path[len(self.root) + 1 :] for f in found if f.is_file and f.path.endswith(suffix))
 
-    def _do(self, action: "Callable[[], Result]") -> "Result":
+    def retrying(self, action: "Callable[[], Result]") -> "Result":
+        """Do something with files; behind a network, again after growing pauses when a transfer breaks off."""
         return action() if self.is_local else patiently(action)
 
     def read(self, name: str) -> bytes:
@@ -74,7 +73,7 @@ class Store:
                 with self.filesystem.open_output_stream(final) as stream:
                     stream.write(content)
 
-            self._do(put)
+            self.retrying(put)
             return
         self.filesystem.create_dir(final.rsplit("/", 1)[0], recursive=True)
         unfinished = f"{final}.{uuid.uuid4().hex}.tmp"
@@ -88,12 +87,12 @@ class Store:
 
     def delete_folder(self, name: str) -> None:
         """Remove a folder and what is in it; one that is not there is fine."""
-        self._do(lambda: self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True))
+        self.retrying(lambda: self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True))
 
     def delete(self, name: str) -> None:
         """Remove a file; one that is not there is fine."""
         try:
-            self._do(lambda: self.filesystem.delete_file(self.path(name)))
+            self.retrying(lambda: self.filesystem.delete_file(self.path(name)))
         except FileNotFoundError:
             return
 

@@ -42,7 +42,9 @@ wait "$step" || status=$?
 
 if [[ $stopped ]]; then
     # To the job alone: a signal to the whole step would kill Ray under it.
-    [[ -s $pidfile ]] && kill -INT "$(<"$pidfile")"
+    if [[ -s $pidfile ]]; then
+        kill -INT "$(<"$pidfile")" || true
+    fi
     # What takes longer is lost with the requeue, which kills it, and made again.
     for _ in {1..90}; do
         kill -0 "$step" 2>/dev/null || break

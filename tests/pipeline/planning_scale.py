@@ -49,7 +49,7 @@ def write_catalogue(folder: Path, rows: int, done: float = 0.99) -> None:
     work.write(open_store(str(folder)))
     writer = ResultWriter(open_store(str(folder)), "results", most_rows=1000, most_seconds=1e9)
     finished = 0
-    for tracks in read_plan(open_store(str(folder)), 1000 * SHORTEST_S):
+    for tracks in read_plan(open_store(str(folder)), 1000 * SHORTEST_S, 1):
         some = tracks.slice(0, int(rows * done) - finished).to_pylist()
         writer.add(as_table([_result(track) for track in some]))
         finished += len(some)

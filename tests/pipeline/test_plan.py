@@ -70,16 +70,17 @@ def test_work_is_counted_in_seconds_of_source(folder: Path) -> None:
 @pytest.mark.parametrize("most_bytes", [1, 10_000, 1 << 20])
 def test_the_longest_work_is_first_in_the_file_whatever_fits_into_memory(tmp_path: Path, most_bytes: int) -> None:
     dice, writer, store = random.Random(0), PlanWriter(most_bytes), open_store(str(tmp_path))
-    seconds = [dice.uniform(5, 600) for _ in range(400)]
+    seconds = [dice.uniform(6, 600 if k % 4 == 0 else 12) for k in range(400)]
     for start in range(0, 400, 40):
         rows = [
             {"track_id": str(k), "source_duration_s": seconds[k], "items": [{}]} for k in range(start, start + 40)
         ]
         writer.add(pa.Table.from_pylist(rows, schema=PLAN_SCHEMA))
     writer.write(store)
-    pieces = list(read_plan(store, 60.0))
+    pieces = list(read_plan(store, 60.0, 2))
     assert all(len(piece) == 1 or sum(piece["source_duration_s"].to_pylist()) <= 60 for piece in pieces)
     assert max(map(len, pieces)) > 3
+    assert {len(piece) for piece in pieces[-4:]} == {1}
     found = [value for piece in pieces for value in piece["source_duration_s"].to_pylist()]
     assert sorted(found) == sorted(seconds)
     assert all(later <= 2 * earlier for earlier, later in itertools.pairwise(found))

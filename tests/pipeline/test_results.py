@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.attempts import AttemptGuard, WorkerDiedError
+from pipeline.attempts import AttemptGuard, WorkerDiedError, mark_start
 from pipeline.results import (
     REJECTED,
     RESULTS,
@@ -90,6 +90,7 @@ def test_an_item_that_kills_its_process_is_given_up(tmp_path: Path) -> None:
         assert died.returncode == 9
     with pytest.raises(WorkerDiedError, match="died 2 times"), AttemptGuard(store, "item", 2):
         pass
+    mark_start(store, "later")
     with AttemptGuard(store, "item", 2) as guard:  # a later launch may try again
         assert guard.attempt == 1
     broken = DIE_INSIDE.replace("os._exit(9)", "import torch; raise torch.AcceleratorError('broken')")

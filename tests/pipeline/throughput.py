@@ -104,13 +104,16 @@ def measure(folder: Path, seconds: Sequence[float], workers: int, step_s: float,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--covers", type=int, default=200, help="of equal length; a quarter of them at 500 ms")
-    covers = parser.parse_args().covers
+    parser.add_argument(
+        "--clip", type=float, default=1.0, help="seconds; decoding and encoding costs CPU time too"
+    )
+    covers, clip_s = parser.parse_args().covers, parser.parse_args().clip
     dice = random.Random(0)
     mixed = [min(90.0, max(3.0, dice.lognormvariate(2.3, 0.8))) for _ in range(60)]
     with tempfile.TemporaryDirectory() as name:
         for title, found in (
-            ("50 ms a cover, 2 workers", measure(Path(name, "short"), [5.0] * covers, 2, 0.05)),
-            ("500 ms a cover, 2 workers", measure(Path(name, "long"), [5.0] * (covers // 4), 2, 0.5)),
+            ("50 ms a cover, 2 workers", measure(Path(name, "short"), [clip_s] * covers, 2, 0.05)),
+            ("500 ms a cover, 2 workers", measure(Path(name, "long"), [clip_s] * (covers // 4), 2, 0.5)),
             ("mixed lengths, 4 workers", measure(Path(name, "mixed"), mixed, 4, 0.0, 0.06)),
         ):
             print(f"{title}: {100 * found.efficiency:.1f} % busy, start-up {found.start_up_s:.1f} s", flush=True)
