@@ -38,13 +38,13 @@ from acestep.understanding import fill
 from pipeline.attempts import AttemptGuard, is_marked
 from pipeline.failures import outcome
 from pipeline.items import effective_columns, item_columns
+from pipeline.plan_schema import TRACKS
 from pipeline.receipts import LAST, TASK, leave, of_track
 from pipeline.results import as_table
 from pipeline.stopping import StopFlag
 from pipeline.storage import Store, locate, read_file
 
 log = logging.getLogger(__name__)
-TRACKS = "tracks"
 FACTS = ("language", "bpm", "keyscale", "timesignature")
 
 

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-import pyarrow as pa
-
 from acestep.constants import MAX_SOURCE_SECONDS, NUMERICS_VERSION
 from acestep.cover import CoverPlan, resolve
 from acestep.errors import RequestError
@@ -17,17 +15,6 @@ from acestep.stages import Stage
 from pipeline.manifest import Track
 from pipeline.presets import unset
 from pipeline.settings import Setting, distinct, own_names
-
-ITEM = pa.struct(
-    [
-        ("item_id", pa.string()),
-        ("setting_id", pa.string()),
-        ("setting_name", pa.string()),
-        ("stages", pa.string()),  # the values of every Stage up to this one, as JSON
-        ("seed", pa.int64()),
-        ("parent_item_id", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True)

@@ -13,30 +13,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from acestep.constants import LATENT_RATE, MIN_LATENT_FRAMES
 from acestep.errors import RequestError
-from pipeline.items import ITEM, Rules, digest_of, item_columns, make_items
+from pipeline.items import Rules, digest_of, item_columns, make_items
 from pipeline.manifest import RejectedRow, Track
+from pipeline.plan_schema import PLAN_SCHEMA, SHORTEST_S
 from pipeline.probe import Probe
 from pipeline.results import as_table
 from pipeline.settings import RepeatsError
 
 BATCH_ROWS = 8192
-SHORTEST_S = MIN_LATENT_FRAMES / LATENT_RATE  # a shorter source is as much work
 Look = Callable[[Sequence[str]], Mapping[str, Probe]]
-
-PLAN_SCHEMA = pa.schema(
-    [
-        ("track_id", pa.string()),
-        ("source", pa.string()),
-        ("reference", pa.string()),
-        ("prompt", pa.string()),  # the Prompt as JSON
-        ("preset", pa.string()),
-        ("notes", pa.list_(pa.string())),
-        ("source_duration_s", pa.float64()),
-        ("items", pa.list_(ITEM)),
-    ]
-)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.plan import PLAN_SCHEMA, SHORTEST_S
+from pipeline.plan_schema import PLAN_SCHEMA, SHORTEST_S
 from pipeline.storage import Store
 
 PLAN_FILE = "plan.parquet"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.plan import SHORTEST_S
+from pipeline.plan_schema import SHORTEST_S
 from pipeline.summary import WORK_COLUMNS
 
 RECENT_S = 600.0

@@ -5,48 +5,14 @@ from collections.abc import Iterator
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import GetTimeoutError, RayError
 
-from pipeline.actors import TRACKS, RestyleWorker, WorkerSpec
+from pipeline.actors import RestyleWorker, WorkerSpec
 from pipeline.cluster import ClusterSpec, Pool, PoolError, unplaced
-from pipeline.plan import PLAN_SCHEMA
-from pipeline.plan_file import read_plan
+from pipeline.plan_source import PlanSource
 from pipeline.stopping import StopFlag
 from pipeline.storage import Store
-
-# A task's tracks are one row, since Ray splits blocks of several.
-TASK_SCHEMA = pa.schema([(TRACKS, pa.list_(pa.struct(list(PLAN_SCHEMA))))])
-
-
-class PlanSource(Datasource):
-    """Reads a plan in its order, one row for each task of a worker, until the flag is lowered.
-
-    Ray's own Parquet reader makes one block of a small file, which keeps one worker busy and the others idle,
-    and would go on to the end of the catalogue after a wish to stop. The one reading task is a few hundred blocks
-    ahead of the workers, and no more, since Ray holds it back.
-    """
-
-    def __init__(self, store: Store, task_s: float, hands: int, stop: StopFlag):
-        super().__init__()
-        self.store, self.task_s, self.hands, self.stop = store, task_s, hands, stop
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
-    ) -> list[ReadTask]:
-        nothing_known = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(self._read, nothing_known)]
-
-    def _read(self) -> Iterator[pa.Table]:
-        for rows in read_plan(self.store, self.task_s, self.hands):
-            if self.stop.lowered:
-                return
-            yield pa.table({TRACKS: [rows.to_pylist()]}, schema=TASK_SCHEMA)
 
 
 def stream(

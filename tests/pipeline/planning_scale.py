@@ -20,8 +20,9 @@ import soundfile
 
 from pipeline.items import ModelFacts, Rules
 from pipeline.manifest import read_manifest
-from pipeline.plan import SHORTEST_S, Plan, make_plan
+from pipeline.plan import Plan, make_plan
 from pipeline.plan_file import PlanWriter, read_plan
+from pipeline.plan_schema import SHORTEST_S
 from pipeline.probe import Probes
 from pipeline.results import ResultWriter, as_table, current_rows, finished_items
 from pipeline.settings import make_settings

@@ -15,9 +15,9 @@ import soundfile
 from pipeline import probe as probing
 from pipeline.items import ModelFacts, Rules
 from pipeline.manifest import RejectedRow, parse_track
-from pipeline.plan import PLAN_SCHEMA, SHORTEST_S
 from pipeline.plan import make_plan as plan_rows
 from pipeline.plan_file import PlanWriter, read_plan
+from pipeline.plan_schema import PLAN_SCHEMA, SHORTEST_S
 from pipeline.presets import Preset
 from pipeline.probe import Probes, probe
 from pipeline.settings import RepeatsError, make_settings

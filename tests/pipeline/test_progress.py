@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipeline.plan import SHORTEST_S
+from pipeline.plan_schema import SHORTEST_S
 from pipeline.progress import RECENT_S, Progress, in_words, spell
 from pipeline.results import as_table
 

@@ -9,8 +9,8 @@ import pytest
 from pipeline.actors import WorkerSpec
 from pipeline.attempts import mark_start
 from pipeline.cluster import ClusterSpec, PoolError, size_pool
-from pipeline.plan import PLAN_SCHEMA
 from pipeline.plan_file import PlanWriter
+from pipeline.plan_schema import PLAN_SCHEMA
 from pipeline.stages import stream
 from pipeline.stopping import StopFlag
 from pipeline.storage import open_store
