@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cluster import ClusterSpec
 from tests.cluster.launches import SEEDS, Launches, explain, write_catalogue
 from tests.cluster.two_nodes import nodes
 
 pytestmark = pytest.mark.cluster
-CALLS_PER_WORKER = 2
+CALLS_PER_WORKER = ClusterSpec().calls_per_worker
 AGAIN_S = 60.0
 LONG = pytest.param(50, 0.4, id="200 items", marks=pytest.mark.slow)
 

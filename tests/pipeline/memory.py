@@ -1,9 +1,10 @@
-"""Memory of a long job: driver, workers and object store, sampled while a real catalogue is restyled.
+"""Memory of a long job: driver, workers and object store, sampled while a catalogue is restyled.
 
     python -m tests.pipeline.memory --covers 2000
 
-Short clips and, spread among them, tracks of ten minutes, on the miniature model at one step. Prints a sample for
-each twentieth of the job; Linux only.
+Short clips and tracks of ten minutes; ``--model`` makes real covers on the miniature model at one step, and
+without it the model does nothing, which takes minutes in place of half an hour. Prints a sample for each twentieth
+of the job; Linux only.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from rich.console import Console
 
 from acestep.constants import SAMPLE_RATE
 from acestep.setting import CoverSetting
+from pipeline.actors import RestyleWorker
 from pipeline.cluster import ClusterSpec
 from pipeline.console import ConsoleReporter
 from pipeline.job import RestyleJob
@@ -28,6 +30,7 @@ from pipeline.progress import Progress
 from pipeline.restyle import run
 from pipeline.tracking import TrackingSpec
 from tests.conftest import tone
+from tests.pipeline.throughput import SleepingWorker
 
 LONG_S = 600
 
@@ -76,7 +79,7 @@ def stored() -> float:
     return get_memory_info_reply(state).store_stats.object_store_bytes_used / 1e6
 
 
-def measure(folder: Path, covers: int, long: int, workers: int = 2) -> list[Sample]:
+def measure(folder: Path, covers: int, long: int, model: bool) -> list[Sample]:
     """Restyle ``covers`` tracks, ``long`` of them ten minutes long."""
     clips = [folder / f"{k}.flac" for k in range(20)]
     for k, clip in enumerate(clips):
@@ -89,11 +92,12 @@ def measure(folder: Path, covers: int, long: int, workers: int = 2) -> list[Samp
         manifest=str(folder / "tracks.csv"),
         output=str(folder / "out"),
         cover=asdict(CoverSetting()) | {"seed": 1, "inference_steps": 1},
-        cluster=ClusterSpec(address="local", workers=workers, threads_per_worker=1),
+        cluster=ClusterSpec(address="local", workers=2, threads_per_worker=1),
         tracking=TrackingSpec(enabled=False),
     )
     sampler = Sampler()
-    summary = run(job, sampler)
+    idle = type("Worker", (SleepingWorker,), {"log": str(folder / "log.txt")})
+    summary = run(job, sampler, RestyleWorker if model else idle)
     if summary.ok != covers:
         raise SystemExit(f"{summary.ok} of {covers} covers: {summary.problems.to_pylist()[:1]}")
     return sampler.samples
@@ -103,11 +107,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--covers", type=int, default=2000)
     parser.add_argument("--long", type=int, default=10, help="of them, tracks of ten minutes")
+    parser.add_argument("--model", action="store_true", help="make real covers")
     args = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         print("covers   driver  worker   store  (MB)")
-        for sample in measure(Path(name), args.covers, args.long):
+        for sample in measure(Path(name), args.covers, args.long, args.model):
             print(f"{sample.covers:6} {sample.driver:8.0f}{sample.worker:8.0f}{sample.store:8.1f}")
     print(f"{time.monotonic() - started:.0f} s")
 
