@@ -78,9 +78,8 @@ def _dataset(
         compute=ActorPoolStrategy(
             min_size=pool.workers,
             max_size=pool.most,
-            # What waits at one worker is lost to the others: one task, so that it need not wait for Ray's loop;
-            # and more where the pool may grow, since Ray adds workers only to a queue.
-            max_tasks_in_flight_per_actor=cluster.calls_per_worker * 2 if grows else cluster.calls_per_worker + 1,
+            # What waits at one worker is lost to the others at the end; but Ray adds workers only to a queue.
+            max_tasks_in_flight_per_actor=cluster.calls_per_worker * (2 if grows else 1),
             max_concurrent_calls_per_actor=cluster.calls_per_worker,
             enable_true_multi_threading=True,
         ),
