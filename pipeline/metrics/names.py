@@ -1,0 +1,54 @@
+"""The measures of a cover: one name for each, as a column of result rows and as a metric of MLflow."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure.
+
+    better: "high" or "low" where more or less of it is a better cover, "" where it only describes.
+    extra: the optional group that computes it; "" is the default group.
+    """
+
+    name: str
+    unit: str
+    better: str
+    meaning: str
+    kind: type[float] | type[int] | type[bool] = float
+    extra: str = ""
+
+
+MEASURES = (
+    Measure("harmony/chroma_excess", "", "high", "harmony kept beyond what chance gives: 1 all, 0 none"),
+    Measure("harmony/chroma_pearson", "", "high", "mean correlation of the chroma frames, chance included"),
+    Measure("harmony/chroma_excess_any_key", "", "high", "harmony kept, whatever key the cover is in"),
+    Measure("harmony/key_shift", "semitones", "", "how far up the cover is transposed, 0..11", int),
+    Measure("melody/salience_excess", "", "high", "share of frames with the source's leading note, beyond chance"),
+    Measure("structure/ssm_corr", "", "high", "which parts resemble which, as in the source"),
+    Measure("structure/repetition_p90", "", "", "how much of the cover repeats itself; near 1 is a stuck loop"),
+    Measure("rhythm/onset_corr", "", "high", "onsets where the source has them"),
+    Measure("rhythm/tempo_ratio_octave", "octaves", "", "log2 of the tempo ratio, folded to -0.5..0.5"),
+    Measure("align/lag_s", "s", "", "how much later the cover plays than the source"),
+    Measure("timbre/mfcc_distance", "", "high", "how far the sound moved, whereto not asked"),
+    Measure("copy/waveform_corr", "", "low", "correlation of the two waveforms; near 1 is the source itself"),
+    Measure("audio/lufs", "LUFS", "", "integrated loudness, ITU-R BS.1770"),
+    Measure("audio/true_peak_dbfs", "dBFS", "", "peak of the fourfold oversampled waveform"),
+    Measure("audio/clipped_frac", "", "low", "share of samples at full scale"),
+    Measure("audio/silence_frac", "", "low", "share of 0.1 s frames under -60 dBFS"),
+    Measure("audio/lead_silence_s", "s", "", "silence before the first sound"),
+    Measure("audio/tail_silence_s", "s", "", "silence after the last sound"),
+    Measure("audio/flatness", "", "", "spectral flatness: 1 is white noise, near 0 a tone"),
+    Measure("audio/duration_error_s", "s", "", "how much longer the cover is than the source"),
+    Measure("audio/finite", "", "high", "no sample is NaN or infinite", bool),
+    Measure(
+        "melody/raw_chroma_accuracy",
+        "",
+        "high",
+        "share of voiced frames with the source's pitch class",
+        extra="melody",
+    ),
+    Measure("style/clap_text", "", "high", "how well the sound fits the caption (CLAP)", extra="style"),
+    Measure("style/clap_delta", "", "high", "how much better it fits than the source does", extra="style"),
+)
+BY_NAME = {measure.name: measure for measure in MEASURES}
