@@ -18,7 +18,7 @@ from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob
 from pipeline.plan import Plan
 from pipeline.progress import Progress, in_words, kinds_in_words, rates_in_words
-from pipeline.settings import Setting
+from pipeline.settings import Setting, names_of
 from pipeline.summary import Summary
 
 # Of a log, in seconds: a job of a minute says how far it is, and one of days does not flood it.
@@ -47,10 +47,8 @@ class ConsoleReporter:
         facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         facts.add_row("catalogue", escape(job.name))
         facts.add_row("model", f"{escape(model.name)} ({model.fingerprint}, {model.dtype})")
-        facts.add_row(
-            "settings",
-            ", ".join(setting.name for setting in settings[:8]) + ("" if len(settings) <= 8 else ", ..."),
-        )
+        seeds = len({setting.seed for setting in settings})
+        facts.add_row("settings", names_of(settings, 8) + (f" ({seeds} seeds each)" if seeds > 1 else ""))
         most = f" to {pool.most}" if pool.most > pool.workers else ""
         facts.add_row("cluster", escape(pool.cluster))
         facts.add_row("workers", f"{pool.workers}{most} ({where})")

@@ -13,7 +13,7 @@ from pipeline.settings import Setting
 from pipeline.storage import Store
 
 MEASURED = ("model_fingerprint", "dtype", "status", "duration_s", "evaluations", "denoise_s", "audio_bytes")
-MEASURED_ONCE = ("condition_s", "decode_s", "write_s")
+MEASURED_ONCE = ("condition_s", "decode_s", "measure_s", "write_s")
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ class Rules:
         """Parameters that a row cannot set, and who sets them."""
         staged = {name for setting in self.settings for name in own_names(setting.stages)}
         swept = {name for setting in self.settings for name in setting.varied}
+        if len({setting.seed for setting in self.settings}) > 1:
+            swept.add("seed")
         return dict.fromkeys(staged, "set by a stage") | dict.fromkeys(swept, "swept by the grid")
 
 
@@ -82,9 +84,11 @@ def make_items(track: Track, source: str, reference: str | None, rules: Rules) -
     values = row_values(track, rules)
     prompt = asdict(track.prompt)
     made: dict[str, str] = {}
-    ids: dict[str, str] = {}
+    ids: dict[tuple[str | None, int], str] = {}
     overrides = tuple((name, value) for name, value in sorted(values.items()) if name != "seed")
     for setting in rules.settings:
+        if setting.tracks is not None and track.track_id not in setting.tracks:
+            continue
         seed = values.get("seed", setting.seed)
         refuse_seed(setting, seed)
         runs, written = _resolved(setting.stages, overrides, rules.model.is_turbo, reference is not None)
@@ -101,7 +105,7 @@ def make_items(track: Track, source: str, reference: str | None, rules: Rules) -
             "format": rules.audio_format,
         }
         item_id = digest_of({"track_id": track.track_id} | what)
-        ids[setting.setting_id] = item_id
+        ids[setting.setting_id, setting.seed] = item_id
         if item_id in made:
             if rules.duplicates == "run_once":
                 continue
@@ -119,7 +123,7 @@ def make_items(track: Track, source: str, reference: str | None, rules: Rules) -
             "setting_name": setting.name,
             "stages": written,
             "seed": seed,
-            "parent_item_id": setting.parent and ids[setting.parent],
+            "parent_item_id": setting.parent and ids[setting.parent, setting.seed],
         }
 
 

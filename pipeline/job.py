@@ -32,7 +32,7 @@ from pipeline.results import (
     finished_items,
     made_with,
 )
-from pipeline.settings import DUPLICATES, Setting, distinct, make_settings
+from pipeline.settings import DUPLICATES, Point, Setting, distinct, make_settings
 from pipeline.storage import Store, open_store
 from pipeline.tracking import Tracker, TrackingSpec
 
@@ -42,6 +42,7 @@ class RestyleJob:
     """One launch: what to restyle, with what, into which folder.
 
     cover: every setting parameter by name, the seed included; grid: those to sweep, each a value or a list.
+    points: what to run in place of the grid, where a product says too much.
     duplicates: what to do where the grid holds settings that give the same audio: "refuse" or "run_once".
     stages: covers to make one after the other, each a mapping of a caption, lyrics and parameters laid over cover.
     presets: what manifest rows may name by their genres; by_hand: the names in ``cover`` that such a preset leaves
@@ -59,6 +60,7 @@ class RestyleJob:
     output: str
     cover: Mapping[str, Any]
     grid: Mapping[str, Any] = field(default_factory=dict)
+    points: Sequence[Point] = ()
     duplicates: str = "refuse"
     stages: Sequence[Mapping[str, Any]] = ()
     presets: Sequence[Preset] = ()
@@ -85,6 +87,10 @@ class RestyleJob:
     def name(self) -> str:
         """The catalogue's name: as given, else the manifest's file name."""
         return self.catalogue or self.manifest.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+
+    def settings(self) -> list[Setting]:
+        """What every track gets; see ``make_settings``."""
+        return make_settings(self.cover, self.grid, self.stages, self.points)
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def open_job(job: RestyleJob) -> Opened:
     presets = [check_preset(preset) for preset in job.presets]
     rows = read_manifest(job.manifest, presets, job.caption)
     first = next(rows)
-    settings = make_settings(job.cover, job.grid, job.stages)
+    settings = job.settings()
     listener = hub.find_language_model(job.language_model) if job.language_model else None
     if listener is not None:
         open_language_model(listener)
@@ -222,7 +228,8 @@ def assumed_dtype(job: RestyleJob) -> str:
 
 
 def _by_hand(job: RestyleJob) -> list[str]:
-    return [*job.by_hand, *(name for name, values in job.grid.items() if values is not None)]
+    swept = (name for name, values in job.grid.items() if values is not None)
+    return [*job.by_hand, *swept, *dict.fromkeys(name for point in job.points for name in point.values)]
 
 
 def _run(settings: list[Setting], plan: Plan, duplicates: str, is_turbo: bool) -> list[Setting]:

@@ -31,6 +31,7 @@ def job_parameters(job: "RestyleJob", model: ModelFacts, settings: list[Setting]
     }
     differs = {*settings[0].varied, *own_names(settings[-1].stages), *WORDS}
     constant = {name: value for name, value in values.items() if name not in differs}
+    constant["seed"] = ", ".join(map(str, dict.fromkeys(setting.seed for setting in settings)))
     if job.adapter:
         constant |= {"adapter": job.adapter, "adapter_scale": job.adapter_scale}
     return constant | {

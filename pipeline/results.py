@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from acestep.setting import SETTING_TYPES
+from pipeline.metrics.names import MEASURES
 from pipeline.storage import Store
 
 RESULTS, REJECTED = "results", "rejected"
@@ -59,16 +60,20 @@ SCHEMA = pa.schema(
         ("frames", pa.int64()),
         ("duration_s", pa.float64()),
         ("source_duration_s", pa.float64()),
+        # what it is like beside its source; a measure that is null has its reason in unmeasured, "name: reason"
+        *((measure.name, _ARROW_TYPES[measure.kind]) for measure in MEASURES),
+        ("unmeasured", pa.list_(pa.string())),
         # with what
         ("model", pa.string()),
         ("model_fingerprint", pa.string()),
         ("dtype", pa.string()),
         ("numerics_version", pa.int32()),
-        # seconds of work; read_s and condition_s are an equal share of what the track's items have in common
+        # seconds of work; read_s and condition_s, and of measure_s the source's part, are an equal share of what the track's items have in common
         ("read_s", pa.float64()),
         ("condition_s", pa.float64()),
         ("denoise_s", pa.float64()),
         ("decode_s", pa.float64()),
+        ("measure_s", pa.float64()),
         ("write_s", pa.float64()),
         ("attempt", pa.int32()),
         ("node", pa.string()),

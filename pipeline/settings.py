@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,7 +20,6 @@ SHORT = {
     "guidance_scale": "g{:.1f}",
     "inference_steps": "n{}",
     "shift": "shift{:g}",
-    "seed": "seed{}",
     "stage": "stage{}",
     "cfg_interval_start": "from{:g}",
     "cfg_interval_end": "to{:g}",
@@ -34,12 +33,14 @@ class RepeatsError(RequestError):
 
 @dataclass(frozen=True)
 class Setting:
-    """One point of the sweep: what to run, a seed, its id and its name.
+    """One point of the sweep: what to run, and a seed. Points that differ in nothing but the seed share id and name,
+    since they are compared as one: what is asked is which setting is better, whatever the dice.
 
     stages: the covers to make one after the other; the last one is this setting's, the others lead to it.
     parent: the setting that the last stage starts from, where there are several.
-    varied: the parameters that differ between the settings of a job, with this setting's values.
+    varied: the parameters that differ between the settings of a job, with this setting's values; never the seed.
     stands_for: names of settings that would give the same audio and are not run.
+    tracks: ids of the tracks that it is for; None is all.
     """
 
     stages: tuple[Stage, ...]
@@ -49,6 +50,7 @@ class Setting:
     varied: Mapping[str, Any]
     parent: str | None = None
     stands_for: tuple[str, ...] = ()
+    tracks: frozenset[str] | None = None
 
     @property
     def cover(self) -> CoverSetting:
@@ -64,29 +66,55 @@ class Setting:
         return tuple(resolve(stage.setting, is_turbo) for stage in self.stages)
 
 
+@dataclass(frozen=True)
+class Point:
+    """Values to lay over a job's own, for all tracks or for some."""
+
+    values: Mapping[str, Any]
+    tracks: frozenset[str] | None = None
+
+
 def make_settings(
-    base: Mapping[str, Any], grid: Mapping[str, Any], stages: Sequence[Mapping[str, Any]] | None = None
+    base: Mapping[str, Any],
+    grid: Mapping[str, Any],
+    stages: Sequence[Mapping[str, Any]] | None = None,
+    points: Sequence[Point] = (),
 ) -> list[Setting]:
-    """The cross product of ``grid`` (a value or a list for each name) over the values of ``base``.
+    """The cross product of ``grid`` (a value or a list for each name) over the values of ``base``; or ``points``,
+    where a product says too much.
 
     With ``stages``, every point is a chain of covers, and each of its stages a setting.
 
     Raises:
-        RequestError: a value is out of range, a list is empty or holds the same value twice, or a stage and the
-            grid both set a parameter.
+        RequestError: a value is out of range, a list is empty or holds the same value twice, or a stage and a
+            point both set a parameter.
     """
-    axes = {name: _axis(name, values) for name, values in grid.items() if values is not None}
-    varied = [name for name in axes if len(axes[name]) > 1]
+    if not points:
+        axes = {name: _axis(name, values) for name, values in grid.items() if values is not None}
+        points = [Point(dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
+    named = dict.fromkeys(name for point in points for name in point.values)
+    varied = [name for name in named if name != "seed" and _differ(point.values.get(name) for point in points)]
     settings = []
-    for point in itertools.product(*axes.values()):
-        values = dict(base) | dict(zip(axes, point, strict=True))
+    for point in points:
+        values = dict(base) | dict(point.values)
         seed = check_seed(values.pop("seed"))
         chain = parse_stages(stages, parse_setting(values))
-        fixed = sorted(own_names(chain) & axes.keys())
+        fixed = sorted(own_names(chain) & point.values.keys())
         if fixed:
             raise RequestError(f"{fixed[0]} is swept by the grid and set by a stage; take it out of one of them")
-        settings += _chain(chain, seed, varied)
+        settings += [replace(setting, tracks=point.tracks) for setting in _chain(chain, seed, varied)]
     return _told_apart(settings)
+
+
+def _differ(values: Iterable[Any]) -> bool:
+    first, *others = values
+    return any(value != first for value in others)
+
+
+def names_of(settings: Iterable[Setting], most: int) -> str:
+    """The first names, seeds not told apart, such as "s0.30 g7.0, s0.30 g9.0, ..."."""
+    names = list(dict.fromkeys(setting.name for setting in settings))
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def own_names(stages: Sequence[Stage]) -> set[str]:
@@ -110,7 +138,7 @@ def _axis(name: str, values: Any) -> list[Any]:
 
 def _told_apart(settings: list[Setting]) -> list[Setting]:
     """The settings with names that differ, written out where the short ones do not."""
-    if len({setting.name for setting in settings}) == len(settings):
+    if len({setting.name for setting in settings}) == len({setting.setting_id for setting in settings}):
         return settings
     return [
         replace(setting, name=" ".join(f"{key}={value}" for key, value in setting.varied.items()))
@@ -123,10 +151,10 @@ def _chain(stages: tuple[Stage, ...], seed: int, varied: list[str]) -> list[Sett
     for number in range(1, len(stages) + 1):
         chain = stages[:number]
         digest = hashlib.sha256(
-            json.dumps([[stage.values() for stage in chain], seed], sort_keys=True).encode()
+            json.dumps([stage.values() for stage in chain], sort_keys=True).encode()
         ).hexdigest()[:12]
         last = chain[-1].setting
-        values = asdict(last) | {"seed": seed, "stage": number}
+        values = asdict(last) | {"stage": number}
         names = [*varied, "stage"] if len(stages) > 1 else varied
         shown = [SHORT.get(name, name + "={}").format(values[name]) for name in names]
         name = " ".join(shown) or f"s{last.audio_cover_strength:.2f} g{last.guidance_scale:.1f}"
@@ -156,7 +184,7 @@ def distinct(settings: Sequence[Setting], is_turbo: bool, duplicates: str = "ref
         raise RepeatsError(
             "the grid holds settings that would give identical audio; remove all but one of each line, or keep "
             "the first of each with grid.duplicates=run_once:\n"
-            + "\n".join(_explained(group, is_turbo) for group in groups)
+            + "\n".join(dict.fromkeys(_explained(group, is_turbo) for group in groups))  # once for all seeds
         )
     kept_id = {s.setting_id: group[0].setting_id for group in same.values() for s in group}
     return [
@@ -171,7 +199,8 @@ def distinct(settings: Sequence[Setting], is_turbo: bool, duplicates: str = "ref
 
 def _identity(setting: Setting, is_turbo: bool) -> str:
     plans = [plan.identity() for plan in setting.plans(is_turbo)]
-    return json.dumps([plans, [(stage.caption, stage.lyrics) for stage in setting.stages], setting.seed])
+    words = [(stage.caption, stage.lyrics) for stage in setting.stages]
+    return json.dumps([plans, words, setting.seed, sorted(setting.tracks or ())])
 
 
 def _explained(group: Sequence[Setting], is_turbo: bool) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-WORK_COLUMNS = ("read_s", "condition_s", "denoise_s", "decode_s", "write_s")
+WORK_COLUMNS = ("read_s", "condition_s", "denoise_s", "decode_s", "measure_s", "write_s")
 SUMMARY_COLUMNS = (
     *("item_id", "track_id", "source", "caption", "setting_id", "setting_name", "status"),
     *("error_kind", "error_message", "audio_path", "duration_s", *WORK_COLUMNS),

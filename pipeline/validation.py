@@ -28,7 +28,7 @@ from pipeline.presets import check_preset
 from pipeline.probe import Probes
 from pipeline.problems import Problem, ProblemLog
 from pipeline.results import RESULTS, ResultWriter
-from pipeline.settings import Setting, make_settings
+from pipeline.settings import Setting, names_of
 from pipeline.sources import DECODES, Decode, Sources, check_sources, probe_all
 from pipeline.storage import Store
 from pipeline.tracking import Tracker
@@ -248,11 +248,10 @@ def _rows(job: RestyleJob) -> Iterator[Track | RejectedRow]:
 def _settings(
     job: RestyleJob, first: Track | RejectedRow | None, model: Model | None
 ) -> tuple[list[Setting], str]:
-    settings = make_settings(job.cover, job.grid, job.stages)
+    settings = job.settings()
     if model is not None and first is not None:
         refuse_repeats(job, settings, first, model[1])
-    names = ", ".join(setting.name for setting in settings[:4]) + ("" if len(settings) <= 4 else ", ...")
-    return settings, f"{len(settings)}: {names}"
+    return settings, f"{len(settings)}: {names_of(settings, 4)}"
 
 
 def _sources(found: Sources, decode: Decode) -> Check:

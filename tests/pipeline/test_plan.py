@@ -20,7 +20,7 @@ from pipeline.plan_file import PlanWriter, read_plan
 from pipeline.plan_schema import PLAN_SCHEMA, SHORTEST_S
 from pipeline.presets import Preset
 from pipeline.probe import Probes, probe
-from pipeline.settings import RepeatsError, make_settings
+from pipeline.settings import Point, RepeatsError, make_settings
 from pipeline.storage import open_store
 from tests.conftest import tone
 
@@ -268,6 +268,15 @@ def test_items_of_a_chain_name_their_parent(folder: Path) -> None:
     staged = Rules(make_settings(BASE, {}, [{"shift": 2}]), MODEL)
     conflict = make_plan([track(folder, "short", shift="1")], [], staged, set())
     assert "shift is given in the manifest and set by a stage" in conflict.rejected[0]["error_message"]
+
+
+def test_a_point_for_some_tracks_and_a_row_that_sets_a_swept_seed(folder: Path) -> None:
+    points = [Point({"seed": 1}, frozenset(["short"])), Point({"seed": 2})]
+    rules = Rules(make_settings(BASE, {}, points=points), MODEL)
+    plan = make_plan([track(folder, "short"), track(folder, "long")], [], rules, set())
+    assert [[item["seed"] for item in row["items"]] for row in plan.rows.to_pylist()] == [[1, 2], [2]]
+    conflict = make_plan([track(folder, "short", seed="1")], [], rules, set())
+    assert "seed is given in the manifest and swept by the grid" in conflict.rejected[0]["error_message"]
 
 
 def test_the_language_model_is_part_of_the_identity(folder: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from acestep.errors import RequestError
-from pipeline.settings import distinct, make_settings
+from pipeline.settings import Point, distinct, make_settings, names_of
 
 BASE = {"audio_cover_strength": 0.5, "guidance_scale": 9.0, "seed": 42}
 
@@ -15,6 +15,26 @@ def test_cross_product_with_short_names() -> None:
     assert settings[0].varied == {"audio_cover_strength": 0.3, "guidance_scale": 7.0}
     assert len({s.setting_id for s in settings}) == 4
     assert make_settings(BASE, grid)[2].setting_id == settings[2].setting_id
+
+
+def test_seeds_are_repeats_of_one_setting() -> None:
+    settings = make_settings(BASE, {"guidance_scale": [7, 9], "seed": [1, 2, 3]})
+    assert [s.seed for s in settings] == [1, 2, 3] * 2
+    assert [s.name for s in settings] == ["g7.0"] * 3 + ["g9.0"] * 3
+    assert len({s.setting_id for s in settings}) == 2
+    assert {tuple(s.varied) for s in settings} == {("guidance_scale",)}
+    assert names_of(settings, 1) == "g7.0, ..."
+
+
+def test_points_in_place_of_a_product() -> None:
+    points = [
+        Point({"audio_cover_strength": 0.3, "guidance_scale": 7, "seed": 1}, frozenset("a")),
+        Point({"audio_cover_strength": 0.6, "guidance_scale": 7, "seed": 2}),
+    ]
+    settings = make_settings(BASE, {}, points=points)
+    assert [(s.name, s.seed, s.tracks) for s in settings] == [("s0.30", 1, frozenset("a")), ("s0.60", 2, None)]
+    whole = make_settings(BASE | {"guidance_scale": 7}, {"audio_cover_strength": [0.3, 0.6]})
+    assert [s.setting_id for s in settings] == [s.setting_id for s in whole]
 
 
 def test_one_value_needs_no_list_and_does_not_vary() -> None:
@@ -57,17 +77,16 @@ def test_settings_that_would_sound_the_same_are_refused_with_the_reason() -> Non
     with pytest.raises(RequestError) as caught:
         distinct(settings, is_turbo=True)
     message = str(caught.value)
-    assert "g7.0 seed1 = g9.0 seed1" in message
-    assert "g7.0 seed2 = g9.0 seed2" in message
+    assert message.count("g7.0 = g9.0: each runs 8 steps") == 1  # said once for both seeds
     assert "guidance_scale 7 has no effect: turbo models have guidance built in" in message
 
 
 def test_run_once_keeps_the_first_of_each() -> None:
     settings = make_settings(BASE, {"guidance_scale": [7, 8, 9], "seed": [1, 2]})
     kept = distinct(settings, is_turbo=True, duplicates="run_once")
-    assert [(s.name, s.stands_for) for s in kept] == [
-        ("g7.0 seed1", ("g8.0 seed1", "g9.0 seed1")),
-        ("g7.0 seed2", ("g8.0 seed2", "g9.0 seed2")),
+    assert [(s.name, s.seed, s.stands_for) for s in kept] == [
+        ("g7.0", 1, ("g8.0", "g9.0")),
+        ("g7.0", 2, ("g8.0", "g9.0")),
     ]
     with pytest.raises(RequestError, match=r"grid\.duplicates 'drop' is unknown; use one of refuse, run_once"):
         distinct(settings, True, "drop")
