@@ -5,7 +5,6 @@ lock, and encodes and writes outside it, so the next track is read while this on
 """
 
 import hashlib
-import io
 import itertools
 import json
 import logging
@@ -20,11 +19,10 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from pyarrow.fs import LocalFileSystem
 from torch import Tensor
 
 from acestep import hub
-from acestep.audio import EXTENSIONS, encode_audio, finish, is_silent, load_audio
+from acestep.audio import EXTENSIONS, encode_audio, finish, is_silent
 from acestep.checkpoint import fingerprint
 from acestep.conditions import TrackConditions, cut_notes, prepare
 from acestep.constants import NUMERICS_VERSION, SAMPLE_RATE, SILENT_SOURCE, UNDERSTANDING_SEED
@@ -38,11 +36,12 @@ from acestep.understanding import fill
 from pipeline.attempts import AttemptGuard, is_marked
 from pipeline.failures import outcome
 from pipeline.items import effective_columns, item_columns
+from pipeline.loading import load
 from pipeline.plan_schema import TRACKS
 from pipeline.receipts import LAST, TASK, leave, of_track
 from pipeline.results import as_table
 from pipeline.stopping import StopFlag
-from pipeline.storage import Store, locate, read_file
+from pipeline.storage import Store
 
 log = logging.getLogger(__name__)
 FACTS = ("language", "bpm", "keyscale", "timesignature")
@@ -188,11 +187,11 @@ class RestyleWorker:
 
     def _read(self, track: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """The source and the timbre reference ``[2, n]``."""
-        source = self._load(track["source"])
+        source = load(track["source"], self.spec.most_seconds)
         if not track["reference"]:
             return source, None
         try:
-            return source, self._load(track["reference"])
+            return source, load(track["reference"], self.spec.most_seconds)
         except AudioError as error:
             raise AudioError(f"its reference_audio {track['reference']}: {error}") from error
 
@@ -281,13 +280,6 @@ class RestyleWorker:
             "numerics_version": NUMERICS_VERSION,
             "node": platform.node(),
         }
-
-    def _load(self, uri: str) -> Tensor:
-        filesystem, path = locate(uri)
-        if not isinstance(filesystem, LocalFileSystem):
-            return load_audio(io.BytesIO(read_file(filesystem, path)), self.spec.most_seconds)
-        with open(path, "rb") as file:
-            return load_audio(file, self.spec.most_seconds)
 
     def _outcome(self, error: Exception) -> dict[str, Any]:
         """The result columns of a failure."""

@@ -8,12 +8,13 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from acestep.errors import RequestError, RestyleError
 from acestep.prompt import Prompt, check_prompt
 from acestep.setting import SETTING_FIELDS, parse_values
-from pipeline.manifest_files import REQUIRED, ManifestError, rows_of
+from pipeline.manifest_files import REQUIRED, ManifestError, check_columns, rows_of
 from pipeline.presets import Preset, for_genres
 from pipeline.storage import absolute
 
@@ -63,7 +64,7 @@ def read_manifest(uri: str, presets: Sequence[Preset] = (), caption: str = "") -
     """
     first_seen: dict[str, int] = {}
     number = 0
-    for number, raw in enumerate(rows_of(uri, needs_caption=not caption), start=1):
+    for number, raw in enumerate(rows_of(uri, partial(check_columns, needs_caption=not caption)), start=1):
         values = {name: value for name, value in raw.items() if value is not None and str(value).strip() != ""}
         garbled = next((name for name, value in values.items() if not _is_text(value)), None)
         if garbled:

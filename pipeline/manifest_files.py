@@ -3,7 +3,7 @@
 import difflib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -30,17 +30,22 @@ OVERRIDES = (*SETTING_FIELDS, "seed")
 COLUMNS = (*REQUIRED, *OPTIONAL, *OVERRIDES)
 BATCH_ROWS = 8192
 Rows = Iterator[dict[str, Any]]
+# Refuses wrong columns, given their names, where they stand, and whether all columns are among them.
+Check = Callable[[Sequence[str], str, bool], None]
 
 
 class ManifestError(RestyleError):
     """The manifest as a whole cannot be used."""
 
 
-def rows_of(uri: str, needs_caption: bool) -> Iterator[dict[str, Any]]:
+def rows_of(uri: str, check: Check) -> Rows:
     """The rows of a ``.parquet``, ``.csv`` or ``.jsonl`` file, streamed.
 
+    Args:
+        check: refuses wrong columns, such as ``check_columns``.
+
     Raises:
-        ManifestError: the file cannot be read, is empty, lacks a required column or has an unknown one.
+        ManifestError: the file cannot be read or is empty, or ``check`` refuses its columns.
     """
     filesystem, path = locate(uri)
     readers = {"parquet": _parquet_rows, "csv": _csv_rows, "jsonl": _json_rows}
@@ -50,7 +55,7 @@ def rows_of(uri: str, needs_caption: bool) -> Iterator[dict[str, Any]]:
     try:
         if filesystem.get_file_info(path).size == 0:
             raise ManifestError(f"{uri}: empty file (0 bytes)")
-        yield from readers[kind](filesystem, path, uri, needs_caption)
+        yield from readers[kind](filesystem, path, uri, check)
     except (OSError, pa.ArrowException) as error:
         how = f"not readable as {kind}" if isinstance(error, pa.ArrowException) else "cannot be read"
         raise ManifestError(f"{uri}: {how} ({error})") from error
@@ -58,18 +63,18 @@ def rows_of(uri: str, needs_caption: bool) -> Iterator[dict[str, Any]]:
         raise ManifestError(f"{uri}: not readable as {kind} ({error})") from error
 
 
-def _parquet_rows(filesystem: fs.FileSystem, path: str, uri: str, needs_caption: bool) -> Rows:
+def _parquet_rows(filesystem: fs.FileSystem, path: str, uri: str, check: Check) -> Rows:
     with filesystem.open_input_file(path) as stream:
         file = pq.ParquetFile(stream)
-        check_columns(file.schema_arrow.names, uri, needs_caption=needs_caption)
+        check(file.schema_arrow.names, uri, True)
         for batch in file.iter_batches(BATCH_ROWS):
             yield from batch.to_pylist()
 
 
-def _csv_rows(filesystem: fs.FileSystem, path: str, uri: str, needs_caption: bool) -> Rows:
+def _csv_rows(filesystem: fs.FileSystem, path: str, uri: str, check: Check) -> Rows:
     with filesystem.open_input_stream(path) as stream:
         header = pyarrow.csv.open_csv(stream).schema.names
-    check_columns(header, uri, needs_caption=needs_caption)
+    check(header, uri, True)
     # Every column is read as text: type inference would make the number 1 of the track_id 001.
     options = pyarrow.csv.ConvertOptions(
         column_types={name: pa.string() for name in header}, strings_can_be_null=False
@@ -80,7 +85,7 @@ def _csv_rows(filesystem: fs.FileSystem, path: str, uri: str, needs_caption: boo
             yield from batch.to_pylist()
 
 
-def _json_rows(filesystem: fs.FileSystem, path: str, uri: str, needs_caption: bool) -> Rows:
+def _json_rows(filesystem: fs.FileSystem, path: str, uri: str, check: Check) -> Rows:
     with filesystem.open_input_stream(path) as stream:
         for number, line in enumerate(io.TextIOWrapper(stream, encoding="utf-8-sig"), start=1):
             if not line.strip():
@@ -91,24 +96,34 @@ def _json_rows(filesystem: fs.FileSystem, path: str, uri: str, needs_caption: bo
                 raise ManifestError(f"{uri}: line {number} is not JSON ({error})") from error
             if not isinstance(row, dict):
                 raise ManifestError(f"{uri}: line {number} is a {type(row).__name__}, expected an object")
-            check_columns(list(row), f"{uri}: line {number}", complete=False)
+            check(list(row), f"{uri}: line {number}", False)
             yield row
 
 
-def check_columns(names: list[str], where: str, complete: bool = True, needs_caption: bool = True) -> None:
-    """Refuse columns that nothing would read, and (``complete``) the absence of required ones.
+def check_columns(names: Sequence[str], where: str, complete: bool = True, needs_caption: bool = True) -> None:
+    """Refuse columns of a manifest that nothing would read, and (``complete``) the absence of required ones.
 
     A caption is not required where a preset gives one, by the job or by the columns of the two genres.
 
     Raises:
         ManifestError: naming the column and the nearest known one.
     """
-    for name in names:
-        if name not in COLUMNS:
-            near = difflib.get_close_matches(name, COLUMNS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ManifestError(f"{where}: unknown column {name!r}{hint} Known columns: {', '.join(COLUMNS)}")
     given = {"source_genre", "target_genre"} <= set(names) or not needs_caption
-    missing = [name for name in REQUIRED if name not in names and not (name == "caption" and given)]
-    if complete and missing:
-        raise ManifestError(f"{where}: has no column {', '.join(map(repr, missing))}; every manifest needs it")
+    required = [name for name in REQUIRED if not (name == "caption" and given)]
+    refuse_columns(names, where, COLUMNS, required if complete else ())
+
+
+def refuse_columns(names: Sequence[str], where: str, known: Sequence[str], required: Sequence[str]) -> None:
+    """Refuse columns that are not known, and the absence of required ones.
+
+    Raises:
+        ManifestError: naming the column and the nearest known one.
+    """
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ManifestError(f"{where}: unknown column {name!r}{hint} Known columns: {', '.join(known)}")
+    missing = [name for name in required if name not in names]
+    if missing:
+        raise ManifestError(f"{where}: has no column {', '.join(map(repr, missing))}; every row needs one")

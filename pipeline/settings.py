@@ -33,8 +33,10 @@ class RepeatsError(RequestError):
 
 @dataclass(frozen=True)
 class Setting:
-    """One point of the sweep: what to run, and a seed. Points that differ in nothing but the seed share id and name,
-    since they are compared as one: what is asked is which setting is better, whatever the dice.
+    """One point of the sweep: what to run, and a seed.
+
+    Points that differ in nothing but the seed share id and name, since they are compared as one: what is asked is
+    which setting is better, whatever the dice.
 
     stages: the covers to make one after the other; the last one is this setting's, the others lead to it.
     parent: the setting that the last stage starts from, where there are several.
@@ -111,6 +113,11 @@ def _differ(values: Iterable[Any]) -> bool:
     return any(value != first for value in others)
 
 
+def short_name(values: Mapping[str, Any]) -> str:
+    """Parameters in few letters, such as "s0.30 g7.0"."""
+    return " ".join(SHORT.get(name, name + "={}").format(value) for name, value in values.items())
+
+
 def names_of(settings: Iterable[Setting], most: int) -> str:
     """The first names, seeds not told apart, such as "s0.30 g7.0, s0.30 g9.0, ..."."""
     names = list(dict.fromkeys(setting.name for setting in settings))
@@ -156,8 +163,8 @@ def _chain(stages: tuple[Stage, ...], seed: int, varied: list[str]) -> list[Sett
         last = chain[-1].setting
         values = asdict(last) | {"stage": number}
         names = [*varied, "stage"] if len(stages) > 1 else varied
-        shown = [SHORT.get(name, name + "={}").format(values[name]) for name in names]
-        name = " ".join(shown) or f"s{last.audio_cover_strength:.2f} g{last.guidance_scale:.1f}"
+        own = short_name({name: values[name] for name in names})
+        name = own or short_name({key: values[key] for key in ("audio_cover_strength", "guidance_scale")})
         parent = settings[-1].setting_id if settings else None
         settings.append(Setting(chain, seed, digest, name, {key: values[key] for key in names}, parent))
     return settings

@@ -1,0 +1,38 @@
+"""Audio from wherever it lies: sources by their URI, covers by their place in an output folder."""
+
+import io
+
+from pyarrow import fs
+from torch import Tensor
+
+from acestep.audio import load_audio
+from pipeline.storage import Store, locate, read_file
+
+
+def load(uri: str, most_seconds: float | None = None) -> Tensor:
+    """A recording ``[2, n]`` at 48 kHz by its path or URI.
+
+    Raises:
+        AudioError: it cannot be decoded, or is longer than ``most_seconds``.
+        StorageError: the URI is not understood.
+        OSError: it cannot be read.
+    """
+    return _decoded(*locate(uri), most_seconds)
+
+
+def load_cover(output: Store, audio_path: str, most_seconds: float | None = None) -> Tensor:
+    """A cover ``[2, n]`` by the ``audio_path`` of its row: within the output folder, or anywhere by its own path.
+
+    Raises:
+        See ``load``.
+    """
+    if "://" in audio_path or audio_path.startswith("/"):
+        return load(audio_path, most_seconds)
+    return _decoded(output.filesystem, output.path(audio_path), most_seconds)
+
+
+def _decoded(filesystem: fs.FileSystem, path: str, most_seconds: float | None) -> Tensor:
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        return load_audio(io.BytesIO(read_file(filesystem, path)), most_seconds)
+    with open(path, "rb") as file:
+        return load_audio(file, most_seconds)

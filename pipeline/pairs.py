@@ -1,0 +1,74 @@
+"""Pairs of a source and something made from it, by whatever means: a list of them becomes result rows."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from acestep.errors import RestyleError
+from acestep.setting import SETTING_FIELDS, parse_values
+from pipeline.items import digest_of
+from pipeline.manifest import check_seed, names_a_folder
+from pipeline.manifest_files import ManifestError, refuse_columns, rows_of
+from pipeline.settings import short_name
+from pipeline.storage import absolute
+
+REQUIRED = ("source", "output")
+COLUMNS = (*REQUIRED, "track_id", "setting", "seed", "caption", *SETTING_FIELDS)
+PLAIN_SETTING = "output"
+
+
+def read_pairs(uri: str) -> Iterator[dict[str, Any]]:
+    """The rows of a list of pairs as result rows that nobody has measured yet.
+
+    Columns: ``source`` and ``output``, paths or URIs, relative ones to the list's folder; ``track_id``, else the
+    source's file name; ``setting``, what outputs are compared by; ``seed``, ``caption``, and setting parameters.
+
+    Raises:
+        ManifestError: the list cannot be read, or a row cannot be used.
+    """
+    sources: dict[str, str] = {}
+    seen: dict[str, int] = {}
+    for number, raw in enumerate(rows_of(uri, _check), start=1):
+        given = {name: value for name, value in raw.items() if value is not None and str(value).strip() != ""}
+        row = _row(given, uri, f"{uri}: row {number}")
+        if sources.setdefault(row["track_id"], row["source"]) != row["source"]:
+            raise ManifestError(
+                f"{uri}: row {number}: track_id {row['track_id']!r} stands for {sources[row['track_id']]} "
+                f"already, not for {row['source']}; tell them apart by a column track_id"
+            )
+        first = seen.setdefault(row["item_id"], number)
+        if first != number:
+            raise ManifestError(f"{uri}: row {number} repeats row {first}; remove one of them")
+        yield row
+    if not seen:
+        raise ManifestError(f"{uri}: holds no rows")
+
+
+def _check(names: Sequence[str], where: str, complete: bool) -> None:
+    refuse_columns(names, where, COLUMNS, REQUIRED if complete else ())
+
+
+def _row(given: dict[str, Any], uri: str, where: str) -> dict[str, Any]:
+    for name in REQUIRED:
+        if name not in given:
+            raise ManifestError(f"{where}: {name} is empty; every row needs one")
+    source, output = (absolute(str(given[name]), uri) for name in REQUIRED)
+    track_id = str(given.get("track_id", source.rsplit("/", 1)[-1].rsplit(".", 1)[0]))
+    try:
+        if not names_a_folder(track_id):
+            raise ManifestError(
+                f"track_id {track_id!r} cannot name a folder; use letters, digits, '_', '-' and '.'"
+            )
+        values = parse_values({name: given[name] for name in SETTING_FIELDS if name in given})
+        seed = check_seed(given["seed"]) if "seed" in given else None
+    except RestyleError as error:
+        raise ManifestError(f"{where}: {error}") from error
+    name = str(given.get("setting") or short_name(values) or PLAIN_SETTING)
+    row = {"track_id": track_id, "source": source, "audio_path": output, "setting_name": name, "seed": seed}
+    row |= values
+    setting = {"name": name, **{key: str(value) for key, value in values.items()}}
+    return row | {
+        "item_id": digest_of({key: str(value) for key, value in row.items()}),
+        "setting_id": digest_of(setting)[:12],
+        "caption": str(given.get("caption", "")),
+        "status": "ok",
+    }

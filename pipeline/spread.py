@@ -1,0 +1,48 @@
+"""Independent pieces of work as Ray tasks, for what comes in hundreds and loads no model of its own."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+Piece = TypeVar("Piece")
+Made = TypeVar("Made")
+AHEAD = 2  # pieces that wait for each CPU, so that none idles while the driver looks at a result
+RETRIES = 2
+
+
+def spread(
+    work: Callable[[Piece], Made], pieces: Iterable[Piece], gpus: float = 0.0
+) -> Iterator[tuple[Piece, Made | RayError]]:
+    """Run ``work`` on every piece, a CPU each; yields the pieces in their order with what was made of them.
+
+    Pieces are taken as there is room for them. A piece that takes its process down, again and again, comes back
+    with the error.
+
+    Args:
+        gpus: share of a GPU that each piece takes.
+
+    Raises:
+        Whatever ``work`` raises: it is for it to say what a bad piece comes to.
+    """
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(work)
+    resources = ray.cluster_resources()
+    hands = resources.get("GPU", 0.0) / gpus if gpus else resources.get("CPU", 1.0)
+    under_way: deque[tuple[Piece, Any]] = deque()
+    for piece in pieces:
+        under_way.append((piece, task.remote(piece)))
+        if len(under_way) >= AHEAD * max(1, int(hands)):
+            yield _settled(*under_way.popleft())
+    while under_way:
+        yield _settled(*under_way.popleft())
+
+
+def _settled(piece: Piece, reference: Any) -> tuple[Piece, Any]:
+    try:
+        return piece, ray.get(reference)
+    except RayTaskError as error:
+        raise error.as_instanceof_cause() from None
+    except RayError as error:
+        return piece, error
