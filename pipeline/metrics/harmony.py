@@ -1,0 +1,48 @@
+"""Harmony: chroma, which pitch classes sound when, and what of them a cover keeps beyond chance."""
+
+import torch
+from torch import Tensor
+
+from pipeline.metrics.spectrum import RATE, bin_frequencies, power_spectra
+
+SIZE, HOP = 8192, 960  # samples: 25 frames a second, the model's own grid
+FRAME_RATE = RATE / HOP
+LOWEST, HIGHEST = 36, 107  # MIDI notes C2..B7
+SILENT_BELOW = 1e-6  # a frame of less than this part of the loudest frame's energy (-60 dB) has no pitch
+
+
+def note_energies(mono: Tensor) -> Tensor:
+    """Energy of each semitone ``[batch, 72, frames]`` of ``[batch, n]`` at 24 kHz; silent frames are all zero."""
+    bank = semitone_bank(mono.device)
+    energy = torch.cat([spectra[..., : len(bank)] @ bank for spectra in power_spectra(mono, SIZE, HOP)], dim=1)
+    loudness = energy.sum(2, keepdim=True)
+    heard = loudness > SILENT_BELOW * loudness.amax(1, keepdim=True)
+    return (energy * heard).transpose(1, 2)
+
+
+def semitone_bank(device: torch.device) -> Tensor:
+    """Weights ``[bins, 72]``: a Gaussian of 0.35 semitones around each note, its sum 1; bins above the last note's
+    reach are left out."""
+    frequency = bin_frequencies(SIZE, device).double()
+    frequency = frequency[frequency < 440 * 2 ** ((HIGHEST + 2 - 69) / 12)]
+    midi = 69 + 12 * torch.log2(frequency / 440)
+    notes = torch.arange(LOWEST, HIGHEST + 1, device=device)
+    weight = torch.exp(-(((midi[:, None] - notes) / 0.35) ** 2) / 2)
+    return (weight / weight.sum(0)).float()
+
+
+def chroma(notes: Tensor) -> Tensor:
+    """Pitch classes ``[..., 12, frames]`` from C of ``note_energies``, the middle register weighing most, each frame's
+    maximum 1 (0 in silence)."""
+    midi = torch.arange(LOWEST, HIGHEST + 1, device=notes.device)
+    weight = torch.exp(-(((midi - 69) / 15) ** 2) / 2)
+    folded = (notes * weight[:, None]).unflatten(-2, (-1, 12)).sum(-3)
+    return folded / folded.amax(-2, keepdim=True).clamp_min(torch.finfo(folded.dtype).tiny)
+
+
+def centred(chroma: Tensor) -> Tensor:
+    """Frames ``[..., 12, frames]`` less their mean and of norm 1: the product of two is their Pearson correlation.
+
+    A frame in which all pitch classes are alike, silence among them, becomes zero.
+    """
+    return torch.nn.functional.normalize(chroma - chroma.mean(-2, keepdim=True), dim=-2, eps=1e-6)

@@ -1,0 +1,73 @@
+"""All measures of the default group, of covers beside their source."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.metrics import copying, melody, rhythm, structure, timbre
+from pipeline.metrics.alignment import Alignment, align, correlation, excess, overlap
+from pipeline.metrics.features import Features, Music
+from pipeline.metrics.harmony import FRAME_RATE
+from pipeline.metrics.names import MEASURES
+from pipeline.metrics.sound import Found
+
+DEFAULT_GROUP = tuple(measure.name for measure in MEASURES if not measure.extra)
+BESIDE_SOURCE = tuple(name for name in DEFAULT_GROUP if not name.startswith("audio/"))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one cover measures: a value for each of ``DEFAULT_GROUP``, and for each None its reason."""
+
+    values: dict[str, float | int | bool | None]
+    unmeasured: dict[str, str]
+
+
+def measure(source: Features, outputs: Sequence[Features]) -> list[Measured]:
+    """Covers of one source, each beside it; of different lengths, what both have is compared."""
+    return [_measure(source, output) for output in outputs]
+
+
+def _measure(source: Features, cover: Features) -> Measured:
+    found: Found = dict(cover.sound) | {"audio/duration_error_s": cover.seconds - source.seconds}
+    if isinstance(source.music, str):
+        found |= dict.fromkeys(BESIDE_SOURCE, f"the source is {source.music}")
+    elif isinstance(cover.music, str):
+        found |= dict.fromkeys(BESIDE_SOURCE, f"the cover is {cover.music}")
+    else:
+        found |= compare(source.music, cover.music)
+    reasons = {name: value for name in DEFAULT_GROUP if isinstance(value := found[name], str)}
+    return Measured({name: None if name in reasons else found[name] for name in DEFAULT_GROUP}, reasons)
+
+
+def compare(source: Music, cover: Music) -> Found:
+    """Every measure of ``BESIDE_SOURCE``; a text is the reason why there is no value."""
+    source, cover = in_common(source, cover)
+    fit = align(source.chroma, cover.chroma)
+    twice = round(rhythm.ONSET_RATE / FRAME_RATE)
+    mine, other = overlap(source.chroma, cover.chroma, fit.lag)
+    return kept(source, cover, fit) | {
+        "harmony/chroma_pearson": fit.pearson,
+        "harmony/key_shift": fit.best_key,
+        "align/lag_s": fit.lag / FRAME_RATE,
+        "structure/ssm_corr": structure.same_structure(mine, other),
+        "structure/repetition_p90": structure.repetition(cover.chroma),
+        "rhythm/onset_corr": correlation(*overlap(source.onsets, cover.onsets, twice * fit.lag)),
+        "rhythm/tempo_ratio_octave": rhythm.tempo_ratio(source.onsets, cover.onsets),
+        "copy/waveform_corr": copying.waveform_correlation(source.mono, cover.mono),
+    }
+
+
+def kept(source: Music, cover: Music, fit: Alignment) -> Found:
+    """The measures that chance has a level of: what the cover kept of the song, and how far its sound moved."""
+    return {
+        "harmony/chroma_excess": excess(fit.pearson, fit.chance),
+        "harmony/chroma_excess_any_key": excess(fit.any_key, fit.any_key_chance),
+        "melody/salience_excess": excess(*melody.agreement(source.leading, cover.leading, fit.lag, fit.key)),
+        "timbre/mfcc_distance": timbre.distance(source.timbre, cover.timbre),
+    }
+
+
+def in_common(source: Music, cover: Music) -> tuple[Music, Music]:
+    """Both cut to the length of the shorter."""
+    samples = min(len(source.mono), len(cover.mono))
+    return source.cut(samples), cover.cut(samples)

@@ -1,0 +1,40 @@
+"""Melody: the leading note of each frame, by its salience, and how often two recordings agree on it."""
+
+import torch
+from torch import Tensor
+
+from pipeline.metrics.alignment import chance_shifts, overlap
+from pipeline.metrics.harmony import LOWEST
+
+OVERTONES = ((12, 0.5), (19, 0.33), (24, 0.25))  # semitones above, weight
+FIRST, LAST = 60, 95  # MIDI notes C4..B6, where tunes are
+SILENT = -1
+
+
+def leading_notes(notes: Tensor) -> Tensor:
+    """Pitch class from C of the most salient note, ``[..., frames]`` of ``note_energies``; -1 in silence."""
+    first, count = FIRST - LOWEST, LAST - FIRST + 1
+    salience = notes.narrow(-2, first, count).clone()
+    for above, weight in OVERTONES:
+        there = min(count, notes.shape[-2] - first - above)
+        salience.narrow(-2, 0, there).add_(notes.narrow(-2, first + above, there), alpha=weight)
+    loudest, note = salience.max(-2)
+    return torch.where(loudest > 0, (note + FIRST) % 12, SILENT)
+
+
+def agreement(source: Tensor, cover: Tensor, lag: int, key: int) -> tuple[float, float]:
+    """Share of the source's frames ``[frames]`` whose leading note the cover has, and what chance gives.
+
+    Args:
+        lag, key: as the two align.
+    """
+    turned = torch.where(cover == SILENT, SILENT, (cover - key) % 12)
+    frames = len(source)
+    heard = source != SILENT
+    mine, other = overlap(source, turned, lag)
+    counted = mine != SILENT
+    share = ((mine == other) & counted).sum() / counted.sum().clamp_min(1)
+    shifts = chance_shifts(frames, source.device) + lag
+    wound = turned[(torch.arange(frames, device=source.device) + shifts[:, None]) % frames]
+    chance = ((wound == source) & heard).sum() / (len(shifts) * heard.sum().clamp_min(1))
+    return float(share), float(chance)

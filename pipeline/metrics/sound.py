@@ -1,0 +1,86 @@
+"""Sound: whether a recording is technically right, by itself: loudness, peaks, clipping, silence, noise."""
+
+import math
+import warnings
+
+import pyloudnorm
+import torch
+from torch import Tensor
+
+from acestep.constants import SAMPLE_RATE
+from pipeline.metrics.spectrum import RATE
+
+FULL_SCALE = 1 - 2.0**-15  # the largest value that 16 bits hold
+SILENCE_FRAME = SAMPLE_RATE // 10  # samples
+SILENCE_LEVEL = 1e-3  # RMS, -60 dBFS
+GATE_S = 0.4  # BS.1770 knows no loudness of less
+OVERSAMPLING = 4
+TAPS = 12  # samples on each side that an interpolated one depends on
+PEAK_BLOCK, BLOCKS_AT_ONCE = 64, 8192
+HEARD_HZ = (40.0, 10_000.0)  # where flatness is looked at, below the resampling filter's edge
+
+Found = dict[str, float | int | bool | str]
+
+
+def sound_of(wave: Tensor) -> Found:
+    """What can be said of a finite ``[channels, n]`` at 48 kHz by itself: a value of each measure, or what the
+    recording is that there is none."""
+    return {
+        "audio/finite": True,
+        "audio/lufs": loudness(wave),
+        "audio/true_peak_dbfs": true_peak(wave),
+        "audio/clipped_frac": int((wave.abs() >= FULL_SCALE).sum()) / wave.numel(),
+    } | silences(wave)
+
+
+def loudness(wave: Tensor) -> float | str:
+    """Integrated loudness in LUFS (ITU-R BS.1770-4) of ``[channels, n]``."""
+    if wave.shape[1] < GATE_S * SAMPLE_RATE:
+        return f"shorter than {GATE_S} s"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of no block: silence
+        lufs = float(pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(wave.T.cpu().numpy()))
+    return lufs if math.isfinite(lufs) else "silent: under -70 LUFS throughout"
+
+
+def true_peak(wave: Tensor) -> float | str:
+    """Peak in dBFS of ``[channels, n]`` oversampled fourfold.
+
+    An interpolated sample exceeds its neighbours at most by the filter's gain: only blocks near large ones count.
+    """
+    peak = float(wave.abs().max())
+    if peak == 0:
+        return "silent"
+    kernels = _interpolation().to(wave.device)
+    gain = float(kernels.abs().sum(-1).max())
+    ends = -wave.shape[1] % PEAK_BLOCK
+    blocks = torch.nn.functional.pad(wave, (TAPS, TAPS + ends)).unfold(1, PEAK_BLOCK + 2 * TAPS, PEAK_BLOCK)
+    large = torch.maximum(blocks.amax(-1), -blocks.amin(-1)) * gain >= peak
+    for piece in blocks[large].split(BLOCKS_AT_ONCE):
+        peak = max(peak, float(torch.nn.functional.conv1d(piece[:, None], kernels[:, None]).abs().max()))
+    return 20 * math.log10(peak)
+
+
+def _interpolation() -> Tensor:
+    """Hann-windowed sinc ``[3, 24]``: the three places between two samples, from twelve on each side."""
+    distance = torch.arange(2 * TAPS) - (TAPS - 1) - torch.arange(1, OVERSAMPLING)[:, None] / OVERSAMPLING
+    return torch.sinc(distance) * torch.cos(torch.pi * distance / (2 * TAPS)).square()
+
+
+def silences(wave: Tensor) -> Found:
+    """Share and seconds of 0.1 s frames under -60 dBFS, mean over channels; where all are, it has no beginning or end."""
+    frames = torch.nn.functional.pad(wave, (0, -wave.shape[1] % SILENCE_FRAME)).unflatten(1, (-1, SILENCE_FRAME))
+    heard = (frames.square().mean((0, 2)).sqrt() >= SILENCE_LEVEL).nonzero().flatten().tolist()
+    count, hop_s = frames.shape[1], SILENCE_FRAME / SAMPLE_RATE
+    return {
+        "audio/silence_frac": 1 - len(heard) / count,
+        "audio/lead_silence_s": heard[0] * hop_s if heard else "silent",
+        "audio/tail_silence_s": (count - 1 - heard[-1]) * hop_s if heard else "silent",
+    }
+
+
+def flatness(spectra: Tensor) -> Tensor:
+    """Geometric over arithmetic mean ``[batch]`` of mean power spectra ``[batch, bins]``: 1 is white noise."""
+    hertz = torch.linspace(0, RATE / 2, spectra.shape[1], device=spectra.device)
+    heard = spectra[:, (hertz >= HEARD_HZ[0]) & (hertz <= HEARD_HZ[1])].clamp_min(1e-20)
+    return heard.log().mean(1).exp() / heard.mean(1)

@@ -1,0 +1,44 @@
+"""Power spectra over time, a piece at a time: ten minutes never stand in memory at once."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchaudio.functional import melscale_fbanks
+
+RATE = 24_000  # Hz, of the mono mix that everything musical is read from
+FRAMES_AT_ONCE = 256
+MEL_SIZE, MEL_HOP, MEL_BANDS = 2048, 480, 40
+
+
+def power_spectra(mono: Tensor, size: int, hop: int) -> Iterator[Tensor]:
+    """Spectra ``[batch, frames, size // 2 + 1]`` of ``[batch, n]``, Hann windowed; frame t is centred on sample t * hop."""
+    padded = F.pad(mono, (size // 2, size // 2))
+    window = torch.hann_window(size, device=mono.device)
+    for frames in padded.unfold(-1, size, hop).split(FRAMES_AT_ONCE, dim=1):
+        spectra = torch.view_as_real(torch.fft.rfft(frames * window))
+        yield spectra.square().sum(-1)
+
+
+def bin_frequencies(size: int, device: torch.device) -> Tensor:
+    """Hz of the bins of ``power_spectra``."""
+    return torch.arange(size // 2 + 1, device=device) * (RATE / size)
+
+
+def mel_decibels(mono: Tensor) -> tuple[Tensor, Tensor]:
+    """How a recording sounds at 50 frames a second, and on the whole.
+
+    Returns:
+        Levels in dB of 40 mel bands ``[batch, 40, frames]``, none more than 80 dB below the loudest, and the mean
+        power spectrum ``[batch, bins]`` (Welch 1967).
+    """
+    bank = melscale_fbanks(MEL_SIZE // 2 + 1, 40.0, 11_000.0, MEL_BANDS, RATE).to(mono.device)
+    bands, total = [], torch.zeros(len(mono), MEL_SIZE // 2 + 1, device=mono.device)
+    for spectra in power_spectra(mono, MEL_SIZE, MEL_HOP):
+        bands.append(spectra @ bank)
+        total += spectra.sum(1)
+    power = torch.cat(bands, dim=1).transpose(1, 2)
+    loudest = power.amax((1, 2), keepdim=True).clamp_min(torch.finfo(power.dtype).tiny)
+    levels = 10 * torch.log10((power / loudest).clamp_min(1e-8))
+    return levels, total / power.shape[2]

@@ -1,0 +1,25 @@
+"""Timbre: the mean mel-frequency cepstrum, the broad shape of the sound whatever its loudness."""
+
+import torch
+from torch import Tensor
+from torchaudio.functional import create_dct
+
+COEFFICIENTS = 20
+SILENT_BELOW = -60.0  # dB below the loudest frame
+
+
+def profile(levels: Tensor) -> Tensor:
+    """Mean MFCCs 1..19 in dB ``[batch, 19]`` of mel levels ``[batch, bands, frames]`` (Davis and Mermelstein 1980).
+
+    The 0th, which is loudness, is left out, and so are silent frames.
+    """
+    basis = create_dct(COEFFICIENTS, levels.shape[1], "ortho")[:, 1:].to(levels.device)
+    cepstra = levels.transpose(1, 2) @ basis
+    loudest = levels.amax(1, keepdim=True).transpose(1, 2)
+    heard = loudest > SILENT_BELOW + loudest.amax(1, keepdim=True)
+    return (cepstra * heard).sum(1) / heard.sum(1).clamp_min(1)
+
+
+def distance(source: Tensor, cover: Tensor) -> float:
+    """How far apart two profiles ``[19]`` are, in dB (Euclidean)."""
+    return float(torch.linalg.vector_norm(source - cover))

@@ -1,0 +1,1 @@
+"""Proof that the measures mean something, on music whose notes are known."""
