@@ -1,0 +1,68 @@
+"""Where a cover stands on the page: the axes of the grid, and what tells covers in one cell apart."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from acestep.setting import SETTING_FIELDS
+from pipeline.report.labels import SCORE, parameter, value
+
+FIRST = ("audio_cover_strength", "guidance_scale")
+PARAMETERS = (*FIRST, *(name for name in (*SETTING_FIELDS, "stage") if name not in FIRST))
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Names of the varied parameters: ``across`` and ``down`` the grid, None where fewer vary, and the others."""
+
+    across: str | None
+    down: str | None
+    others: tuple[str, ...]
+
+
+def axes(rows: pa.Table) -> Axes:
+    """The first two parameters that vary, strength and guidance before all others."""
+    varied = [name for name in PARAMETERS if name in rows.column_names and _varies(rows[name])]
+    across, down = [*varied, None, None][:2]
+    return Axes(across, down, tuple(varied[2:]))
+
+
+def _varies(column: pa.ChunkedArray) -> bool:
+    return len({str(entry) for entry in column.to_pylist()}) > 1  # as text, since explicit timesteps are lists
+
+
+def values_along(rows: Sequence[Row], axis: str | None) -> list[Any]:
+    """The values of a parameter in rising order, text in that of the alphabet, None first; [None] without an axis."""
+    if axis is None:
+        return [None]
+    found = {str(row[axis]): row[axis] for row in rows}
+    return sorted(found.values(), key=lambda entry: (entry is not None, entry if entry is not None else 0))
+
+
+def place(row: Row, axis: str | None, along: Sequence[Any]) -> int:
+    """The index of a row's value among those along an axis."""
+    return along.index(row[axis]) if axis else 0
+
+
+def label(row: Row, others: Sequence[str]) -> str:
+    """What tells a cover from the others of its cell, such as "shift 3, seed 7"."""
+    return ", ".join([*(f"{parameter(name)} {value(row[name])}" for name in others), f"seed {row['seed']}"])
+
+
+def by_score(rows: Sequence[Row]) -> list[Row]:
+    """The best-scoring first; those without a score last, and equals in order of setting and seed."""
+    return sorted(
+        rows, key=lambda row: (-(-1.0 if row[SCORE] is None else row[SCORE]), row["setting_name"], row["seed"])
+    )
+
+
+def median_seeds(rows: Sequence[Row]) -> list[Row]:
+    """Of each setting the cover whose score is the (lower) median of its seeds'."""
+    settings: dict[str, list[Row]] = {}
+    for row in rows:
+        settings.setdefault(row["setting_id"], []).append(row)
+    return [by_score(seeds)[len(seeds) // 2] for seeds in settings.values()]
