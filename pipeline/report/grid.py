@@ -36,7 +36,7 @@ def _varies(column: pa.ChunkedArray) -> bool:
 
 
 def values_along(rows: Sequence[Row], axis: str | None) -> list[Any]:
-    """The values of a parameter in rising order, text in that of the alphabet, None first; [None] without an axis."""
+    """The values of a parameter, None first, then rising; [None] without an axis."""
     if axis is None:
         return [None]
     found = {str(row[axis]): row[axis] for row in rows}

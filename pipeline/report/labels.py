@@ -3,8 +3,9 @@
 from typing import Any
 
 from pipeline.metrics.names import MEASURES, Measure
+from pipeline.objective import KEPT, MOVED, SCORE
 
-SCORE, KEPT, MOVED, OUTCOME = "objective/score", "objective/kept", "objective/moved", "cover/outcome"
+OUTCOME = "cover/outcome"
 
 OBJECTIVE = (
     Measure(

@@ -16,7 +16,12 @@ function make(tag, properties, ...children) {
     if (name in element) element[name] = value;
     else element.setAttribute(name, value);
   }
-  element.append(...children.filter((child) => child != null));
+  return fill(element, ...children);
+}
+
+/** Replace what an element holds; null stands for nothing. */
+function fill(element, ...children) {
+  element.replaceChildren(...children.filter((child) => child != null));
   return element;
 }
 
@@ -34,11 +39,14 @@ function drawing(viewBox, ...paths) {
   return svg;
 }
 
-function outline(peaks) {
-  const half = peaks.map((peak) => Math.max(0.6, 20 * peak));
-  const upper = half.map((height, x) => `${x} ${(20 - height).toFixed(1)}`);
-  const lower = half.map((height, x) => `${x} ${(20 + height).toFixed(1)}`).reverse();
-  return drawing(`0 0 ${peaks.length - 1} 40`, [`M${upper.join("L")}L${lower.join("L")}Z`, "outline"]);
+/** A bar for every peak, or for every two where there is little room. */
+function outline(peaks, wide) {
+  const heights = wide ? peaks : peaks.filter((_, k) => k % 2 === 0).map((peak, k) => Math.max(peak, peaks[2 * k + 1] ?? 0));
+  const bar = (peak, x) => {
+    const half = Math.max(0.7, 20 * peak);
+    return `M${x} ${(20 - half).toFixed(1)}h.62v${(2 * half).toFixed(1)}h-.62z`;
+  };
+  return drawing(`0 0 ${heights.length} 40`, [heights.map(bar).join(""), "outline"]);
 }
 
 function text(value, unit = "") {
@@ -53,12 +61,12 @@ const coverOf = (cell) => cell.covers[cell.pick];
 const clipOf = (side) => (side === "source" ? now.track.source : coverOf(now.cell));
 const heard = () => players[now.side];
 
-function player(clip, onPlay, onSeek) {
+function player(clip, wide, onPlay, onSeek) {
   if (!clip.audio) return make("p", { className: "problem", title: clip.problem }, clip.problem);
   const button = make("button", { className: "play", type: "button", tabIndex: -1, ariaLabel: "play or pause" });
   button.append(drawing("0 0 10 10", ["M2 0.5L9.5 5L2 9.5Z", "arrow"], ["M1.5 0.5h2.5v9H1.5ZM6 0.5h2.5v9H6Z", "bars"]));
   button.addEventListener("click", onPlay);
-  const wave = make("div", { className: "wave" }, outline(clip.peaks), make("i"));
+  const wave = make("div", { className: "wave" }, outline(clip.peaks, wide), make("i"));
   wave.addEventListener("click", (event) => {
     const box = wave.getBoundingClientRect();
     onSeek((data.preview.seconds * (event.clientX - box.left)) / box.width);
@@ -223,13 +231,13 @@ function paintCell(track, cell) {
   const play = () => { toggle(track, cell, "cover"); focusOn(cell); };
   const seek = (at) => { hear(track, cell, "cover", at); focusOn(cell); };
   const parts = [["kept", "objective/kept"], ["moved", "objective/moved"]];
-  cell.element.replaceChildren(
+  fill(cell.element,
     make("div", { className: "letter" }, cell.letter),
     make("div", { className: "top" },
-      cell.rank && make("span", { className: "rank", title: `rank ${cell.rank} of ${track.ranked}` }, String(cell.rank)),
+      cell.rank ? make("span", { className: "rank", title: `rank ${cell.rank} of ${track.ranked}` }, String(cell.rank)) : null,
       cell.rank && cover.outcome !== "failed" ? make("span", { className: "amount" }, amount) : null,
-      badge && make("span", { className: `badge ${badge}`, title: data.outcomes[badge] ?? "" }, badge)),
-    player(cover, (event) => { event.stopPropagation(); play(); }, seek),
+      badge ? make("span", { className: `badge ${badge}`, title: data.outcomes[badge] ?? "" }, badge) : null),
+    player(cover, false, (event) => { event.stopPropagation(); play(); }, seek),
     cover.audio ? make("div", { className: "parts" },
       ...parts.map(([word, name]) => make("span", null, `${word} ${text(cover.measures[name])}`))) : null,
     cell.covers.length > 1 ? candidates(track, cell) : null);
@@ -263,16 +271,12 @@ function layOut(track, blind) {
   inOrder.forEach((cell, k) => { cell.letter = String.fromCharCode(65 + (k % 26)) + (k < 26 ? "" : Math.floor(k / 26)); });
   const at = new Map(track.cells.map((cell) => [`${cell.row} ${cell.column}`, cell.element]));
   const { across, down } = data.axes;
-  track.table.replaceChildren(
-    across ? make("thead", null,
-      make("tr", null,
-        down && make("th", { className: "down axis" }, ""),
-        make("th", { className: "axis", colSpan: track.across.length }, across + (down && ` across, ${down} down`))),
-      make("tr", null,
-        down && make("th", { className: "down" }, ""),
-        ...track.across.map((value) => make("th", { scope: "col" }, value)))) : "",
+  fill(track.table,
+    across ? make("thead", null, make("tr", null,
+      down ? make("td", { className: "down" }) : null,
+      ...track.across.map((value) => make("th", { scope: "col" }, value)))) : null,
     make("tbody", null, ...track.down.map((value, row) => make("tr", null,
-      down && make("th", { className: "down", scope: "row" }, value),
+      down ? make("th", { className: "down", scope: "row" }, value) : null,
       ...track.across.map((_, column) => at.get(`${row} ${column}`) ?? make("td"))))));
   paint(track);
 }
@@ -296,12 +300,14 @@ function section(track) {
   }
   track.cells[0].element.tabIndex = 0;
   track.table = make("table", { role: "grid", ariaLabel: `covers of ${track.id}` });
+  const { across, down } = data.axes;
   const own = () => (now.track === track ? now.cell : track.cells[0]);
-  track.player = player(track.source, () => toggle(track, own(), "source"), (at) => hear(track, own(), "source", at));
+  track.player = player(track.source, true, () => toggle(track, own(), "source"), (at) => hear(track, own(), "source", at));
   return make("section", { className: "track" },
     make("div", { className: "about-track" }, make("h2", null, track.id), make("span", { className: "rule" }, track.rule)),
-    track.caption && make("p", { className: "caption" }, track.caption),
+    track.caption ? make("p", { className: "caption" }, track.caption) : null,
     make("div", { className: "source" }, make("b", null, "Source"), track.player),
+    across ? make("p", { className: "axis" }, across + (down && ` across, ${down} down`)) : null,
     make("div", { className: "scroll" }, track.table));
 }
 
@@ -333,17 +339,17 @@ function showDeck() {
   const which = [now.track.id];
   if (!blind && now.cell.covers.length > 1) which.push(cover.label);
   if (!blind && now.cell.rank) which.push(`rank ${now.cell.rank} of ${now.track.ranked}`);
-  const more = data.measures.filter((measure) => !measure.key && cover.measures[measure.name] != null);
+  const all = data.measures.filter((measure) => cover.measures[measure.name] != null);
   deck.hidden = false;
-  deck.replaceChildren(
+  fill(deck,
     make("div", { className: "bar" },
       make("div", { className: "sides", role: "group", ariaLabel: "what is heard" }, side("Source", "source"), side(name, "cover")),
-      player(clipOf(now.side), () => toggle(now.track, now.cell, now.side), (at) => hear(now.track, now.cell, now.side, at)),
+      player(clipOf(now.side), true, () => toggle(now.track, now.cell, now.side), (at) => hear(now.track, now.cell, now.side, at)),
       make("span", { className: "time" }),
       make("span", { className: "where" }, which.join(" · "))),
     make("p", { className: "status", role: "status" }),
     facts(key, cover.measures),
-    make("details", { open: wasOpen }, make("summary", null, "All measures"), make("div", null, facts(more, cover.measures),
+    make("details", { open: wasOpen }, make("summary", null, "All measures"), make("div", null, facts(all, cover.measures),
       cover.caption && cover.caption !== now.track.caption ? make("p", { className: "where" }, cover.caption) : null,
       ...cover.unmeasured.map((reason) => make("p", { className: "where" }, `not measured: ${reason}`)))));
   follow();
@@ -388,9 +394,9 @@ function head() {
           make("dd", null, `${measure.meaning}${measure.unit && ` (${measure.unit})`}; ${better[measure.better]}`))),
         ...Object.entries(data.outcomes).map(([outcome, meaning]) => make("div", null,
           make("dt", null, make("span", { className: `badge ${outcome}` }, outcome)), make("dd", null, meaning))))),
-  ].filter(Boolean);
+  ];
 }
 
-document.getElementById("head").append(...head());
-document.getElementById("tracks").append(...data.tracks.map(section));
+fill(document.getElementById("head"), ...head());
+fill(document.getElementById("tracks"), ...data.tracks.map(section));
 for (const track of data.tracks) layOut(track, false);

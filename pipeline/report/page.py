@@ -1,4 +1,4 @@
-"""The listening page: a source and all its covers side by side, in one HTML file that asks the network for nothing."""
+"""The listening page: a source and all its covers side by side, in one HTML file that needs no network."""
 
 import base64
 import html
@@ -157,7 +157,7 @@ def _finite(number: Any) -> Any:
 def _filled(title: str, content: dict[str, Any]) -> bytes:
     """The template with its style, script and data.
 
-    No text can end the data's element, since no ``<`` is left in it, and the script writes text as text nodes only.
+    No text can end the data's element, since no ``<`` is left in it, and the script writes text as text nodes.
     """
     here = files(__package__)
     page, style, script = (here.joinpath(f"listen.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))

@@ -4,7 +4,6 @@ Legend: n samples at 48 kHz.
 """
 
 import io
-from typing import cast
 
 import av
 import numpy as np
@@ -52,8 +51,7 @@ def preview(wave: Tensor, start_s: float, seconds: float = SECONDS) -> bytes:
 def peaks(wave: Tensor, start_s: float, seconds: float = SECONDS, points: int = 120) -> list[float]:
     """The outline of an excerpt of ``[2, n]``: the largest magnitude of each of ``points`` equal pieces.
 
-    The highest is 1, since previews are equally loud; all are 0 where the excerpt is silent. A wave that ends early
-    leaves zeros, so that outlines of one excerpt align.
+    The highest is 1, since previews are equally loud; all are 0 where the excerpt is silent, or has ended early.
 
     Raises:
         AudioError: the wave ends before the excerpt begins.
@@ -85,10 +83,9 @@ def _opus(mono: Tensor) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="ogg") as output:
         # Left free, the rate follows the music, and dense music is what the size of a page is planned for.
-        added = output.add_stream(
+        stream = output.add_stream(
             "libopus", SAMPLE_RATE, {"vbr": "constrained"}, layout="mono", bit_rate=KBPS * 1000
         )
-        stream = cast(av.AudioStream, added)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(mono.numpy()), format="fltp", layout="mono")
         frame.sample_rate = SAMPLE_RATE
         resampler = av.AudioResampler(
