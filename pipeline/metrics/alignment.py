@@ -14,7 +14,7 @@ from pipeline.metrics.harmony import FRAME_RATE, centred
 MOST_LAG = int(1.5 * FRAME_RATE)  # frames
 CHANCE_SHIFTS = 40
 CHANGELESS = 0.98  # chance this good leaves nothing to tell apart: one chord held throughout
-CLEARLY = 0.1  # how much better another key must fit before the cover is read in it
+CLEARLY = 0.2  # how much better another key must fit before the cover is read in it
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Alignment:
     best_key: the one that fits best, however narrowly.
     pearson, any_key: mean correlation of the chroma frames in the source's own key, and in the best.
     chance, any_key_chance: what the same searches find where there is nothing to find.
+    wrong_lags, wrong_keys: what the search for lag and key finds around each of the wrong shifts, ``[40]``.
     """
 
     lag: int
@@ -35,6 +36,8 @@ class Alignment:
     any_key: float
     chance: float
     any_key_chance: float
+    wrong_lags: Tensor
+    wrong_keys: Tensor
 
 
 def excess(found: float, chance: float) -> float | str:
@@ -48,26 +51,32 @@ def align(source: Tensor, cover: Tensor) -> Alignment:
     """The best fit of two chromas ``[12, frames]`` of one length, of at least 50 frames."""
     products = cross_correlation(centred(source), centred(cover))
     frames = source.shape[1]
-    reach = most_lag(frames)
+    reach = min(MOST_LAG, frames // 8)  # over an eighth of the music, too little would be left
     near = torch.arange(-reach, reach + 1, device=source.device)
 
     heard = source.amax(0) > 0
     fit = products[:, near] / _heard_within(heard, near).clamp_min(1)
-    far = chance_shifts(frames, source.device)[:, None] + near
+    shifts = torch.linspace(2 * reach, frames - 2 * reach, CHANCE_SHIFTS, device=source.device).round().long()
+    far = shifts[:, None] + near
     by_chance = (products[:, far] + products[:, far - frames]) / heard.sum().clamp_min(1)
 
     pearson, any_key = fit[0].max(), fit.max()
-    best_key, best_lag = divmod(int(fit.argmax()), len(near))
+    best_key = int(fit.argmax()) // len(near)
     another = best_key != 0 and bool(any_key - pearson > CLEARLY)
-    lag = best_lag if another else int(fit[0].argmax())
+    searched = fit if another else fit[:1]
+    key, place = divmod(int(searched.argmax()), len(near))
+    # [keys, shifts, lags] to [shifts, keys and lags]: one winner for each shift, as there is one for the right place
+    wrong = by_chance[: len(searched)].transpose(0, 1).flatten(1).argmax(1)
     return Alignment(
-        lag=lag - reach,
-        key=best_key if another else 0,
+        lag=place - reach,
+        key=key,
         best_key=best_key,
         pearson=float(pearson),
         any_key=float(any_key),
         chance=float(by_chance[0].amax(-1).mean()),
         any_key_chance=float(by_chance.amax((0, 2)).mean()),
+        wrong_lags=shifts + wrong % len(near) - reach,
+        wrong_keys=wrong // len(near),
     )
 
 
@@ -76,17 +85,6 @@ def cross_correlation(source: Tensor, cover: Tensor) -> Tensor:
     down by ``key`` semitones; negative lags count from the end."""
     size = (12, 2 * source.shape[1])
     return torch.fft.irfft2(torch.fft.rfft2(source, size).conj() * torch.fft.rfft2(cover, size), size)
-
-
-def most_lag(frames: int) -> int:
-    """The search reaches 1.5 s, but an eighth of the music at most: beyond that too little would be left."""
-    return min(MOST_LAG, frames // 8)
-
-
-def chance_shifts(frames: int, device: torch.device) -> Tensor:
-    """Shifts far from 0, evenly spread, by which chance is asked."""
-    nearest = 2 * most_lag(frames)
-    return torch.linspace(nearest, frames - nearest, CHANCE_SHIFTS, device=device).round().long()
 
 
 def overlap(source: Tensor, cover: Tensor, lag: int) -> tuple[Tensor, Tensor]:

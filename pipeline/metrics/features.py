@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torchaudio.functional import resample
 
 from acestep.constants import SAMPLE_RATE, SILENT_PEAK
 from acestep.errors import RequestError
 from pipeline.metrics import harmony, melody, rhythm, sound, timbre
 from pipeline.metrics.names import MEASURES
-from pipeline.metrics.spectrum import MEL_HOP, RATE, mel_decibels
+from pipeline.metrics.spectrum import MEL_HOP, half_rate, mel_decibels
 
 SHORTEST_S = 2.0  # of music in which anything can be recognised
 NOT_FINITE = "not finite: a sample is NaN or infinite"
@@ -76,7 +75,7 @@ def extract(waves: Sequence[Tensor]) -> list[Features]:
 def _features(wave: Tensor, heard: tuple[Music, float]) -> Features:
     """All of one recording."""
     seconds = wave.shape[1] / SAMPLE_RATE
-    if not wave.isfinite().all():
+    if not torch.stack(wave.aminmax()).isfinite().all():
         return Features(seconds, NOT_FINITE, dict.fromkeys(AUDIO, NOT_FINITE) | {"audio/finite": False})
     music, flatness = heard
     silent = bool(music.mono.abs().max() < SILENT_PEAK)
@@ -89,7 +88,7 @@ def _features(wave: Tensor, heard: tuple[Music, float]) -> Features:
 
 def _music(waves: Sequence[Tensor]) -> list[tuple[Music, float]]:
     """Music and spectral flatness of recordings of one shape; a constant is no sound."""
-    mono = resample(torch.stack([wave.mean(0) for wave in waves]), SAMPLE_RATE, RATE)
+    mono = half_rate(torch.stack([wave.mean(0) for wave in waves]))
     mono = mono - mono.mean(1, keepdim=True)
     notes = harmony.note_energies(mono)
     levels, spectra = mel_decibels(mono)

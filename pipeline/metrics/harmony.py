@@ -14,7 +14,7 @@ SILENT_BELOW = 1e-6  # a frame of less than this part of the loudest frame's ene
 def note_energies(mono: Tensor) -> Tensor:
     """Energy of each semitone ``[batch, 72, frames]`` of ``[batch, n]`` at 24 kHz; silent frames are all zero."""
     bank = semitone_bank(mono.device)
-    energy = torch.cat([spectra[..., : len(bank)] @ bank for spectra in power_spectra(mono, SIZE, HOP)], dim=1)
+    energy = torch.cat([spectra @ bank for spectra in power_spectra(mono, SIZE, HOP, len(bank))], dim=1)
     loudness = energy.sum(2, keepdim=True)
     heard = loudness > SILENT_BELOW * loudness.amax(1, keepdim=True)
     return (energy * heard).transpose(1, 2)
@@ -28,7 +28,10 @@ def semitone_bank(device: torch.device) -> Tensor:
     midi = 69 + 12 * torch.log2(frequency / 440)
     notes = torch.arange(LOWEST, HIGHEST + 1, device=device)
     weight = torch.exp(-(((midi[:, None] - notes) / 0.35) ** 2) / 2)
-    return (weight / weight.sum(0)).float()
+    weight = weight / weight.sum(0)
+    return torch.where(
+        weight > 1e-7, weight, 0
+    ).float()  # far less are denormal numbers, which are slow to multiply
 
 
 def chroma(notes: Tensor) -> Tensor:

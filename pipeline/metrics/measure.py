@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pipeline.metrics import copying, melody, rhythm, structure, timbre
 from pipeline.metrics.alignment import Alignment, align, correlation, excess, overlap
 from pipeline.metrics.features import Features, Music
-from pipeline.metrics.harmony import FRAME_RATE
+from pipeline.metrics.harmony import FRAME_RATE, HOP
 from pipeline.metrics.names import MEASURES
 from pipeline.metrics.sound import Found
 
@@ -53,7 +53,7 @@ def compare(source: Music, cover: Music) -> Found:
         "structure/repetition_p90": structure.repetition(cover.chroma),
         "rhythm/onset_corr": correlation(*overlap(source.onsets, cover.onsets, twice * fit.lag)),
         "rhythm/tempo_ratio_octave": rhythm.tempo_ratio(source.onsets, cover.onsets),
-        "copy/waveform_corr": copying.waveform_correlation(source.mono, cover.mono),
+        "copy/waveform_corr": copying.waveform_correlation(source.mono, cover.mono, HOP * fit.lag),
     }
 
 
@@ -62,7 +62,7 @@ def kept(source: Music, cover: Music, fit: Alignment) -> Found:
     return {
         "harmony/chroma_excess": excess(fit.pearson, fit.chance),
         "harmony/chroma_excess_any_key": excess(fit.any_key, fit.any_key_chance),
-        "melody/salience_excess": excess(*melody.agreement(source.leading, cover.leading, fit.lag, fit.key)),
+        "melody/salience_excess": excess(*melody.agreement(source.leading, cover.leading, fit)),
         "timbre/mfcc_distance": timbre.distance(source.timbre, cover.timbre),
     }
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pipeline.metrics.alignment import chance_shifts, overlap
+from pipeline.metrics.alignment import Alignment, overlap
 from pipeline.metrics.harmony import LOWEST
 
 OVERTONES = ((12, 0.5), (19, 0.33), (24, 0.25))  # semitones above, weight
@@ -22,19 +22,17 @@ def leading_notes(notes: Tensor) -> Tensor:
     return torch.where(loudest > 0, (note + FIRST) % 12, SILENT)
 
 
-def agreement(source: Tensor, cover: Tensor, lag: int, key: int) -> tuple[float, float]:
-    """Share of the source's frames ``[frames]`` whose leading note the cover has, and what chance gives.
-
-    Args:
-        lag, key: as the two align.
-    """
-    turned = torch.where(cover == SILENT, SILENT, (cover - key) % 12)
-    frames = len(source)
-    heard = source != SILENT
-    mine, other = overlap(source, turned, lag)
-    counted = mine != SILENT
-    share = ((mine == other) & counted).sum() / counted.sum().clamp_min(1)
-    shifts = chance_shifts(frames, source.device) + lag
-    wound = turned[(torch.arange(frames, device=source.device) + shifts[:, None]) % frames]
-    chance = ((wound == source) & heard).sum() / (len(shifts) * heard.sum().clamp_min(1))
+def agreement(source: Tensor, cover: Tensor, fit: Alignment) -> tuple[float, float]:
+    """Share of the source's frames ``[frames]`` whose leading note the cover has, and what chance gives."""
+    mine, other = overlap(source, cover, fit.lag)
+    heard = mine != SILENT
+    share = (heard & (other == _raised(mine, fit.key))).sum() / heard.sum().clamp_min(1)
+    frames = torch.arange(len(source), device=source.device)
+    wrong = cover[(frames + fit.wrong_lags[:, None]) % len(source)]
+    heard = (source != SILENT).expand_as(wrong)
+    chance = (heard & (wrong == _raised(source, fit.wrong_keys[:, None]))).sum() / heard.sum().clamp_min(1)
     return float(share), float(chance)
+
+
+def _raised(notes: Tensor, semitones: Tensor | int) -> Tensor:
+    return (notes + semitones) % 12

@@ -6,17 +6,18 @@ import warnings
 import pyloudnorm
 import torch
 from torch import Tensor
+from torch.nn.functional import conv1d, max_pool1d, pad
 
 from acestep.constants import SAMPLE_RATE
 from pipeline.metrics.spectrum import RATE
 
 FULL_SCALE = 1 - 2.0**-15  # the largest value that 16 bits hold
 SILENCE_FRAME = SAMPLE_RATE // 10  # samples
-SILENCE_LEVEL = 1e-3  # RMS, -60 dBFS
+SILENCE_POWER = 1e-6  # mean square, -60 dBFS
 GATE_S = 0.4  # BS.1770 knows no loudness of less
 OVERSAMPLING = 4
 TAPS = 12  # samples on each side that an interpolated one depends on
-PEAK_BLOCK, BLOCKS_AT_ONCE = 64, 8192
+PEAK_BLOCK, BLOCKS_AT_ONCE = 64, 2048
 HEARD_HZ = (40.0, 10_000.0)  # where flatness is looked at, below the resampling filter's edge
 
 Found = dict[str, float | int | bool | str]
@@ -29,7 +30,7 @@ def sound_of(wave: Tensor) -> Found:
         "audio/finite": True,
         "audio/lufs": loudness(wave),
         "audio/true_peak_dbfs": true_peak(wave),
-        "audio/clipped_frac": int((wave.abs() >= FULL_SCALE).sum()) / wave.numel(),
+        "audio/clipped_frac": clipped(wave),
     } | silences(wave)
 
 
@@ -46,18 +47,20 @@ def loudness(wave: Tensor) -> float | str:
 def true_peak(wave: Tensor) -> float | str:
     """Peak in dBFS of ``[channels, n]`` oversampled fourfold.
 
-    An interpolated sample exceeds its neighbours at most by the filter's gain: only blocks near large ones count.
+    An interpolated sample exceeds its neighbours at most by the filter's gain: only blocks with large ones count.
     """
-    peak = float(wave.abs().max())
+    blocks = pad(wave, (PEAK_BLOCK, PEAK_BLOCK + -wave.shape[1] % PEAK_BLOCK)).unflatten(1, (-1, PEAK_BLOCK))
+    peaks = torch.maximum(blocks.amax(-1), -blocks.amin(-1))
+    peak = float(peaks.max())
     if peak == 0:
         return "silent"
     kernels = _interpolation().to(wave.device)
     gain = float(kernels.abs().sum(-1).max())
-    ends = -wave.shape[1] % PEAK_BLOCK
-    blocks = torch.nn.functional.pad(wave, (TAPS, TAPS + ends)).unfold(1, PEAK_BLOCK + 2 * TAPS, PEAK_BLOCK)
-    large = torch.maximum(blocks.amax(-1), -blocks.amin(-1)) * gain >= peak
-    for piece in blocks[large].split(BLOCKS_AT_ONCE):
-        peak = max(peak, float(torch.nn.functional.conv1d(piece[:, None], kernels[:, None]).abs().max()))
+    around = max_pool1d(peaks, 3, stride=1)  # of a block and its neighbours
+    channel, first = (around * gain >= peak).nonzero(as_tuple=True)
+    for c, k in zip(channel.split(BLOCKS_AT_ONCE), first.split(BLOCKS_AT_ONCE), strict=True):
+        near = torch.cat([blocks[c, k, -TAPS:], blocks[c, k + 1], blocks[c, k + 2, :TAPS]], dim=1)
+        peak = max(peak, float(conv1d(near[:, None], kernels[:, None]).abs().max()))
     return 20 * math.log10(peak)
 
 
@@ -67,11 +70,20 @@ def _interpolation() -> Tensor:
     return torch.sinc(distance) * torch.cos(torch.pi * distance / (2 * TAPS)).square()
 
 
+def clipped(wave: Tensor) -> float:
+    """Share of samples of ``[channels, n]`` at full scale; those beyond it are what a file would clip."""
+    low, high = wave.aminmax()
+    if max(-low, high) < FULL_SCALE:
+        return 0.0
+    return int((wave.abs() >= FULL_SCALE).sum()) / wave.numel()
+
+
 def silences(wave: Tensor) -> Found:
     """Share and seconds of 0.1 s frames under -60 dBFS, mean over channels; where all are, it has no beginning or end."""
-    frames = torch.nn.functional.pad(wave, (0, -wave.shape[1] % SILENCE_FRAME)).unflatten(1, (-1, SILENCE_FRAME))
-    heard = (frames.square().mean((0, 2)).sqrt() >= SILENCE_LEVEL).nonzero().flatten().tolist()
-    count, hop_s = frames.shape[1], SILENCE_FRAME / SAMPLE_RATE
+    frames = pad(wave, (0, -wave.shape[1] % SILENCE_FRAME)).unflatten(1, (-1, SILENCE_FRAME))
+    power = torch.linalg.vector_norm(frames, dim=2).square().mean(0) / SILENCE_FRAME
+    heard = (power >= SILENCE_POWER).nonzero().flatten().tolist()
+    count, hop_s = len(power), SILENCE_FRAME / SAMPLE_RATE
     return {
         "audio/silence_frac": 1 - len(heard) / count,
         "audio/lead_silence_s": heard[0] * hop_s if heard else "silent",

