@@ -1,0 +1,155 @@
+"""Settings compared over the tracks of a job: what each comes to, and which can be told apart.
+
+Every track counts the same, whatever number of its seeds came out; seeds are repeats within a track and no further
+evidence. Two settings are compared on the covers that both have, track by track and seed by seed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.comparison_tables import (
+    PAIRS,
+    SETTINGS,
+    as_table,
+    compare_pairs,
+    describe,
+    layout_of,
+    mean_over,
+    outcomes_of,
+)
+from pipeline.intervals import Floats, mean_within
+from pipeline.metrics.names import MEASURES
+from pipeline.objective import KEPT, MOVED, SCORE, Objective, numbers, score
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Settings side by side.
+
+    settings: a row for each setting and measure: setting_id, setting_name, measure, mean over the tracks, sd and n
+        of the covers, tracks, and the 95 % interval low..high of the mean, null under six tracks. A measure that
+        no cover has is left out.
+    outcomes: a row for each setting: setting_id, setting_name, covers, failed (or refused), ok, copy, lost,
+        strength, guidance and what else varies, t_switch, cover_steps. A cover that was not judged counts in
+        covers alone.
+    pairs: a row for each pair and measure: setting_a, setting_b (ids), measure, difference a - b of the means over
+        the tracks in common, its 95 % interval low..high, p, p_adjusted for all pairs of settings, tracks,
+        distinguishable (p_adjusted under 0.05; null without a verdict) and reason (why there is none). The best
+        setting is setting_a of its pairs; the pairs of the others are listed up to 20 settings.
+    front: ids of the settings that no other setting equals in kept and moved and surpasses in one of them.
+    best: id of the setting with the highest mean score; None where no cover has one.
+    """
+
+    settings: pa.Table
+    outcomes: pa.Table
+    pairs: pa.Table
+    front: tuple[str, ...]
+    best: str | None
+
+
+def compare(rows: pa.Table, objective: Objective | None = None) -> Comparison:
+    """The settings of result rows, one for each cover, side by side; the order of the rows plays no part.
+
+    Args:
+        rows: columns as in ``pipeline.results``, and ``cover/outcome``. A row without a track or a setting is of
+            no cover, and left out.
+    """
+    rows = rows.filter(pc.and_(pc.is_valid(rows["track_id"]), pc.is_valid(rows["setting_id"])))
+    scores = score(rows, objective or Objective())
+    outcomes = outcomes_of(rows)
+    ids = outcomes["setting_id"].to_pylist()
+    layout = layout_of(rows, ids)
+    best = _highest(layout.by_track(numbers(scores, SCORE)))
+    settings, pairs, means = [SETTINGS.empty_table()], [PAIRS.empty_table()], {}
+    for name in (SCORE, KEPT, MOVED, *(measure.name for measure in MEASURES)):
+        values = numbers(scores if name in scores.column_names else rows, name)
+        if np.isnan(values).all():
+            continue
+        cells = layout.cells(values)
+        described = describe(values, layout.setting, mean_within(cells, layout.starts))
+        means[name] = described["mean"]
+        told = {"setting_id": ids, "setting_name": outcomes["setting_name"], "measure": [name] * len(ids)}
+        settings.append(as_table(told | described, SETTINGS))
+        pairs.append(compare_pairs(ids, name, layout, cells, best))
+    return Comparison(
+        settings=pa.concat_tables(settings),
+        outcomes=outcomes,
+        pairs=pa.concat_tables(pairs),
+        front=tuple(ids[k] for k in _front(means[KEPT], means[MOVED])) if means.keys() >= {KEPT, MOVED} else (),
+        best=None if best is None else ids[best],
+    )
+
+
+def explain(comparison: Comparison, most: int = 5) -> list[str]:
+    """What a comparison comes to, in sentences: the best setting, its equals, what went wrong, and the trade-off.
+
+    Args:
+        most: settings named in one sentence.
+    """
+    outcomes = comparison.outcomes.to_pylist()
+    names = {row["setting_id"]: row["setting_name"] for row in outcomes}
+    means = {(row["setting_id"], row["measure"]): row["mean"] for row in comparison.settings.to_pylist()}
+    said = _best_and_others(comparison, names, most)
+    for outcome, did in (("lost", "lost the song"), ("copy", "copied the source"), ("failed", "failed")):
+        concerned = sorted(
+            (row for row in outcomes if row[outcome]), key=lambda row: -row[outcome] / row["covers"]
+        )
+        concerned.sort(key=lambda row: -row[outcome] / row["covers"])
+        listed = [f"{row['setting_name']} in {row[outcome]} of {row['covers']} covers" for row in concerned]
+        said += [f"{did}: {_listed(listed, most)}"] * bool(listed)
+    if len(comparison.front) > 1:
+        shown = [f"{names[k]} ({means[k, KEPT]:.2f}, {means[k, MOVED]:.2f})" for k in comparison.front]
+        said.append(f"no setting beats these in both song kept and style moved: {_listed(shown, most)}")
+    return said
+
+
+def _best_and_others(comparison: Comparison, names: Mapping[str, str], most: int) -> list[str]:
+    if comparison.best is None:
+        return ["no cover has a score, so no setting is best"]
+    scores = comparison.settings.filter(pc.equal(comparison.settings["measure"], SCORE)).to_pylist()
+    best = next(row for row in scores if row["setting_id"] == comparison.best)
+    sure = "no interval" if best["low"] is None else f"{best['low']:.2f}..{best['high']:.2f}"
+    on = f"{best['tracks']} track{'s' * (best['tracks'] != 1)}"
+    said = [f"best is {best['setting_name']}: score {best['mean']:.2f} ({sure}) on {on}"]
+    pairs = comparison.pairs.filter(pc.equal(comparison.pairs["measure"], SCORE)).to_pylist()
+    against: dict[str, list[str]] = {}
+    for pair in sorted(pairs, key=lambda pair: pair["difference"] or 0.0):
+        if pair["setting_a"] == comparison.best:
+            less = "" if pair["difference"] is None else f" ({-pair['difference']:+.2f})"
+            against.setdefault(_verdict(pair), []).append(names[pair["setting_b"]] + less)
+    return said + [f"{verdict}: {_listed(others, most)}" for verdict, others in sorted(against.items())]
+
+
+def _verdict(pair: Mapping[str, Any]) -> str:
+    if pair["distinguishable"] is None:
+        return f"no verdict against it ({pair['reason']})"
+    if not pair["distinguishable"]:
+        return "cannot be told apart from it"
+    # The best mean is over all tracks, the difference over those in common.
+    return "worse than it" if pair["difference"] > 0 else "better on the tracks in common"
+
+
+def _listed(names: Sequence[str], most: int) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _highest(by_track: Floats) -> int | None:
+    """The setting with the highest mean over tracks, of equal ones the first."""
+    means = mean_over(by_track)
+    return None if np.isnan(means).all() else int(np.nanargmax(means))
+
+
+def _front(kept: Floats, moved: Floats) -> list[int]:
+    """Settings on the Pareto front, the one that keeps most first."""
+    order = [int(k) for k in np.lexsort((-moved, -kept)) if not np.isnan(kept[k] + moved[k])]
+    front: list[int] = []
+    for k in order:
+        if not front or moved[k] > moved[front[-1]] or (kept[k], moved[k]) == (kept[front[-1]], moved[front[-1]]):
+            front.append(k)
+    return front
