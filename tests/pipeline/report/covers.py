@@ -25,7 +25,7 @@ def cover(track: str, strength: float, guidance: float, seed: int = 0, **own: An
     measures |= {
         "harmony/chroma_excess": kept,
         "melody/salience_excess": kept * 0.9,
-        "timbre/mfcc_distance": 10 * moved / (1.001 - moved),
+        "timbre/mfcc_distance": 14 * moved,
         "audio/lufs": -14 + float(dice.normal(0, 1)),
         "harmony/key_shift": 0,
         "audio/finite": True,

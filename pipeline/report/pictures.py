@@ -1,0 +1,39 @@
+"""The pictures of a comparison."""
+
+import pyarrow as pa
+
+from pipeline.comparison import Comparison
+from pipeline.objective import KEPT, MOVED, SCORE
+from pipeline.report.curves import STRENGTH, dose_response
+from pipeline.report.distributions import distributions
+from pipeline.report.drawing import file_name, numbers
+from pipeline.report.heat_maps import heat_map
+from pipeline.report.trade_off import trade_off
+
+OBJECTIVE = (SCORE, KEPT, MOVED)
+
+
+def pictures(rows: pa.Table, comparison: Comparison) -> dict[str, bytes]:
+    """PNG files by name, of those pictures whose axes vary and whose measures there are.
+
+    ``heat_map_*``: a measure over the first two varied parameters. ``dose_response``: along the strength.
+    ``distributions``, ``distributions_measures``: of the covers of each setting. ``trade_off``: kept and moved.
+
+    Args:
+        rows: one for each cover, with its objective.
+    """
+    drawn = numbers(comparison)
+    across, down = drawn.axes.across, drawn.axes.down
+    made: dict[str, bytes] = {}
+    if across and down:
+        made |= {file_name("heat_map", name): heat_map(drawn, name, across, down) for name in drawn.measures}
+    if across == STRENGTH and drawn.measures:
+        made["dose_response.png"] = dose_response(drawn)
+    groups = {
+        "distributions.png": [name for name in drawn.measures if name in OBJECTIVE],
+        "distributions_measures.png": [name for name in drawn.measures if name not in OBJECTIVE],
+    }
+    made |= {file: distributions(rows, drawn, names) for file, names in groups.items() if names and drawn.settings}
+    if comparison.front:
+        made["trade_off.png"] = trade_off(drawn, comparison.front)
+    return made
