@@ -5,16 +5,20 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 import conf
+from acestep.errors import RestyleError
+from pipeline.findings import FindingsSpec
+from pipeline.objective import Objective
 
 
 def given(group: str) -> tuple[str, ...]:
@@ -27,6 +31,38 @@ def given(group: str) -> tuple[str, ...]:
         elif key.startswith(f"{group}."):
             names.append(key.removeprefix(f"{group}."))
     return tuple(names)
+
+
+def complete(config: DictConfig) -> dict[str, Any]:
+    """A composed configuration as plain values.
+
+    Raises:
+        RestyleError: a required value is missing.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        example = " ".join(f"{name}=..." for name in missing)
+        raise RestyleError(f"{', '.join(missing)} not given; add {example}")
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def findings_of(values: dict[str, Any]) -> FindingsSpec:
+    """How to judge, taken out of a configuration's ``values``.
+
+    Raises:
+        RequestError: the objective is no objective.
+    """
+    return FindingsSpec(objective_of(values), values.pop("listen_tracks"))
+
+
+def objective_of(values: dict[str, Any]) -> Objective:
+    """What makes one cover better than another, taken out of a configuration's ``values``.
+
+    Raises:
+        RequestError: it names no measures that say so.
+    """
+    given = values.pop("objective")
+    return Objective(**given | {"kept": tuple(given["kept"])})
 
 
 def launch(main: Callable[[], None], job: str, could_not_start: int, entered: Sequence[bool]) -> None:

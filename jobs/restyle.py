@@ -14,26 +14,23 @@ configuration.
 
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn, cast
+from typing import Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
-from acestep.errors import RestyleError
-from jobs.command_line import given, launch
+from jobs.command_line import complete, findings_of, given, launch
+from jobs.leaving import COULD_NOT_START, INCOMPLETE, OK, leaving
 from jobs.presets import read_presets, search_path
 from jobs.schema import register
-from pipeline.cluster import ClusterSpec, PoolError
+from pipeline.cluster import ClusterSpec
 from pipeline.console import ConsoleReporter
 from pipeline.job import RestyleJob, dry_run
+from pipeline.measuring import MetricsSpec
 from pipeline.presets import Preset
 from pipeline.restyle import run
-from pipeline.stopping import StoppedError, StoppedNow
 from pipeline.tracking import TrackingSpec
-
-OK, BROKE_OFF, COULD_NOT_START, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
-KEPT = "what is finished is kept, and the same command goes on from here"
 
 register()
 _entered: list[bool] = []
@@ -49,11 +46,7 @@ def job_of(config: DictConfig, by_hand: Sequence[str] = (), presets: Sequence[Pr
     Raises:
         RestyleError: a required value is missing.
     """
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        example = " ".join(f"{name}=..." for name in missing)
-        raise RestyleError(f"{', '.join(missing)} not given; add {example}")
-    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    values = complete(config)
     values["duplicates"] = values["grid"].pop("duplicates")
     del values["dry_run"]
     preset = values.pop("preset")
@@ -61,6 +54,8 @@ def job_of(config: DictConfig, by_hand: Sequence[str] = (), presets: Sequence[Pr
     nested: dict[str, Any] = {
         "cluster": ClusterSpec(**values.pop("cluster")),
         "tracking": TrackingSpec(**values.pop("tracking")),
+        "metrics": MetricsSpec(**values.pop("metrics")),
+        "findings": findings_of(values),
     }
     return RestyleJob(**values, **nested, by_hand=by_hand, presets=presets)
 
@@ -68,35 +63,16 @@ def job_of(config: DictConfig, by_hand: Sequence[str] = (), presets: Sequence[Pr
 @hydra.main(version_base="1.3", config_path="../conf", config_name="restyle")
 def _main(config: DictConfig) -> None:
     _entered.append(True)
-    console = Console()
-    reporter = ConsoleReporter(console)
-    try:
+    reporter = ConsoleReporter(Console())
+    with leaving(reporter):
         job = job_of(config, given("cover"), read_presets(search_path()))
         if config.dry_run:
             found = dry_run(job)
             reporter.foreseen(found)
             sys.exit(INCOMPLETE if len(found.problems) else OK)
         summary = run(job, reporter)
-    except PoolError as error:
-        _leave(reporter, f"error: {error}; {KEPT}", BROKE_OFF)
-    except StoppedError as error:
-        _leave(reporter, f"{error}; {KEPT}", 128 + error.signal)
-    except RestyleError as error:
-        _leave(reporter, f"error: {error}", COULD_NOT_START)
-    except OSError as error:
-        _leave(reporter, f"error: storage failed: {error}; {KEPT}", BROKE_OFF)
-    except StoppedNow as stopped:
-        _leave(reporter, f"interrupted: {KEPT}", 128 + stopped.signal)
-    except KeyboardInterrupt:
-        _leave(reporter, f"interrupted: {KEPT}", INTERRUPTED)
     reporter.closed(job, summary)
     sys.exit(OK if summary.complete else INCOMPLETE)
-
-
-def _leave(reporter: ConsoleReporter, message: str, status: int) -> NoReturn:
-    reporter.stop()
-    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-    sys.exit(status)
 
 
 def main() -> None:

@@ -8,6 +8,8 @@ from omegaconf import MISSING
 
 from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.setting import SETTING_FIELDS, SETTING_TYPES, CoverSetting
+from pipeline.objective import Objective
+from pipeline.tune_job import TuneSpec
 
 
 def _hydra_type(kind: Any) -> Any:
@@ -71,6 +73,24 @@ class TrackingConfig:
 
 
 @dataclass
+class MetricsConfig:
+    """See ``pipeline.measuring.MetricsSpec``."""
+
+    enabled: bool = True
+    melody: bool = False
+    style: str | None = None
+
+
+@dataclass
+class ObjectiveConfig:
+    """What makes one setting better than another; see ``pipeline.objective.Objective``."""
+
+    kept: list[str] = field(default_factory=lambda: list(Objective().kept))
+    moved: str = Objective().moved
+    half: float = Objective().half
+
+
+@dataclass
 class RestyleConfig:
     """See ``pipeline.restyle.RestyleJob``."""
 
@@ -96,6 +116,9 @@ class RestyleConfig:
     stages: list[dict[str, Any]] = field(default_factory=list)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    listen_tracks: int = 6
 
 
 @dataclass
@@ -119,6 +142,56 @@ class ValidateConfig(RestyleConfig):
 
 
 @dataclass
+class TryConfig:
+    """See ``pipeline.tune_job.TuneSpec``."""
+
+    tracks: int = 8
+    seeds: int = 3
+    strengths: list[float] = field(default_factory=lambda: list(TuneSpec().strengths))
+    guidances: list[float] = field(default_factory=lambda: list(TuneSpec().guidances))
+    budget: float = 0.3
+
+
+@dataclass
+class TuneConfig(RestyleConfig):
+    """A job to tune, as it stands for ``jobs.restyle``, and what to try."""
+
+    tune: TryConfig = field(default_factory=TryConfig)
+
+
+@dataclass
+class CompareConfig:
+    """See ``pipeline.compare_job.CompareJob``."""
+
+    output: str = MISSING
+    catalogue: str | None = None
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    listen_tracks: int = 6
+
+
+@dataclass
+class MeasureConfig:
+    """See ``pipeline.measure_job.MeasureJob``."""
+
+    output: str = MISSING
+    pairs: str | None = None
+    again: bool = False
+    max_source_seconds: float = MAX_SOURCE_SECONDS
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+@dataclass
+class SelectConfig:
+    """See ``jobs.select``."""
+
+    output: str = MISSING
+    export: str = MISSING
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+
+
+@dataclass
 class FetchConfig:
     """What to fetch; see ``jobs.fetch``."""
 
@@ -134,4 +207,8 @@ def register() -> None:
     """Make the schemas known to Hydra."""
     ConfigStore.instance().store(name="restyle_schema", node=RestyleConfig)
     ConfigStore.instance().store(name="validate_schema", node=ValidateConfig)
+    ConfigStore.instance().store(name="tune_schema", node=TuneConfig)
+    ConfigStore.instance().store(name="compare_schema", node=CompareConfig)
+    ConfigStore.instance().store(name="measure_schema", node=MeasureConfig)
+    ConfigStore.instance().store(name="select_schema", node=SelectConfig)
     ConfigStore.instance().store(name="fetch_schema", node=FetchConfig)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,6 +37,7 @@ from pipeline.attempts import AttemptGuard, is_marked
 from pipeline.failures import outcome
 from pipeline.items import effective_columns, item_columns
 from pipeline.loading import load
+from pipeline.measuring import Heard, MetricsSpec, Ruler
 from pipeline.plan_schema import TRACKS
 from pipeline.receipts import LAST, TASK, leave, of_track
 from pipeline.results import as_table
@@ -74,6 +75,7 @@ class WorkerSpec:
     max_attempts: int
     adapter: str | None = None
     adapter_scale: float = 1.0
+    metrics: MetricsSpec = field(default_factory=MetricsSpec)
 
 
 class RestyleWorker:
@@ -109,6 +111,7 @@ class RestyleWorker:
             if spec.language_model
             else None
         )
+        self.ruler = Ruler(spec.metrics, self.handler.device, self.device_lock)
 
     def _refuse_other_weights(self) -> None:
         folders = hub.find(self.spec.model, self.spec.variant)
@@ -166,6 +169,7 @@ class RestyleWorker:
                     started = time.perf_counter()
                     conditions, notes = self.listen(track, source, reference, plans)
                     condition_s = time.perf_counter() - started
+                heard = self.ruler.listen(source)
         except Exception as error:
             found = self._outcome(error)
             message = f"{track['source']}: {found['error_message']}"
@@ -183,7 +187,7 @@ class RestyleWorker:
         for row, stages in zip(rows, chains, strict=True):
             if self.stop.lowered:
                 return
-            yield self._item(row | shared, stages, chain)
+            yield self._item(row | shared, stages, chain, heard, len(rows))
 
     def _read(self, track: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """The source and the timbre reference ``[2, n]``."""
@@ -221,7 +225,9 @@ class RestyleWorker:
         """One item's cover; the worker holds the device."""
         return chain.run(stages, seed)
 
-    def _item(self, row: dict[str, Any], stages: tuple[Stage, ...], chain: Chain) -> dict[str, Any]:
+    def _item(
+        self, row: dict[str, Any], stages: tuple[Stage, ...], chain: Chain, heard: Heard | None, covers: int
+    ) -> dict[str, Any]:
         plan = resolve(stages[-1].setting, self.handler.is_turbo)
         row = row | effective_columns(plan)
         try:
@@ -234,9 +240,10 @@ class RestyleWorker:
                 with self.device_lock:
                     cover = self.cover(chain, stages, row["seed"])
                 row |= {"denoise_s": cover.denoise_s, "decode_s": cover.decode_s}
-                started = time.perf_counter()
-                row |= self._write(row, finish(cover.wave))
+                started, wave = time.perf_counter(), finish(cover.wave)
+                row |= self._write(row, wave)
                 row["write_s"] = time.perf_counter() - started
+                row |= self.ruler.measure(heard, wave, prompt.caption, covers)
         except Exception as error:
             return row | self._outcome(error)
         row |= {"status": "ok", "finished_at": datetime.now(UTC)}

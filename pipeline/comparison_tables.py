@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from acestep.setting import SETTING_FIELDS
-from pipeline.intervals import FEWEST_TRACKS, LEVEL, Floats, grouped, interval, mean_within, sign_flip
+from pipeline.intervals import FEWEST_TRACKS, LEVEL, Floats, grouped, interval, mean_over, mean_within, sign_flip
 
 MOST_FOR_ALL_PAIRS = 20  # settings; of more, only the pairs with the best one are listed
 _CELLS = 4_000_000  # differences in memory at a time
@@ -104,13 +104,6 @@ def layout_of(rows: pa.Table, settings: Sequence[str]) -> Layout:
     return Layout(unit, setting.astype(np.int64), starts, (len(units), len(settings)))
 
 
-def mean_over(tracks: Floats) -> Floats:
-    """Means ``[columns]`` of ``tracks`` ``[tracks, columns]``, NaN left out."""
-    if not len(tracks):
-        return np.full(tracks.shape[1], np.nan)
-    return mean_within(tracks, np.zeros(1, np.int64))[0]
-
-
 def describe(values: Floats, setting: Indices, by_track: Floats) -> dict[str, Any]:
     """The numbers of ``Comparison.settings`` for one measure.
 
@@ -172,7 +165,7 @@ def too_few(tracks: int) -> str:
     """Why there is no verdict on so many tracks in common; "" where there is one."""
     if tracks >= FEWEST_TRACKS:
         return ""
-    return f"{tracks} track{'s' * (tracks != 1)} in common; {FEWEST_TRACKS} are needed for a verdict"
+    return f"{tracks} track{'' if tracks == 1 else 's'} in common; {FEWEST_TRACKS} are needed for a verdict"
 
 
 def as_table(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:

@@ -12,6 +12,8 @@ from rich.table import Table
 
 from acestep.demo import VARIANTS
 from pipeline.cluster import Pool
+from pipeline.console_findings import print_findings
+from pipeline.findings import FOLDER, PAGE
 from pipeline.forecast import Forecast
 from pipeline.forecast import lines as forecast_lines
 from pipeline.items import ModelFacts
@@ -25,6 +27,11 @@ from pipeline.summary import Summary
 FIRST_LINE_S, BETWEEN_LINES_S, LINES_GROW = 10.0, 60.0, 1.5
 MOST_PROBLEMS = 20
 ENOUGH_FOR_SLOWEST = 5
+
+
+def warn_on(console: Console) -> Callable[[str], None]:
+    """Says on a console what went wrong without stopping."""
+    return lambda message: console.print(f"[yellow]warning:[/yellow] {escape(message)}", highlight=False)
 
 
 class ConsoleReporter:
@@ -86,7 +93,7 @@ class ConsoleReporter:
 
     def warned(self, message: str) -> None:
         """Say what went wrong without stopping."""
-        self.console.print(f"[yellow]warning:[/yellow] {escape(message)}", highlight=False)
+        warn_on(self.console)(message)
 
     def stop(self) -> None:
         """Take the bar away."""
@@ -143,11 +150,15 @@ class ConsoleReporter:
         self._problems(summary.problems)
         if summary.ok > ENOUGH_FOR_SLOWEST:
             self._slowest(summary.slowest)
+        if summary.findings is not None:
+            print_findings(self.console, summary.findings)
         lines = {
             "audio": f"{job.output}/audio",
             "results": f"{job.output}/results",
             "job": f"{job.output}/job.json",
         }
+        if summary.findings is not None and PAGE in summary.findings.files:
+            lines["listen"] = f"{job.output}/{FOLDER}/{PAGE}"
         lines |= (
             {"runs": summary.tracking["ui"], "compare": summary.tracking["compare"]} if summary.tracking else {}
         )

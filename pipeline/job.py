@@ -19,9 +19,11 @@ from acestep.handler import DTYPES
 from acestep.language_model import open_language_model
 from acestep.verify import verify
 from pipeline.cluster import ClusterSpec, refuse_ephemeral
+from pipeline.findings import FindingsSpec
 from pipeline.forecast import Forecast, forecast
 from pipeline.items import ModelFacts, Rules
 from pipeline.manifest import RejectedRow, Track, read_manifest
+from pipeline.measuring import MetricsSpec
 from pipeline.plan import Plan, make_plan
 from pipeline.presets import Preset, check_preset
 from pipeline.probe import Probes
@@ -82,6 +84,8 @@ class RestyleJob:
     catalogue: str | None = None
     cluster: ClusterSpec = field(default_factory=ClusterSpec)
     tracking: TrackingSpec = field(default_factory=TrackingSpec)
+    metrics: MetricsSpec = field(default_factory=MetricsSpec)
+    findings: FindingsSpec = field(default_factory=FindingsSpec)
 
     @property
     def name(self) -> str:
@@ -115,6 +119,7 @@ def open_job(job: RestyleJob) -> Opened:
     wrong = next(option_errors(job), None)
     if wrong is not None:
         raise wrong
+    job.metrics.check()
     output = open_output(job.output)
     presets = [check_preset(preset) for preset in job.presets]
     rows = read_manifest(job.manifest, presets, job.caption)

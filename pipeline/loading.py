@@ -26,9 +26,18 @@ def load_cover(output: Store, audio_path: str, most_seconds: float | None = None
     Raises:
         See ``load``.
     """
+    return _decoded(*_place(output, audio_path), most_seconds)
+
+
+def fetch_cover(output: Store, audio_path: str) -> bytes:
+    """The file of a cover, as ``load_cover`` finds it."""
+    return read_file(*_place(output, audio_path))
+
+
+def _place(output: Store, audio_path: str) -> tuple[fs.FileSystem, str]:
     if "://" in audio_path or audio_path.startswith("/"):
-        return load(audio_path, most_seconds)
-    return _decoded(output.filesystem, output.path(audio_path), most_seconds)
+        return locate(audio_path)
+    return output.filesystem, output.path(audio_path)
 
 
 def _decoded(filesystem: fs.FileSystem, path: str, most_seconds: float | None) -> Tensor:

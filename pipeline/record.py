@@ -41,7 +41,18 @@ def job_parameters(job: "RestyleJob", model: ModelFacts, settings: list[Setting]
         "dtype": model.dtype,
         "numerics_version": NUMERICS_VERSION,
         "audio_format": job.audio_format,
-        "settings": len(settings),
+        "settings": len({setting.setting_id for setting in settings}),
+    }
+
+
+def job_labels(job: "RestyleJob", settings: list[Setting]) -> dict[str, str]:
+    """What runs are found and grouped by."""
+    kinds = dict.fromkeys(setting.cover.task_type for setting in settings)
+    return {
+        "restyle.catalogue": job.name,
+        "restyle.model": job.model,
+        "restyle.preset": job.preset or "none",
+        "restyle.cover_kind": ", ".join(kinds),
     }
 
 
@@ -50,6 +61,9 @@ def write_job_file(
 ) -> None:
     """Write down what this launch runs, for whoever opens the folder later."""
     content = {
+        "catalogue": job.name,
+        "parameters": job_parameters(job, model, settings),
+        "labels": job_labels(job, settings),
         "job": asdict(job),
         "model": asdict(model),
         "pool": asdict(pool),

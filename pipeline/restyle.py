@@ -12,19 +12,20 @@ import pyarrow.compute as pc
 from pipeline.actors import RestyleWorker, WorkerSpec
 from pipeline.attempts import ATTEMPTS, mark_start
 from pipeline.cluster import Pool, PoolError, connect, size_pool
+from pipeline.findings import FOUND_COLUMNS, find
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob, open_job, plan_job
 from pipeline.plan import Plan
 from pipeline.plan_file import PLAN_FILE, PlanWriter
 from pipeline.progress import Progress
 from pipeline.receipts import LAST, RECEIPTS, TASK, Receipts, left_over
-from pipeline.record import job_parameters, write_job_file
+from pipeline.record import job_labels, job_parameters, write_job_file
 from pipeline.results import REJECTED, RESULTS, ResultWriter, current_rows, finished_items
 from pipeline.settings import Setting
 from pipeline.stages import stream
 from pipeline.stopping import StopFlag, StoppedError, stop_signals
 from pipeline.storage import Store
-from pipeline.summary import SUMMARY_COLUMNS, Summary, summarize
+from pipeline.summary import Summary, summarize
 from pipeline.tracking import Tracker
 from pipeline.watch import describe_cluster, watching
 
@@ -110,7 +111,7 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
         progress = Progress(plan.items, plan.tracks, sum(plan.seconds.values()))
         reporter.planned(job, plan, settings, model, pool)
         write_job_file(job, output, model, pool, settings)
-        tracker.begin(job_parameters(job, model, settings), settings, reporter.warned)
+        tracker.begin(job_parameters(job, model, settings), settings, reporter.warned, job_labels(job, settings))
         if plan.items:
             mark_start(output, launch)
             worker = worker_spec(job, output, launch, model, pool)
@@ -125,10 +126,11 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
     kept.adopt()
     output.delete_folder(ATTEMPTS)
     output.delete(PLAN_FILE)
-    made = current_rows(output, plan.ids, SUMMARY_COLUMNS)
+    made = current_rows(output, plan.ids, FOUND_COLUMNS)
     summary = summarize(made, kept.new, time.perf_counter() - started)
-    links = tracker.finish(made, summary.seconds, reporter.warned, progress)
-    return replace(summary, tracking=links)
+    findings = find(output, made, job.findings, job.name) if job.metrics.enabled else None
+    links = tracker.finish(made, summary.seconds, reporter.warned, progress, findings)
+    return replace(summary, tracking=links, findings=findings)
 
 
 def _make_covers(
@@ -183,4 +185,5 @@ def worker_spec(job: RestyleJob, output: Store, launch: str, model: ModelFacts, 
         adapter=job.adapter,
         adapter_scale=job.adapter_scale,
         language_model=job.language_model,
+        metrics=job.metrics,
     )

@@ -68,7 +68,8 @@ SCHEMA = pa.schema(
         ("model_fingerprint", pa.string()),
         ("dtype", pa.string()),
         ("numerics_version", pa.int32()),
-        # seconds of work; read_s and condition_s, and of measure_s the source's part, are an equal share of what the track's items have in common
+        # seconds of work; what the track's items have in common (read_s, condition_s, and of measure_s what it takes
+        # to listen to the source) is shared out equally
         ("read_s", pa.float64()),
         ("condition_s", pa.float64()),
         ("denoise_s", pa.float64()),

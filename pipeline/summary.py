@@ -3,9 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from pipeline.findings import Findings
 
 WORK_COLUMNS = ("read_s", "condition_s", "denoise_s", "decode_s", "measure_s", "write_s")
 SUMMARY_COLUMNS = (
@@ -34,6 +38,7 @@ class Summary:
     by_kind: Mapping[str, int]
     slowest: pa.Table
     tracking: Mapping[str, str]
+    findings: "Findings | None" = None
 
     @property
     def complete(self) -> bool:

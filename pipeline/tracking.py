@@ -20,10 +20,12 @@ import pyarrow.compute as pc
 
 from acestep.errors import RequestError
 from pipeline.background import Background
+from pipeline.findings import Findings
 from pipeline.progress import Progress
-from pipeline.settings import Setting
 from pipeline.storage import Store
+from pipeline.tracking_findings import description
 from pipeline.tracking_runs import (
+    Named,
     Runs,
     connect,
     import_client,
@@ -91,7 +93,8 @@ class Tracker:
             self.artifacts = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
         self.uri = uri or ""
         self.parameters: Mapping[str, Any] = {}
-        self.settings: Sequence[Setting] = ()
+        self.labels: Mapping[str, str] = {}
+        self.settings: Sequence[Named] = ()
         self.runs: Runs | None = None
         self.behind = False
         self.background = Background("restyle-tracking")
@@ -99,17 +102,24 @@ class Tracker:
         self.due = time.monotonic() + first_s
 
     def begin(
-        self, parameters: Mapping[str, Any], settings: Sequence[Setting], warn: Callable[[str], None]
+        self,
+        parameters: Mapping[str, Any],
+        settings: Sequence[Named],
+        warn: Callable[[str], None],
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         """Have the job run and the setting runs opened, or found again, without waiting for it.
 
         Args:
+            settings: those of one id, which differ in their seed, are one run.
             warn: is called from another thread.
+            labels: tags of all runs.
         """
         if not self.enabled:
             return
         import_client()
-        self.parameters, self.settings = parameters, settings
+        self.parameters, self.labels = parameters, labels or {}
+        self.settings = list({setting.setting_id: setting for setting in settings}.values())
         self.due = time.monotonic() + self.first_s
         self.background.offer(partial(self._attempt, self._open, warn))
 
@@ -126,7 +136,12 @@ class Tracker:
         self.background.offer(partial(self._attempt, log, warn))
 
     def finish(
-        self, rows: pa.Table, seconds: float, warn: Callable[[str], None], progress: Progress | None = None
+        self,
+        rows: pa.Table,
+        seconds: float,
+        warn: Callable[[str], None],
+        progress: Progress | None = None,
+        findings: Findings | None = None,
     ) -> dict[str, str]:
         """Bring the runs up to date with the job's current rows, and end them.
 
@@ -148,15 +163,15 @@ class Tracker:
             results = rows.filter(pc.not_equal(rows["status"], "rejected"))
             for setting in self.settings:
                 own = results.filter(pc.equal(results["setting_id"], setting.setting_id))
-                log_setting(client, runs, setting.setting_id, own, self.output)
+                log_setting(client, runs, setting.setting_id, own, self.output, findings)
             launch: dict[str, float] = {}
             if progress is not None and progress.done:
                 launch = {"job_seconds": seconds, "tracks_per_minute": progress.overall().tracks_per_minute}
                 _log_progress(client, runs, progress_metrics(progress), int(time.time() * 1000))
-            log_job(client, runs, rows, launch)
+            log_job(client, runs, rows, findings, launch)
             found = links(self.uri, runs)
             log_overview(client, runs.job, results, self.output, self.experiment)
-            client.set_tag(runs.job, "mlflow.note.content", f"Compare the settings: {found['compare']}")
+            client.set_tag(runs.job, "mlflow.note.content", description(findings, found["compare"]))
             client.set_terminated(runs.job)
         except Exception as error:
             warn(
@@ -180,7 +195,9 @@ class Tracker:
 
     def _open(self) -> "tuple[MlflowClient, Runs]":
         client = connect(self.uri)
-        self.runs = open_runs(client, self.experiment, self.artifacts, self.folder, self.parameters, self.settings)
+        self.runs = open_runs(
+            client, self.experiment, self.artifacts, self.folder, self.parameters, self.settings, self.labels
+        )
         return client, self.runs
 
     def _catch_up(self, values: Mapping[str, float], at_ms: int) -> None:

@@ -12,17 +12,19 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.findings import Findings
 from pipeline.results import current_rows
-from pipeline.settings import Setting
 from pipeline.storage import Store
-from pipeline.summary import WORK_COLUMNS, count_kinds, first_rows
+from pipeline.summary import count_kinds, first_rows
+from pipeline.tracking_findings import log_files, log_table
+from pipeline.tracking_values import FAILED, REJECTED, job_metrics, measures, setting_metrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,7 +38,19 @@ SAMPLES = 3
 PAGE_RUNS = 1000
 MOST_TABLE_ROWS = 2000
 MOST_ARTIFACT_ROWS = 50_000  # of a larger catalogue the artifact holds fewer columns
-FAILED, REJECTED = "failed/", "rejected/"
+
+
+class Named(Protocol):
+    """What a setting run needs of its setting."""
+
+    @property
+    def setting_id(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def varied(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -104,7 +118,8 @@ def open_runs(
     artifacts: str | None,
     folder: str,
     parameters: Mapping[str, Any],
-    settings: Sequence[Setting],
+    settings: Sequence[Named],
+    labels: Mapping[str, str],
 ) -> Runs:
     """The job run and the setting runs of an output folder, running, whether they were there or not.
 
@@ -114,6 +129,7 @@ def open_runs(
     Args:
         artifacts: where a new experiment keeps them; None is the server's choice.
         parameters: of the job run.
+        labels: tags of every run, to find and to group them by.
     """
     found = client.get_experiment_by_name(experiment)
     place = found.experiment_id if found else client.create_experiment(experiment, artifact_location=artifacts)
@@ -129,9 +145,13 @@ def open_runs(
     def opened(name: str, tags: dict[str, str], values: Mapping[str, Any]) -> "Run":
         run = there.pop((tags[TAG_KIND], tags.get(TAG_SETTING)), None)
         if run is None:
-            run = client.create_run(place, tags={TAG_KEY: key, TAG_OUTPUT: folder, **tags}, run_name=name)
+            tags = {**labels, TAG_KEY: key, TAG_OUTPUT: folder, **tags}
+            run = client.create_run(place, tags=tags, run_name=name)
         else:
             client.update_run(run.info.run_id, status="RUNNING", name=name)
+            for label, text in labels.items():
+                if run.data.tags.get(label) != text:
+                    client.set_tag(run.info.run_id, label, text)
         _log_parameters(client, run, values)
         return run
 
@@ -189,20 +209,30 @@ def log_metrics(
     client.log_batch(run, metrics=[Metric(name, float(value), at_ms, step) for name, value in values.items()])
 
 
-def log_setting(client: "MlflowClient", runs: Runs, setting_id: str, rows: pa.Table, store: Store) -> None:
+def log_setting(
+    client: "MlflowClient", runs: Runs, setting_id: str, rows: pa.Table, store: Store, findings: Findings | None
+) -> None:
     """Log what one setting came to, and end its run."""
     run = runs.settings[setting_id]
-    log_metrics(client, run, _with_zeros(runs, run, measures(rows)))
+    found = setting_metrics(findings, setting_id) if findings else {}
+    log_metrics(client, run, _with_zeros(runs, run, measures(rows) | found))
+    if findings:
+        log_table(client, run, findings, setting_id)
     _log_samples(client, run, rows, store)
     client.set_terminated(run)
 
 
-def log_job(client: "MlflowClient", runs: Runs, rows: pa.Table, more: Mapping[str, float]) -> None:
+def log_job(
+    client: "MlflowClient", runs: Runs, rows: pa.Table, findings: Findings | None, more: Mapping[str, float]
+) -> None:
     """Log what the whole job came to, ``more`` included."""
     refused = pc.equal(rows["status"], "rejected")
     rejected = rows.filter(refused)
     kinds = {f"{REJECTED}{kind}": count for kind, count in count_kinds(rejected).items()}
     totals = measures(rows.filter(pc.invert(refused))) | {"tracks_rejected": len(rejected)} | kinds
+    if findings:
+        totals |= job_metrics(findings)
+        log_files(client, runs.job, findings)
     log_metrics(client, runs.job, _with_zeros(runs, runs.job, totals | dict(more)))
 
 
@@ -267,21 +297,3 @@ def links(uri: str, runs: Runs) -> dict[str, str]:
         "ui": command,
         "compare": f"{base}/#/compare-runs?runs={compared}&experiments={experiments}",
     }
-
-
-def measures(rows: pa.Table) -> dict[str, float]:
-    """Counts, failures by kind and rates of result rows, as metric names."""
-    ok = pc.equal(rows["status"], "ok")
-    failed, rows = rows.filter(pc.invert(ok)), rows.filter(ok)
-    audio_s = pc.sum(rows["duration_s"]).as_py() or 0.0
-    parts = {
-        f"{name.removesuffix('_s')}_seconds": pc.sum(rows[name]).as_py() or 0.0
-        for name in WORK_COLUMNS
-        if name != "read_s"  # reading waits for the network and for other tracks, not for the device
-    }
-    values = {"covers_ok": len(rows), "covers_failed": len(failed), "audio_seconds": audio_s, **parts}
-    values |= {f"{FAILED}{kind}": count for kind, count in count_kinds(failed).items()}
-    if audio_s:
-        values["seconds_per_cover"] = sum(parts.values()) / len(rows)
-        values["time/rtf"] = sum(parts.values()) / audio_s
-    return values

@@ -1,0 +1,78 @@
+"""Compare the settings of a finished folder: tables, pictures, a listening page, and runs on any MLflow server.
+
+    python -m jobs.compare output=out
+    python -m jobs.compare output=out tracking.uri=http://mlflow:5000
+    python -m jobs.compare output=out tracking.enabled=false objective.half=5 listen_tracks=12
+
+It reads result rows and audio and nothing else, so it also makes up for a server that was down, moves a folder's
+runs to another one, and judges by another objective. What it finds is written to ``comparison`` in the folder.
+
+Exit status: 0 done; 2 could not start; 3 done, and not tracked; 130 interrupted.
+"""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from acestep.errors import RestyleError
+from jobs.command_line import complete, findings_of, launch
+from jobs.schema import register
+from pipeline.compare_job import CompareJob, compare_folder
+from pipeline.console import warn_on
+from pipeline.console_findings import print_findings
+from pipeline.findings import FOLDER, PAGE
+from pipeline.tracking import TrackingSpec
+
+OK, COULD_NOT_START, UNTRACKED, INTERRUPTED = 0, 2, 3, 130
+
+register()
+_entered: list[bool] = []
+
+
+def job_of(config: DictConfig) -> CompareJob:
+    """The job that a composed configuration describes.
+
+    Raises:
+        RestyleError: a required value is missing, or the objective is none.
+    """
+    values = complete(config)
+    return CompareJob(
+        output=values["output"],
+        catalogue=values["catalogue"],
+        findings=findings_of(values),
+        tracking=TrackingSpec(**values["tracking"]),
+    )
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="compare")
+def _main(config: DictConfig) -> None:
+    _entered.append(True)
+    console, errors = Console(), Console(stderr=True, soft_wrap=True)
+    try:
+        job = job_of(config)
+        findings, links = compare_folder(job, warn_on(console))
+    except (RestyleError, OSError) as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(COULD_NOT_START)
+    except KeyboardInterrupt:
+        errors.print("interrupted: the same command does it again", style="red")
+        sys.exit(INTERRUPTED)
+    print_findings(console, findings)
+    lines = {"tables": f"{job.output}/{FOLDER}"}
+    if PAGE in findings.files:
+        lines["listen"] = f"{job.output}/{FOLDER}/{PAGE}"
+    lines |= {"runs": links["ui"], "compare": links["compare"]} if links else {}
+    for name, value in lines.items():
+        console.print(f"{name:8} {value}", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(UNTRACKED if job.tracking.enabled and not links else OK)
+
+
+def main() -> None:
+    """Run, as ``launch`` says."""
+    launch(_main, "compare", COULD_NOT_START, _entered)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Measure covers that are there already: of a folder of ours, or of any list of sources and outputs.
+
+    python -m jobs.measure output=out
+    python -m jobs.measure pairs=pairs.csv output=measured
+    python -m jobs.measure output=out again=true metrics.melody=true
+
+``pairs`` names a CSV, JSON-lines or Parquet file with the columns ``source`` and ``output``, and ``track_id``,
+``setting``, ``seed``, ``caption`` and any parameter where known; its rows go to ``results`` of the output folder.
+Then ``jobs.compare`` works on that folder like on any other. A second launch measures what is missing.
+
+Exit status: 0 all is measured; 1 broke off; 2 could not start; 3 done, and some covers could not be measured; 130
+interrupted.
+"""
+
+import sys
+import time
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from acestep.errors import RestyleError
+from jobs.command_line import complete, launch
+from jobs.schema import register
+from pipeline.cluster import ClusterSpec
+from pipeline.measure_job import Measured, MeasureJob, measure_all
+from pipeline.measuring import MetricsSpec
+
+OK, BROKE_OFF, COULD_NOT_START, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
+LINE_INTERVAL_S = 10.0
+KEPT = "what is measured is kept, and the same command goes on from here"
+
+register()
+_entered: list[bool] = []
+
+
+def job_of(config: DictConfig) -> MeasureJob:
+    """The job that a composed configuration describes.
+
+    Raises:
+        RestyleError: a required value is missing.
+    """
+    values = complete(config)
+    nested = {"metrics": MetricsSpec(**values.pop("metrics")), "cluster": ClusterSpec(**values.pop("cluster"))}
+    return MeasureJob(**values, **nested)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="measure")
+def _main(config: DictConfig) -> None:
+    _entered.append(True)
+    console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+    said_at = time.monotonic()
+
+    def progressed(done: Measured) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= LINE_INTERVAL_S:
+            said_at = time.monotonic()
+            console.print(f"{done.covers} covers measured", highlight=False)
+
+    try:
+        job = job_of(config)
+        done = measure_all(job, progressed)
+    except RestyleError as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(COULD_NOT_START)
+    except OSError as error:
+        errors.print(f"error: storage failed: {error}; {KEPT}", style="red", markup=False, highlight=False)
+        sys.exit(BROKE_OFF)
+    except KeyboardInterrupt:
+        errors.print(f"interrupted: {KEPT}", style="red")
+        sys.exit(INTERRUPTED)
+    console.print(
+        f"{done.covers} covers measured, {done.failed} could not be; {done.audio_s / 60:.1f} min of covers at "
+        f"{done.cost:.2f} s of work per minute, reading left out",
+        highlight=False,
+    )
+    for message in done.reasons:
+        console.print(f"  {message}", markup=False, highlight=False)
+    console.print(f"{'next':8} python -m jobs.compare output={job.output}", markup=False, highlight=False)
+    sys.exit(INCOMPLETE if done.failed else OK)
+
+
+def main() -> None:
+    """Run, as ``launch`` says."""
+    launch(_main, "measure", COULD_NOT_START, _entered)
+
+
+if __name__ == "__main__":
+    main()

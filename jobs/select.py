@@ -1,0 +1,68 @@
+"""Take the best cover of every track, among its seeds and settings, to a folder of their own.
+
+    python -m jobs.select output=out export=winners
+    python -m jobs.select output=out export=s3://label/winners objective.kept=[melody/salience_excess]
+
+Best is the cover with the highest score: the harmonic mean of how much of the song is kept and how far its sound
+has moved, and never one that copies its source or loses the song. ``winners.csv`` says which, by how much, and of
+which tracks there is none.
+
+Exit status: 0 every track has a winner; 2 could not start; 3 done, and some tracks have none; 130 interrupted.
+"""
+
+import sys
+
+import hydra
+import pyarrow.compute as pc
+from omegaconf import DictConfig
+from rich.console import Console
+
+from acestep.errors import RestyleError
+from jobs.command_line import complete, launch, objective_of
+from jobs.schema import register
+from pipeline.select_job import TABLE, SelectJob, select_winners
+
+OK, COULD_NOT_START, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
+MOST_LINES = 20
+
+register()
+_entered: list[bool] = []
+
+
+def job_of(config: DictConfig) -> SelectJob:
+    """The job that a composed configuration describes.
+
+    Raises:
+        RestyleError: a required value is missing, or the objective is none.
+    """
+    values = complete(config)
+    return SelectJob(values["output"], values["export"], objective_of(values))
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="select")
+def _main(config: DictConfig) -> None:
+    _entered.append(True)
+    console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+    try:
+        job = job_of(config)
+        winners = select_winners(job)
+    except (RestyleError, OSError) as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(COULD_NOT_START)
+    except KeyboardInterrupt:
+        errors.print("interrupted: the same command does it again", style="red")
+        sys.exit(INTERRUPTED)
+    without = winners.filter(pc.is_null(winners["file"]))
+    console.print(f"{len(winners) - len(without)} of {len(winners)} tracks have a winner: {job.export}/{TABLE}")
+    for row in without.slice(0, MOST_LINES).to_pylist():
+        console.print(f"  {row['track_id']}: {row['reason']}", markup=False, highlight=False)
+    sys.exit(INCOMPLETE if len(without) else OK)
+
+
+def main() -> None:
+    """Run, as ``launch`` says."""
+    launch(_main, "select", COULD_NOT_START, _entered)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Find the strength and the guidance that suit a catalogue, by a fraction of the grid, and write them as a preset.
+
+    python -m jobs.tune manifest=tracks.csv output=tuned model=base
+    python -m jobs.tune manifest=tracks.csv output=tuned model=base tune.tracks=12 tune.guidances=[5,7,9]
+
+It takes every key of ``jobs.restyle`` but ``grid`` and ``stages``, makes covers of a sample of the tracks round by
+round, says why it goes on as it does, and ends with the command that restyles the catalogue as it found best.
+
+Exit status: as ``jobs.restyle``'s; 0 a setting was found.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from acestep.errors import RequestError
+from jobs.command_line import given, launch
+from jobs.leaving import COULD_NOT_START, OK, leaving
+from jobs.presets import read_presets, search_path
+from jobs.restyle import job_of
+from jobs.schema import register
+from pipeline.cluster import Pool
+from pipeline.console import ConsoleReporter
+from pipeline.console_findings import print_findings
+from pipeline.items import ModelFacts
+from pipeline.job import RestyleJob
+from pipeline.plan import Plan
+from pipeline.settings import Setting
+from pipeline.tune_job import TuneResult, TuneSpec, tune_catalogue
+
+register()
+_entered: list[bool] = []
+
+
+class RoundReporter(ConsoleReporter):
+    """Tells of each round no more than what it costs."""
+
+    def planned(self, job: RestyleJob, plan: Plan, settings: list[Setting], model: ModelFacts, pool: Pool) -> None:
+        done = f", {plan.done} are there already" if plan.done else ""
+        text = f"  making {plan.items} covers of {plan.tracks} tracks{done}"
+        self.console.print(text, markup=False, highlight=False)
+
+
+def spec_of(config: DictConfig) -> tuple[RestyleJob, TuneSpec]:
+    """The job to tune, and what to try.
+
+    Raises:
+        RestyleError: a required value is missing, or a grid or stages are given.
+    """
+    restyle = OmegaConf.masked_copy(config, [str(key) for key in config if key != "tune"])
+    job = job_of(restyle, given("cover"), read_presets(search_path()))
+    swept = [name for name, values in job.grid.items() if values is not None]
+    if swept or job.stages:
+        raise RequestError(
+            f"{f'grid.{swept[0]}' if swept else 'stages'}: tuning makes its own grid; set tune.strengths and "
+            "tune.guidances, and leave this out"
+        )
+    tune = config.tune
+    return job, TuneSpec(tune.tracks, tune.seeds, tuple(tune.strengths), tuple(tune.guidances), tune.budget)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="tune")
+def _main(config: DictConfig) -> None:
+    _entered.append(True)
+    console = Console(soft_wrap=True)
+    reporter = RoundReporter(console)
+    with leaving(reporter):
+        job, spec = spec_of(config)
+        found = tune_catalogue(
+            job, spec, reporter, lambda text: console.print(text, markup=False, highlight=False)
+        )
+    conclude(console, job, found, sys.argv[1:])
+    sys.exit(OK)
+
+
+def conclude(console: Console, job: RestyleJob, found: TuneResult, arguments: Sequence[str]) -> None:
+    """The settings that were tried, and what to do now."""
+    print_findings(console, found.findings)
+    folder = job.output if "://" in job.output else f"file://{job.output}"
+    kept = [word for word in arguments if not word.startswith(("tune.", "output=", "cover.seed"))]
+    lines = {
+        "preset": f"{job.output}/preset/tuned.yaml",
+        "listen": f"{job.output}/comparison/listen.html",
+        **({"compare": found.links["compare"]} if found.links else {}),
+        "next": f"python -m jobs.restyle output=... preset=tuned 'hydra.searchpath=[{folder}]' {' '.join(kept)}",
+    }
+    for name, value in lines.items():
+        console.print(f"{name:8} {value}", markup=False, highlight=False)
+
+
+def main() -> None:
+    """Run, as ``launch`` says."""
+    launch(_main, "tune", COULD_NOT_START, _entered)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Comparing what a folder holds: from its files alone, into tables, a listening page, and any tracking server."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acestep.errors import RequestError
+from acestep.setting import SETTING_FIELDS
+from pipeline.findings import FOUND_COLUMNS, Findings, FindingsSpec, find
+from pipeline.record import JOB_FILE
+from pipeline.results import current_rows
+from pipeline.storage import Store, open_store
+from pipeline.tracking import Tracker, TrackingSpec
+
+
+@dataclass(frozen=True)
+class CompareJob:
+    """What to compare.
+
+    output: a folder of ``jobs.restyle`` or ``jobs.measure``.
+    catalogue: names the experiment; None is what the folder's own job was called.
+    """
+
+    output: str
+    catalogue: str | None = None
+    findings: FindingsSpec = field(default_factory=FindingsSpec)
+    tracking: TrackingSpec = field(default_factory=TrackingSpec)
+
+
+@dataclass(frozen=True)
+class ComparedSetting:
+    """A setting as the rows have it; ``varied`` holds the parameters that differ between settings."""
+
+    setting_id: str
+    name: str
+    varied: Mapping[str, Any]
+
+
+def compare_folder(job: CompareJob, warn: Callable[[str], None]) -> tuple[Findings, dict[str, str]]:
+    """Compare the settings of a folder.
+
+    Returns:
+        What was found, and links to the runs (none where nothing is tracked).
+
+    Raises:
+        RequestError: the folder holds no covers, or none that was measured.
+    """
+    output = open_store(job.output)
+    rows = current_rows(output, columns=FOUND_COLUMNS)
+    if not len(rows):
+        raise RequestError(f"output {job.output} holds no results; name a folder of jobs.restyle or jobs.measure")
+    record = read_record(output)
+    name = job.catalogue or record["catalogue"] or job.output.rstrip("/").rsplit("/", 1)[-1]
+    tracker = Tracker(job.tracking, name, output, job.output)
+    findings = find(output, rows, job.findings, name)
+    if findings is None:
+        raise RequestError(
+            f"no cover in {job.output} was measured; run python -m jobs.measure output={job.output}"
+        )
+    tracker.begin(record["parameters"], settings_of(rows), warn, record["labels"] | {"restyle.catalogue": name})
+    return findings, tracker.finish(rows, 0.0, warn, findings=findings)
+
+
+def read_record(output: Store) -> dict[str, Any]:
+    """What the folder's own job wrote down about itself."""
+    empty: dict[str, Any] = {"catalogue": None, "parameters": {}, "labels": {}}
+    return empty | (json.loads(output.read(JOB_FILE)) if output.exists(JOB_FILE) else {})
+
+
+def settings_of(rows: pa.Table) -> list[ComparedSetting]:
+    """The settings that rows were made with, in the order of their names."""
+    fields = (*SETTING_FIELDS, "stage")
+    keys = ["setting_id", "setting_name", *fields]
+    rows = rows.filter(pc.is_valid(rows["setting_id"])).select(keys)
+    # A list cannot be a key; as text it can.
+    times = pa.array([value and str(value) for value in rows["timesteps"].to_pylist()], pa.string())
+    rows = rows.set_column(keys.index("timesteps"), "timesteps", times)
+    values: dict[str, dict[str, set[Any]]] = {}
+    names = {}
+    for row in rows.group_by(keys).aggregate([]).to_pylist():
+        names[row["setting_id"]] = row["setting_name"]
+        own = values.setdefault(row["setting_id"], {name: set() for name in fields})
+        for name in fields:
+            own[name].add(row[name])
+    # A value that rows of one setting do not share is a track's own, not the setting's.
+    fixed = [name for name in fields if all(len(own[name]) == 1 for own in values.values())]
+    varied = [name for name in fixed if len(set.union(*(own[name] for own in values.values()))) > 1]
+    return [
+        ComparedSetting(setting_id, name, {key: next(iter(values[setting_id][key])) for key in varied})
+        for setting_id, name in sorted(names.items(), key=lambda item: (item[1], item[0]))
+    ]

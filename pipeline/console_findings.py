@@ -1,0 +1,58 @@
+"""What was found, on a terminal: the settings in the order of their scores, and what can be said of them."""
+
+from typing import Any
+
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.findings import Findings
+from pipeline.objective import KEPT, MOVED, SCORE
+
+MOST_ROWS = 20
+SHOWN = {
+    SCORE: "score",
+    KEPT: "kept",
+    MOVED: "moved",
+    "harmony/chroma_excess": "harmony",
+    "melody/salience_excess": "melody",
+    "structure/ssm_corr": "structure",
+}
+
+
+def print_findings(console: Console, findings: Findings) -> None:
+    """A row for each setting, the best first, then sentences."""
+    table = Table(title="settings, best first; means over tracks")
+    table.add_column("setting")
+    for heading in (*SHOWN.values(), "ok", "copy", "lost", "failed"):
+        table.add_column(heading, justify="right")
+    rows = _rows(findings)
+    for row in rows[:MOST_ROWS]:
+        table.add_row(row["setting_name"], *(_number(row, name) for name in SHOWN), *_counts(row))
+    console.print(table)
+    if len(rows) > MOST_ROWS:
+        console.print(f"  ... and {len(rows) - MOST_ROWS} more")
+    for sentence in findings.sentences:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def _rows(findings: Findings) -> list[dict[str, Any]]:
+    rows = {row["setting_id"]: row for row in findings.comparison.outcomes.to_pylist()}
+    settings = findings.comparison.settings
+    for row in settings.filter(
+        pc.is_in(settings["measure"], value_set=pc.cast(list(SHOWN), "string"))
+    ).to_pylist():
+        rows[row["setting_id"]][row["measure"]] = row
+    return sorted(rows.values(), key=lambda row: -row[SCORE]["mean"] if SCORE in row else 1.0)
+
+
+def _number(row: dict[str, Any], name: str) -> str:
+    if name not in row:
+        return "-"
+    found = row[name]
+    around = f" ({found['low']:.2f}..{found['high']:.2f})" if name == SCORE and found["low"] is not None else ""
+    return f"{found['mean']:.2f}{around}"
+
+
+def _counts(row: dict[str, Any]) -> list[str]:
+    return [str(row[kind]) for kind in ("ok", "copy", "lost", "failed")]

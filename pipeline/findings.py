@@ -1,0 +1,162 @@
+"""What the covers of a folder come to: each judged against chance, settings compared, samples to listen to.
+
+It depends on result rows and audio files alone, so it is the same at the end of a job and long after it.
+"""
+
+import io
+import json
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from acestep.errors import RestyleError
+from acestep.setting import SETTING_FIELDS
+from pipeline.comparison import Comparison, compare, explain
+from pipeline.loading import load, load_cover
+from pipeline.lots import drawn
+from pipeline.metrics.features import Features, extract
+from pipeline.metrics.names import BY_NAME, MEASURES
+from pipeline.metrics.null import HARMONY, MELODY, TIMBRE, WAVEFORM, Null, null_of, outcome
+from pipeline.objective import KEPT, MOVED, SCORE, Objective, score
+from pipeline.report.page import listening_page
+from pipeline.report.pictures import pictures
+from pipeline.report.samples import choose
+from pipeline.storage import Store
+from pipeline.summary import SUMMARY_COLUMNS
+
+log = logging.getLogger(__name__)
+FOLDER, PAGE = "comparison", "listen.html"
+OUTCOME = "cover/outcome"
+FOUND_COLUMNS = (
+    *SUMMARY_COLUMNS,
+    *("seed", "stage", "cover_steps", "t_switch", "source_duration_s", "unmeasured"),
+    *SETTING_FIELDS,
+    *(measure.name for measure in MEASURES),
+)
+COVER_COLUMNS = ("item_id", "track_id", "setting_id", "setting_name", "seed", "status", OUTCOME)
+NULL_TRACKS = 24  # 552 pairs of a source and another track's cover
+READERS = 4  # recordings in memory at once
+
+
+@dataclass(frozen=True)
+class FindingsSpec:
+    """How to judge.
+
+    listen_tracks: how many tracks the listening page shows; 0 makes none.
+    """
+
+    objective: Objective = field(default_factory=Objective)
+    listen_tracks: int = 6
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found.
+
+    rows: the covers, each with its outcome and its score.
+    files: contents by their names in the folder ``comparison``: tables, pictures, the listening page.
+    """
+
+    rows: pa.Table
+    comparison: Comparison
+    null: Null
+    sentences: tuple[str, ...]
+    files: Mapping[str, bytes]
+
+
+def find(output: Store, rows: pa.Table, spec: FindingsSpec, title: str) -> Findings | None:
+    """Judge and compare covers, and write it to ``comparison`` of the output folder.
+
+    Args:
+        rows: of ``FOUND_COLUMNS``.
+
+    Returns:
+        None where no cover was measured.
+    """
+    rows = rows.filter(pc.not_equal(rows["status"], "rejected"))
+    if not pc.any(pc.is_valid(rows["unmeasured"])).as_py():
+        return None
+    null = chance(output, rows)
+    rows = judged(rows, null, spec.objective)
+    comparison = compare(rows, spec.objective)
+    sentences = tuple(explain(comparison))
+    files = _tables(rows, comparison, null) | pictures(rows, comparison)
+    if spec.listen_tracks:
+        samples = choose(rows, spec.listen_tracks)
+        files[PAGE] = listening_page(
+            title,
+            rows,
+            samples,
+            lambda row: load(row["source"]),
+            lambda row: load_cover(output, row["audio_path"]),
+            sentences,
+        )
+    for name, content in files.items():
+        output.write(f"{FOLDER}/{name}", content)
+    return Findings(rows, comparison, null, sentences, files)
+
+
+def judged(rows: pa.Table, null: Null, objective: Objective) -> pa.Table:
+    """Rows with ``cover/outcome`` and the columns of ``pipeline.objective.score``."""
+    values = rows.select(["status", HARMONY, MELODY, TIMBRE, WAVEFORM]).to_pylist()
+    outcomes = ["failed" if row["status"] != "ok" else outcome(row, null)[0] for row in values]
+    rows = rows.append_column(OUTCOME, pa.array(outcomes, pa.string()))
+    scored = score(rows, objective)
+    for name in scored.column_names:
+        rows = rows.append_column(name, scored[name])
+    return rows
+
+
+def chance(output: Store, rows: pa.Table) -> Null:
+    """How much sources and covers of other tracks agree, on a sample of the run's own tracks.
+
+    The sample is drawn by what tracks and items are called, so it is the same whoever asks.
+    """
+    with ThreadPoolExecutor(READERS) as readers:
+        heard = [both for both in readers.map(lambda row: _features(output, row), _sample(rows)) if both]
+    return null_of([(name, source) for name, source, _ in heard], [(name, cover) for name, _, cover in heard])
+
+
+def _sample(rows: pa.Table) -> list[dict[str, Any]]:
+    """One cover of each of ``NULL_TRACKS`` tracks."""
+    ok = rows.filter(pc.equal(rows["status"], "ok")).select(["track_id", "item_id", "source", "audio_path"])
+    tracks = drawn(ok["track_id"].to_pylist(), NULL_TRACKS)
+    covers: dict[str, dict[str, dict[str, Any]]] = {track_id: {} for track_id in tracks}
+    for row in ok.filter(pc.is_in(ok["track_id"], value_set=pa.array(tracks, pa.string()))).to_pylist():
+        covers[row["track_id"]][row["item_id"]] = row
+    return [own[drawn(own, 1)[0]] for own in covers.values()]
+
+
+def _features(output: Store, row: dict[str, Any]) -> tuple[str, Features, Features] | None:
+    """A track's id, and what is compared of its source and its cover; None where one of them is gone."""
+    try:
+        waves = load(row["source"]), load_cover(output, row["audio_path"])
+    except (RestyleError, OSError) as error:
+        log.warning("%s is left out of the run's chance level: %s", row["track_id"], error)
+        return None
+    source, cover = (extract([wave])[0] for wave in waves)
+    return row["track_id"], source, cover
+
+
+def _tables(rows: pa.Table, comparison: Comparison, null: Null) -> dict[str, bytes]:
+    measured = [name for name in BY_NAME if rows[name].null_count < len(rows)]
+    tables = {
+        "covers": rows.select([*COVER_COLUMNS, KEPT, MOVED, SCORE, *measured, "unmeasured"]),
+        "settings": comparison.settings,
+        "outcomes": comparison.outcomes,
+        "pairs": comparison.pairs,
+    }
+    files = {f"{name}.parquet": _parquet(table) for name, table in tables.items()}
+    return files | {"null.json": json.dumps(asdict(null), indent=2).encode()}
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()

@@ -1,0 +1,190 @@
+"""Measuring what is there already: the covers of an output folder that nobody measured, or any list of pairs."""
+
+import itertools
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from ray.exceptions import RayError
+
+from acestep.constants import MAX_SOURCE_SECONDS, SAMPLE_RATE
+from acestep.errors import RequestError, RestyleError
+from acestep.handler import pick_device
+from pipeline.cluster import ClusterSpec, connect, size_pool
+from pipeline.failures import outcome
+from pipeline.job import open_output
+from pipeline.loading import load, load_cover
+from pipeline.measuring import MetricsSpec, Ruler
+from pipeline.pairs import read_pairs
+from pipeline.results import RESULTS, ResultWriter, as_table, current_rows, finished_items
+from pipeline.spread import spread
+from pipeline.storage import Store, open_store
+
+MOST_PER_TASK = 50  # covers of one source; a task that is lost is done again whole
+MOST_REASONS = 20
+BATCH_ROWS = 1000
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class MeasureJob:
+    """What to measure.
+
+    output: the folder whose covers are measured; with ``pairs`` the folder that their rows go to.
+    pairs: a list of sources and outputs, see ``pipeline.pairs``; None measures the folder's own covers.
+    again: measure also what was measured before, such as with an extra more.
+    """
+
+    output: str
+    pairs: str | None = None
+    again: bool = False
+    max_source_seconds: float = MAX_SOURCE_SECONDS
+    metrics: MetricsSpec = field(default_factory=MetricsSpec)
+    cluster: ClusterSpec = field(default_factory=ClusterSpec)
+
+
+@dataclass
+class Measured:
+    """How far it is: covers measured and failed, seconds of their audio and of work on them.
+
+    reasons: why some could not be measured, the first few.
+    """
+
+    covers: int = 0
+    failed: int = 0
+    audio_s: float = 0.0
+    work_s: float = 0.0
+    reasons: list[str] = field(default_factory=list)
+
+    def add(self, rows: Rows) -> None:
+        """Count rows."""
+        for row in rows:
+            measured = row.get("measure_s") is not None
+            self.covers += measured
+            self.failed += not measured
+            self.audio_s += (row.get("duration_s") or 0.0) * measured
+            self.work_s += row.get("measure_s") or 0.0
+            if not measured and len(self.reasons) < MOST_REASONS:
+                self.reasons.append(f"{row['track_id']}: {row.get('error_message') or row['unmeasured'][0]}")
+
+    @property
+    def cost(self) -> float:
+        """Seconds of work per minute of covers, decoding left out."""
+        return self.work_s / self.audio_s * 60 if self.audio_s else 0.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Covers of one source, measured together; ``listed`` ones come from a list of pairs."""
+
+    output: Store
+    rows: Rows
+    spec: MetricsSpec
+    device: str
+    most_seconds: float
+    listed: bool
+
+
+def measure_all(job: MeasureJob, progressed: Callable[[Measured], None]) -> Measured:
+    """Measure what is missing; the rows go to ``results`` of the output folder, where ``compare`` finds them.
+
+    Raises:
+        RestyleError: nothing could start.
+    """
+    if not job.metrics.enabled:
+        raise RequestError("metrics.enabled is false, and this job does nothing else; take it out")
+    job.metrics.check()
+    output = open_output(job.output) if job.pairs else open_store(job.output)
+    if job.pairs:
+        finished = set() if job.again else finished_items(output, retry_failed=True)
+        rows = as_table(row for row in read_pairs(job.pairs) if row["item_id"] not in finished)
+    else:
+        rows = _unmeasured(output, job.again)
+    connect(job.cluster)
+    pool = size_pool(job.cluster)
+    device = "cuda" if pool.gpus_per_worker else "cpu"
+    groups = (
+        Group(output, some, job.metrics, device, job.max_source_seconds, bool(job.pairs))
+        for some in _grouped(rows)
+    )
+    writer, done = ResultWriter(output, RESULTS), Measured()
+    try:
+        for group, made in spread(measure_group, groups, pool.gpus_per_worker):
+            found = made if isinstance(made, list) else [_unread(group, row, lost(made)) for row in group.rows]
+            writer.add(as_table(found))
+            done.add(found)
+            progressed(done)
+    finally:
+        writer.flush()
+    return done
+
+
+def _unmeasured(output: Store, again: bool) -> pa.Table:
+    rows = current_rows(output)
+    rows = rows.filter(pc.equal(rows["status"], "ok"))
+    if not len(rows):
+        raise RequestError(
+            f"{output.root} holds no covers to measure; name a folder of jobs.restyle, or add pairs=..."
+        )
+    return rows if again else rows.filter(pc.is_null(rows["unmeasured"]))
+
+
+def _grouped(rows: pa.Table) -> Iterator[Rows]:
+    """Rows of one source at a time, and never all of them as Python objects."""
+    batches = rows.sort_by("source").to_batches(max_chunksize=BATCH_ROWS)
+    flat = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+    for _, same in itertools.groupby(flat, key=itemgetter("source")):
+        while some := list(itertools.islice(same, MOST_PER_TASK)):
+            yield some
+
+
+def measure_group(group: Group) -> Rows:
+    """The rows of a group with what was measured; in a Ray task."""
+    ruler = _ruler(group.spec, group.device)
+    try:
+        wave = load(group.rows[0]["source"], group.most_seconds)
+        source = ruler.listen(wave)
+    except Exception as error:
+        return [_unread(group, row, outcome(error), row["source"]) for row in group.rows]
+    rows = []
+    for row in group.rows:
+        try:
+            cover = load_cover(group.output, row["audio_path"], group.most_seconds)
+            measured = ruler.measure(source, cover, row["caption"] or "", len(group.rows))
+        except (RestyleError, OSError) as error:
+            rows.append(_unread(group, row, outcome(error), row["audio_path"]))
+            continue
+        rows.append(
+            row
+            | measured
+            | {
+                "duration_s": cover.shape[1] / SAMPLE_RATE,
+                "source_duration_s": wave.shape[1] / SAMPLE_RATE,
+                "node": row.get("node") or platform.node(),
+                "finished_at": row.get("finished_at") or datetime.now(UTC),
+            }
+        )
+    return rows
+
+
+@lru_cache(maxsize=1)
+def _ruler(spec: MetricsSpec, device: str) -> Ruler:
+    """One for all the tasks of a process: the extras have models to load."""
+    return Ruler(spec, pick_device(device))
+
+
+def _unread(group: Group, row: dict[str, Any], found: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """A row that could not be measured. A cover that was made stays one, whatever came of its file or source."""
+    message = f"{where}: {found['error_message']}" if where else found["error_message"]
+    return row | found | {"error_message": message} if group.listed else row | {"unmeasured": [f"all: {message}"]}
+
+
+def lost(error: RayError) -> dict[str, Any]:
+    """What a row says when the process that measured it died."""
+    return {"status": "failed", "error_kind": "worker_died", "error_message": f"its process died: {error}"}

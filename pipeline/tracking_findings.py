@@ -1,0 +1,48 @@
+"""What was found, as MLflow shows it best: a table by track, pictures, the listening page, and a word on top."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.compute as pc
+
+from pipeline.findings import FOLDER, OUTCOME, PAGE, Findings
+from pipeline.metrics.names import BY_NAME
+from pipeline.objective import KEPT, MOVED, SCORE
+from pipeline.summary import first_rows
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MOST_TABLE_ROWS = 2000
+TABLE = "tracks.json"
+
+
+def log_table(client: "MlflowClient", run: str, findings: Findings, setting_id: str) -> None:
+    """The covers of one setting as a table that MLflow can lay beside those of others, track by track."""
+    own = findings.rows.filter(pc.equal(findings.rows["setting_id"], setting_id))
+    shown = ["track_id", "seed", OUTCOME, SCORE, KEPT, MOVED]
+    shown += [name for name in BY_NAME if own[name].null_count < len(own)]
+    rows = first_rows(own.select([*shown, "audio_path"]), MOST_TABLE_ROWS, "track_id", "ascending")
+    # Written whole each time, and marked as a table by hand: log_table would append to an earlier launch's.
+    client.log_text(run, rows.to_pandas().to_json(orient="split", index=False), TABLE)
+    client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE, "type": "table"}]))
+
+
+def log_files(client: "MlflowClient", run: str, findings: Findings) -> None:
+    """Tables, pictures and the listening page."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in findings.files.items():
+            (Path(folder) / name).write_bytes(content)
+        client.log_artifacts(run, folder, FOLDER)
+
+
+def description(findings: Findings | None, compare: str) -> str:
+    """What the job run says of itself at its head."""
+    lines = [f"[Compare the settings]({compare})"]
+    if findings is not None:
+        lines += ["", *(f"- {sentence}" for sentence in findings.sentences)]
+        if PAGE in findings.files:
+            lines += ["", f"To listen: Artifacts, `{FOLDER}/{PAGE}`"]
+    return "\n".join(lines)

@@ -1,0 +1,66 @@
+"""What result rows and findings amount to, as metrics of MLflow.
+
+MLflow opens its views on whatever comes first by name, capitals before small letters. So the objective is called
+``Objective``, and contour, scatter and parallel coordinates begin with the question that is asked.
+"""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.findings import Findings
+from pipeline.objective import KEPT, MOVED, SCORE
+from pipeline.summary import WORK_COLUMNS, count_kinds
+
+FAILED, REJECTED = "failed/", "rejected/"
+OBJECTIVE = "Objective"
+# Their spread is logged too; of the others the tables tell.
+SPREAD = (SCORE, KEPT, MOVED, "harmony/chroma_excess", "melody/salience_excess", "structure/ssm_corr")
+ON_DEVICE = ("condition_seconds", "denoise_seconds", "decode_seconds")
+
+
+def measures(rows: pa.Table) -> dict[str, float]:
+    """Counts, failures by kind and rates of result rows, as metric names."""
+    ok = pc.equal(rows["status"], "ok")
+    failed, rows = rows.filter(pc.invert(ok)), rows.filter(ok)
+    audio_s = pc.sum(rows["duration_s"]).as_py() or 0.0
+    parts = {
+        f"{name.removesuffix('_s')}_seconds": pc.sum(rows[name]).as_py() or 0.0
+        for name in WORK_COLUMNS
+        if name != "read_s"  # reading waits for the network and for other tracks, not for the device
+    }
+    values = {"covers_ok": len(rows), "covers_failed": len(failed), "audio_seconds": audio_s, **parts}
+    values |= {f"{FAILED}{kind}": count for kind, count in count_kinds(failed).items()}
+    if audio_s:
+        values["seconds_per_cover"] = sum(parts.values()) / len(rows)
+        values["time/rtf"] = sum(parts.values()) / audio_s
+        values["time/gpu_s"] = sum(parts[name] for name in ON_DEVICE) / len(rows)
+    return values
+
+
+def setting_metrics(findings: Findings, setting_id: str) -> dict[str, float]:
+    """What one setting came to, as metric names: the mean of each measure over tracks, and of some its spread."""
+    values: dict[str, float] = {}
+    settings = findings.comparison.settings
+    for row in settings.filter(pc.equal(settings["setting_id"], setting_id)).to_pylist():
+        name = OBJECTIVE if row["measure"] == SCORE else row["measure"]
+        values[name] = row["mean"]
+        if row["measure"] in SPREAD:
+            told = {key: row[key] for key in ("sd", "low", "high", "n", "tracks") if row[key] is not None}
+            values |= {f"stats/{name}/{key}": float(value) for key, value in told.items()}
+    outcomes = findings.comparison.outcomes
+    for row in outcomes.filter(pc.equal(outcomes["setting_id"], setting_id)).to_pylist():
+        values |= {f"cover/{kind}": float(row[kind]) for kind in ("ok", "copy", "lost", "failed")}
+        steps = {"cover/steps_cover": row["cover_steps"], "cover/t_switch": row["t_switch"]}
+        values |= {name: float(value) for name, value in steps.items() if value is not None}
+    return values
+
+
+def job_metrics(findings: Findings) -> dict[str, float]:
+    """What chance gives, as metric names, and how many settings were compared."""
+    values = {
+        "settings_compared": float(len(findings.comparison.outcomes)),
+        "null/pairs": float(findings.null.pairs),
+    }
+    values |= {f"null/{name}/mean": mean for name, mean in findings.null.mean.items()}
+    values |= {f"null/{name}/p95": level for name, level in findings.null.p95.items()}
+    return values

@@ -1,0 +1,169 @@
+"""Finding the setting for a catalogue on a sample of it, in rounds of covers, each decided by the one before."""
+
+import json
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from acestep import hub
+from acestep.errors import RequestError
+from pipeline.compare_job import CompareJob, compare_folder
+from pipeline.findings import Findings
+from pipeline.job import RestyleJob, check_model, open_output
+from pipeline.lots import drawn
+from pipeline.manifest import Track, read_manifest
+from pipeline.manifest_files import check_columns, rows_of
+from pipeline.objective import SCORE
+from pipeline.restyle import Reporter, run
+from pipeline.settings import Point, distinct, make_settings
+from pipeline.storage import Store, absolute
+from pipeline.tracking import TrackingSpec
+from pipeline.tuning import Space, Trial, Tuned, tune
+
+SAMPLE = "tune/tracks.jsonl"
+STRENGTH, GUIDANCE = "audio_cover_strength", "guidance_scale"
+SWEPT = (STRENGTH, GUIDANCE, "seed")
+
+
+@dataclass(frozen=True)
+class TuneSpec:
+    """What to try.
+
+    tracks: how many of the catalogue, drawn by their names; seeds: how many for each, counted up from the job's.
+    strengths, guidances: the full grid that is searched.
+    budget: share of that grid's covers that may be made.
+    """
+
+    tracks: int = 8
+    seeds: int = 3
+    strengths: tuple[float, ...] = Space.strengths
+    guidances: tuple[float, ...] = Space.guidances
+    budget: float = 0.3
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """The setting that was found, what speaks for it, and where it is tracked.
+
+    preset: the text of a preset file that a job takes.
+    """
+
+    tuned: Tuned
+    findings: Findings
+    preset: str
+    links: Mapping[str, str]
+
+
+def tune_catalogue(job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Callable[[str], None]) -> TuneResult:
+    """Find the strength and the guidance that suit a catalogue.
+
+    Every cover that is made is a row of the output folder like any other; the same command goes on where it was
+    stopped, since what is there is not made again.
+
+    Args:
+        say: takes the reasoning, sentence by sentence.
+
+    Raises:
+        RestyleError: as ``pipeline.restyle.run`` does, or nothing was measured.
+    """
+    if not job.metrics.enabled:
+        raise RequestError("metrics.enabled is false, and tuning lives by what is measured; take it out")
+    output = open_output(job.output)
+    tracks = _write_sample(job, spec.tracks, output)
+    first = int(job.cover["seed"])
+    seeds = range(first, first + spec.seeds)
+    space = _space(job, spec, say)
+    sampled = replace(
+        job,
+        manifest=output.path(SAMPLE) if output.is_local else f"{job.output.rstrip('/')}/{SAMPLE}",
+        catalogue=job.name,
+        grid={},
+        tracking=TrackingSpec(enabled=False),  # once, at the end, by what all rounds came to
+        findings=replace(job.findings, listen_tracks=0),
+    )
+    tuned = tune(space, tracks, list(seeds), partial(_evaluate, sampled, reporter), say, spec.budget)
+    compared = CompareJob(job.output, job.name, job.findings, job.tracking)
+    findings, links = compare_folder(compared, reporter.warned)
+    text = preset_text(job, tuned)
+    output.write("preset/tuned.yaml", text.encode())
+    return TuneResult(tuned, findings, text, links)
+
+
+def _evaluate(job: RestyleJob, reporter: Reporter, trials: Sequence[Trial]) -> list[float | None]:
+    """Make the covers of a round and score them."""
+    wanted: dict[tuple[float, float, int], set[str]] = {}
+    for trial in trials:
+        key = (trial.audio_cover_strength, trial.guidance_scale, trial.seed)
+        wanted.setdefault(key, set()).add(trial.track_id)
+    points = [
+        Point(dict(zip(SWEPT, key, strict=True)), frozenset(tracks)) for key, tracks in sorted(wanted.items())
+    ]
+    summary = run(replace(job, points=points), reporter)
+    if summary.findings is None:
+        raise RequestError(f"no cover of {job.manifest} could be made and measured; run jobs.validate on it")
+    rows = summary.findings.rows.select([*SWEPT, "track_id", SCORE]).to_pylist()
+    scores = {(row[STRENGTH], row[GUIDANCE], row["seed"], row["track_id"]): row[SCORE] for row in rows}
+    return [scores.get((t.audio_cover_strength, t.guidance_scale, t.seed, t.track_id)) for t in trials]
+
+
+def _space(job: RestyleJob, spec: TuneSpec, say: Callable[[str], None]) -> Space:
+    """The grid without points that would be the same cover on this model."""
+    folders = hub.find(job.model, job.variant)
+    is_turbo = check_model(folders, hub.find_adapter(job.adapter) if job.adapter else None)
+    guidances = spec.guidances
+    if is_turbo and len(guidances) > 1:
+        say("a turbo model has guidance built in, so only the strength is sought")
+        guidances = guidances[:1]
+    settings = make_settings(job.cover, {STRENGTH: list(spec.strengths), GUIDANCE: guidances[0]})
+    strengths = tuple(setting.cover.audio_cover_strength for setting in distinct(settings, is_turbo, "run_once"))
+    left_out = sorted(set(spec.strengths) - set(strengths))
+    if left_out:
+        say(f"strength {', '.join(f'{s:g}' for s in left_out)} would give the same steps as another; left out")
+    return Space(strengths, guidances)
+
+
+def _write_sample(job: RestyleJob, count: int, output: Store) -> list[str]:
+    """Draw tracks by their names, write them as a manifest of their own, and say which they are."""
+    rows = read_manifest(job.manifest, job.presets, job.caption)
+    chosen = drawn((row.track_id for row in rows if isinstance(row, Track)), count)
+    if not chosen:
+        raise RequestError(f"{job.manifest} holds no track that can be run; see jobs.validate")
+    raw = rows_of(job.manifest, partial(check_columns, needs_caption=not job.caption))
+    lines = [json.dumps(row) for row in _sampled(raw, set(chosen), job.manifest)]
+    output.write(SAMPLE, "\n".join(lines).encode())
+    return chosen
+
+
+def _sampled(rows: Iterator[dict[str, Any]], wanted: set[str], manifest: str) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        track_id = unicodedata.normalize("NFC", str(row["track_id"]))
+        if track_id in wanted:
+            wanted.discard(track_id)
+            # What is sought is not the row's to fix.
+            kept = {name: value for name, value in row.items() if name not in SWEPT and value not in (None, "")}
+            for name in ("source", "reference_audio"):
+                if name in kept:
+                    kept[name] = absolute(str(kept[name]), manifest)
+            yield kept
+
+
+def preset_text(job: RestyleJob, tuned: Tuned) -> str:
+    """A preset file with the setting that was found; ``ranges`` holds what cannot be told from it."""
+    near = [(tuned.strength, tuned.guidance), *tuned.alternatives]
+    strengths, guidances = sorted({s for s, _ in near}), sorted({g for _, g in near})
+    between = "" if tuned.low is None else f" ({tuned.low:.2f}..{tuned.high:.2f})"
+    return f"""# @package _global_
+# Found by jobs.tune on a sample of {job.name} with {job.model}: score {tuned.mean:.2f}{between}, by
+# {tuned.generations} covers of the {tuned.full_grid} of the full grid. ranges hold what could not be told from it.
+preset:
+  name: tuned
+  caption: {json.dumps(job.caption)}
+  ranges:
+    {STRENGTH}: [{strengths[0]}, {strengths[-1]}]
+    {GUIDANCE}: [{guidances[0]}, {guidances[-1]}]
+cover:
+  {STRENGTH}: {tuned.strength}
+  {GUIDANCE}: {tuned.guidance}
+"""

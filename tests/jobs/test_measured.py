@@ -1,0 +1,215 @@
+"""Covers are measured as they are made, compared from files alone, measured afterwards, and chosen from."""
+
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from rich.console import Console
+
+from acestep.audio import load_audio
+from acestep.errors import RequestError
+from pipeline.cluster import ClusterSpec
+from pipeline.compare_job import CompareJob, compare_folder
+from pipeline.console import ConsoleReporter
+from pipeline.findings import FOLDER, FindingsSpec
+from pipeline.job import RestyleJob
+from pipeline.measure_job import MeasureJob, measure_all
+from pipeline.measuring import MetricsSpec
+from pipeline.metrics.names import MEASURES
+from pipeline.restyle import run
+from pipeline.results import current_rows
+
+from pipeline.storage import open_store
+from pipeline.summary import Summary
+from pipeline.tracking import TrackingSpec
+from tests.conftest import tone
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+DEFAULT = [measure.name for measure in MEASURES if not measure.extra]
+TRACKS, SETTINGS, SEEDS = 3, 4, 2
+
+
+def job_on(folder: Path, output: str, **changes: object) -> RestyleJob:
+    values: dict[str, object] = {
+        "manifest": str(folder / "tracks.jsonl"),
+        "output": str(folder / output),
+        "cover": {"inference_steps": 4, "seed": 1},
+        "grid": {"audio_cover_strength": [0.25, 0.75], "guidance_scale": [3, 9], "seed": [1, 2]},
+        "cluster": ClusterSpec(workers=1),
+        "tracking": TrackingSpec(enabled=False),
+    }
+    return RestyleJob(**values | changes)  # type: ignore[arg-type]
+
+
+def restyle(job: RestyleJob) -> Summary:
+    return run(job, ConsoleReporter(Console(file=io.StringIO())))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("measured")
+    rows = []
+    for k in range(TRACKS):
+        soundfile.write(folder / f"t{k}.flac", tone(6.0, pitch_hz=220 * 2 ** (k / 5)), 48_000)
+        rows.append({"track_id": f"t{k}", "source": f"t{k}.flac", "caption": "jazz"})
+    (folder / "tracks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(folder: Path, ray_cluster: None) -> Summary:
+    """A finished job, tracked in a database of its own."""
+    return restyle(job_on(folder, "out", tracking=TrackingSpec(uri=f"sqlite:///{folder}/first.db")))
+
+
+def runs_of(uri: str) -> dict[str, "Run"]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    (experiment,) = [found for found in client.search_experiments() if found.name == "tracks"]
+    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+
+
+def test_every_cover_has_every_measure_or_a_reason(folder: Path, made: Summary) -> None:
+    rows = current_rows(open_store(str(folder / "out"))).to_pylist()
+    assert len(rows) == TRACKS * SETTINGS * SEEDS
+    for row in rows:
+        reasons = {text.split(": ")[0] for text in row["unmeasured"]}
+        assert {name for name in DEFAULT if row[name] is None} == reasons
+        assert row["harmony/chroma_excess"] is not None
+        assert row["audio/finite"] is True
+        assert row["measure_s"] > 0
+    assert made.findings is not None
+    assert len(made.findings.comparison.outcomes) == SETTINGS  # seeds are repeats
+    assert made.findings.null.pairs == TRACKS * (TRACKS - 1)
+
+
+def test_runs_are_settings_and_carry_what_was_found(folder: Path, made: Summary) -> None:
+    runs = runs_of(f"sqlite:///{folder}/first.db")
+    names = [f"s{strength} g{guidance}" for strength in ("0.25", "0.75") for guidance in ("3.0", "9.0")]
+    assert set(runs) == {"tracks", *names}
+    assert made.findings is not None
+    told = made.findings.comparison.settings
+    for name in names:
+        metrics, params = runs[name].data.metrics, runs[name].data.params
+        assert set(params) == {"audio_cover_strength", "guidance_scale"}
+        assert sorted(metrics)[0] == "Objective"  # what every view of MLflow opens on
+        for row in told.filter(pc.equal(told["setting_name"], name)).to_pylist():
+            shown = "Objective" if row["measure"] == "objective/score" else row["measure"]
+            assert metrics[shown] == pytest.approx(row["mean"])
+        assert metrics["cover/steps_cover"] == (1 if "0.25" in name else 3)
+        assert runs[name].data.tags["restyle.cover_kind"] == "cover"
+    job = runs["tracks"].data
+    assert job.params["seed"] == "1, 2"
+    assert job.metrics["null/pairs"] == TRACKS * (TRACKS - 1)
+    assert made.findings.sentences[0] in job.tags["mlflow.note.content"]
+
+
+def test_a_folder_is_compared_from_its_files_alone_and_into_an_empty_server(folder: Path, made: Summary) -> None:
+    output = folder / "out"
+    (output / FOLDER / "settings.parquet").unlink()
+    bare, links = compare_folder(CompareJob(str(output), tracking=TrackingSpec(enabled=False)), pytest.fail)
+    assert links == {}
+    assert made.findings is not None
+    assert bare.comparison == made.findings.comparison
+    assert bare.null == made.findings.null
+    assert pq.read_table(output / FOLDER / "settings.parquet").equals(bare.comparison.settings)
+
+    empty = f"sqlite:///{folder}/second.db"
+    _, links = compare_folder(CompareJob(str(output), tracking=TrackingSpec(uri=empty)), pytest.fail)
+    first, second = runs_of(f"sqlite:///{folder}/first.db"), runs_of(empty)
+    assert set(first) == set(second)
+    for name, before in first.items():
+        own = {k: v for k, v in before.data.metrics.items() if not k.startswith(("progress/", "job_", "tracks_per"))}
+        assert second[name].data.metrics == pytest.approx(own)
+        assert second[name].data.params == before.data.params
+        for label in ("restyle.model", "restyle.cover_kind", "restyle.catalogue", "restyle.setting"):
+            assert second[name].data.tags.get(label) == before.data.tags.get(label)
+    assert all(second[name].info.run_id in links["compare"] for name in second if name != "tracks")
+    again = compare_folder(CompareJob(str(output), tracking=TrackingSpec(uri=empty)), pytest.fail)
+    assert again[1] == links  # the same runs
+
+
+def test_what_was_not_measured_is_measured_afterwards(folder: Path, made: Summary) -> None:
+    job = job_on(folder, "later", grid={"seed": [1, 2]}, audio_format="wav32", metrics=MetricsSpec(enabled=False))
+    summary = restyle(job)
+    assert summary.findings is None
+    with pytest.raises(RequestError, match=r"was measured; run python -m jobs\.measure output="):
+        compare_folder(CompareJob(job.output, tracking=TrackingSpec(enabled=False)), pytest.fail)
+    (gone,) = (folder / "later" / "audio" / "t1").glob(f"{_item(folder, 't1', 2)}.*")
+    gone.unlink()
+    done = measure_all(MeasureJob(job.output, cluster=job.cluster), lambda done: None)
+    assert (done.covers, done.failed) == (5, 1)
+    assert "t1: all: audio/t1/" in done.reasons[0]
+    rows = current_rows(open_store(job.output))
+    assert rows["status"].to_pylist() == ["ok"] * 6
+
+    restyle(job_on(folder, "sooner", grid={"seed": [1, 2]}, audio_format="wav32"))
+    at_once = {row["item_id"]: row for row in current_rows(open_store(str(folder / "sooner"))).to_pylist()}
+    for row in rows.to_pylist():
+        if row["item_id"] not in gone.name:
+            for name in DEFAULT:
+                assert row[name] == pytest.approx(at_once[row["item_id"]][name], abs=1e-5), name
+    assert measure_all(MeasureJob(job.output, cluster=job.cluster), lambda done: None).covers == 0
+
+
+def _item(folder: Path, track_id: str, seed: int) -> str:
+    rows = current_rows(open_store(str(folder / "later"))).to_pylist()
+    return next(row["item_id"] for row in rows if (row["track_id"], row["seed"]) == (track_id, seed))
+
+
+def test_anybodys_covers_can_be_measured_and_compared(folder: Path, made: Summary) -> None:
+    rows = current_rows(open_store(str(folder / "out"))).to_pylist()
+    lines = ["source,output,setting,seed"]
+    lines += [f"{r['source']},out/{r['audio_path']},{r['setting_name']},{r['seed']}" for r in rows]
+    (folder / "text.flac").write_text("no audio")
+    lines += [f"{folder}/t0.flac,text.flac,broken,1"]
+    (folder / "pairs.csv").write_text("\n".join(lines))
+    pairs = MeasureJob(str(folder / "theirs"), str(folder / "pairs.csv"), cluster=ClusterSpec(workers=1))
+    done = measure_all(pairs, lambda done: None)
+    assert (done.covers, done.failed) == (len(rows), 1)
+    assert "text.flac: no sample rate: not audio" in done.reasons[0]
+    assert done.cost > 0
+    theirs, _ = compare_folder(CompareJob(pairs.output, tracking=TrackingSpec(enabled=False)), pytest.fail)
+    assert made.findings is not None
+
+    def means(table: pa.Table) -> dict[tuple[str, str], float]:
+        return {(row["setting_name"], row["measure"]): row["mean"] for row in table.to_pylist()}
+
+    ours = means(made.findings.comparison.settings)
+    found = {key: value for key, value in means(theirs.comparison.settings).items() if key[0] != "broken"}
+    assert found == pytest.approx(ours, abs=2e-2)  # of 16 bit files
+
+
+def test_the_best_cover_of_every_track_is_copied(folder: Path, made: Summary) -> None:
+    output = str(folder / "out")
+    winners = select_winners(SelectJob(output, str(folder / "winners")))
+    assert made.findings is not None
+    rows = made.findings.rows.to_pylist()
+    table = pyarrow.csv.read_csv(folder / "winners" / "winners.csv").to_pylist()
+    for row in winners.to_pylist():
+        scores = {r["item_id"]: r["objective/score"] for r in rows if r["track_id"] == row["track_id"]}
+        if row["item_id"] is None:
+            assert not any(scores.values())
+            assert row["reason"]
+            continue
+        assert scores[row["item_id"]] == max(scores.values())
+        assert load_audio(folder / "winners" / row["file"]).shape[1] > 0
+    assert [row["track_id"] for row in table] == [f"t{k}" for k in range(TRACKS)]
+
+
+def test_the_job_file_tells_who_made_the_folder(folder: Path, made: Summary) -> None:
+    record = json.loads((folder / "out" / "job.json").read_text())
+    assert record["labels"]["restyle.catalogue"] == "tracks"
+    assert record["job"]["findings"] == json.loads(json.dumps(asdict(FindingsSpec())))
