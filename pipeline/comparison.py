@@ -19,10 +19,9 @@ from pipeline.comparison_tables import (
     compare_pairs,
     describe,
     layout_of,
-    mean_over,
     outcomes_of,
 )
-from pipeline.intervals import Floats, mean_within
+from pipeline.intervals import Floats, mean_over, mean_within
 from pipeline.metrics.names import MEASURES
 from pipeline.objective import KEPT, MOVED, SCORE, Objective, numbers, score
 
@@ -96,9 +95,7 @@ def explain(comparison: Comparison, most: int = 5) -> list[str]:
     means = {(row["setting_id"], row["measure"]): row["mean"] for row in comparison.settings.to_pylist()}
     said = _best_and_others(comparison, names, most)
     for outcome, did in (("lost", "lost the song"), ("copy", "copied the source"), ("failed", "failed")):
-        concerned = sorted(
-            (row for row in outcomes if row[outcome]), key=lambda row: -row[outcome] / row["covers"]
-        )
+        concerned = [row for row in outcomes if row[outcome]]
         concerned.sort(key=lambda row: -row[outcome] / row["covers"])
         listed = [f"{row['setting_name']} in {row[outcome]} of {row['covers']} covers" for row in concerned]
         said += [f"{did}: {_listed(listed, most)}"] * bool(listed)

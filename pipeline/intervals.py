@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 LEVEL = 0.95
 # Of five signs the most extreme come up by chance one time in 16: no five tracks are evidence at 5 %.
 FEWEST_TRACKS = 6
-# More tracks than these are averaged in groups, which costs nothing: their means are as good as normal.
+# More tracks than these are taken in groups, which costs nothing: sums of tracks are as good as normal.
 MOST_GROUPS = 400
 RESAMPLES = 4096
 FLIPS = 4096  # all the sign patterns of 13 tracks, as a pattern and its opposite are one
@@ -34,11 +34,27 @@ def mean_within(values: Floats, starts: NDArray[np.int64]) -> Floats:
     return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
 
 
+def mean_over(tracks: Floats) -> Floats:
+    """Means ``[columns]`` of ``tracks`` ``[tracks, columns]``, NaN left out."""
+    if not len(tracks):
+        return np.full(tracks.shape[1], np.nan)
+    return mean_within(tracks, np.zeros(1, np.int64))[0]
+
+
 def grouped(tracks: Floats) -> Floats:
-    """``[tracks, columns]`` as means ``[groups, columns]`` of consecutive tracks, at most ``MOST_GROUPS``."""
+    """``[tracks, columns]`` summed up as at most ``MOST_GROUPS`` rows that have the same means.
+
+    A row is the mean of all tracks plus the group's part in what they deviate from it, so that every track keeps
+    its weight where groups lack some. A group without any is NaN.
+    """
     if len(tracks) <= MOST_GROUPS:
         return tracks
-    return mean_within(tracks, np.linspace(0, len(tracks), MOST_GROUPS, endpoint=False).astype(np.int64))
+    starts = np.linspace(0, len(tracks), MOST_GROUPS, endpoint=False).astype(np.int64)
+    known, mean = ~np.isnan(tracks), mean_over(tracks)
+    parts = np.add.reduceat(np.where(known, tracks - mean, 0.0), starts, axis=0)
+    counts = np.add.reduceat(known.astype(np.int64), starts, axis=0)
+    groups, n = (counts > 0).sum(0), np.maximum(counts.sum(0), 1)
+    return np.where(counts > 0, mean + parts * groups / n, np.nan)
 
 
 def interval(tracks: Floats) -> tuple[Floats, Floats]:
