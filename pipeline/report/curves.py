@@ -1,6 +1,7 @@
-"""Dose and response: the key measures along the cover strength."""
+"""Dose and response: measures along the cover strength."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from matplotlib.axes import Axes as Panel
@@ -13,46 +14,39 @@ from pipeline.report.labels import parameter, value
 STRENGTH = "audio_cover_strength"
 MARKERS = "osD^vP*X"
 PANELS_ACROSS = 3
+MOST_TIMES = 6  # side by side over a panel
 
 
-def dose_response(numbers: Numbers) -> bytes:
-    """A panel for each key measure: its mean along the strength with the 95 % interval, a line for each value of
-    the second parameter; the flow time of the switch, where each strength has one, on top.
+def dose_response(numbers: Numbers, measures: Sequence[str]) -> bytes:
+    """A panel for each measure: its mean along the strength with the 95 % interval, a line for each value of the
+    second parameter; the flow time of the switch, where each strength has one, on top (- where it never comes).
     """
     down = numbers.axes.down
     settings = list(numbers.settings.values())
     strengths, lines = values_along(settings, STRENGTH), values_along(settings, down)
-    cells, hues = numbers.cells(STRENGTH, down), colours(len(lines))
-    rows = -(-len(numbers.measures) // PANELS_ACROSS)
-    drawn = figure(11, 1.5 + 2.3 * rows)
+    cells, looks = numbers.cells(STRENGTH, down), list(zip(colours(len(lines)), cycle(MARKERS), strict=False))
+    rows = -(-len(measures) // PANELS_ACROSS)
+    drawn = figure(10, 1.7 + 2.2 * rows)
     panels = drawn.subplots(rows, PANELS_ACROSS, sharex=True, squeeze=False)
-    for panel in panels.flat[len(numbers.measures) :]:
+    for panel in panels.flat[len(measures) :]:
         panel.set_visible(False)
-    for panel, measure in zip(panels.flat, numbers.measures, strict=False):
-        for k, line in enumerate(lines):
+    for panel, measure in zip(panels.flat, measures, strict=False):
+        for line, look in zip(lines, looks, strict=True):
             found = [(x, numbers.measured[measure].get(cells.get((x, line), ""))) for x in strengths]
-            _draw(panel, [(x, entry) for x, entry in found if entry], hues[k], MARKERS[k % len(MARKERS)])
+            _draw(panel, [(x, entry) for x, entry in found if entry], *look)
         panel.set_title(titled(measure), loc="left", fontsize=10.5, fontweight="bold")
+        panel.set_xticks(strengths, [value(x) for x in strengths])
         tidy(panel)
-    switch = _switch_times(numbers, strengths)
-    for panel in panels[0]:
-        if switch:
-            top = panel.secondary_xaxis("top")
-            top.set_xticks(strengths, switch)
-            top.tick_params(length=0, labelsize=8, labelcolor=SOFT)
-            top.spines["top"].set_visible(False)
-            top.set_xlabel("flow time of the switch, 1 noise .. 0 data", fontsize=8, color=SOFT)
-    for k, panel in enumerate(panels.flat[: len(numbers.measures)]):
-        if k + PANELS_ACROSS >= len(numbers.measures):
-            panel.set_xticks(strengths, [value(x) for x in strengths])
-            panel.tick_params(labelbottom=True)
-            panel.set_xlabel(parameter(STRENGTH), fontsize=9, color=SOFT)
+    for panel in panels.flat[max(0, len(measures) - PANELS_ACROSS) : len(measures)]:
+        panel.tick_params(labelbottom=True)
+        panel.set_xlabel(parameter(STRENGTH), fontsize=9, color=SOFT)
+    _tell_switch(panels[0], strengths, _switch_times(numbers, strengths))
     if down:
-        handles = [
-            Line2D([], [], color=hues[k], marker=MARKERS[k % len(MARKERS)], markersize=5, label=value(line))
-            for k, line in enumerate(lines)
+        keys = [
+            Line2D([], [], color=hue, marker=marker, markersize=5, label=value(line))
+            for line, (hue, marker) in zip(lines, looks, strict=True)
         ]
-        drawn.legend(handles=handles, title=parameter(down), loc="outside right upper", frameon=False, fontsize=9)
+        drawn.legend(handles=keys, title=parameter(down), loc="outside right upper", frameon=False, fontsize=9)
     told = ["Means over tracks; bands are 95 % intervals.", *numbers.hidden()]
     heading(drawn, "What strength does", " ".join(told))
     return png(drawn)
@@ -68,11 +62,22 @@ def _draw(panel: Panel, found: Sequence[tuple[float, Mapping[str, Any]]], hue: C
         panel.fill_between(x, low, high, color=hue, alpha=0.12, linewidth=0)
 
 
-def _switch_times(numbers: Numbers, strengths: list[float]) -> list[str]:
+def _tell_switch(panels: Iterable[Panel], strengths: Sequence[float], times: Sequence[str]) -> None:
+    """A second axis on top of each panel; nothing without times."""
+    every = -(-len(times) // MOST_TIMES)
+    for panel in panels if times else ():
+        top = panel.secondary_xaxis("top")
+        top.set_xticks(strengths[::every], times[::every])
+        top.tick_params(length=0, labelsize=8, labelcolor=SOFT)
+        top.spines["top"].set_visible(False)
+        top.set_xlabel("flow time of the switch, 1 noise .. 0 data", fontsize=8, color=SOFT)
+
+
+def _switch_times(numbers: Numbers, strengths: Sequence[float]) -> list[str]:
     """The flow time of each strength's switch, as text; none where a strength has several."""
     times: dict[float, set[float | None]] = {strength: set() for strength in strengths}
     for setting in numbers.settings.values():
         times[setting[STRENGTH]].add(setting["t_switch"])
     if any(len(found) > 1 for found in times.values()) or all(found == {None} for found in times.values()):
         return []
-    return ["never" if time is None else f"{time:.2f}" for (time,) in times.values()]
+    return ["-" if time is None else f"{time:.2f}" for (time,) in times.values()]

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes as Panel
 from pipeline.objective import SCORE
 from pipeline.report.drawing import BLUE, INK, ORANGE, SOFT, Numbers, figure, heading, png, tidy, titled
 
-MOST_SETTINGS = 40
+MOST_SETTINGS = 30
 MOST_POINTS = 60  # of a setting; more would be a blot
 SPREAD = np.random.default_rng(0).uniform(-0.24, 0.24, MOST_POINTS)
 

@@ -14,7 +14,7 @@ from pipeline.objective import SCORE
 from pipeline.report.grid import Axes, axes
 from pipeline.report.labels import LABELS, SHOWN, parameter
 
-DPI = 120
+DPI = 110
 INK, SOFT, LINE = "#1b1f23", "#505a64", "#dcdfe2"
 BLUE, ORANGE = "#0a5fb4", "#b75a00"
 # Its darkest blue still carries dark text.

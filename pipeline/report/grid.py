@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from acestep.setting import SETTING_FIELDS
 from pipeline.report.labels import SCORE, parameter, value
@@ -13,6 +14,11 @@ FIRST = ("audio_cover_strength", "guidance_scale")
 PARAMETERS = (*FIRST, *(name for name in (*SETTING_FIELDS, "stage") if name not in FIRST))
 
 Row = Mapping[str, Any]
+
+
+def only_covers(rows: pa.Table) -> pa.Table:
+    """The rows of covers, made or not; a row without a setting tells of a track that was refused."""
+    return rows.filter(pc.and_(pc.is_valid(rows["track_id"]), pc.is_valid(rows["setting_id"])))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ def heat_map(numbers: Numbers, measure: str, across: str, down: str) -> bytes:
         best = np.nanargmax(means) if BETTER[measure] == "high" else np.nanargmin(means)
         row, column = divmod(int(best), len(xs))
         panel.add_patch(
-            Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=3, clip_on=False)
+            Rectangle(
+                (column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=3, zorder=3, clip_on=False
+            )
         )
         told.append("Frame: the best cell.")
     heading(drawn, titled(measure), " ".join([*told, *numbers.hidden()]))
@@ -41,7 +43,7 @@ def heat_map(numbers: Numbers, measure: str, across: str, down: str) -> bytes:
 
 def _annotate(panel: Panel, row: int, column: int, entry: Mapping[str, Any]) -> None:
     low, high = entry["low"], entry["high"]
-    text = {"ha": "center", "va": "center", "color": INK}
+    text: dict[str, Any] = {"ha": "center", "va": "center", "color": INK}
     panel.text(
         column, row - (0 if low is None else 0.12), amount(entry["mean"]), fontsize=11, fontweight="bold", **text
     )

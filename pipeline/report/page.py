@@ -19,7 +19,7 @@ from acestep.errors import RequestError, RestyleError
 from pipeline.metrics.names import Measure
 from pipeline.report import labels, previews
 from pipeline.report.fit import fit
-from pipeline.report.grid import Axes, Row, axes, by_score, label, place, values_along
+from pipeline.report.grid import Axes, Row, axes, by_score, label, only_covers, place, values_along
 from pipeline.report.samples import Sample
 
 READERS = 4
@@ -54,9 +54,12 @@ def listening_page(
     Raises:
         RequestError: a sampled track has no rows.
     """
+    rows = only_covers(rows)
     missing = sorted({sample.track_id for sample in samples} - set(rows["track_id"].to_pylist()))
     if missing:
-        raise RequestError(f"track {missing[0]!r} has no rows; choose samples among the tracks of the results")
+        raise RequestError(
+            f"track {missing[0]!r} has no covers, made or failed; choose samples among the tracks of the results"
+        )
     wanted = pa.array([sample.track_id for sample in samples], pa.string())
     rows = rows.filter(pc.is_in(rows["track_id"], value_set=wanted))
     grid, shown = axes(rows), fit(rows, samples)

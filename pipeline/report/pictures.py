@@ -16,24 +16,26 @@ OBJECTIVE = (SCORE, KEPT, MOVED)
 def pictures(rows: pa.Table, comparison: Comparison) -> dict[str, bytes]:
     """PNG files by name, of those pictures whose axes vary and whose measures there are.
 
-    ``heat_map_*``: a measure over the first two varied parameters. ``dose_response``: along the strength.
-    ``distributions``, ``distributions_measures``: of the covers of each setting. ``trade_off``: kept and moved.
+    ``heat_map_*``: a measure over the first two varied parameters. ``dose_response*``: along the strength.
+    ``distributions*``: of the covers of each setting. ``trade_off``: kept and moved.
 
     Args:
         rows: one for each cover, with its objective.
     """
     drawn = numbers(comparison)
     across, down = drawn.axes.across, drawn.axes.down
+    groups = {
+        "": [name for name in drawn.measures if name in OBJECTIVE],
+        "_measures": [name for name in drawn.measures if name not in OBJECTIVE],
+    }
     made: dict[str, bytes] = {}
     if across and down:
         made |= {file_name("heat_map", name): heat_map(drawn, name, across, down) for name in drawn.measures}
-    if across == STRENGTH and drawn.measures:
-        made["dose_response.png"] = dose_response(drawn)
-    groups = {
-        "distributions.png": [name for name in drawn.measures if name in OBJECTIVE],
-        "distributions_measures.png": [name for name in drawn.measures if name not in OBJECTIVE],
-    }
-    made |= {file: distributions(rows, drawn, names) for file, names in groups.items() if names and drawn.settings}
+    for group, measures in groups.items():
+        if measures and across == STRENGTH:
+            made[f"dose_response{group}.png"] = dose_response(drawn, measures)
+        if measures:
+            made[f"distributions{group}.png"] = distributions(rows, drawn, measures)
     if comparison.front:
         made["trade_off.png"] = trade_off(drawn, comparison.front)
     return made

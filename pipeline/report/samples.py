@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.report.grid import only_covers
 from pipeline.report.labels import OUTCOME, SCORE
 
 TROUBLES = {
@@ -30,7 +31,7 @@ def choose(rows: pa.Table, most: int = 6) -> list[Sample]:
 
     A track that several rules name is shown once, by the first of them; ties go to the lower track_id.
     """
-    tracks = _by_track(rows)
+    tracks = _by_track(only_covers(rows))
     scored = sorted((t for t in tracks if t[SCORE] is not None), key=lambda t: (-t[SCORE], t["track_id"]))
     places = {"best": 0, "median": (len(scored) - 1) // 2, "worst": -1}
     samples = [

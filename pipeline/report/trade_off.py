@@ -64,7 +64,10 @@ def _equal_scores(panel: Panel) -> None:
         kept = np.linspace(level / 2 + 0.005, 1.02, 200)
         moved = level * kept / (2 * kept - level)
         panel.plot(kept, moved, color=SOFT, linewidth=0.7, linestyle=":", alpha=0.7, zorder=0)
-        panel.annotate(f"{level:g}", (1.0, level / (2 - level)), fontsize=8, color=SOFT, va="bottom", ha="right")
+        edge = (1.02, level * 1.02 / (2.04 - level))
+        panel.annotate(
+            f"{level:g}", edge, xytext=(3, 0), textcoords="offset points", fontsize=8, color=SOFT, va="center"
+        )
 
 
 def _name(panel: Panel, numbers: Numbers, front: Sequence[str]) -> None:
