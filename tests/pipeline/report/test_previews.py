@@ -62,7 +62,7 @@ def test_a_preview_fades_in_and_out() -> None:
 
 def test_silence_and_a_very_short_wave_have_previews() -> None:
     assert heard(preview(torch.zeros(2, RATE), 0.0)).abs().max() < 1e-3
-    assert heard(preview(music("song", 0.1), 0.0)).shape[1] == RATE // 10
+    assert heard(preview(music("song", 0.1), 0.0)).shape[1] / RATE == pytest.approx(0.1, abs=0.01)
 
 
 def test_the_excerpt_begins_a_third_into_a_track_and_at_the_start_of_a_short_one() -> None:

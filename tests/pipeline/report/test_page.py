@@ -1,0 +1,213 @@
+"""What is on the page: every cover in its cell, all text as text, and no more than fits."""
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from acestep.errors import AudioError, RequestError
+from pipeline.report.fit import AUDIO_BYTES, BYTES_PER_SECOND, fit
+from pipeline.report.page import listening_page
+from pipeline.report.samples import Sample
+from tests.pipeline.report.covers import cover, failed, judged, music, table
+
+SONG = music("song", 1.5)
+
+
+def page(rows: list[dict], **own: Any) -> str:
+    arguments = {"read_source": lambda row: SONG, "read_cover": lambda row: SONG, "notes": ()} | own
+    samples = [Sample(track, "a rule") for track in dict.fromkeys(row["track_id"] for row in rows)]
+    return listening_page("Covers", table(rows), samples, **arguments).decode()
+
+
+def content(page: str) -> dict[str, Any]:
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    return json.loads(found)
+
+
+def grid(track: dict[str, Any]) -> dict[tuple[str, str], list[dict]]:
+    cells: dict[tuple[str, str], list[dict]] = {}
+    for entry in track["covers"]:
+        cells.setdefault((track["across"][entry["column"]], track["down"][entry["row"]]), []).append(entry)
+    return cells
+
+
+def test_strength_runs_across_and_guidance_down_in_rising_order() -> None:
+    rows = [cover("t", strength, guidance) for guidance in (11.0, 7.0) for strength in (1.0, 0.1, 0.25)]
+    data = content(page(rows))
+    assert data["axes"] == {"across": "audio cover strength", "down": "guidance scale"}
+    (track,) = data["tracks"]
+    assert (track["across"], track["down"]) == (["0.1", "0.25", "1"], ["7", "11"])
+    assert {place: [entry["setting"] for entry in found] for place, found in grid(track).items()} == {
+        (f"{strength:g}", f"{guidance:g}"): [f"s{strength:.2f} g{guidance:.1f}"]
+        for strength in (0.1, 0.25, 1.0)
+        for guidance in (7.0, 11.0)
+    }
+
+
+def test_other_parameters_make_the_axes_where_strength_does_not_vary() -> None:
+    rows = [
+        cover("t", 0.5, 7.0, shift=shift, inference_steps=steps) for shift in (1.0, 3.0) for steps in (None, 8)
+    ]
+    data = content(page(rows))
+    assert data["axes"] == {"across": "inference steps", "down": "shift"}
+    assert data["tracks"][0]["across"] == ["model's own", "8"]
+    assert content(page(rows[:1]))["axes"] == {"across": "", "down": ""}
+
+
+def test_further_parameters_and_seeds_share_a_cell_the_best_first() -> None:
+    rows = [
+        cover("t", strength, guidance, seed, shift=shift) | {"objective/score": 0.1 * seed + 0.01 * shift}
+        for strength in (0.2, 0.8)
+        for guidance in (5.0, 9.0)
+        for shift in (1.0, 3.0)
+        for seed in (1, 2)
+    ]
+    cells = grid(content(page(rows))["tracks"][0])
+    assert len(cells) == 4
+    wanted = ["shift 3, seed 2", "shift 1, seed 2", "shift 3, seed 1", "shift 1, seed 1"]
+    assert all([entry["label"] for entry in found] == wanted for found in cells.values())
+
+
+def test_a_cover_that_failed_or_cannot_be_read_says_why() -> None:
+    def read(row: dict) -> Tensor:
+        if row["guidance_scale"] == 7:
+            raise AudioError("s3://bucket/a.flac: gone")
+        return SONG
+
+    rows = [
+        failed(cover("t", 0.5, 5.0), "out of memory"),
+        cover("t", 0.5, 7.0),
+        judged(cover("t", 0.5, 9.0), "lost"),
+    ]
+    found = {entry["setting"]: entry for entry in content(page(rows, read_cover=read))["tracks"][0]["covers"]}
+    assert found["s0.50 g5.0"]["problem"] == "not_finite: out of memory"
+    assert found["s0.50 g5.0"]["outcome"] == "failed"
+    assert found["s0.50 g7.0"]["problem"] == "s3://bucket/a.flac: gone"
+    assert found["s0.50 g9.0"]["outcome"] == "lost"
+    assert found["s0.50 g9.0"]["audio"].startswith("data:audio/ogg;codecs=opus;base64,")
+
+
+def test_a_source_that_cannot_be_read_leaves_its_covers() -> None:
+    def gone(row: dict) -> Tensor:
+        raise FileNotFoundError(2, "No such file", row["source"])
+
+    (track,) = content(page([cover("t", 0.5, 7.0)], read_source=gone))["tracks"]
+    assert "t.flac" in track["source"]["problem"]
+    assert "audio" in track["covers"][0]
+
+
+def test_an_error_that_is_no_fault_of_a_file_ends_the_page() -> None:
+    def broken(row: dict) -> Tensor:
+        raise KeyError("nonsense")
+
+    with pytest.raises(KeyError, match="nonsense"):
+        page([cover("t", 0.5, 7.0)], read_cover=broken)
+
+
+def test_source_and_covers_are_cut_at_the_same_place() -> None:
+    marked = torch.zeros(2, 60 * 48_000)
+    marked[:, 26 * 48_000] = 0.9  # half through the 12 s from a third on
+    (track,) = content(
+        page(
+            [cover("t", 0.5, 7.0, duration_s=60.0)], read_source=lambda row: marked, read_cover=lambda row: marked
+        )
+    )["tracks"]
+    for clip in (track["source"], track["covers"][0]):
+        assert clip["peaks"].index(1.0) == 60
+
+
+class Text(HTMLParser):
+    """Collects the elements of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+
+
+def test_no_text_becomes_an_element() -> None:
+    evil = "</script><script>alert(1)</script><!-- \"'&\u2028 ünï 曲 <img src=x onerror=alert(1)>"
+    rows = [failed(cover("t", 0.5, 7.0), evil) | {"caption": evil}]
+    plain, hostile = Text(), Text()
+    plain.feed(page([failed(cover("t", 0.5, 7.0))]))
+    made = listening_page(
+        evil, table(rows), [Sample("t", evil)], lambda row: SONG, lambda row: SONG, [evil]
+    ).decode()
+    hostile.feed(made)
+    assert hostile.elements == plain.elements
+    data = content(made)
+    assert data["title"] == data["notes"][0] == data["tracks"][0]["caption"] == data["tracks"][0]["rule"] == evil
+
+
+def test_the_page_names_no_address() -> None:
+    made = page([cover("t", 0.5, 7.0)])
+    assert set(re.findall(r"[a-z]+://[^\"'\s]+", made)) == {"http://www.w3.org/2000/svg"}
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", made)
+
+
+def test_numbers_that_are_not_finite_are_left_out() -> None:
+    rows = [cover("t", 0.5, 7.0) | {"audio/lufs": float("-inf"), "harmony/chroma_excess": float("nan")}]
+    measures = content(page(rows))["tracks"][0]["covers"][0]["measures"]
+    assert measures["audio/lufs"] is None
+    assert measures["harmony/chroma_excess"] is None
+
+
+def test_a_track_without_covers_is_refused() -> None:
+    rows = table([cover("t", 0.5, 7.0)])
+    with pytest.raises(RequestError, match="'u' has no covers"):
+        listening_page("Covers", rows, [Sample("u", "")], lambda row: SONG, lambda row: SONG)
+
+
+def sized(tracks: int, settings: int, seeds: int) -> tuple[list[dict], list[Sample]]:
+    rows = [
+        cover(f"t{t}", k / settings, 7.0, seed, setting_id=str(k))
+        | {"objective/score": (0.2, 0.9, 0.4, 0.5)[seed]}
+        for t in range(tracks)
+        for k in range(settings)
+        for seed in range(seeds)
+    ]
+    return rows, [Sample(f"t{t}", "") for t in range(tracks)]
+
+
+def bytes_of(shown: Any) -> float:
+    made = sum(row["status"] == "ok" for rows in shown.covers.values() for row in rows)
+    return (made + len(shown.covers)) * shown.seconds * BYTES_PER_SECOND
+
+
+def test_six_tracks_by_twenty_settings_are_shown_in_full() -> None:
+    rows, samples = sized(6, 20, 1)
+    shown = fit(table(rows), samples)
+    assert (shown.seconds, shown.notes) == (12.0, ())
+    assert sum(map(len, shown.covers.values())) == 120
+
+
+def test_of_three_seeds_the_median_is_shown_where_all_would_be_too_many() -> None:
+    rows, samples = sized(6, 20, 3)
+    shown = fit(table(rows), samples)
+    assert {row["objective/score"] for found in shown.covers.values() for row in found} == {0.4}
+    assert [len(found) for found in shown.covers.values()] == [20] * 6
+    assert "median score" in shown.notes[0]
+    assert {len(found) for found in fit(table(sized(2, 20, 3)[0]), samples[:2]).covers.values()} == {60}
+
+
+@pytest.mark.parametrize(("tracks", "settings"), [(6, 40), (6, 100), (1, 700)])
+def test_whatever_there_is_fits_and_what_is_missing_is_told(tracks: int, settings: int) -> None:
+    rows, samples = sized(tracks, settings, 1)
+    shown = fit(table(rows), samples)
+    assert bytes_of(shown) <= AUDIO_BYTES
+    assert 6.0 <= shown.seconds <= 12.0
+    left_out = tracks * settings - sum(map(len, shown.covers.values()))
+    assert bool(left_out) == bool(shown.notes)
+
+
+def test_covers_that_failed_take_no_room() -> None:
+    rows, samples = sized(6, 40, 1)
+    shown = fit(table([failed(row) if k % 2 else row for k, row in enumerate(rows)]), samples)
+    assert shown.seconds == 12.0
