@@ -18,8 +18,13 @@ from tests.pipeline.report.covers import cover, failed, judged, music, table
 SONG = music("song", 1.5)
 
 
-def page(rows: list[dict], **own: Any) -> str:
-    arguments = {"read_source": lambda row: SONG, "read_cover": lambda row: SONG, "notes": ()} | own
+def song(row: dict) -> Tensor:
+    return SONG
+
+
+def page(rows: list[dict], seconds: float = 1.5, **own: Any) -> str:
+    rows = [row | {"duration_s": seconds} for row in rows]
+    arguments = {"read_source": song, "read_cover": song, "notes": ()} | own
     samples = [Sample(track, "a rule") for track in dict.fromkeys(row["track_id"] for row in rows)]
     return listening_page("Covers", table(rows), samples, **arguments).decode()
 
@@ -50,9 +55,7 @@ def test_strength_runs_across_and_guidance_down_in_rising_order() -> None:
 
 
 def test_other_parameters_make_the_axes_where_strength_does_not_vary() -> None:
-    rows = [
-        cover("t", 0.5, 7.0, shift=shift, inference_steps=steps) for shift in (1.0, 3.0) for steps in (None, 8)
-    ]
+    rows = [cover("t", 0.5, 7.0, shift=shift, inference_steps=n) for shift in (1.0, 3.0) for n in (None, 8)]
     data = content(page(rows))
     assert data["axes"] == {"across": "inference steps", "down": "shift"}
     assert data["tracks"][0]["across"] == ["model's own", "8"]
@@ -79,11 +82,8 @@ def test_a_cover_that_failed_or_cannot_be_read_says_why() -> None:
             raise AudioError("s3://bucket/a.flac: gone")
         return SONG
 
-    rows = [
-        failed(cover("t", 0.5, 5.0), "out of memory"),
-        cover("t", 0.5, 7.0),
-        judged(cover("t", 0.5, 9.0), "lost"),
-    ]
+    made = [cover("t", 0.5, guidance) for guidance in (5.0, 7.0, 9.0)]
+    rows = [failed(made[0], "out of memory"), made[1], judged(made[2], "lost")]
     found = {entry["setting"]: entry for entry in content(page(rows, read_cover=read))["tracks"][0]["covers"]}
     assert found["s0.50 g5.0"]["problem"] == "not_finite: out of memory"
     assert found["s0.50 g5.0"]["outcome"] == "failed"
@@ -112,11 +112,8 @@ def test_an_error_that_is_no_fault_of_a_file_ends_the_page() -> None:
 def test_source_and_covers_are_cut_at_the_same_place() -> None:
     marked = torch.zeros(2, 60 * 48_000)
     marked[:, 26 * 48_000] = 0.9  # half through the 12 s from a third on
-    (track,) = content(
-        page(
-            [cover("t", 0.5, 7.0, duration_s=60.0)], read_source=lambda row: marked, read_cover=lambda row: marked
-        )
-    )["tracks"]
+    reads = {"read_source": lambda row: marked, "read_cover": lambda row: marked}
+    (track,) = content(page([cover("t", 0.5, 7.0)], seconds=60.0, **reads))["tracks"]
     for clip in (track["source"], track["covers"][0]):
         assert clip["peaks"].index(1.0) == 60
 
@@ -137,9 +134,7 @@ def test_no_text_becomes_an_element() -> None:
     rows = [failed(cover("t", 0.5, 7.0), evil) | {"caption": evil}]
     plain, hostile = Text(), Text()
     plain.feed(page([failed(cover("t", 0.5, 7.0))]))
-    made = listening_page(
-        evil, table(rows), [Sample("t", evil)], lambda row: SONG, lambda row: SONG, [evil]
-    ).decode()
+    made = listening_page(evil, table(rows), [Sample("t", evil)], song, song, [evil]).decode()
     hostile.feed(made)
     assert hostile.elements == plain.elements
     data = content(made)
@@ -162,13 +157,12 @@ def test_numbers_that_are_not_finite_are_left_out() -> None:
 def test_a_track_without_covers_is_refused() -> None:
     rows = table([cover("t", 0.5, 7.0)])
     with pytest.raises(RequestError, match="'u' has no covers"):
-        listening_page("Covers", rows, [Sample("u", "")], lambda row: SONG, lambda row: SONG)
+        listening_page("Covers", rows, [Sample("u", "")], song, song)
 
 
 def sized(tracks: int, settings: int, seeds: int) -> tuple[list[dict], list[Sample]]:
     rows = [
-        cover(f"t{t}", k / settings, 7.0, seed, setting_id=str(k))
-        | {"objective/score": (0.2, 0.9, 0.4, 0.5)[seed]}
+        cover(f"t{t}", k / settings, 7.0, seed, setting_id=str(k)) | {"objective/score": (0.2, 0.9, 0.4)[seed]}
         for t in range(tracks)
         for k in range(settings)
         for seed in range(seeds)
