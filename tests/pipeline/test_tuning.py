@@ -1,0 +1,164 @@
+"""The search finds the best cell of surfaces whose best cell is known, for a part of the grid's covers."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from acestep.errors import RequestError
+from pipeline.tuning import Space, Trial, Tuned, tune
+from tests.pipeline.response_surface import Surface, is_near
+
+TRACKS = tuple(f"track{k}" for k in range(12))
+SEEDS = (0, 1)
+FULL = Space()
+TURBO = Space(guidances=(7.0,))
+# Far from where the search begins, and with other best guidances at other strengths.
+SHAPES: dict[str, dict[str, float]] = {
+    "weak": {},
+    "strong": {"turning": 0.6, "leaving": 0.85, "guidance": 5.0},
+    "ridge": {"tilt": 16.0, "width": 3.0, "guidance": 8.0},
+    "corner": {"turning": 0.8, "leaving": 1.1, "guidance": 13.0, "width": 8.0, "tilt": 0.0},
+}
+
+
+def search(
+    surface: Surface, space: Space = FULL, tracks: Sequence[str] = TRACKS, seeds: Sequence[int] = SEEDS
+) -> tuple[Tuned, list[str]]:
+    said: list[str] = []
+    return tune(space, tracks, seeds, surface, said.append), said
+
+
+def found_near(shape: str, times: int, space: Space = FULL) -> float:
+    """Share of searches that end within a king's move of the optimum."""
+    near = 0
+    for seed in range(times):
+        surface = Surface(seed=seed, **SHAPES[shape])
+        found, _ = search(surface, space)
+        assert found.generations == len(surface.asked) <= math.ceil(0.3 * found.full_grid)
+        near += is_near(space, (found.strength, found.guidance), surface.optimum(space, TRACKS))
+    return near / times
+
+
+def test_the_optimum_or_a_neighbour_is_found_in_95_of_100_searches() -> None:
+    assert found_near("weak", 100) >= 0.95
+
+
+@pytest.mark.parametrize("shape", ["strong", "ridge", "corner"])
+def test_other_surfaces_are_searched_as_well(shape: str) -> None:
+    assert found_near(shape, 25) >= 0.9
+
+
+def test_a_model_without_guidance_is_searched_along_strength() -> None:
+    assert found_near("weak", 50, TURBO) >= 0.95
+    assert found_near("corner", 25, TURBO) >= 0.9
+
+
+def test_the_surfaces_have_their_optimum_away_from_the_baseline() -> None:
+    for shape in SHAPES:
+        optimum = Surface(**SHAPES[shape]).optimum(Space(), TRACKS)
+        assert not is_near(Space(), optimum, (0.5, 8.0)), shape
+
+
+@pytest.mark.parametrize("sample", [(1, 1), (3, 1), (6, 1), (8, 3)])
+@pytest.mark.parametrize("space", [Space(), Space((0.2, 0.5), (7.0, 9.0)), Space((0.3,), (3.0, 5.0, 9.0))])
+def test_no_cover_is_made_twice_and_no_budget_exceeded(space: Space, sample: tuple[int, int]) -> None:
+    tracks, seeds = TRACKS[: sample[0]], range(sample[1])
+    surface = Surface(noise=0.2)
+    found, _ = search(surface, space, tracks, seeds)
+    assert len(set(surface.asked)) == len(surface.asked) == found.generations
+    assert found.full_grid == space.cells * len(tracks) * len(seeds)
+    assert found.generations <= math.ceil(0.3 * found.full_grid)
+    assert surface.calls == len(found.rounds) <= 6
+    assert sum(round_.generations for round_ in found.rounds) == found.generations
+    assert {(t.audio_cover_strength, t.guidance_scale) for t in surface.asked} >= {
+        (found.strength, found.guidance)
+    }
+
+
+def test_all_settings_of_a_round_are_heard_on_the_same_covers() -> None:
+    surface = Surface()
+    search(surface)
+    heard: dict[tuple[float, float], list[tuple[str, int]]] = {}
+    for trial in surface.asked:
+        heard.setdefault((trial.audio_cover_strength, trial.guidance_scale), []).append(
+            (trial.track_id, trial.seed)
+        )
+    longest = max(heard.values(), key=len)
+    assert all(units == longest[: len(units)] for units in heard.values())
+    assert len({track for track, _ in longest[: len(TRACKS)]}) == len(TRACKS)  # tracks before seeds
+
+
+def test_the_mean_and_its_interval_are_those_of_the_winner() -> None:
+    scores: dict[Trial, float | None] = {}
+    surface = Surface()
+
+    def evaluate(trials: Sequence[Trial]) -> list[float | None]:
+        found = surface(trials)
+        scores.update(zip(trials, found, strict=True))
+        return found
+
+    found = tune(Space(), TRACKS, SEEDS, evaluate, lambda line: None)
+    winner = (found.strength, found.guidance)
+    own = [value or 0.0 for t, value in scores.items() if (t.audio_cover_strength, t.guidance_scale) == winner]
+    assert len(own) == len(TRACKS) * len(SEEDS)
+    assert found.mean == pytest.approx(sum(own) / len(own))
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < found.mean < found.high
+    assert winner not in found.alternatives
+
+
+def test_a_setting_does_not_win_by_failing() -> None:
+    surface = Surface(noise=0.0, luck=0.0)
+    optimum = surface.optimum(Space(), TRACKS)
+
+    def fails_there(trials: Sequence[Trial]) -> list[float | None]:
+        scores = surface(trials)
+        at = [(trial.audio_cover_strength, trial.guidance_scale) == optimum for trial in trials]
+        return [
+            None if there and trial.seed == 0 else score
+            for there, trial, score in zip(at, trials, scores, strict=True)
+        ]
+
+    found = tune(Space(), TRACKS, SEEDS, fails_there, lambda line: None)
+    assert (found.strength, found.guidance) != optimum
+
+
+def test_equal_settings_are_named_as_alternatives() -> None:
+    found = tune(Space(), TRACKS, SEEDS, lambda trials: [0.5] * len(trials), lambda line: None)
+    assert found.alternatives
+    assert found.mean == found.low == found.high == 0.5
+
+
+def test_the_reasoning_is_told_step_by_step() -> None:
+    _, said = search(Surface())
+    assert said[0] == "12 tracks x 2 seeds, at most 504 covers of the 1680 of the full grid"
+    assert said[1] == "from the baseline 0.5 / 8, all strengths: 10 settings, 15 covers of each (150 new)"
+    assert "ahead of 0.5 / 8 by 0." in said[2]
+    assert said[3].startswith("dropped, the worse half: ")
+    assert any(line.startswith("settled on 0.3 / ") for line in said)
+    _, said = search(Surface(), tracks=TRACKS[:4])
+    assert any("too few tracks for a verdict" in line for line in said)
+    assert said[-1].startswith("no verdict under 6 tracks against ")
+    assert "told apart" not in " ".join(said)
+
+
+def test_what_cannot_be_tuned_is_refused() -> None:
+    def never(trials: Sequence[Trial]) -> list[float | None]:
+        raise AssertionError("asked for covers")
+
+    for tracks, seeds, space, budget, message in (
+        ((), (0,), Space(), 0.3, "no tracks"),
+        (("a", "a"), (0,), Space(), 0.3, "lists a twice"),
+        (("a",), (), Space(), 0.3, "no seeds"),
+        (("a",), (0,), TURBO, 0.3, "a budget of 0.3 is 3 covers, too few to try 10 strengths once"),
+        (("a",), (0,), Space(), 0.0, "a budget of 0"),
+        (("a",), (0,), Space(), 1.5, "up to 1"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            tune(space, tracks, seeds, never, lambda line: None, budget)
+    with pytest.raises(RequestError, match="rising"):
+        Space(strengths=(0.5, 0.3))
+    with pytest.raises(ValueError, match="zip"):
+        tune(Space(), TRACKS, SEEDS, lambda trials: [0.5], lambda line: None)
