@@ -1,7 +1,7 @@
 """How a cover lies on its source: how much later it plays, in which key, and what chance alone would give.
 
-A cover is locked to its source in time, so frames are compared one by one after one shift of the whole. Chance is what
-the same search finds between the source and the cover wound round by times far from the right one.
+A cover is locked to its source in time, so frames are compared one by one after one shift of the whole. Chance is
+what the same search finds between the source and the cover wound round by times far from the right one.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pipeline.metrics.harmony import FRAME_RATE, centred
 MOST_LAG = int(1.5 * FRAME_RATE)  # frames
 CHANCE_SHIFTS = 40
 CHANGELESS = 0.98  # chance this good leaves nothing to tell apart: one chord held throughout
-CLEARLY = 0.2  # how much better another key must fit before the cover is read in it
+CLEARLY = 0.3  # how much better another key must fit before the cover is read in it
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def align(source: Tensor, cover: Tensor) -> Alignment:
     another = best_key != 0 and bool(any_key - pearson > CLEARLY)
     searched = fit if another else fit[:1]
     key, place = divmod(int(searched.argmax()), len(near))
-    # [keys, shifts, lags] to [shifts, keys and lags]: one winner for each shift, as there is one for the right place
+    # [keys, shifts, lags] to [shifts, keys * lags]: one winner for each shift, as there is for the right place
     wrong = by_chance[: len(searched)].transpose(0, 1).flatten(1).argmax(1)
     return Alignment(
         lag=place - reach,
@@ -81,8 +81,8 @@ def align(source: Tensor, cover: Tensor) -> Alignment:
 
 
 def cross_correlation(source: Tensor, cover: Tensor) -> Tensor:
-    """``[12, 2 * frames]``: at [key, lag] the sum over frames t of source[t] times cover[t + lag], the cover turned
-    down by ``key`` semitones; negative lags count from the end."""
+    """``[12, 2 * frames]``: at [key, lag] the sum over frames t of source[t] times cover[t + lag], the cover
+    turned down by ``key`` semitones; negative lags count from the end."""
     size = (12, 2 * source.shape[1])
     return torch.fft.irfft2(torch.fft.rfft2(source, size).conj() * torch.fft.rfft2(cover, size), size)
 

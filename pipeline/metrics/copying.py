@@ -14,7 +14,7 @@ BLOCK = 2**15
 def waveform_correlation(source: Tensor, cover: Tensor, lag: int) -> float | str:
     """Magnitude of the largest correlation of two mono waves ``[n]``, the cover about ``lag`` samples late.
 
-    The exact lag, within 0.08 s, is found by FFT over blocks, so that ten minutes need no transform of their length.
+    The exact lag, within 0.08 s, is found by FFT over blocks: ten minutes need no transform of their length.
     """
     source, cover = overlap(source, cover, lag)
     found = correlation(*overlap(source, cover, _exact_lag(source, cover)))

@@ -88,8 +88,8 @@ def _features(wave: Tensor, heard: tuple[Music, float]) -> Features:
 
 def _music(waves: Sequence[Tensor]) -> list[tuple[Music, float]]:
     """Music and spectral flatness of recordings of one shape; a constant is no sound."""
-    mono = half_rate(torch.stack([wave.mean(0) for wave in waves]))
-    mono = mono - mono.mean(1, keepdim=True)
+    mix = torch.stack([wave.mean(0) for wave in waves])
+    mono = half_rate(mix - mix.mean(1, keepdim=True))
     notes = harmony.note_energies(mono)
     levels, spectra = mel_decibels(mono)
     parts = zip(

@@ -29,17 +29,18 @@ def semitone_bank(device: torch.device) -> Tensor:
     notes = torch.arange(LOWEST, HIGHEST + 1, device=device)
     weight = torch.exp(-(((midi[:, None] - notes) / 0.35) ** 2) / 2)
     weight = weight / weight.sum(0)
-    return torch.where(
-        weight > 1e-7, weight, 0
-    ).float()  # far less are denormal numbers, which are slow to multiply
+    return torch.where(weight > 1e-7, weight, 0).float()  # denormal numbers are slow to multiply
 
 
 def chroma(notes: Tensor) -> Tensor:
-    """Pitch classes ``[..., 12, frames]`` from C of ``note_energies``, the middle register weighing most, each frame's
-    maximum 1 (0 in silence)."""
+    """Pitch classes ``[..., 12, frames]``, C first, of ``note_energies``.
+
+    The middle register weighs most; each frame's maximum is 1, in silence 0. Amplitudes are added, not energies,
+    of which the tune would leave little to the chords below it.
+    """
     midi = torch.arange(LOWEST, HIGHEST + 1, device=notes.device)
     weight = torch.exp(-(((midi - 69) / 15) ** 2) / 2)
-    folded = (notes * weight[:, None]).unflatten(-2, (-1, 12)).sum(-3)
+    folded = (notes.sqrt() * weight[:, None]).unflatten(-2, (-1, 12)).sum(-3)
     return folded / folded.amax(-2, keepdim=True).clamp_min(torch.finfo(folded.dtype).tiny)
 
 

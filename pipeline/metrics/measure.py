@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.metrics import copying, melody, rhythm, structure, timbre
-from pipeline.metrics.alignment import Alignment, align, correlation, excess, overlap
+from pipeline.metrics.alignment import Alignment, align, excess, overlap
 from pipeline.metrics.features import Features, Music
 from pipeline.metrics.harmony import FRAME_RATE, HOP
 from pipeline.metrics.names import MEASURES
@@ -35,15 +35,15 @@ def _measure(source: Features, cover: Features) -> Measured:
         found |= dict.fromkeys(BESIDE_SOURCE, f"the cover is {cover.music}")
     else:
         found |= compare(source.music, cover.music)
-    reasons = {name: value for name in DEFAULT_GROUP if isinstance(value := found[name], str)}
-    return Measured({name: None if name in reasons else found[name] for name in DEFAULT_GROUP}, reasons)
+    values = {name: None if isinstance(value := found[name], str) else value for name in DEFAULT_GROUP}
+    return Measured(values, {name: value for name in DEFAULT_GROUP if isinstance(value := found[name], str)})
 
 
 def compare(source: Music, cover: Music) -> Found:
     """Every measure of ``BESIDE_SOURCE``; a text is the reason why there is no value."""
     source, cover = in_common(source, cover)
     fit = align(source.chroma, cover.chroma)
-    twice = round(rhythm.ONSET_RATE / FRAME_RATE)
+    late = round(fit.lag * rhythm.ONSET_RATE / FRAME_RATE)
     mine, other = overlap(source.chroma, cover.chroma, fit.lag)
     return kept(source, cover, fit) | {
         "harmony/chroma_pearson": fit.pearson,
@@ -51,7 +51,7 @@ def compare(source: Music, cover: Music) -> Found:
         "align/lag_s": fit.lag / FRAME_RATE,
         "structure/ssm_corr": structure.same_structure(mine, other),
         "structure/repetition_p90": structure.repetition(cover.chroma),
-        "rhythm/onset_corr": correlation(*overlap(source.onsets, cover.onsets, twice * fit.lag)),
+        "rhythm/onset_corr": rhythm.onset_correlation(source.onsets, cover.onsets, late),
         "rhythm/tempo_ratio_octave": rhythm.tempo_ratio(source.onsets, cover.onsets),
         "copy/waveform_corr": copying.waveform_correlation(source.mono, cover.mono, HOP * fit.lag),
     }

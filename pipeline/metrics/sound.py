@@ -79,7 +79,7 @@ def clipped(wave: Tensor) -> float:
 
 
 def silences(wave: Tensor) -> Found:
-    """Share and seconds of 0.1 s frames under -60 dBFS, mean over channels; where all are, it has no beginning or end."""
+    """Share of 0.1 s frames under -60 dBFS, mean over channels, and the seconds before and after sound."""
     frames = pad(wave, (0, -wave.shape[1] % SILENCE_FRAME)).unflatten(1, (-1, SILENCE_FRAME))
     power = torch.linalg.vector_norm(frames, dim=2).square().mean(0) / SILENCE_FRAME
     heard = (power >= SILENCE_POWER).nonzero().flatten().tolist()

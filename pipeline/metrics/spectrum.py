@@ -28,7 +28,7 @@ def power_spectra(mono: Tensor, size: int, hop: int, bins: int | None = None) ->
 
 
 def half_rate(waves: Tensor) -> Tensor:
-    """``[batch, n]`` at 48 kHz to ``[batch, ceil(n / 2)]`` at 24 kHz, by a Hann-windowed sinc of 24 zero crossings.
+    """``[batch, n]`` at 48 kHz to ``[batch, ceil(n / 2)]`` at 24 kHz, by a Hann-windowed sinc of 49 taps.
 
     As a product with a banded matrix: three times as fast as a convolution with stride 2.
     """

@@ -9,9 +9,9 @@ SILENT_BELOW = -60.0  # dB below the loudest frame
 
 
 def profile(levels: Tensor) -> Tensor:
-    """Mean MFCCs 1..19 in dB ``[batch, 19]`` of mel levels ``[batch, bands, frames]`` (Davis and Mermelstein 1980).
+    """Mean MFCCs 1..19 in dB ``[batch, 19]`` of mel levels in dB ``[batch, bands, frames]``.
 
-    The 0th, which is loudness, is left out, and so are silent frames.
+    Davis and Mermelstein 1980. The 0th, which is loudness, is left out, and so are silent frames.
     """
     basis = create_dct(COEFFICIENTS, levels.shape[1], "ortho")[:, 1:].to(levels.device)
     cepstra = levels.transpose(1, 2) @ basis

@@ -1,4 +1,4 @@
-"""Songs made for the tests: chord charts and tunes of their own, each arranged in four genres, played by FluidSynth.
+"""Songs made for the tests: chord charts and tunes of their own, in four genres, played by FluidSynth.
 
 All songs have one key, tempo and length, so that nothing but the song itself tells them apart: the hardest case.
 """
@@ -36,7 +36,6 @@ CHORDS = {
     "G": (7, 11, 2),
     "Am": (9, 0, 4),
     "E7": (4, 8, 11),
-    "Bb": (10, 2, 5),
     "D": (2, 6, 9),
 }
 CHARTS = (
@@ -46,8 +45,6 @@ CHARTS = (
     "C Em Am F C Em F G Am Em F G",
     "F F C C G G Am Am F D G G",
     "Am Am E7 E7 Am Dm E7 Am Dm Am E7 Am",
-    "C Bb F C C Bb F G Am Bb C C",
-    "G F C G Em Am D G C Em D G",
 )
 GENRES = ("country", "metal", "bossa", "electronic")
 
@@ -114,13 +111,13 @@ def _voiced(chord: str, lowest: int) -> list[int]:
 
 
 def _country(chart: list[str], tune: list[tuple[float, float, int]]) -> tuple[dict[int, int], list[Note]]:
-    notes = [Note(0, start, length * 0.9, pitch, 100) for start, length, pitch in tune]
+    notes = [Note(0, start, length * 0.9, pitch, 94) for start, length, pitch in tune]
     for bar, chord in enumerate(chart):
         at, root = 4 * bar, CHORDS[chord][0]
         low, fifth = 36 + (root - 36) % 12, 36 + (root + 7 - 36) % 12
         notes += [Note(2, at, 1.8, low, 90), Note(2, at + 2, 1.8, fifth, 85)]
         for beat in (1, 1.5, 3, 3.5):
-            notes += [Note(1, at + beat + 0.02 * k, 0.45, p, 70) for k, p in enumerate(_voiced(chord, 55))]
+            notes += [Note(1, at + beat + 0.02 * k, 0.45, p, 78) for k, p in enumerate(_voiced(chord, 55))]
         notes += [Note(DRUMS, at + beat, 0.2, KICK, 80) for beat in (0, 2)]
         notes += [Note(DRUMS, at + beat, 0.2, STICK, 60) for beat in (1, 3)]
         notes += [Note(DRUMS, at + beat / 2, 0.1, SHAKER, 40) for beat in range(8)]
@@ -128,7 +125,7 @@ def _country(chart: list[str], tune: list[tuple[float, float, int]]) -> tuple[di
 
 
 def _metal(chart: list[str], tune: list[tuple[float, float, int]]) -> tuple[dict[int, int], list[Note]]:
-    notes = [Note(0, start, length, pitch, 110) for start, length, pitch in tune]
+    notes = [Note(0, start, length, pitch, 104) for start, length, pitch in tune]
     for bar, chord in enumerate(chart):
         at, root = 4 * bar, CHORDS[chord][0]
         low = 40 + (root - 40) % 12
@@ -139,32 +136,32 @@ def _metal(chart: list[str], tune: list[tuple[float, float, int]]) -> tuple[dict
             notes += [Note(DRUMS, when + k / 4, 0.1, KICK, 110) for k in range(2)]
             notes += [Note(DRUMS, when, 0.1, OPEN_HAT, 80)]
         notes += [Note(DRUMS, at + beat, 0.2, SNARE, 120) for beat in (1, 3)]
-        notes += [Note(3, at, 4, p, 60) for p in _voiced(chord, 52)]
+        notes += [Note(3, at, 4, p, 68) for p in _voiced(chord, 52)]
         notes += [Note(DRUMS, at, 1, CRASH, 100)] if bar % 4 == 0 else []
     return {0: 29, 1: 30, 2: 34, 3: 48}, notes  # overdriven and distorted guitar, picked bass, strings
 
 
 def _bossa(chart: list[str], tune: list[tuple[float, float, int]]) -> tuple[dict[int, int], list[Note]]:
-    notes = [Note(0, start, length * 0.8, pitch, 90) for start, length, pitch in tune]
+    notes = [Note(0, start, length * 0.8, pitch, 86) for start, length, pitch in tune]
     for bar, chord in enumerate(chart):
         at, root = 4 * bar, CHORDS[chord][0]
         low, fifth = 33 + (root - 33) % 12, 33 + (root + 7 - 33) % 12
         notes += [Note(2, at, 1.4, low, 80), Note(2, at + 1.5, 0.5, fifth, 70), Note(2, at + 2, 1.9, fifth, 75)]
         for beat in (0, 1, 1.5, 2.5, 3.5):
-            notes += [Note(1, at + beat, 0.4, p, 65) for p in _voiced(chord, 57)]
+            notes += [Note(1, at + beat, 0.4, p, 72) for p in _voiced(chord, 57)]
         notes += [Note(DRUMS, at + beat, 0.2, STICK, 70) for beat in (0, 1.5, 3)]
         notes += [Note(DRUMS, at + beat / 2, 0.1, CLOSED_HAT, 45) for beat in range(8)]
     return {0: 73, 1: 24, 2: 32}, notes  # flute, nylon guitar, upright bass
 
 
 def _electronic(chart: list[str], tune: list[tuple[float, float, int]]) -> tuple[dict[int, int], list[Note]]:
-    notes = [Note(0, start, length * 0.6, pitch, 95) for start, length, pitch in tune]
+    notes = [Note(0, start, length * 0.6, pitch, 92) for start, length, pitch in tune]
     for bar, chord in enumerate(chart):
         at, root, chord_notes = 4 * bar, CHORDS[chord][0], _voiced(chord, 60)
         low = 36 + (root - 36) % 12
-        notes += [Note(1, at + k / 4, 0.2, chord_notes[k % 3] + 12 * (k % 2), 60) for k in range(16)]
+        notes += [Note(1, at + k / 4, 0.2, chord_notes[k % 3] + 12 * (k % 2), 66) for k in range(16)]
         notes += [Note(2, at + k + 0.5, 0.4, low, 100) for k in range(4)]
-        notes += [Note(3, at, 4, p, 70) for p in chord_notes]
+        notes += [Note(3, at, 4, p, 78) for p in chord_notes]
         notes += [Note(DRUMS, at + beat, 0.2, KICK, 120) for beat in range(4)]
         notes += [Note(DRUMS, at + beat + 0.5, 0.2, OPEN_HAT, 70) for beat in range(4)]
         notes += [Note(DRUMS, at + beat, 0.2, SNARE, 80) for beat in (1, 3)]
