@@ -1,0 +1,310 @@
+"""The listening page in a real browser: it plays, by mouse and by keyboard, and asks the network for nothing."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.report.page import listening_page
+from pipeline.report.samples import choose
+from tests.pipeline.report.covers import cover, failed, judged, music, table
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
+    "--no-first-run"
+).split()
+STRENGTHS, GUIDANCES = (0.1, 0.3, 0.5, 0.7, 0.9), (5.0, 7.0, 9.0, 11.0)
+EVIL = "</script><img src=http://example.invalid/x.png onerror=boom()> \"'& 曲"
+DESKTOP, PHONE = {"width": 1360, "height": 900}, {"width": 390, "height": 844}
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install chromium"),
+]
+
+
+def made(tracks: int, strengths: tuple[float, ...], guidances: tuple[float, ...]) -> bytes:
+    """A page with 12 s of music per cover, one cover lost, one a copy and one failed."""
+    rows = [cover(f"song_{t}", s, g, duration_s=14.0) for t in range(tracks) for s in strengths for g in guidances]
+    rows[0] = failed(rows[0], EVIL)
+    rows[1], rows[2] = judged(rows[1], "lost"), judged(rows[2], "copy")
+    rows = [row | {"caption": EVIL} for row in rows]
+    songs = [music(f"song {k}", 14.0) for k in range(4)]
+
+    def read_source(row: dict[str, Any]) -> Any:
+        return songs[0]
+
+    def read_cover(row: dict[str, Any]) -> Any:
+        return songs[1 + len(row["item_id"]) % 3].roll(int(4800 * row["guidance_scale"]), 1)
+
+    found = table(rows)
+    return listening_page("Folk songs as heavy metal", found, choose(found), read_source, read_cover, [EVIL])
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "listen.html"
+    path.write_bytes(made(2, STRENGTHS[::2], GUIDANCES[:2]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """An open page, and what it complained of and asked for."""
+
+    def __init__(self, browser: Any, **context: Any):
+        self.page = browser.new_page(**({"viewport": DESKTOP} | context))
+        self.trouble: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.trouble.append(f"{message.type}: {message.text}"))
+        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url.split(":")[0]))
+
+    def close(self) -> None:
+        """Raises AssertionError where the page complained, or asked for more than itself."""
+        self.page.close()
+        assert self.trouble == []
+        assert set(self.asked) <= {"file", "data", "blob", "about"}
+
+
+@pytest.fixture
+def page(browser: Any, file: Path) -> Iterator[Any]:
+    visit = Visit(browser)
+    visit.page.goto(file.as_uri())
+    yield visit.page
+    visit.close()
+
+
+PLAYING = "side => players[side].readyState >= 3 && !players[side].paused && !players[side].muted"
+AUDIBLE = "Object.entries(players).filter(([_, p]) => !p.paused && !p.muted).map(([side]) => side)"
+
+
+def play_all(frame: Any) -> int:
+    """Press every play button, and see that what was pressed is what is heard, 12 s of it."""
+    count = 0
+    for kind, side in ((".source", "source"), ("td.cell", "cover")):
+        for player in frame.locator(f"main {kind} .player").all():
+            player.locator(".play").click()
+            frame.wait_for_function(PLAYING, arg=side)
+            assert frame.evaluate(AUDIBLE) == [side]
+            assert frame.evaluate("side => players[side].duration", side) == pytest.approx(12, abs=0.03)
+            assert frame.evaluate("heard().clip === clipOf(now.side)")
+            assert "playing" in player.get_attribute("class")
+            assert frame.locator("main .player.playing").count() == 1
+            count += 1
+    return count
+
+
+def test_every_player_plays_and_one_at_a_time(page: Any) -> None:
+    assert play_all(page.main_frame) == 2 + 11
+
+
+def test_time_goes_on_and_a_second_press_stops_it(page: Any) -> None:
+    button = page.locator("td.cell .play").first
+    button.click()
+    page.wait_for_function("() => players.cover.currentTime > 0.3")
+    assert page.locator(".time").inner_text() == "0:00 / 0:12"
+    page.wait_for_function("() => players.cover.currentTime > 1")
+    assert page.locator(".time").inner_text() == "0:01 / 0:12"
+    button.click()
+    assert page.evaluate(AUDIBLE) == []
+    page.locator("td.cell .wave").first.click(position={"x": 1, "y": 5})
+    page.wait_for_function(PLAYING, arg="cover")
+    assert page.evaluate("players.cover.currentTime") < 1
+
+
+FRAMED = """html => {
+  const frame = document.querySelector('iframe');
+  Object.assign(frame.style, { width: '1300px', height: '850px' });
+  frame.src = URL.createObjectURL(new Blob([html], { type: 'text/html' }));
+}"""
+
+
+def test_it_plays_in_a_sandboxed_frame_as_mlflow_shows_it(browser: Any, file: Path, tmp_path: Path) -> None:
+    visit = Visit(browser)
+    host = tmp_path / "host.html"
+    host.write_text('<!doctype html><link rel="icon" href="data:,"><iframe sandbox="allow-scripts"></iframe>')
+    visit.page.goto(host.as_uri())
+    visit.page.evaluate(FRAMED, file.read_text("utf-8"))
+    frame = visit.page.locator("iframe").element_handle().content_frame()
+    frame.wait_for_selector("td.cell")
+    assert frame.evaluate("window.origin") == "null"
+    assert play_all(frame) == 13
+    visit.close()
+
+
+def test_the_keyboard_moves_plays_and_switches_at_the_same_place(page: Any) -> None:
+    names = "now.cell && coverOf(now.cell).setting"
+    page.locator("section", has_text="song_1").locator("td.cell").first.focus()
+    for key, name in (
+        ("ArrowRight", "s0.50 g5.0"),
+        ("ArrowDown", "s0.50 g7.0"),
+        ("ArrowLeft", "s0.10 g7.0"),
+        ("ArrowLeft", "s0.10 g7.0"),
+        ("ArrowUp", "s0.10 g5.0"),
+    ):
+        page.keyboard.press(key)
+        assert page.evaluate(names) == name
+        assert page.evaluate("document.activeElement === now.cell.element")
+    page.keyboard.press("Space")
+    page.wait_for_function("() => players.cover.currentTime > 0.6")
+    page.keyboard.press("s")
+    assert page.evaluate(AUDIBLE) == ["source"]
+    assert page.evaluate("players.source.currentTime - players.cover.currentTime") == pytest.approx(0, abs=0.06)
+    assert page.evaluate("players.source.currentTime") > 0.5
+    page.keyboard.press("S")
+    assert page.evaluate(AUDIBLE) == ["cover"]
+    before = page.evaluate("players.cover.currentTime")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(PLAYING, arg="cover")
+    assert page.evaluate(names) == "s0.50 g5.0"
+    assert page.evaluate("players.cover.currentTime") >= before
+    page.keyboard.press("Space")
+    assert page.evaluate(AUDIBLE) == []
+    page.keyboard.press("s")
+    assert page.locator("#deck [aria-pressed=true]").inner_text() == "Source"
+    page.keyboard.press("Space")
+    page.wait_for_function(PLAYING, arg="source")
+
+
+def test_a_cell_that_failed_says_why_and_markup_is_text(page: Any) -> None:
+    cell = page.locator("td.cell", has=page.locator(".badge.failed"))
+    assert EVIL in cell.inner_text()
+    assert cell.locator(".play").count() == 0
+    assert page.locator(".caption").first.inner_text() == EVIL
+    assert page.locator("img").count() == 0
+    cell.click()
+    page.keyboard.press("Space")
+    assert page.evaluate(AUDIBLE) == []
+    assert page.locator(".badge.lost").count() == 2  # one is the legend's
+
+
+RANKS = """data.tracks[0].cells.filter((cell) => cell.rank).map((cell) => [
+  cell.rank, coverOf(cell).measures[shownMeasure.name], cell.element.classList.contains('best')])"""
+COLOURS = """[...document.querySelector('section').querySelectorAll('td.cell')].map(
+  (cell) => getComputedStyle(cell).backgroundColor)"""
+
+
+def test_rank_and_colour_follow_the_chosen_measure(page: Any) -> None:
+    def ranks() -> list[tuple[int, float, bool]]:
+        return sorted(map(tuple, page.evaluate(RANKS)))
+
+    for label in ("Score", "Timbre distance"):
+        page.locator("#measure").select_option(label=label)
+        found = ranks()
+        amounts = [amount for _, amount, _ in found]
+        assert amounts == sorted(amounts, reverse=True)
+        assert found[0][0] == 1
+        assert [best for _, _, best in found].count(True) == 1
+        shown = page.locator("td.cell.best .amount").first.inner_text()
+        assert float(shown) == pytest.approx(amounts[0], abs=0.06)
+    assert len(set(page.evaluate(COLOURS))) > 3
+
+
+def test_blind_hides_what_a_cover_is_and_keeps_the_choice(page: Any) -> None:
+    page.locator("td.cell .play").nth(3).click()
+    chosen = page.evaluate("coverOf(now.cell).setting")
+    page.locator("#blind").check()
+    shown = page.locator("body").inner_text()
+    assert not [f"s{s:.2f} g{g:.1f}" for s in STRENGTHS for g in GUIDANCES if f"s{s:.2f} g{g:.1f}" in shown]
+    assert "kept" not in page.locator("main").inner_text()
+    assert "rank" not in page.locator("#deck").inner_text()
+    letters = page.locator("section").first.locator(".letter").all_inner_texts()
+    assert letters == list("ABCDEF")
+    page.locator("#blind").uncheck()
+    assert page.evaluate("coverOf(now.cell).setting") == chosen
+    assert chosen in page.locator("#deck").inner_text()
+
+
+def test_covers_of_one_cell_are_chosen_from_a_list(browser: Any, tmp_path: Path) -> None:
+    rows = [cover("song", s, g, seed, duration_s=3.0) for s in (0.2, 0.8) for g in (5.0, 9.0) for seed in (4, 5)]
+    song = music("song", 3.0)
+    found = table(rows)
+    path = tmp_path / "seeds.html"
+    path.write_bytes(listening_page("Seeds", found, choose(found), lambda row: song, lambda row: song))
+    visit = Visit(browser)
+    visit.page.goto(path.as_uri())
+    for cell in visit.page.locator("td.cell").all():
+        first, second = cell.locator("option").all_inner_texts()
+        assert {first, second} == {"seed 4", "seed 5"}
+        score = float(cell.locator(".amount").inner_text())
+        cell.locator("select").select_option(label=second)
+        assert float(cell.locator(".amount").inner_text()) <= score
+    visit.close()
+
+
+CONTRAST = """() => {
+  const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  const luminance = (layers) => {
+    canvas.clearRect(0, 0, 1, 1);
+    for (const layer of layers) {
+      canvas.fillStyle = layer;
+      canvas.fillRect(0, 0, 1, 1);
+    }
+    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data]
+      .map((part) => part / 255)
+      .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const layers = (element) => (element
+    ? [...layers(element.parentElement), getComputedStyle(element).backgroundColor] : []);
+  const hasText = (element) => element.checkVisibility() && !element.matches('script, style, option')
+    && [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  return [...document.querySelectorAll('body *')].filter(hasText).map((element) => {
+    const ground = layers(element);
+    const pair = [luminance([...ground, getComputedStyle(element).color]), luminance(ground)];
+    return [(Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05), element.outerHTML.slice(0, 80)];
+  });
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_can_be_read_on_its_ground(browser: Any, file: Path, scheme: str) -> None:
+    """WCAG 2.1: a contrast of at least 4.5."""
+    visit = Visit(browser, color_scheme=scheme)
+    visit.page.emulate_media(reduced_motion="reduce")
+    visit.page.goto(file.as_uri())
+    visit.page.locator("td.cell .play").first.click()
+    visit.page.locator(".legend summary").click()
+    contrasts = visit.page.evaluate(CONTRAST)
+    assert len(contrasts) > 100
+    assert [entry for entry in contrasts if entry[0] < 4.5] == []
+    dark = visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 21, 24)"
+    assert dark == (scheme == "dark")
+    visit.close()
+
+
+def test_a_phone_shows_all_of_it(browser: Any, file: Path) -> None:
+    visit = Visit(browser, viewport=PHONE, has_touch=True, is_mobile=True)
+    visit.page.goto(file.as_uri())
+    visit.page.locator("td.cell .play").first.tap()
+    visit.page.wait_for_function(PLAYING, arg="cover")
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    deck = visit.page.locator("#deck").bounding_box()
+    assert deck["y"] + deck["height"] <= PHONE["height"] + 1
+    assert deck["height"] < 0.4 * PHONE["height"]
+    visit.close()
+
+
+@pytest.mark.slow
+def test_six_tracks_by_twenty_settings_play_and_stay_under_ten_megabytes(browser: Any, tmp_path: Path) -> None:
+    content = made(6, STRENGTHS, GUIDANCES)
+    path = tmp_path / "listen.html"
+    path.write_bytes(content)
+    assert 7e6 < len(content) < 10e6
+    visit = Visit(browser)
+    visit.page.goto(path.as_uri())
+    assert play_all(visit.page.main_frame) == 6 + 119
+    visit.close()
