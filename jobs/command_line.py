@@ -17,8 +17,6 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 import conf
 from acestep.errors import RestyleError
-from pipeline.findings import FindingsSpec
-from pipeline.objective import Objective
 
 
 def given(group: str) -> tuple[str, ...]:
@@ -44,25 +42,6 @@ def complete(config: DictConfig) -> dict[str, Any]:
         example = " ".join(f"{name}=..." for name in missing)
         raise RestyleError(f"{', '.join(missing)} not given; add {example}")
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-
-
-def findings_of(values: dict[str, Any]) -> FindingsSpec:
-    """How to judge, taken out of a configuration's ``values``.
-
-    Raises:
-        RequestError: the objective is no objective.
-    """
-    return FindingsSpec(objective_of(values), values.pop("listen_tracks"))
-
-
-def objective_of(values: dict[str, Any]) -> Objective:
-    """What makes one cover better than another, taken out of a configuration's ``values``.
-
-    Raises:
-        RequestError: it names no measures that say so.
-    """
-    given = values.pop("objective")
-    return Objective(**given | {"kept": tuple(given["kept"])})
 
 
 def launch(main: Callable[[], None], job: str, could_not_start: int, entered: Sequence[bool]) -> None:

@@ -17,7 +17,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from acestep.errors import RestyleError
-from jobs.command_line import complete, findings_of, launch
+from jobs.command_line import complete, launch
+from jobs.judging import findings_of
 from jobs.schema import register
 from pipeline.compare_job import CompareJob, compare_folder
 from pipeline.console import warn_on

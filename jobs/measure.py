@@ -14,6 +14,7 @@ interrupted.
 
 import sys
 import time
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
@@ -41,7 +42,10 @@ def job_of(config: DictConfig) -> MeasureJob:
         RestyleError: a required value is missing.
     """
     values = complete(config)
-    nested = {"metrics": MetricsSpec(**values.pop("metrics")), "cluster": ClusterSpec(**values.pop("cluster"))}
+    nested: dict[str, Any] = {
+        "metrics": MetricsSpec(**values.pop("metrics")),
+        "cluster": ClusterSpec(**values.pop("cluster")),
+    }
     return MeasureJob(**values, **nested)
 
 

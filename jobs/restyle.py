@@ -20,7 +20,8 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from jobs.command_line import complete, findings_of, given, launch
+from jobs.command_line import complete, given, launch
+from jobs.judging import findings_of
 from jobs.leaving import COULD_NOT_START, INCOMPLETE, OK, leaving
 from jobs.presets import read_presets, search_path
 from jobs.schema import register

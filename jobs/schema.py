@@ -9,7 +9,7 @@ from omegaconf import MISSING
 from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.setting import SETTING_FIELDS, SETTING_TYPES, CoverSetting
 from pipeline.objective import Objective
-from pipeline.tune_job import TuneSpec
+from pipeline.tuning import Space
 
 
 def _hydra_type(kind: Any) -> Any:
@@ -147,8 +147,8 @@ class TryConfig:
 
     tracks: int = 8
     seeds: int = 3
-    strengths: list[float] = field(default_factory=lambda: list(TuneSpec().strengths))
-    guidances: list[float] = field(default_factory=lambda: list(TuneSpec().guidances))
+    strengths: list[float] = field(default_factory=lambda: list(Space().strengths))
+    guidances: list[float] = field(default_factory=lambda: list(Space().guidances))
     budget: float = 0.3
 
 

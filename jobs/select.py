@@ -18,7 +18,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from acestep.errors import RestyleError
-from jobs.command_line import complete, launch, objective_of
+from jobs.command_line import complete, launch
+from jobs.judging import objective_of
 from jobs.schema import register
 from pipeline.select_job import TABLE, SelectJob, select_winners
 

@@ -9,6 +9,7 @@ round, says why it goes on as it does, and ends with the command that restyles t
 Exit status: as ``jobs.restyle``'s; 0 a setting was found.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -44,22 +45,25 @@ class RoundReporter(ConsoleReporter):
         self.console.print(text, markup=False, highlight=False)
 
 
-def spec_of(config: DictConfig) -> tuple[RestyleJob, TuneSpec]:
-    """The job to tune, and what to try.
+def spec_of(config: DictConfig, job: RestyleJob) -> TuneSpec:
+    """What to try.
 
     Raises:
-        RestyleError: a required value is missing, or a grid or stages are given.
+        RequestError: the job has a grid or stages of its own.
     """
-    restyle = OmegaConf.masked_copy(config, [str(key) for key in config if key != "tune"])
-    job = job_of(restyle, given("cover"), read_presets(search_path()))
-    swept = [name for name, values in job.grid.items() if values is not None]
+    swept = [f"grid.{name}" for name, values in job.grid.items() if values is not None]
     if swept or job.stages:
         raise RequestError(
-            f"{f'grid.{swept[0]}' if swept else 'stages'}: tuning makes its own grid; set tune.strengths and "
-            "tune.guidances, and leave this out"
+            f"{(*swept, 'stages')[0]}: tuning makes its own grid; set tune.strengths and tune.guidances, and take "
+            "it out"
         )
     tune = config.tune
-    return job, TuneSpec(tune.tracks, tune.seeds, tuple(tune.strengths), tuple(tune.guidances), tune.budget)
+    return TuneSpec(tune.tracks, tune.seeds, tuple(tune.strengths), tuple(tune.guidances), tune.budget)
+
+
+def restyled(config: DictConfig) -> DictConfig:
+    """The part of the configuration that is ``jobs.restyle``'s."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "tune"])
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="tune")
@@ -68,7 +72,8 @@ def _main(config: DictConfig) -> None:
     console = Console(soft_wrap=True)
     reporter = RoundReporter(console)
     with leaving(reporter):
-        job, spec = spec_of(config)
+        job = job_of(restyled(config), given("cover"), read_presets(search_path()))
+        spec = spec_of(config, job)
         found = tune_catalogue(
             job, spec, reporter, lambda text: console.print(text, markup=False, highlight=False)
         )
@@ -79,7 +84,7 @@ def _main(config: DictConfig) -> None:
 def conclude(console: Console, job: RestyleJob, found: TuneResult, arguments: Sequence[str]) -> None:
     """The settings that were tried, and what to do now."""
     print_findings(console, found.findings)
-    folder = job.output if "://" in job.output else f"file://{job.output}"
+    folder = job.output if "://" in job.output else f"file://{os.path.abspath(job.output)}"
     kept = [word for word in arguments if not word.startswith(("tune.", "output=", "cover.seed"))]
     lines = {
         "preset": f"{job.output}/preset/tuned.yaml",

@@ -37,7 +37,7 @@ from pipeline.attempts import AttemptGuard, is_marked
 from pipeline.failures import outcome
 from pipeline.items import effective_columns, item_columns
 from pipeline.loading import load
-from pipeline.measuring import Heard, MetricsSpec, Ruler
+from pipeline.measuring import Listened, MetricsSpec, Ruler
 from pipeline.plan_schema import TRACKS
 from pipeline.receipts import LAST, TASK, leave, of_track
 from pipeline.results import as_table
@@ -226,7 +226,7 @@ class RestyleWorker:
         return chain.run(stages, seed)
 
     def _item(
-        self, row: dict[str, Any], stages: tuple[Stage, ...], chain: Chain, heard: Heard | None, covers: int
+        self, row: dict[str, Any], stages: tuple[Stage, ...], chain: Chain, heard: Listened | None, covers: int
     ) -> dict[str, Any]:
         plan = resolve(stages[-1].setting, self.handler.is_turbo)
         row = row | effective_columns(plan)

@@ -61,7 +61,11 @@ def compare_folder(job: CompareJob, warn: Callable[[str], None]) -> tuple[Findin
         raise RequestError(
             f"no cover in {job.output} was measured; run python -m jobs.measure output={job.output}"
         )
-    tracker.begin(record["parameters"], settings_of(rows), warn, record["labels"] | {"restyle.catalogue": name})
+    settings = settings_of(rows)
+    # Several launches together vary more than the last one, whose parameters these are.
+    varied = {key for setting in settings for key in setting.varied}
+    constant = {key: value for key, value in record["parameters"].items() if key not in varied}
+    tracker.begin(constant, settings, warn, record["labels"] | {"restyle.catalogue": name})
     return findings, tracker.finish(rows, 0.0, warn, findings=findings)
 
 

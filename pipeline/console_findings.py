@@ -16,19 +16,20 @@ SHOWN = {
     MOVED: "moved",
     "harmony/chroma_excess": "harmony",
     "melody/salience_excess": "melody",
-    "structure/ssm_corr": "structure",
+    "structure/ssm_corr": "form",
 }
 
 
 def print_findings(console: Console, findings: Findings) -> None:
     """A row for each setting, the best first, then sentences."""
-    table = Table(title="settings, best first; means over tracks")
-    table.add_column("setting")
-    for heading in (*SHOWN.values(), "ok", "copy", "lost", "failed"):
-        table.add_column(heading, justify="right")
+    table = Table(title="settings, best first; means over tracks", box=None, padding=(0, 1))
+    table.add_column("setting", no_wrap=True)
+    for heading in SHOWN.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("covers")
     rows = _rows(findings)
     for row in rows[:MOST_ROWS]:
-        table.add_row(row["setting_name"], *(_number(row, name) for name in SHOWN), *_counts(row))
+        table.add_row(row["setting_name"], *(_number(row, name) for name in SHOWN), _counts(row))
     console.print(table)
     if len(rows) > MOST_ROWS:
         console.print(f"  ... and {len(rows) - MOST_ROWS} more")
@@ -54,5 +55,5 @@ def _number(row: dict[str, Any], name: str) -> str:
     return f"{found['mean']:.2f}{around}"
 
 
-def _counts(row: dict[str, Any]) -> list[str]:
-    return [str(row[kind]) for kind in ("ok", "copy", "lost", "failed")]
+def _counts(row: dict[str, Any]) -> str:
+    return ", ".join(f"{row[kind]} {kind}" for kind in ("ok", "copy", "lost", "failed") if row[kind])

@@ -75,4 +75,4 @@ def write_job_file(
         "cuda": torch.version.cuda,
         "launched_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    output.write(JOB_FILE, json.dumps(content, indent=2).encode())
+    output.write(JOB_FILE, json.dumps(content, indent=2, default=sorted).encode())  # sets of track ids

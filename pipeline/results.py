@@ -68,8 +68,8 @@ SCHEMA = pa.schema(
         ("model_fingerprint", pa.string()),
         ("dtype", pa.string()),
         ("numerics_version", pa.int32()),
-        # seconds of work; what the track's items have in common (read_s, condition_s, and of measure_s what it takes
-        # to listen to the source) is shared out equally
+        # seconds of work; what a track's items have in common (read_s, condition_s, and in measure_s the listening
+        # to the source) is shared out equally
         ("read_s", pa.float64()),
         ("condition_s", pa.float64()),
         ("denoise_s", pa.float64()),

@@ -83,7 +83,7 @@ def make_settings(
     points: Sequence[Point] = (),
 ) -> list[Setting]:
     """The cross product of ``grid`` (a value or a list for each name) over the values of ``base``; or ``points``,
-    where a product says too much.
+    where a product says too much: then settings are called by all that points name.
 
     With ``stages``, every point is a chain of covers, and each of its stages a setting.
 
@@ -91,11 +91,13 @@ def make_settings(
         RequestError: a value is out of range, a list is empty or holds the same value twice, or a stage and a
             point both set a parameter.
     """
-    if not points:
+    if points:
+        named = dict.fromkeys(name for point in points for name in point.values)
+    else:
         axes = {name: _axis(name, values) for name, values in grid.items() if values is not None}
         points = [Point(dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
-    named = dict.fromkeys(name for point in points for name in point.values)
-    varied = [name for name in named if name != "seed" and _differ(point.values.get(name) for point in points)]
+        named = {name: None for name, values in axes.items() if len(values) > 1}
+    varied = [name for name in named if name != "seed"]
     settings = []
     for point in points:
         values = dict(base) | dict(point.values)
@@ -106,11 +108,6 @@ def make_settings(
             raise RequestError(f"{fixed[0]} is swept by the grid and set by a stage; take it out of one of them")
         settings += [replace(setting, tracks=point.tracks) for setting in _chain(chain, seed, varied)]
     return _told_apart(settings)
-
-
-def _differ(values: Iterable[Any]) -> bool:
-    first, *others = values
-    return any(value != first for value in others)
 
 
 def short_name(values: Mapping[str, Any]) -> str:

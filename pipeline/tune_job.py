@@ -84,6 +84,10 @@ def tune_catalogue(job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Cal
         findings=replace(job.findings, listen_tracks=0),
     )
     tuned = tune(space, tracks, list(seeds), partial(_evaluate, sampled, reporter), say, spec.budget)
+    if tuned.mean == 0:
+        say(
+            "no cover kept the song and moved its sound, so there was nothing to choose by; the setting is a guess"
+        )
     compared = CompareJob(job.output, job.name, job.findings, job.tracking)
     findings, links = compare_folder(compared, reporter.warned)
     text = preset_text(job, tuned)

@@ -14,11 +14,13 @@ from jobs.command_line import hint
 from jobs.presets import read_preset, read_presets
 from jobs.restyle import job_of
 from jobs.schema import register
+from jobs.tune import restyled, spec_of
 from pipeline.settings import make_settings
 
 CONF = Path(__file__).parents[2] / "conf"
 JOBS = sorted(file.stem for file in CONF.glob("*.yaml"))
 CLUSTERS = ("auto", "existing", "local")
+METRICS = ("all", "default", "off")
 PRESETS = sorted(file.stem for file in (CONF / "preset").glob("*.yaml"))
 REQUIRED = {"restyle": ["manifest=m.csv", "output=out"]}
 
@@ -37,8 +39,9 @@ def composed(job: str, *overrides: str):
 def test_nothing_in_conf_is_overlooked() -> None:
     found = {str(file.relative_to(CONF)) for file in CONF.rglob("*.yaml")}
     groups = {f"preset/{name}.yaml" for name in PRESETS} | {f"cluster/{name}.yaml" for name in CLUSTERS}
+    groups |= {f"metrics/{name}.yaml" for name in METRICS}
     assert found == {f"{job}.yaml" for job in JOBS} | groups
-    assert {"restyle", "fetch"} <= set(JOBS)
+    assert set(JOBS) == {"restyle", "fetch", "validate", "measure", "compare", "tune", "select"}
     for job in JOBS:
         assert composed(job)
 
@@ -98,11 +101,12 @@ def test_a_mistyped_key_names_the_nearest(override: str, nearest: str) -> None:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_a_user_sees_the_nearest_key(job: str) -> None:
-    command = [sys.executable, "-m", f"jobs.{job}", "modle=x"]
+    wrong, right = ("outptu", "output") if job in ("measure", "compare", "select") else ("modle", "model")
+    command = [sys.executable, "-m", f"jobs.{job}", f"{wrong}=x"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent, check=False)
     assert done.returncode == 2
-    assert "Key 'modle' not in" in done.stderr
-    assert done.stderr.rstrip().endswith("did you mean model?")
+    assert f"Key '{wrong}' not in" in done.stderr
+    assert done.stderr.rstrip().endswith(f"did you mean {right}?")
 
 
 @pytest.mark.parametrize(
@@ -137,6 +141,25 @@ def test_a_preset_of_a_user_is_checked(tmp_path: Path, text: str, message: str) 
         read_presets([tmp_path])
     assert message in str(caught.value)
     assert "mine" in str(caught.value)
+
+
+def test_every_metrics_group_makes_a_job() -> None:
+    found = {name: job_of(composed("restyle", f"metrics={name}")).metrics for name in METRICS}
+    assert [found[name].enabled for name in METRICS] == [True, True, False]
+    assert found["all"].melody
+    assert found["all"].style == "laion/larger_clap_music_and_speech"
+
+
+def test_an_objective_is_checked() -> None:
+    with pytest.raises(RequestError, match=r"objective\.kept 'harmony/chroma_exces' is unknown; did you mean"):
+        job_of(composed("restyle", "objective.kept=[harmony/chroma_exces]"))
+
+
+def test_tuning_makes_its_own_grid() -> None:
+    for swept in ("grid.shift=[1,2]", "stages=[{caption: rock}]"):
+        config = composed("tune", swept, "manifest=m.csv", "output=out")
+        with pytest.raises(RequestError, match=r"(grid\.shift|stages): tuning makes its own grid"):
+            spec_of(config, job_of(restyled(config)))
 
 
 def test_missing_values_are_named() -> None:

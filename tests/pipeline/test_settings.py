@@ -32,7 +32,10 @@ def test_points_in_place_of_a_product() -> None:
         Point({"audio_cover_strength": 0.6, "guidance_scale": 7, "seed": 2}),
     ]
     settings = make_settings(BASE, {}, points=points)
-    assert [(s.name, s.seed, s.tracks) for s in settings] == [("s0.30", 1, frozenset("a")), ("s0.60", 2, None)]
+    assert [(s.name, s.seed, s.tracks) for s in settings] == [
+        ("s0.30 g7.0", 1, frozenset("a")),
+        ("s0.60 g7.0", 2, None),
+    ]
     whole = make_settings(BASE | {"guidance_scale": 7}, {"audio_cover_strength": [0.3, 0.6]})
     assert [s.setting_id for s in settings] == [s.setting_id for s in whole]
 
