@@ -75,7 +75,9 @@ def numbers(comparison: Comparison) -> Numbers:
 
 def figure(width: float, height: float) -> Figure:
     """An empty figure of that many inches."""
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    empty = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    empty.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
+    return empty
 
 
 def heading(drawn: Figure, title: str, below: str = "") -> None:

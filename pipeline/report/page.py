@@ -23,6 +23,7 @@ from pipeline.report.grid import Axes, Row, axes, by_score, label, only_covers, 
 from pipeline.report.samples import Sample
 
 READERS = 4
+SCRIPTS = ("elements.js", "sound.js", "grid.js", "page.js")
 
 Read = Callable[[dict[str, Any]], Tensor]
 
@@ -162,7 +163,9 @@ def _filled(title: str, content: dict[str, Any]) -> bytes:
 
     No text can end the data's element, since no ``<`` is left in it, and the script writes text as text nodes.
     """
-    here = files(__package__)
-    page, style, script = (here.joinpath(f"listen.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    folder = files(__package__) / "listen"
+    read = {name: (folder / name).read_text("utf-8") for name in ("page.html", "style.css", *SCRIPTS)}
     data = json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    return Template(page).substitute(title=html.escape(title), style=style, script=script, data=data).encode()
+    script = "\n".join(read[name] for name in SCRIPTS)
+    parts = {"title": html.escape(title), "style": read["style.css"], "script": script, "data": data}
+    return Template(read["page.html"]).substitute(parts).encode()

@@ -65,7 +65,7 @@ class Visit:
     """An open page, and what it complained of and asked for."""
 
     def __init__(self, browser: Any, **context: Any):
-        self.page = browser.new_page(**({"viewport": DESKTOP} | context))
+        self.page = browser.new_page(**({"viewport": DESKTOP, "reduced_motion": "reduce"} | context))
         self.trouble: list[str] = []
         self.asked: list[str] = []
         self.page.on("console", lambda message: self.trouble.append(f"{message.type}: {message.text}"))
@@ -193,6 +193,10 @@ def test_a_cell_that_failed_says_why_and_markup_is_text(page: Any) -> None:
 
 RANKS = """data.tracks[0].cells.filter((cell) => cell.rank).map((cell) => [
   cell.rank, coverOf(cell).measures[shownMeasure.name], cell.element.classList.contains('best')])"""
+LOOKS = """data.tracks[0].cells.filter((cell) => cell !== now.cell).map(({ element }) => {
+  const { backgroundColor, borderTopWidth, borderTopColor } = getComputedStyle(element);
+  return [backgroundColor, borderTopWidth, borderTopColor].join();
+})"""
 COLOURS = """[...document.querySelector('section').querySelectorAll('td.cell')].map(
   (cell) => getComputedStyle(cell).backgroundColor)"""
 
@@ -201,7 +205,7 @@ def test_rank_and_colour_follow_the_chosen_measure(page: Any) -> None:
     def ranks() -> list[tuple[int, float, bool]]:
         return sorted(map(tuple, page.evaluate(RANKS)))
 
-    for label in ("Score", "Timbre distance"):
+    for label in ("Score", "Melody"):
         page.locator("#measure").select_option(label=label)
         found = ranks()
         amounts = [amount for _, amount, _ in found]
@@ -223,6 +227,7 @@ def test_blind_hides_what_a_cover_is_and_keeps_the_choice(page: Any) -> None:
     assert "rank" not in page.locator("#deck").inner_text()
     letters = page.locator("section").first.locator(".letter").all_inner_texts()
     assert letters == list("ABCDEF")
+    assert len(set(page.evaluate(LOOKS))) == 1
     page.locator("#blind").uncheck()
     assert page.evaluate("coverOf(now.cell).setting") == chosen
     assert chosen in page.locator("#deck").inner_text()
@@ -274,7 +279,6 @@ CONTRAST = """() => {
 def test_all_text_can_be_read_on_its_ground(browser: Any, file: Path, scheme: str) -> None:
     """WCAG 2.1: a contrast of at least 4.5."""
     visit = Visit(browser, color_scheme=scheme)
-    visit.page.emulate_media(reduced_motion="reduce")
     visit.page.goto(file.as_uri())
     visit.page.locator("td.cell .play").first.click()
     visit.page.locator(".legend summary").click()
