@@ -22,6 +22,9 @@ BASELINE: Cell = (0.5, 8.0)
 # What may have been spent by the end of each round, as a share of the budget.
 ROW, BETTER_HALF, COLUMN, ROW_AGAIN, AROUND, COMMIT = 0.3, 0.4, 0.6, 0.7, 0.85, 1.0
 MOST_FINALISTS = 6
+# What a cover of the next strength, or of the next guidance, says about a cell beside one of its own. Scores
+# change slowly along both, more slowly along guidance; without it, a shallow optimum is lost in the noise.
+NEXT_STRENGTH, NEXT_GUIDANCE = 0.1, 0.3
 _SEED = 20_240_501
 
 
@@ -119,16 +122,17 @@ def tune(
         covers = max(1, trials.affordable(cells, math.floor(share * most) - trials.spent))
         if 0 < trials.cost(cells, covers) <= most - trials.spent:
             made = trials.give(cells, covers)
-            leader = trials.best(cells)
+            leader = _ranked(space, trials, cells)[0]
             rounds.append(Round(purpose, tuple(cells), covers, made, leader))
             say(f"{purpose}: {len(cells)} settings, {covers} covers of each ({made} new)")
             say(_change(trials, best, leader, cells))
-        return trials.best([cell for cell in cells if trials.seen(cell)])
+        return _ranked(space, trials, [cell for cell in cells if trials.seen(cell)])[0]
 
     say(f"{len(tracks)} tracks x {len(seeds)} seeds, at most {most} covers of the {full_grid} of the full grid")
+    say("settings are ranked by their own covers and, with less weight, by those of their neighbours in the grid")
     row = [(strength, best[1]) for strength in space.strengths]
     best = race(f"from the baseline {named(best)}, all strengths", row, ROW)
-    half = sorted(row, key=lambda cell: -sum(trials.scores[cell]))[: (len(row) + 1) // 2]
+    half = _ranked(space, trials, row)[: (len(row) + 1) // 2]
     say(f"dropped, the worse half: {_listed(cell for cell in row if cell not in half)}")
     best = race("the better half on more covers", half, BETTER_HALF)
     if len(space.guidances) > 1:
@@ -136,7 +140,7 @@ def tune(
     best = race(f"strengths again, at guidance {best[1]:g}", space.around(best, 2, 0), ROW_AGAIN)
     if len(space.guidances) > 1:
         best = race(f"the neighbours of {named(best)}", space.around(best, 1, 1), AROUND)
-    finalists = _finalists(trials, best)
+    finalists = _finalists(space, trials, best)
     best = race("the last in the race, on all covers", finalists, COMMIT)
     mean, low, high = trials.mean(best)
     others = [cell for cell in finalists if cell != best and trials.seen(cell) == trials.seen(best)]
@@ -155,29 +159,44 @@ def named(cell: Cell) -> str:
     return f"{cell[0]:g} / {cell[1]:g}"
 
 
-def _finalists(trials: Trials, best: Cell) -> list[Cell]:
+def _ranked(space: Space, trials: Trials, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells, the best first, by their own covers and, with less weight, by those of their neighbours."""
+    leads = trials.leads()
+
+    def estimate(cell: Cell) -> float:
+        near = [other for other in space.around(cell, 1, 1) if other in leads]
+        weights = [trials.seen(other) * _weight(cell, other) for other in near]
+        return float(np.average([leads[other] for other in near], weights=weights))
+
+    return sorted(cells, key=lambda cell: -estimate(cell))
+
+
+def _weight(cell: Cell, other: Cell) -> float:
+    return (1 if cell[0] == other[0] else NEXT_STRENGTH) * (1 if cell[1] == other[1] else NEXT_GUIDANCE)
+
+
+def _finalists(space: Space, trials: Trials, best: Cell) -> list[Cell]:
     """The cells that are not clearly worse, the best first, as many as can be given all covers; two at least."""
-    cells = list(trials.scores)
+    cells = _ranked(space, trials, list(trials.scores))
     behind, p, _ = trials.behind(best, cells)
-    near = [cells[k] for k in np.argsort(behind, kind="stable") if not (behind[k] > 0 and p[k] < 1 - LEVEL)]
-    most = min(len(near), MOST_FINALISTS)
-    left = trials.most - trials.spent
+    near = [cell for cell, by, chance in zip(cells, behind, p, strict=True) if not (by > 0 and chance < 1 - LEVEL)]
+    most, left = min(len(near), MOST_FINALISTS), trials.most - trials.spent
     count = next((n for n in range(most, 2, -1) if trials.cost(near[:n], trials.size) <= left), 2)
     return near[:count]
 
 
 def _change(trials: Trials, before: Cell, now: Cell, cells: Sequence[Cell]) -> str:
-    """How the best of some cells stands to the one that led before them."""
-    score = f"{named(now)} leads with {_score(trials, now)}"
+    """Who leads, and how it stands to the one that led before."""
+    leads = f"{named(now)} leads with {_score(trials, now)}"
     if now == before:
-        return f"{score}: nothing is ahead of it"
+        return f"{leads}, as before"
     behind, _, adjusted = trials.behind(before, cells)
     k = cells.index(now)
     if math.isnan(adjusted[k]):
-        verdict = "on too few tracks for a verdict"
+        verdict = "too few tracks for a verdict"
     else:
         verdict = f"p = {adjusted[k]:.1g}" + (", which may be chance" if adjusted[k] >= 1 - LEVEL else "")
-    return f"{score}, ahead of {named(before)} by {-behind[k]:.3f} ({verdict})"
+    return f"{leads}, {-behind[k]:+.3f} against {named(before)} ({verdict})"
 
 
 def _score(trials: Trials, cell: Cell) -> str:

@@ -80,18 +80,17 @@ class Trials:
         known = not np.isnan(low[0])
         return float(mean_over(tracks)[0]), float(low[0]) if known else None, float(high[0]) if known else None
 
-    def best(self, cells: Sequence[Cell]) -> Cell:
-        """The highest mean over the covers that all cells were given; of equal ones the first."""
-        common = min(self.seen(cell) for cell in cells)
-        return max(cells, key=lambda cell: sum(self.scores[cell][:common]))
+    def leads(self) -> dict[Cell, float]:
+        """How far each cell is ahead of the one that was given most, on the covers that both were given."""
+        most = max(self.scores, key=self.seen)
+        return {cell: float(np.mean(_paired(scores, self.scores[most]))) for cell, scores in self.scores.items()}
 
     def behind(self, best: Cell, cells: Sequence[Cell]) -> tuple[Floats, Floats, Floats]:
         """By how much each cell scores lower than ``best``, with p and adjusted p: each ``[cells]``.
 
         On the covers that both were given; both p are NaN under six tracks.
         """
-        pairs = [(self.scores[best], self.scores[cell]) for cell in cells]
-        differences = self._by_track([[a - b for a, b in zip(*pair, strict=False)] for pair in pairs])
+        differences = self._by_track([_paired(self.scores[best], self.scores[cell]) for cell in cells])
         return mean_over(differences), *sign_flip(differences)
 
     def _by_track(self, scores: Sequence[Sequence[float]]) -> Floats:
@@ -102,6 +101,10 @@ class Trials:
             values[: len(listed), k] = listed
         by_track = values.reshape(seeds, tracks, -1).swapaxes(0, 1).reshape(tracks * seeds, -1)
         return mean_within(by_track, np.arange(tracks) * seeds)
+
+
+def _paired(one: Sequence[float], other: Sequence[float]) -> list[float]:
+    return [a - b for a, b in zip(one, other, strict=False)]
 
 
 def _as_score(value: float | None) -> float:

@@ -134,9 +134,10 @@ def test_equal_settings_are_named_as_alternatives() -> None:
 def test_the_reasoning_is_told_step_by_step() -> None:
     _, said = search(Surface())
     assert said[0] == "12 tracks x 2 seeds, at most 504 covers of the 1680 of the full grid"
-    assert said[1] == "from the baseline 0.5 / 8, all strengths: 10 settings, 15 covers of each (150 new)"
-    assert "ahead of 0.5 / 8 by 0." in said[2]
-    assert said[3].startswith("dropped, the worse half: ")
+    assert said[2] == "from the baseline 0.5 / 8, all strengths: 10 settings, 15 covers of each (150 new)"
+    assert ", +0." in said[3]
+    assert " against 0.5 / 8 (p = 0.0" in said[3]
+    assert said[4].startswith("dropped, the worse half: ")
     assert any(line.startswith("settled on 0.3 / ") for line in said)
     _, said = search(Surface(), tracks=TRACKS[:4])
     assert any("too few tracks for a verdict" in line for line in said)
