@@ -45,7 +45,7 @@ def tempo(onsets: Tensor) -> float | None:
     """
     alike = autocorrelation(onsets)
     lags = torch.arange(math.ceil(60 * ONSET_RATE / FASTEST), int(60 * ONSET_RATE / SLOWEST) + 1)
-    lags = lags[4 * lags + 3 < len(alike)].to(onsets.device)
+    lags = lags[4 * lags + 4 < len(alike)].to(onsets.device)
     if not len(lags):
         return None
     around = [max_pool1d(alike[None], 2 * times - 1, 1, times - 1)[0, times * lags] for times in (1, 2, 4)]

@@ -1,15 +1,10 @@
 """A real MLflow server that is killed while a job runs: every result is there, and the next launch tracks them."""
 
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -18,41 +13,10 @@ import pytest
 import soundfile
 
 from tests.conftest import tone
+from tests.mlflow_server import Server
 
 ROOT = Path(__file__).parents[2]
 TRACKS = 6
-
-
-class Server:
-    """``mlflow server`` on one database and one port, however often it is started."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/runs.db", "--workers", "1"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        with open(self.folder / "server.log", "ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline:
-            with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
-                if answer.status == 200:
-                    return
-            time.sleep(0.2)
-        raise AssertionError((self.folder / "server.log").read_text())
-
-    def kill(self) -> None:
-        """As the kernel does, with its workers."""
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
 
 
 @pytest.fixture
@@ -118,5 +82,6 @@ def test_a_killed_server_loses_nothing_and_is_brought_up_to_date(tmp_path: Path,
         for metric, column in (("audio_seconds", "duration_s"), ("denoise_seconds", "denoise_s")):
             assert metrics[metric] == pytest.approx(pc.sum(own[column]).as_py())
         artifacts = {found.path for found in client.list_artifacts(after[name].info.run_id)}
-        assert artifacts == ({"job.json", "results.json", "results.parquet"} if name == "tracks" else {"samples"})
+        of_job = {"job.json", "results.json", "results.parquet", "comparison"}
+        assert artifacts == (of_job if name == "tracks" else {"samples", "tracks.json"})
     assert results.equals(pq.read_table(output / "results"))
