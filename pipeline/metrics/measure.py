@@ -29,14 +29,25 @@ def measure(source: Features, outputs: Sequence[Features]) -> list[Measured]:
 
 def _measure(source: Features, cover: Features) -> Measured:
     found: Found = dict(cover.sound) | {"audio/duration_error_s": cover.seconds - source.seconds}
-    if isinstance(source.music, str):
-        found |= dict.fromkeys(BESIDE_SOURCE, f"the source is {source.music}")
-    elif isinstance(cover.music, str):
-        found |= dict.fromkeys(BESIDE_SOURCE, f"the cover is {cover.music}")
-    else:
+    if isinstance(source.music, Music) and isinstance(cover.music, Music):
         found |= compare(source.music, cover.music)
-    values = {name: None if isinstance(value := found[name], str) else value for name in DEFAULT_GROUP}
-    return Measured(values, {name: value for name in DEFAULT_GROUP if isinstance(value := found[name], str)})
+    else:
+        found |= dict.fromkeys(BESIDE_SOURCE, incomparable(source, cover))
+    return told(found)
+
+
+def told(found: Found) -> Measured:
+    """Values, and the reasons for those that are none."""
+    values = {name: None if isinstance(value, str) else value for name, value in found.items()}
+    return Measured(values, {name: value for name, value in found.items() if isinstance(value, str)})
+
+
+def incomparable(source: Features, cover: Features) -> str:
+    """Why two recordings cannot be compared; "" where they can."""
+    for name, recording in (("source", source), ("cover", cover)):
+        if isinstance(recording.music, str):
+            return f"the {name} is {recording.music}"
+    return ""
 
 
 def compare(source: Music, cover: Music) -> Found:

@@ -1,0 +1,125 @@
+"""Style: how well a sound fits its caption, by CLAP (Wu et al. 2023), a model of sound and words in one space.
+
+Its own extractor crops at random what is longer than 10 s; here it gets windows of 10 s, always the same.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, HTTPError
+from torch import Tensor
+
+from acestep.constants import SAMPLE_RATE
+from acestep.errors import RequestError
+from acestep.hub import HUB_ID
+from acestep.weights import weights_are_in
+from pipeline.metrics.sound import Found
+
+TEXT, DELTA = "style/clap_text", "style/clap_delta"
+USUAL = "laion/larger_clap_music_and_speech"
+FILES = ("*.json", "*.safetensors", "merges.txt")
+WINDOW = 10 * SAMPLE_RATE
+WINDOWS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Clap:
+    """A CLAP model on its device, with what prepares its sounds and words."""
+
+    model: Any
+    extractor: Any
+    tokenizer: Any
+
+
+def check_style(model: str) -> Path:
+    """The folder of a CLAP model, fetched first where it is a hub id that is not cached yet.
+
+    Raises:
+        RequestError: there is none, or it lacks something.
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        folder = _from_hub(model)
+    named = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
+    missing = [name for name in named if not (folder / name).is_file()]
+    if not weights_are_in(folder):
+        missing.append("weights as safetensors")
+    if not missing and (kind := json.loads((folder / "config.json").read_text()).get("model_type")) != "clap":
+        missing.append(f"CLAP model but one of type {kind!r}")
+    if missing:
+        raise RequestError(
+            f"metrics.style={model!r}: no {' and no '.join(missing)}; give a CLAP model saved by transformers, "
+            f"such as {USUAL}, or set metrics.style=null"
+        )
+    return folder
+
+
+def _from_hub(model: str) -> Path:
+    remedy = f"`hf download {USUAL}` where there is a network, then give its folder, or set metrics.style=null"
+    if not HUB_ID.fullmatch(model):
+        raise RequestError(f"metrics.style={model!r}: neither a folder nor a hub id owner/name; {remedy}")
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(FILES)))
+    except (HTTPError, HFValidationError, OSError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RequestError(f"metrics.style={model!r}: the hub does not give it ({reason}); {remedy}") from error
+
+
+def load_clap(model: str, device: torch.device) -> Clap:
+    """A CLAP model by its folder or hub id.
+
+    Raises:
+        RequestError: see ``check_style``; or it is another kind of model.
+    """
+    from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
+
+    folder = check_style(model)
+    try:
+        network = ClapModel.from_pretrained(folder, use_safetensors=True)
+        extractor = ClapFeatureExtractor.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise RequestError(f"metrics.style={model!r}: not a CLAP model that can be read ({error})") from error
+    return Clap(network.eval().to(device), extractor, tokenizer)
+
+
+def windows(samples: int) -> list[int]:
+    """Where the windows of 10 s begin: evenly spread from the start to the end, each sample in at least one."""
+    count = max(1, math.ceil(samples / WINDOW))
+    last = max(0, samples - WINDOW)
+    return [round(k * last / max(1, count - 1)) for k in range(count)]
+
+
+def embed(clap: Clap, wave: Tensor) -> Tensor:
+    """A recording ``[channels, n]`` at 48 kHz as CLAP hears it, mean over windows: ``[features]`` of norm 1."""
+    mono = wave.mean(0).cpu().numpy()
+    pieces = [mono[start : start + WINDOW] for start in windows(len(mono))]
+    found = []
+    for k in range(0, len(pieces), WINDOWS_AT_ONCE):
+        heard = clap.extractor(pieces[k : k + WINDOWS_AT_ONCE], sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        mel = heard["input_features"].to(clap.model.device, clap.model.dtype)
+        # the extractor draws by lot which of short windows is called longer
+        longer = torch.zeros(len(mel), 1, dtype=torch.bool, device=mel.device)
+        with torch.inference_mode():
+            found.append(clap.model.get_audio_features(mel, is_longer=longer).pooler_output.float())
+    return torch.nn.functional.normalize(torch.cat(found).mean(0), dim=0)
+
+
+def embed_text(clap: Clap, caption: str) -> Tensor:
+    """What a caption sounds like, ``[features]`` of norm 1."""
+    most = clap.model.config.text_config.max_position_embeddings - 2
+    words = clap.tokenizer(caption, truncation=True, max_length=most, return_tensors="pt").to(clap.model.device)
+    with torch.inference_mode():
+        return clap.model.get_text_features(**words).pooler_output[0].float()
+
+
+def compare(clap: Clap, source: Tensor, cover: Tensor, caption: str) -> Found:
+    """How well an embedded cover fits its caption, -1..1, and how much better than its embedded source."""
+    wanted = embed_text(clap, caption)
+    fit = float(cover @ wanted)
+    return {TEXT: fit, DELTA: fit - float(source @ wanted)}
