@@ -7,6 +7,15 @@ function select(track, cell, side = now.side) {
   cell.element.setAttribute("aria-selected", "true");
 }
 
+/** Select a cell's cover; where something plays, that goes on in it. */
+function goTo(cell) {
+  if (isPlaying()) hear(cell.track, cell, "cover");
+  else {
+    select(cell.track, cell, "cover");
+    showDeck();
+  }
+}
+
 function focusOn(cell) {
   cell.element.focus({ preventScroll: true });
   cell.element.scrollIntoView({ block: "nearest", inline: "nearest" });
@@ -34,10 +43,10 @@ document.addEventListener("keydown", (event) => {
     toggle(cell.track, cell, cell === now.cell ? now.side : "cover");
   } else if (focused && event.key in MOVES) {
     const next = neighbour(focused.track, focused, ...MOVES[event.key]);
-    if (next && isPlaying()) hear(next.track, next, "cover");
-    else if (next) select(next.track, next, "cover");
-    if (next) focusOn(next);
-    showDeck();
+    if (next) {
+      goTo(next);
+      focusOn(next);
+    }
   } else return;
   event.preventDefault();
 });
@@ -88,7 +97,8 @@ function paintCell(track, cell) {
     cell.covers.length > 1 ? candidates(track, cell) : null);
   cell.element.style.setProperty("--place", cell.place.toFixed(3));
   cell.element.classList.toggle("best", best);
-  const told = [cover.setting, `${shownMeasure.label} ${amount}`, `rank ${cell.rank ?? "none"} of ${track.ranked}`];
+  const place = cell.rank ? `rank ${cell.rank} of ${track.ranked}` : "no rank";
+  const told = [cover.setting, `${shownMeasure.label} ${amount}`, place];
   const blind = document.body.classList.contains("blind");
   cell.element.ariaLabel = blind ? `cover ${cell.letter}` : [...told, badge].filter(Boolean).join(", ");
 }
@@ -139,14 +149,10 @@ function section(track) {
   for (const cell of track.cells) {
     cell.element = make("td", { className: "cell", tabIndex: -1, role: "gridcell" });
     cell.element.addEventListener("click", (event) => {
-      if (event.target.closest(".play, .wave, select")) return;
-      select(track, cell, "cover");
-      showDeck();
+      if (!event.target.closest(".play, .wave, select")) goTo(cell);
     });
     cell.element.addEventListener("focus", () => {
-      if (isPlaying() || now.cell === cell) return;
-      select(track, cell, "cover");
-      showDeck();
+      if (!isPlaying() && now.cell !== cell) goTo(cell);
     });
   }
   track.cells[0].element.tabIndex = 0;
