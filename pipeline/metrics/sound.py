@@ -3,6 +3,7 @@
 import math
 import warnings
 
+import numpy as np
 import pyloudnorm
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from pipeline.metrics.spectrum import RATE
 FULL_SCALE = 1 - 2.0**-15  # the largest value that 16 bits hold
 SILENCE_FRAME = SAMPLE_RATE // 10  # samples
 SILENCE_POWER = 1e-6  # mean square, -60 dBFS
-GATE_S = 0.4  # BS.1770 knows no loudness of less
+GATE_S, BLOCK_STEP_S = 0.4, 0.1  # BS.1770 knows no loudness of less than a block
+ABSOLUTE_GATE, RELATIVE_GATE = -70.0, -10.0  # LUFS, LU under the mean of what that leaves
+PIECE, SETTLE_S = 30 * SAMPLE_RATE, 1.0  # samples filtered at once, after what the filters need to settle
 OVERSAMPLING = 4
 TAPS = 12  # samples on each side that an interpolated one depends on
 PEAK_BLOCK, BLOCKS_AT_ONCE = 64, 2048
@@ -35,13 +38,31 @@ def sound_of(wave: Tensor) -> Found:
 
 
 def loudness(wave: Tensor) -> float | str:
-    """Integrated loudness in LUFS (ITU-R BS.1770-4) of ``[channels, n]``."""
+    """Integrated loudness in LUFS (ITU-R BS.1770-4) of ``[channels, n]``.
+
+    Its gate is applied here, for pyloudnorm alone would take gigabytes for a long recording.
+    """
     if wave.shape[1] < GATE_S * SAMPLE_RATE:
         return f"shorter than {GATE_S} s"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of no block: silence
-        lufs = float(pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(wave.T.cpu().numpy()))
-    return lufs if math.isfinite(lufs) else "silent: under -70 LUFS throughout"
+    energy = 10 ** (block_loudness(wave) / 10)
+    heard = energy[energy > 10 ** (ABSOLUTE_GATE / 10)]
+    if not len(heard):
+        return f"silent: under {ABSOLUTE_GATE:g} LUFS throughout"
+    return 10 * math.log10(heard[heard > heard.mean() * 10 ** (RELATIVE_GATE / 10)].mean())
+
+
+def block_loudness(wave: Tensor) -> np.ndarray:
+    """Loudness in LUFS of the blocks of 0.4 s of ``[channels, n]``, every 0.1 s; half a minute is filtered at once."""
+    rest, settle = (round(seconds * SAMPLE_RATE) for seconds in (GATE_S - BLOCK_STEP_S, SETTLE_S))
+    found = []
+    for start in range(0, wave.shape[1] - rest, PIECE):
+        before = min(start, settle)
+        meter = pyloudnorm.Meter(SAMPLE_RATE)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the mean of no block, where all are silent
+            meter.integrated_loudness(wave[:, start - before : start + PIECE + rest].T.cpu().numpy())
+        found += meter.blockwise_loudness[round(before / SAMPLE_RATE / BLOCK_STEP_S) :]
+    return np.array(found)
 
 
 def true_peak(wave: Tensor) -> float | str:

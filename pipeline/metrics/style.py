@@ -14,7 +14,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, HTTPError
 from torch import Tensor
 
-from acestep.constants import SAMPLE_RATE
+from acestep.constants import SAMPLE_RATE, SILENT_PEAK
 from acestep.errors import RequestError
 from acestep.hub import HUB_ID
 from acestep.weights import weights_are_in
@@ -96,7 +96,12 @@ def windows(samples: int) -> list[int]:
 
 
 def embed(clap: Clap, wave: Tensor) -> Tensor:
-    """A recording ``[channels, n]`` at 48 kHz as CLAP hears it, mean over windows: ``[features]`` of norm 1."""
+    """A recording ``[channels, n]`` at 48 kHz as CLAP hears it, mean over windows: ``[features]`` of norm 1.
+
+    NaN for silence, which has no style, and for samples that are not finite.
+    """
+    if not wave.abs().max() >= SILENT_PEAK:
+        return torch.full((clap.model.config.projection_dim,), torch.nan, device=clap.model.device)
     mono = wave.mean(0).cpu().numpy()
     pieces = [mono[start : start + WINDOW] for start in windows(len(mono))]
     found = []
@@ -119,7 +124,13 @@ def embed_text(clap: Clap, caption: str) -> Tensor:
 
 
 def compare(clap: Clap, source: Tensor, cover: Tensor, caption: str) -> Found:
-    """How well an embedded cover fits its caption, -1..1, and how much better than its embedded source."""
+    """How well an embedded cover fits its caption, -1..1, and how much better than its embedded source.
+
+    A text in place of a value is the reason for none.
+    """
+    for name, heard in (("source", source), ("cover", cover)):
+        if not heard.isfinite().all():
+            return dict.fromkeys((TEXT, DELTA), f"the {name} is silent or not finite")
     wanted = embed_text(clap, caption)
     fit = float(cover @ wanted)
     return {TEXT: fit, DELTA: fit - float(source @ wanted)}

@@ -43,8 +43,14 @@ def test_loudness_is_that_of_bs1770() -> None:
     assert sound.loudness(sine(997).expand(2, -1)) == pytest.approx(-20.0, abs=0.05)
     gated = torch.cat([sine(997), torch.zeros(1, 20 * SAMPLE_RATE)], dim=1)
     assert sound.loudness(gated) == pytest.approx(-23.01, abs=0.3)  # silence does not count
-    wave = render(song(0))
-    assert sound.loudness(wave) == pytest.approx(pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(wave.T.numpy()))
+
+
+@pytest.mark.parametrize("seconds", [0.4, 1.0, 24.0, 30.05, 30.5, 71.37])
+def test_loudness_by_the_piece_is_loudness_of_the_whole(seconds: float) -> None:
+    wave = render(song(0)).repeat(1, 3)[:, : round(seconds * SAMPLE_RATE)]
+    wave[:, 10 * SAMPLE_RATE : 40 * SAMPLE_RATE] *= 0.01  # much of it under the gate
+    whole = pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(wave.T.numpy())
+    assert sound.loudness(wave) == pytest.approx(whole, abs=0.01)
 
 
 def test_the_true_peak_lies_between_the_samples() -> None:

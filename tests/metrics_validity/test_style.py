@@ -88,6 +88,14 @@ def test_a_cover_is_compared_with_its_caption_and_its_source(clap: style.Clap) -
     assert other["style/clap_text"] != pytest.approx(found["style/clap_text"], abs=1e-4)
 
 
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_silence_and_broken_samples_have_no_style(clap: style.Clap, value: float) -> None:
+    source, broken = style.embed(clap, render(song(0))), style.embed(clap, torch.full((2, SAMPLE_RATE), value))
+    found = style.compare(clap, source, broken, "metal")
+    assert found == dict.fromkeys(("style/clap_text", "style/clap_delta"), "the cover is silent or not finite")
+    assert style.compare(clap, broken, source, "metal")["style/clap_text"] == "the source is silent or not finite"
+
+
 def test_a_caption_of_any_length_is_read(clap: style.Clap) -> None:
     assert float(style.embed_text(clap, "metal " * 500).norm()) == pytest.approx(1)
 
