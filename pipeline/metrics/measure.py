@@ -33,7 +33,7 @@ def _measure(source: Features, cover: Features) -> Measured:
         found |= compare(source.music, cover.music)
     else:
         found |= dict.fromkeys(BESIDE_SOURCE, incomparable(source, cover))
-    return told(found)
+    return told({name: found[name] for name in DEFAULT_GROUP})
 
 
 def told(found: Found) -> Measured:

@@ -52,7 +52,7 @@ def loudness(wave: Tensor) -> float | str:
 
 
 def block_loudness(wave: Tensor) -> np.ndarray:
-    """Loudness in LUFS of the blocks of 0.4 s of ``[channels, n]``, every 0.1 s; half a minute is filtered at once."""
+    """Loudness in LUFS of blocks of 0.4 s, every 0.1 s, of ``[channels, n]``, filtered half a minute at a time."""
     rest, settle = (round(seconds * SAMPLE_RATE) for seconds in (GATE_S - BLOCK_STEP_S, SETTLE_S))
     found = []
     for start in range(0, wave.shape[1] - rest, PIECE):

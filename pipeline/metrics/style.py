@@ -100,7 +100,7 @@ def embed(clap: Clap, wave: Tensor) -> Tensor:
 
     NaN for silence, which has no style, and for samples that are not finite.
     """
-    if not wave.abs().max() >= SILENT_PEAK:
+    if not SILENT_PEAK <= wave.abs().max() < math.inf:
         return torch.full((clap.model.config.projection_dim,), torch.nan, device=clap.model.device)
     mono = wave.mean(0).cpu().numpy()
     pieces = [mono[start : start + WINDOW] for start in windows(len(mono))]
