@@ -214,8 +214,9 @@ def log_setting(
 ) -> None:
     """Log what one setting came to, and end its run."""
     run = runs.settings[setting_id]
+    # MLflow keeps the order, and its views open on the first one.
     found = setting_metrics(findings, setting_id) if findings else {}
-    log_metrics(client, run, _with_zeros(runs, run, measures(rows) | found))
+    log_metrics(client, run, found | _with_zeros(runs, run, measures(rows)))
     if findings:
         log_table(client, run, findings, setting_id)
     _log_samples(client, run, rows, store)

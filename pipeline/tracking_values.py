@@ -1,7 +1,8 @@
 """What result rows and findings amount to, as metrics of MLflow.
 
-MLflow opens its views on whatever comes first by name, capitals before small letters. So the objective is called
-``Objective``, and contour, scatter and parallel coordinates begin with the question that is asked.
+MLflow opens its views on the metric that was logged first, and lists them by name, capitals before small letters.
+So the objective is called ``Objective`` and comes first, and contour, scatter and parallel coordinates begin with
+the question that is asked.
 """
 
 import pyarrow as pa
