@@ -62,7 +62,9 @@ def interval(tracks: Floats) -> tuple[Floats, Floats]:
 
     Bootstrap-t over tracks (Efron and Tibshirani 1993, ch. 12; Hall 1988): each resample's mean is set off against
     its own spread. The plain percentile interval is too narrow for few tracks: at 6 it covers the truth 81..87 %
-    of the time. An interval reaches no further than the tracks themselves. NaN under ``FEWEST_TRACKS`` tracks.
+    of the time. In simulations this one covers it 94..98 %; 91 % at 6 tracks where scores are skewed or a fifth of
+    them 0, and more than 99 % at 12 where most are 0. It reaches no further than the tracks themselves. NaN under
+    ``FEWEST_TRACKS`` tracks.
     """
     tracks = grouped(tracks)
     known = ~np.isnan(tracks)

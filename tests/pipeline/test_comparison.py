@@ -210,6 +210,15 @@ def test_a_comparison_is_told_in_sentences() -> None:
     assert said[-1].startswith("no setting beats these in both song kept and style moved: s0.30 (0.")
 
 
+def test_the_setting_that_fails_most_is_named_first() -> None:
+    rows = covers(6, 3, 1, lambda *_: 0.5)
+    for row in rows:
+        if row["track_id"] < f"t00{row['setting_id'][-1]}":
+            row["status"] = "failed"
+    said = explain(compare(table(rows)), most=1)
+    assert "failed: s0.20 in 2 of 6 covers and 1 more" in said
+
+
 def test_a_comparison_of_many_covers_is_quick() -> None:
     rng = np.random.default_rng(0)
     tracks, settings = 3000, 20

@@ -91,6 +91,11 @@ def test_drawn_signs_agree_with_student() -> None:
     assert np.abs(p - stats.ttest_1samp(differences, 0).pvalue).max() < 0.03
 
 
+def test_no_difference_is_so_clear_that_chance_is_out_of_the_question() -> None:
+    p, adjusted = sign_flip(np.ones((60, 1)))
+    assert 0 < p[0] == adjusted[0] < 0.001
+
+
 @pytest.mark.parametrize("tracks", [8, 30])
 def test_equal_settings_are_told_apart_5_times_in_100(tracks: int) -> None:
     rng = np.random.default_rng(tracks)
