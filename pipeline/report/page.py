@@ -97,6 +97,7 @@ def _track(
 ) -> dict[str, Any]:
     lengths_s = [row["duration_s"] for row in covers if row["duration_s"] is not None]
     # A cover is as long as its source, or shorter by less than a fade.
+    seconds = min([seconds, *lengths_s])
     excerpt = Excerpt(previews.excerpt_start(min(lengths_s, default=0.0), seconds), seconds)
     across, down = values_along(covers, grid.across), values_along(covers, grid.down)
     with ThreadPoolExecutor(READERS) as readers:
@@ -148,6 +149,7 @@ def _clip(read: Read, row: Row, excerpt: Excerpt) -> dict[str, Any]:
     return {
         "audio": "data:audio/ogg;codecs=opus;base64," + base64.b64encode(content).decode(),
         "peaks": previews.peaks(wave, excerpt.start_s, excerpt.seconds),
+        "seconds": round(excerpt.seconds, 2),
     }
 
 

@@ -30,6 +30,7 @@ from pipeline.actors import RestyleWorker
 from pipeline.cluster import ClusterSpec
 from pipeline.console import ConsoleReporter
 from pipeline.job import RestyleJob
+from pipeline.measuring import MetricsSpec
 from pipeline.restyle import run
 from pipeline.tracking import TrackingSpec
 from tests.conftest import tone
@@ -86,6 +87,7 @@ def measure(folder: Path, seconds: Sequence[float], workers: int, step_s: float,
         cover=asdict(CoverSetting()) | {"seed": 1},
         cluster=ClusterSpec(address="local", workers=workers, threads_per_worker=1),
         tracking=TrackingSpec(enabled=False),
+        metrics=MetricsSpec(enabled=False),  # beside a model that only sleeps nothing else may work
     )
     launched = time.time()
     pace = {"step_s": step_s, "per_s": per_s, "log": str(log)}

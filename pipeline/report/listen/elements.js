@@ -67,7 +67,7 @@ function player(clip, wide, onPlay, onSeek) {
   const wave = make("div", { className: "wave" }, outline(clip.peaks, wide), make("i"));
   wave.addEventListener("click", (event) => {
     const box = wave.getBoundingClientRect();
-    onSeek((data.preview.seconds * (event.clientX - box.left)) / box.width);
+    onSeek((clip.seconds * (event.clientX - box.left)) / box.width);
   });
   return make("div", { className: "player" }, button, wave);
 }

@@ -69,7 +69,7 @@ function head() {
   return [
     make("h1", null, data.title),
     make("p", { className: "about" },
-      `Every preview is the same ${length} s of its track, in mono at ${kbps} kbit/s, brought to `
+      `Every preview is the same ${length} s of its track (all of a shorter one), in mono at ${kbps} kbit/s, brought to `
       + `${text(lufs, "LUFS")} so that loudness does not decide. Within a track, rank 1 has the strongest blue. `
       + "A cell with several covers shows the best-scoring one first."),
     make("ul", { className: "notes" }, ...data.notes.map((note) => make("li", null, note))),

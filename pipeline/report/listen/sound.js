@@ -35,7 +35,7 @@ function stop() {
 function hear(track, cell, side, at = null) {
   const place = at ?? (track === now.track && !heard().ended ? heard().currentTime : 0);
   select(track, cell, side);
-  if (clipOf(side).audio) start(Math.min(place, data.preview.seconds));
+  if (clipOf(side).audio) start(Math.min(place, clipOf(side).seconds));
   else stop();
   showDeck();
 }
@@ -63,11 +63,12 @@ function otherSide() {
 /** Draw how far the playing has come, as long as it goes on. */
 function follow() {
   const time = heard().currentTime;
+  const length = now.track ? clipOf(now.side).seconds : data.preview.seconds;
   for (const bar of document.querySelectorAll(".current > .wave i")) {
-    bar.style.width = `${Math.min(100, (100 * time) / data.preview.seconds)}%`;
+    bar.style.width = `${Math.min(100, (100 * time) / length)}%`;
   }
   const clock = document.querySelector(".time");
-  if (clock) clock.textContent = `${seconds(time)} / ${seconds(data.preview.seconds)}`;
+  if (clock) clock.textContent = `${seconds(time)} / ${seconds(length)}`;
   markPlaying();
   if (isPlaying()) requestAnimationFrame(follow);
 }

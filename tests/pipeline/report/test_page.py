@@ -205,3 +205,14 @@ def test_covers_that_failed_take_no_room() -> None:
     rows, samples = sized(6, 40, 1)
     shown = fit(table([failed(row) if k % 2 else row for k, row in enumerate(rows)]), samples)
     assert shown.seconds == 12.0
+
+
+def test_a_short_track_is_heard_whole_and_no_longer() -> None:
+    found = table([cover("short", 0.5, 7.0, duration_s=4.0), cover("long", 0.5, 7.0, duration_s=30.0)])
+    songs = {"short": music("short", 4.0), "long": music("long", 30.0)}
+    samples = [Sample("short", "a rule"), Sample("long", "a rule")]
+    shown = listening_page("t", found, samples, lambda r: songs[r["track_id"]], lambda r: songs[r["track_id"]])
+    short, long = content(shown.decode())["tracks"]
+    assert short["source"]["seconds"] == short["covers"][0]["seconds"] == 4
+    assert min(short["source"]["peaks"]) > 0
+    assert long["source"]["seconds"] == 12
