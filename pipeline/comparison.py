@@ -41,7 +41,7 @@ class Comparison:
         distinguishable (p_adjusted under 0.05; null without a verdict) and reason (why there is none). The best
         setting is setting_a of its pairs; the pairs of the others are listed up to 20 settings.
     front: ids of the settings that no other setting equals in kept and moved and surpasses in one of them.
-    best: id of the setting with the highest mean score; None where no cover has one.
+    best: id of the setting with the highest mean score; None where none is above 0.
     """
 
     settings: pa.Table
@@ -107,7 +107,9 @@ def explain(comparison: Comparison, most: int = 5) -> list[str]:
 
 def _best_and_others(comparison: Comparison, names: Mapping[str, str], most: int) -> list[str]:
     if comparison.best is None:
-        return ["no cover has a score, so no setting is best"]
+        scored = pc.any(pc.equal(comparison.settings["measure"], SCORE)).as_py()
+        reason = "no setting kept the song and moved its sound" if scored else "no cover has a score"
+        return [f"{reason}, so no setting is best"]
     scores = comparison.settings.filter(pc.equal(comparison.settings["measure"], SCORE)).to_pylist()
     best = next(row for row in scores if row["setting_id"] == comparison.best)
     sure = "no interval" if best["low"] is None else f"{best['low']:.2f}..{best['high']:.2f}"
@@ -137,9 +139,9 @@ def _listed(names: Sequence[str], most: int) -> str:
 
 
 def _highest(by_track: Floats) -> int | None:
-    """The setting with the highest mean over tracks, of equal ones the first."""
+    """The setting with the highest mean over tracks, of equal ones the first; None where none is above 0."""
     means = mean_over(by_track)
-    return None if np.isnan(means).all() else int(np.nanargmax(means))
+    return int(np.nanargmax(means)) if (means > 0).any() else None
 
 
 def _front(kept: Floats, moved: Floats) -> list[int]:

@@ -195,6 +195,13 @@ def test_no_covers_and_nothing_measured_are_no_error() -> None:
     assert (bare.best, len(bare.outcomes)) == (None, 2)
 
 
+def test_where_every_score_is_zero_none_is_best() -> None:
+    lost = [row | {"cover/outcome": "lost"} for row in covers(8, 2, 1, noisy(lambda setting: 0.0))]
+    found = compare(table(lost))
+    assert found.best is None
+    assert explain(found)[0] == "no setting kept the song and moved its sound, so no setting is best"
+
+
 def test_a_comparison_is_told_in_sentences() -> None:
     rows = covers(12, 4, 2, noisy(lambda setting: (-0.3, 0.0, 0.005, 0.1)[setting]))
     for row in rows:

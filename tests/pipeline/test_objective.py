@@ -32,7 +32,7 @@ def test_the_score_is_the_harmonic_mean_of_kept_and_moved() -> None:
 
 
 def test_a_distance_has_no_end_and_a_style_measure_has() -> None:
-    far = [scored(**{"timbre/mfcc_distance": d})[MOVED] for d in (0, 5, 30, 1e6)]
+    far = [scored(**{"timbre/mfcc_distance": d})[MOVED] for d in (0, 5, 3 * HALF_MOVED, 1e6)]
     assert far[0] == 0
     assert far == sorted(far)
     assert far[2] == pytest.approx(0.75)
