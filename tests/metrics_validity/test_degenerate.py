@@ -89,6 +89,9 @@ def test_pauses_in_the_source_are_no_loss(music: Tensor) -> None:
     found = beside(paused, paused)
     assert found.values["harmony/chroma_excess"] == pytest.approx(1)
     assert found.values["melody/salience_excess"] == pytest.approx(1)
+    hiss = 1e-5 * torch.randn(2, *music.shape, generator=torch.Generator().manual_seed(0))
+    found = beside(paused + hiss[0], paused + hiss[1])
+    assert found.values["harmony/chroma_excess"] == pytest.approx(1, abs=0.02)
     assert beside(music, paused).values["harmony/chroma_pearson"] == pytest.approx(1 - 4 / 24, abs=0.05)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,7 +40,12 @@ def test_covers_outrank_other_songs_and_other_tunes() -> None:
     others = [value for (a, b), value in found.items() if a.tune != b.tune]
     print(f"\ncovers {sorted(covers)}, others {sorted(others)}")
     assert min(covers) > max(others)
-    assert compare(*[features[played[0]]] * 2, *[pitches[played[0]]] * 2) == {ACCURACY: 1.0}
+    one, pitch = features[played[0]], pitches[played[0]]
+    for octaves in (-1, 0, 1):
+        assert compare(one, one, pitch, pitch + 12 * octaves) == {ACCURACY: 1.0}
+    assert compare(one, one, pitch, pitch + 1) == {ACCURACY: 0.0}
+    (raised,) = extract([render(replace(played[1], transpose=5))[:, : 12 * SAMPLE_RATE]])
+    assert compare(one, raised, pitch, track(raised))[ACCURACY] > 0.5
 
 
 def test_silence_has_no_tune() -> None:
