@@ -44,11 +44,11 @@ def _rows(findings: Findings) -> list[dict[str, Any]]:
         pc.is_in(settings["measure"], value_set=pc.cast(list(SHOWN), "string"))
     ).to_pylist():
         rows[row["setting_id"]][row["measure"]] = row
-    return sorted(rows.values(), key=lambda row: -row[SCORE]["mean"] if SCORE in row else 1.0)
+    return sorted(rows.values(), key=lambda row: -(row[SCORE]["mean"] or 0.0) if SCORE in row else 1.0)
 
 
 def _number(row: dict[str, Any], name: str) -> str:
-    if name not in row:
+    if name not in row or row[name]["mean"] is None:
         return "-"
     found = row[name]
     around = f" ({found['low']:.2f}..{found['high']:.2f})" if name == SCORE and found["low"] is not None else ""

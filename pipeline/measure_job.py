@@ -22,6 +22,7 @@ from pipeline.job import open_output
 from pipeline.loading import load, load_cover
 from pipeline.measuring import MetricsSpec, Ruler
 from pipeline.pairs import read_pairs
+from pipeline.record import write_pairs_file
 from pipeline.results import RESULTS, ResultWriter, as_table, current_rows, finished_items
 from pipeline.spread import spread
 from pipeline.storage import Store, open_store
@@ -106,6 +107,8 @@ def measure_all(job: MeasureJob, progressed: Callable[[Measured], None]) -> Meas
         rows = as_table(row for row in read_pairs(job.pairs) if row["item_id"] not in finished)
     else:
         rows = _unmeasured(output, job.again)
+    if job.pairs:
+        write_pairs_file(job.pairs, output)
     connect(job.cluster)
     pool = size_pool(job.cluster)
     device = "cuda" if pool.gpus_per_worker else "cpu"

@@ -56,6 +56,17 @@ def job_labels(job: "RestyleJob", settings: list[Setting]) -> dict[str, str]:
     }
 
 
+def write_pairs_file(pairs: str, output: Store) -> None:
+    """Write down where a folder's rows come from, when no job of ours made the covers."""
+    content = {
+        "catalogue": pairs.rsplit("/", 1)[-1].rsplit(".", 1)[0],
+        "parameters": {"manifest": pairs},
+        "labels": {},
+        "job": {"manifest": pairs},
+    }
+    output.write(JOB_FILE, json.dumps(content, indent=2).encode())
+
+
 def write_job_file(
     job: "RestyleJob", output: Store, model: ModelFacts, pool: Pool, settings: list[Setting]
 ) -> None:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.findings import Findings
+from pipeline.loading import fetch_cover
 from pipeline.results import current_rows
 from pipeline.storage import Store
 from pipeline.summary import count_kinds, first_rows
@@ -249,7 +250,7 @@ def _log_samples(client: "MlflowClient", run: str, rows: pa.Table, store: Store)
         for row in first_rows(ok, SAMPLES, "track_id", "ascending").to_pylist():
             extension = row["audio_path"].rsplit(".", 1)[-1]
             copy = Path(folder) / f"{row['track_id']}.{extension}"
-            copy.write_bytes(store.read(row["audio_path"]))
+            copy.write_bytes(fetch_cover(store, row["audio_path"]))
             client.log_artifact(run, str(copy), "samples")
 
 

@@ -43,6 +43,8 @@ def setting_metrics(findings: Findings, setting_id: str) -> dict[str, float]:
     values: dict[str, float] = {}
     settings = findings.comparison.settings
     for row in settings.filter(pc.equal(settings["setting_id"], setting_id)).to_pylist():
+        if row["mean"] is None:  # none of its covers has it
+            continue
         name = OBJECTIVE if row["measure"] == SCORE else row["measure"]
         values[name] = row["mean"]
         if row["measure"] in SPREAD:

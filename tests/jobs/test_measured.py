@@ -73,11 +73,11 @@ def made(folder: Path, ray_cluster: None) -> Summary:
     return restyle(job_on(folder, "out", tracking=TrackingSpec(uri=f"sqlite:///{folder}/first.db")))
 
 
-def runs_of(uri: str) -> dict[str, "Run"]:
+def runs_of(uri: str, name: str = "tracks") -> dict[str, "Run"]:
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
-    (experiment,) = [found for found in client.search_experiments() if found.name == "tracks"]
+    (experiment,) = [found for found in client.search_experiments() if found.name == name]
     return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
 
 
@@ -171,6 +171,7 @@ def _item(folder: Path, track_id: str, seed: int) -> str:
 
 
 def test_anybodys_covers_can_be_measured_and_compared(folder: Path, made: Summary) -> None:
+    assert made.findings is not None
     rows = current_rows(open_store(str(folder / "out"))).to_pylist()
     lines = ["source,output,setting,seed"]
     lines += [f"{r['source']},out/{r['audio_path']},{r['setting_name']},{r['seed']}" for r in rows]
@@ -182,8 +183,11 @@ def test_anybodys_covers_can_be_measured_and_compared(folder: Path, made: Summar
     assert (done.covers, done.failed) == (len(rows), 1)
     assert "text.flac: no sample rate: not audio" in done.reasons[0]
     assert done.cost > 0
-    theirs, _ = compare_folder(CompareJob(pairs.output, tracking=TrackingSpec(enabled=False)), pytest.fail)
-    assert made.findings is not None
+    uri = f"sqlite:///{folder}/theirs.db"
+    theirs, _ = compare_folder(CompareJob(pairs.output, tracking=TrackingSpec(uri=uri)), pytest.fail)
+    runs = runs_of(uri, "pairs")
+    assert set(runs) == {"pairs", "broken", *made.findings.comparison.outcomes["setting_name"].to_pylist()}
+    assert runs["pairs"].data.params == {"manifest": str(folder / "pairs.csv")}
 
     def means(table: pa.Table) -> dict[tuple[str, str], float]:
         return {(row["setting_name"], row["measure"]): row["mean"] for row in table.to_pylist()}
