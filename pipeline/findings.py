@@ -41,6 +41,7 @@ FOUND_COLUMNS = (
 )
 COVER_COLUMNS = ("item_id", "track_id", "setting_id", "setting_name", "seed", "status", OUTCOME)
 NULL_TRACKS = 24  # 552 pairs of a source and another track's cover
+HEADLINES = 2  # sentences above the players: what is best, and what may be as good
 READERS = 4  # recordings in memory at once
 
 
@@ -95,7 +96,7 @@ def find(output: Store, rows: pa.Table, spec: FindingsSpec, title: str) -> Findi
             samples,
             lambda row: load(row["source"]),
             lambda row: load_cover(output, row["audio_path"]),
-            sentences,
+            sentences[:HEADLINES],
         )
     for name, content in files.items():
         output.write(f"{FOLDER}/{name}", content)

@@ -30,7 +30,7 @@ MEASURES = (
     Measure("rhythm/onset_corr", "", "high", "onsets where the source has them"),
     Measure("rhythm/tempo_ratio_octave", "octaves", "", "log2 of the tempo ratio, folded to -0.5..0.5"),
     Measure("align/lag_s", "s", "", "how much later the cover plays than the source"),
-    Measure("timbre/mfcc_distance", "", "high", "how far the sound moved, whereto not asked"),
+    Measure("timbre/mfcc_distance", "dB", "high", "how far the sound moved, whereto not asked"),
     Measure("copy/waveform_corr", "", "low", "correlation of the two waveforms; near 1 is the source itself"),
     Measure("audio/lufs", "LUFS", "", "integrated loudness, ITU-R BS.1770"),
     Measure("audio/true_peak_dbfs", "dBFS", "", "peak of the fourfold oversampled waveform"),

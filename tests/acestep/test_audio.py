@@ -143,6 +143,15 @@ def test_ogg_without_an_end_is_read_if_its_last_page_is_whole() -> None:
     assert 20_000 < audio.load_audio(io.BytesIO(content[:last_page])).shape[1] < 96_000
 
 
+def test_opus_lies_where_its_source_does_from_beginning_to_end() -> None:
+    wave = torch.from_numpy(tone(25.0).T.copy()) + 0.02 * torch.randn(2, 25 * 48_000)
+    back = audio.load_audio(io.BytesIO(audio.encode_audio(wave, "opus")))
+    assert back.shape == wave.shape
+    for start in range(0, 24 * 48_000, 4 * 48_000):  # libsndfile is read by blocks of eleven seconds
+        mine, other = (torch.fft.rfft(w[0, start : start + 48_000], 96_000) for w in (wave, back))
+        assert torch.fft.irfft(mine.conj() * other).argmax() == 0
+
+
 class Pipe(io.RawIOBase):
     """Takes bytes and cannot go back."""
 
