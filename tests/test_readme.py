@@ -10,9 +10,11 @@ import pytest
 from acestep.cover import resolve
 from acestep.params import GenerationConfig, GenerationParams
 from acestep.setting import CHOICES, RANGES, SETTING_FIELDS, CoverSetting
+from pipeline.metrics.names import MEASURES
 from tests.parity.replay import all_cases
 
 ROOT = Path(__file__).parents[1]
+MODEL = "metrics.style=laion/larger_clap_music_and_speech"
 README = (ROOT / "README.md").read_text()
 
 
@@ -61,6 +63,15 @@ def test_defaults_and_ranges_are_the_codes(name: str) -> None:
     elif name in RANGES:
         low, high = (eval(end.replace("^", "**"), {}) for end in allowed.split(" .. "))
         assert (low, high) == RANGES[name]
+
+
+def test_every_measure_is_told_of() -> None:
+    told = {name for cells in rows("| measure | says |") for name in re.findall(r"`([^`]+)`", "".join(cells))}
+    for measure in MEASURES:
+        group, _, name = measure.name.partition("/")
+        assert {measure.name, name, f"{group}/..."} & told, measure.name
+    known = {measure.name for measure in MEASURES}
+    assert {name for name in told if "/" in name and not name.endswith("/...")} - known == {MODEL}
 
 
 def test_the_strength_table_counts_steps_as_the_sampler_does() -> None:
