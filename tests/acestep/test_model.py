@@ -28,7 +28,7 @@ def test_modulation_of_a_schedule_is_that_of_its_times(base: AceStepHandler) -> 
             assert torch.allclose(together.at(k).final, alone.final, atol=1e-6)
 
 
-@pytest.mark.parametrize("chunk", [32, 50])
+@pytest.mark.parametrize("chunk", [32, pytest.param(50, marks=pytest.mark.slow)])
 def test_tiles_of_the_receptive_field_are_exact(base: AceStepHandler, chunk: int) -> None:
     vae = base.autoencoder.double()
     try:

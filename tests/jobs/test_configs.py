@@ -1,6 +1,6 @@
 """Every file of ``conf`` is composed and validated, and a mistyped key names the nearest valid one."""
 
-import subprocess
+import importlib
 import sys
 from pathlib import Path
 
@@ -100,13 +100,17 @@ def test_a_mistyped_key_names_the_nearest(override: str, nearest: str) -> None:
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_a_user_sees_the_nearest_key(job: str) -> None:
+def test_a_user_sees_the_nearest_key(
+    job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     wrong, right = ("outptu", "output") if job in ("measure", "compare", "select") else ("modle", "model")
-    command = [sys.executable, "-m", f"jobs.{job}", f"{wrong}=x"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent, check=False)
-    assert done.returncode == 2
-    assert f"Key '{wrong}' not in" in done.stderr
-    assert done.stderr.rstrip().endswith(f"did you mean {right}?")
+    monkeypatch.setattr(sys, "argv", [f"jobs.{job}", f"{wrong}=x"])
+    with pytest.raises(SystemExit) as left:
+        importlib.import_module(f"jobs.{job}").main()
+    said = capsys.readouterr().err
+    assert left.value.code == 2
+    assert f"Key '{wrong}' not in" in said
+    assert said.rstrip().endswith(f"did you mean {right}?")
 
 
 @pytest.mark.parametrize(

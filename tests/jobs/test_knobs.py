@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 PRESETS = [preset.name for preset in read_presets([CONF])]
 # All six run from a mixed manifest in every test run; two of them alone, the others behind the marker.
-ALONE = [*PRESETS[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in PRESETS[2:])]
+ALONE = [PRESETS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in PRESETS[1:])]
 FEW = ("cover.inference_steps=2",)
 
 

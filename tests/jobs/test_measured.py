@@ -143,7 +143,8 @@ def test_a_folder_is_compared_from_its_files_alone_and_into_an_empty_server(fold
 
 
 def test_what_was_not_measured_is_measured_afterwards(folder: Path, made: Summary) -> None:
-    job = job_on(folder, "later", grid={"seed": [1, 2]}, audio_format="wav32", metrics=MetricsSpec(enabled=False))
+    grid = {"audio_cover_strength": [0.25], "guidance_scale": [3], "seed": [1, 2]}  # a part of what was made
+    job = job_on(folder, "later", grid=grid, metrics=MetricsSpec(enabled=False))
     summary = restyle(job)
     assert summary.findings is None
     with pytest.raises(RequestError, match=r"was measured; run python -m jobs\.measure output="):
@@ -156,12 +157,11 @@ def test_what_was_not_measured_is_measured_afterwards(folder: Path, made: Summar
     rows = current_rows(open_store(job.output))
     assert rows["status"].to_pylist() == ["ok"] * 6
 
-    restyle(job_on(folder, "sooner", grid={"seed": [1, 2]}, audio_format="wav32"))
-    at_once = {row["item_id"]: row for row in current_rows(open_store(str(folder / "sooner"))).to_pylist()}
+    at_once = {row["item_id"]: row for row in current_rows(open_store(str(folder / "out"))).to_pylist()}
     for row in rows.to_pylist():
         if row["item_id"] not in gone.name:
             for name in DEFAULT:
-                assert row[name] == pytest.approx(at_once[row["item_id"]][name], abs=1e-5), name
+                assert row[name] == pytest.approx(at_once[row["item_id"]][name], abs=0.02), name
     assert measure_all(MeasureJob(job.output, cluster=job.cluster), lambda done: None).covers == 0
 
 
