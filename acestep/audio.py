@@ -32,14 +32,15 @@ _SUBTYPES = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "wav32": ("WA
 _CODECS = {"mp3": ("mp3", "libmp3lame"), "opus": ("ogg", "libopus"), "aac": ("ipod", "aac")}
 
 
-def load_audio(file: str | Path | BinaryIO, most_seconds: float | None = None) -> Tensor:
-    """Decode a file or an open binary stream to ``[2, n]`` fp32 in [-1, 1] at 48 kHz.
+def load_audio(file: str | Path | BinaryIO, most_seconds: float | None = None, clip: bool = True) -> Tensor:
+    """Decode a file or an open binary stream to ``[2, n]`` fp32 at 48 kHz.
 
     Mono is doubled, of more than two channels the first two are kept, other rates are resampled
     (sinc, Hann). libsndfile reads what it knows, FFmpeg the rest.
 
     Args:
         most_seconds: refuse anything longer.
+        clip: bring it into [-1, 1], as the model expects; lossy and float files go beyond.
 
     Raises:
         AudioError: empty, damaged, truncated, not audio, too long, or not finite.
@@ -52,7 +53,7 @@ def load_audio(file: str | Path | BinaryIO, most_seconds: float | None = None) -
                     f"{file}: not a regular file but a folder, a pipe or a device; name an audio file"
                 )
             with open(file, "rb") as stream:
-                return load_audio(stream, most_seconds)
+                return load_audio(stream, most_seconds, clip)
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             raise AudioError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
     if file.seek(0, io.SEEK_END) == 0:
@@ -65,7 +66,8 @@ def load_audio(file: str | Path | BinaryIO, most_seconds: float | None = None) -
     wave = torch.from_numpy(samples)
     if len(wave) == 1:
         wave = wave.expand(2, -1)
-    return resample(wave, rate).clamp(-1.0, 1.0).contiguous()
+    wave = resample(wave, rate)
+    return (wave.clamp(-1.0, 1.0) if clip else wave).contiguous()
 
 
 def resample(wave: Tensor, rate: int, to: int = SAMPLE_RATE) -> Tensor:

@@ -41,7 +41,8 @@ class Comparison:
         distinguishable (p_adjusted under 0.05; null without a verdict) and reason (why there is none). The best
         setting is setting_a of its pairs; the pairs of the others are listed up to 20 settings.
     front: ids of the settings that no other setting equals in kept and moved and surpasses in one of them.
-    best: id of the setting with the highest mean score; None where none is above 0.
+    best: id of the setting with the highest mean score; None where none is above 0. Neither is of a setting that
+        has scores of less than half as many tracks as the one with the most.
     """
 
     settings: pa.Table
@@ -63,7 +64,11 @@ def compare(rows: pa.Table, objective: Objective | None = None) -> Comparison:
     outcomes = outcomes_of(rows)
     ids = outcomes["setting_id"].to_pylist()
     layout = layout_of(rows, ids)
-    best = _highest(layout.by_track(numbers(scores, SCORE)))
+    by_track = layout.by_track(numbers(scores, SCORE))
+    # A setting that has few of the tracks may have the easy ones.
+    tracks = (~np.isnan(by_track)).sum(0)
+    known = 2 * tracks >= tracks.max(initial=0)
+    best = _highest(np.where(known, by_track, np.nan))
     settings, pairs, means = [SETTINGS.empty_table()], [PAIRS.empty_table()], {}
     for name in (SCORE, KEPT, MOVED, *(measure.name for measure in MEASURES)):
         values = numbers(scores if name in scores.column_names else rows, name)
@@ -71,7 +76,7 @@ def compare(rows: pa.Table, objective: Objective | None = None) -> Comparison:
             continue
         cells = layout.cells(values)
         described = describe(values, layout.setting, mean_within(cells, layout.starts))
-        means[name] = described["mean"]
+        means[name] = np.where(known, described["mean"], np.nan)
         told = {"setting_id": ids, "setting_name": outcomes["setting_name"], "measure": [name] * len(ids)}
         settings.append(as_table(told | described, SETTINGS))
         pairs.append(compare_pairs(ids, name, layout, cells, best))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from acestep.setting import SETTING_FIELDS
 from pipeline.intervals import FEWEST_TRACKS, LEVEL, Floats, grouped, interval, mean_over, mean_within, sign_flip
+from pipeline.objective import OUTCOME
 
 MOST_FOR_ALL_PAIRS = 20  # settings; of more, only the pairs with the best one are listed
 _CELLS = 4_000_000  # differences in memory at a time
@@ -69,7 +70,7 @@ class Layout:
 
 def outcomes_of(rows: pa.Table) -> pa.Table:
     """``Comparison.outcomes``, by strength, guidance and name."""
-    ok, judged = pc.equal(rows["status"], "ok"), pc.fill_null(rows["cover/outcome"], "")
+    ok, judged = pc.equal(rows["status"], "ok"), pc.fill_null(rows[OUTCOME], "")
     counted = {"failed": pc.or_(pc.invert(ok), pc.equal(judged, "failed"))}
     counted |= {name: pc.and_(ok, pc.equal(judged, name)) for name in ("ok", "copy", "lost")}
     columns = {name: rows[name] for name in ("setting_id", "t_switch", "cover_steps")}
@@ -82,7 +83,10 @@ def outcomes_of(rows: pa.Table) -> pa.Table:
     made |= {"covers": found["setting_id_count"]} | {name: found[f"{name}_sum"] for name in counted}
     for name in _TOLD:
         if name in rows.column_names and (name in _ALWAYS_TOLD or _varies(firsts[name])):
-            made[name] = firsts[name]
+            # A list, such as explicit timesteps, cannot be a key.
+            listed = pa.types.is_list(firsts[name].type)
+            texts = [entry and str(entry) for entry in firsts[name].to_pylist()] if listed else None
+            made[name] = firsts[name] if texts is None else pa.array(texts, pa.string())
     table = pa.table(made | {name: found[f"{name}_max"] for name in ("t_switch", "cover_steps")})
     return table.sort_by([(name, "ascending") for name in (*_ALWAYS_TOLD, "setting_name", "setting_id")])
 

@@ -23,7 +23,7 @@ from pipeline.lots import drawn
 from pipeline.metrics.features import Features, extract
 from pipeline.metrics.names import BY_NAME, MEASURES
 from pipeline.metrics.null import HARMONY, MELODY, TIMBRE, WAVEFORM, Null, null_of, outcome
-from pipeline.objective import KEPT, MOVED, SCORE, Objective, score
+from pipeline.objective import KEPT, MOVED, OUTCOME, REASON, SCORE, Objective, score
 from pipeline.report.page import listening_page
 from pipeline.report.pictures import pictures
 from pipeline.report.samples import choose
@@ -32,14 +32,13 @@ from pipeline.summary import SUMMARY_COLUMNS
 
 log = logging.getLogger(__name__)
 FOLDER, PAGE = "comparison", "listen.html"
-OUTCOME = "cover/outcome"
 FOUND_COLUMNS = (
     *SUMMARY_COLUMNS,
     *("seed", "stage", "cover_steps", "t_switch", "source_duration_s", "unmeasured"),
     *SETTING_FIELDS,
     *(measure.name for measure in MEASURES),
 )
-COVER_COLUMNS = ("item_id", "track_id", "setting_id", "setting_name", "seed", "status", OUTCOME)
+COVER_COLUMNS = ("item_id", "track_id", "setting_id", "setting_name", "seed", "status", OUTCOME, REASON)
 NULL_TRACKS = 24  # 552 pairs of a source and another track's cover
 HEADLINES = 2  # sentences above the players: what is best, and what may be as good
 READERS = 4  # recordings in memory at once
@@ -104,10 +103,14 @@ def find(output: Store, rows: pa.Table, spec: FindingsSpec, title: str) -> Findi
 
 
 def judged(rows: pa.Table, null: Null, objective: Objective) -> pa.Table:
-    """Rows with ``cover/outcome`` and the columns of ``pipeline.objective.score``."""
-    values = rows.select(["status", HARMONY, MELODY, TIMBRE, WAVEFORM]).to_pylist()
-    outcomes = ["failed" if row["status"] != "ok" else outcome(row, null)[0] for row in values]
-    rows = rows.append_column(OUTCOME, pa.array(outcomes, pa.string()))
+    """Rows with ``cover/outcome``, ``cover/reason`` and the columns of ``pipeline.objective.score``."""
+    names = ["status", "error_message", "duration_s", "unmeasured", HARMONY, MELODY, TIMBRE, WAVEFORM]
+    found = [
+        outcome(row, null) if row["status"] == "ok" else ("failed", row["error_message"])
+        for row in rows.select(names).to_pylist()
+    ]
+    for number, name in enumerate((OUTCOME, REASON)):
+        rows = rows.append_column(name, pa.array([told[number] for told in found], pa.string()))
     scored = score(rows, objective)
     for name in scored.column_names:
         rows = rows.append_column(name, scored[name])

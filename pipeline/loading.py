@@ -10,23 +10,24 @@ from pipeline.storage import Store, locate, read_file
 
 
 def load(uri: str, most_seconds: float | None = None) -> Tensor:
-    """A recording ``[2, n]`` at 48 kHz by its path or URI.
+    """A source ``[2, n]`` at 48 kHz by its path or URI, in [-1, 1] as the model hears it.
 
     Raises:
         AudioError: it cannot be decoded, or is longer than ``most_seconds``.
         StorageError: the URI is not understood.
         OSError: it cannot be read.
     """
-    return _decoded(*locate(uri), most_seconds)
+    return _decoded(*locate(uri), most_seconds, clip=True)
 
 
 def load_cover(output: Store, audio_path: str, most_seconds: float | None = None) -> Tensor:
-    """A cover ``[2, n]`` by the ``audio_path`` of its row: within the output folder, or anywhere by its own path.
+    """A cover ``[2, n]`` at 48 kHz by the ``audio_path`` of its row: within the output folder, or anywhere by its
+    own path. What goes beyond full scale stays, to be measured.
 
     Raises:
         See ``load``.
     """
-    return _decoded(*_place(output, audio_path), most_seconds)
+    return _decoded(*_place(output, audio_path), most_seconds, clip=False)
 
 
 def fetch_cover(output: Store, audio_path: str) -> bytes:
@@ -40,8 +41,8 @@ def _place(output: Store, audio_path: str) -> tuple[fs.FileSystem, str]:
     return output.filesystem, output.path(audio_path)
 
 
-def _decoded(filesystem: fs.FileSystem, path: str, most_seconds: float | None) -> Tensor:
+def _decoded(filesystem: fs.FileSystem, path: str, most_seconds: float | None, clip: bool) -> Tensor:
     if not isinstance(filesystem, fs.LocalFileSystem):
-        return load_audio(io.BytesIO(read_file(filesystem, path)), most_seconds)
+        return load_audio(io.BytesIO(read_file(filesystem, path)), most_seconds, clip)
     with open(path, "rb") as file:
-        return load_audio(file, most_seconds)
+        return load_audio(file, most_seconds, clip)

@@ -14,6 +14,8 @@ from pipeline.metrics.names import BY_NAME
 KEPT, MOVED, SCORE = "objective/kept", "objective/moved", "objective/score"
 DISTANCE = "timbre/mfcc_distance"
 HALF_MOVED = 15.0  # dB: two genres of one song are about 29 apart, two songs of one genre 6
+OUTCOME, REASON = "cover/outcome", "cover/reason"
+OF_SONG = ("harmony/", "melody/", "structure/", "rhythm/")
 WORTHLESS = ("copy", "lost", "failed")
 
 
@@ -35,7 +37,9 @@ class Objective:
 
     def __post_init__(self) -> None:
         movers = [name for name in BY_NAME if name == DISTANCE or name.startswith("style/")]
-        keepers = [name for name, measure in BY_NAME.items() if measure.better == "high" and name not in movers]
+        keepers = [
+            name for name, measure in BY_NAME.items() if measure.better == "high" and name.startswith(OF_SONG)
+        ]
         if not self.kept:
             raise RequestError("objective.kept is empty; name at least one measure of what stayed of the song")
         for name in self.kept:
@@ -64,7 +68,7 @@ def score(rows: pa.Table, objective: Objective) -> pa.Table:
         both = np.where(kept + moved == 0, 0.0, 2 * kept * moved / (kept + moved))
     worthless = pc.or_kleene(
         pc.equal(rows["status"], "failed"),
-        pc.is_in(rows["cover/outcome"], value_set=pa.array(WORTHLESS)),
+        pc.is_in(rows[OUTCOME], value_set=pa.array(WORTHLESS)),
     )
     refused = pc.equal(rows["status"], "rejected")
     both = np.where(_flags(refused), np.nan, np.where(_flags(worthless), 0.0, both))

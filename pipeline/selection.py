@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.objective import SCORE, WORTHLESS, Objective, score
+from pipeline.objective import OUTCOME, SCORE, WORTHLESS, Objective, score
 
 NONE_OK = "no cover came out"
 ALL_WORTHLESS = "every cover lost the song or copied it"
@@ -31,7 +31,7 @@ def select(rows: pa.Table, objective: Objective | None = None) -> pa.Table:
     is none. A track without a candidate has no item_id, and ``reason`` says why; elsewhere it is empty.
     """
     ok = pc.equal(rows["status"], "ok")
-    sound = pc.and_(ok, pc.invert(pc.is_in(rows["cover/outcome"], value_set=pa.array(WORTHLESS))))
+    sound = pc.and_(ok, pc.invert(pc.is_in(rows[OUTCOME], value_set=pa.array(WORTHLESS))))
     scores = score(rows, objective or Objective())[SCORE]
     told = rows.select(["track_id", "item_id", "setting_name", "seed"]).append_column(SCORE, scores)
     chosen = _chosen(told.filter(pc.and_(sound, pc.is_valid(scores))))

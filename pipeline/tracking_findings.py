@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
-from pipeline.findings import FOLDER, OUTCOME, PAGE, Findings
+from pipeline.findings import FOLDER, PAGE, Findings
 from pipeline.metrics.names import BY_NAME
-from pipeline.objective import KEPT, MOVED, SCORE
+from pipeline.objective import KEPT, MOVED, OUTCOME, REASON, SCORE
 from pipeline.summary import first_rows
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def log_table(client: "MlflowClient", run: str, findings: Findings, setting_id: 
     own = findings.rows.filter(pc.equal(findings.rows["setting_id"], setting_id))
     shown = ["track_id", "seed", OUTCOME, SCORE, KEPT, MOVED]
     shown += [name for name in BY_NAME if own[name].null_count < len(own)]
-    rows = first_rows(own.select([*shown, "audio_path"]), MOST_TABLE_ROWS, "track_id", "ascending")
+    rows = first_rows(own.select([*shown, REASON, "audio_path"]), MOST_TABLE_ROWS, "track_id", "ascending")
     # Written whole each time, and marked as a table by hand: log_table would append to an earlier launch's.
     client.log_text(run, rows.to_pandas().to_json(orient="split", index=False), TABLE)
     client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE, "type": "table"}]))

@@ -14,6 +14,7 @@ from pipeline.metrics.harmony import FRAME_RATE, centred
 MOST_LAG = int(1.5 * FRAME_RATE)  # frames
 CHANCE_SHIFTS = 40
 CHANGELESS = 0.98  # chance this good leaves nothing to tell apart: one chord held throughout
+LOOPED = 0.95  # of a source beside itself: loops of up to 2.5 s reach 0.99, songs 0.4
 CLEARLY = 0.3  # how much better another key must fit before the cover is read in it
 
 
@@ -45,6 +46,15 @@ def excess(found: float, chance: float) -> float | str:
     if chance > CHANGELESS:
         return "the source and the cover stay on one sound: any moment fits any other"
     return (found - chance) / (1 - chance)
+
+
+def goes_round(source: Tensor) -> str:
+    """Why nothing that keeps a source ``[12, frames]`` can be told from chance; "" where it can.
+
+    The search around a wrong place finds a short loop again, as it does around the right one.
+    """
+    beside_itself = align(source, source).chance
+    return "the source goes round in a short loop: any moment fits any other" if beside_itself > LOOPED else ""
 
 
 def align(source: Tensor, cover: Tensor) -> Alignment:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.metrics import copying, melody, rhythm, structure, timbre
-from pipeline.metrics.alignment import Alignment, align, excess, overlap
+from pipeline.metrics.alignment import Alignment, align, excess, goes_round, overlap
 from pipeline.metrics.features import Features, Music
 from pipeline.metrics.harmony import FRAME_RATE, HOP
 from pipeline.metrics.names import MEASURES
@@ -23,7 +23,11 @@ class Measured:
 
 
 def measure(source: Features, outputs: Sequence[Features]) -> list[Measured]:
-    """Covers of one source, each beside it; of different lengths, what both have is compared."""
+    """Covers of one source, each beside it.
+
+    Of different lengths, what both have is compared; only timbre and the ``audio/`` measures are of all that a
+    recording has.
+    """
     return [_measure(source, output) for output in outputs]
 
 
@@ -70,10 +74,11 @@ def compare(source: Music, cover: Music) -> Found:
 
 def kept(source: Music, cover: Music, fit: Alignment) -> Found:
     """The measures that chance has a level of: what the cover kept of the song, and how far its sound moved."""
+    loop = goes_round(source.chroma)
     return {
-        "harmony/chroma_excess": excess(fit.pearson, fit.chance),
-        "harmony/chroma_excess_any_key": excess(fit.any_key, fit.any_key_chance),
-        "melody/salience_excess": excess(*melody.agreement(source.leading, cover.leading, fit)),
+        "harmony/chroma_excess": loop or excess(fit.pearson, fit.chance),
+        "harmony/chroma_excess_any_key": loop or excess(fit.any_key, fit.any_key_chance),
+        "melody/salience_excess": loop or excess(*melody.agreement(source.leading, cover.leading, fit)),
         "timbre/mfcc_distance": timbre.distance(source.timbre, cover.timbre),
     }
 

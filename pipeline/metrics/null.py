@@ -10,7 +10,8 @@ from pipeline.metrics.alignment import align
 from pipeline.metrics.features import Features
 from pipeline.metrics.measure import in_common, kept
 
-LEAST_PAIRS = 20  # under that a 95th percentile is the largest value, or made up
+LEAST_PAIRS = 56  # of eight tracks: under that one song under two names is the 95th percentile
+SHORTEST_S = 10.0  # in less, unrelated music agrees by chance: 0.25 at 5 s where it is 0.06 at 24 s
 USUAL_P95 = 0.05  # of both measures that `lost` looks at, on 64 renders of 8 songs
 COPIED = 0.9  # of the harmony beyond chance, or of the waveform
 SAME_SOUND_DB = 5.0  # of the mean MFCCs; a coded copy is within 3, another genre was never within 18
@@ -38,6 +39,8 @@ def null_of(sources: Sequence[tuple[str, Features]], outputs: Sequence[tuple[str
         for other, output in outputs:
             if track == other or isinstance(source.music, str) or isinstance(output.music, str):
                 continue
+            if min(source.seconds, output.seconds) < SHORTEST_S:
+                continue
             pairs += 1
             mine, its = in_common(source.music, output.music)
             for name, value in kept(mine, its, align(mine.chroma, its.chroma)).items():
@@ -55,15 +58,21 @@ def outcome(values: Mapping[str, Any], null: Null) -> tuple[str | None, str]:
     """What a cover came to, and why: "ok", "copy" of its source, or the song "lost"; None where it cannot be told.
 
     Args:
-        values: by measure, as in a result row.
+        values: by name, as in a result row.
     """
     harmony, melody, timbre, waveform = (values.get(name) for name in (HARMONY, MELODY, TIMBRE, WAVEFORM))
     if waveform is not None and waveform > COPIED:
         return "copy", f"{WAVEFORM} {waveform:.2f} is over {COPIED}"
     if harmony is not None and timbre is not None and harmony > COPIED and timbre < SAME_SOUND_DB:
         return "copy", f"{HARMONY} {harmony:.2f} is over {COPIED}, {TIMBRE} {timbre:.1f} under {SAME_SOUND_DB}"
+    nothing = [text for text in values.get("unmeasured") or () if text.startswith(f"{HARMONY}: the cover is ")]
+    if nothing:
+        return "lost", nothing[0].removeprefix(f"{HARMONY}: ")
     if harmony is None or melody is None:
         return None, f"{HARMONY if harmony is None else MELODY} could not be measured"
+    seconds = values.get("duration_s")
+    if seconds is not None and seconds < SHORTEST_S:
+        return None, f"{seconds:.1f} s are too few to tell from chance; {SHORTEST_S:g} s are needed"
     measured = null.pairs >= LEAST_PAIRS
     limits = [null.p95[name] if measured and name in null.p95 else USUAL_P95 for name in (HARMONY, MELODY)]
     told = ", ".join(

@@ -58,7 +58,8 @@ def tempo(onsets: Tensor) -> float | None:
     bar += int(alike[bar - 3 : bar + 4].argmax()) - 3
     before, here, after = alike[bar - 1 : bar + 2].tolist()
     bend = before - 2 * here + after
-    return 4 * 60 * ONSET_RATE / (bar + ((before - after) / (2 * bend) if bend < 0 else 0.0))
+    is_peak = here >= max(before, after) and bend < 0  # else the parabola's vertex may lie anywhere
+    return 4 * 60 * ONSET_RATE / (bar + ((before - after) / (2 * bend) if is_peak else 0.0))
 
 
 def autocorrelation(onsets: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Structure: which parts of a piece resemble which (self-similarity of chroma, Foote 1999)."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def same_structure(source: Tensor, cover: Tensor) -> float | str:
 def repetition(chroma: Tensor) -> float | str:
     """90th percentile of the similarity of times at least 4 s apart in a chroma ``[12, frames]``."""
     similarity = self_similarity(chroma)
-    apart = int(FAR_S * FRAME_RATE / FRAMES_TOGETHER)
+    apart = math.ceil(FAR_S * FRAME_RATE / FRAMES_TOGETHER)
     if len(similarity) <= apart:
         return f"the cover is shorter than {FAR_S:g} s"
     far = similarity[torch.ones_like(similarity, dtype=torch.bool).triu(apart)]

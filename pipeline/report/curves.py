@@ -23,7 +23,8 @@ def dose_response(numbers: Numbers, measures: Sequence[str]) -> bytes:
     """
     down = numbers.axes.down
     settings = list(numbers.settings.values())
-    strengths, lines = values_along(settings, STRENGTH), values_along(settings, down)
+    strengths = [strength for strength in values_along(settings, STRENGTH) if strength is not None]
+    lines = values_along(settings, down)
     cells, looks = numbers.cells(STRENGTH, down), list(zip(colours(len(lines)), cycle(MARKERS), strict=False))
     rows = -(-len(measures) // PANELS_ACROSS)
     drawn = figure(10, 1.7 + 2.2 * rows)

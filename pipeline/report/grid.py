@@ -31,8 +31,10 @@ class Axes:
 
 
 def axes(rows: pa.Table) -> Axes:
-    """The first two parameters that vary, strength and guidance before all others."""
+    """The first two parameters that vary, strength and guidance before all others; or the settings' names."""
     varied = [name for name in PARAMETERS if name in rows.column_names and _varies(rows[name])]
+    if not varied and _varies(rows["setting_name"]):
+        varied = ["setting_name"]  # covers of others, of which no parameters are known
     across, down = [*varied, None, None][:2]
     return Axes(across, down, tuple(varied[2:]))
 
@@ -56,13 +58,19 @@ def place(row: Row, axis: str | None, along: Sequence[Any]) -> int:
 
 def label(row: Row, others: Sequence[str]) -> str:
     """What tells a cover from the others of its cell, such as "shift 3, seed 7"."""
-    return ", ".join([*(f"{parameter(name)} {value(row[name])}" for name in others), f"seed {row['seed']}"])
+    seed = [] if row["seed"] is None else [f"seed {row['seed']}"]
+    return ", ".join([*(f"{parameter(name)} {value(row[name])}" for name in others), *seed])
 
 
 def by_score(rows: Sequence[Row]) -> list[Row]:
     """The best-scoring first; those without a score last, and equals in order of setting and seed."""
     return sorted(
-        rows, key=lambda row: (-(-1.0 if row[SCORE] is None else row[SCORE]), row["setting_name"], row["seed"])
+        rows,
+        key=lambda row: (
+            -(-1.0 if row[SCORE] is None else row[SCORE]),
+            row["setting_name"],
+            -1 if row["seed"] is None else row["seed"],
+        ),
     )
 
 

@@ -5,8 +5,6 @@ from typing import Any
 from pipeline.metrics.names import MEASURES, Measure
 from pipeline.objective import KEPT, MOVED, SCORE
 
-OUTCOME = "cover/outcome"
-
 OBJECTIVE = (
     Measure(
         SCORE,

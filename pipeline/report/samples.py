@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.objective import OUTCOME, SCORE
 from pipeline.report.grid import only_covers
-from pipeline.report.labels import OUTCOME, SCORE
 
 TROUBLES = {
     "lost": "most covers that lost the song",

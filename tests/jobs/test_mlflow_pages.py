@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from tests.conftest import tone
+from tests.conftest import melody
 from tests.mlflow_server import Server
 from tests.pipeline.report.test_listening import CHROMIUM, FLAGS
 
@@ -45,7 +45,7 @@ def said(folder: Path, server: Server) -> str:
     """What the job prints: five strengths by four guidances, three seeds, six tracks."""
     rows = []
     for k in range(TRACKS):
-        soundfile.write(folder / f"t{k}.flac", tone(6.0, pitch_hz=220 * 2 ** (k / 5)), 48_000)
+        soundfile.write(folder / f"t{k}.flac", melody(10.5, seed=k), 48_000)
         rows.append({"track_id": f"tune {k}", "source": f"t{k}.flac", "caption": "heavy metal, double bass drums"})
     (folder / "songs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     command = [sys.executable, "-m", "jobs.restyle", f"manifest={folder}/songs.jsonl", f"output={folder}/out"]
@@ -120,7 +120,7 @@ def test_runs_audio_and_the_listening_page_are_there(folder: Path, server: Serve
     page.wait_for_timeout(4000)
     page.screenshot(path=folder / "audio.png")
     seconds = page.locator("audio").first.evaluate("audio => audio.duration")
-    assert seconds == pytest.approx(6.0, abs=0.1)
+    assert seconds == pytest.approx(10.5, abs=0.1)
 
     show(page, f"{base}/{runs['songs']}/artifacts/comparison/listen.html", folder, "listen", "listen.html")
     frame = next(frame for frame in page.frames if frame != page.main_frame)

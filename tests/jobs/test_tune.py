@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from tests.conftest import tone
+from tests.conftest import melody
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +24,7 @@ def launch(job: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_catalogue_is_tuned_and_restyled_as_was_found(tmp_path: Path) -> None:
     rows = []
     for k in range(3):
-        soundfile.write(tmp_path / f"t{k}.flac", tone(5.5, pitch_hz=220 * 2 ** (k / 5)), 48_000)
+        soundfile.write(tmp_path / f"t{k}.flac", melody(10.5, seed=k), 48_000)
         rows.append({"track_id": f"t{k}", "source": f"t{k}.flac", "caption": "jazz", "guidance_scale": 12})
     rows.append({"track_id": "gone", "source": "gone.flac", "caption": "jazz"})
     (tmp_path / "songs.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -9,10 +9,10 @@ from acestep.errors import RequestError
 from pipeline.measuring import MetricsSpec, Ruler
 from pipeline.metrics.names import MEASURES
 from pipeline.results import as_table
-from tests.conftest import tone
+from tests.conftest import melody
 
 DEFAULT = {measure.name for measure in MEASURES if not measure.extra}
-WAVE = torch.from_numpy(tone(10.0).T.copy())
+WAVE = torch.from_numpy(melody(10.0).T.copy())
 CPU = torch.device("cpu")
 
 

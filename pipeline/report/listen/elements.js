@@ -60,7 +60,7 @@ const clipOf = (side) => (side === "source" ? now.track.source : coverOf(now.cel
 
 function player(clip, wide, onPlay, onSeek) {
   if (!clip.audio) return make("p", { className: "problem", title: clip.problem }, clip.problem);
-  const button = make("button", { className: "play", type: "button", tabIndex: -1, ariaLabel: "play or pause" });
+  const button = make("button", { className: "play", type: "button", tabIndex: wide ? 0 : -1, ariaLabel: wide ? "play or pause the source" : "play or pause" });
   const [arrow, bars] = ["M2 0.5L9.5 5L2 9.5Z", "M1.5 0.5h2.5v9H1.5ZM6 0.5h2.5v9H6Z"];
   button.append(drawing("0 0 10 10", [arrow, "arrow"], [bars, "bars"]));
   button.addEventListener("click", onPlay);

@@ -90,7 +90,7 @@ function paintCell(track, cell) {
     make("div", { className: "top" },
       cell.rank ? make("span", { className: "rank", title: `of ${track.ranked}` }, String(cell.rank)) : null,
       cell.rank && cover.outcome !== "failed" ? make("span", { className: "amount" }, amount) : null,
-      badge ? make("span", { className: `badge ${badge}`, title: data.outcomes[badge] ?? "" }, badge) : null),
+      badge ? make("span", { className: `badge ${badge}`, title: [data.outcomes[badge], cover.reason].filter(Boolean).join(" ") }, badge) : null),
     player(cover, false, play, seek),
     cover.audio ? make("div", { className: "parts" },
       ...parts.map(([word, name]) => make("span", null, `${word} ${text(cover.measures[name])}`))) : null,
