@@ -10,6 +10,7 @@ Exit status: as ``jobs.restyle``'s; 0 a setting was found.
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -26,11 +27,12 @@ from jobs.schema import register
 from pipeline.cluster import Pool
 from pipeline.console import ConsoleReporter
 from pipeline.console_findings import print_findings
+from pipeline.findings import FOLDER, PAGE
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob
 from pipeline.plan import Plan
 from pipeline.settings import Setting
-from pipeline.tune_job import TuneResult, TuneSpec, tune_catalogue
+from pipeline.tune_job import PRESET, TuneResult, TuneSpec, tune_catalogue
 
 register()
 _entered: list[bool] = []
@@ -51,6 +53,8 @@ def spec_of(config: DictConfig, job: RestyleJob) -> TuneSpec:
     Raises:
         RequestError: the job has a grid or stages of its own.
     """
+    if config.dry_run:
+        raise RequestError("dry_run: what tuning makes depends on what it finds; leave it out")
     swept = [f"grid.{name}" for name, values in job.grid.items() if values is not None]
     if swept or job.stages:
         raise RequestError(
@@ -84,16 +88,24 @@ def _main(config: DictConfig) -> None:
 def conclude(console: Console, job: RestyleJob, found: TuneResult, arguments: Sequence[str]) -> None:
     """The settings that were tried, and what to do now."""
     print_findings(console, found.findings)
-    folder = job.output if "://" in job.output else f"file://{os.path.abspath(job.output)}"
-    kept = [word for word in arguments if not word.startswith(("tune.", "output=", "cover.seed"))]
-    lines = {
-        "preset": f"{job.output}/preset/tuned.yaml",
-        "listen": f"{job.output}/comparison/listen.html",
-        **({"compare": found.links["compare"]} if found.links else {}),
-        "next": f"python -m jobs.restyle output=... preset=tuned 'hydra.searchpath=[{folder}]' {' '.join(kept)}",
-    }
+    lines = {"preset": f"{job.output}/{PRESET} (strength {found.strength:g}, guidance {found.guidance:g})"}
+    if PAGE in found.findings.files:
+        lines["listen"] = f"{job.output}/{FOLDER}/{PAGE}"
+    if found.links:
+        lines |= {"runs": found.links["ui"], "compare": found.links["compare"]}
+    lines["next"] = following(job.output, arguments)
     for name, value in lines.items():
         console.print(f"{name:8} {value}", markup=False, highlight=False)
+
+
+def following(output: str, arguments: Sequence[str]) -> str:
+    """The command that restyles the whole catalogue as was found."""
+    if "://" in output:
+        return f"copy {output}/{PRESET} to a folder preset/, and name that folder's parent in hydra.searchpath"
+    ours = ("tune.", "output=", "preset=", "preset.", "cover.", "tracking.", "hydra.", "catalogue=")
+    kept = [word for word in arguments if not word.startswith(ours)]
+    own = ["output=FOLDER", "preset=tuned", f"hydra.searchpath=[file://{os.path.abspath(output)}]"]
+    return shlex.join(["python", "-m", "jobs.restyle", *own, *kept])
 
 
 def main() -> None:

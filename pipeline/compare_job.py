@@ -1,19 +1,17 @@
 """Comparing what a folder holds: from its files alone, into tables, a listening page, and any tracking server."""
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acestep.errors import RequestError
 from acestep.setting import SETTING_FIELDS
-from pipeline.findings import FOUND_COLUMNS, Findings, FindingsSpec, find
-from pipeline.record import JOB_FILE
-from pipeline.results import current_rows
-from pipeline.storage import Store, open_store
+from pipeline.findings import Findings, FindingsSpec, find, measured_rows
+from pipeline.record import read_record
+from pipeline.settings import short_name
+from pipeline.storage import open_store
 from pipeline.tracking import Tracker, TrackingSpec
 
 
@@ -50,18 +48,16 @@ def compare_folder(job: CompareJob, warn: Callable[[str], None]) -> tuple[Findin
         RequestError: the folder holds no covers, or none that was measured.
     """
     output = open_store(job.output)
-    rows = current_rows(output, columns=FOUND_COLUMNS)
-    if not len(rows):
-        raise RequestError(f"output {job.output} holds no results; name a folder of jobs.restyle or jobs.measure")
+    rows = measured_rows(output, job.output)
     record = read_record(output)
     name = job.catalogue or record["catalogue"] or job.output.rstrip("/").rsplit("/", 1)[-1]
-    tracker = Tracker(job.tracking, name, output, job.output)
-    findings = find(output, rows, job.findings, name)
-    if findings is None:
-        raise RequestError(
-            f"no cover in {job.output} was measured; run python -m jobs.measure output={job.output}"
-        )
+    tracking = replace(job.tracking, experiment=job.tracking.experiment or _experiment(record))
+    tracker = Tracker(tracking, name, output, job.output)
     settings = settings_of(rows)
+    names = {setting.setting_id: setting.name for setting in settings}
+    called = pa.array([names.get(setting_id) for setting_id in rows["setting_id"].to_pylist()], pa.string())
+    rows = rows.set_column(rows.column_names.index("setting_name"), "setting_name", called)
+    findings = find(output, rows, job.findings, name)
     # Several launches together vary more than the last one, whose parameters these are.
     varied = {key for setting in settings for key in setting.varied}
     constant = {key: value for key, value in record["parameters"].items() if key not in varied}
@@ -69,10 +65,10 @@ def compare_folder(job: CompareJob, warn: Callable[[str], None]) -> tuple[Findin
     return findings, tracker.finish(rows, 0.0, warn, findings=findings)
 
 
-def read_record(output: Store) -> dict[str, Any]:
-    """What the folder's own job wrote down about itself."""
-    empty: dict[str, Any] = {"catalogue": None, "parameters": {}, "labels": {}}
-    return empty | (json.loads(output.read(JOB_FILE)) if output.exists(JOB_FILE) else {})
+def _experiment(record: Mapping[str, Any]) -> str | None:
+    """The experiment that the folder's own job was told to use."""
+    found: str | None = (record.get("job", {}).get("tracking") or {}).get("experiment")
+    return found
 
 
 def settings_of(rows: pa.Table) -> list[ComparedSetting]:
@@ -93,7 +89,10 @@ def settings_of(rows: pa.Table) -> list[ComparedSetting]:
     # A value that rows of one setting do not share is a track's own, not the setting's.
     fixed = [name for name in fields if all(len(own[name]) == 1 for own in values.values())]
     varied = [name for name in fixed if len(set.union(*(own[name] for own in values.values()))) > 1]
+    own_values = {key: {name: next(iter(own[name])) for name in varied} for key, own in values.items()}
+    if len(set(names.values())) < len(names):  # launches that swept the same and held something else fixed
+        names = {key: short_name(own_values[key]) for key in names}
     return [
-        ComparedSetting(setting_id, name, {key: next(iter(values[setting_id][key])) for key in varied})
+        ComparedSetting(setting_id, name, own_values[setting_id])
         for setting_id, name in sorted(names.items(), key=lambda item: (item[1], item[0]))
     ]

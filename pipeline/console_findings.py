@@ -4,6 +4,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.findings import Findings
@@ -29,7 +30,7 @@ def print_findings(console: Console, findings: Findings) -> None:
     table.add_column("covers")
     rows = _rows(findings)
     for row in rows[:MOST_ROWS]:
-        table.add_row(row["setting_name"], *(_number(row, name) for name in SHOWN), _counts(row))
+        table.add_row(escape(row["setting_name"]), *(_number(row, name) for name in SHOWN), _counts(row))
     console.print(table)
     if len(rows) > MOST_ROWS:
         console.print(f"  ... and {len(rows) - MOST_ROWS} more")

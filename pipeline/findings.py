@@ -15,18 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from acestep.errors import RestyleError
+from acestep.constants import SAMPLE_RATE
+from acestep.errors import RequestError, RestyleError
 from acestep.setting import SETTING_FIELDS
 from pipeline.comparison import Comparison, compare, explain
 from pipeline.loading import load, load_cover
 from pipeline.lots import drawn
 from pipeline.metrics.features import Features, extract
 from pipeline.metrics.names import BY_NAME, MEASURES
-from pipeline.metrics.null import HARMONY, MELODY, TIMBRE, WAVEFORM, Null, null_of, outcome
+from pipeline.metrics.null import HARMONY, LEAST_PAIRS, MELODY, TIMBRE, WAVEFORM, Null, null_of, outcome
 from pipeline.objective import KEPT, MOVED, OUTCOME, REASON, SCORE, Objective, score
 from pipeline.report.page import listening_page
 from pipeline.report.pictures import pictures
 from pipeline.report.samples import choose
+from pipeline.results import current_rows, newest_of_each
 from pipeline.storage import Store
 from pipeline.summary import SUMMARY_COLUMNS
 
@@ -41,7 +43,8 @@ FOUND_COLUMNS = (
 COVER_COLUMNS = ("item_id", "track_id", "setting_id", "setting_name", "seed", "status", OUTCOME, REASON)
 NULL_TRACKS = 24  # 552 pairs of a source and another track's cover
 HEADLINES = 2  # sentences above the players: what is best, and what may be as good
-READERS = 4  # recordings in memory at once
+NULL_S = 60  # of each recording: more would be more work and memory, and the same level
+READERS = 4
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,18 @@ class FindingsSpec:
     """How to judge.
 
     listen_tracks: how many tracks the listening page shows; 0 makes none.
+
+    Raises:
+        RequestError: it is below zero.
     """
 
     objective: Objective = field(default_factory=Objective)
     listen_tracks: int = 6
+    pictures: bool = True
+
+    def __post_init__(self) -> None:
+        if self.listen_tracks < 0:
+            raise RequestError(f"listen_tracks {self.listen_tracks} may not be below 0; 0 makes no page")
 
 
 @dataclass(frozen=True)
@@ -70,23 +81,20 @@ class Findings:
     files: Mapping[str, bytes]
 
 
-def find(output: Store, rows: pa.Table, spec: FindingsSpec, title: str) -> Findings | None:
+def find(output: Store, rows: pa.Table, spec: FindingsSpec, title: str) -> Findings:
     """Judge and compare covers, and write it to ``comparison`` of the output folder.
 
     Args:
-        rows: of ``FOUND_COLUMNS``.
-
-    Returns:
-        None where no cover was measured.
+        rows: of ``FOUND_COLUMNS``, of which some are measured.
     """
     rows = rows.filter(pc.not_equal(rows["status"], "rejected"))
-    if not pc.any(pc.is_valid(rows["unmeasured"])).as_py():
-        return None
     null = chance(output, rows)
     rows = judged(rows, null, spec.objective)
     comparison = compare(rows, spec.objective)
-    sentences = tuple(explain(comparison))
-    files = _tables(rows, comparison, null) | pictures(rows, comparison)
+    sentences = (*explain(comparison), *_caveats(rows, null))
+    files = _tables(rows, comparison, null, spec.objective)
+    if spec.pictures:
+        files |= pictures(rows, comparison)
     if spec.listen_tracks:
         samples = choose(rows, spec.listen_tracks)
         files[PAGE] = listening_page(
@@ -100,6 +108,40 @@ def find(output: Store, rows: pa.Table, spec: FindingsSpec, title: str) -> Findi
     for name, content in files.items():
         output.write(f"{FOLDER}/{name}", content)
     return Findings(rows, comparison, null, sentences, files)
+
+
+def any_measured(rows: pa.Table) -> bool:
+    """Whether there is anything to compare."""
+    return bool(pc.any(pc.is_valid(rows["unmeasured"])).as_py())
+
+
+def _caveats(rows: pa.Table, null: Null) -> list[str]:
+    """What the figures do not rest on, in sentences."""
+    said = []
+    ok = rows.filter(pc.equal(rows["status"], "ok"))
+    unknown = ok.filter(pc.is_null(ok[OUTCOME]))
+    if len(unknown):
+        reason = unknown[REASON][0].as_py()
+        said.append(f"{len(unknown)} of {len(ok)} covers are not judged, the first since {reason}")
+    if null.pairs < LEAST_PAIRS:
+        said.append(
+            f"chance is a usual one: the run has {null.pairs} pairs of unrelated tracks, {LEAST_PAIRS} are needed"
+        )
+    return said
+
+
+def measured_rows(output: Store, uri: str) -> pa.Table:
+    """The covers of a folder that stand for themselves now, as rows of ``FOUND_COLUMNS``.
+
+    Raises:
+        RequestError: there are none, or none was measured.
+    """
+    rows = newest_of_each(current_rows(output, columns=FOUND_COLUMNS))
+    if not len(rows):
+        raise RequestError(f"output {uri} holds no results; name a folder of jobs.restyle or jobs.measure")
+    if not any_measured(rows):
+        raise RequestError(f"no cover in {uri} was measured; run python -m jobs.measure output={uri}")
+    return rows
 
 
 def judged(rows: pa.Table, null: Null, objective: Objective) -> pa.Table:
@@ -144,11 +186,11 @@ def _features(output: Store, row: dict[str, Any]) -> tuple[str, Features, Featur
     except (RestyleError, OSError) as error:
         log.warning("%s is left out of the run's chance level: %s", row["track_id"], error)
         return None
-    source, cover = (extract([wave])[0] for wave in waves)
+    source, cover = (extract([wave[:, : NULL_S * SAMPLE_RATE]])[0] for wave in waves)
     return row["track_id"], source, cover
 
 
-def _tables(rows: pa.Table, comparison: Comparison, null: Null) -> dict[str, bytes]:
+def _tables(rows: pa.Table, comparison: Comparison, null: Null, objective: Objective) -> dict[str, bytes]:
     measured = [name for name in BY_NAME if rows[name].null_count < len(rows)]
     tables = {
         "covers": rows.select([*COVER_COLUMNS, KEPT, MOVED, SCORE, *measured, "unmeasured"]),
@@ -157,7 +199,8 @@ def _tables(rows: pa.Table, comparison: Comparison, null: Null) -> dict[str, byt
         "pairs": comparison.pairs,
     }
     files = {f"{name}.parquet": _parquet(table) for name, table in tables.items()}
-    return files | {"null.json": json.dumps(asdict(null), indent=2).encode()}
+    told = {"null": asdict(null), "objective": asdict(objective)}
+    return files | {f"{name}.json": json.dumps(values, indent=2).encode() for name, values in told.items()}
 
 
 def _parquet(table: pa.Table) -> bytes:

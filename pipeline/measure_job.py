@@ -1,8 +1,10 @@
 """Measuring what is there already: the covers of an output folder that nobody measured, or any list of pairs."""
 
 import itertools
+import logging
+import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -11,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from ray.exceptions import RayError
 
 from acestep.constants import MAX_SOURCE_SECONDS, SAMPLE_RATE
@@ -20,17 +23,21 @@ from pipeline.cluster import ClusterSpec, connect, size_pool
 from pipeline.failures import outcome
 from pipeline.job import open_output
 from pipeline.loading import load, load_cover
-from pipeline.measuring import MetricsSpec, Ruler
+from pipeline.measuring import ALL, MetricsSpec, Ruler
+from pipeline.metrics.names import MEASURES
 from pipeline.pairs import read_pairs
-from pipeline.record import write_pairs_file
+from pipeline.record import read_record, write_pairs_file
 from pipeline.results import RESULTS, ResultWriter, as_table, current_rows, finished_items
 from pipeline.spread import spread
 from pipeline.storage import Store, open_store
 
+log = logging.getLogger(__name__)
 MOST_PER_TASK = 50  # covers of one source; a task that is lost is done again whole
 MOST_REASONS = 20
 BATCH_ROWS = 1000
 Rows = list[dict[str, Any]]
+# Older values do not stand beside a new reason.
+BLANK: dict[str, Any] = dict.fromkeys([measure.name for measure in MEASURES] + ["measure_s"])
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class Measured:
     def add(self, rows: Rows) -> None:
         """Count rows."""
         for row in rows:
-            measured = row.get("measure_s") is not None
+            measured = row.get("measure_s") is not None and not _nothing(row.get("unmeasured") or ())
             self.covers += measured
             self.failed += not measured
             self.audio_s += (row.get("duration_s") or 0.0) * measured
@@ -108,6 +115,10 @@ def measure_all(job: MeasureJob, progressed: Callable[[Measured], None]) -> Meas
     else:
         rows = _unmeasured(output, job.again)
     if job.pairs:
+        if "model" in read_record(output):
+            raise RequestError(
+                f"output {job.output} holds covers of jobs.restyle; give the pairs a folder of their own"
+            )
         write_pairs_file(job.pairs, output)
     connect(job.cluster)
     pool = size_pool(job.cluster)
@@ -135,7 +146,9 @@ def _unmeasured(output: Store, again: bool) -> pa.Table:
         raise RequestError(
             f"{output.root} holds no covers to measure; name a folder of jobs.restyle, or add pairs=..."
         )
-    return rows if again else rows.filter(pc.is_null(rows["unmeasured"]))
+    # Where nothing at all could be measured, something was in the way that may be gone.
+    missing = [texts is None or _nothing(texts) for texts in rows["unmeasured"].to_pylist()]
+    return rows if again else rows.filter(pa.array(missing, pa.bool_()))
 
 
 def _grouped(rows: pa.Table) -> Iterator[Rows]:
@@ -148,12 +161,20 @@ def _grouped(rows: pa.Table) -> Iterator[Rows]:
 
 
 def measure_group(group: Group) -> Rows:
-    """The rows of a group with what was measured; in a Ray task."""
+    """The rows of a group with what was measured; in a Ray task, whose process ends with a device that broke."""
+    try:
+        return _measure_group(group)
+    except torch.AcceleratorError as error:
+        log.critical("the device is broken, leaving: %s", error)
+        os._exit(1)
+
+
+def _measure_group(group: Group) -> Rows:
     ruler = _ruler(group.spec, group.device)
     try:
         wave = load(group.rows[0]["source"], group.most_seconds)
         source = ruler.listen(wave)
-    except Exception as error:
+    except (RestyleError, OSError) as error:
         return [_unread(group, row, outcome(error), row["source"]) for row in group.rows]
     rows = []
     for row in group.rows:
@@ -165,6 +186,7 @@ def measure_group(group: Group) -> Rows:
             continue
         rows.append(
             row
+            | BLANK
             | measured
             | {
                 "duration_s": cover.shape[1] / SAMPLE_RATE,
@@ -185,7 +207,14 @@ def _ruler(spec: MetricsSpec, device: str) -> Ruler:
 def _unread(group: Group, row: dict[str, Any], found: dict[str, Any], where: str = "") -> dict[str, Any]:
     """A row that could not be measured. A cover that was made stays one, whatever came of its file or source."""
     message = f"{where}: {found['error_message']}" if where else found["error_message"]
-    return row | found | {"error_message": message} if group.listed else row | {"unmeasured": [f"all: {message}"]}
+    if group.listed:
+        return row | BLANK | found | {"error_message": message}
+    return row | BLANK | {"unmeasured": [f"{ALL}: {message}"]}
+
+
+def _nothing(reasons: Iterable[str]) -> bool:
+    """Whether no measure at all could be taken."""
+    return any(reason.startswith(f"{ALL}: ") for reason in reasons)
 
 
 def lost(error: RayError) -> dict[str, Any]:

@@ -56,6 +56,12 @@ def job_labels(job: "RestyleJob", settings: list[Setting]) -> dict[str, str]:
     }
 
 
+def read_record(output: Store) -> dict[str, Any]:
+    """What the folder's own job wrote down about itself."""
+    empty: dict[str, Any] = {"catalogue": None, "parameters": {}, "labels": {}}
+    return empty | (json.loads(output.read(JOB_FILE)) if output.exists(JOB_FILE) else {})
+
+
 def write_pairs_file(pairs: str, output: Store) -> None:
     """Write down where a folder's rows come from, when no job of ours made the covers."""
     content = {

@@ -9,10 +9,11 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acestep.errors import RestyleError
 from pipeline.actors import RestyleWorker, WorkerSpec
 from pipeline.attempts import ATTEMPTS, mark_start
 from pipeline.cluster import Pool, PoolError, connect, size_pool
-from pipeline.findings import FOUND_COLUMNS, find
+from pipeline.findings import FOUND_COLUMNS, any_measured, find
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob, open_job, plan_job
 from pipeline.plan import Plan
@@ -128,7 +129,16 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
     output.delete(PLAN_FILE)
     made = current_rows(output, plan.ids, FOUND_COLUMNS)
     summary = summarize(made, kept.new, time.perf_counter() - started)
-    findings = find(output, made, job.findings, job.name) if job.metrics.enabled else None
+    try:
+        findings = find(output, made, job.findings, job.name) if any_measured(made) else None
+    except (RestyleError, OSError) as error:
+        findings = None
+        reporter.warned(
+            f"the covers are there and not compared: {error}; jobs.compare output={job.output} does it"
+        )
+    except BaseException:
+        tracker.abandon()
+        raise
     links = tracker.finish(made, summary.seconds, reporter.warned, progress, findings)
     return replace(summary, tracking=links, findings=findings)
 

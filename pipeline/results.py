@@ -169,6 +169,20 @@ def current_rows(store: Store, items: set[str] | None = None, columns: Sequence[
     return read_results(store, RESULTS, REJECTED, columns=columns).take(chosen)
 
 
+def newest_of_each(rows: pa.Table) -> pa.Table:
+    """Of each track, setting and seed the newest cover alone.
+
+    What an earlier launch made in other words, of another source or by another model does not stand beside it.
+    Covers without a seed, which are others' work, all stay.
+    """
+    repeated = pc.and_(pc.is_valid(rows["setting_id"]), pc.is_valid(rows["seed"]))
+    keys = ["track_id", "setting_id", "seed"]
+    placed = rows.select(keys).append_column("place", pa.array(range(len(rows)), pa.int64()))
+    newest = placed.filter(repeated).group_by(keys).aggregate([("place", "max")])["place_max"]
+    others = placed.filter(pc.invert(repeated))["place"]
+    return rows.take(pa.array(sorted([*newest.to_pylist(), *others.to_pylist()]), pa.int64()))
+
+
 def finished_items(store: Store, retry_failed: bool = False) -> set[str]:
     """Ids of the items that have a final row: all, or (``retry_failed``) only those that are ok."""
     rows = read_results(store, RESULTS, REJECTED, columns=("item_id", "status"))

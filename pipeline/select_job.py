@@ -4,14 +4,11 @@ import io
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 
-from acestep.errors import RequestError
-from pipeline.findings import FOUND_COLUMNS, chance, judged
+from pipeline.findings import chance, judged, measured_rows
 from pipeline.loading import fetch_cover
 from pipeline.objective import Objective
-from pipeline.results import current_rows
 from pipeline.selection import select
 from pipeline.storage import open_store
 
@@ -40,11 +37,7 @@ def select_winners(job: SelectJob) -> pa.Table:
         RequestError: no cover of the folder was measured.
     """
     output, export = open_store(job.output), open_store(job.export)
-    rows = current_rows(output, columns=FOUND_COLUMNS)
-    if not pc.any(pc.is_valid(rows["unmeasured"])).as_py():
-        raise RequestError(
-            f"no cover in {job.output} was measured; run python -m jobs.measure output={job.output}"
-        )
+    rows = measured_rows(output, job.output)
     winners = select(judged(rows, chance(output, rows), job.objective), job.objective)
     paths = dict(zip(rows["item_id"].to_pylist(), rows["audio_path"].to_pylist(), strict=True))
     files: list[str | None] = []

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+log = logging.getLogger(__name__)
 # The key is a digest of the folder, since a path may hold characters that a search filter cannot.
 TAG_KEY, TAG_OUTPUT = "restyle.key", "restyle.output"
 TAG_SETTING, TAG_KIND = "restyle.setting", "restyle.kind"
@@ -245,12 +246,18 @@ def _with_zeros(runs: Runs, run: str, values: Mapping[str, float]) -> dict[str, 
 
 
 def _log_samples(client: "MlflowClient", run: str, rows: pa.Table, store: Store) -> None:
-    ok = rows.filter(pc.equal(rows["status"], "ok")).select(["audio_path", "track_id"])
+    """A cover each of a few tracks; one whose file is gone is left out."""
+    ok = rows.filter(pc.equal(rows["status"], "ok")).select(["track_id", "audio_path"])
+    first = ok.group_by("track_id", use_threads=False).aggregate([("audio_path", "first")])
     with tempfile.TemporaryDirectory() as folder:
-        for row in first_rows(ok, SAMPLES, "track_id", "ascending").to_pylist():
-            extension = row["audio_path"].rsplit(".", 1)[-1]
-            copy = Path(folder) / f"{row['track_id']}.{extension}"
-            copy.write_bytes(fetch_cover(store, row["audio_path"]))
+        for row in first_rows(first, SAMPLES, "track_id", "ascending").to_pylist():
+            path = row["audio_path_first"]
+            copy = Path(folder) / f"{row['track_id']}.{path.rsplit('.', 1)[-1]}"
+            try:
+                copy.write_bytes(fetch_cover(store, path))
+            except FileNotFoundError as error:
+                log.warning("no sample of %s: %s", row["track_id"], error)
+                continue
             client.log_artifact(run, str(copy), "samples")
 
 

@@ -3,12 +3,15 @@
 import json
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import yaml
+
 from acestep import hub
 from acestep.errors import RequestError
+from acestep.setting import CoverSetting
 from pipeline.compare_job import CompareJob, compare_folder
 from pipeline.findings import Findings
 from pipeline.job import RestyleJob, check_model, open_output
@@ -22,7 +25,7 @@ from pipeline.storage import Store, absolute
 from pipeline.tracking import TrackingSpec
 from pipeline.tuning import Space, Trial, Tuned, tune
 
-SAMPLE = "tune/tracks.jsonl"
+SAMPLE, PRESET = "tune/tracks.jsonl", "preset/tuned.yaml"
 STRENGTH, GUIDANCE = "audio_cover_strength", "guidance_scale"
 SWEPT = (STRENGTH, GUIDANCE, "seed")
 
@@ -45,14 +48,11 @@ class TuneSpec:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """The setting that was found, what speaks for it, and where it is tracked.
+    """The setting that was found, what all covers together came to, and where that is tracked."""
 
-    preset: the text of a preset file that a job takes.
-    """
-
-    tuned: Tuned
+    strength: float
+    guidance: float
     findings: Findings
-    preset: str
     links: Mapping[str, str]
 
 
@@ -70,6 +70,9 @@ def tune_catalogue(job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Cal
     """
     if not job.metrics.enabled:
         raise RequestError("metrics.enabled is false, and tuning lives by what is measured; take it out")
+    for name, count in (("tracks", spec.tracks), ("seeds", spec.seeds)):
+        if count < 1:
+            raise RequestError(f"tune.{name} {count} may not be below 1")
     output = open_output(job.output)
     tracks = _write_sample(job, spec.tracks, output)
     first = int(job.cover["seed"])
@@ -81,7 +84,7 @@ def tune_catalogue(job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Cal
         catalogue=job.name,
         grid={},
         tracking=TrackingSpec(enabled=False),  # once, at the end, by what all rounds came to
-        findings=replace(job.findings, listen_tracks=0),
+        findings=replace(job.findings, listen_tracks=0, pictures=False),
     )
     tuned = tune(space, tracks, list(seeds), partial(_evaluate, sampled, reporter), say, spec.budget)
     if tuned.mean == 0:
@@ -90,9 +93,8 @@ def tune_catalogue(job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Cal
         )
     compared = CompareJob(job.output, job.name, job.findings, job.tracking)
     findings, links = compare_folder(compared, reporter.warned)
-    text = preset_text(job, tuned)
-    output.write("preset/tuned.yaml", text.encode())
-    return TuneResult(tuned, findings, text, links)
+    output.write(PRESET, preset_text(job, tuned).encode())
+    return TuneResult(tuned.strength, tuned.guidance, findings, links)
 
 
 def _evaluate(job: RestyleJob, reporter: Reporter, trials: Sequence[Trial]) -> list[float | None]:
@@ -105,8 +107,8 @@ def _evaluate(job: RestyleJob, reporter: Reporter, trials: Sequence[Trial]) -> l
         Point(dict(zip(SWEPT, key, strict=True)), frozenset(tracks)) for key, tracks in sorted(wanted.items())
     ]
     summary = run(replace(job, points=points), reporter)
-    if summary.findings is None:
-        raise RequestError(f"no cover of {job.manifest} could be made and measured; run jobs.validate on it")
+    if summary.findings is None:  # the round's tracks could not be run; others may
+        return [None] * len(trials)
     rows = summary.findings.rows.select([*SWEPT, "track_id", SCORE]).to_pylist()
     scores = {(row[STRENGTH], row[GUIDANCE], row["seed"], row["track_id"]): row[SCORE] for row in rows}
     return [scores.get((t.audio_cover_strength, t.guidance_scale, t.seed, t.track_id)) for t in trials]
@@ -135,14 +137,14 @@ def _write_sample(job: RestyleJob, count: int, output: Store) -> list[str]:
     if not chosen:
         raise RequestError(f"{job.manifest} holds no track that can be run; see jobs.validate")
     raw = rows_of(job.manifest, partial(check_columns, needs_caption=not job.caption))
-    lines = [json.dumps(row) for row in _sampled(raw, set(chosen), job.manifest)]
+    lines = [json.dumps(row, default=str) for row in _sampled(raw, set(chosen), job.manifest)]
     output.write(SAMPLE, "\n".join(lines).encode())
     return chosen
 
 
 def _sampled(rows: Iterator[dict[str, Any]], wanted: set[str], manifest: str) -> Iterator[dict[str, Any]]:
     for row in rows:
-        track_id = unicodedata.normalize("NFC", str(row["track_id"]))
+        track_id = unicodedata.normalize("NFC", str(row.get("track_id", "")))
         if track_id in wanted:
             wanted.discard(track_id)
             # What is sought is not the row's to fix.
@@ -154,20 +156,25 @@ def _sampled(rows: Iterator[dict[str, Any]], wanted: set[str], manifest: str) ->
 
 
 def preset_text(job: RestyleJob, tuned: Tuned) -> str:
-    """A preset file with the setting that was found; ``ranges`` holds what cannot be told from it."""
+    """A preset file with the setting that was found, and all else that its covers were made with; ``ranges`` holds
+    what cannot be told from it."""
     near = [(tuned.strength, tuned.guidance), *tuned.alternatives]
     strengths, guidances = sorted({s for s, _ in near}), sorted({g for _, g in near})
     between = "" if tuned.low is None else f" ({tuned.low:.2f}..{tuned.high:.2f})"
-    return f"""# @package _global_
-# Found by jobs.tune on a sample of {job.name} with {job.model}: score {tuned.mean:.2f}{between}, by
-# {tuned.generations} covers of the {tuned.full_grid} of the full grid. ranges hold what could not be told from it.
-preset:
-  name: tuned
-  caption: {json.dumps(job.caption)}
-  ranges:
-    {STRENGTH}: [{strengths[0]}, {strengths[-1]}]
-    {GUIDANCE}: [{guidances[0]}, {guidances[-1]}]
-cover:
-  {STRENGTH}: {tuned.strength}
-  {GUIDANCE}: {tuned.guidance}
-"""
+    usual = asdict(CoverSetting())
+    held = {name: value for name, value in job.cover.items() if name in usual and value != usual[name]}
+    values = held | {STRENGTH: tuned.strength, GUIDANCE: tuned.guidance}
+    found = {
+        "preset": {
+            "name": "tuned",
+            "caption": job.caption,
+            "ranges": {STRENGTH: [strengths[0], strengths[-1]], GUIDANCE: [guidances[0], guidances[-1]]},
+        },
+        "cover": {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()},
+    }
+    return (
+        "# @package _global_\n"
+        f"# Found by jobs.tune on a sample of {job.name} with {job.model}: score {tuned.mean:.2f}{between}, by\n"
+        f"# {tuned.generations} covers of the {tuned.full_grid} of the full grid. ranges hold what could not be "
+        "told from it.\n" + yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
+    )

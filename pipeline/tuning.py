@@ -22,8 +22,8 @@ BASELINE: Cell = (0.5, 8.0)
 # What may have been spent by the end of each round, as a share of the budget.
 ROW, BETTER_HALF, COLUMN, ROW_AGAIN, AROUND, COMMIT = 0.3, 0.4, 0.6, 0.7, 0.85, 1.0
 MOST_FINALISTS = 6
-# What a cover of the next strength, or of the next guidance, says about a cell beside one of its own. Scores
-# change slowly along both, more slowly along guidance; without it, a shallow optimum is lost in the noise.
+# What the covers of the next strength, or of the next guidance, say about a cell beside its own. Scores change
+# slowly along both, more slowly along guidance; without it, a shallow optimum is lost in the noise.
 NEXT_STRENGTH, NEXT_GUIDANCE = 0.1, 0.3
 _SEED = 20_240_501
 
@@ -70,8 +70,8 @@ class Tuned:
     mean, low, high: the winner's score over tracks and its 95 % interval, None under six tracks. It was picked as
         the highest, so that its mean promises a little too much.
     generations, full_grid: covers made, and covers that the whole grid would have taken.
-    alternatives: cells that had the same covers and cannot be told apart from the winner; under six tracks, all
-        that were in the last round.
+    alternatives: cells of the last round that cannot be told apart from the winner on the covers of both; under
+        six tracks, all of them.
     """
 
     strength: float
@@ -143,7 +143,7 @@ def tune(
     finalists = _finalists(space, trials, best)
     best = race("the last in the race, on all covers", finalists, COMMIT)
     mean, low, high = trials.mean(best)
-    others = [cell for cell in finalists if cell != best and trials.seen(cell) == trials.seen(best)]
+    others = [cell for cell in finalists if cell != best]
     _, _, adjusted = trials.behind(best, others)
     alternatives = tuple(cell for cell, p in zip(others, adjusted, strict=True) if not p < 1 - LEVEL)
     say(f"settled on {named(best)}: score {_score(trials, best)}, {trials.spent} covers in place of {full_grid}")
@@ -165,7 +165,7 @@ def _ranked(space: Space, trials: Trials, cells: Sequence[Cell]) -> list[Cell]:
 
     def estimate(cell: Cell) -> float:
         near = [other for other in space.around(cell, 1, 1) if other in leads]
-        weights = [trials.seen(other) * _weight(cell, other) for other in near]
+        weights = [_weight(cell, other) for other in near]
         return float(np.average([leads[other] for other in near], weights=weights))
 
     return sorted(cells, key=lambda cell: -estimate(cell))

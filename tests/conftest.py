@@ -24,15 +24,18 @@ def tone(seconds: float, rate: int = 48_000, pitch_hz: float = 220.0) -> np.ndar
     return np.stack((left, 0.8 * np.roll(left, rate // 100)), axis=1).astype(np.float32)
 
 
-def melody(seconds: float, seed: int = 0, rate: int = 48_000) -> np.ndarray:
-    """A tune ``[n, 2]`` that does not repeat itself: half-second notes over slower ones, drawn from a scale."""
+def melody(seconds: float, seed: int = 0, octave: int = 0, rate: int = 48_000) -> np.ndarray:
+    """A tune ``[n, 2]`` that does not repeat itself: half-second notes over slower ones, drawn from a scale.
+
+    octave: how many higher all of it is.
+    """
     t = np.arange(int(seconds * rate)) / rate
     dice = np.random.default_rng(seed)
     scale = np.array([0, 2, 4, 5, 7, 9, 11, 12])
     notes = [220 * 2 ** (scale[dice.integers(0, 8, int(seconds * k) + 1)] / 12) for k in (2, 0.5)]
     wave = np.zeros_like(t)
-    for pitches, per_s, octave in zip(notes, (2, 0.5), (2, 1), strict=True):
-        pitch = octave * pitches[(t * per_s).astype(int)]
+    for pitches, per_s, register in zip(notes, (2, 0.5), (1, 0), strict=True):
+        pitch = 2.0 ** (register + octave) * pitches[(t * per_s).astype(int)]
         wave += 0.25 * np.sin(2 * np.pi * np.cumsum(pitch) / rate) * np.exp(-2 * (t * per_s % 1))
     return np.stack((wave, 0.8 * np.roll(wave, rate // 100)), axis=1).astype(np.float32)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from acestep.errors import RequestError, RestyleError
 from pipeline.metrics.names import Measure
-from pipeline.objective import REASON
+from pipeline.objective import OUTCOME, REASON
 from pipeline.report import labels, previews
 from pipeline.report.fit import fit
 from pipeline.report.grid import Axes, Row, axes, by_score, label, only_covers, place, values_along
@@ -128,7 +128,7 @@ def _told(row: Row) -> dict[str, Any]:
     return {
         "setting": row["setting_name"],
         "caption": row["caption"] or "",
-        "outcome": row[labels.OUTCOME] if row["status"] == "ok" else "failed",
+        "outcome": row[OUTCOME] if row["status"] == "ok" else "failed",
         "reason": row.get(REASON) or "",
         "unmeasured": row.get("unmeasured") or [],
         "measures": {measure.name: _finite(row.get(measure.name)) for measure in labels.SHOWN},

@@ -14,7 +14,6 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from acestep.audio import load_audio
 from acestep.errors import RequestError
 from pipeline.cluster import ClusterSpec
 from pipeline.compare_job import CompareJob, compare_folder
@@ -150,19 +149,26 @@ def test_what_was_not_measured_is_measured_afterwards(folder: Path, made: Summar
     with pytest.raises(RequestError, match=r"was measured; run python -m jobs\.measure output="):
         compare_folder(CompareJob(job.output, tracking=TrackingSpec(enabled=False)), pytest.fail)
     (gone,) = (folder / "later" / "audio" / "t1").glob(f"{_item(folder, 't1', 2)}.*")
+    content = gone.read_bytes()
     gone.unlink()
     done = measure_all(MeasureJob(job.output, cluster=job.cluster), lambda done: None)
-    assert (done.covers, done.failed) == (5, 1)
+    assert (done.covers, done.failed) == (3, 1)
     assert "t1: all: audio/t1/" in done.reasons[0]
     rows = current_rows(open_store(job.output))
-    assert rows["status"].to_pylist() == ["ok"] * 6
+    assert rows["status"].to_pylist() == ["ok"] * 4
 
     at_once = {row["item_id"]: row for row in current_rows(open_store(str(folder / "out"))).to_pylist()}
     for row in rows.to_pylist():
         if row["item_id"] not in gone.name:
             for name in DEFAULT:
                 assert row[name] == pytest.approx(at_once[row["item_id"]][name], abs=0.02), name
+    again = measure_all(MeasureJob(job.output, cluster=job.cluster, again=True), lambda done: None)
+    assert (again.covers, again.failed) == (3, 1)
+    gone.write_bytes(content)
+    assert measure_all(MeasureJob(job.output, cluster=job.cluster), lambda done: None).covers == 1
     assert measure_all(MeasureJob(job.output, cluster=job.cluster), lambda done: None).covers == 0
+    for row in current_rows(open_store(job.output)).to_pylist():
+        assert row["harmony/chroma_excess"] is not None
 
 
 def _item(folder: Path, track_id: str, seed: int) -> str:
@@ -197,21 +203,70 @@ def test_anybodys_covers_can_be_measured_and_compared(folder: Path, made: Summar
     assert found == pytest.approx(ours, abs=2e-2)  # of 16 bit files
 
 
-def test_the_best_cover_of_every_track_is_copied(folder: Path, made: Summary) -> None:
-    output = str(folder / "out")
-    winners = select_winners(SelectJob(output, str(folder / "winners")))
-    assert made.findings is not None
-    rows = made.findings.rows.to_pylist()
+def test_the_best_cover_of_every_track_is_copied(folder: Path, ray_cluster: None) -> None:
+    """Covers an octave up keep the song; another tune has lost it, and the source itself is a copy."""
+    lines = ["source,output,setting"]
+    for k in range(TRACKS):
+        for setting, wave in {"up": melody(10.5, k, 1), "other": melody(10.5, k + 50, 1)}.items():
+            soundfile.write(folder / f"{setting}{k}.wav", wave, 48_000)
+            lines.append(f"t{k}.flac,{setting}{k}.wav,{setting}")
+        lines.append(f"t{k}.flac,t{k}.flac,same")
+    lines.append("t0.flac,nothing.wav,gone")
+    soundfile.write(folder / "alone.flac", melody(10.5, 90), 48_000)
+    lines.append("alone.flac,alone.flac,same")
+    (folder / "choice.csv").write_text("\n".join(lines))
+    output = str(folder / "choice")
+    done = measure_all(MeasureJob(output, str(folder / "choice.csv")), lambda done: None)
+    assert (done.covers, done.failed) == (3 * TRACKS + 1, 1)
+    winners = {
+        row["track_id"]: row for row in select_winners(SelectJob(output, str(folder / "winners"))).to_pylist()
+    }
+    for k in range(TRACKS):
+        assert winners[f"t{k}"]["setting_name"] == "up"
+        copied = folder / "winners" / winners[f"t{k}"]["file"]
+        assert copied.read_bytes() == (folder / f"up{k}.wav").read_bytes()
+    assert winners["alone"]["file"] is None
+    assert winners["alone"]["reason"]
     table = pyarrow.csv.read_csv(folder / "winners" / "winners.csv").to_pylist()
-    for row in winners.to_pylist():
-        scores = {r["item_id"]: r["objective/score"] for r in rows if r["track_id"] == row["track_id"]}
-        if row["item_id"] is None:
-            assert not any(scores.values())
-            assert row["reason"]
-            continue
-        assert scores[row["item_id"]] == max(scores.values())
-        assert load_audio(folder / "winners" / row["file"]).shape[1] > 0
-    assert [row["track_id"] for row in table] == [f"t{k}" for k in range(TRACKS)]
+    assert {row["track_id"] for row in table} == set(winners)
+
+
+def test_pairs_do_not_go_into_a_folder_of_ours(folder: Path, made: Summary) -> None:
+    (folder / "one.csv").write_text("source,output\nt0.flac,t1.flac\n")
+    with pytest.raises(RequestError, match="give the pairs a folder of their own"):
+        measure_all(MeasureJob(str(folder / "out"), str(folder / "one.csv")), lambda done: None)
+
+
+def test_a_page_that_fails_costs_no_cover_and_no_tracking(
+    folder: Path, made: Summary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RequestError("no page")
+
+    monkeypatch.setattr("pipeline.restyle.find", fail)
+    uri = f"sqlite:///{folder}/first.db"
+    reporter = ConsoleReporter(Console(file=io.StringIO(), width=500))
+    summary = run(job_on(folder, "out", tracking=TrackingSpec(uri=uri)), reporter)
+    assert (summary.ok, summary.new, summary.findings) == (TRACKS * SETTINGS * SEEDS, 0, None)
+    assert "the covers are there and not compared: no page" in reporter.console.file.getvalue()  # type: ignore[attr-defined]
+    assert {found.info.status for found in runs_of(uri).values()} == {"FINISHED"}
+
+
+def test_the_newest_words_stand_for_a_cover(folder: Path, made: Summary) -> None:
+    rows = [json.loads(line) | {"caption": "rock"} for line in (folder / "tracks.jsonl").read_text().splitlines()]
+    (folder / "reworded.jsonl").write_text(
+        "\n".join(json.dumps(row | {"source": str(folder / row["source"])}) for row in rows[:1])
+    )
+    changes = {"grid": {}, "cover": {"inference_steps": 2, "seed": 1}}
+    for manifest in ("tracks", "reworded"):
+        restyle(job_on(folder, "words", manifest=str(folder / f"{manifest}.jsonl"), **changes))
+    assert len(current_rows(open_store(str(folder / "words")))) == TRACKS + 1
+    compared, _ = compare_folder(
+        CompareJob(str(folder / "words"), tracking=TrackingSpec(enabled=False)), pytest.fail
+    )
+    found = {row["track_id"]: row["caption"] for row in compared.rows.to_pylist()}
+    assert compared.comparison.outcomes["covers"].to_pylist() == [TRACKS]
+    assert found == {"t0": "rock", "t1": "jazz"}
 
 
 def test_the_job_file_tells_who_made_the_folder(folder: Path, made: Summary) -> None:

@@ -1,8 +1,9 @@
 """The search finds the best cell of surfaces whose best cell is known, for a part of the grid's covers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 
 from acestep.errors import RequestError
@@ -125,10 +126,67 @@ def test_a_setting_does_not_win_by_failing() -> None:
     assert (found.strength, found.guidance) != optimum
 
 
+def exactly(score: Callable[[int, int], float]) -> Callable[[Sequence[Trial]], list[float | None]]:
+    """Covers that score what strength and guidance say, in steps from the baseline, and nothing else."""
+
+    def evaluate(trials: Sequence[Trial]) -> list[float | None]:
+        return [score(*steps(t.audio_cover_strength, t.guidance_scale)) for t in trials]
+
+    return evaluate
+
+
+def steps(strength: float, guidance: float) -> tuple[int, int]:
+    return FULL.strengths.index(strength) - 4, FULL.guidances.index(guidance) - 3
+
+
+def found_at(evaluate: Callable[[Sequence[Trial]], list[float | None]]) -> tuple[int, int]:
+    found = tune(FULL, TRACKS, SEEDS, evaluate, lambda line: None)
+    return steps(found.strength, found.guidance)
+
+
+def test_a_better_guidance_may_have_its_best_strength_elsewhere() -> None:
+    # best at strength +2 with the guidance of the baseline, and two steps lower with the best one
+    assert found_at(exactly(lambda s, g: 0.9 - 0.01 * (s - 2 + g) ** 2 - 0.05 * (g - 2) ** 2)) == (0, 2)
+
+
+def test_a_step_along_both_at_once_is_tried() -> None:
+    # worse along either alone
+    assert found_at(exactly(lambda s, g: 0.9 - 0.1 * (s - g) ** 2 - 0.02 * (s + g - 2) ** 2)) == (1, 1)
+
+
+def test_tracks_of_very_different_level_do_not_hide_the_optimum() -> None:
+    surface = Surface(spread=0, level=0, luck=0, noise=0)
+    optimum = steps(*surface.optimum(FULL, TRACKS))
+    for order in range(20):
+        levels = dict(zip(TRACKS, np.random.default_rng(order).permutation([0.0] * 6 + [1.0] * 6), strict=True))
+        at = found_at(lambda trials: [levels[t.track_id] * (x or 0) for t, x in zip(trials, surface(trials))])
+        print(at, optimum)
+
+
 def test_equal_settings_are_named_as_alternatives() -> None:
-    found = tune(Space(), TRACKS, SEEDS, lambda trials: [0.5] * len(trials), lambda line: None)
+    found = tune(FULL, TRACKS, SEEDS, lambda trials: [0.5] * len(trials), lambda line: None)
     assert found.alternatives
     assert found.mean == found.low == found.high == 0.5
+
+
+def test_the_last_round_is_of_those_that_may_be_best_and_of_no_other() -> None:
+    plateau = {(0, 0), (1, 0), (0, 1)}
+    found = tune(FULL, TRACKS, SEEDS, exactly(lambda s, g: 0.5 if (s, g) in plateau else 0.3), lambda line: None)
+    assert {steps(*cell) for cell in found.rounds[-1].cells} == plateau
+    assert {steps(*cell) for cell in (*found.alternatives, (found.strength, found.guidance))} == plateau
+    assert len(found.alternatives) == len(plateau) - 1
+
+
+def test_a_catalogue_listed_by_album_is_not_searched_on_its_first_album() -> None:
+    albums = [f"first{k}" for k in range(8)] + [f"other{k}" for k in range(16)]
+    best = {"first": 4, "other": -3}
+
+    def evaluate(trials: Sequence[Trial]) -> list[float | None]:
+        at = [(steps(t.audio_cover_strength, t.guidance_scale), best[t.track_id[:5]]) for t in trials]
+        return [0.9 - 0.1 * abs(s - there) - 0.05 * abs(g) for (s, g), there in at]
+
+    found = tune(FULL, albums, (0,), evaluate, lambda line: None)
+    assert steps(found.strength, found.guidance) == (-3, 0)
 
 
 def test_the_reasoning_is_told_step_by_step() -> None:
