@@ -8,6 +8,7 @@ import pytest
 
 from acestep.errors import RequestError
 from pipeline.tuning import Space, Trial, Tuned, tune
+from pipeline.tuning_trials import Evaluate
 from tests.pipeline.response_surface import Surface, is_near
 
 TRACKS = tuple(f"track{k}" for k in range(12))
@@ -126,7 +127,7 @@ def test_a_setting_does_not_win_by_failing() -> None:
     assert (found.strength, found.guidance) != optimum
 
 
-def exactly(score: Callable[[int, int], float]) -> Callable[[Sequence[Trial]], list[float | None]]:
+def exactly(score: Callable[[int, int], float]) -> Evaluate:
     """Covers that score what strength and guidance say, in steps from the baseline, and nothing else."""
 
     def evaluate(trials: Sequence[Trial]) -> list[float | None]:
@@ -139,7 +140,7 @@ def steps(strength: float, guidance: float) -> tuple[int, int]:
     return FULL.strengths.index(strength) - 4, FULL.guidances.index(guidance) - 3
 
 
-def found_at(evaluate: Callable[[Sequence[Trial]], list[float | None]]) -> tuple[int, int]:
+def found_at(evaluate: Evaluate) -> tuple[int, int]:
     found = tune(FULL, TRACKS, SEEDS, evaluate, lambda line: None)
     return steps(found.strength, found.guidance)
 
@@ -154,18 +155,23 @@ def test_a_step_along_both_at_once_is_tried() -> None:
     assert found_at(exactly(lambda s, g: 0.9 - 0.1 * (s - g) ** 2 - 0.02 * (s + g - 2) ** 2)) == (1, 1)
 
 
-def test_tracks_of_very_different_level_do_not_hide_the_optimum() -> None:
-    surface = Surface(spread=0, level=0, luck=0, noise=0)
-    optimum = steps(*surface.optimum(FULL, TRACKS))
-    for order in range(20):
-        levels = dict(zip(TRACKS, np.random.default_rng(order).permutation([0.0] * 6 + [1.0] * 6), strict=True))
-        at = found_at(lambda trials: [levels[t.track_id] * (x or 0) for t, x in zip(trials, surface(trials))])
-        print(at, optimum)
+def test_tracks_of_very_different_level_are_compared_track_by_track() -> None:
+    for order in range(10):
+        levels = np.random.default_rng(order).permutation([0.0, 0.6] * (len(TRACKS) // 2))
+        level = dict(zip(TRACKS, levels, strict=True))
+
+        def evaluate(trials: Sequence[Trial], level: dict[str, float] = level) -> list[float | None]:
+            at = [steps(trial.audio_cover_strength, trial.guidance_scale) for trial in trials]
+            own = [0.4 - 0.004 * (s + 2) ** 2 - 0.003 * (g - 1) ** 2 for s, g in at]
+            return [level[trial.track_id] + max(0, value) for trial, value in zip(trials, own, strict=True)]
+
+        assert found_at(evaluate) == (-2, 1)
 
 
 def test_equal_settings_are_named_as_alternatives() -> None:
     found = tune(FULL, TRACKS, SEEDS, lambda trials: [0.5] * len(trials), lambda line: None)
-    assert found.alternatives
+    assert len(found.rounds[-1].cells) == 6
+    assert {*found.alternatives} == {*found.rounds[-1].cells} - {(found.strength, found.guidance)}
     assert found.mean == found.low == found.high == 0.5
 
 
@@ -177,6 +183,17 @@ def test_the_last_round_is_of_those_that_may_be_best_and_of_no_other() -> None:
     assert len(found.alternatives) == len(plateau) - 1
 
 
+def test_what_all_covers_tell_apart_is_no_alternative() -> None:
+    def evaluate(trials: Sequence[Trial]) -> list[float | None]:
+        at = [(steps(trial.audio_cover_strength, trial.guidance_scale), trial.seed) for trial in trials]
+        return [0.5 if cell == (0, 0) or (cell, seed) == ((0, 3), SEEDS[0]) else 0.3 for cell, seed in at]
+
+    found = tune(FULL, TRACKS, SEEDS, evaluate, lambda line: None)
+    assert steps(found.strength, found.guidance) == (0, 0)
+    assert [steps(*cell) for cell in found.rounds[-1].cells] == [(0, 0), (0, 3)]
+    assert found.alternatives == ()
+
+
 def test_a_catalogue_listed_by_album_is_not_searched_on_its_first_album() -> None:
     albums = [f"first{k}" for k in range(8)] + [f"other{k}" for k in range(16)]
     best = {"first": 4, "other": -3}
@@ -185,7 +202,8 @@ def test_a_catalogue_listed_by_album_is_not_searched_on_its_first_album() -> Non
         at = [(steps(t.audio_cover_strength, t.guidance_scale), best[t.track_id[:5]]) for t in trials]
         return [0.9 - 0.1 * abs(s - there) - 0.05 * abs(g) for (s, g), there in at]
 
-    found = tune(FULL, albums, (0,), evaluate, lambda line: None)
+    found = tune(FULL, albums, (0,), evaluate, lambda line: None, budget=0.15)
+    assert found.rounds[0].covers < 8
     assert steps(found.strength, found.guidance) == (-3, 0)
 
 
