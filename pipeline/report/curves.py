@@ -78,7 +78,8 @@ def _switch_times(numbers: Numbers, strengths: Sequence[float]) -> list[str]:
     """The flow time of each strength's switch, as text; none where a strength has several."""
     times: dict[float, set[float | None]] = {strength: set() for strength in strengths}
     for setting in numbers.settings.values():
-        times[setting[STRENGTH]].add(setting["t_switch"])
+        if setting[STRENGTH] in times:
+            times[setting[STRENGTH]].add(setting["t_switch"])
     if any(len(found) > 1 for found in times.values()) or all(found == {None} for found in times.values()):
         return []
     return ["-" if time is None else f"{time:.2f}" for (time,) in times.values()]

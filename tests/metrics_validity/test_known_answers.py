@@ -2,13 +2,14 @@
 
 import math
 
+import numpy as np
 import pyloudnorm
 import pytest
 import torch
 from torch import Tensor
 
 from acestep.constants import SAMPLE_RATE
-from pipeline.metrics import harmony, sound
+from pipeline.metrics import harmony, rhythm, sound
 from pipeline.metrics.features import Music, extract
 from pipeline.metrics.measure import measure
 from pipeline.metrics.spectrum import half_rate
@@ -157,3 +158,28 @@ def test_a_copy_is_a_copy_whatever_its_delay_loudness_and_sign(samples: int) -> 
     copy, made_anew = (result.values["copy/waveform_corr"] for result in measure(heard, [copied, cover]))
     assert copy > 0.98
     assert made_anew < 0.5
+
+
+def sparse(seed: int) -> Tensor:
+    """A few decaying notes at random times, ``[1, n]``."""
+    dice = np.random.default_rng(seed)
+    count, seconds = dice.integers(2, 12), int(dice.integers(10, 30))
+    wave, t = torch.zeros(1, seconds * SAMPLE_RATE), torch.arange(SAMPLE_RATE // 2) / SAMPLE_RATE
+    for start in dice.uniform(0, seconds - 0.6, count):
+        note = 0.3 * torch.sin(2 * math.pi * float(dice.uniform(200, 800)) * t) * torch.exp(-8 * t)
+        wave[0, int(start * SAMPLE_RATE) :][: len(t)] += note
+    return wave
+
+
+def test_a_tempo_of_sparse_notes_lies_where_tempi_are_sought() -> None:
+    """Away from a peak the parabola's vertex lies anywhere, also below zero, where a ratio has no logarithm."""
+    found = [rhythm.tempo(music(sparse(seed)).onsets) for seed in range(60)]
+    known = [bpm for bpm in found if bpm is not None]
+    assert len(known) > 20
+    assert all(rhythm.SLOWEST - 10 < bpm < rhythm.FASTEST + 10 for bpm in known)
+
+
+def test_channels_that_cancel_are_not_called_silent() -> None:
+    wave = torch.sin(torch.arange(3 * SAMPLE_RATE) / 20)
+    (features,) = extract([torch.stack((wave, -wave))])
+    assert features.music == "silent in mono: its channels cancel"

@@ -10,6 +10,7 @@ from acestep.constants import SAMPLE_RATE
 from pipeline.metrics.features import Features, extract
 from pipeline.metrics.measure import measure
 from pipeline.metrics.null import LEAST_PAIRS, Null, null_of, outcome
+from tests.conftest import tone
 from tests.metrics_validity.material import Song, render, song
 
 HARMONY, MELODY, TIMBRE = "harmony/chroma_excess", "melody/salience_excess", "timbre/mfcc_distance"
@@ -90,3 +91,33 @@ def test_what_was_not_measured_is_not_judged() -> None:
         assert found is None
         assert reason == f"{missing} could not be measured"
     assert outcome({}, Null())[0] is None
+
+
+def test_a_source_that_goes_round_in_a_loop_is_not_judged() -> None:
+    """Its cover agrees everywhere, so chance agrees as well: nothing is known, and nothing is lost."""
+    loop = torch.from_numpy(tone(24.0).T.copy())  # four notes, over and over, once a second
+    higher = torch.from_numpy(tone(24.0, pitch_hz=440.0).T.copy())
+    source, cover = extract([loop, higher])
+    (measured,) = measure(source, [cover])
+    assert measured.values[HARMONY] is measured.values[MELODY] is None
+    assert "goes round in a short loop" in measured.unmeasured[HARMONY]
+    assert measured.values["harmony/chroma_pearson"] > 0.9
+    assert outcome(measured.values, Null())[0] is None
+
+
+def test_a_short_cover_is_not_judged_and_makes_no_chance_level(catalogue: dict[Song, Features]) -> None:
+    assert outcome(LOW | {"duration_s": 9.0}, Null())[0] is None
+    assert outcome(LOW | {"duration_s": 11.0}, Null())[0] == "lost"
+    short = extract([render(song(k))[:, : 8 * SAMPLE_RATE] for k in (0, 1)])
+    pairs = list(zip("ab", short, strict=True))
+    assert null_of(pairs, pairs).pairs == 0
+
+
+def test_a_cover_without_music_has_lost_the_song(catalogue: dict[Song, Features]) -> None:
+    (silent,) = extract([torch.zeros(2, 24 * SAMPLE_RATE)])
+    (measured,) = measure(catalogue[song(0)], [silent])
+    reasons = [f"{name}: {reason}" for name, reason in measured.unmeasured.items()]
+    assert outcome(measured.values | {"unmeasured": reasons}, Null()) == ("lost", "the cover is silent")
+    (other_way,) = measure(silent, [catalogue[song(0)]])
+    reasons = [f"{name}: {reason}" for name, reason in other_way.unmeasured.items()]
+    assert outcome(other_way.values | {"unmeasured": reasons}, Null())[0] is None

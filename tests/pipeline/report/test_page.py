@@ -216,3 +216,19 @@ def test_a_short_track_is_heard_whole_and_no_longer() -> None:
     assert short["source"]["seconds"] == short["covers"][0]["seconds"] == 4
     assert min(short["source"]["peaks"]) > 0
     assert long["source"]["seconds"] == 12
+
+
+def test_covers_of_others_stand_by_the_names_of_their_settings() -> None:
+    """A list of pairs: no parameters, and seeds where somebody knew them."""
+    plain = dict.fromkeys(("audio_cover_strength", "guidance_scale"))
+    rows = [
+        cover("t", 0.5, 7.0)
+        | plain
+        | {"setting_name": name, "setting_id": name, "seed": seed, "item_id": f"{name}{seed}"}
+        for name in ("model A", "model B")
+        for seed in (None, 1)
+    ]
+    (track,) = content(page(rows))["tracks"]
+    assert track["across"] == ["model A", "model B"]
+    assert {entry["label"] for entry in track["covers"]} == {"", "seed 1"}
+    assert [entry["column"] for entry in track["covers"]] == [0, 0, 1, 1]

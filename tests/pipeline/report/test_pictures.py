@@ -116,3 +116,24 @@ def test_amounts_have_the_digits_that_matter() -> None:
         "12.3",
         "\u221214.1",
     ]
+
+
+def test_settings_with_explicit_times_or_without_a_strength_are_drawn() -> None:
+    timed = [
+        cover(
+            f"t{k}",
+            strength,
+            7.0,
+            timesteps=times,
+            setting_id=f"{strength} {times}",
+            setting_name=f"{strength} {times}",
+        )
+        for k in range(7)
+        for strength in (0.3, 0.6)
+        for times in ([1.0, 0.5, 0.0], [1.0, 0.2, 0.0])
+    ]
+    assert pictures(table(timed), compare(table(timed)))
+    some = [cover(f"t{k}", strength, 7.0) for k in range(7) for strength in (0.3, 0.6)]
+    other = {"audio_cover_strength": None, "setting_id": "other", "setting_name": "other"}
+    some += [cover(f"t{k}", 0.3, 7.0) | other | {"item_id": f"other {k}"} for k in range(7)]
+    assert pictures(table(some), compare(table(some)))
