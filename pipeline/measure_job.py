@@ -129,7 +129,9 @@ def measure_all(job: MeasureJob, progressed: Callable[[Measured], None]) -> Meas
     )
     writer, done = ResultWriter(output, RESULTS), Measured()
     try:
-        for group, made in spread(measure_group, groups, pool.gpus_per_worker):
+        for group, made in spread(
+            measure_group, groups, pool.gpus_per_worker, job.cluster.resources, job.cluster.workers
+        ):
             found = made if isinstance(made, list) else [_unread(group, row, lost(made)) for row in group.rows]
             writer.add(as_table(found))
             done.add(found)

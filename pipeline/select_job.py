@@ -2,15 +2,17 @@
 
 import io
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 
+from acestep.errors import RequestError
 from pipeline.findings import chance, judged, measured_rows
 from pipeline.loading import fetch_cover
 from pipeline.objective import Objective
 from pipeline.selection import select
-from pipeline.storage import open_store
+from pipeline.storage import Store, open_store
 
 TABLE = "winners.csv"
 
@@ -31,23 +33,38 @@ def select_winners(job: SelectJob) -> pa.Table:
     """Choose, and copy each track's best cover to ``<track_id>.<format>`` of the export folder, with a table.
 
     Returns:
-        See ``pipeline.selection.select``, with ``file`` besides: the copy's name.
+        See ``pipeline.selection.select``, with ``file`` besides: the copy's name, null where there is none and
+        ``reason`` says why.
 
     Raises:
-        RequestError: no cover of the folder was measured.
+        RequestError: no cover of the folder was measured, or it is to be exported into itself.
+        OSError: the export folder cannot be written.
     """
     output, export = open_store(job.output), open_store(job.export)
+    if export.root == output.root:
+        raise RequestError(f"export {job.export} is the folder that is chosen from; name another one")
     rows = measured_rows(output, job.output)
     winners = select(judged(rows, chance(output, rows), job.objective), job.objective)
     paths = dict(zip(rows["item_id"].to_pylist(), rows["audio_path"].to_pylist(), strict=True))
-    files: list[str | None] = []
-    for row in winners.to_pylist():
-        path = paths.get(row["item_id"])
-        files.append(None if path is None else f"{row['track_id']}.{path.rsplit('.', 1)[-1]}")
-        if path is not None:
-            export.write(str(files[-1]), fetch_cover(output, path))
-    winners = winners.append_column("file", pa.array(files, pa.string()))
+    copied = [_copied(output, export, row, paths.get(row["item_id"])) for row in winners.to_pylist()]
+    winners = winners.set_column(
+        winners.column_names.index("reason"), "reason", pa.array([reason for _, reason in copied], pa.string())
+    )
+    winners = winners.append_column("file", pa.array([file for file, _ in copied], pa.string()))
     buffer = io.BytesIO()
     pyarrow.csv.write_csv(winners, buffer)
     export.write(TABLE, buffer.getvalue())
     return winners
+
+
+def _copied(output: Store, export: Store, row: dict[str, Any], path: str | None) -> tuple[str | None, str | None]:
+    """The copy's name, or None, and the reason why there is none."""
+    if path is None:
+        return None, row["reason"]
+    try:
+        content = fetch_cover(output, path)
+    except OSError as error:
+        return None, f"its best cover {path} cannot be read: {error}"
+    name = f"{row['track_id']}.{path.rsplit('.', 1)[-1]}"
+    export.write(name, content)
+    return name, row["reason"]

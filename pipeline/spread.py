@@ -1,7 +1,7 @@
 """Independent pieces of work as Ray tasks, for what comes in hundreds and loads no model of its own."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import ray
@@ -14,7 +14,11 @@ RETRIES = 2
 
 
 def spread(
-    work: Callable[[Piece], Made], pieces: Iterable[Piece], gpus: float = 0.0
+    work: Callable[[Piece], Made],
+    pieces: Iterable[Piece],
+    gpus: float = 0.0,
+    resources: Mapping[str, float] | None = None,
+    most: int | None = None,
 ) -> Iterator[tuple[Piece, Made | RayError]]:
     """Run ``work`` on every piece, a CPU each; yields the pieces in their order with what was made of them.
 
@@ -22,18 +26,20 @@ def spread(
     with the error.
 
     Args:
-        gpus: share of a GPU that each piece takes.
+        gpus, resources: share of a GPU, and custom Ray resources, that each piece takes.
+        most: pieces at once; None is as many as the cluster has place for.
 
     Raises:
         Whatever ``work`` raises: it is for it to say what a bad piece comes to.
     """
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(work)
-    resources = ray.cluster_resources()
-    hands = resources.get("GPU", 0.0) / gpus if gpus else resources.get("CPU", 1.0)
+    task = ray.remote(num_cpus=1, num_gpus=gpus, resources=dict(resources or {}), max_retries=RETRIES)(work)
+    there = ray.cluster_resources()
+    hands = there.get("GPU", 0.0) / gpus if gpus else there.get("CPU", 1.0)
+    at_once = most or AHEAD * max(1, int(hands))
     under_way: deque[tuple[Piece, Any]] = deque()
     for piece in pieces:
         under_way.append((piece, task.remote(piece)))
-        if len(under_way) >= AHEAD * max(1, int(hands)):
+        if len(under_way) >= at_once:
             yield _settled(*under_way.popleft())
     while under_way:
         yield _settled(*under_way.popleft())

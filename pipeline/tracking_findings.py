@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.findings import FOLDER, PAGE, Findings
@@ -24,10 +25,17 @@ def log_table(client: "MlflowClient", run: str, findings: Findings, setting_id: 
     own = findings.rows.filter(pc.equal(findings.rows["setting_id"], setting_id))
     shown = ["track_id", "seed", OUTCOME, SCORE, KEPT, MOVED]
     shown += [name for name in BY_NAME if own[name].null_count < len(own)]
-    rows = first_rows(own.select([*shown, REASON, "audio_path"]), MOST_TABLE_ROWS, "track_id", "ascending")
-    # Written whole each time, and marked as a table by hand: log_table would append to an earlier launch's.
-    client.log_text(run, rows.to_pandas().to_json(orient="split", index=False), TABLE)
-    client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE, "type": "table"}]))
+    log_rows(client, run, TABLE, own.select([*shown, REASON, "audio_path"]))
+
+
+def log_rows(client: "MlflowClient", run: str, name: str, rows: pa.Table) -> None:
+    """Rows as an artifact that MLflow shows as a table, the first ones by track.
+
+    Written whole each time, and marked as a table by hand: ``log_table`` would append to an earlier launch's.
+    """
+    shown = first_rows(rows, MOST_TABLE_ROWS, "track_id", "ascending").to_pandas()
+    client.log_text(run, shown.to_json(orient="split", index=False), name)
+    client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"}]))
 
 
 def log_files(client: "MlflowClient", run: str, findings: Findings) -> None:

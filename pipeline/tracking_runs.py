@@ -24,7 +24,7 @@ from pipeline.loading import fetch_cover
 from pipeline.results import current_rows
 from pipeline.storage import Store
 from pipeline.summary import count_kinds, first_rows
-from pipeline.tracking_findings import log_files, log_table
+from pipeline.tracking_findings import log_files, log_rows, log_table
 from pipeline.tracking_values import FAILED, REJECTED, job_metrics, measures, setting_metrics
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ TAG_SETTING, TAG_KIND = "restyle.setting", "restyle.kind"
 KNOCK_S = 5.0
 SAMPLES = 3
 PAGE_RUNS = 1000
-MOST_TABLE_ROWS = 2000
 MOST_ARTIFACT_ROWS = 50_000  # of a larger catalogue the artifact holds fewer columns
 
 
@@ -277,10 +276,7 @@ def log_overview(client: "MlflowClient", run: str, results: pa.Table, store: Sto
         pq.write_table(results if ids is None else current_rows(store, ids), table)
         client.log_artifact(run, str(table))
     shown = ["track_id", "setting_name", "status", "error_message", "duration_s", "denoise_s", "audio_path"]
-    # Written whole each time, and marked as a table by hand: log_table would append to an earlier launch's.
-    shown_rows = results.select(shown).slice(0, MOST_TABLE_ROWS).to_pandas()
-    client.log_text(run, shown_rows.to_json(orient="split", index=False), "results.json")
-    client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": "results.json", "type": "table"}]))
+    log_rows(client, run, "results.json", results.select(shown))
     client.log_dict(run, job, "job.json")
     columns = ["track_id", "source", "caption"]
     manifest = results.select(columns).group_by(columns).aggregate([]).to_pandas()

@@ -80,7 +80,7 @@ def tune_catalogue(job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Cal
     space = _space(job, spec, say)
     sampled = replace(
         job,
-        manifest=output.path(SAMPLE) if output.is_local else f"{job.output.rstrip('/')}/{SAMPLE}",
+        manifest=output.path(SAMPLE) if output.is_local else _within(job.output, SAMPLE),
         catalogue=job.name,
         grid={},
         tracking=TrackingSpec(enabled=False),  # once, at the end, by what all rounds came to
@@ -112,6 +112,12 @@ def _evaluate(job: RestyleJob, reporter: Reporter, trials: Sequence[Trial]) -> l
     rows = summary.findings.rows.select([*SWEPT, "track_id", SCORE]).to_pylist()
     scores = {(row[STRENGTH], row[GUIDANCE], row["seed"], row["track_id"]): row[SCORE] for row in rows}
     return [scores.get((t.audio_cover_strength, t.guidance_scale, t.seed, t.track_id)) for t in trials]
+
+
+def _within(uri: str, name: str) -> str:
+    """The URI of a file in a remote folder, whose options stand at its end."""
+    folder, mark, options = uri.partition("?")
+    return f"{folder.rstrip('/')}/{name}{mark}{options}"
 
 
 def _space(job: RestyleJob, spec: TuneSpec, say: Callable[[str], None]) -> Space:
