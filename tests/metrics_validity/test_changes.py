@@ -104,9 +104,9 @@ def test_a_stretched_cover_is_worth_less() -> None:
 def test_another_melody_over_the_same_chords_costs_melody_and_not_harmony() -> None:
     true, other = [], []
     for number in range(3):
-        source = render(song(number))
-        for tune, found in ((number, true), (number + 1, other)):
-            found.append(beside(source, render(replace(song(number, "electronic"), tune=tune))))
+        covers = [render(replace(song(number, "electronic"), tune=tune)) for tune in (number, number + 1)]
+        for found, values in zip((true, other), all_beside(render(song(number)), covers), strict=True):
+            found.append(values)
     left = {name: sum(v[name] for v in other) / sum(v[name] for v in true) for name in KEPT}
     print(f"\nleft under another melody: {left}")
     assert left[MELODY] < 0.25

@@ -22,10 +22,10 @@ def measured(catalogue: dict[Song, Features], source: Song, covers: Iterable[Son
 
 @pytest.fixture(scope="session")
 def pairs(catalogue: dict[Song, Features]) -> Pairs:
-    """Every recording beside every other."""
+    """Every recording beside every other of its song, and beside those of the songs after it."""
     found: Pairs = {}
     for source in catalogue:
-        covers = [cover for cover in catalogue if cover != source]
+        covers = [cover for cover in catalogue if cover != source and cover.tune >= source.tune]
         for cover, result in zip(covers, measured(catalogue, source, covers), strict=True):
             found[source, cover] = result.values
     return found
@@ -64,7 +64,9 @@ def test_covers_outrank_other_songs_even_in_the_same_genre(pairs: Pairs) -> None
 
 def test_rhythm_follows_the_groove_and_not_the_song(pairs: Pairs) -> None:
     groove = select(pairs, "rhythm/onset_corr", is_same_genre)
-    assert auc(select(pairs, "rhythm/onset_corr", is_cover), groove) < 0.5
+    same = auc(select(pairs, "rhythm/onset_corr", is_cover), groove)
+    print(f"\nrhythm/onset_corr: AUC {same:.3f} same genre", end="")
+    assert same < 0.5
     assert groove.quantile(0.8) > 0.7
 
 

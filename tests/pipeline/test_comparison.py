@@ -223,11 +223,9 @@ def test_the_best_is_told_from_others_by_score_alone() -> None:
         if row["setting_id"] == "id0":
             row[DISTANCE] *= 1.2  # moved further, and yet of a lower score
     found = compare(table(rows))
-    assert (
-        row_of(found.pairs, measure=DISTANCE)["difference"] < 0 < row_of(found.pairs, measure=SCORE)["difference"]
-    )
+    further, less = (row_of(found.pairs, measure=name)["difference"] for name in (DISTANCE, SCORE))
+    assert further < 0 < less
     others = [line for line in explain(found)[1:] if not line.startswith("no setting beats")]
-    less = row_of(found.pairs, measure=SCORE)["difference"]
     assert others == [f"worse than it: s0.00 (-{less:.2f})"]
 
 
