@@ -173,9 +173,9 @@ def sparse(seed: int) -> Tensor:
 
 def test_a_tempo_of_sparse_notes_lies_where_tempi_are_sought() -> None:
     """Away from a peak the parabola's vertex lies anywhere, also below zero, where a ratio has no logarithm."""
-    found = [rhythm.tempo(music(sparse(seed)).onsets) for seed in range(60)]
+    found = [rhythm.tempo(music(sparse(seed)).onsets) for seed in range(25)]
     known = [bpm for bpm in found if bpm is not None]
-    assert len(known) > 20
+    assert len(known) > 8
     assert all(rhythm.SLOWEST - 10 < bpm < rhythm.FASTEST + 10 for bpm in known)
 
 
