@@ -7,7 +7,7 @@
 It reads result rows and audio and nothing else, so it also makes up for a server that was down, moves a folder's
 runs to another one, and judges by another objective. What it finds is written to ``comparison`` in the folder.
 
-Exit status: 0 done; 2 could not start; 3 done, and not tracked; 130 interrupted.
+Exit status: 0 done; 1 broke off; 2 could not start; 3 done, and not tracked; 130 interrupted.
 """
 
 import sys
@@ -16,17 +16,15 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from acestep.errors import RestyleError
 from jobs.command_line import complete, launch
 from jobs.judging import findings_of
+from jobs.leaving import AGAIN, COULD_NOT_START, INCOMPLETE, OK, leaving
 from jobs.schema import register
 from pipeline.compare_job import CompareJob, compare_folder
 from pipeline.console import warn_on
 from pipeline.console_findings import print_findings
 from pipeline.findings import FOLDER, PAGE
 from pipeline.tracking import TrackingSpec
-
-OK, COULD_NOT_START, UNTRACKED, INTERRUPTED = 0, 2, 3, 130
 
 register()
 _entered: list[bool] = []
@@ -50,16 +48,10 @@ def job_of(config: DictConfig) -> CompareJob:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="compare")
 def _main(config: DictConfig) -> None:
     _entered.append(True)
-    console, errors = Console(), Console(stderr=True, soft_wrap=True)
-    try:
+    console = Console()
+    with leaving(kept=AGAIN):
         job = job_of(config)
         findings, links = compare_folder(job, warn_on(console))
-    except (RestyleError, OSError) as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(COULD_NOT_START)
-    except KeyboardInterrupt:
-        errors.print("interrupted: the same command does it again", style="red")
-        sys.exit(INTERRUPTED)
     print_findings(console, findings)
     lines = {"tables": f"{job.output}/{FOLDER}"}
     if PAGE in findings.files:
@@ -67,7 +59,7 @@ def _main(config: DictConfig) -> None:
     lines |= {"runs": links["ui"], "compare": links["compare"]} if links else {}
     for name, value in lines.items():
         console.print(f"{name:8} {value}", markup=False, highlight=False, soft_wrap=True)
-    sys.exit(UNTRACKED if job.tracking.enabled and not links else OK)
+    sys.exit(INCOMPLETE if job.tracking.enabled and not links else OK)
 
 
 def main() -> None:

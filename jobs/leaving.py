@@ -1,4 +1,4 @@
-"""How a job that makes covers ends when it does not end well: one message, and a status that says which way."""
+"""How a job ends when it does not end well: one message, and a status that says which way."""
 
 import sys
 from collections.abc import Iterator
@@ -14,28 +14,35 @@ from pipeline.stopping import StoppedError, StoppedNow
 
 OK, BROKE_OFF, COULD_NOT_START, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 KEPT = "what is finished is kept, and the same command goes on from here"
+AGAIN = "the same command does it again"
 
 
 @contextmanager
-def leaving(reporter: ConsoleReporter) -> Iterator[None]:
-    """Ends the process with a message and a status when what it holds raises."""
+def leaving(reporter: ConsoleReporter | None = None, kept: str = KEPT) -> Iterator[None]:
+    """Ends the process with a message and a status when what it holds raises.
+
+    Args:
+        reporter: whose bar is taken away first.
+        kept: what is left of the work that was under way.
+    """
     try:
         yield
     except PoolError as error:
-        _leave(reporter, f"error: {error}; {KEPT}", BROKE_OFF)
+        _leave(reporter, f"error: {error}; {kept}", BROKE_OFF)
     except StoppedError as error:
-        _leave(reporter, f"{error}; {KEPT}", 128 + error.signal)
+        _leave(reporter, f"{error}; {kept}", 128 + error.signal)
     except RestyleError as error:
         _leave(reporter, f"error: {error}", COULD_NOT_START)
     except OSError as error:
-        _leave(reporter, f"error: storage failed: {error}; {KEPT}", BROKE_OFF)
+        _leave(reporter, f"error: storage failed: {error}; {kept}", BROKE_OFF)
     except StoppedNow as stopped:
-        _leave(reporter, f"interrupted: {KEPT}", 128 + stopped.signal)
+        _leave(reporter, f"interrupted: {kept}", 128 + stopped.signal)
     except KeyboardInterrupt:
-        _leave(reporter, f"interrupted: {KEPT}", INTERRUPTED)
+        _leave(reporter, f"interrupted: {kept}", INTERRUPTED)
 
 
-def _leave(reporter: ConsoleReporter, message: str, status: int) -> NoReturn:
-    reporter.stop()
+def _leave(reporter: ConsoleReporter | None, message: str, status: int) -> NoReturn:
+    if reporter is not None:
+        reporter.stop()
     Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(status)

@@ -20,17 +20,14 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from acestep.errors import RestyleError
 from jobs.command_line import complete, launch
+from jobs.leaving import COULD_NOT_START, INCOMPLETE, OK, leaving
 from jobs.schema import register
 from pipeline.cluster import ClusterSpec
 from pipeline.measure_job import Measured, MeasureJob, measure_all
 from pipeline.measuring import MetricsSpec
 
-OK, BROKE_OFF, COULD_NOT_START, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 LINE_INTERVAL_S = 10.0
-KEPT = "what is measured is kept, and the same command goes on from here"
-
 register()
 _entered: list[bool] = []
 
@@ -52,7 +49,7 @@ def job_of(config: DictConfig) -> MeasureJob:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="measure")
 def _main(config: DictConfig) -> None:
     _entered.append(True)
-    console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+    console = Console(soft_wrap=True)
     said_at = time.monotonic()
 
     def progressed(done: Measured) -> None:
@@ -61,18 +58,9 @@ def _main(config: DictConfig) -> None:
             said_at = time.monotonic()
             console.print(f"{done.covers} covers measured", highlight=False)
 
-    try:
+    with leaving():
         job = job_of(config)
         done = measure_all(job, progressed)
-    except RestyleError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(COULD_NOT_START)
-    except OSError as error:
-        errors.print(f"error: storage failed: {error}; {KEPT}", style="red", markup=False, highlight=False)
-        sys.exit(BROKE_OFF)
-    except KeyboardInterrupt:
-        errors.print(f"interrupted: {KEPT}", style="red")
-        sys.exit(INTERRUPTED)
     console.print(
         f"{done.covers} covers measured, {done.failed} could not be; {done.audio_s / 60:.1f} min of covers at "
         f"{done.cost:.2f} s of work per minute, reading left out",

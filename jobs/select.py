@@ -7,7 +7,8 @@ Best is the cover with the highest score: the harmonic mean of how much of the s
 has moved, and never one that copies its source or loses the song. ``winners.csv`` says which, by how much, and of
 which tracks there is none.
 
-Exit status: 0 every track has a winner; 2 could not start; 3 done, and some tracks have none; 130 interrupted.
+Exit status: 0 every track has a winner; 1 broke off; 2 could not start; 3 done, and some tracks have none; 130
+interrupted.
 """
 
 import sys
@@ -17,13 +18,12 @@ import pyarrow.compute as pc
 from omegaconf import DictConfig
 from rich.console import Console
 
-from acestep.errors import RestyleError
 from jobs.command_line import complete, launch
 from jobs.judging import objective_of
+from jobs.leaving import AGAIN, COULD_NOT_START, INCOMPLETE, OK, leaving
 from jobs.schema import register
 from pipeline.select_job import TABLE, SelectJob, select_winners
 
-OK, COULD_NOT_START, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
 MOST_LINES = 20
 
 register()
@@ -43,16 +43,10 @@ def job_of(config: DictConfig) -> SelectJob:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="select")
 def _main(config: DictConfig) -> None:
     _entered.append(True)
-    console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
-    try:
+    console = Console(soft_wrap=True)
+    with leaving(kept=AGAIN):
         job = job_of(config)
         winners = select_winners(job)
-    except (RestyleError, OSError) as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(COULD_NOT_START)
-    except KeyboardInterrupt:
-        errors.print("interrupted: the same command does it again", style="red")
-        sys.exit(INTERRUPTED)
     without = winners.filter(pc.is_null(winners["file"]))
     console.print(f"{len(winners) - len(without)} of {len(winners)} tracks have a winner: {job.export}/{TABLE}")
     for row in without.slice(0, MOST_LINES).to_pylist():

@@ -158,7 +158,7 @@ def current_rows(store: Store, items: set[str] | None = None, columns: Sequence[
     if items is not None:
         wanted = pc.is_in(keys["item_id"], value_set=pa.array(items, pa.string()))
     else:
-        wanted = pa.chunked_array([pa.array([True] * len(keys))])
+        wanted = pa.chunked_array([pa.array([True] * len(keys), pa.bool_())])
     places = pa.array(range(len(keys)), pa.int64())
     # An ok row outranks every other, and a newer row an older one.
     rank = pc.add(places, pc.multiply(pc.cast(pc.equal(keys["status"], "ok"), pa.int64()), len(keys)))

@@ -1,7 +1,9 @@
 """Covers are measured as they are made, compared from files alone, measured afterwards, and chosen from."""
 
+import importlib
 import io
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from hydra.core.global_hydra import GlobalHydra
 from rich.console import Console
 
 from acestep.errors import RequestError
@@ -267,6 +270,38 @@ def test_the_newest_words_stand_for_a_cover(folder: Path, made: Summary) -> None
     found = {row["track_id"]: row["caption"] for row in compared.rows.to_pylist()}
     assert compared.comparison.outcomes["covers"].to_pylist() == [TRACKS]
     assert found == {"t0": "rock", "t1": "jazz"}
+
+
+def test_from_the_command_line(
+    folder: Path, made: Summary, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(job: str, *arguments: str) -> tuple[object, str]:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [f"jobs.{job}", *arguments])
+        with pytest.raises(SystemExit) as left:
+            importlib.import_module(f"jobs.{job}").main()
+        said = capsys.readouterr()
+        return left.value.code, said.out + said.err
+
+    output, empty = f"output={folder}/out", f"output={folder}/nowhere"
+    status, said = main("compare", output, "tracking.enabled=false", "listen_tracks=0")
+    assert status == 0
+    assert "settings, best first" in said
+    assert "s0.75 g9.0" in said
+    status, said = main("compare", output, "tracking.uri=http://127.0.0.1:9", "listen_tracks=0")
+    assert status == 3
+    assert "tracking is incomplete" in said
+    more = {"compare": "tracking.enabled=false", "select": f"export={folder}/x", "measure": "again=true"}
+    for job, argument in more.items():
+        status, said = main(job, empty, argument)
+        assert status == 2, said
+        assert "nowhere" in said
+    status, said = main("measure", output)
+    assert status == 0
+    assert "0 covers measured, 0 could not be" in said
+    status, said = main("select", output, f"export={folder}/out")
+    assert status == 2
+    assert "is the folder that is chosen from" in said
 
 
 def test_the_job_file_tells_who_made_the_folder(folder: Path, made: Summary) -> None:
