@@ -81,7 +81,7 @@ def _features(wave: Tensor, heard: tuple[Music, float]) -> Features:
     silent = bool(music.mono.abs().max() < SILENT_PEAK)
     by_itself = sound.sound_of(wave) | {"audio/flatness": "silent" if silent else flatness}
     if silent:
-        cancels = bool(wave.abs().max() >= SILENT_PEAK) and bool(wave.std(1).max() >= SILENT_PEAK)
+        cancels = bool((wave - wave.mean(1, keepdim=True)).abs().max() >= SILENT_PEAK)
         return Features(seconds, "silent in mono: its channels cancel" if cancels else "silent", by_itself)
     short = seconds < SHORTEST_S
     return Features(seconds, f"shorter than {SHORTEST_S:g} s" if short else music, by_itself)

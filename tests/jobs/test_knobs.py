@@ -55,7 +55,12 @@ def restyle(
     folder: Path, manifest: str, output: str, *overrides: str, by_hand: Sequence[str] = ()
 ) -> tuple[Summary, list[dict[str, Any]]]:
     """A job as the command line composes it, in this process."""
-    given = (f"manifest={folder}/{manifest}.jsonl", f"output={folder}/{output}", "tracking.enabled=false")
+    given = (
+        f"manifest={folder}/{manifest}.jsonl",
+        f"output={folder}/{output}",
+        "tracking.enabled=false",
+        "metrics=off",
+    )
     GlobalHydra.instance().clear()
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):

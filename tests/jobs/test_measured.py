@@ -255,23 +255,6 @@ def test_a_page_that_fails_costs_no_cover_and_no_tracking(
     assert {found.info.status for found in runs_of(uri).values()} == {"FINISHED"}
 
 
-def test_the_newest_words_stand_for_a_cover(folder: Path, made: Summary) -> None:
-    rows = [json.loads(line) | {"caption": "rock"} for line in (folder / "tracks.jsonl").read_text().splitlines()]
-    (folder / "reworded.jsonl").write_text(
-        "\n".join(json.dumps(row | {"source": str(folder / row["source"])}) for row in rows[:1])
-    )
-    changes = {"grid": {}, "cover": {"inference_steps": 2, "seed": 1}}
-    for manifest in ("tracks", "reworded"):
-        restyle(job_on(folder, "words", manifest=str(folder / f"{manifest}.jsonl"), **changes))
-    assert len(current_rows(open_store(str(folder / "words")))) == TRACKS + 1
-    compared, _ = compare_folder(
-        CompareJob(str(folder / "words"), tracking=TrackingSpec(enabled=False)), pytest.fail
-    )
-    found = {row["track_id"]: row["caption"] for row in compared.rows.to_pylist()}
-    assert compared.comparison.outcomes["covers"].to_pylist() == [TRACKS]
-    assert found == {"t0": "rock", "t1": "jazz"}
-
-
 def test_from_the_command_line(
     folder: Path, made: Summary, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
 from pipeline.cluster import ClusterSpec
 from pipeline.console import ConsoleReporter
+from pipeline.findings import FindingsSpec
 from pipeline.job import RestyleJob
 from pipeline.restyle import run
 from pipeline.results import current_rows, read_results
@@ -51,6 +52,7 @@ def restyle(folder: Path, manifest: str, output: str, workers: int, **changes: o
         grid={"seed": [7, 8]},
         cluster=ClusterSpec(workers=workers),
         tracking=TrackingSpec(enabled=False),
+        findings=FindingsSpec(listen_tracks=0, pictures=False),
     )
     summary = run(replace(job, **changes), ConsoleReporter(Console(file=io.StringIO())))
     assert summary.complete

@@ -16,6 +16,7 @@ from pipeline.results import (
     as_table,
     current_rows,
     finished_items,
+    newest_of_each,
     read_results,
 )
 from pipeline.storage import StorageError, open_store
@@ -81,6 +82,24 @@ from pipeline.storage import open_store
 with AttemptGuard(open_store(sys.argv[1]), "item", 2):
     os._exit(9)
 """
+
+
+def test_the_newest_words_stand_for_a_cover(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for words in ("jazz", "rock"):
+        writer = ResultWriter(store, RESULTS)
+        of_setting = {"setting_id": "s", "caption": words, "status": "ok"}
+        tracks = ("a", "b") if words == "jazz" else ("a",)
+        made = [{"item_id": f"{words} {t} {k}", "track_id": t, "seed": k} for t in tracks for k in (1, 2)]
+        others = [{"item_id": f"{words} theirs {k}", "track_id": "a", "seed": None} for k in (1, 2)]
+        writer.add(as_table(found | of_setting for found in (*made, *others)))
+        writer.flush()
+        time.sleep(1.1)  # parts are told apart by the second they were begun in
+    rows = newest_of_each(current_rows(store)).to_pylist()
+    found = [(row["track_id"], row["seed"], row["caption"]) for row in rows if row["seed"]]
+    assert sorted(found) == [("a", 1, "rock"), ("a", 2, "rock"), ("b", 1, "jazz"), ("b", 2, "jazz")]
+    assert sum(row["seed"] is None for row in rows) == 4  # what others made without a seed is all kept
+    assert len(newest_of_each(current_rows(open_store(str(tmp_path / "empty"))))) == 0
 
 
 def test_an_item_that_kills_its_process_is_given_up(tmp_path: Path) -> None:
