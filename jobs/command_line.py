@@ -44,12 +44,13 @@ def complete(config: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
-def launch(main: Callable[[], None], job: str, could_not_start: int, entered: Sequence[bool]) -> None:
+def launch(main: Callable[[], None], job: str, could_not_start: int, entered: list[bool]) -> None:
     """Run a job; a configuration that Hydra refuses ends with the same status as any other that cannot start.
 
     Args:
         entered: filled by ``main`` as soon as Hydra has let it in.
     """
+    entered.clear()
     try:
         main()
     except SystemExit as leaving:
