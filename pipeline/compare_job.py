@@ -91,7 +91,7 @@ def settings_of(rows: pa.Table) -> list[ComparedSetting]:
     varied = [name for name in fixed if len(set.union(*(own[name] for own in values.values()))) > 1]
     own_values = {key: {name: next(iter(own[name])) for name in varied} for key, own in values.items()}
     if len(set(names.values())) < len(names):  # launches that swept the same and held something else fixed
-        names = {key: short_name(own_values[key]) for key in names}
+        names = {key: short_name(own_values[key]) or name for key, name in names.items()}
     return [
         ComparedSetting(setting_id, name, own_values[setting_id])
         for setting_id, name in sorted(names.items(), key=lambda item: (item[1], item[0]))

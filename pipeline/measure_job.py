@@ -110,16 +110,15 @@ def measure_all(job: MeasureJob, progressed: Callable[[Measured], None]) -> Meas
     job.metrics.check()
     output = open_output(job.output) if job.pairs else open_store(job.output)
     if job.pairs:
-        finished = set() if job.again else finished_items(output, retry_failed=True)
-        rows = as_table(row for row in read_pairs(job.pairs) if row["item_id"] not in finished)
-    else:
-        rows = _unmeasured(output, job.again)
-    if job.pairs:
         if "model" in read_record(output):
             raise RequestError(
                 f"output {job.output} holds covers of jobs.restyle; give the pairs a folder of their own"
             )
+        finished = set() if job.again else finished_items(output, retry_failed=True)
+        rows = as_table(row for row in read_pairs(job.pairs) if row["item_id"] not in finished)
         write_pairs_file(job.pairs, output)
+    else:
+        rows = _unmeasured(output, job.again)
     connect(job.cluster)
     pool = size_pool(job.cluster)
     device = "cuda" if pool.gpus_per_worker else "cpu"

@@ -4,6 +4,7 @@ import io
 import time
 import uuid
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -105,7 +106,8 @@ class ResultWriter:
         self.waiting: list[pa.Table] = []
         self.rows = 0
         self.last_write = time.monotonic()
-        self.launch = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+        # To the microsecond: the newest part wins, and short launches follow each other within a second.
+        self.launch = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:6]}"
         self.parts = 0
 
     def add(self, table: pa.Table) -> bool:
