@@ -122,19 +122,19 @@ class _Run:
         self.last_velocity = velocity
 
     def _velocity(self, x: Tensor, step: Step, at: Modulation) -> Tensor:
-        velocity = self._evaluate(x, step.branch, at)
         if step.guided:
-            unconditional = self._evaluate(x, step.branch, at, self.null)
-            velocity = self._guided(velocity, unconditional, x, step.t)
+            velocity = self._guided(*self._evaluate_both(x, step.branch, at), x, step.t)
+        else:
+            velocity = self._evaluate(x, step.branch, at)
         return self._mixed(velocity, x, step, at)
 
     def _correction(self, step: Step, velocity: Tensor, at: Modulation) -> Tensor:
         """Heun's second velocity, where the first one leads; its guidance is plain, without momentum."""
         x = self.x - velocity * (step.t - step.t_next)
-        second = self._evaluate(x, step.branch, at)
         if step.correction_guided:
-            unconditional = self._evaluate(x, step.branch, at, self.null)
-            second = cfg(second, unconditional, self.plan.guidance_scale)
+            second = cfg(*self._evaluate_both(x, step.branch, at), self.plan.guidance_scale)
+        else:
+            second = self._evaluate(x, step.branch, at)
         second = self._limited(self._mixed(second, x, step, at), x)
         share = self.plan.velocity_ema_factor
         return (1 - share) * second + share * velocity
@@ -147,24 +147,26 @@ class _Run:
             noised = self._noised_source(step.t)
             moved = self.x + noised - self.lane.start
             for side, x, branch in (("target", moved, step.branch), ("source", noised, origin)):
-                velocity = self._evaluate(x, branch, at)
                 if step.guided:
-                    unconditional = self._evaluate(x, branch, at, self.null)
-                    velocity, momentum = apg(
-                        velocity, unconditional, self.plan.guidance_scale, self.momenta.get(side)
-                    )
+                    both = self._evaluate_both(x, branch, at)
+                    velocity, momentum = apg(*both, self.plan.guidance_scale, self.momenta.get(side))
                     momenta[side].append(momentum)
+                else:
+                    velocity = self._evaluate(x, branch, at)
                 sides[side].append(velocity)
         for side, values in momenta.items():
             if values:
                 self.momenta[side] = torch.stack(values).mean(0)
         return (torch.stack(sides["target"]) - torch.stack(sides["source"])).mean(0)
 
-    def _evaluate(
-        self, x: Tensor, branch: Branch, at: Modulation, null: ConstantCrossAttention | None = None
-    ) -> Tensor:
+    def _evaluate(self, x: Tensor, branch: Branch, at: Modulation) -> Tensor:
         condition = self.lane.conditions[branch]
-        return self.transformer(x, condition.context, at, null or condition.cross)
+        return self.transformer(x, condition.context, at, condition.cross)
+
+    def _evaluate_both(self, x: Tensor, branch: Branch, at: Modulation) -> tuple[Tensor, Tensor]:
+        """The conditional and the unconditional velocity."""
+        condition = self.lane.conditions[branch]
+        return self.transformer.guided(x, condition.context, at, condition.cross, self.null)
 
     def _guided(self, conditional: Tensor, unconditional: Tensor, x: Tensor, t: float) -> Tensor:
         kind, scale = self.plan.guidance, self.plan.guidance_scale

@@ -188,3 +188,14 @@ class DiffusionTransformer(nn.Module):
         shift, scale = modulation.final.unsqueeze(2).unbind(1)
         h = self.norm_out(h) * (1 + scale) + shift
         return self.proj_out(h.transpose(1, 2)).transpose(1, 2)[:, :frames].float()
+
+    def guided(
+        self,
+        x: Tensor,
+        context: Tensor,
+        modulation: Modulation,
+        cross: CrossAttention,
+        null: ConstantCrossAttention,
+    ) -> tuple[Tensor, Tensor]:
+        """Velocities of ``x`` with a condition and with the null condition; arguments as in ``forward``."""
+        return self(x, context, modulation, cross), self(x, context, modulation, null)
