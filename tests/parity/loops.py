@@ -38,6 +38,13 @@ class Recorder:
         self.calls.append((x, velocity))
         return velocity
 
+    def guided(
+        self, x: Tensor, context: Tensor, modulation: Modulation, cross: Any, null: Any
+    ) -> tuple[Tensor, Tensor]:
+        both = self.transformer.guided(x, context, modulation, cross, null)
+        self.calls.extend((x, velocity) for velocity in both)
+        return both
+
 
 def loop_cases(golden: Golden) -> Iterator[Case]:
     """Cases of every ``loop_<model>`` whose inputs and checkpoint are there."""
