@@ -9,11 +9,12 @@ Legend: b batch, a audio channels, s samples, c latent channels, t = floor(s / 1
 
 import logging
 from collections.abc import Callable
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from acestep.autoencoder_rows import decode_rows, encode_rows, works_in_rows
 from acestep.config import AutoencoderConfig
 
 # Receptive fields beyond a frame's own samples, in latent frames each side. With this much overlap a tile's
@@ -38,41 +39,6 @@ class Snake(nn.Module):
         return torch.addcmul(x, wave, 1 / (self.beta.exp() + 1e-9))
 
 
-class PointwiseConv(nn.Conv1d):
-    """A convolution of width 1 as the matrix product it is.
-
-    torch picks another convolution backend for these when it has one thread; a product's bits do not depend
-    on the number of threads.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        assert self.bias is not None
-        weight = self.weight[..., 0]
-        return torch.baddbmm(self.bias[:, None], weight.expand(len(x), -1, -1), x)
-
-
-class Upsample(nn.ConvTranspose1d):
-    """A transposed convolution of kernel 2s and stride s: one matrix product, then each sample adds two taps.
-
-    The same sum as torch's own kernel, whose bits depend on the number of threads.
-    """
-
-    def __init__(self, channels: int, out_channels: int, stride: int):
-        super().__init__(channels, out_channels, 2 * stride, stride, padding=(stride + 1) // 2)
-
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        assert self.bias is not None
-        stride, crop = self.stride[0], int(self.padding[0])
-        weight = self.weight.flatten(1).T.expand(len(x), -1, -1)
-        taps = torch.bmm(weight, x).unflatten(1, (self.out_channels, 2, stride))
-        own, previous = taps.unbind(2)  # [b, c, stride, t]: of input frame t, of input frame t - 1
-        joined = (F.pad(own, (0, 1)) + F.pad(previous, (1, 0))).transpose(2, 3).flatten(2)
-        return joined[..., crop : joined.shape[-1] - crop] + self.bias[:, None]
-
-
 class ResidualUnit(nn.Module):
     """Dilated convolution and pointwise convolution around a skip."""
 
@@ -81,7 +47,7 @@ class ResidualUnit(nn.Module):
         self.snake1 = Snake(channels)
         self.conv1 = nn.Conv1d(channels, channels, 7, dilation=dilation, padding=3 * dilation)
         self.snake2 = Snake(channels)
-        self.conv2 = PointwiseConv(channels)
+        self.conv2 = nn.Conv1d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(self.snake2(self.conv1(self.snake1(x))))
@@ -108,7 +74,9 @@ class DecoderBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, stride: int):
         super().__init__()
         self.snake1 = Snake(channels)
-        self.conv_t1 = Upsample(channels, out_channels, stride)
+        self.conv_t1 = nn.ConvTranspose1d(
+            channels, out_channels, 2 * stride, stride, padding=(stride + 1) // 2
+        )
         self.res_unit1 = ResidualUnit(out_channels, 1)
         self.res_unit2 = ResidualUnit(out_channels, 3)
         self.res_unit3 = ResidualUnit(out_channels, 9)
@@ -130,7 +98,13 @@ class Encoder(nn.Module):
         self.snake1 = Snake(widths[-1])
         self.conv2 = nn.Conv1d(widths[-1], config.encoder_channels, 3, padding=1)
 
+    @property
+    def blocks(self) -> list[EncoderBlock]:
+        return cast(list[EncoderBlock], list(self.block))
+
     def forward(self, x: Tensor) -> Tensor:
+        if works_in_rows(x):
+            return torch.stack([encode_rows(self, one.T).T for one in x])
         x = self.conv1(x)
         for block in self.block:
             x = block(x)
@@ -150,7 +124,13 @@ class Decoder(nn.Module):
         self.snake1 = Snake(widths[-1])
         self.conv2 = nn.Conv1d(widths[-1], config.audio_channels, 7, padding=3, bias=False)
 
+    @property
+    def blocks(self) -> list[DecoderBlock]:
+        return cast(list[DecoderBlock], list(self.block))
+
     def forward(self, x: Tensor) -> Tensor:
+        if works_in_rows(x):
+            return torch.stack([decode_rows(self, one.T).T for one in x])
         x = self.conv1(x)
         for block in self.block:
             x = block(x)

@@ -16,6 +16,7 @@ from torch import Tensor
 from acestep import diffusers_layout, original_layout
 from acestep.adapter import ADAPTER_WEIGHTS, merge_adapter, open_adapter
 from acestep.autoencoder import Autoencoder, fold_weight_norm, weight_norm_shapes
+from acestep.autoencoder_rows import lay_out
 from acestep.config import AutoencoderConfig, parse_autoencoder_config, parse_model_config, read_json
 from acestep.errors import CheckpointError
 from acestep.model import AceStepModel
@@ -227,7 +228,10 @@ def load_autoencoder(folder: Path, device: torch.device, dtype: torch.dtype) -> 
     autoencoder = open_autoencoder(folder)
     tensors = {_weight_norm_name(n): t for n, t in read_tensors(folder, AUTOENCODER_WEIGHTS).items()}
     autoencoder.load_state_dict(fold_weight_norm(tensors), assign=True)
-    return autoencoder.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    autoencoder = autoencoder.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    if device.type == "cpu":
+        lay_out(autoencoder)
+    return autoencoder
 
 
 def _autoencoder_config(folder: Path) -> AutoencoderConfig:
