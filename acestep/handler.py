@@ -1,6 +1,7 @@
 """A loaded model: the parts of one checkpoint on one device."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from acestep import hub
 from acestep.autoencoder import Autoencoder
 from acestep.checkpoint import CheckpointFolders, load_autoencoder, load_model, load_silence
 from acestep.errors import RequestError
+from acestep.laps import Laps
 from acestep.model import AceStepModel
 from acestep.text_encoder import TextEncoder
 from acestep.transformer import ConstantCrossAttention
@@ -24,6 +26,7 @@ class AceStepHandler:
 
     silence: the silence latent ``[frames, channels]``, fp32, on the device.
     null: the model's unconditional branch.
+    load_s: seconds that each part took to load.
     """
 
     folders: CheckpointFolders
@@ -34,6 +37,7 @@ class AceStepHandler:
     null: ConstantCrossAttention
     device: torch.device
     dtype: torch.dtype
+    load_s: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_checkpoint(
@@ -66,15 +70,20 @@ class AceStepHandler:
         folders = hub.find(str(path_or_hub_id), variant)
         lora = hub.find_adapter(str(adapter)) if adapter else None
         with hub.naming_the_command(folders):
+            laps = Laps(lambda: synchronize(device))
             model = load_model(folders.model, device, dtype, folders.name, lora, adapter_scale)
+            laps.lap("network")
             autoencoder = load_autoencoder(folders.autoencoder, device, dtype)
+            laps.lap("autoencoder")
             text_encoder = TextEncoder(folders.text_encoder, device, dtype)
+            laps.lap("text encoder")
             width = text_encoder.model.config.hidden_size
             check_parts(folders, model.config, autoencoder.config, autoencoder.hop, width)
             silence = load_silence(folders.model, model.config.latent_channels).to(device)
         with torch.inference_mode():
             null = model.decoder.null_cross_attention(model.null_condition_emb)
-        return cls(folders, model, autoencoder, text_encoder, silence, null, device, dtype)
+        laps.lap("rest of the model")
+        return cls(folders, model, autoencoder, text_encoder, silence, null, device, dtype, laps.seconds)
 
     @property
     def is_turbo(self) -> bool:
@@ -83,13 +92,18 @@ class AceStepHandler:
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was given, so that a clock can be read."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
 
     def silence_frames(self, frames: int) -> Tensor:
         """The first ``frames`` of the silence latent ``[1, frames, channels]``, repeated if it is shorter."""
         repeats = -(-frames // len(self.silence))
         return self.silence.repeat(repeats, 1)[None, :frames]
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was given; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:

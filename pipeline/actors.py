@@ -30,6 +30,7 @@ from acestep.cover import CoverPlan, resolve
 from acestep.errors import AudioError, RestyleError
 from acestep.handler import AceStepHandler
 from acestep.language_model import LanguageModel
+from acestep.laps import Laps
 from acestep.prompt import Prompt
 from acestep.stages import Chain, Cover, Stage, parse_stage
 from acestep.understanding import fill
@@ -41,6 +42,7 @@ from pipeline.measuring import Listened, MetricsSpec, Ruler
 from pipeline.plan_schema import TRACKS
 from pipeline.receipts import LAST, TASK, leave, of_track
 from pipeline.results import as_table
+from pipeline.startup import worker_is_ready
 from pipeline.stopping import StopFlag
 from pipeline.storage import Store
 
@@ -92,6 +94,7 @@ class RestyleWorker:
         """
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
+        laps = Laps()
         self.spec, self.stop = spec, stop
         self.device_lock = threading.RLock()
         if not is_marked(spec.output, spec.launch):
@@ -101,9 +104,11 @@ class RestyleWorker:
             )
         if platform.node() != spec.node:
             self._refuse_other_weights()
+        laps.lap("checks")
         self.handler = AceStepHandler.from_checkpoint(
             spec.model, spec.variant, spec.device, spec.dtype, spec.adapter, spec.adapter_scale
         )
+        laps.lap("model")
         self.language_model = (
             LanguageModel.from_checkpoint(
                 hub.find_language_model(spec.language_model), self.handler.device, self.handler.dtype
@@ -111,7 +116,11 @@ class RestyleWorker:
             if spec.language_model
             else None
         )
+        laps.lap("language model")
         self.ruler = Ruler(spec.metrics, self.handler.device, self.device_lock)
+        laps.lap("measures")
+        laps.seconds.pop("model")
+        worker_is_ready(spec.output, spec.launch, {**self.handler.load_s, **laps.seconds})
 
     def _refuse_other_weights(self) -> None:
         folders = hub.find(self.spec.model, self.spec.variant)

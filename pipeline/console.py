@@ -21,6 +21,7 @@ from pipeline.job import RestyleJob
 from pipeline.plan import Plan
 from pipeline.progress import Progress, in_words, kinds_in_words, rates_in_words
 from pipeline.settings import Setting, names_of
+from pipeline.startup import in_words as in_words_of_start
 from pipeline.summary import Summary
 
 # Of a log, in seconds: a job of a minute says how far it is, and one of days does not flood it.
@@ -152,6 +153,8 @@ class ConsoleReporter:
             self._slowest(summary.slowest)
         if summary.findings is not None:
             print_findings(self.console, summary.findings)
+        if summary.start_up.workers:
+            self.console.print(f"start-up {in_words_of_start(summary.start_up)}", highlight=False, soft_wrap=True)
         lines = {
             "audio": f"{job.output}/audio",
             "results": f"{job.output}/results",

@@ -24,6 +24,7 @@ from pipeline.record import job_labels, job_parameters, write_job_file
 from pipeline.results import REJECTED, RESULTS, ResultWriter, current_rows, finished_items
 from pipeline.settings import Setting
 from pipeline.stages import stream
+from pipeline.startup import start_up
 from pipeline.stopping import StopFlag, StoppedError, stop_signals
 from pipeline.storage import Store
 from pipeline.summary import Summary, summarize
@@ -101,7 +102,7 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
     connect(job.cluster)
     pool = size_pool(job.cluster)
     dtype = job.dtype or ("bfloat16" if pool.gpus_per_worker else "float32")
-    kept = Kept(output)
+    kept, began_at = Kept(output), time.time()
     launch = kept.results.launch
     try:
         kept.adopt()
@@ -115,6 +116,7 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
         tracker.begin(job_parameters(job, model, settings), settings, reporter.warned, job_labels(job, settings))
         if plan.items:
             mark_start(output, launch)
+            began_at = time.time()
             worker = worker_spec(job, output, launch, model, pool)
             _make_covers(worker, worker_class, job, pool, kept, progress, tracker, reporter)
     except BaseException:
@@ -125,10 +127,11 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
         raise
     kept.flush()
     kept.adopt()
-    output.delete_folder(ATTEMPTS)
-    output.delete(PLAN_FILE)
     made = current_rows(output, plan.ids, FOUND_COLUMNS)
     summary = summarize(made, kept.new, time.perf_counter() - started)
+    summary = replace(summary, start_up=start_up(output, launch, began_at, made))
+    output.delete_folder(ATTEMPTS)
+    output.delete(PLAN_FILE)
     try:
         findings = find(output, made, job.findings, job.name) if any_measured(made) else None
     except (RestyleError, OSError) as error:

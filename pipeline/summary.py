@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from pipeline.startup import StartUp
 
 if TYPE_CHECKING:
     from pipeline.findings import Findings
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 WORK_COLUMNS = ("read_s", "condition_s", "denoise_s", "decode_s", "measure_s", "write_s")
 SUMMARY_COLUMNS = (
     *("item_id", "track_id", "source", "caption", "setting_id", "setting_name", "status"),
-    *("error_kind", "error_message", "audio_path", "duration_s", *WORK_COLUMNS),
+    *("error_kind", "error_message", "audio_path", "duration_s", "finished_at", *WORK_COLUMNS),
 )
 SLOWEST = 5
 
@@ -26,6 +28,7 @@ class Summary:
     seconds: of this launch.
     by_kind: failed and rejected items by the kind of their error, the most frequent first.
     slowest: the covers with the most seconds of work (``work_s``), with track_id, setting_name and duration_s.
+    start_up: of this launch's workers.
     """
 
     ok: int
@@ -39,6 +42,7 @@ class Summary:
     slowest: pa.Table
     tracking: Mapping[str, str]
     findings: "Findings | None" = None
+    start_up: StartUp = field(default_factory=StartUp)
 
     @property
     def complete(self) -> bool:

@@ -1,0 +1,83 @@
+"""How long the workers of a launch took to start, by part, and how busy their model was from then on.
+
+A worker leaves a small file when it is ready; the driver reads them when the job ends.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.attempts import ATTEMPTS
+from pipeline.storage import Store
+
+MODEL_COLUMNS = ("condition_s", "denoise_s", "decode_s")
+BEFORE = "process and imports"
+
+
+@dataclass(frozen=True)
+class StartUp:
+    """Of the workers of one launch.
+
+    workers: that became ready.
+    parts: seconds of each part of the slowest worker's start.
+    model_share: 0..1, of the time from each worker's start to the last cover, how much its model worked; None
+        where nothing was made.
+    """
+
+    workers: int = 0
+    parts: Mapping[str, float] = field(default_factory=dict)
+    model_share: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.parts.values())
+
+
+def worker_is_ready(store: Store, launch: str, parts: Mapping[str, float]) -> None:
+    """Leave word that this process is ready to work, and what its start took, in seconds by part."""
+    content = json.dumps({"ready_at": time.time(), "parts": dict(parts)})
+    store.write(f"{_folder(launch)}/{platform.node()}-{os.getpid()}.json", content.encode())
+
+
+def start_up(store: Store, launch: str, began_at: float, rows: pa.Table) -> StartUp:
+    """How the workers of a launch started and worked.
+
+    Args:
+        began_at: when the driver asked for the workers, in seconds since 1970.
+        rows: results; those finished since ``began_at`` count.
+    """
+    starts = [json.loads(store.read(name)) for name in store.files(_folder(launch), ".json")]
+    if not starts:
+        return StartUp()
+    last = max(starts, key=lambda start: start["ready_at"])
+    loading_s = sum(last["parts"].values())
+    parts = {BEFORE: max(last["ready_at"] - began_at - loading_s, 0.0), **last["parts"]}
+    return StartUp(len(starts), parts, _model_share([start["ready_at"] for start in starts], began_at, rows))
+
+
+def in_words(found: StartUp) -> str:
+    """Such as "9.1 s (process and imports 5.0, network 3.2, autoencoder 0.9), then 98.2 % in the model"."""
+    listed = ", ".join(f"{name} {seconds:.1f}" for name, seconds in found.parts.items() if seconds >= 0.05)
+    share = "" if found.model_share is None else f"; then {100 * found.model_share:.1f} % of the time in the model"
+    return f"{found.seconds:.1f} s ({listed}){share}"
+
+
+def _model_share(ready_at: list[float], began_at: float, rows: pa.Table) -> float | None:
+    finished = pc.cast(pc.cast(rows["finished_at"], pa.timestamp("us", "UTC")), pa.int64())
+    made = rows.filter(pc.fill_null(pc.greater(finished, int(began_at * 1e6)), False))
+    if not len(made):
+        return None
+    end = pc.max(pc.cast(pc.cast(made["finished_at"], pa.timestamp("us", "UTC")), pa.int64())).as_py() / 1e6
+    there = sum(end - ready for ready in ready_at)
+    worked = sum(pc.sum(made[name]).as_py() or 0.0 for name in MODEL_COLUMNS)
+    return worked / there if there > 0 else None
+
+
+def _folder(launch: str) -> str:
+    return f"{ATTEMPTS}/{launch}/workers"
