@@ -74,9 +74,7 @@ class DecoderBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, stride: int):
         super().__init__()
         self.snake1 = Snake(channels)
-        self.conv_t1 = nn.ConvTranspose1d(
-            channels, out_channels, 2 * stride, stride, padding=(stride + 1) // 2
-        )
+        self.conv_t1 = nn.ConvTranspose1d(channels, out_channels, 2 * stride, stride, padding=(stride + 1) // 2)
         self.res_unit1 = ResidualUnit(out_channels, 1)
         self.res_unit2 = ResidualUnit(out_channels, 3)
         self.res_unit3 = ResidualUnit(out_channels, 9)
@@ -105,6 +103,10 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if works_in_rows(x):
             return torch.stack([encode_rows(self, one.T).T for one in x])
+        return self.in_whole(x)
+
+    def in_whole(self, x: Tensor) -> Tensor:
+        """The layers one after the other: what a GPU runs, and what rows are tested against."""
         x = self.conv1(x)
         for block in self.block:
             x = block(x)
@@ -131,6 +133,10 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if works_in_rows(x):
             return torch.stack([decode_rows(self, one.T).T for one in x])
+        return self.in_whole(x)
+
+    def in_whole(self, x: Tensor) -> Tensor:
+        """As in ``Encoder``."""
         x = self.conv1(x)
         for block in self.block:
             x = block(x)

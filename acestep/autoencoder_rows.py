@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from acestep.autoencoder import Decoder, Encoder, ResidualUnit, Snake
 
 BLOCK_ELEMENTS = 2**17  # half a megabyte of fp32: a block and its result fit a core's second-level cache
-LEAST_ROWS = 256  # below, a product spends its time on packing the weights
+LEAST_ROWS = 512  # below, a product spends its time on packing the weights
 
 
 def works_in_rows(x: Tensor) -> bool:
