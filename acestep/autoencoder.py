@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from acestep.autoencoder_rows import decode_rows, encode_rows, works_in_rows
 from acestep.config import AutoencoderConfig
+from acestep.memory import free_bytes, longest_tile
 
 # Receptive fields beyond a frame's own samples, in latent frames each side. With this much overlap a tile's
 # core equals the untiled result; with one frame less it does not.
@@ -165,19 +166,33 @@ class Autoencoder(nn.Module):
         return mean, scale
 
     def encode(
-        self, audio: Tensor, chunk_frames: int = CHUNK_FRAMES, overlap_frames: int = ENCODER_OVERLAP_FRAMES
+        self, audio: Tensor, chunk_frames: int | None = None, overlap_frames: int = ENCODER_OVERLAP_FRAMES
     ) -> Tensor:
-        """Waveforms ``[b, a, s]`` in [-1, 1] -> latents ``[b, t, c]`` (fp32), the posterior's mean."""
+        """Waveforms ``[b, a, s]`` in [-1, 1] -> latents ``[b, t, c]`` (fp32), the posterior's mean.
+
+        Args:
+            chunk_frames: length of a tile; None is the longest that pays and that the device has memory for.
+        """
         whole = lambda piece: self.posterior(piece)[0].float()  # noqa: E731
-        latents = _tiled(whole, audio, chunk_frames, overlap_frames, self.hop, 1)
+        chunk = chunk_frames or self._chunk_frames(audio.device, overlap_frames)
+        latents = _tiled(whole, audio, chunk, overlap_frames, self.hop, 1)
         return latents[..., : audio.shape[-1] // self.hop].transpose(1, 2)
 
     def decode(
-        self, latents: Tensor, chunk_frames: int = CHUNK_FRAMES, overlap_frames: int = DECODER_OVERLAP_FRAMES
+        self, latents: Tensor, chunk_frames: int | None = None, overlap_frames: int = DECODER_OVERLAP_FRAMES
     ) -> Tensor:
-        """Latents ``[b, t, c]`` -> waveforms ``[b, a, 1920 t]`` (fp32), peaks not limited."""
+        """Latents ``[b, t, c]`` -> waveforms ``[b, a, 1920 t]`` (fp32), peaks not limited; ``chunk_frames`` as above."""
         whole = lambda piece: self.decoder(piece.to(self.dtype)).float()  # noqa: E731
-        return _tiled(whole, latents.transpose(1, 2), chunk_frames, overlap_frames, 1, self.hop)
+        chunk = chunk_frames or self._chunk_frames(latents.device, overlap_frames)
+        return _tiled(whole, latents.transpose(1, 2), chunk, overlap_frames, 1, self.hop)
+
+    def _chunk_frames(self, device: torch.device, overlap: int) -> int:
+        """The usual tile, or the longest that the device has memory for."""
+        free = free_bytes(device)
+        if free is None:
+            return CHUNK_FRAMES
+        least = LEAST_CORE_FRAMES + 2 * overlap
+        return longest_tile(self.config, free, self.dtype.itemsize, False, CHUNK_FRAMES, least)
 
 
 def _tiled(
