@@ -181,7 +181,11 @@ class Autoencoder(nn.Module):
     def decode(
         self, latents: Tensor, chunk_frames: int | None = None, overlap_frames: int = DECODER_OVERLAP_FRAMES
     ) -> Tensor:
-        """Latents ``[b, t, c]`` -> waveforms ``[b, a, 1920 t]`` (fp32), peaks not limited; ``chunk_frames`` as above."""
+        """Latents ``[b, t, c]`` -> waveforms ``[b, a, 1920 t]`` (fp32), peaks not limited.
+
+        Args:
+            chunk_frames: as in ``encode``.
+        """
         whole = lambda piece: self.decoder(piece.to(self.dtype)).float()  # noqa: E731
         chunk = chunk_frames or self._chunk_frames(latents.device, overlap_frames)
         return _tiled(whole, latents.transpose(1, 2), chunk, overlap_frames, 1, self.hop)
