@@ -45,6 +45,7 @@ class TrackConditions:
     source_rms: float = 0.0
     contexts: dict[str, Tensor] = field(default_factory=dict)
     prompts: dict[Any, CrossAttention] = field(default_factory=dict)
+    heard: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @torch.inference_mode()
     def lane(self, plan: CoverPlan, seed: int) -> Lane:
@@ -73,8 +74,8 @@ class TrackConditions:
             draw=lambda number: fresh_noise(seed, number, frames, channels).to(start.device),
         )
 
-    def restyled(self, latents: Tensor, rms: float, prompt: Prompt) -> "TrackConditions":
-        """Conditions of the next stage: its source is what a stage made, handed over as latents ``[1, t, c]``.
+    def restyled(self, latents: Tensor, rms: float) -> "TrackConditions":
+        """Conditions of what starts from a cover of this track, handed over as latents ``[1, t, c]``.
 
         Args:
             rms: of the waveform that the latents stand for.
@@ -82,7 +83,6 @@ class TrackConditions:
         return replace(
             self,
             latents=latents,
-            prompt=prompt,
             codes=None,
             nothing_to_start_from="",
             source_rms=rms,
@@ -135,12 +135,20 @@ class TrackConditions:
         kept = branch.text != "mixed" and pick != "random"
         if kept and key in self.prompts:
             return self.prompts[key]
-        clip = self.timbre(pick, seed if pick == "random" else 0)
-        tokens = condition_tokens(self.handler, prompt, self.duration_s, branch, clip)
+        shared = self._lyrics_and_timbre(prompt, pick, seed)
+        tokens = condition_tokens(self.handler, prompt, self.duration_s, branch, shared)
         cross = self.handler.model.decoder.cross_attention(tokens)
         if kept:
             self.prompts[key] = cross
         return cross
+
+    def _lyrics_and_timbre(self, prompt: Prompt, pick: str, seed: int) -> tuple[Tensor, Tensor]:
+        if pick == "random":
+            return lyrics_and_timbre(self.handler, prompt, self.timbre(pick, seed))
+        key = (lyric_prompt(prompt), pick)
+        if key not in self.heard:
+            self.heard[key] = lyrics_and_timbre(self.handler, prompt, self.timbre(pick, 0))
+        return self.heard[key]
 
 
 @torch.inference_mode()
@@ -217,16 +225,20 @@ def with_mask(latents: Tensor) -> Tensor:
     return torch.cat((latents, torch.ones_like(latents)), dim=-1)
 
 
+def lyrics_and_timbre(handler: AceStepHandler, prompt: Prompt, clip: Tensor) -> tuple[Tensor, Tensor]:
+    """Condition tokens that every branch of a prompt shares: lyrics, and timbre latents ``[1, frames, c]``."""
+    return handler.model.encoder.parts(handler.text_encoder.lyric_rows(lyric_prompt(prompt)), clip)
+
+
 def condition_tokens(
-    handler: AceStepHandler, prompt: Prompt, duration_s: float, branch: Branch, clip: Tensor
+    handler: AceStepHandler, prompt: Prompt, duration_s: float, branch: Branch, shared: tuple[Tensor, Tensor]
 ) -> Tensor:
     """Packed condition tokens ``[1, s, encoder width]``: lyrics, timbre, and the text of a branch.
 
     Args:
-        clip: timbre latents ``[1, frames, c]``.
+        shared: see ``lyrics_and_timbre``.
     """
     encoder, text_encoder = handler.model.encoder, handler.text_encoder
-    shared = encoder.parts(text_encoder.lyric_rows(lyric_prompt(prompt)), clip)
     if branch.text == "mixed":
         text = _mixed(text_encoder, prompt, duration_s, branch.strength)
     else:

@@ -10,6 +10,7 @@ from acestep.setting import CoverSetting, check
 from acestep.unused import unused_notes
 
 BASE_STEPS = 28
+SAID_BY_STEPS = frozenset({"notes", "shift", "inference_steps", "cover_steps", "t_switch"})
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,7 @@ class CoverPlan:
 
     def identity(self) -> dict[str, Any]:
         """What determines the audio; two requests with equal identities give the same samples."""
-        ignored = {"notes", "shift", "inference_steps", "cover_steps", "t_switch"}  # the steps say it all
-        return {name: value for name, value in asdict(self).items() if name not in ignored}
+        return {name: value for name, value in asdict(self).items() if name not in SAID_BY_STEPS}
 
     @property
     def branches(self) -> frozenset[Branch]:

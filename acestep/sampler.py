@@ -1,12 +1,16 @@
-"""Runs lanes: one lane is one generation (start, plan, conditions), and all advance in lock-step.
+"""Runs lanes: one lane is one generation (start, plan, conditions).
+
+Lanes run one after the other and are never stacked: on a CPU that gains nothing, and on a GPU a batch of another
+size picks other kernels, whose rounding differs, so that a cover would depend on what it was queued with. What
+lanes of a tree (``acestep.tree``) have in common is evaluated once and handed on as a ``Fork``.
 
 Legend: t latent frames, c latent channels.
 """
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,6 +19,7 @@ from acestep.correction import dcw
 from acestep.cover import Branch, CoverPlan, Step
 from acestep.guidance import adg, apg, cfg
 from acestep.transformer import ConstantCrossAttention, CrossAttention, DiffusionTransformer, Modulation
+from acestep.tree import Path, Reading, last_known, readings
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,37 @@ class Lane:
     draw: Callable[[int], Tensor]
 
 
+@dataclass(frozen=True)
+class State:
+    """A lane between two steps. A step makes a new one and leaves the old as it was, for others to go on from.
+
+    x: ``[1, t, c]`` fp32. momenta: of guidance, by side of an edit. last_velocity: before the first step None.
+    drawn: how many noises were.
+    """
+
+    x: Tensor
+    momenta: Mapping[str, Tensor] = field(default_factory=dict)
+    last_velocity: Tensor | None = None
+    drawn: int = 0
+
+
+@dataclass(frozen=True)
+class Velocities:
+    """What one reading of a state gives; ``unconditional`` is None where it is not guided."""
+
+    conditional: Tensor
+    unconditional: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A state that other lanes go on from, what was evaluated there and they need too, and their modulation."""
+
+    state: State
+    velocities: Mapping[Reading, Velocities]
+    modulation: Modulation
+
+
 def initial_noise(seed: int, frames: int, channels: int) -> Tensor:
     """Standard normal ``[1, t, c]``, drawn in fp32 on the CPU so that every machine draws the same."""
     return torch.randn(1, frames, channels, generator=torch.Generator().manual_seed(seed))
@@ -60,47 +96,86 @@ def retaken(noise: Tensor, other: Tensor, variance: float) -> Tensor:
     return math.cos(angle) * noise + math.sin(angle) * other
 
 
-@torch.inference_mode()
 def denoise(
-    transformer: DiffusionTransformer,
-    null: ConstantCrossAttention,
-    lanes: Sequence[Lane],
-    on_step: Callable[[int, int], None] | None = None,
+    transformer: DiffusionTransformer, null: ConstantCrossAttention, lanes: Sequence[Lane]
 ) -> list[Tensor]:
-    """Integrate each lane from its start to latents ``[1, t, c]`` (fp32).
-
-    A lane's evaluations are its own, so its result does not depend on its neighbours.
+    """Integrate each lane from its start to latents ``[1, t, c]`` (fp32), sharing nothing.
 
     Args:
         null: the model's null condition, read by guided steps.
-        on_step: called with (steps done, steps in all) after each step of the longest lane.
     """
-    runs = [_Run(transformer, null, lane) for lane in lanes]
-    total = max((len(lane.plan.steps) for lane in lanes), default=0)
-    for i in range(total):
-        for run in runs:
-            if i < len(run.plan.steps):
-                run.advance(i)
+    paths = [tuple(range(len(lane.plan.steps) + 1)) for lane in lanes]
+    return [denoise_from(transformer, null, lane, path, {}, {}) for lane, path in zip(lanes, paths, strict=True)]
+
+
+@torch.inference_mode()
+def denoise_from(
+    transformer: DiffusionTransformer,
+    null: ConstantCrossAttention,
+    lane: Lane,
+    path: Path,
+    kept: MutableMapping[int, Fork],
+    wanted: Mapping[int, frozenset[Reading]],
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Integrate one lane of a tree, from the last of its states that is kept, to latents ``[1, t, c]`` (fp32).
+
+    Its evaluations have the shapes they have alone, so the result is the same whatever was kept.
+
+    Args:
+        path: numbers of the lane's states in the tree.
+        kept: forks by state; those of ``wanted`` that the lane comes by are added.
+        wanted: states at which other lanes will leave this one, and what they read there.
+        on_step: called with (steps done, steps in all) after each step, counted from the lane's start.
+    """
+    steps, first = lane.plan.steps, last_known(path, kept)
+    fork = kept.get(path[first])
+    modulation = _modulation(transformer, lane) if fork is None else fork.modulation
+    run = _Run(transformer, null, lane, modulation, State(lane.start) if fork is None else fork.state)
+    for i in range(first, len(steps)):
+        state, here = run.state, kept.get(path[i])
+        known = {} if here is None else dict(here.velocities)
+        run.advance(i, known)
+        if path[i] in wanted:
+            read = {reading: velocities for reading, velocities in known.items() if reading in wanted[path[i]]}
+            kept[path[i]] = Fork(state, read, modulation)
         if on_step is not None:
-            on_step(i + 1, total)
-    return [run.x for run in runs]
+            on_step(i + 1, len(steps))
+    return run.x
+
+
+def _modulation(transformer: DiffusionTransformer, lane: Lane) -> Modulation:
+    steps = lane.plan.steps
+    times = [*(step.t for step in steps), steps[-1].t_next]
+    return transformer.modulation(torch.tensor(times, device=lane.start.device))
 
 
 class _Run:
-    """One lane under way: its state, the guidance momentum of each branch, the last velocity, the noise used."""
+    """One lane under way. Tensors are replaced, never written to: a state that was handed out stays as it was."""
 
-    def __init__(self, transformer: DiffusionTransformer, null: ConstantCrossAttention, lane: Lane):
+    def __init__(
+        self,
+        transformer: DiffusionTransformer,
+        null: ConstantCrossAttention,
+        lane: Lane,
+        modulation: Modulation,
+        state: State,
+    ):
         self.transformer, self.null, self.lane, self.plan = transformer, null, lane, lane.plan
-        self.x = lane.start
-        self.momenta: dict[str, Tensor] = {}
-        self.last_velocity: Tensor | None = None
-        self.drawn = 0
-        steps = lane.plan.steps
-        times = torch.tensor([*(step.t for step in steps), steps[-1].t_next], device=lane.start.device)
-        self.modulation = transformer.modulation(times)
+        self.modulation = modulation
+        self.x, self.momenta, self.drawn = state.x, dict(state.momenta), state.drawn
+        self.last_velocity = state.last_velocity
 
-    def advance(self, i: int) -> None:
-        """Take step ``i``."""
+    @property
+    def state(self) -> State:
+        return State(self.x, dict(self.momenta), self.last_velocity, self.drawn)
+
+    def advance(self, i: int, known: MutableMapping[Reading, Velocities]) -> None:
+        """Take step ``i``.
+
+        Args:
+            known: velocities at the step's state; what is missing is evaluated and added.
+        """
         step, at = self.plan.steps[i], self.modulation.at(i)
         if step.edit_from is not None:
             velocity = self._settled(self._edit_velocity(step, step.edit_from, at), self.x)
@@ -109,7 +184,7 @@ class _Run:
             return
         if self.plan.edit is not None and (i == 0 or self.plan.steps[i - 1].edit_from is not None):
             self.x = self.x + self._noised_source(step.t) - self.lane.start
-        velocity = self._settled(self._velocity(self.x, step, at), self.x)
+        velocity = self._settled(self._velocity(step, at, known), self.x)
         estimate = self.x - velocity * step.t
         if step.renoise is not None:
             self.x = self._renoised(estimate, step.renoise)
@@ -121,21 +196,29 @@ class _Run:
                 self.x = dcw(self.x, estimate, step.t, self.plan.dcw)
         self.last_velocity = velocity
 
-    def _velocity(self, x: Tensor, step: Step, at: Modulation) -> Tensor:
-        if step.guided:
-            velocity = self._guided(*self._evaluate_both(x, step.branch, at), x, step.t)
-        else:
-            velocity = self._evaluate(x, step.branch, at)
-        return self._mixed(velocity, x, step, at)
+    def _velocity(self, step: Step, at: Modulation, known: MutableMapping[Reading, Velocities]) -> Tensor:
+        for branch, guided in readings(step):
+            if (branch, guided) not in known:
+                known[branch, guided] = self._evaluate(self.x, branch, guided, at)
+        leading = known[step.branch, step.guided]
+        velocity = leading.conditional
+        if leading.unconditional is not None:
+            velocity = self._guided(velocity, leading.unconditional, self.x, step.t)
+        if step.other is None:
+            return velocity
+        return step.weight * velocity + (1 - step.weight) * known[step.other, False].conditional
 
     def _correction(self, step: Step, velocity: Tensor, at: Modulation) -> Tensor:
         """Heun's second velocity, where the first one leads; its guidance is plain, without momentum."""
         x = self.x - velocity * (step.t - step.t_next)
-        if step.correction_guided:
-            second = cfg(*self._evaluate_both(x, step.branch, at), self.plan.guidance_scale)
-        else:
-            second = self._evaluate(x, step.branch, at)
-        second = self._limited(self._mixed(second, x, step, at), x)
+        leading = self._evaluate(x, step.branch, step.correction_guided, at)
+        second = leading.conditional
+        if leading.unconditional is not None:
+            second = cfg(second, leading.unconditional, self.plan.guidance_scale)
+        if step.other is not None:
+            other = self._evaluate(x, step.other, False, at).conditional
+            second = step.weight * second + (1 - step.weight) * other
+        second = self._limited(second, x)
         share = self.plan.velocity_ema_factor
         return (1 - share) * second + share * velocity
 
@@ -147,26 +230,23 @@ class _Run:
             noised = self._noised_source(step.t)
             moved = self.x + noised - self.lane.start
             for side, x, branch in (("target", moved, step.branch), ("source", noised, origin)):
-                if step.guided:
-                    both = self._evaluate_both(x, branch, at)
-                    velocity, momentum = apg(*both, self.plan.guidance_scale, self.momenta.get(side))
+                read = self._evaluate(x, branch, step.guided, at)
+                velocity = read.conditional
+                if read.unconditional is not None:
+                    scale, before = self.plan.guidance_scale, self.momenta.get(side)
+                    velocity, momentum = apg(velocity, read.unconditional, scale, before)
                     momenta[side].append(momentum)
-                else:
-                    velocity = self._evaluate(x, branch, at)
                 sides[side].append(velocity)
         for side, values in momenta.items():
             if values:
                 self.momenta[side] = torch.stack(values).mean(0)
         return (torch.stack(sides["target"]) - torch.stack(sides["source"])).mean(0)
 
-    def _evaluate(self, x: Tensor, branch: Branch, at: Modulation) -> Tensor:
+    def _evaluate(self, x: Tensor, branch: Branch, guided: bool, at: Modulation) -> Velocities:
         condition = self.lane.conditions[branch]
-        return self.transformer(x, condition.context, at, condition.cross)
-
-    def _evaluate_both(self, x: Tensor, branch: Branch, at: Modulation) -> tuple[Tensor, Tensor]:
-        """The conditional and the unconditional velocity."""
-        condition = self.lane.conditions[branch]
-        return self.transformer.guided(x, condition.context, at, condition.cross, self.null)
+        if guided:
+            return Velocities(*self.transformer.guided(x, condition.context, at, condition.cross, self.null))
+        return Velocities(self.transformer(x, condition.context, at, condition.cross))
 
     def _guided(self, conditional: Tensor, unconditional: Tensor, x: Tensor, t: float) -> Tensor:
         kind, scale = self.plan.guidance, self.plan.guidance_scale
@@ -176,11 +256,6 @@ class _Run:
         if kind == "cfg":
             return cfg(conditional, unconditional, scale)
         return adg(conditional, unconditional, scale, x, t, kind)
-
-    def _mixed(self, velocity: Tensor, x: Tensor, step: Step, at: Modulation) -> Tensor:
-        if step.other is None:
-            return velocity
-        return step.weight * velocity + (1 - step.weight) * self._evaluate(x, step.other, at)
 
     def _settled(self, velocity: Tensor, x: Tensor) -> Tensor:
         """The velocity limited in norm and mixed with the last step's."""

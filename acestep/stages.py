@@ -2,20 +2,22 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from acestep.conditions import TrackConditions
 from acestep.constants import INSTRUMENTAL
-from acestep.cover import resolve
+from acestep.cover import CoverPlan, resolve
 from acestep.errors import GenerationError, RequestError
 from acestep.prompt import Prompt
 from acestep.rendering import render
-from acestep.sampler import denoise
+from acestep.sampler import Fork, denoise_from
 from acestep.setting import SETTING_FIELDS, CoverSetting, parse_setting, unknown_setting
+from acestep.tree import Path, forks, grow, last_known, route
 
 WORDS = ("caption", "lyrics")
 
@@ -81,9 +83,16 @@ def parse_stages(listed: Sequence[Mapping[str, Any]] | None, base: CoverSetting)
     return tuple(stages) or (Stage(base),)
 
 
+Key = tuple[tuple[Stage, ...], int]  # stages and seed
+
+
 @dataclass(frozen=True)
 class Cover:
-    """What one stage made: latents ``[1, t, c]``, waveform ``[2, n]`` (not yet limited), seconds of work."""
+    """What one stage made: latents ``[1, t, c]``, waveform ``[2, n]`` (not yet limited), seconds of work.
+
+    denoise_s, decode_s: what was spent when it was asked for: less where other covers had made its first steps,
+        and nothing where an equal cover was made before.
+    """
 
     conditions: TrackConditions
     latents: Tensor
@@ -91,23 +100,42 @@ class Cover:
     denoise_s: float
     decode_s: float
 
+    @cached_property
+    def as_source(self) -> TrackConditions:
+        """Conditions of what starts from it."""
+        return self.conditions.restyled(self.latents, self.wave.square().mean().sqrt().item())
+
 
 class Chain:
-    """The covers of one track, where a later stage starts from what an earlier one made.
+    """The covers of one track: those that begin alike take their first steps together, equal ones are made once,
+    and a later stage starts from what an earlier one made.
 
-    chains: what will be run, by stages and seed. What a later one of them starts from is kept until it has.
+    States to go on from and covers to start from are kept until no cover to come needs them. A cover's samples do
+    not depend on which others are made, nor on their order.
+
+    chains: what will be run, by stages and seed.
     adjust: applied to latents before they are decoded.
+    tree: the lanes of ``chains`` and of the sources they start from.
     """
 
     def __init__(
         self,
         track: TrackConditions,
-        chains: Iterable[tuple[tuple[Stage, ...], int]],
+        chains: Iterable[Key],
         adjust: Callable[[Tensor], Tensor] = lambda latents: latents,
     ):
+        chains = list(chains)
         self.track, self.adjust = track, adjust
-        self.waiting = Counter((stages[:-1], seed) for stages, seed in chains)
-        self.kept: dict[tuple[tuple[Stage, ...], int], Cover] = {}
+        lanes = _lanes(track, chains)
+        self.tree = grow(lanes.values())
+        self.paths = dict(zip(lanes, self.tree.paths, strict=True))
+        self.plans = dict(zip(self.tree.paths, self.tree.plans, strict=True))
+        sources = {
+            path: self.paths[stages[:-1], seed] for (stages, seed), path in self.paths.items() if stages[1:]
+        }
+        self.uses = Counter([*(self.paths[key] for key in chains), *sources.values()])
+        self.kept: dict[Path, Cover] = {}
+        self.states: dict[int, Fork] = {}
 
     def run(
         self, stages: tuple[Stage, ...], seed: int, on_step: Callable[[int, int], None] | None = None
@@ -117,44 +145,72 @@ class Chain:
         Raises:
             GenerationError: what came out cannot be used, or what it would start from cannot.
             RequestError: see ``TrackConditions.lane``.
+            KeyError: it was not among ``chains``.
         """
-        key = (stages, seed)
-        if key not in self.kept:
-            cover = self._make(self._conditions(stages, seed, on_step), stages[-1], seed, on_step)
-            if not self.waiting[key]:
-                return cover
-            self.kept[key] = cover
-        return self.kept[key]
+        path = self.paths[stages, seed]
+        made_before = path in self.kept
+        try:
+            cover = self._cover(stages, seed, on_step)
+        finally:
+            self._used(path)
+        return replace(cover, denoise_s=0.0, decode_s=0.0) if made_before else cover
+
+    def _cover(self, stages: tuple[Stage, ...], seed: int, on_step: Callable[[int, int], None] | None) -> Cover:
+        path = self.paths[stages, seed]
+        if path not in self.kept:
+            self.kept[path] = self._make(self._conditions(stages, seed, on_step), path, seed, on_step)
+        return self.kept[path]
 
     def _conditions(
         self, stages: tuple[Stage, ...], seed: int, on_step: Callable[[int, int], None] | None
     ) -> TrackConditions:
-        prompt = stages[-1].prompt(self.track.prompt)
-        if len(stages) == 1:
+        prompt, before = stages[-1].prompt(self.track.prompt), stages[:-1]
+        if not before:
             return replace(self.track, prompt=prompt)
-        before = stages[:-1]
         try:
-            source = self.run(before, seed, on_step)
+            return replace(self._cover(before, seed, on_step).as_source, prompt=prompt)
         except GenerationError as error:
             raise GenerationError(f"stage {len(before)}, its source, failed: {error}", "parent_failed") from error
-        self.waiting[before, seed] -= 1
-        if self.waiting[before, seed] <= 0:
-            self.kept.pop((before, seed), None)
-        return source.conditions.restyled(source.latents, source.wave.square().mean().sqrt().item(), prompt)
+        finally:
+            self._used(self.paths[before, seed])
 
     def _make(
         self,
         conditions: TrackConditions,
-        stage: Stage,
+        path: Path,
         seed: int,
         on_step: Callable[[int, int], None] | None,
     ) -> Cover:
-        handler = conditions.handler
-        plan = resolve(stage.setting, handler.is_turbo)
+        handler, plan = conditions.handler, self.plans[path]
         started = time.perf_counter()
-        lane = conditions.lane(plan, seed)
-        latents = denoise(handler.model.decoder, handler.null, [lane], on_step)[0]
+        lane, wanted = conditions.lane(plan, seed), forks(path, self._to_come())
+        latents = denoise_from(handler.model.decoder, handler.null, lane, path, self.states, wanted, on_step)
         handler.synchronize()
         denoised = time.perf_counter()
         wave = render(handler, self.adjust(latents), plan, conditions)
         return Cover(conditions, latents, wave, denoised - started, time.perf_counter() - denoised)
+
+    def _to_come(self) -> list[tuple[Path, CoverPlan]]:
+        return [(path, self.plans[path]) for path, uses in self.uses.items() if uses > 0 and path not in self.kept]
+
+    def _used(self, path: Path) -> None:
+        """Let go of what no cover to come needs any more."""
+        self.uses[path] -= 1
+        if self.uses[path] <= 0:
+            self.kept.pop(path, None)
+        needed = {path[last_known(path, self.states)] for path, _ in self._to_come()}
+        self.states = {state: fork for state, fork in self.states.items() if state in needed}
+
+
+def _lanes(track: TrackConditions, chains: Iterable[Key]) -> dict[Key, tuple[Hashable, CoverPlan]]:
+    """Every cover that ``chains`` need, sources before what starts from them: what it is given, and its plan."""
+    lanes: dict[Key, tuple[Hashable, CoverPlan]] = {}
+    for stages, seed in chains:
+        source: Hashable = None
+        for k, stage in enumerate(stages, start=1):
+            if (stages[:k], seed) not in lanes:
+                plan = resolve(stage.setting, track.handler.is_turbo)
+                lanes[stages[:k], seed] = (source, stage.prompt(track.prompt), seed), plan
+            given, plan = lanes[stages[:k], seed]
+            source = (given, route(plan))
+    return lanes

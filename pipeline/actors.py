@@ -179,6 +179,7 @@ class RestyleWorker:
                     conditions, notes = self.listen(track, source, reference, plans)
                     condition_s = time.perf_counter() - started
                 heard = self.ruler.listen(source)
+            chain = Chain(conditions, [(stages, row["seed"]) for stages, row in zip(chains, rows, strict=True)])
         except Exception as error:
             found = self._outcome(error)
             message = f"{track['source']}: {found['error_message']}"
@@ -192,7 +193,6 @@ class RestyleWorker:
             **{name: getattr(conditions.prompt, name) for name in FACTS},
         }
         del source, reference
-        chain = Chain(conditions, [(stages, row["seed"]) for stages, row in zip(chains, rows, strict=True)])
         for row, stages in zip(rows, chains, strict=True):
             if self.stop.lowered:
                 return

@@ -32,6 +32,10 @@ class Counter:
         self.calls += 1
         return self.transformer(*given)
 
+    def guided(self, *given: Any) -> tuple[Tensor, Tensor]:
+        self.calls += 2
+        return self.transformer.guided(*given)
+
 
 @pytest.fixture(scope="module")
 def track(base: AceStepHandler) -> TrackConditions:

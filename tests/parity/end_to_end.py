@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from acestep.audio import finish, load_audio
-from acestep.conditions import condition_tokens, encode_source, prepare, reference_latents
+from acestep.conditions import condition_tokens, encode_source, lyrics_and_timbre, prepare, reference_latents
 from acestep.constants import SAMPLE_RATE
 from acestep.cover import Branch, resolve
 from acestep.prompt import Prompt, text_prompt
@@ -105,7 +105,7 @@ def run(golden: Golden, given: dict[str, Any], noise: Tensor) -> dict[str, Tenso
     conditions = prepare(handler, source, prompt, [plan, whole], clip)
     cover, text = Branch("cover", given["task"]), Branch("text2music", "silence")
     reference = reference_latents(handler, clip)
-    tokens = condition_tokens(handler, prompt, seconds, cover, reference)
+    tokens = condition_tokens(handler, prompt, seconds, cover, lyrics_and_timbre(handler, prompt, reference))
     lane = conditions.lane(plan, seed=0)
     read = dict(lane.conditions)
 

@@ -226,11 +226,11 @@ def run_loop(
         lanes.append(Lane(plan, loop_start(plan, inputs, rows), read, lambda k, r=rows: inputs["sde_noise"][k][r]))
     recorder = Recorder(model.decoder)
     latents = denoise(recorder, handler.null, lanes)
-    # A recorded call holds the whole batch, ours one lane after the other: for each evaluation, join the lanes.
-    calls = iter(recorder.calls)
+    # A recorded call holds the whole batch, ours are one lane after the other: for each evaluation, join lanes.
+    calls = [iter(recorder.calls[k * plan.evaluations :]) for k in range(len(lanes))]
     times, states, velocities = [], [], []
     for step in plan.steps:
-        seen = [[next(calls) for _ in range(step.evaluations)] for _ in lanes]
+        seen = [[next(own) for _ in range(step.evaluations)] for own in calls]
         corrections = step.evaluations // 2 if step.corrected else 0
         halves = [range(step.evaluations - corrections)]
         halves += [range(step.evaluations - corrections, step.evaluations)] if corrections else []
