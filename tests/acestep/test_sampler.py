@@ -25,8 +25,8 @@ class Counter:
     def __init__(self, transformer: Any):
         self.transformer, self.calls = transformer, 0
 
-    def modulation(self, t: Tensor) -> Any:
-        return self.transformer.modulation(t)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transformer, name)
 
     def __call__(self, *given: Any) -> Tensor:
         self.calls += 1
