@@ -54,6 +54,7 @@ KNOBS: list[dict[str, Any]] = [
     {"dcw_enabled": True, "dcw_scaler": 0.1},
     {"retake_variance": 0.5, "retake_seed": 1},
     {"reference_pick": "random"},
+    {"reference_pick": "full"},
     {"inference_steps": 5},
     {"timesteps": (1.0, 0.6, 0.2, 0.0)},
     EDIT,
@@ -93,9 +94,11 @@ def tree_of(settings: Sequence[CoverSetting], is_turbo: bool = False) -> Tree:
     return grow([(None, resolve(setting, is_turbo)) for setting in settings])
 
 
-def alone(track: TrackConditions, setting: CoverSetting, seed: int) -> Tensor:
-    handler = track.handler
-    lane = track.lane(resolve(setting, handler.is_turbo), seed)
+def alone(track: TrackConditions, stage: Stage, seed: int) -> Tensor:
+    """The latents of a cover that finds nothing computed."""
+    handler, prompt = track.handler, stage.prompt(track.prompt)
+    fresh = replace(track, prompt=prompt, contexts={}, prompts={}, heard={})
+    lane = fresh.lane(resolve(stage.setting, handler.is_turbo), seed)
     return denoise(handler.model.decoder, handler.null, [lane])[0]
 
 
@@ -179,7 +182,7 @@ def test_forks_name_the_state_and_what_is_read_there() -> None:
 @pytest.fixture(scope="module")
 def expected(track: TrackConditions) -> dict[Key, Tensor]:
     """The covers of the sweep, each made alone."""
-    return {key: alone(track, key[0][0].setting, key[1]) for key in keys_of(sweep())}
+    return {key: alone(track, key[0][0], key[1]) for key in keys_of(sweep())}
 
 
 def test_the_tree_gives_the_samples_of_separate_runs(track: TrackConditions, expected: dict[Key, Tensor]) -> None:
@@ -210,13 +213,17 @@ def test_neither_order_nor_what_is_missing_matters(track: TrackConditions, expec
 
 
 def test_every_knob_beside_every_other(track: TrackConditions) -> None:
-    """One chain of all settings and two seeds, each cover as if alone."""
-    settings = [parse_setting(values, FEW) for values in KNOBS]
-    keys = random.Random(2).sample([*keys_of(settings), *keys_of(settings[:4], seeds=(4,))], len(KNOBS) + 4)
+    """One chain of all settings, two seeds and three captions or lyrics, each cover as if alone."""
+    short = replace(FEW, inference_steps=4)
+    settings = [parse_setting(values, short) for values in KNOBS]
+    random_pick = replace(short, reference_pick="random")
+    keys = [*keys_of(settings), *keys_of([*settings[:3], random_pick], seeds=(4,))]
+    keys += [((Stage(short, caption="rock"),), 3), ((Stage(short, lyrics="oh"),), 3)]
+    keys = random.Random(2).sample(keys, len(keys))
     watched, decoder = counted(track)
     chain = Chain(watched, keys)
     for stages, seed in keys:
-        assert torch.equal(chain.run(stages, seed).latents, alone(track, stages[0].setting, seed)), stages
+        assert torch.equal(chain.run(stages, seed).latents, alone(track, stages[0], seed)), stages
     assert decoder.calls == chain.tree.evaluations < 0.9 * chain.tree.evaluations_alone
     assert not chain.states
 
@@ -337,6 +344,13 @@ def test_nothing_is_computed_that_no_step_reads(
     }
 
 
+def test_a_random_reference_is_heard_anew_for_each_seed(track: TrackConditions) -> None:
+    plan = resolve(parse_setting({"reference_pick": "random"}, FEW), False)
+    heard = [track.lane(plan, seed).conditions[plan.steps[0].branch].cross.keys[0] for seed in (3, 4, 3)]
+    assert torch.equal(heard[0], heard[2])
+    assert not torch.equal(heard[0], heard[1])
+
+
 def test_steps_outside_the_interval_have_no_unconditional_velocity(track: TrackConditions) -> None:
     plan = resolve(parse_setting({"cfg_interval_start": 0.3, "cfg_interval_end": 0.7}, FEW), False)
     watched, decoder = counted(track)
@@ -370,6 +384,6 @@ def test_the_whole_sweep_of_28_steps(track: TrackConditions) -> None:
     covers = [chain.run(*key).latents for key in keys]
     assert decoder.calls == 682
     assert all(
-        torch.equal(latents, alone(track, stages[0].setting, seed))
+        torch.equal(latents, alone(track, stages[0], seed))
         for latents, (stages, seed) in zip(covers, keys, strict=True)
     )
