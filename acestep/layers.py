@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from acestep.attention import attention, band
 from acestep.config import BlockConfig
 
 
@@ -29,32 +30,20 @@ class RMSNorm(nn.Module):
 
 @dataclass(frozen=True)
 class Positions:
-    """What depends on a sequence's length alone: rotary tables and window masks, made once and shared.
-
-    cos, sin: ``[l, d]`` fp32. windows: window size in tokens -> ``[l, l]`` bool, True where visible;
-    a window that covers the whole sequence has no entry.
-    """
+    """Rotary tables ``[l, d]`` (fp32) of a sequence, made once per length and shared."""
 
     cos: Tensor
     sin: Tensor
-    windows: dict[int, Tensor]
-
-    def visible(self, window: int | None) -> Tensor | None:
-        """The ``[l, l]`` mask of a windowed layer, or None where every key is visible."""
-        return None if window is None else self.windows.get(window)
 
 
 @lru_cache(maxsize=32)
 def positions(length: int, config: BlockConfig, device: torch.device) -> Positions:
-    """Rotary tables (half-split layout, Su et al. 2021) and inclusive symmetric window masks."""
+    """Rotary tables in the half-split layout (Su et al. 2021)."""
     frequency = config.rope_theta ** (
         -torch.arange(0, config.head_dim, 2, device=device, dtype=torch.float32) / config.head_dim
     )
-    index = torch.arange(length, device=device)
-    angle = torch.outer(index.float(), frequency).repeat(1, 2)
-    distance = (index[:, None] - index[None, :]).abs()
-    windows = {w: distance <= w for w in set(config.windows) if w is not None and w < length - 1}
-    return Positions(angle.cos(), angle.sin(), windows)
+    angle = torch.outer(torch.arange(length, device=device).float(), frequency).repeat(1, 2)
+    return Positions(angle.cos(), angle.sin())
 
 
 def rotate(x: Tensor, at: Positions) -> Tensor:
@@ -89,20 +78,13 @@ class Attention(nn.Module):
         """``[b, l, h]`` -> ``[b, m, l, d]``."""
         return self.v_proj(x).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
 
-    def repeat_heads(self, x: Tensor) -> Tensor:
-        """``[b, m, l, d]`` -> ``[b, n, l, d]``: query head i reads key/value head ``i // (n / m)``."""
-        return x.repeat_interleave(self.heads // self.kv_heads, dim=1)
+    def placed(self, x: Tensor, at: Positions) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of ``[b, l, h]`` for self-attention, with rotary positions."""
+        return rotate(self.queries(x), at), rotate(self.keys(x), at), self.values(x)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Attention and output projection -> ``[b, l, h]``; ``visible`` is a bool or additive mask."""
-        # Heads are repeated here and not by enable_gqa: with a mask, CUDA's fused kernels refuse the latter.
-        k, v = self.repeat_heads(k), self.repeat_heads(v)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
-        return self.o_proj(out.transpose(1, 2).flatten(2))
-
-    def over_itself(self, x: Tensor, at: Positions, visible: Tensor | None) -> Tensor:
-        """Self-attention with rotary positions."""
-        return self.attend(rotate(self.queries(x), at), rotate(self.keys(x), at), self.values(x), visible)
+    def merged(self, heads: Tensor) -> Tensor:
+        """What was attended, ``[b, n, l, d]``, through the output projection -> ``[b, l, h]``."""
+        return self.o_proj(heads.transpose(1, 2).flatten(2))
 
 
 class SwiGLU(nn.Module):
@@ -129,7 +111,8 @@ class EncoderLayer(nn.Module):
         self.mlp = SwiGLU(config)
 
     def forward(self, x: Tensor, at: Positions, visible: Tensor | None) -> Tensor:
-        x = x + self.self_attn.over_itself(self.input_layernorm(x), at, visible)
+        q, k, v = self.self_attn.placed(self.input_layernorm(x), at)
+        x = x + self.self_attn.merged(attention(q, k, v, visible))
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -153,8 +136,13 @@ class Encoder(nn.Module):
         """The layers and the norm alone, on embedded tokens ``[b, l, h]``."""
         at = positions(x.shape[1], self.config, x.device)
         for layer, window in zip(self.layers, self.config.windows, strict=False):
-            x = layer(x, at, _masked(at.visible(window), mask, x.dtype))
+            x = layer(x, at, _masked(_window(x.shape[1], window, x.device), mask, x.dtype))
         return self.norm(x)
+
+
+def _window(length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """The ``[l, l]`` mask of a windowed layer, or None where every key is visible."""
+    return None if window is None or window >= length - 1 else band(length, length, 0, window, device)
 
 
 def _masked(visible: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from acestep.attention import attention, repeat_heads, window_attention
 from acestep.config import BlockConfig, ModelConfig
 from acestep.layers import Attention, Positions, RMSNorm, SwiGLU, positions
+from acestep.transformer_rows import decoded, works_in_rows
 
 TIME_FREQUENCIES = 256
 
@@ -36,6 +38,16 @@ class Modulation:
         """The modulation of one schedule point, with a leading axis of 1 that broadcasts over a batch."""
         return Modulation(self.layers[index : index + 1], self.final[index : index + 1])
 
+    def row(self, index: int) -> "Modulation":
+        """The modulation of one row of a batch that has one for all rows, or one for each."""
+        return self if len(self.layers) == 1 else self.at(index)
+
+    def repeated(self, times: int) -> "Modulation":
+        """The modulation of a batch that holds every row several times, one copy of the batch after another."""
+        if len(self.layers) == 1:
+            return self
+        return Modulation(self.layers.repeat(times, 1, 1, 1), self.final.repeat(times, 1, 1))
+
 
 @dataclass(frozen=True)
 class CrossAttention:
@@ -44,15 +56,35 @@ class CrossAttention:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
+    def of(self, layer: int) -> tuple[Tensor, Tensor]:
+        """What one layer reads."""
+        return self.keys[layer], self.values[layer]
+
+    def row(self, index: int) -> "CrossAttention":
+        """The condition of one row of the batch."""
+        only = slice(index, index + 1)
+        return CrossAttention(tuple(k[only] for k in self.keys), tuple(v[only] for v in self.values))
+
 
 @dataclass(frozen=True)
 class ConstantCrossAttention:
-    """Output ``[b, 1, h]`` of cross-attention per layer, for a condition whose tokens are all the same.
+    """Output ``[1, 1, h]`` of cross-attention per layer, for a condition whose tokens are all the same.
 
     Softmax over identical keys is uniform, so every query gets the one value: exact, and no attention.
     """
 
     outputs: tuple[Tensor, ...]
+
+    def of(self, layer: int) -> Tensor:
+        """What one layer adds."""
+        return self.outputs[layer]
+
+    def row(self, index: int) -> "ConstantCrossAttention":
+        """Itself: it is the same for every row of a batch."""
+        return self
+
+
+Cross = CrossAttention | ConstantCrossAttention
 
 
 class TimestepEmbedding(nn.Module):
@@ -87,15 +119,21 @@ class DecoderLayer(nn.Module):
         self.mlp = SwiGLU(config)
         self.scale_shift_table = nn.Parameter(torch.zeros(1, 6, config.hidden_size))
 
-    def attend_self(self, x: Tensor, modulation: Tensor, at: Positions, visible: Tensor | None) -> Tensor:
+    def attend_self(self, x: Tensor, modulation: Tensor, at: Positions, window: int | None) -> Tensor:
         """``x`` plus gated self-attention; ``modulation`` is ``[b, 6, h]``."""
         shift, scale, gate = modulation[:, :3].unsqueeze(2).unbind(1)
-        normed = self.self_attn_norm(x) * (1 + scale) + shift
-        return x + gate * self.self_attn.over_itself(normed, at, visible)
+        q, k, v = self.self_attn.placed(self.self_attn_norm(x) * (1 + scale) + shift, at)
+        return x + gate * self.self_attn.merged(window_attention(q, k, v, window))
 
-    def attend_condition(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """``x`` plus cross-attention over every condition token: no gate, no mask, no positions."""
-        return x + self.cross_attn.attend(self.cross_attn.queries(self.cross_attn_norm(x)), keys, values)
+    def attend_condition(self, x: Tensor, cross: tuple[Tensor, Tensor] | Tensor) -> Tensor:
+        """``x`` plus cross-attention over every condition token, or what that amounts to.
+
+        No gate, no mask, no positions.
+        """
+        if isinstance(cross, Tensor):
+            return x + cross
+        q = self.cross_attn.queries(self.cross_attn_norm(x))
+        return x + self.cross_attn.merged(attention(q, *cross))
 
     def feed_forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         """``x`` plus the gated MLP."""
@@ -147,47 +185,28 @@ class DiffusionTransformer(nn.Module):
     def cross_attention(self, condition: Tensor) -> CrossAttention:
         """Keys and values of packed condition tokens ``[b, s, encoder width]``, once per condition."""
         tokens = self.condition_embedder(condition.to(self.dtype))
-        keys = tuple(layer.cross_attn.keys(tokens) for layer in self.blocks)
-        return CrossAttention(keys, tuple(layer.cross_attn.values(tokens) for layer in self.blocks))
+        # One head after the other in memory, as attention reads them at every step.
+        keys = tuple(layer.cross_attn.keys(tokens).contiguous() for layer in self.blocks)
+        values = tuple(layer.cross_attn.values(tokens).contiguous() for layer in self.blocks)
+        return CrossAttention(keys, values)
 
     def null_cross_attention(self, null: Tensor) -> ConstantCrossAttention:
         """Cross-attention over copies of one token ``[1, 1, encoder width]``, once per model."""
         tokens = self.condition_embedder(null.to(self.dtype))
         outputs = []
         for layer in self.blocks:
-            value = layer.cross_attn.repeat_heads(layer.cross_attn.values(tokens))
-            outputs.append(layer.cross_attn.o_proj(value.transpose(1, 2).flatten(2)))
+            value = repeat_heads(layer.cross_attn.values(tokens), self.config.heads)
+            outputs.append(layer.cross_attn.merged(value))
         return ConstantCrossAttention(tuple(outputs))
 
-    def forward(
-        self,
-        x: Tensor,
-        context: Tensor,
-        modulation: Modulation,
-        cross: CrossAttention | ConstantCrossAttention,
-    ) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, modulation: Modulation, cross: Cross) -> Tensor:
         """Velocity ``[b, t, c]`` (fp32) of ``x`` ``[b, t, c]`` given ``context`` ``[b, t, 2c]``.
 
         Args:
             modulation: of one time for the whole batch (leading axis 1) or per row (leading axis b).
             cross: what ``cross_attention`` or ``null_cross_attention`` returned.
         """
-        frames = x.shape[1]
-        h = torch.cat((context, x), dim=-1).to(self.dtype)
-        h = F.pad(h, (0, 0, 0, -frames % self.patch_size))
-        h = self.proj_in(h.transpose(1, 2)).transpose(1, 2)
-        at = positions(h.shape[1], self.config, h.device)
-        for index, (layer, window) in enumerate(zip(self.blocks, self.config.windows, strict=True)):
-            vectors = modulation.layers[:, index]
-            h = layer.attend_self(h, vectors, at, at.visible(window))
-            if isinstance(cross, ConstantCrossAttention):
-                h = h + cross.outputs[index]
-            else:
-                h = layer.attend_condition(h, cross.keys[index], cross.values[index])
-            h = layer.feed_forward(h, vectors)
-        shift, scale = modulation.final.unsqueeze(2).unbind(1)
-        h = self.norm_out(h) * (1 + scale) + shift
-        return self.proj_out(h.transpose(1, 2)).transpose(1, 2)[:, :frames].float()
+        return self._velocities(x, context, modulation, (cross,))[0]
 
     def guided(
         self,
@@ -198,4 +217,40 @@ class DiffusionTransformer(nn.Module):
         null: ConstantCrossAttention,
     ) -> tuple[Tensor, Tensor]:
         """Velocities of ``x`` with a condition and with the null condition; arguments as in ``forward``."""
-        return self(x, context, modulation, cross), self(x, context, modulation, null)
+        conditional, unconditional = self._velocities(x, context, modulation, (cross, null))
+        return conditional, unconditional
+
+    def _velocities(
+        self, x: Tensor, context: Tensor, modulation: Modulation, conditions: tuple[Cross, ...]
+    ) -> tuple[Tensor, ...]:
+        """Velocity under each of several conditions, sharing what comes before they are read."""
+        in_rows = works_in_rows(x, self.proj_in.weight)
+        if in_rows and len(x) > 1:
+            alone = []
+            for i in range(len(x)):
+                only, of_row = slice(i, i + 1), tuple(condition.row(i) for condition in conditions)
+                alone.append(self._velocities(x[only], context[only], modulation.row(i), of_row))
+            return tuple(torch.cat(rows) for rows in zip(*alone, strict=True))
+        frames = x.shape[1]
+        h = torch.cat((context, x), dim=-1).to(self.dtype)
+        h = F.pad(h, (0, 0, 0, -frames % self.patch_size))
+        h = self.proj_in(h.transpose(1, 2)).transpose(1, 2)
+        h = decoded(self, h, modulation, conditions) if in_rows else self._decoded(h, modulation, conditions)
+        velocity = self.proj_out(h.transpose(1, 2)).transpose(1, 2)[:, :frames].float()
+        return velocity.chunk(len(conditions))
+
+    def _decoded(self, h: Tensor, modulation: Modulation, conditions: tuple[Cross, ...]) -> Tensor:
+        """Embedded tokens ``[b, l, h]`` through all layers and the last norm -> ``[conditions * b, l, h]``."""
+        at = positions(h.shape[1], self.config, h.device)
+        times = modulation.repeated(len(conditions))
+        for index, (layer, window) in enumerate(zip(self.blocks, self.config.windows, strict=True)):
+            if index == 0:
+                # Exact: until the first cross-attention nothing has read a condition.
+                h = layer.attend_self(h, modulation.layers[:, index], at, window).repeat(len(conditions), 1, 1)
+            else:
+                h = layer.attend_self(h, times.layers[:, index], at, window)
+            parts = zip(h.chunk(len(conditions)), conditions, strict=True)
+            h = torch.cat([layer.attend_condition(part, condition.of(index)) for part, condition in parts])
+            h = layer.feed_forward(h, times.layers[:, index])
+        shift, scale = times.final.unsqueeze(2).unbind(1)
+        return self.norm_out(h) * (1 + scale) + shift

@@ -1,0 +1,202 @@
+"""The diffusion transformer on a CPU: tokens are rows, and rows are worked through in blocks.
+
+The sums are those of ``acestep.transformer``'s modules, in another order. What is gained: wide intermediate
+results live in a few buffers that are used again, where fresh memory would be mapped for each; what lies between
+two matrix products is done strip by strip in a core's cache; and rows of short sequences share a product, which
+then reads the weights once. Blocks depend on lengths alone, so neither the number of threads nor what else a
+batch holds changes the bits.
+
+Legend: r conditions of one sequence, l tokens, h hidden width, n heads, m key/value heads, d head width,
+i intermediate width.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from acestep.attention import attention, window_attention
+from acestep.layers import Positions, RMSNorm, positions
+
+if TYPE_CHECKING:
+    from acestep.transformer import Cross, DecoderLayer, DiffusionTransformer, Modulation
+
+BLOCK = 2048  # rows of a matrix product: more are no faster, fewer read the weights too often
+STRIP = 64  # rows between two products: at 2B widths half a megabyte, which a second-level cache holds
+
+
+def works_in_rows(x: Tensor, weight: Tensor) -> bool:
+    """Whether ``x`` is for this file: ``weight`` is on a CPU, precise, and neither is to be differentiated."""
+    graph = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64) and not graph
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """Memory that every layer uses again: heads of whole sequences, and one block of rows of each width."""
+
+    q: Tensor  # [r, n, l, d]
+    k: Tensor  # [r, m, l, d]
+    v: Tensor
+    narrow: Tensor  # [rows, h]
+    heads: Tensor  # [rows, n * d]
+    gate: Tensor  # [rows, i]
+    up: Tensor
+
+
+def decoded(
+    transformer: "DiffusionTransformer", h: Tensor, modulation: "Modulation", conditions: Sequence["Cross"]
+) -> Tensor:
+    """One embedded sequence ``[1, l, h]`` through all layers and the last norm, under r conditions.
+
+    Args:
+        modulation: of one time, with a leading axis of 1.
+        conditions: each of one row.
+
+    Returns:
+        ``[r, l, h]``.
+    """
+    at = positions(h.shape[1], transformer.config, h.device)
+    h = h.clone(memory_format=torch.contiguous_format)  # the only state: every step below adds to it
+    buffers = _buffers(transformer, len(conditions), h)
+    for index, (layer, window) in enumerate(zip(transformer.blocks, transformer.config.windows, strict=True)):
+        vectors = modulation.layers[0, index]
+        attend_self(h, layer, vectors, at, window, buffers)
+        if index == 0:
+            # Exact: until the first cross-attention nothing has read a condition.
+            h = h.repeat(len(conditions), 1, 1)
+        for row, condition in zip(h, conditions, strict=True):
+            attend_condition(row, layer, condition.of(index), buffers)
+        feed_forward(h, layer, vectors, buffers)
+    shift, scale = modulation.final[0]
+    rows = h.flatten(0, 1)
+    normed(rows, transformer.norm_out, 1 + scale, shift, rows)
+    return h
+
+
+def attend_self(
+    h: Tensor, layer: "DecoderLayer", vectors: Tensor, at: Positions, window: int | None, buffers: _Buffers
+) -> None:
+    """Add gated self-attention to ``h`` ``[r, l, h]``; ``vectors`` ``[6, h]``."""
+    shift, scale, gate = vectors[:3]
+    attn = layer.self_attn
+    q, k, v = buffers.q[: len(h)], buffers.k[: len(h)], buffers.v[: len(h)]
+    for rows, tokens in blocks(len(h), h.shape[1]):
+        block = h[rows, tokens].flatten(0, 1)
+        x = normed(block, layer.self_attn_norm, 1 + scale, shift, buffers.narrow[: len(block)])
+        here = Positions(at.cos[tokens], at.sin[tokens])
+        for projection, norm, out in (
+            (attn.q_proj, attn.q_norm, q[rows, :, tokens]),
+            (attn.k_proj, attn.k_norm, k[rows, :, tokens]),
+            (attn.v_proj, None, v[rows, :, tokens]),
+        ):
+            y = product(x, projection, buffers.heads)
+            to_heads(y.view(*out.shape[::2], -1, out.shape[3]), norm, here, out)
+    heads = window_attention(q, k, v, window).transpose(1, 2).flatten(2)
+    for rows, tokens in blocks(len(h), h.shape[1]):
+        y = product(heads[rows, tokens].flatten(0, 1), attn.o_proj, buffers.narrow)
+        h[rows, tokens].flatten(0, 1).addcmul_(y, gate)
+
+
+def attend_condition(
+    h: Tensor, layer: "DecoderLayer", cross: tuple[Tensor, Tensor] | Tensor, buffers: _Buffers
+) -> None:
+    """Add cross-attention to ``h`` ``[l, h]``: over keys and values, or what it amounts to."""
+    if isinstance(cross, Tensor):
+        h.add_(cross[0])
+        return
+    attn, q = layer.cross_attn, buffers.q[:1]
+    for _, tokens in blocks(1, len(h)):
+        x = normed(h[tokens], layer.cross_attn_norm, None, None, buffers.narrow[: len(h[tokens])])
+        y = product(x, attn.q_proj, buffers.heads)
+        to_heads(y.view(1, len(x), -1, attn.head_dim), attn.q_norm, None, q[:, :, tokens])
+    heads = attention(q, *cross).transpose(1, 2).flatten(2)[0]
+    for _, tokens in blocks(1, len(h)):
+        h[tokens].addmm_(heads[tokens], attn.o_proj.weight.T)
+
+
+def feed_forward(h: Tensor, layer: "DecoderLayer", vectors: Tensor, buffers: _Buffers) -> None:
+    """Add the gated MLP to ``h`` ``[r, l, h]``."""
+    shift, scale, gate = vectors[3:]
+    for rows, tokens in blocks(len(h), h.shape[1]):
+        block = h[rows, tokens].flatten(0, 1)
+        x = normed(block, layer.mlp_norm, 1 + scale, shift, buffers.narrow[: len(block)])
+        wide, up = product(x, layer.mlp.gate_proj, buffers.gate), product(x, layer.mlp.up_proj, buffers.up)
+        for strip in strips(len(wide)):
+            F.silu(wide[strip], inplace=True).mul_(up[strip])
+        block.addcmul_(product(wide, layer.mlp.down_proj, buffers.narrow), gate)
+
+
+def normed(x: Tensor, norm: RMSNorm, scale: Tensor | None, shift: Tensor | None, out: Tensor) -> Tensor:
+    """``norm(x) * scale + shift`` of rows ``[rows, h]`` in ``out``, which may be ``x``."""
+    weight = norm.weight if scale is None else norm.weight * scale
+    for strip in strips(len(x)):
+        y = torch.mul(x[strip], _inverse_rms(x[strip], norm.eps), out=out[strip])
+        if shift is None:
+            y.mul_(weight)
+        else:
+            torch.addcmul(shift, y, weight, out=y)
+    return out
+
+
+def to_heads(x: Tensor, norm: RMSNorm | None, at: Positions | None, out: Tensor) -> None:
+    """Heads side by side ``[r, l, n, d]``, normed in place and rotated, into sequences ``[r, n, l, d]``."""
+    half = x.shape[3] // 2
+    for strip in strips(x.shape[1]):
+        y, turned = x[:, strip], out[:, :, strip]
+        if norm is not None:
+            y.mul_(_inverse_rms(y, norm.eps)).mul_(norm.weight)
+        y = y.transpose(1, 2)
+        if at is None or norm is None:
+            turned.copy_(y)
+            continue
+        cos, sin = at.cos[strip].to(y.dtype), at.sin[strip].to(y.dtype)
+        torch.mul(y, cos, out=turned)
+        turned[..., :half].addcmul_(y[..., half:], sin[:, :half], value=-1)
+        turned[..., half:].addcmul_(y[..., :half], sin[:, half:])
+
+
+def product(x: Tensor, linear: nn.Linear, out: Tensor) -> Tensor:
+    """``linear(x)`` of rows, in the first of ``out``'s memory; ``linear`` has no bias."""
+    shape = len(x), linear.out_features
+    return torch.mm(x, linear.weight.T, out=out.view(-1)[: shape[0] * shape[1]].view(shape))
+
+
+def blocks(rows: int, length: int) -> Iterator[tuple[slice, slice]]:
+    """(Sequences, tokens) of each matrix product: all sequences together if they are short, else parts of one."""
+    if rows * length <= BLOCK:
+        yield slice(0, rows), slice(0, length)
+        return
+    parts = -(-length // BLOCK)
+    size = -(-length // parts)
+    for row in range(rows):
+        for start in range(0, length, size):
+            yield slice(row, row + 1), slice(start, min(start + size, length))
+
+
+def strips(rows: int) -> Iterator[slice]:
+    for start in range(0, rows, STRIP):
+        yield slice(start, min(start + STRIP, rows))
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def _buffers(transformer: "DiffusionTransformer", conditions: int, h: Tensor) -> _Buffers:
+    config, length = transformer.config, h.shape[1]
+    sequences, tokens = next(blocks(conditions, length))  # none that follows is larger
+    rows = (sequences.stop - sequences.start) * (tokens.stop - tokens.start)
+    return _Buffers(
+        h.new_empty(conditions, config.heads, length, config.head_dim),
+        h.new_empty(conditions, config.kv_heads, length, config.head_dim),
+        h.new_empty(conditions, config.kv_heads, length, config.head_dim),
+        h.new_empty(rows, config.hidden_size),
+        h.new_empty(rows, config.heads * config.head_dim),
+        h.new_empty(rows, config.intermediate_size),
+        h.new_empty(rows, config.intermediate_size),
+    )
