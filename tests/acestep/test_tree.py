@@ -95,10 +95,8 @@ def tree_of(settings: Sequence[CoverSetting], is_turbo: bool = False) -> Tree:
 
 
 def alone(track: TrackConditions, stage: Stage, seed: int) -> Tensor:
-    """The latents of a cover that finds nothing computed."""
-    handler, prompt = track.handler, stage.prompt(track.prompt)
-    fresh = replace(track, prompt=prompt, contexts={}, prompts={}, heard={})
-    lane = fresh.lane(resolve(stage.setting, handler.is_turbo), seed)
+    handler, conditions = track.handler, replace(track, prompt=stage.prompt(track.prompt))
+    lane = conditions.lane(resolve(stage.setting, handler.is_turbo), seed)
     return denoise(handler.model.decoder, handler.null, [lane])[0]
 
 
@@ -223,7 +221,9 @@ def test_every_knob_beside_every_other(track: TrackConditions) -> None:
     watched, decoder = counted(track)
     chain = Chain(watched, keys)
     for stages, seed in keys:
-        assert torch.equal(chain.run(stages, seed).latents, alone(track, stages[0], seed)), stages
+        nothing_computed = replace(track, contexts={}, prompts={}, heard={})
+        expected = alone(nothing_computed, stages[0], seed)
+        assert torch.equal(chain.run(stages, seed).latents, expected), stages
     assert decoder.calls == chain.tree.evaluations < 0.9 * chain.tree.evaluations_alone
     assert not chain.states
 
