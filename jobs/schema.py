@@ -203,6 +203,26 @@ class FetchConfig:
     verify_only: bool = False
 
 
+@dataclass
+class BenchmarkConfig:
+    """See ``pipeline.benchmark.request.BenchmarkRequest``."""
+
+    workload: str = MISSING
+    size: str = "mini"
+    device: str | None = None
+    dtype: str | None = None
+    variant: str | None = None
+    duration_s: Any = None  # a number or a list
+    steps: int | None = None
+    tracks: int | None = None
+    peer: str = "default"
+    rounds: int = 3
+    threads: int | None = None
+    seed: int = 0
+    breakdown: bool = True
+    out: str | None = None
+
+
 def register() -> None:
     """Make the schemas known to Hydra."""
     ConfigStore.instance().store(name="restyle_schema", node=RestyleConfig)
@@ -212,3 +232,4 @@ def register() -> None:
     ConfigStore.instance().store(name="measure_schema", node=MeasureConfig)
     ConfigStore.instance().store(name="select_schema", node=SelectConfig)
     ConfigStore.instance().store(name="fetch_schema", node=FetchConfig)
+    ConfigStore.instance().store(name="benchmark_schema", node=BenchmarkConfig)

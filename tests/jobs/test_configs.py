@@ -41,7 +41,7 @@ def test_nothing_in_conf_is_overlooked() -> None:
     groups = {f"preset/{name}.yaml" for name in PRESETS} | {f"cluster/{name}.yaml" for name in CLUSTERS}
     groups |= {f"metrics/{name}.yaml" for name in METRICS}
     assert found == {f"{job}.yaml" for job in JOBS} | groups
-    assert set(JOBS) == {"restyle", "fetch", "validate", "measure", "compare", "tune", "select"}
+    assert set(JOBS) == {"restyle", "fetch", "validate", "measure", "compare", "tune", "select", "benchmark"}
     for job in JOBS:
         assert composed(job)
 
@@ -104,6 +104,7 @@ def test_a_user_sees_the_nearest_key(
     job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong, right = ("outptu", "output") if job in ("measure", "compare", "select") else ("modle", "model")
+    wrong, right = ("wrokload", "workload") if job == "benchmark" else (wrong, right)
     monkeypatch.setattr(sys, "argv", [f"jobs.{job}", f"{wrong}=x"])
     with pytest.raises(SystemExit) as left:
         importlib.import_module(f"jobs.{job}").main()

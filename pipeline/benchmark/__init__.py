@@ -1,0 +1,1 @@
+"""Ours against Hugging Face diffusers: the same weights, the same noise, equal outputs, interleaved times."""

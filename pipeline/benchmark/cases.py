@@ -1,0 +1,220 @@
+"""What is compared and timed: each case runs on either side and says what came out.
+
+Legend: t latent frames, c latent channels, n samples, s condition tokens.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from acestep.audio import finish
+from acestep.conditions import prepare, prepare_codes
+from acestep.constants import SAMPLE_RATE
+from acestep.handler import AceStepHandler
+from acestep.stages import Chain, Stage
+from pipeline.benchmark.ours import as_variant
+from pipeline.benchmark.outputs import Outputs
+from pipeline.benchmark.peer_covers import Codes, by_pipeline, by_switch
+from pipeline.benchmark.seams import results_of
+from pipeline.benchmark.workloads import Track, Workload
+
+MOST_IN_FP32 = 2  # covers of a workload that are made in fp32 too, where the sides run in less
+
+
+class Case(Protocol):
+    """Something both sides can do; ``audio_s`` is how many seconds of audio it is about."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def audio_s(self) -> float: ...
+    def ours(self, handler: AceStepHandler) -> Outputs: ...
+    def theirs(self, pipeline: Any) -> Outputs: ...
+
+
+@dataclass(frozen=True)
+class CoverCase:
+    """Covers, start to end: from waveform and words to latents and waveform.
+
+    codes: of each track, read in place of its source, so that both sides follow the same.
+    """
+
+    work: Workload
+    codes: tuple[Codes, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.work.name
+
+    @property
+    def audio_s(self) -> float:
+        return self.work.audio_s
+
+    @cached_property
+    def sources(self) -> tuple[Tensor, ...]:
+        return tuple(map(make_source, self.work.tracks))
+
+    def ours(self, handler: AceStepHandler) -> Outputs:
+        """As the job does it: a track's conditions once, then its covers in a chain."""
+        handler = as_variant(handler, self.work.turbo)
+        made: dict[int, tuple[Tensor, Tensor]] = {}
+        for number, track in enumerate(self.work.tracks):
+            own = [k for k, cover in enumerate(self.work.covers) if cover.track == number]
+            settings = [self.work.covers[k].setting for k in own]
+            if self.codes is None:
+                plans = [self.work.plan(self.work.covers[k]) for k in own]
+                conditions = prepare(handler, self.sources[number], track.prompt, plans)
+            else:
+                conditions = prepare_codes(handler, self.codes[number], track.prompt)
+            runs = [((Stage(s),), self.work.covers[k].seed) for s, k in zip(settings, own, strict=True)]
+            chain = Chain(conditions, runs)
+            for k, (stages, seed) in zip(own, runs, strict=True):
+                cover = chain.run(stages, seed)
+                made[k] = cover.latents.cpu(), finish(cover.wave)
+        return _outputs([made[k] for k in range(len(self.work.covers))])
+
+    def theirs(self, pipeline: Any) -> Outputs:
+        """One cover after the other."""
+        pipeline.is_turbo = self.work.turbo
+        make = by_switch if self.work.semantics == "switch" else by_pipeline
+        return _outputs(
+            [
+                make(
+                    pipeline,
+                    self.work.tracks[cover.track],
+                    cover,
+                    self.sources[cover.track],
+                    None if self.codes is None else self.codes[cover.track],
+                )
+                for cover in self.work.covers
+            ]
+        )
+
+    def our_codes(self, handler: AceStepHandler) -> "Watched":
+        """What ours makes, and the codes it read of each track."""
+        with results_of(handler.model.tokenizer, "forward") as read:
+            made = self.ours(handler)
+        return Watched(made, list(read))
+
+    def their_codes(self, pipeline: Any) -> "Watched":
+        """What the peer makes, and the codes it read of each track (it reads them again for each cover)."""
+        with results_of(pipeline.audio_tokenizer, "forward") as read:
+            made = self.theirs(pipeline)
+        first = [[cover.track for cover in self.work.covers].index(k) for k in range(len(self.work.tracks))]
+        return Watched(made, [read[k][1] for k in first])
+
+    def from_codes(self, codes: list[Tensor]) -> "CoverCase":
+        """The same covers of given codes."""
+        return replace(self, codes=tuple(tuple(one.flatten().tolist()) for one in codes))
+
+    def few(self) -> "CoverCase":
+        """The first covers alone, with their tracks."""
+        covers = self.work.covers[:MOST_IN_FP32]
+        tracks = self.work.tracks[: 1 + max(cover.track for cover in covers)]
+        return replace(self, work=replace(self.work, covers=covers, tracks=tracks))
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Outputs, and the codes of each track's source."""
+
+    outputs: Outputs
+    codes: list[Tensor]
+
+
+def _outputs(made: list[tuple[Tensor, Tensor]]) -> Outputs:
+    return {"latents": [latents for latents, _ in made], "audio": [audio for _, audio in made]}
+
+
+def make_source(track: Track) -> Tensor:
+    """A waveform ``[2, n]`` that depends on the track's seed alone: a chord every half second, and noise."""
+    generator = torch.Generator().manual_seed(track.seed)
+    seconds = torch.arange(track.samples) / SAMPLE_RATE
+    pitches = 110 * 2 ** (torch.randint(0, 36, (2, 3), generator=generator) / 12)
+    chord = torch.sin(2 * torch.pi * pitches[..., None] * seconds).mean(1)
+    return 0.6 * chord * torch.exp(-4 * (seconds % 0.5)) + 0.05 * torch.randn(
+        2, track.samples, generator=generator
+    )
+
+
+@dataclass(frozen=True)
+class StepCase:
+    """One evaluation of the transformer, as both sides do it in the middle of a run.
+
+    Ours has the modulation and the condition's keys and values ready, which it makes once per run; the peer makes
+    them in every step. guided: both velocities.
+    """
+
+    name: str
+    audio_s: float
+    guided: bool
+    x: Tensor
+    context: Tensor
+    condition: Tensor
+    t: float = 0.7
+    ready: dict[str, Any] = field(default_factory=dict)
+
+    @torch.inference_mode()
+    def ours(self, handler: AceStepHandler) -> Outputs:
+        """Velocities of ours."""
+        decoder = handler.model.decoder
+        if not self.ready:
+            device = handler.device
+            self.ready["at"] = decoder.modulation(torch.tensor([self.t], device=device)).at(0)
+            self.ready["cross"] = decoder.cross_attention(self.condition.to(device))
+            self.ready["given"] = self.x.to(device), self.context.to(device)
+        at, cross, (x, context) = self.ready["at"], self.ready["cross"], self.ready["given"]
+        if not self.guided:
+            return {"velocity": [decoder(x, context, at, cross)]}
+        conditional, unconditional = decoder.guided(x, context, at, cross, handler.null)
+        return {"velocity": [conditional], "unconditional velocity": [unconditional]}
+
+    @torch.no_grad()
+    def theirs(self, pipeline: Any) -> Outputs:
+        """Velocities of the peer."""
+        transformer, rows = pipeline.transformer, 2 if self.guided else 1
+        given = {"device": transformer.device, "dtype": transformer.dtype}
+        condition = self.condition.to(**given)
+        if self.guided:
+            null = pipeline.condition_encoder.null_condition_emb.to(**given)
+            condition = torch.cat((condition, null.expand_as(condition)))
+        time = torch.full((rows,), self.t, **given)
+        velocities = transformer(
+            hidden_states=self.x.to(**given).repeat(rows, 1, 1),
+            timestep=time,
+            timestep_r=time,
+            encoder_hidden_states=condition,
+            context_latents=self.context.to(**given).repeat(rows, 1, 1),
+            return_dict=False,
+        )[0].float()
+        names = ("velocity", "unconditional velocity")
+        return {name: [one] for name, one in zip(names, velocities.chunk(rows), strict=False)}
+
+
+@dataclass(frozen=True)
+class VaeCase:
+    """The autoencoder alone: ``given`` is a waveform ``[1, 2, n]`` to encode, or latents ``[1, t, c]``."""
+
+    name: str
+    audio_s: float
+    encodes: bool
+    given: Tensor
+
+    @torch.inference_mode()
+    def ours(self, handler: AceStepHandler) -> Outputs:
+        """Latents or a waveform of ours."""
+        given = self.given.to(handler.device)
+        if self.encodes:
+            return {"latents": [handler.autoencoder.encode(given)]}
+        return {"audio": [handler.autoencoder.decode(given)]}
+
+    @torch.no_grad()
+    def theirs(self, pipeline: Any) -> Outputs:
+        """Latents or a waveform of the peer."""
+        given = self.given.to(pipeline.transformer.device, pipeline.vae.dtype)
+        if self.encodes:
+            return {"latents": [pipeline.vae.encode(given).latent_dist.mean.transpose(1, 2).float()]}
+        return {"audio": [pipeline.vae.decode(given.transpose(1, 2)).sample.float()]}

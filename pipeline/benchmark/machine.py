@@ -1,0 +1,138 @@
+"""What the machine is and what it can do at most."""
+
+import ctypes
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from pipeline.benchmark.timing import measure
+
+PACKAGES = ("torch", "diffusers", "transformers")
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+RESET_PEAK = "5"  # what Linux takes as "the peak is what is held now"
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Measured limits: operations of a matrix product and bytes of a copy (read and written), per second.
+
+    On a CPU per second of a thread, so that neither other processes nor idle threads count.
+    """
+
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a benchmark ran."""
+
+    processor: str
+    cores: int
+    threads: int
+    gpu: str | None
+    versions: dict[str, str]
+    commit: str | None
+
+
+def describe(device: torch.device) -> Machine:
+    """This machine."""
+    return Machine(
+        processor=_processor(),
+        cores=cores(),
+        threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        versions={name: version(name) for name in PACKAGES},
+        commit=_commit(),
+    )
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load() -> float:
+    """Mean number of runnable processes over the last minute; far above the threads in use means contention."""
+    return os.getloadavg()[0]
+
+
+def measure_peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
+    """The best of a few matrix products and copies, large enough to be limited by nothing else."""
+    gpu = device.type == "cuda"
+    n, elements, times = (8192, 2**28, 20) if gpu else (2048, 2**25, 4)
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    source = torch.zeros(elements, device=device)
+    target = torch.zeros_like(source)
+    product, copy = _best(lambda: a @ b, times, device), _best(lambda: target.copy_(source), times, device)
+    return Peaks(flops=2 * n**3 / product, bytes=2 * source.nbytes / copy)
+
+
+def _best(call: Callable[[], object], times: int, device: torch.device) -> float:
+    call()
+    samples = [measure(call, device) for _ in range(times)]
+    return min(sample.cpu if sample.device is None else sample.device for sample in samples)
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[dict[str, float | None]]:
+    """Fills ``bytes`` with how much more than at its beginning the block held at most; None where unknown.
+
+    On a GPU what torch had allocated; on a CPU the process's resident memory, which Linux alone tells.
+    """
+    found: dict[str, float | None] = {"bytes": None}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield found
+        found["bytes"] = torch.cuda.max_memory_allocated(device) - before
+        return
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # what the heap keeps of earlier runs would hide as much of this one
+    try:
+        CLEAR.write_text(RESET_PEAK)
+    except OSError:
+        yield found
+        return
+    held = _resident("VmRSS")
+    yield found
+    found["bytes"] = max(_resident("VmHWM") - held, 0)
+
+
+def _resident(key: str) -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this runs from; None where it is none."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head, changes = (
+            subprocess.check_output([*git, *question], stderr=subprocess.DEVNULL, text=True).strip()
+            for question in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "-uno"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{head} with changes" if changes else head
+
+
+def now() -> str:
+    """The date and the time, to the minute, UTC."""
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime())

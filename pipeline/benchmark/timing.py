@@ -1,0 +1,85 @@
+"""Sides run in turn, so that whatever slows the machine down slows all of them."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+CLOCKS = ("wall", "cpu", "device")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Seconds of one run: by the clock on the wall, of all this process's threads, and between two CUDA events."""
+
+    wall: float
+    cpu: float
+    device: float | None = None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Peer over ours by one clock, round by round; more than 1 is faster."""
+
+    clock: str
+    ours_s: float
+    peer_s: float
+    least: float
+    median: float
+    most: float
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measured(call: Callable[[], Made], device: torch.device) -> tuple[Made, Sample]:
+    """What ``call`` returns, and the time it took."""
+    gc.collect()
+    synchronize(device)
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
+    wall, cpu = time.perf_counter(), time.process_time()
+    for event in events[:1]:
+        event.record()
+    made = call()
+    for event in events[1:]:
+        event.record()
+    synchronize(device)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return made, Sample(wall, cpu, events[0].elapsed_time(events[1]) / 1000 if events else None)
+
+
+def measure(call: Callable[[], Any], device: torch.device) -> Sample:
+    """The time ``call`` takes; what it returns is dropped after it."""
+    return measured(call, device)[1]
+
+
+def interleave(
+    sides: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device
+) -> dict[str, list[Sample]]:
+    """Every side once, then every side again, ``rounds`` times; all must have run before."""
+    samples: dict[str, list[Sample]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, call in sides.items():
+            samples[name].append(measure(call, device))
+    return samples
+
+
+def ratios(ours: Sequence[Sample], peer: Sequence[Sample]) -> list[Ratio]:
+    """A ratio for each clock that both have."""
+    found = []
+    for clock in CLOCKS:
+        pairs = [(getattr(one, clock), getattr(other, clock)) for one, other in zip(ours, peer, strict=True)]
+        if any(None in pair for pair in pairs):
+            continue
+        each = [peer_s / max(ours_s, 1e-9) for ours_s, peer_s in pairs]
+        own, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
+        found.append(Ratio(clock, own, theirs, min(each), statistics.median(each), max(each)))
+    return found

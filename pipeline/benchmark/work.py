@@ -1,0 +1,106 @@
+"""How much work a case is, by part: what it takes at least, and what the peer does."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from acestep.config import BlockConfig
+from acestep.cover import CoverPlan
+from acestep.handler import AceStepHandler
+from acestep.prompt import lyric_prompt, text_prompt
+from acestep.tree import grow, readings
+from pipeline.benchmark import cost, parts
+from pipeline.benchmark.cases import CoverCase, StepCase, VaeCase
+from pipeline.benchmark.cost import Cost
+from pipeline.benchmark.workloads import CoverJob, Track, Workload
+
+
+@dataclass(frozen=True)
+class PartWork:
+    """The work of one part: what an exact implementation cannot leave out, and what diffusers does."""
+
+    needed: Cost
+    peer: Cost
+
+
+def work_of(case: CoverCase | StepCase | VaeCase, handler: AceStepHandler) -> Mapping[str, PartWork]:
+    """Work by part."""
+    config, autoencoder = handler.model.config, handler.autoencoder.config
+    if isinstance(case, StepCase):
+        frames, tokens = case.x.shape[1], case.condition.shape[1]
+        needed = cost.step_needed(config, frames, tokens, case.guided)
+        return {parts.DIT: PartWork(needed, cost.step_of_peer(config, frames, tokens, 1 + case.guided))}
+    if isinstance(case, VaeCase):
+        if case.encodes:
+            encode = cost.autoencoder_encode(autoencoder, case.given.shape[-1] // handler.autoencoder.hop)
+            return {parts.ENCODE: PartWork(encode, encode)}
+        decode = cost.autoencoder_decode(autoencoder, case.given.shape[1])
+        return {parts.DECODE: PartWork(decode, decode)}
+    totals: dict[str, PartWork] = {}
+    for number, track in enumerate(case.work.tracks):
+        covers = [cover for cover in case.work.covers if cover.track == number]
+        for part, own in _track_work(case.work, track, covers, handler).items():
+            before = totals.get(part, PartWork(Cost(), Cost()))
+            totals[part] = PartWork(before.needed + own.needed, before.peer + own.peer)
+    return totals
+
+
+def _track_work(
+    work: Workload, track: Track, covers: list[CoverJob], handler: AceStepHandler
+) -> dict[str, PartWork]:
+    config, autoencoder = handler.model.config, handler.autoencoder.config
+    plans = [work.plan(cover) for cover in covers]
+    texts = [len({branch.text for branch in plan.branches}) for plan in plans]
+    together = len({branch.text for plan in plans for branch in plan.branches})
+    count = handler.text_encoder.count_tokens
+    lyrics = count(lyric_prompt(track.prompt))
+    text = count(text_prompt(track.prompt, "cover", track.duration_s))
+    tokens = lyrics + 1 + text
+    encode = cost.autoencoder_encode(autoencoder, track.frames)
+    codes = cost.codes_and_hints(config, track.frames)
+    decode = cost.autoencoder_decode(autoencoder, track.frames)
+    condition = cost.condition_encoders(config, lyrics, text, config.timbre_frames)
+    prompt = cost.text_model(text_block(handler), text)
+    single, pair = (cost.step_needed(config, track.frames, tokens, guided) for guided in (False, True))
+    singles, pairs = asked_together(plans)
+    needed = single * singles + pair * pairs + cost.cross_keys(config, tokens) * together
+    needed += cost.time_embedding(config, max(len(plan.steps) for plan in plans))
+    peer = Cost()
+    for step in (step for plan in plans for step in plan.steps):
+        for batch in (1 + step.guided, *([1] if step.other is not None else [])):
+            peer += cost.step_of_peer(config, track.frames, tokens, batch)
+    outputs = len({repr((plan.identity(), cover.seed)) for plan, cover in zip(plans, covers, strict=True)})
+    return {
+        parts.ENCODE: PartWork(encode, encode * len(covers)),
+        parts.CODES: PartWork(codes, codes * len(covers)),
+        parts.ENCODERS: PartWork(condition + prompt * together, (condition + prompt) * sum(texts)),
+        parts.DIT: PartWork(needed, peer),
+        parts.DECODE: PartWork(decode * outputs, decode * len(covers)),
+    }
+
+
+def asked_together(plans: Sequence[CoverPlan]) -> tuple[int, int]:
+    """How often covers of one track and one noise ask the network: for one velocity, and for a guided pair."""
+    tree = grow((None, plan) for plan in plans)
+    asked = {
+        (state, *reading)
+        for path, plan in zip(tree.paths, tree.plans, strict=True)
+        for state, step in zip(path, plan.steps, strict=False)
+        for reading in readings(step)
+    }
+    pairs = sum(guided for _, _, guided in asked)
+    return len(asked) - pairs, pairs
+
+
+def text_block(handler: AceStepHandler) -> BlockConfig:
+    """Sizes of the text encoder's layers."""
+    config = handler.text_encoder.model.config
+    return BlockConfig(
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        rms_norm_eps=config.rms_norm_eps,
+        rope_theta=1.0,  # positions are elementwise and count nothing
+        windows=(None,) * config.num_hidden_layers,
+    )
