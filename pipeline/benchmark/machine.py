@@ -68,7 +68,7 @@ def load() -> float:
 def measure_peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
     """The best of a few matrix products and copies, large enough to be limited by nothing else."""
     gpu = device.type == "cuda"
-    n, elements, times = (8192, 2**28, 20) if gpu else (2048, 2**25, 4)
+    n, elements, times = (8192, 2**28, 20) if gpu else (2048, 2**24, 4)
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     source = torch.zeros(elements, device=device)
     target = torch.zeros_like(source)

@@ -11,7 +11,7 @@ from acestep.errors import RestyleError
 
 TOLERANCES = {"latents": 1e-4, "audio": 1e-3, "velocity": 1e-4, "unconditional velocity": 1e-4}
 FLIPPED = 0.01  # share of codes that rounding may put on the other side of a code's edge
-SLACK_DB = 0.5
+SLACK_DB = 1.0  # roundings of two implementations are two draws: one is always a little behind
 
 Outputs = Mapping[str, Sequence[Tensor]]
 

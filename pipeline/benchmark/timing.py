@@ -3,7 +3,8 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -42,18 +43,30 @@ def synchronize(device: torch.device) -> None:
 
 def measured(call: Callable[[], Made], device: torch.device) -> tuple[Made, Sample]:
     """What ``call`` returns, and the time it took."""
-    gc.collect()
-    synchronize(device)
     events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
-    wall, cpu = time.perf_counter(), time.process_time()
-    for event in events[:1]:
-        event.record()
-    made = call()
-    for event in events[1:]:
-        event.record()
     synchronize(device)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    with _no_collection():
+        wall, cpu = time.perf_counter(), time.process_time()
+        for event in events[:1]:
+            event.record()
+        made = call()
+        for event in events[1:]:
+            event.record()
+        synchronize(device)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return made, Sample(wall, cpu, events[0].elapsed_time(events[1]) / 1000 if events else None)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python looks for cycles when it likes, which takes a quarter of a second where much is loaded."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def measure(call: Callable[[], Any], device: torch.device) -> Sample:

@@ -1,0 +1,112 @@
+"""Closed forms against what torch counts on the peer's own modules, and against figures of the published size."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from acestep.config import BlockConfig
+from pipeline.benchmark import cost
+from pipeline.benchmark.peer import make_pipeline
+from pipeline.benchmark.sizes import SIZES
+from pipeline.benchmark.work import text_block
+
+MINI, FULL = SIZES["mini"], SIZES["full"]
+FRAMES, TOKENS = 395, 37  # longer than a window of 128 tokens
+
+
+@pytest.fixture(scope="module")
+def peer() -> Any:
+    return make_pipeline(MINI, 0, torch.device("cpu"))
+
+
+def counted(call: Callable[[], object]) -> int:
+    # Fused attention on a CPU is not known to torch's counter; its products one by one are.
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        call()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_transformer(peer: Any, batch: int) -> None:
+    x = torch.zeros(batch, FRAMES, 8)
+    given = (x, torch.ones(batch), torch.ones(batch), torch.zeros(batch, TOKENS, 64), torch.cat((x, x), dim=-1))
+    expected = cost.step_of_peer(MINI.model_config, FRAMES, TOKENS, batch)
+    assert counted(lambda: peer.transformer(*given)) == expected.flops
+
+
+def test_autoencoder(peer: Any) -> None:
+    config = MINI.autoencoder_config
+    encode = cost.autoencoder_encode(config, 10)
+    assert counted(lambda: peer.vae.encode(torch.zeros(1, 2, 19_200))) == encode.flops
+    decode = cost.autoencoder_decode(config, 10)
+    assert counted(lambda: peer.vae.decode(torch.zeros(1, 8, 10))) == decode.flops
+
+
+def test_codes_and_hints(peer: Any) -> None:
+    latents = torch.zeros(1, 50, 8)
+
+    def both() -> None:
+        peer.audio_token_detokenizer(peer.audio_tokenizer.tokenize(latents)[0])
+
+    assert counted(both) == cost.codes_and_hints(MINI.model_config, 50).flops
+
+
+def test_encoders(peer: Any) -> None:
+    text, lyrics, clip = torch.zeros(1, 9, 64), torch.zeros(1, 21, 64), torch.zeros(1, 750, 8)
+    masks = (torch.ones(1, n, dtype=torch.long) for n in (9, 21))
+    text_mask, lyric_mask = masks
+    given = (text, text_mask, lyrics, lyric_mask, clip, torch.tensor([0]))
+    expected = cost.condition_encoders(MINI.model_config, 21, 9, 750).flops
+    scattered = 2 * 64  # the peer copies its one timbre token by a product
+    assert counted(lambda: peer.condition_encoder(*given)) == expected + scattered
+
+
+def test_text_encoder(peer: Any) -> None:
+    class Holder:
+        text_encoder = type("Text", (), {"model": peer.text_encoder})
+
+    block = text_block(Holder)
+    ids = torch.zeros(1, 40, dtype=torch.long)
+    assert counted(lambda: peer.text_encoder(input_ids=ids)) == cost.text_model(block, 40).flops
+
+
+@pytest.mark.parametrize(("length", "window"), [(5, 0), (5, 2), (5, 4), (5, 9), (300, 128)])
+def test_visible_pairs(length: int, window: int) -> None:
+    index = torch.arange(length)
+    pairs = ((index[:, None] - index).abs() <= window).sum().item()
+    assert cost.visible_pairs(length, window) == pairs
+    assert cost.visible_pairs(length, None) == length**2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "tokens", "single", "pair"),
+    [(30, 221, 1.144, 2.29), (240, 721, 10.8, 21.6), (600, 1321, 34.4, 68.9)],
+)
+def test_the_peers_step_at_the_published_size(seconds: int, tokens: int, single: float, pair: float) -> None:
+    # Tera-operations, counted independently on the meta device.
+    for batch, expected in ((1, single), (2, pair)):
+        found = cost.step_of_peer(FULL.model_config, 25 * seconds, tokens, batch).flops / 1e12
+        assert found == pytest.approx(expected, rel=0.01)
+
+
+def test_other_parts_at_the_published_size() -> None:
+    vae, model = FULL.autoencoder_config, FULL.model_config
+    text = BlockConfig(1024, 3072, 16, 8, 128, 1e-6, 1e6, (None,) * 28)
+    for found, expected in (
+        (cost.autoencoder_encode(vae, 750), 3.66),
+        (cost.autoencoder_decode(vae, 6000), 29.2),
+        (cost.codes_and_hints(model, 750), 0.34),
+        (cost.text_model(text, 120), 0.11),
+    ):
+        assert found.flops / 1e12 == pytest.approx(expected, rel=0.04)
+
+
+@pytest.mark.parametrize(("seconds", "tokens", "saving"), [(30, 221, 1.13), (240, 721, 1.20), (600, 1321, 1.31)])
+def test_what_is_needed_of_a_guided_step(seconds: int, tokens: int, saving: float) -> None:
+    peer = cost.step_of_peer(FULL.model_config, 25 * seconds, tokens, 2)
+    needed = cost.step_needed(FULL.model_config, 25 * seconds, tokens, guided=True)
+    assert peer.flops / needed.flops == pytest.approx(saving, rel=0.05)
