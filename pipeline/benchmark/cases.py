@@ -155,18 +155,17 @@ class StepCase:
     context: Tensor
     condition: Tensor
     t: float = 0.7
-    ready: dict[str, Any] = field(default_factory=dict)
+    ready: dict[int, Any] = field(default_factory=dict)
 
     @torch.inference_mode()
     def ours(self, handler: AceStepHandler) -> Outputs:
         """Velocities of ours."""
-        decoder = handler.model.decoder
-        if not self.ready:
-            device = handler.device
-            self.ready["at"] = decoder.modulation(torch.tensor([self.t], device=device)).at(0)
-            self.ready["cross"] = decoder.cross_attention(self.condition.to(device))
-            self.ready["given"] = self.x.to(device), self.context.to(device)
-        at, cross, (x, context) = self.ready["at"], self.ready["cross"], self.ready["given"]
+        decoder, device = handler.model.decoder, handler.device
+        if id(handler) not in self.ready:
+            modulation = decoder.modulation(torch.tensor([self.t], device=device))
+            cross = decoder.cross_attention(self.condition.to(device))
+            self.ready[id(handler)] = self.x.to(device), self.context.to(device), modulation.at(0), cross
+        x, context, at, cross = self.ready[id(handler)]
         if not self.guided:
             return {"velocity": [decoder(x, context, at, cross)]}
         conditional, unconditional = decoder.guided(x, context, at, cross, handler.null)
