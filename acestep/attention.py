@@ -5,10 +5,16 @@ key/value head ``i // (n / m)``.
 """
 
 from functools import lru_cache
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+# In tokens to each side; None sees everything. A block mask is for compiled layers: uncompiled, FlexAttention
+# would hold every score.
+Window = int | BlockMask | None
 
 CPU_BLOCK = 64  # queries; the least waste of keys that still keeps the matrix products efficient
 GPU_BLOCK = 1024  # few launches matter more there than wasted keys
@@ -31,15 +37,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) ->
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=k.shape[1] != q.shape[1])
 
 
-def window_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+def window_attention(q: Tensor, k: Tensor, v: Tensor, window: Window) -> Tensor:
     """``attention`` of positions with each other, where query i sees the keys j with ``|i - j| <= window``.
 
     Queries go in blocks, each with the slice of keys that any of them sees. Exact: what is left out of a slice
     has weight zero in the whole. Time and memory are linear in the length.
-
-    Args:
-        window: None sees everything.
     """
+    if isinstance(window, BlockMask):
+        return cast(Tensor, flex_attention(q, k, v, block_mask=window, enable_gqa=k.shape[1] != q.shape[1]))
     length = q.shape[2]
     if window is None or window >= length - 1:
         return attention(q, k, v)
@@ -58,3 +63,15 @@ def band(queries: int, keys: int, offset: int, window: int, device: torch.device
     """Mask ``[queries, keys]``, True where visible, for queries that begin ``offset`` positions after the keys."""
     i = torch.arange(queries, device=device)[:, None] + offset
     return (i - torch.arange(keys, device=device)).abs() <= window
+
+
+@lru_cache(maxsize=32)
+def block_mask(length: int, window: int | None, device: torch.device) -> BlockMask | None:
+    """``window`` for compiled layers: which blocks of keys are visited, and which of those need a mask."""
+    if window is None or window >= length - 1:
+        return None
+
+    def visible(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return (i - j).abs() <= window
+
+    return create_block_mask(visible, None, None, length, length, device)

@@ -30,26 +30,26 @@ class RMSNorm(nn.Module):
 
 @dataclass(frozen=True)
 class Positions:
-    """Rotary tables ``[l, d]`` (fp32) of a sequence, made once per length and shared."""
+    """Rotary tables ``[l, d]`` of a sequence, made once per length and shared."""
 
     cos: Tensor
     sin: Tensor
 
 
 @lru_cache(maxsize=32)
-def positions(length: int, config: BlockConfig, device: torch.device) -> Positions:
-    """Rotary tables in the half-split layout (Su et al. 2021)."""
+def positions(length: int, config: BlockConfig, device: torch.device, dtype: torch.dtype) -> Positions:
+    """Rotary tables in the half-split layout (Su et al. 2021), rounded from fp32 to ``dtype``."""
     frequency = config.rope_theta ** (
         -torch.arange(0, config.head_dim, 2, device=device, dtype=torch.float32) / config.head_dim
     )
     angle = torch.outer(torch.arange(length, device=device).float(), frequency).repeat(1, 2)
-    return Positions(angle.cos(), angle.sin())
+    return Positions(angle.cos().to(dtype), angle.sin().to(dtype))
 
 
 def rotate(x: Tensor, at: Positions) -> Tensor:
     """Apply the rotary embedding to ``[b, n, l, d]``."""
     first, second = x.chunk(2, dim=-1)
-    return x * at.cos.to(x.dtype) + torch.cat((-second, first), dim=-1) * at.sin.to(x.dtype)
+    return x * at.cos + torch.cat((-second, first), dim=-1) * at.sin
 
 
 class Attention(nn.Module):
@@ -134,7 +134,7 @@ class Encoder(nn.Module):
 
     def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The layers and the norm alone, on embedded tokens ``[b, l, h]``."""
-        at = positions(x.shape[1], self.config, x.device)
+        at = positions(x.shape[1], self.config, x.device, x.dtype)
         for layer, window in zip(self.layers, self.config.windows, strict=False):
             x = layer(x, at, _masked(_window(x.shape[1], window, x.device), mask, x.dtype))
         return self.norm(x)

@@ -9,6 +9,7 @@ constant that the null condition's cross-attention amounts to (``null_cross_atte
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from acestep.attention import attention, repeat_heads, window_attention
+from acestep.attention import Window, attention, block_mask, repeat_heads, window_attention
 from acestep.config import BlockConfig, ModelConfig
 from acestep.layers import Attention, Positions, RMSNorm, SwiGLU, positions
 from acestep.transformer_rows import decoded, works_in_rows
 
 TIME_FREQUENCIES = 256
+MOST_VARIANTS = 16  # of a compiled layer
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,6 @@ class Modulation:
     def row(self, index: int) -> "Modulation":
         """The modulation of one row of a batch that has one for all rows, or one for each."""
         return self if len(self.layers) == 1 else self.at(index)
-
-    def repeated(self, times: int) -> "Modulation":
-        """The modulation of a batch that holds every row several times, one copy of the batch after another."""
-        if len(self.layers) == 1:
-            return self
-        return Modulation(self.layers.repeat(times, 1, 1, 1), self.final.repeat(times, 1, 1))
 
 
 @dataclass(frozen=True)
@@ -85,6 +81,7 @@ class ConstantCrossAttention:
 
 
 Cross = CrossAttention | ConstantCrossAttention
+LayerCross = tuple[Tensor, Tensor] | Tensor  # what one layer reads: keys and values, or what they amount to
 
 
 class TimestepEmbedding(nn.Module):
@@ -119,13 +116,36 @@ class DecoderLayer(nn.Module):
         self.mlp = SwiGLU(config)
         self.scale_shift_table = nn.Parameter(torch.zeros(1, 6, config.hidden_size))
 
-    def attend_self(self, x: Tensor, modulation: Tensor, at: Positions, window: int | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        at: Positions,
+        window: Window,
+        crosses: Sequence[LayerCross],
+        copies: int = 1,
+    ) -> Tensor:
+        """``[b, l, h]`` -> ``[copies * b, l, h]``; ``modulation`` is ``[1, 6, h]`` or one for each row.
+
+        Args:
+            crosses: what equal parts of the rows read, in the order of the rows.
+            copies: of x, to be read under as many conditions. Exact: until the first cross-attention nothing
+                has read a condition, so that what precedes it is the same for all of them.
+        """
+        x = self.attend_self(x, _per_row(modulation, len(x)), at, window).repeat(copies, 1, 1)
+        parts = [
+            self.attend_condition(part, cross) for part, cross in zip(x.chunk(len(crosses)), crosses, strict=True)
+        ]
+        x = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return self.feed_forward(x, _per_row(modulation, len(x)))
+
+    def attend_self(self, x: Tensor, modulation: Tensor, at: Positions, window: Window) -> Tensor:
         """``x`` plus gated self-attention; ``modulation`` is ``[b, 6, h]``."""
         shift, scale, gate = modulation[:, :3].unsqueeze(2).unbind(1)
         q, k, v = self.self_attn.placed(self.self_attn_norm(x) * (1 + scale) + shift, at)
         return x + gate * self.self_attn.merged(window_attention(q, k, v, window))
 
-    def attend_condition(self, x: Tensor, cross: tuple[Tensor, Tensor] | Tensor) -> Tensor:
+    def attend_condition(self, x: Tensor, cross: LayerCross) -> Tensor:
         """``x`` plus cross-attention over every condition token, or what that amounts to.
 
         No gate, no mask, no positions.
@@ -146,6 +166,7 @@ class DiffusionTransformer(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        self.compiled = False
         block = config.decoder
         self.config = block
         self.patch_size = config.patch_size
@@ -167,6 +188,19 @@ class DiffusionTransformer(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.proj_in.weight.dtype
+
+    def compile_layers(self) -> None:
+        """Run each layer through ``torch.compile``, and windows through FlexAttention, from the next call on.
+
+        For GPUs: on a CPU, rows (``acestep.transformer_rows``) are faster. All layers of one kind share their
+        code, which is compiled at its first call, for a minute or so, and serves every length.
+        """
+        # Windowed or not, guided or not, first or later: beyond its limit the compiler would run layers as they
+        # are, where FlexAttention holds every score.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
+        self.compiled = True
+        for layer in self.blocks:
+            layer.compile(dynamic=True)
 
     def modulation(self, t: Tensor, r: Tensor | None = None) -> Modulation:
         """Modulation of the flow times ``t`` ``[k]``, once per schedule.
@@ -224,7 +258,7 @@ class DiffusionTransformer(nn.Module):
         self, x: Tensor, context: Tensor, modulation: Modulation, conditions: tuple[Cross, ...]
     ) -> tuple[Tensor, ...]:
         """Velocity under each of several conditions, sharing what comes before they are read."""
-        in_rows = works_in_rows(x, self.proj_in.weight)
+        in_rows = not self.compiled and works_in_rows(x, self.proj_in.weight)
         if in_rows and len(x) > 1:
             alone = []
             for i in range(len(x)):
@@ -234,23 +268,25 @@ class DiffusionTransformer(nn.Module):
         frames = x.shape[1]
         h = torch.cat((context, x), dim=-1).to(self.dtype)
         h = F.pad(h, (0, 0, 0, -frames % self.patch_size))
-        h = self.proj_in(h.transpose(1, 2)).transpose(1, 2)
+        h = self.proj_in(h.transpose(1, 2)).transpose(1, 2).contiguous()
         h = decoded(self, h, modulation, conditions) if in_rows else self._decoded(h, modulation, conditions)
         velocity = self.proj_out(h.transpose(1, 2)).transpose(1, 2)[:, :frames].float()
         return velocity.chunk(len(conditions))
 
     def _decoded(self, h: Tensor, modulation: Modulation, conditions: tuple[Cross, ...]) -> Tensor:
         """Embedded tokens ``[b, l, h]`` through all layers and the last norm -> ``[conditions * b, l, h]``."""
-        at = positions(h.shape[1], self.config, h.device)
-        times = modulation.repeated(len(conditions))
-        for index, (layer, window) in enumerate(zip(self.blocks, self.config.windows, strict=True)):
-            if index == 0:
-                # Exact: until the first cross-attention nothing has read a condition.
-                h = layer.attend_self(h, modulation.layers[:, index], at, window).repeat(len(conditions), 1, 1)
-            else:
-                h = layer.attend_self(h, times.layers[:, index], at, window)
-            parts = zip(h.chunk(len(conditions)), conditions, strict=True)
-            h = torch.cat([layer.attend_condition(part, condition.of(index)) for part, condition in parts])
-            h = layer.feed_forward(h, times.layers[:, index])
-        shift, scale = times.final.unsqueeze(2).unbind(1)
+        at = positions(h.shape[1], self.config, h.device, h.dtype)
+        windows: Sequence[Window] = self.config.windows
+        if self.compiled:
+            windows = [block_mask(h.shape[1], window, h.device) for window in self.config.windows]
+        for index, (layer, window) in enumerate(zip(self.blocks, windows, strict=True)):
+            crosses = [condition.of(index) for condition in conditions]
+            copies = len(conditions) if index == 0 else 1
+            h = layer(h, modulation.layers[:, index], at, window, crosses, copies)
+        shift, scale = _per_row(modulation.final, len(h)).unsqueeze(2).unbind(1)
         return self.norm_out(h) * (1 + scale) + shift
+
+
+def _per_row(vectors: Tensor, rows: int) -> Tensor:
+    """Vectors ``[1 or b, k, h]`` for rows that hold a batch of b once or several times over."""
+    return vectors if len(vectors) == 1 else vectors.repeat(rows // len(vectors), 1, 1)

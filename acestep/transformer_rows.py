@@ -22,7 +22,7 @@ from acestep.attention import attention, window_attention
 from acestep.layers import Positions, RMSNorm, positions
 
 if TYPE_CHECKING:
-    from acestep.transformer import Cross, DecoderLayer, DiffusionTransformer, Modulation
+    from acestep.transformer import Cross, DecoderLayer, DiffusionTransformer, LayerCross, Modulation
 
 BLOCK = 2048  # rows of a matrix product: more are no faster, fewer read the weights too often
 STRIP = 64  # rows between two products: at 2B widths half a megabyte, which a second-level cache holds
@@ -50,17 +50,17 @@ class _Buffers:
 def decoded(
     transformer: "DiffusionTransformer", h: Tensor, modulation: "Modulation", conditions: Sequence["Cross"]
 ) -> Tensor:
-    """One embedded sequence ``[1, l, h]`` through all layers and the last norm, under r conditions.
+    """One embedded sequence through all layers and the last norm, under r conditions.
 
     Args:
+        h: ``[1, l, h]``, contiguous; overwritten, since every step adds to it in place.
         modulation: of one time, with a leading axis of 1.
         conditions: each of one row.
 
     Returns:
         ``[r, l, h]``.
     """
-    at = positions(h.shape[1], transformer.config, h.device)
-    h = h.clone(memory_format=torch.contiguous_format)  # the only state: every step below adds to it
+    at = positions(h.shape[1], transformer.config, h.device, h.dtype)
     buffers = _buffers(transformer, len(conditions), h)
     for index, (layer, window) in enumerate(zip(transformer.blocks, transformer.config.windows, strict=True)):
         vectors = modulation.layers[0, index]
@@ -101,9 +101,7 @@ def attend_self(
         h[rows, tokens].flatten(0, 1).addcmul_(y, gate)
 
 
-def attend_condition(
-    h: Tensor, layer: "DecoderLayer", cross: tuple[Tensor, Tensor] | Tensor, buffers: _Buffers
-) -> None:
+def attend_condition(h: Tensor, layer: "DecoderLayer", cross: "LayerCross", buffers: _Buffers) -> None:
     """Add cross-attention to ``h`` ``[l, h]``: over keys and values, or what it amounts to."""
     if isinstance(cross, Tensor):
         h.add_(cross[0])
@@ -153,7 +151,7 @@ def to_heads(x: Tensor, norm: RMSNorm | None, at: Positions | None, out: Tensor)
         if at is None or norm is None:
             turned.copy_(y)
             continue
-        cos, sin = at.cos[strip].to(y.dtype), at.sin[strip].to(y.dtype)
+        cos, sin = at.cos[strip], at.sin[strip]
         torch.mul(y, cos, out=turned)
         turned[..., :half].addcmul_(y[..., half:], sin[:, :half], value=-1)
         turned[..., half:].addcmul_(y[..., :half], sin[:, half:])

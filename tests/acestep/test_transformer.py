@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from acestep import attention, transformer_rows
 from acestep.attention import window_attention
 from acestep.config import BlockConfig, ModelConfig
+from acestep.layers import positions
 from acestep.transformer import CrossAttention, DiffusionTransformer, Modulation
 
 WINDOW = 128
@@ -166,3 +167,22 @@ def test_bfloat16_is_close(transformer: DiffusionTransformer) -> None:
     for ours, reference in zip(velocities(coarse, 301), velocities(transformer, 301), strict=True):
         assert ours.dtype == torch.float32
         assert near(ours, reference, 0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error:flex_attention called without")
+@torch.inference_mode()
+def test_compiled_layers_give_what_the_layers_give(
+    transformer: DiffusionTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acestep.transformer.works_in_rows", lambda *_: False)
+    compiled, graphs = copy.deepcopy(transformer), []
+    compiled.compile_layers()
+    torch._dynamo.utils.counters.clear()
+    positions.cache_clear()  # tables made outside of inference mode are of another kind to the compiler
+    for frames in (601, 61, 901, 1203, 63):
+        for ours, reference in zip(velocities(compiled, frames), velocities(transformer, frames), strict=True):
+            assert near(ours, reference)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert 0 < graphs[0] < graphs[1]  # without windows, since the second is shorter than one
+    assert graphs[1:] == graphs[1:2] * 4, "a length is compiled anew"
