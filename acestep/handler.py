@@ -10,6 +10,7 @@ from torch import Tensor
 from acestep import hub
 from acestep.autoencoder import Autoencoder
 from acestep.checkpoint import CheckpointFolders, load_autoencoder, load_model, load_silence
+from acestep.compiled import compile_parts, warm_up
 from acestep.errors import RequestError
 from acestep.laps import Laps
 from acestep.model import AceStepModel
@@ -48,6 +49,7 @@ class AceStepHandler:
         dtype: str | torch.dtype | None = None,
         adapter: str | Path | None = None,
         adapter_scale: float = 1.0,
+        compiled: bool = False,
     ) -> "AceStepHandler":
         """Load a model.
 
@@ -60,6 +62,7 @@ class AceStepHandler:
                 embedding, tokenizer and guidance run in fp32 whatever this says.
             adapter: a LoRA folder in the PEFT layout or a hub id, merged into the weights.
             adapter_scale: how strongly, 0 (no effect) to 1 (as trained).
+            compiled: see ``acestep.compiled``; for a GPU, and minutes of it at the start.
 
         Raises:
             CheckpointError: the checkpoint or the adapter is missing, incomplete or of another kind.
@@ -83,6 +86,10 @@ class AceStepHandler:
         with torch.inference_mode():
             null = model.decoder.null_cross_attention(model.null_condition_emb)
         laps.lap("rest of the model")
+        if compiled:
+            compile_parts(model, autoencoder)
+            warm_up(model, autoencoder, null)
+            laps.lap("compiling")
         return cls(folders, model, autoencoder, text_encoder, silence, null, device, dtype, laps.seconds)
 
     @property

@@ -100,6 +100,7 @@ class RestyleConfig:
     variant: str | None = None
     adapter: str | None = None
     adapter_scale: float = 1.0
+    compiled: bool = False
     device: str | None = None
     dtype: str | None = None
     audio_format: str = "flac"

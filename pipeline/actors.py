@@ -77,6 +77,7 @@ class WorkerSpec:
     max_attempts: int
     adapter: str | None = None
     adapter_scale: float = 1.0
+    compiled: bool = False
     metrics: MetricsSpec = field(default_factory=MetricsSpec)
 
 
@@ -106,7 +107,7 @@ class RestyleWorker:
             self._refuse_other_weights()
         laps.lap("checks")
         self.handler = AceStepHandler.from_checkpoint(
-            spec.model, spec.variant, spec.device, spec.dtype, spec.adapter, spec.adapter_scale
+            spec.model, spec.variant, spec.device, spec.dtype, spec.adapter, spec.adapter_scale, spec.compiled
         )
         laps.lap("model")
         self.language_model = (

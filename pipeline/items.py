@@ -22,6 +22,7 @@ class ModelFacts:
     """What of a model determines the audio and the meaning of a setting.
 
     language_model: fingerprint of the one that fills in musical facts; None where none is asked.
+    compiled: by torch.compile, which rounds in other places.
     """
 
     name: str
@@ -29,6 +30,7 @@ class ModelFacts:
     is_turbo: bool
     dtype: str
     language_model: str | None = None
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def make_items(track: Track, source: str, reference: str | None, rules: Rules) -
             "model": rules.model.fingerprint,
             "language_model": rules.model.language_model,
             "dtype": rules.model.dtype,
+            **({"compiled": True} if rules.model.compiled else {}),
             "numerics": NUMERICS_VERSION,
             "format": rules.audio_format,
         }

@@ -52,6 +52,7 @@ class RestyleJob:
     preset, caption: the job's own preset, and a caption for rows that have none.
     language_model: a 5 Hz language model that listens to each source and fills in the bpm, key, time signature
         and language that its row leaves open.
+    compiled: have torch.compile fuse the network and the autoencoder, which pays on GPUs only.
     device: of the workers, such as "cpu" or "cuda"; None is the GPU where a worker has one.
     max_attempts: how often an item may take a worker process down before it is rejected, at least 2.
     retry_failed: run again what an earlier launch on the folder could not.
@@ -74,6 +75,7 @@ class RestyleJob:
     variant: str | None = None
     adapter: str | None = None
     adapter_scale: float = 1.0
+    compiled: bool = False
     device: str | None = None
     dtype: str | None = None
     audio_format: str = "flac"
@@ -193,7 +195,7 @@ def plan_job(
     Raises:
         RequestError: the folder holds another model's covers, or the grid repeats itself.
     """
-    model = ModelFacts(job.model, opened.fingerprint, opened.is_turbo, dtype, opened.listener)
+    model = ModelFacts(job.model, opened.fingerprint, opened.is_turbo, dtype, opened.listener, job.compiled)
     refuse_other_models(opened.output, model, job.mix_models)
     rules = Rules(
         settings=opened.settings,

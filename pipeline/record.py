@@ -34,6 +34,8 @@ def job_parameters(job: "RestyleJob", model: ModelFacts, settings: list[Setting]
     constant["seed"] = ", ".join(map(str, dict.fromkeys(setting.seed for setting in settings)))
     if job.adapter:
         constant |= {"adapter": job.adapter, "adapter_scale": job.adapter_scale}
+    if job.compiled:
+        constant["compiled"] = True
     return constant | {
         "manifest": job.manifest,
         "model": model.name,

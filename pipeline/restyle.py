@@ -197,6 +197,7 @@ def worker_spec(job: RestyleJob, output: Store, launch: str, model: ModelFacts, 
         max_attempts=job.max_attempts,
         adapter=job.adapter,
         adapter_scale=job.adapter_scale,
+        compiled=job.compiled,
         language_model=job.language_model,
         metrics=job.metrics,
     )

@@ -1,0 +1,35 @@
+"""The model through torch.compile, for GPUs: what lies between matrix products becomes one kernel.
+
+Off unless asked for, since it costs minutes at the start and rounds in other places. Lengths are symbolic, so a
+catalogue of mixed lengths is compiled once; the time is spent before the first track, by ``warm_up``.
+"""
+
+import torch
+
+from acestep.autoencoder import Autoencoder
+from acestep.constants import MIN_LATENT_FRAMES
+from acestep.model import AceStepModel
+from acestep.transformer import ConstantCrossAttention
+
+WARM_UP_FRAMES = (MIN_LATENT_FRAMES, MIN_LATENT_FRAMES + 62)  # two lengths: one alone would be taken for constant
+
+
+def compile_parts(model: AceStepModel, autoencoder: Autoencoder) -> None:
+    """Have the transformer's layers and both halves of the autoencoder compiled at their first call."""
+    model.decoder.compile_layers()
+    for half in (autoencoder.encoder, autoencoder.decoder):
+        half.compile(dynamic=True)
+
+
+@torch.inference_mode()
+def warm_up(model: AceStepModel, autoencoder: Autoencoder, null: ConstantCrossAttention) -> None:
+    """Run every compiled part, so that no track waits for the compiler."""
+    decoder, device = model.decoder, null.outputs[0].device
+    cross = decoder.cross_attention(model.null_condition_emb.expand(1, 7, -1))
+    at = decoder.modulation(torch.tensor([0.5], device=device))
+    for frames in WARM_UP_FRAMES:
+        x = torch.zeros(1, frames, model.config.latent_channels, device=device)
+        context = torch.cat((x, torch.ones_like(x)), dim=-1)
+        decoder(x, context, at, cross)
+        decoder.guided(x, context, at, cross, null)
+        autoencoder.encode(autoencoder.decode(x))
