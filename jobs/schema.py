@@ -220,6 +220,7 @@ class BenchmarkConfig:
     rounds: int = 3
     threads: int | None = None
     seed: int = 0
+    compiled: bool = False
     breakdown: bool = True
     out: str | None = None
 

@@ -30,6 +30,7 @@ class BenchmarkRequest:
     peer: which configuration of diffusers: as it comes ("default"), with all its own means ("tuned"), or both.
     rounds: how often every side runs.
     threads: of torch; None is one per core.
+    compiled: ours through torch.compile, as ``compiled=true`` of a job; for GPUs.
     breakdown: one further run of each side for time by part and peak memory.
     out: Markdown file to append to; None is ``outputs/benchmark/<workload>-<size>-<device>.md``.
     """
@@ -46,6 +47,7 @@ class BenchmarkRequest:
     rounds: int = 3
     threads: int | None = None
     seed: int = 0
+    compiled: bool = False
     breakdown: bool = True
     out: str | None = None
 

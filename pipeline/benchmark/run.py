@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from acestep.compiled import compile_parts, warm_up
+from acestep.errors import RequestError
 from acestep.handler import AceStepHandler, pick_device, pick_dtype
 from pipeline.benchmark.cases import CoverCase, StepCase, VaeCase, make_source
 from pipeline.benchmark.machine import Peaks, cores, describe, load, measure_peaks, now, peak_memory
@@ -17,7 +19,7 @@ from pipeline.benchmark.peer import cast, make_pipeline, round_to
 from pipeline.benchmark.request import BenchmarkRequest
 from pipeline.benchmark.results import OURS, CaseResult, PartRow, PeerResult, Report
 from pipeline.benchmark.sizes import SIZES, Size
-from pipeline.benchmark.timing import Sample, interleave, measured, ratios
+from pipeline.benchmark.timing import Sample, interleave, measure, measured, ratios
 from pipeline.benchmark.tuned import tune
 from pipeline.benchmark.work import work_of
 from pipeline.benchmark.workloads import cover_workloads, make_track, module_durations
@@ -46,10 +48,12 @@ def benchmark(request: BenchmarkRequest, tell: Callable[[str], None]) -> Report:
 
     Raises:
         EqualityError: the two sides do not agree.
-        RequestError: the device is not there.
+        RequestError: the device is not there, or has no use for compiling.
     """
     device = pick_device(request.device)
     dtype, size = pick_dtype(request.dtype, device), SIZES[request.size]
+    if request.compiled and device.type == "cpu" and dtype == torch.float32:
+        raise RequestError("compiled=true is for GPUs: float32 on a CPU runs in rows, which torch.compile unrolls")
     torch.set_num_threads(request.threads or cores())
     # Convolutions would otherwise run in TF32 on a GPU, and fp32 is what everything is compared with.
     torch.backends.cudnn.allow_tf32 = False
@@ -63,7 +67,12 @@ def benchmark(request: BenchmarkRequest, tell: Callable[[str], None]) -> Report:
         references = {case.name: _reference(case, pipeline) for case in cases}
         cast(pipeline, dtype)
     handler = make_handler(pipeline, size, dtype)
-    peers, notes = {}, {}
+    peers: dict[str, Any] = {}
+    notes: dict[str, tuple[str, ...]] = {}
+    if request.compiled:
+        tell("compiling ours")
+        sample = measure(partial(_compile, handler), device)
+        notes[OURS] = (f"compiled in {sample.wall:.0f} s, which no case includes",)
     if request.peer in ("default", "both"):
         peers["default"] = pipeline
     if request.peer in ("tuned", "both"):
@@ -76,6 +85,11 @@ def benchmark(request: BenchmarkRequest, tell: Callable[[str], None]) -> Report:
         results.append(run_case(case, sides, request, peaks, references.get(case.name), tell))
     name = str(dtype).removeprefix("torch.")
     return Report(request, now(), str(device), name, describe(device), peaks, notes, results)
+
+
+def _compile(handler: AceStepHandler) -> None:
+    compile_parts(handler.model, handler.autoencoder)
+    warm_up(handler.model, handler.autoencoder, handler.null)
 
 
 def make_cases(request: BenchmarkRequest, size: Size, gpu: bool) -> Iterable[AnyCase]:

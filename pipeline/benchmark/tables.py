@@ -23,8 +23,9 @@ def markdown(report: Report) -> str:
         f"{peaks.flops / 1e9:.0f} GFLOP/s in a matrix product, {peaks.bytes / 1e9:.0f} GB/s in a copy.",
         "",
     ]
-    for peer, notes in report.notes.items():
-        lines += [f"The {peer} peer: {'; '.join(notes)}.", ""]
+    for side, notes in report.notes.items():
+        called = "Ours" if side == OURS else f"The {side} peer"
+        lines += [f"{called}: {'; '.join(notes)}.", ""]
     lines += ["Both sides agree:", "", *_agreements(report.cases), ""]
     lines += [f"Seconds per case, median of {request.rounds} interleaved rounds:", "", *_ratios(report.cases), ""]
     for case in report.cases:
