@@ -3,9 +3,8 @@
 The sums are those of ``acestep.transformer``'s modules, in another order. What is gained: wide intermediate
 results live in a few buffers that are used again, where fresh memory would be mapped for each; what lies between
 two matrix products is done strip by strip in a core's cache; and rows of short sequences share a product, which
-then reads the weights once. Blocks depend on lengths alone, so what else a batch holds does not change the bits.
-Nor does the number of threads, but for what it changes within a product of the matrix library: Intel's rounds
-short wide products by it unless MKL_CBWR=AVX512,STRICT is in the environment.
+then reads the weights once. Blocks depend on lengths alone, so neither what else a batch holds nor the number of
+threads changes the bits (of a product's own, ``acestep/__init__.py`` takes care).
 
 Legend: r conditions of one sequence, l tokens, h hidden width, n heads, m key/value heads, d head width,
 i intermediate width.
