@@ -11,7 +11,8 @@ from acestep.constants import MIN_LATENT_FRAMES
 from acestep.model import AceStepModel
 from acestep.transformer import ConstantCrossAttention
 
-WARM_UP_FRAMES = (MIN_LATENT_FRAMES, MIN_LATENT_FRAMES + 62)  # two lengths: one alone would be taken for constant
+# Below a window and beyond it, and two of each: one length alone would be taken for constant.
+WARM_UP_FRAMES = (MIN_LATENT_FRAMES, MIN_LATENT_FRAMES + 62, 600, 710)
 
 
 def compile_parts(model: AceStepModel, autoencoder: Autoencoder) -> None:
