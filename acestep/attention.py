@@ -59,6 +59,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, window: Window) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # as in ``acestep.layers.positions``
 def band(queries: int, keys: int, offset: int, window: int, device: torch.device) -> Tensor:
     """Mask ``[queries, keys]``, True where visible, for queries that begin ``offset`` positions after the keys."""
     i = torch.arange(queries, device=device)[:, None] + offset

@@ -14,9 +14,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from acestep.autoencoder_rows import decode_rows, encode_rows, works_in_rows
+from acestep.autoencoder_rows import decode_rows, encode_rows
 from acestep.config import AutoencoderConfig
-from acestep.memory import free_bytes, longest_tile
+from acestep.memory import longest_tile, total_bytes
+from acestep.rows import works_in_rows
 
 # Receptive fields beyond a frame's own samples, in latent frames each side. With this much overlap a tile's
 # core equals the untiled result; with one frame less it does not.
@@ -102,7 +103,7 @@ class Encoder(nn.Module):
         return cast(list[EncoderBlock], list(self.block))
 
     def forward(self, x: Tensor) -> Tensor:
-        if works_in_rows(x):
+        if works_in_rows(self, x):
             return torch.stack([encode_rows(self, one.T).T for one in x])
         return self.in_whole(x)
 
@@ -132,7 +133,7 @@ class Decoder(nn.Module):
         return cast(list[DecoderBlock], list(self.block))
 
     def forward(self, x: Tensor) -> Tensor:
-        if works_in_rows(x):
+        if works_in_rows(self, x):
             return torch.stack([decode_rows(self, one.T).T for one in x])
         return self.in_whole(x)
 
@@ -174,7 +175,7 @@ class Autoencoder(nn.Module):
             chunk_frames: length of a tile; None is the longest that pays and that the device has memory for.
         """
         whole = lambda piece: self.posterior(piece)[0].float()  # noqa: E731
-        chunk = chunk_frames or self._chunk_frames(audio.device, overlap_frames)
+        chunk = self._chunk_frames(audio, overlap_frames) if chunk_frames is None else chunk_frames
         latents = _tiled(whole, audio, chunk, overlap_frames, self.hop, 1)
         return latents[..., : audio.shape[-1] // self.hop].transpose(1, 2)
 
@@ -187,16 +188,16 @@ class Autoencoder(nn.Module):
             chunk_frames: as in ``encode``.
         """
         whole = lambda piece: self.decoder(piece.to(self.dtype)).float()  # noqa: E731
-        chunk = chunk_frames or self._chunk_frames(latents.device, overlap_frames)
+        chunk = self._chunk_frames(latents, overlap_frames) if chunk_frames is None else chunk_frames
         return _tiled(whole, latents.transpose(1, 2), chunk, overlap_frames, 1, self.hop)
 
-    def _chunk_frames(self, device: torch.device, overlap: int) -> int:
-        """The usual tile, or the longest that the device has memory for."""
-        free = free_bytes(device)
-        if free is None:
+    def _chunk_frames(self, x: Tensor, overlap: int) -> int:
+        """The usual tile, or the longest that a device of this size has memory for."""
+        total = total_bytes(x.device)
+        if total is None:
             return CHUNK_FRAMES
         least = LEAST_CORE_FRAMES + 2 * overlap
-        return longest_tile(self.config, free, self.dtype.itemsize, False, CHUNK_FRAMES, least)
+        return longest_tile(self.config, len(x), total, self.dtype.itemsize, CHUNK_FRAMES, least)
 
 
 def _tiled(
@@ -218,7 +219,10 @@ def _tiled(
     while start < length:
         stride = length if length <= chunk * unit_in else (chunk - 2 * overlap) * unit_in
         if stride <= 0:
-            raise ValueError(f"chunk of {chunk} frames leaves nothing between overlaps of {overlap} frames")
+            raise ValueError(
+                f"chunk of {chunk} frames leaves nothing between overlaps of {overlap} frames; give more than "
+                f"{2 * overlap}"
+            )
         stop = min(start + stride, length)
         left = max(start - overlap * unit_in, 0)
         right = min(stop + overlap * unit_in, length)

@@ -20,11 +20,6 @@ BLOCK_ELEMENTS = 2**17  # half a megabyte of fp32: a block and its result fit a 
 LEAST_ROWS = 512  # below, a product spends its time on packing the weights
 
 
-def works_in_rows(x: Tensor) -> bool:
-    """Whether ``x`` is for this file: on a CPU, in a dtype that is precise enough to add taps up in."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-
-
 def lay_out(model: nn.Module) -> None:
     """Store convolution weights tap by tap, as rows read them; names, shapes and values stay.
 
@@ -75,7 +70,7 @@ def residual_unit(x: Tensor, unit: "ResidualUnit", out: Tensor) -> None:
     pointwise = unit.conv2.weight[:, :, 0].T
     first, second = _snake_factors(unit.snake1), _snake_factors(unit.snake2)
     rows = block_rows(x.shape[1])
-    wide, hidden, scratch = x.new_empty(rows + 2 * reach, x.shape[1]), x.new_empty(rows, x.shape[1]), None
+    wide, hidden = x.new_empty(rows + 2 * reach, x.shape[1]), x.new_empty(rows, x.shape[1])
     scratch = torch.empty_like(hidden)
     for start in range(0, len(x), rows):
         stop = min(start + rows, len(x))

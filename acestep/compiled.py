@@ -8,11 +8,22 @@ import torch
 
 from acestep.autoencoder import Autoencoder
 from acestep.constants import MIN_LATENT_FRAMES
+from acestep.errors import RequestError
 from acestep.model import AceStepModel
 from acestep.transformer import ConstantCrossAttention
 
 # Below a window and beyond it, and two of each: one length alone would be taken for constant.
 WARM_UP_FRAMES = (MIN_LATENT_FRAMES, MIN_LATENT_FRAMES + 62, 600, 710)
+
+
+def check_compiled(compiled: bool, device: torch.device, dtype: torch.dtype) -> None:
+    """Look at a wish to compile.
+
+    Raises:
+        RequestError: the model would run in rows, which are faster and are not compiled.
+    """
+    if compiled and device.type == "cpu" and dtype != torch.bfloat16:
+        raise RequestError(f"compiled true is for GPUs; on device {str(device)!r} in {dtype} leave it out")
 
 
 def compile_parts(model: AceStepModel, autoencoder: Autoencoder) -> None:
@@ -24,7 +35,23 @@ def compile_parts(model: AceStepModel, autoencoder: Autoencoder) -> None:
 
 @torch.inference_mode()
 def warm_up(model: AceStepModel, autoencoder: Autoencoder, null: ConstantCrossAttention) -> None:
-    """Run every compiled part, so that no track waits for the compiler."""
+    """Run every compiled part, so that no track waits for the compiler.
+
+    Raises:
+        RequestError: the compiler cannot work here.
+    """
+    from torch._dynamo.exc import TorchDynamoException  # a second to import, for who compiles
+
+    try:
+        _run_parts(model, autoencoder, null)
+    except TorchDynamoException as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise RequestError(
+            f"compiled true: torch.compile does not work here ({reason}); install a C++ compiler, or leave it out"
+        ) from error
+
+
+def _run_parts(model: AceStepModel, autoencoder: Autoencoder, null: ConstantCrossAttention) -> None:
     decoder, device = model.decoder, null.outputs[0].device
     cross = decoder.cross_attention(model.null_condition_emb.expand(1, 7, -1))
     at = decoder.modulation(torch.tensor([0.5], device=device))

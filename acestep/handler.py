@@ -10,7 +10,7 @@ from torch import Tensor
 from acestep import hub
 from acestep.autoencoder import Autoencoder
 from acestep.checkpoint import CheckpointFolders, load_autoencoder, load_model, load_silence
-from acestep.compiled import compile_parts, warm_up
+from acestep.compiled import check_compiled, compile_parts, warm_up
 from acestep.errors import RequestError
 from acestep.laps import Laps
 from acestep.model import AceStepModel
@@ -70,6 +70,7 @@ class AceStepHandler:
         """
         device = pick_device(device)
         dtype = pick_dtype(dtype, device)
+        check_compiled(compiled, device, dtype)
         folders = hub.find(str(path_or_hub_id), variant)
         lora = hub.find_adapter(str(adapter)) if adapter else None
         with hub.naming_the_command(folders):

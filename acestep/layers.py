@@ -37,6 +37,9 @@ class Positions:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(
+    mode=False
+)  # whoever asks first: a table made in that mode could not be differentiated through
 def positions(length: int, config: BlockConfig, device: torch.device, dtype: torch.dtype) -> Positions:
     """Rotary tables in the half-split layout (Su et al. 2021), rounded from fp32 to ``dtype``."""
     frequency = config.rope_theta ** (

@@ -91,7 +91,7 @@ class Cover:
     """What one stage made: latents ``[1, t, c]``, waveform ``[2, n]`` (not yet limited), seconds of work.
 
     denoise_s, decode_s: what was spent when it was asked for: less where other covers had made its first steps,
-        and nothing where an equal cover was made before.
+        nothing where an equal cover was made before; the first has the making of a source that nobody asked for.
     """
 
     conditions: TrackConditions
@@ -158,7 +158,9 @@ class Chain:
     def _cover(self, stages: tuple[Stage, ...], seed: int, on_step: Callable[[int, int], None] | None) -> Cover:
         path = self.paths[stages, seed]
         if path not in self.kept:
-            self.kept[path] = self._make(self._conditions(stages, seed, on_step), path, seed, on_step)
+            started = time.perf_counter()
+            conditions = self._conditions(stages, seed, on_step)
+            self.kept[path] = self._make(conditions, path, seed, on_step, started)
         return self.kept[path]
 
     def _conditions(
@@ -180,9 +182,9 @@ class Chain:
         path: Path,
         seed: int,
         on_step: Callable[[int, int], None] | None,
+        started: float,
     ) -> Cover:
         handler, plan = conditions.handler, self.plans[path]
-        started = time.perf_counter()
         lane, wanted = conditions.lane(plan, seed), forks(path, self._to_come())
         latents = denoise_from(handler.model.decoder, handler.null, lane, path, self.states, wanted, on_step)
         handler.synchronize()

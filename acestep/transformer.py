@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from acestep.attention import Window, attention, block_mask, repeat_heads, window_attention
 from acestep.config import BlockConfig, ModelConfig
 from acestep.layers import Attention, Positions, RMSNorm, SwiGLU, positions
-from acestep.transformer_rows import decoded, works_in_rows
+from acestep.rows import works_in_rows
+from acestep.transformer_rows import decoded
 
 TIME_FREQUENCIES = 256
 MOST_VARIANTS = 16  # of a compiled layer
@@ -52,12 +53,18 @@ class CrossAttention:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.keys + self.values
+
     def of(self, layer: int) -> tuple[Tensor, Tensor]:
         """What one layer reads."""
         return self.keys[layer], self.values[layer]
 
     def row(self, index: int) -> "CrossAttention":
-        """The condition of one row of the batch."""
+        """The condition of one row of the batch, or the one of all rows."""
+        if len(self.keys[0]) == 1:
+            return self
         only = slice(index, index + 1)
         return CrossAttention(tuple(k[only] for k in self.keys), tuple(v[only] for v in self.values))
 
@@ -70,6 +77,10 @@ class ConstantCrossAttention:
     """
 
     outputs: tuple[Tensor, ...]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.outputs
 
     def of(self, layer: int) -> Tensor:
         """What one layer adds."""
@@ -198,6 +209,7 @@ class DiffusionTransformer(nn.Module):
         # Windowed or not, guided or not, first or later: beyond its limit the compiler would run layers as they
         # are, where FlexAttention holds every score.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
         self.compiled = True
         for layer in self.blocks:
             layer.compile(dynamic=True)
@@ -258,7 +270,8 @@ class DiffusionTransformer(nn.Module):
         self, x: Tensor, context: Tensor, modulation: Modulation, conditions: tuple[Cross, ...]
     ) -> tuple[Tensor, ...]:
         """Velocity under each of several conditions, sharing what comes before they are read."""
-        in_rows = not self.compiled and works_in_rows(x, self.proj_in.weight)
+        read = [tensor for condition in conditions for tensor in condition.tensors]
+        in_rows = not self.compiled and works_in_rows(self, self.proj_in.weight, x, context, *read)
         if in_rows and len(x) > 1:
             alone = []
             for i in range(len(x)):

@@ -28,12 +28,6 @@ BLOCK = 2048  # rows of a matrix product: more are no faster, fewer read the wei
 STRIP = 64  # rows between two products: at 2B widths half a megabyte, which a second-level cache holds
 
 
-def works_in_rows(x: Tensor, weight: Tensor) -> bool:
-    """Whether ``x`` is for this file: ``weight`` is on a CPU, precise, and neither is to be differentiated."""
-    graph = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64) and not graph
-
-
 @dataclass(frozen=True)
 class _Buffers:
     """Memory that every layer uses again: heads of whole sequences, and one block of rows of each width."""

@@ -1,6 +1,7 @@
 """What a launch leaves in writing about itself: the job's parameters and its file."""
 
 import json
+import os
 import time
 from dataclasses import asdict
 from importlib.metadata import version
@@ -91,6 +92,7 @@ def write_job_file(
             for s in settings
         ],
         "versions": {name: version(name) for name in PACKAGES} | {"numerics": NUMERICS_VERSION},
+        "mkl_cbwr": os.environ.get("MKL_CBWR"),  # without STRICT, bits depend on the number of threads
         "cuda": torch.version.cuda,
         "launched_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

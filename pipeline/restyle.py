@@ -8,8 +8,11 @@ from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
+from acestep.compiled import check_compiled
 from acestep.errors import RestyleError
+from acestep.handler import DTYPES
 from pipeline.actors import RestyleWorker, WorkerSpec
 from pipeline.attempts import ATTEMPTS, mark_start
 from pipeline.cluster import Pool, PoolError, connect, size_pool
@@ -102,6 +105,8 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
     connect(job.cluster)
     pool = size_pool(job.cluster)
     dtype = job.dtype or ("bfloat16" if pool.gpus_per_worker else "float32")
+    device = torch.device(job.device or ("cuda" if pool.gpus_per_worker else "cpu"))
+    check_compiled(job.compiled, device, DTYPES[dtype])
     kept, began_at = Kept(output), time.time()
     launch = kept.results.launch
     try:

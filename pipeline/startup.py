@@ -4,6 +4,7 @@ A worker leaves a small file when it is ready; the driver reads them when the jo
 """
 
 import json
+import logging
 import os
 import platform
 import time
@@ -13,19 +14,21 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import IMPORTED_AT
 from pipeline.attempts import ATTEMPTS
 from pipeline.storage import Store
 
 MODEL_COLUMNS = ("condition_s", "denoise_s", "decode_s")
-BEFORE = "process and imports"
+IMPORTS = "imports"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class StartUp:
     """Of the workers of one launch.
 
-    workers: that became ready.
-    parts: seconds of each part of the slowest worker's start.
+    workers: that became ready, those that took the place of dead ones included.
+    parts: seconds of each part of the longest start, from the first import on.
     model_share: 0..1, of the time from each worker's start to the last cover, how much its model worked; None
         where nothing was made.
     """
@@ -40,9 +43,17 @@ class StartUp:
 
 
 def worker_is_ready(store: Store, launch: str, parts: Mapping[str, float]) -> None:
-    """Leave word that this process is ready to work, and what its start took, in seconds by part."""
-    content = json.dumps({"ready_at": time.time(), "parts": dict(parts)})
-    store.write(f"{_folder(launch)}/{platform.node()}-{os.getpid()}.json", content.encode())
+    """Leave word that this process is ready to work, and what its start took, in seconds by part.
+
+    Without a place to leave it the worker goes on: it is only a figure.
+    """
+    now = time.time()
+    imports_s = max(now - IMPORTED_AT - sum(parts.values()), 0.0)
+    content = json.dumps({"ready_at": now, "parts": {IMPORTS: imports_s, **parts}})
+    try:
+        store.write(f"{_folder(launch)}/{platform.node()}-{os.getpid()}.json", content.encode())
+    except OSError as error:
+        log.warning("what the start took is not told: %s", error)
 
 
 def start_up(store: Store, launch: str, began_at: float, rows: pa.Table) -> StartUp:
@@ -52,17 +63,20 @@ def start_up(store: Store, launch: str, began_at: float, rows: pa.Table) -> Star
         began_at: when the driver asked for the workers, in seconds since 1970.
         rows: results; those finished since ``began_at`` count.
     """
-    starts = [json.loads(store.read(name)) for name in store.files(_folder(launch), ".json")]
+    try:
+        starts = [json.loads(store.read(name)) for name in store.files(_folder(launch), ".json")]
+    except (OSError, ValueError) as error:
+        log.warning("what the workers' start took cannot be read: %s", error)
+        return StartUp()
     if not starts:
         return StartUp()
-    last = max(starts, key=lambda start: start["ready_at"])
-    loading_s = sum(last["parts"].values())
-    parts = {BEFORE: max(last["ready_at"] - began_at - loading_s, 0.0), **last["parts"]}
-    return StartUp(len(starts), parts, _model_share([start["ready_at"] for start in starts], began_at, rows))
+    longest = max(starts, key=lambda start: sum(start["parts"].values()))
+    ready_at = [start["ready_at"] for start in starts]
+    return StartUp(len(starts), longest["parts"], _model_share(ready_at, began_at, rows))
 
 
 def in_words(found: StartUp) -> str:
-    """Such as "9.1 s (process and imports 5.0, network 3.2, autoencoder 0.9), then 98.2 % in the model"."""
+    """Such as "9.1 s (imports 5.0, network 3.2, autoencoder 0.9), then 98.2 % in the model"."""
     listed = ", ".join(f"{name} {seconds:.1f}" for name, seconds in found.parts.items() if seconds >= 0.05)
     share = "" if found.model_share is None else f"; then {100 * found.model_share:.1f} % of the time in the model"
     return f"{found.seconds:.1f} s ({listed}){share}"

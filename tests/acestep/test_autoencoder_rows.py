@@ -98,3 +98,12 @@ def test_bfloat16_on_a_cpu_is_as_far_from_float32_as_the_peers(base: AceStepHand
     theirs = peer.bfloat16().decode(latents.transpose(1, 2).bfloat16()).sample.float()
     halved = ours.bfloat16().decode(latents)
     assert (halved - exact).norm() <= 1.1 * (theirs - exact).norm()
+
+
+def test_what_is_to_be_differentiated_goes_through_the_layers() -> None:
+    model, latents = autoencoder(), torch.randn(1, 20, 6, requires_grad=True)
+    model.decode(latents).square().mean().backward()
+    assert latents.grad is not None
+    model.decoder.conv1.weight.requires_grad_(True)
+    model.decode(latents.detach()).square().mean().backward()
+    assert model.decoder.conv1.weight.grad is not None

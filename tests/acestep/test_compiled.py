@@ -1,20 +1,21 @@
 """The compiled model, on the device at hand."""
 
-from pathlib import Path
-
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
+from acestep.errors import RequestError
 from acestep.handler import AceStepHandler
 
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_the_compiled_model_is_as_near_to_float32_as_the_plain_one_at_any_length(tmp_path: Path) -> None:
+def test_the_compiled_model_is_as_near_to_float32_as_the_plain_one_at_any_length() -> None:
     exact = AceStepHandler.from_checkpoint("demo", device="cpu", dtype="float32")
     plain = AceStepHandler.from_checkpoint("demo", device="cpu", dtype="bfloat16")
     compiled = AceStepHandler.from_checkpoint("demo", device="cpu", dtype="bfloat16", compiled=True)
     assert compiled.load_s["compiling"] > 0
+    graphs = counters["stats"]["unique_graphs"]
     for frames in (128, 700):  # 350 tokens: beyond a window
         x = torch.randn(1, frames, 8, generator=torch.Generator().manual_seed(frames))
         context = torch.cat((x.flip(1), torch.ones_like(x)), dim=-1)
@@ -29,3 +30,9 @@ def test_the_compiled_model_is_as_near_to_float32_as_the_plain_one_at_any_length
             made.append((*both, handler.autoencoder.decode(x)))
         for reference, uncompiled, fused in zip(*made, strict=True):
             assert (fused - reference).norm() <= 1.2 * (uncompiled - reference).norm()
+    assert counters["stats"]["unique_graphs"] == graphs  # no track waits for the compiler
+
+
+def test_what_runs_in_rows_is_not_compiled() -> None:
+    with pytest.raises(RequestError, match="compiled true is for GPUs; on device"):
+        AceStepHandler.from_checkpoint("demo", device="cpu", compiled=True)

@@ -187,3 +187,20 @@ def test_compiled_layers_give_what_the_layers_give(
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert 0 < graphs[0] < graphs[1]  # without windows, since the second is shorter than one
     assert graphs[1:] == graphs[1:2] * 4, "a length is compiled anew"
+
+
+def test_one_condition_serves_all_rows_of_a_batch(transformer: DiffusionTransformer) -> None:
+    x, context, cross = noise(1, 2, 50, 8), noise(2, 2, 50, 16), transformer.cross_attention(noise(3, 1, 19, 64))
+    modulation = transformer.modulation(torch.tensor([0.5]))
+    with torch.inference_mode():
+        together = transformer(x, context, modulation, cross)
+        alone = [transformer(x[i : i + 1], context[i : i + 1], modulation, cross) for i in range(2)]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_a_trainable_weight_is_reached(transformer: DiffusionTransformer) -> None:
+    trained = copy.deepcopy(transformer)
+    weight = trained.blocks[1].self_attn.q_proj.weight.requires_grad_(True)
+    cross, modulation = trained.cross_attention(noise(3, 1, 19, 64)), trained.modulation(torch.tensor([0.5]))
+    trained(noise(1, 1, 50, 8), noise(2, 1, 50, 16), modulation, cross).square().mean().backward()
+    assert weight.grad is not None
