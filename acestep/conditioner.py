@@ -3,6 +3,8 @@
 Legend: b batch, s tokens, h encoder width, t frames of a timbre clip, c latent channels.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -67,14 +69,13 @@ class ConditionEncoder(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.text_projector.weight.dtype
 
-    def parts(self, lyrics: Tensor, clip: Tensor) -> tuple[Tensor, Tensor]:
-        """Lyric states ``[1, s, h]`` and timbre token ``[1, 1, h]``, which every prompt of a track shares.
+    def lyrics(self, rows: Tensor) -> Tensor:
+        """Embedding-table rows ``[1, s, text width]`` -> ``[1, s, h]``, nothing padded and nothing masked."""
+        return cast(Tensor, self.lyric_encoder(rows.to(self.dtype)))
 
-        Args:
-            lyrics: embedding-table rows ``[1, s, text width]``; nothing is padded, so nothing is masked.
-            clip: reference latents ``[1, t, c]``.
-        """
-        return self.lyric_encoder(lyrics.to(self.dtype)), self.timbre_encoder(clip.to(self.dtype))[:, None]
+    def timbre(self, clip: Tensor) -> Tensor:
+        """Reference latents ``[1, t, c]`` -> one token ``[1, 1, h]``."""
+        return cast(Tensor, self.timbre_encoder(clip.to(self.dtype)))[:, None]
 
     def ragged(
         self,

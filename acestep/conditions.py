@@ -226,8 +226,11 @@ def with_mask(latents: Tensor) -> Tensor:
 
 
 def lyrics_and_timbre(handler: AceStepHandler, prompt: Prompt, clip: Tensor) -> tuple[Tensor, Tensor]:
-    """Condition tokens that every branch of a prompt shares: lyrics, and timbre latents ``[1, frames, c]``."""
-    return handler.model.encoder.parts(handler.text_encoder.lyric_rows(lyric_prompt(prompt)), clip)
+    """Condition tokens that every branch of a prompt shares: lyrics, and timbre of latents ``[1, frames, c]``."""
+    encoder = handler.model.encoder
+    # Exact: without a reference every track hears the same clip.
+    timbre = handler.silent_timbre if clip is handler.silent_clip else encoder.timbre(clip)
+    return encoder.lyrics(handler.text_encoder.lyric_rows(lyric_prompt(prompt))), timbre
 
 
 def condition_tokens(
@@ -281,5 +284,5 @@ def reference_latents(
 ) -> Tensor:
     """Timbre latents ``[1, frames, c]`` of a reference ``[2, n]``, or 30 s of silence where there is none."""
     if reference is None or is_silent(reference):
-        return handler.silence_frames(handler.model.config.timbre_frames)
+        return handler.silent_clip
     return handler.autoencoder.encode(reference_clip(reference, pick, seed)[None].to(handler.device))

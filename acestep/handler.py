@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -101,6 +102,17 @@ class AceStepHandler:
     def synchronize(self) -> None:
         """Wait until the device has done what it was given, so that a clock can be read."""
         synchronize(self.device)
+
+    @cached_property
+    def silent_clip(self) -> Tensor:
+        """What is heard in place of a timbre reference where none is given, ``[1, frames, channels]``."""
+        return self.silence_frames(self.model.config.timbre_frames)
+
+    @cached_property
+    def silent_timbre(self) -> Tensor:
+        """The timbre token ``[1, 1, encoder width]`` of ``silent_clip``, once per model."""
+        with torch.inference_mode():
+            return self.model.encoder.timbre(self.silent_clip)
 
     def silence_frames(self, frames: int) -> Tensor:
         """The first ``frames`` of the silence latent ``[1, frames, channels]``, repeated if it is shorter."""

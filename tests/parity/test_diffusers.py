@@ -108,7 +108,7 @@ def test_condition_of_one_item(base: Pair, lyric_tokens: int, text_tokens: int, 
         text, ones[:, :text_tokens], lyrics, ones[:, :lyric_tokens], clip, torch.tensor([0])
     )
     encoder = base.ours.model.encoder
-    ours = torch.cat((*encoder.parts(lyrics, clip), encoder.text_projector(text)), dim=1)
+    ours = torch.cat((encoder.lyrics(lyrics), encoder.timbre(clip), encoder.text_projector(text)), dim=1)
     assert_near(ours, theirs, MODULE)
 
 
