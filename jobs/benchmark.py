@@ -3,19 +3,22 @@
     python -m jobs.benchmark workload=single_turbo
     python -m jobs.benchmark workload=single_base size=wide peer=both rounds=5
     python -m jobs.benchmark workload=step size=wide duration_s=[30,240]
-    python -m jobs.benchmark workload=sweep size=full device=cuda dtype=bfloat16 out=results/sweep.md
+    python -m jobs.benchmark workload=sweep size=full device=cuda compiled=true out=results/sweep.md
 
 Workloads: single_turbo, single_base, long (4 and 10 minutes), sweep (5 strengths x 4 guidances of one track),
 catalogue (32 tracks of mixed lengths), vae, step (one evaluation of the transformer). Sizes: mini, mid, wide (the
-published width, 8 layers), full. Weights are random, so nothing is downloaded. The tables are printed and appended
-to ``out``, with one JSON line beside it. Where other processes run, add threads=1 and read the CPU time: threads
-that wait for each other spend it too.
+published width, 8 layers), full. Weights are random, so nothing is downloaded. ``compiled=true`` runs ours through
+torch.compile, on a GPU. After each case the report at the end of ``out`` is brought up to date, and its JSON line
+in the ``.jsonl`` beside it; it is printed at the end, also where a later case fails. A peer that runs out of
+memory has a row that says so, and ours is timed alone. Where other processes run, add threads=1 and read the CPU
+time: threads that wait for each other spend it too.
 
-Exit status: 0 done; 1 the two sides do not agree, and nothing was timed; 2 could not start; 130 interrupted.
+Exit status: 0 done; 1 the two sides do not agree in some case, or the report could not be written, and the cases
+before it are reported; 2 could not start; 130 interrupted.
 """
 
 import sys
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import hydra
@@ -23,35 +26,51 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from acestep.errors import RequestError
+from acestep.handler import pick_device
 from jobs.command_line import complete, launch
 from jobs.leaving import AGAIN, BROKE_OFF, COULD_NOT_START, leaving
 from jobs.schema import register
 from pipeline.benchmark.request import BenchmarkRequest, parse_request
 
 FOLDER = "outputs/benchmark"
+PEER = "diffusers>=0.42.1,<0.43"
 
 register()
 _entered: list[bool] = []
 
 
-def request_of(config: DictConfig) -> BenchmarkRequest:
-    """The request that a composed configuration describes.
+def file_of(request: BenchmarkRequest) -> Path:
+    """Where the report goes.
 
     Raises:
-        RestyleError: a value is missing, unknown or out of range, or diffusers is not installed.
+        RequestError: it cannot go there, or the device is not known.
     """
-    request = parse_request(complete(config))
-    if find_spec("diffusers") is None:
+    kind = pick_device(request.device).type
+    name = f"{request.workload}-{request.size}-{kind}.md"
+    file = Path(request.out or f"{FOLDER}/{name}")
+    if file.suffix == ".jsonl":
         raise RequestError(
-            'diffusers, which is measured against, is not installed; pip install "restyle[benchmark]"'
+            f"out '{file}' is where the JSON lines go; name the Markdown file: out={file.with_suffix('.md')}"
         )
-    return request
+    for taken in (file, file.with_suffix(".jsonl")):
+        if taken.is_dir():
+            raise RequestError(f"out '{file}': '{taken}' is a folder; name a file: out={file / name}")
+    for folder in file.parents:
+        if folder.exists() and not folder.is_dir():
+            raise RequestError(f"out '{file}': '{folder}' is a file and no folder; name another place with out=")
+    return file
 
 
-def file_of(request: BenchmarkRequest, device: str) -> Path:
-    """Where the report goes."""
-    kind = device.partition(":")[0]
-    return Path(request.out or f"{FOLDER}/{request.workload}-{request.size}-{kind}.md")
+def missing_peer(error: ImportError) -> RequestError:
+    """What to do where diffusers, or what is needed of it, cannot be imported."""
+    try:
+        found = f"found is {version('diffusers')}"
+    except PackageNotFoundError:
+        found = "none is installed"
+    return RequestError(
+        f'measuring needs {PEER}; {found} ({error}); python -m pip install -e ".[benchmark]" in the checkout, or '
+        'pip install "restyle[benchmark]"'
+    )
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
@@ -59,21 +78,30 @@ def _main(config: DictConfig) -> None:
     _entered.append(True)
     console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
     with leaving(kept=AGAIN):
-        request = request_of(config)
-        # Only now, since diffusers takes seconds to import and may not be there.
-        from pipeline.benchmark.outputs import EqualityError
-        from pipeline.benchmark.run import benchmark
-        from pipeline.benchmark.tables import markdown, write
-
+        request = parse_request(complete(config))
+        file = file_of(request)
         try:
-            report = benchmark(request, lambda line: errors.print(line, markup=False, highlight=False))
+            # Only now, since diffusers takes seconds to import and may not be there.
+            from pipeline.benchmark.outputs import EqualityError
+            from pipeline.benchmark.run import benchmark
+            from pipeline.benchmark.tables import markdown, write
+        except ImportError as error:
+            if (error.name or "").partition(".")[0] != "diffusers":
+                raise
+            raise missing_peer(error) from error
+        report, written = None, None
+        try:
+            for report in benchmark(request, lambda line: errors.print(line, markup=False, highlight=False)):
+                written = write(report, file, written)
         except EqualityError as error:
             errors.print(f"error: {error}", style="red", markup=False, highlight=False)
             sys.exit(BROKE_OFF)
-        file = file_of(request, report.device)
-        write(report, file)
-    console.print(markdown(report), markup=False, highlight=False)
-    console.print(f"appended to {file} and {file.with_suffix('.jsonl')}", markup=False, highlight=False)
+        finally:
+            if report is not None:
+                console.print(markdown(report), markup=False, highlight=False)
+            if written is not None:
+                lines = file.with_suffix(".jsonl")
+                console.print(f"appended to {file} and {lines}", markup=False, highlight=False)
 
 
 def main() -> None:

@@ -3,8 +3,9 @@
 Legend: t latent frames, c latent channels, n samples, s condition tokens.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +22,7 @@ from pipeline.benchmark.peer_covers import Codes, by_pipeline, by_switch
 from pipeline.benchmark.seams import results_of
 from pipeline.benchmark.workloads import Track, Workload
 
-MOST_IN_FP32 = 2  # covers of a workload that are made in fp32 too, where the sides run in less
+TRACKS_IN_FP32 = 2  # tracks of a workload that are made in fp32 too, where the sides run in less
 
 
 class Case(Protocol):
@@ -39,11 +40,15 @@ class Case(Protocol):
 class CoverCase:
     """Covers, start to end: from waveform and words to latents and waveform.
 
+    sources: of each track, a waveform ``[2, n]``; see ``make_cover_case``.
     codes: of each track, read in place of its source, so that both sides follow the same.
+    ready: what is made once.
     """
 
     work: Workload
+    sources: tuple[Tensor, ...]
     codes: tuple[Codes, ...] | None = None
+    ready: "Ready" = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -53,13 +58,10 @@ class CoverCase:
     def audio_s(self) -> float:
         return self.work.audio_s
 
-    @cached_property
-    def sources(self) -> tuple[Tensor, ...]:
-        return tuple(map(make_source, self.work.tracks))
-
     def ours(self, handler: AceStepHandler) -> Outputs:
         """As the job does it: a track's conditions once, then its covers in a chain."""
-        handler = as_variant(handler, self.work.turbo)
+        make = partial(as_variant, handler, self.work.turbo)
+        handler = _once(self.ready, handler, handler.dtype, make)
         made: dict[int, tuple[Tensor, Tensor]] = {}
         for number, track in enumerate(self.work.tracks):
             own = [k for k, cover in enumerate(self.work.covers) if cover.track == number]
@@ -93,40 +95,53 @@ class CoverCase:
             ]
         )
 
-    def our_codes(self, handler: AceStepHandler) -> "Watched":
-        """What ours makes, and the codes it read of each track."""
-        with results_of(handler.model.tokenizer, "forward") as read:
+    def ours_watched(self, handler: AceStepHandler) -> "Watched":
+        """What ours makes, and what it read of each track."""
+        encoder, tokenizer = handler.autoencoder, handler.model.tokenizer
+        with results_of(encoder, "encode") as latents, results_of(tokenizer, "forward") as codes:
             made = self.ours(handler)
-        return Watched(made, list(read))
+        return Watched(made, list(latents), list(codes))
 
-    def their_codes(self, pipeline: Any) -> "Watched":
-        """What the peer makes, and the codes it read of each track (it reads them again for each cover)."""
-        with results_of(pipeline.audio_tokenizer, "forward") as read:
+    def theirs_watched(self, pipeline: Any) -> "Watched":
+        """What the peer makes, and what it read of each track (it reads it again for each cover)."""
+        encoder, tokenizer = pipeline.vae, pipeline.audio_tokenizer
+        with results_of(encoder, "encode") as encoded, results_of(tokenizer, "forward") as read:
             made = self.theirs(pipeline)
-        first = [[cover.track for cover in self.work.covers].index(k) for k in range(len(self.work.tracks))]
-        return Watched(made, [read[k][1] for k in first])
+        readers = [cover.track for cover in self.work.covers if self.work.peer_reads_source(cover)]
+        first = [readers.index(track) for track in sorted(set(readers))]
+        latents = [encoded[k].latent_dist.mean.transpose(1, 2) for k in first]
+        return Watched(made, latents, [read[k][1] for k in first])
 
     def from_codes(self, codes: list[Tensor]) -> "CoverCase":
         """The same covers of given codes."""
         return replace(self, codes=tuple(tuple(one.flatten().tolist()) for one in codes))
 
     def few(self) -> "CoverCase":
-        """The first covers alone, with their tracks."""
-        covers = self.work.covers[:MOST_IN_FP32]
-        tracks = self.work.tracks[: 1 + max(cover.track for cover in covers)]
-        return replace(self, work=replace(self.work, covers=covers, tracks=tracks))
+        """One cover of each strength, of the first tracks."""
+        tracks = self.work.tracks[:TRACKS_IN_FP32]
+        own = [cover for cover in self.work.covers if cover.track < len(tracks)]
+        # The first of each in the end, since a later one replaces what stands there.
+        kinds = {(cover.track, cover.setting.audio_cover_strength): cover for cover in reversed(own)}
+        work = replace(self.work, covers=tuple(kinds.values())[::-1], tracks=tracks)
+        return replace(self, work=work, sources=self.sources[: len(tracks)])
 
 
 @dataclass(frozen=True)
 class Watched:
-    """Outputs, and the codes of each track's source."""
+    """Outputs, and what was read of each track's source: latents ``[1, t, c]``, and codes."""
 
     outputs: Outputs
+    latents: list[Tensor]
     codes: list[Tensor]
 
 
 def _outputs(made: list[tuple[Tensor, Tensor]]) -> Outputs:
     return {"latents": [latents for latents, _ in made], "audio": [audio for _, audio in made]}
+
+
+def make_cover_case(work: Workload) -> CoverCase:
+    """A workload with its sources, which no run has to make."""
+    return CoverCase(work, tuple(map(make_source, work.tracks)))
 
 
 def make_source(track: Track) -> Tensor:
@@ -144,8 +159,8 @@ def make_source(track: Track) -> Tensor:
 class StepCase:
     """One evaluation of the transformer, as both sides do it in the middle of a run.
 
-    Ours has the modulation and the condition's keys and values ready, which it makes once per run; the peer makes
-    them in every step. guided: both velocities.
+    Both have their inputs on the device. Ours has the modulation and the condition's keys and values ready, which
+    it makes once per run; the peer makes them in every step. guided: both velocities. ready: what is made once.
     """
 
     name: str
@@ -155,17 +170,19 @@ class StepCase:
     context: Tensor
     condition: Tensor
     t: float = 0.7
-    ready: dict[int, Any] = field(default_factory=dict)
+    ready: "Ready" = field(default_factory=dict)
 
     @torch.inference_mode()
     def ours(self, handler: AceStepHandler) -> Outputs:
         """Velocities of ours."""
         decoder, device = handler.model.decoder, handler.device
-        if id(handler) not in self.ready:
+
+        def make() -> tuple[Any, ...]:
             modulation = decoder.modulation(torch.tensor([self.t], device=device))
             cross = decoder.cross_attention(self.condition.to(device))
-            self.ready[id(handler)] = self.x.to(device), self.context.to(device), modulation.at(0), cross
-        x, context, at, cross = self.ready[id(handler)]
+            return self.x.to(device), self.context.to(device), modulation.at(0), cross
+
+        x, context, at, cross = _once(self.ready, handler, handler.dtype, make)
         if not self.guided:
             return {"velocity": [decoder(x, context, at, cross)]}
         conditional, unconditional = decoder.guided(x, context, at, cross, handler.null)
@@ -176,36 +193,44 @@ class StepCase:
         """Velocities of the peer."""
         transformer, rows = pipeline.transformer, 2 if self.guided else 1
         given = {"device": transformer.device, "dtype": transformer.dtype}
-        condition = self.condition.to(**given)
-        if self.guided:
+
+        def make() -> tuple[Any, ...]:
             null = pipeline.condition_encoder.null_condition_emb.to(**given)
+            tensors = (tensor.to(**given) for tensor in (self.x, self.context, self.condition))
+            return *tensors, null, torch.full((rows,), self.t, **given)
+
+        x, context, condition, null, time = _once(self.ready, pipeline, transformer.dtype, make)
+        if self.guided:
             condition = torch.cat((condition, null.expand_as(condition)))
-        time = torch.full((rows,), self.t, **given)
         velocities = transformer(
-            hidden_states=self.x.to(**given).repeat(rows, 1, 1),
+            hidden_states=x.repeat(rows, 1, 1),
             timestep=time,
             timestep_r=time,
             encoder_hidden_states=condition,
-            context_latents=self.context.to(**given).repeat(rows, 1, 1),
+            context_latents=context.repeat(rows, 1, 1),
             return_dict=False,
-        )[0].float()
+        )[0]
         names = ("velocity", "unconditional velocity")
         return {name: [one] for name, one in zip(names, velocities.chunk(rows), strict=False)}
 
 
 @dataclass(frozen=True)
 class VaeCase:
-    """The autoencoder alone: ``given`` is a waveform ``[1, 2, n]`` to encode, or latents ``[1, t, c]``."""
+    """The autoencoder alone: ``given`` is a waveform ``[1, 2, n]`` to encode, or latents ``[1, t, c]``.
+
+    Both sides have it on the device. ready: what is made once.
+    """
 
     name: str
     audio_s: float
     encodes: bool
     given: Tensor
+    ready: "Ready" = field(default_factory=dict)
 
     @torch.inference_mode()
     def ours(self, handler: AceStepHandler) -> Outputs:
         """Latents or a waveform of ours."""
-        given = self.given.to(handler.device)
+        given = _once(self.ready, handler, handler.dtype, lambda: self.given.to(handler.device))
         if self.encodes:
             return {"latents": [handler.autoencoder.encode(given)]}
         return {"audio": [handler.autoencoder.decode(given)]}
@@ -213,7 +238,19 @@ class VaeCase:
     @torch.no_grad()
     def theirs(self, pipeline: Any) -> Outputs:
         """Latents or a waveform of the peer."""
-        given = self.given.to(pipeline.transformer.device, pipeline.vae.dtype)
+        device, dtype = pipeline.transformer.device, pipeline.vae.dtype
+        given = _once(self.ready, pipeline, dtype, lambda: self.given.to(device, dtype))
         if self.encodes:
-            return {"latents": [pipeline.vae.encode(given).latent_dist.mean.transpose(1, 2).float()]}
-        return {"audio": [pipeline.vae.decode(given.transpose(1, 2)).sample.float()]}
+            return {"latents": [pipeline.vae.encode(given).latent_dist.mean.transpose(1, 2)]}
+        return {"audio": [pipeline.vae.decode(given.transpose(1, 2)).sample]}
+
+
+Ready = dict[tuple[int, torch.dtype], Any]
+
+
+def _once(ready: Ready, side: Any, dtype: torch.dtype, make: Callable[[], Any]) -> Any:
+    """What a side needs at every run, made at its first; again when it is cast to another ``dtype``."""
+    key = id(side), dtype
+    if key not in ready:
+        ready[key] = make()
+    return ready[key]

@@ -72,10 +72,11 @@ def cross_keys(config: ModelConfig, tokens: float) -> Cost:
     return linear(tokens, config.encoder.hidden_size, block.hidden_size) + each * len(block.windows)
 
 
-def patches(config: ModelConfig, rows: float) -> Cost:
-    """Latents and context to tokens, and tokens to a velocity."""
+def patches(config: ModelConfig, rows: float, velocities: int = 1) -> Cost:
+    """Latents and context to tokens, and tokens to one or two velocities."""
     size, width = config.patch_size, config.decoder.hidden_size
-    return linear(rows, config.in_channels * size, width) + linear(rows, width, config.latent_channels * size)
+    to_tokens = linear(rows, config.in_channels * size, width)
+    return to_tokens + linear(rows * velocities, width, config.latent_channels * size)
 
 
 def time_embedding(config: ModelConfig, times: float) -> Cost:
@@ -89,17 +90,15 @@ def step_needed(config: ModelConfig, frames: int, tokens: int, guided: bool) -> 
     """One evaluation with everything that is the same in every step left out, and windows cut exactly.
 
     guided: the null velocity as well: its cross-attention is a constant, and the first layer's self-attention is
-        that of the other row.
+        that of the other row. Both rows read the weights together, once.
     """
-    block, rows = config.decoder, -(-frames // config.patch_size)
-    total = patches(config, rows)
+    block, rows, velocities = config.decoder, -(-frames // config.patch_size), 1 + guided
+    total = patches(config, rows, velocities)
     for index, window in enumerate(block.windows):
-        attention = self_attention(block, rows, visible_pairs(rows, window))
-        row = attention + mlp(block, rows)
-        total += row + cross_attention(block, rows, tokens)
-        if guided:
-            total += row if index else mlp(block, rows)
-    return total + (linear(rows, block.hidden_size, config.latent_channels * config.patch_size) * guided)
+        attending = velocities if index else 1
+        total += self_attention(block, rows * attending, visible_pairs(rows, window) * attending)
+        total += cross_attention(block, rows, tokens) + mlp(block, rows * velocities)
+    return total
 
 
 def step_of_peer(config: ModelConfig, frames: int, tokens: int, batch: int) -> Cost:
@@ -130,12 +129,17 @@ def codes_and_hints(config: ModelConfig, frames: int) -> Cost:
     return pooled + spread + ends + quantizer + not_embedded * -1 + not_embedded_again * -1
 
 
-def condition_encoders(config: ModelConfig, lyric_tokens: int, text_tokens: int, timbre_frames: int) -> Cost:
-    """Lyric and timbre encoder and the text's projection."""
+def words(config: ModelConfig, lyric_tokens: int, text_tokens: int) -> Cost:
+    """The lyric encoder and the text's projection."""
     block = config.encoder
     lyrics = encoder_stack(block, config.lyric_layers, lyric_tokens, lyric_tokens, config.text_channels)
-    timbre = encoder_stack(block, config.timbre_layers, timbre_frames, timbre_frames, config.timbre_channels)
-    return lyrics + timbre + linear(text_tokens, config.text_channels, block.hidden_size)
+    return lyrics + linear(text_tokens, config.text_channels, block.hidden_size)
+
+
+def timbre(config: ModelConfig) -> Cost:
+    """The timbre encoder over one clip."""
+    frames = config.timbre_frames
+    return encoder_stack(config.encoder, config.timbre_layers, frames, frames, config.timbre_channels)
 
 
 def text_model(config: BlockConfig, tokens: int) -> Cost:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from acestep.errors import RequestError
+from acestep.handler import pick_device
 from pipeline.benchmark.timing import measure
 
 PACKAGES = ("torch", "diffusers", "transformers")
@@ -53,6 +55,23 @@ def describe(device: torch.device) -> Machine:
         versions={name: version(name) for name in PACKAGES},
         commit=_commit(),
     )
+
+
+def use_device(name: str | None) -> torch.device:
+    """The device to measure on, which becomes torch's current one: CUDA events go there.
+
+    Raises:
+        RequestError: it is not there, or is of a kind whose clocks are not known here.
+    """
+    device = pick_device(name)
+    if device.type not in ("cpu", "cuda"):
+        raise RequestError(f"device {name!r} cannot be timed here; use 'cpu', 'cuda' or 'cuda:<index>'")
+    if device.type == "cuda" and device.index is not None:
+        count = torch.cuda.device_count()
+        if device.index >= count:
+            raise RequestError(f"device {name!r} is not there; the last of {count} is 'cuda:{count - 1}'")
+        torch.cuda.set_device(device)
+    return device
 
 
 def cores() -> int:
@@ -121,12 +140,18 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this runs from; None where it is none."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """The commit of the checkout that this file is tracked in; None where it is in none."""
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
+    questions = (
+        ("ls-files", "--error-unmatch", here.name),  # an installed copy may lie within some other checkout
+        ("rev-parse", "--short", "HEAD"),
+        ("status", "--porcelain", "-uno"),
+    )
     try:
-        head, changes = (
+        _, head, changes = (
             subprocess.check_output([*git, *question], stderr=subprocess.DEVNULL, text=True).strip()
-            for question in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "-uno"))
+            for question in questions
         )
     except (OSError, subprocess.CalledProcessError):
         return None

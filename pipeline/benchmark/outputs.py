@@ -12,12 +12,17 @@ from acestep.errors import RestyleError
 TOLERANCES = {"latents": 1e-4, "audio": 1e-3, "velocity": 1e-4, "unconditional velocity": 1e-4}
 FLIPPED = 0.01  # share of codes that rounding may put on the other side of a code's edge
 SLACK_DB = 1.0  # roundings of two implementations are two draws: one is always a little behind
+# Unrelated noise has -3 dB and silence 0 dB. How far beyond the peer is, is its own affair: it sums its steps in
+# the lower precision, and where those are few its waveform is no further than 5 dB.
+FLOOR_DB, PEER_FLOOR_DB = 20.0, 1.0
+AUDIO_FLOOR_DB = 10.0  # a decoder of random weights adds 10 to 20 dB to the error of its latents
+UNTIMED = "Neither this case nor what comes after it was timed: find the difference first"
 
 Outputs = Mapping[str, Sequence[Tensor]]
 
 
 class EqualityError(RestyleError):
-    """The two sides do not make the same; nothing was timed."""
+    """The two sides do not make the same; the case was not timed."""
 
 
 @dataclass(frozen=True)
@@ -38,31 +43,51 @@ class Agreement:
 
 
 def relative(ours: Tensor, reference: Tensor) -> float:
-    """Largest absolute difference over the largest absolute value; infinite where shapes differ or not finite."""
-    if ours.shape != reference.shape or not (torch.isfinite(ours).all() and torch.isfinite(reference).all()):
-        return math.inf
+    """Largest absolute difference over the largest absolute value."""
     off = (ours.cpu().double() - reference.cpu().double()).abs().max()
     return (off / reference.abs().max().clamp(min=1e-12).cpu()).item()
 
 
 def noise_ratio_db(found: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
-    """Signal to noise of ``found`` in dB, over all tensors; minus infinity where shapes differ or not finite."""
+    """Signal to noise of ``found`` in dB, over all tensors; infinite without noise, NaN without signal."""
     signal = noise = 0.0
     for one, other in zip(found, reference, strict=True):
-        if one.shape != other.shape or not torch.isfinite(one).all():
-            return -math.inf
         wide = other.cpu().double()
         signal += wide.square().sum().item()
         noise += (one.cpu().double() - wide).square().sum().item()
+    if not signal:
+        return math.nan
     return 10 * math.log10(signal / noise) if noise else math.inf
+
+
+def check_form(case: str, peer: str, ours: Outputs, theirs: Outputs) -> None:
+    """Check that both sides made equally many tensors of equal shapes, and finite ones.
+
+    Raises:
+        EqualityError: they did not.
+    """
+    if not theirs:
+        raise EqualityError(f"{case}: the {peer} peer made nothing to compare with. {UNTIMED}")
+    for name in {**theirs, **ours}:
+        own, other = ours.get(name, ()), theirs.get(name, ())
+        if not own or len(own) != len(other):
+            raise EqualityError(f"{case}: ours made {len(own)} {name}, the {peer} peer {len(other)}. {UNTIMED}")
+        for a, b in zip(own, other, strict=True):
+            if a.shape != b.shape:
+                shapes = f"ours have the shape {list(a.shape)}, those of the {peer} peer {list(b.shape)}"
+                raise EqualityError(f"{case}: {name} of {shapes}. {UNTIMED}")
+        for side, tensors in (("ours", own), (f"the {peer} peer", other)):
+            if not all(torch.isfinite(tensor).all() for tensor in tensors):
+                raise EqualityError(f"{case}: {name} of {side} are not finite. {UNTIMED}")
 
 
 def equal(case: str, peer: str, ours: Outputs, theirs: Outputs, note: str = "") -> list[Agreement]:
     """Compare in fp32.
 
     Raises:
-        EqualityError: an output differs by more than it may.
+        EqualityError: an output differs by more than it may, or in number or shape.
     """
+    check_form(case, peer, ours, theirs)
     found = []
     for name, reference in theirs.items():
         off = max(relative(a, b) for a, b in zip(ours[name], reference, strict=True))
@@ -70,7 +95,7 @@ def equal(case: str, peer: str, ours: Outputs, theirs: Outputs, note: str = "") 
         if not off <= allowed:
             raise EqualityError(
                 f"{case}: {name} of ours and of the {peer} peer differ by {off:.2e} of the largest value; "
-                f"allowed is {allowed:g}. Nothing was timed: find the difference first"
+                f"allowed is {allowed:g}. {UNTIMED}"
             )
         found.append(Agreement(name, allowed, off, note=note))
     return found
@@ -82,18 +107,39 @@ def no_worse(
     """Compare both with what the peer makes in fp32.
 
     Raises:
-        EqualityError: an output of ours is further from it than the peer's.
+        EqualityError: an output of ours is further from it than the peer's, by more than ``SLACK_DB``; or either
+            is so far from it, or so near, that the comparison says nothing.
     """
+    check_form(case, peer, ours, theirs)
+    check_form(case, peer, ours, reference)
     found = []
     for name, exact in reference.items():
         our_db, peer_db = noise_ratio_db(ours[name], exact), noise_ratio_db(theirs[name], exact)
-        if not our_db >= peer_db - SLACK_DB:
-            raise EqualityError(
-                f"{case}: {name} of ours are {our_db:.1f} dB above their error against fp32, those of the "
-                f"{peer} peer {peer_db:.1f} dB. Nothing was timed: find the difference first"
-            )
+        apart = (
+            f"{name} of ours are {our_db:.1f} dB above their error against fp32, those of the "
+            f"{peer} peer {peer_db:.1f} dB"
+        )
+        floor = AUDIO_FLOOR_DB if name == "audio" else FLOOR_DB
+        if not (floor <= our_db < math.inf and PEER_FLOOR_DB <= peer_db < math.inf):
+            least = f"{floor:g} dB and {PEER_FLOOR_DB:g} dB at least"
+            raise EqualityError(f"{case}: {apart}; they must be finite, {least}. {UNTIMED}")
+        if our_db < peer_db - SLACK_DB:
+            raise EqualityError(f"{case}: {apart}; allowed is {SLACK_DB:g} dB less. {UNTIMED}")
         found.append(Agreement(name, ours_db=our_db, peer_db=peer_db, note=note))
     return found
+
+
+def different_codes(case: str, peer: str, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> int:
+    """How many codes differ.
+
+    Raises:
+        EqualityError: there are not equally many.
+    """
+    counts = [[one.numel() for one in side] for side in (ours, theirs)]
+    if counts[0] != counts[1]:
+        raise EqualityError(f"{case}: ours read {counts[0]} codes, the {peer} peer {counts[1]}. {UNTIMED}")
+    pairs = zip(ours, theirs, strict=True)
+    return sum(int((a.flatten().cpu() != b.flatten().cpu()).sum()) for a, b in pairs)
 
 
 def check_codes(case: str, peer: str, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> str:
@@ -104,15 +150,11 @@ def check_codes(case: str, peer: str, ours: Sequence[Tensor], theirs: Sequence[T
     Raises:
         EqualityError: more differ than such accidents explain.
     """
-    total = sum(one.numel() for one in theirs)
-    different = sum(
-        (a.flatten().cpu() != b.flatten().cpu()).sum().item() if a.numel() == b.numel() else b.numel()
-        for a, b in zip(ours, theirs, strict=True)
-    )
+    different, total = different_codes(case, peer, ours, theirs), sum(one.numel() for one in theirs)
     if different > max(1, FLIPPED * total):
         raise EqualityError(
             f"{case}: {different} of {total} codes of ours and of the {peer} peer differ; rounding explains no "
-            f"more than {FLIPPED:.0%}. Nothing was timed: find the difference first"
+            f"more than {FLIPPED:.0%}. {UNTIMED}"
         )
     return f"{different} of {total} codes fall on the other side by rounding: compared from equal codes" * bool(
         different

@@ -14,7 +14,7 @@ from torch import Tensor
 from acestep.audio import finish
 from acestep.sampler import initial_noise
 from acestep.setting import CoverSetting
-from pipeline.benchmark.workloads import CoverJob, Track
+from pipeline.benchmark.workloads import CoverJob, Track, steps_of_source
 
 Codes = tuple[int, ...]
 
@@ -64,19 +64,19 @@ def by_switch(
     """The same by upstream's semantics, as one would write it on diffusers' modules: one cover, start to end.
 
     The first ``int(steps * strength)`` steps read the cover prompt and the source's hints, the others the
-    text-to-music prompt and silence; all are guided alike.
+    text-to-music prompt and silence; all are guided alike. What no step reads is not made.
     """
     device, dtype, setting = pipeline.transformer.device, pipeline.transformer.dtype, cover.setting
     said = {
         "audio_codes": "".join(f"<|audio_code_{code}|>" for code in codes) if codes else None,
         "src_audio": None if codes else source,
     }
-    hints, frames = pipeline.prepare_src_latents(device, dtype, task_type="cover", **said)
-    contexts = {"cover": hints}
-    steps = setting.inference_steps or 0
-    kept = int(steps * setting.audio_cover_strength)
+    contexts = {}
+    steps, kept = setting.inference_steps or 0, steps_of_source(setting)
+    if kept > 0:
+        contexts["cover"], _ = pipeline.prepare_src_latents(device, dtype, task_type="cover", **said)
     if kept < steps:
-        contexts["text2music"], _ = pipeline.prepare_src_latents(device, dtype, latent_length=frames)
+        contexts["text2music"], _ = pipeline.prepare_src_latents(device, dtype, latent_length=track.frames)
     conditions = {task: _condition(pipeline, track, task) for task in contexts}
     times = pipeline._get_timestep_schedule(steps, setting.shift, device, torch.float32)
     x, momentum = noise_of(pipeline, track, cover).to(device, dtype), MomentumBuffer(momentum=-0.75)

@@ -27,20 +27,26 @@ class PartRow:
 
 @dataclass(frozen=True)
 class PeerResult:
-    """Ours against one configuration of the peer. first_s: its first run, compilation included."""
+    """Ours against one configuration of the peer.
+
+    first_s: its first run of the case, compilation included; None where it did not end.
+    problem: why it was neither compared nor timed; "" where it was.
+    """
 
     peer: str
     agreements: list[Agreement]
     ratios: list[Ratio]
-    first_s: float
+    first_s: float | None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One case. memory_bytes: peak of each side beyond what it began with."""
+    """One case. ours_s: median by clock. memory_bytes: peak of each side beyond what it began with."""
 
     case: str
     audio_s: float
+    ours_s: dict[str, float]
     peers: list[PeerResult]
     parts: list[PartRow]
     memory_bytes: dict[str, float | None]
@@ -49,7 +55,7 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Report:
-    """One benchmark."""
+    """One benchmark, as far as it has come: ``cases`` of the ``planned`` ones."""
 
     request: BenchmarkRequest
     date: str
@@ -58,4 +64,5 @@ class Report:
     machine: Machine
     peaks: Peaks
     notes: dict[str, tuple[str, ...]]
+    planned: int
     cases: list[CaseResult]

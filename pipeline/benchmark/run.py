@@ -1,7 +1,7 @@
 """One benchmark from a request: build both sides, check that they agree, time them in turn."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -9,23 +9,23 @@ import torch
 
 from acestep.compiled import compile_parts, warm_up
 from acestep.errors import RequestError
-from acestep.handler import AceStepHandler, pick_device, pick_dtype
-from pipeline.benchmark.cases import CoverCase, StepCase, VaeCase, make_source
-from pipeline.benchmark.machine import Peaks, cores, describe, load, measure_peaks, now, peak_memory
+from acestep.handler import AceStepHandler, pick_dtype
+from pipeline.benchmark.breakdown import break_down
+from pipeline.benchmark.cases import StepCase, VaeCase, make_cover_case, make_source
+from pipeline.benchmark.gate import AnyCase, Gate, PeerOutOfMemoryError, agree, make_gate
+from pipeline.benchmark.machine import Peaks, cores, describe, load, measure_peaks, now, use_device
 from pipeline.benchmark.ours import make_handler
-from pipeline.benchmark.outputs import Agreement, Outputs, check_codes, equal, no_worse
-from pipeline.benchmark.parts import PARTS, REST, Seam, by_part, our_seams, peer_seams
+from pipeline.benchmark.outputs import Outputs
+from pipeline.benchmark.parts import Seam, our_seams, peer_seams
 from pipeline.benchmark.peer import cast, make_pipeline, round_to
 from pipeline.benchmark.request import BenchmarkRequest
 from pipeline.benchmark.results import OURS, CaseResult, PartRow, PeerResult, Report
 from pipeline.benchmark.sizes import SIZES, Size
-from pipeline.benchmark.timing import Sample, interleave, measure, measured, ratios
-from pipeline.benchmark.tuned import tune
-from pipeline.benchmark.work import work_of
+from pipeline.benchmark.timing import interleave, measure, medians, ratios
+from pipeline.benchmark.tuned import PARTLY_EAGER, limit_hits, tune
 from pipeline.benchmark.workloads import cover_workloads, make_track, module_durations
 
 TEXT_TOKENS = 120
-AnyCase = CoverCase | StepCase | VaeCase
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,17 @@ class Sides:
     peers: Mapping[str, Any]
 
     def calls(self, case: AnyCase) -> dict[str, Callable[[], Outputs]]:
+        """What each side does."""
         peers = {name: partial(case.theirs, pipeline) for name, pipeline in self.peers.items()}
         return {OURS: partial(case.ours, self.handler), **peers}
 
+    def seams(self) -> dict[str, list[Seam]]:
+        """Where the parts of each side begin."""
+        return {OURS: our_seams(self.handler), **{name: peer_seams(peer) for name, peer in self.peers.items()}}
 
-def benchmark(request: BenchmarkRequest, tell: Callable[[str], None]) -> Report:
-    """Run one benchmark.
+
+def benchmark(request: BenchmarkRequest, tell: Callable[[str], None]) -> Iterator[Report]:
+    """Run one benchmark; yields the report after each case, with those before it.
 
     Args:
         tell: called with a line for each thing that begins.
@@ -50,21 +55,23 @@ def benchmark(request: BenchmarkRequest, tell: Callable[[str], None]) -> Report:
         EqualityError: the two sides do not agree.
         RequestError: the device is not there, or has no use for compiling.
     """
-    device = pick_device(request.device)
+    device = use_device(request.device)
     dtype, size = pick_dtype(request.dtype, device), SIZES[request.size]
     if request.compiled and device.type == "cpu" and dtype == torch.float32:
-        raise RequestError("compiled=true is for GPUs: float32 on a CPU runs in rows, which torch.compile unrolls")
+        raise RequestError(
+            "compiled=true is for GPUs: float32 on a CPU runs in rows, which torch.compile unrolls; leave it out"
+        )
     torch.set_num_threads(request.threads or cores())
     # Convolutions would otherwise run in TF32 on a GPU, and fp32 is what everything is compared with.
     torch.backends.cudnn.allow_tf32 = False
     tell(f"building {size.name} with random weights on {device}")
     pipeline = make_pipeline(size, request.seed, device)
     cases = list(make_cases(request, size, device.type == "cuda"))
-    references: dict[str, tuple[AnyCase, Outputs]] = {}
+    gates: dict[str, Gate] = {case.name: agree for case in cases}
     if dtype != torch.float32:
         tell("references in float32")
         round_to(pipeline, dtype)
-        references = {case.name: _reference(case, pipeline) for case in cases}
+        gates = {case.name: make_gate(case, pipeline) for case in cases}
         cast(pipeline, dtype)
     handler = make_handler(pipeline, size, dtype)
     peers: dict[str, Any] = {}
@@ -79,12 +86,12 @@ def benchmark(request: BenchmarkRequest, tell: Callable[[str], None]) -> Report:
         tuned = tune(pipeline, size)
         peers["tuned"], notes["tuned"] = tuned.pipeline, tuned.notes
     sides, peaks = Sides(handler, peers), measure_peaks(device, dtype)
-    results = []
+    results: list[CaseResult] = []
+    name, machine = str(dtype).removeprefix("torch."), describe(device)
     for case in cases:
         tell(f"{case.name}: do both sides agree?")
-        results.append(run_case(case, sides, request, peaks, references.get(case.name), tell))
-    name = str(dtype).removeprefix("torch.")
-    return Report(request, now(), str(device), name, describe(device), peaks, notes, results)
+        results.append(run_case(case, gates[case.name], sides, request, peaks, tell))
+        yield Report(request, now(), str(device), name, machine, peaks, notes, len(cases), list(results))
 
 
 def _compile(handler: AceStepHandler) -> None:
@@ -95,7 +102,7 @@ def _compile(handler: AceStepHandler) -> None:
 def make_cases(request: BenchmarkRequest, size: Size, gpu: bool) -> Iterable[AnyCase]:
     """The cases of a request."""
     for work in cover_workloads(request, gpu):
-        yield CoverCase(work)
+        yield make_cover_case(work)
     if request.workload not in ("vae", "step"):
         return
     generator = torch.Generator().manual_seed(request.seed)
@@ -117,26 +124,33 @@ def make_cases(request: BenchmarkRequest, size: Size, gpu: bool) -> Iterable[Any
 
 def run_case(
     case: AnyCase,
+    gate: Gate,
     sides: Sides,
     request: BenchmarkRequest,
     peaks: Peaks,
-    reference: tuple[AnyCase, Outputs] | None,
     tell: Callable[[str], None],
 ) -> CaseResult:
-    """Check one case and time it.
+    """Check one case and time it; a peer that has no memory for it is left out, and the result says so.
 
     Raises:
         EqualityError: the sides do not agree.
     """
-    before, device, calls = load(), sides.handler.device, sides.calls(case)
-    checked = {
-        name: agree(case, name, sides.handler, pipeline)
-        if reference is None
-        else agree_in_less(case, name, sides.handler, pipeline, *reference)
-        for name, pipeline in sides.peers.items()
-    }
+    before, device = load(), sides.handler.device
+    checked, refused, able = {}, [], {}
+    for name, pipeline in sides.peers.items():
+        try:
+            found = gate(case, name, sides.handler, pipeline)
+        except PeerOutOfMemoryError as error:
+            tell(f"{case.name}: the {name} peer: {error}")
+            refused.append(PeerResult(name, [], [], None, str(error)))
+            continue
+        called = PARTLY_EAGER if name == "tuned" and limit_hits() else name
+        checked[called], able[called] = found, pipeline
+    if not able:
+        case.ours(sides.handler)  # which no gate has warmed up
+    sides = replace(sides, peers=able)
     tell(f"{case.name}: timing {request.rounds} rounds")
-    samples = interleave(calls, request.rounds, device)
+    samples = interleave(sides.calls(case), request.rounds, device)
     peers = [
         PeerResult(name, agreements, ratios(samples[OURS], samples[name]), first.wall)
         for name, (agreements, first) in checked.items()
@@ -145,80 +159,6 @@ def run_case(
     memory: dict[str, float | None] = {}
     if request.breakdown:
         tell(f"{case.name}: time by part")
-        rows, memory = break_down(case, sides, peaks)
-    return CaseResult(case.name, case.audio_s, peers, rows, memory, (before, load()))
-
-
-def agree(case: AnyCase, peer: str, handler: AceStepHandler, pipeline: Any) -> tuple[list[Agreement], Sample]:
-    """Compare both sides in fp32, in their first runs; with the time of the peer's.
-
-    Raises:
-        EqualityError: they differ.
-    """
-    if not isinstance(case, CoverCase):
-        theirs, first = measured(partial(case.theirs, pipeline), handler.device)
-        return equal(case.name, peer, case.ours(handler), theirs), first
-    watched, first = measured(partial(case.their_codes, pipeline), handler.device)
-    ours = case.our_codes(handler)
-    note = check_codes(case.name, peer, ours.codes, watched.codes)
-    if not note:
-        return equal(case.name, peer, ours.outputs, watched.outputs), first
-    case = case.from_codes(watched.codes)
-    return equal(case.name, peer, case.ours(handler), case.theirs(pipeline), note), first
-
-
-def agree_in_less(
-    case: AnyCase, peer: str, handler: AceStepHandler, pipeline: Any, fixed: AnyCase, reference: Outputs
-) -> tuple[list[Agreement], Sample]:
-    """Compare the error of both against fp32, from the same codes; then run both once, so that they are warm.
-
-    Args:
-        fixed: the case as it is compared.
-        reference: what the peer makes of ``fixed`` in fp32.
-
-    Raises:
-        EqualityError: the error of ours is larger.
-    """
-    note = f"from equal codes, covers: {len(fixed.work.covers)}" if isinstance(fixed, CoverCase) else ""
-    found = no_worse(case.name, peer, fixed.ours(handler), fixed.theirs(pipeline), reference, note)
-    case.ours(handler)
-    return found, measured(partial(case.theirs, pipeline), handler.device)[1]
-
-
-def _reference(case: AnyCase, pipeline: Any) -> tuple[AnyCase, Outputs]:
-    """The case as it is compared, and what the peer makes of it in fp32.
-
-    Codes are fixed, since rounding to them makes any error a whole step.
-    """
-    fixed: AnyCase = case
-    if isinstance(case, CoverCase):
-        few = case.few()
-        fixed = few.from_codes(few.their_codes(pipeline).codes)
-    return fixed, fixed.theirs(pipeline)
-
-
-def break_down(case: AnyCase, sides: Sides, peaks: Peaks) -> tuple[list[PartRow], dict[str, float | None]]:
-    """Time by part and peak memory of each side, in runs of their own: watching memory costs time."""
-    device, item = sides.handler.device, torch.tensor([], dtype=sides.handler.dtype).element_size()
-    seams: dict[str, list[Seam]] = {OURS: our_seams(sides.handler)}
-    seams |= {name: peer_seams(pipeline) for name, pipeline in sides.peers.items()}
-    spent: dict[str, dict[str, float]] = {}
-    memory: dict[str, float | None] = {}
-    for name, call in sides.calls(case).items():
-        with by_part(seams[name], device) as spent[name]:
-            call()
-        with peak_memory(device) as peak:
-            call()
-        memory[name] = peak["bytes"]
-    work = work_of(case, sides.handler)
-    rows = []
-    for part in PARTS:
-        seconds = {name: own[part] for name, own in spent.items()}
-        if part not in work and part != REST:
-            continue
-        own_work = work.get(part)
-        flops, moved = (own_work.needed.flops, own_work.needed.elements * item) if own_work else (0.0, 0.0)
-        least = max(flops / peaks.flops, moved / peaks.bytes)
-        peer_flops = own_work.peer.flops if own_work else 0.0
-        rows.append(PartRow(part, flops / 1e9, peer_flops / 1e9, moved / 1e9, least, seconds))
-    return rows, memory
+        rows, memory = break_down(case, sides.handler, sides.calls(case), sides.seams(), peaks)
+    ours_s, loads = medians(samples[OURS]), (before, load())
+    return CaseResult(case.name, case.audio_s, ours_s, [*peers, *refused], rows, memory, loads)

@@ -1,12 +1,15 @@
 """A report as Markdown for people and as one JSON line for machines."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.benchmark.outputs import Agreement
 from pipeline.benchmark.results import OURS, CaseResult, Report
+
+Written = tuple[range, range]  # bytes of the Markdown file and of the file of lines
 
 CLOCKS = {"wall": "wall", "cpu": "CPU time", "device": "GPU events"}
 
@@ -23,25 +26,56 @@ def markdown(report: Report) -> str:
         f"{peaks.flops / 1e9:.0f} GFLOP/s in a matrix product, {peaks.bytes / 1e9:.0f} GB/s in a copy.",
         "",
     ]
+    if len(report.cases) < report.planned:
+        lines += [f"Unfinished: {len(report.cases)} of {report.planned} cases.", ""]
     for side, notes in report.notes.items():
         called = "Ours" if side == OURS else f"The {side} peer"
         lines += [f"{called}: {'; '.join(notes)}.", ""]
     lines += ["Both sides agree:", "", *_agreements(report.cases), ""]
     lines += [f"Seconds per case, median of {request.rounds} interleaved rounds:", "", *_ratios(report.cases), ""]
+    lines += [
+        "The peer's first run is its first of the case, on the wall, with all that it compiles for it. Load is",
+        "the mean number of runnable processes over a minute, before and after the case.",
+        "",
+    ]
     for case in report.cases:
         if case.parts:
             clock = "seconds by the clock" if machine.gpu else "seconds of all threads"
-            lines += [f"By part, {case.case}, {clock}:", "", *_parts(case), "", _memory(case), ""]
+            lines += [
+                f"By part, {case.case}, one run of each side, {clock}:",
+                "",
+                *_parts(case),
+                "",
+                _memory(case),
+                "",
+            ]
     return "\n".join(lines)
 
 
-def write(report: Report, file: Path) -> None:
-    """Append to ``file``, and one line to the ``.jsonl`` beside it."""
+def write(report: Report, file: Path, before: Written | None) -> Written:
+    """Append to ``file``, and one line to the ``.jsonl`` beside it.
+
+    Args:
+        before: where an earlier state of the same report stands, which this one replaces.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as text:
-        text.write(markdown(report) + "\n")
-    with file.with_suffix(".jsonl").open("a") as rows:
-        rows.write(json.dumps(asdict(report)) + "\n")
+    text, line = before or (None, None)
+    return (
+        _put(markdown(report) + "\n", file, text),
+        _put(json.dumps(asdict(report)) + "\n", file.with_suffix(".jsonl"), line),
+    )
+
+
+def _put(text: str, file: Path, before: range | None) -> range:
+    """Write at the end of ``file``, over ``before`` where that is the end still; returns the bytes written."""
+    file.touch()
+    with file.open("r+b") as out:
+        size = out.seek(0, os.SEEK_END)
+        start = before.start if before and before.stop == size else size
+        out.seek(start)
+        out.write(text.encode())
+        out.truncate()
+        return range(start, out.tell())
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -67,16 +101,24 @@ def _apart(one: Agreement) -> tuple[str, str]:
 
 
 def _ratios(cases: Sequence[CaseResult]) -> list[str]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for case in cases:
+        load = "{:.1f} / {:.1f}".format(*case.load)
         for peer in case.peers:
+            first = "" if peer.first_s is None else f"{peer.first_s:.3g}"
             for ratio in peer.ratios:
                 spread = f"{ratio.median:.2f}x", f"{ratio.least:.2f}x", f"{ratio.most:.2f}x"
                 rates = (f"{case.audio_s / seconds:.3g}" for seconds in (ratio.ours_s, ratio.peer_s))
                 times = f"{ratio.ours_s:.3g}", f"{ratio.peer_s:.3g}"
-                before, after = case.load
-                own = (case.case, peer.peer, CLOCKS[ratio.clock], *times, *spread, *rates)
-                rows.append((*own, f"{peer.first_s:.3g}", f"{before:.1f} / {after:.1f}"))
+                rows.append((case.case, peer.peer, CLOCKS[ratio.clock], *times, *spread, *rates, first, load))
+            if peer.problem:
+                alone = [
+                    (CLOCKS[clock], f"{s:.3g}", f"{case.audio_s / s:.3g}") for clock, s in case.ours_s.items()
+                ]
+                rows += [
+                    (case.case, peer.peer, clock, ours, peer.problem, "", "", "", rate, "", "", load)
+                    for clock, ours, rate in alone
+                ]
     header = (
         "case",
         "peer",
@@ -89,11 +131,11 @@ def _ratios(cases: Sequence[CaseResult]) -> list[str]:
         "ours audio s/s",
         "peer audio s/s",
     )
-    return table((*header, "peer's first run", "load before / after"), rows)
+    return table((*header, "peer's first run s", "load before / after"), rows)
 
 
 def _parts(case: CaseResult) -> list[str]:
-    sides = list(case.memory_bytes)
+    sides = list(case.parts[0].seconds)
     rows = []
     for part in case.parts:
         work = (f"{part.needed_gflop:.4g}", f"{part.peer_gflop:.4g}", f"{part.gigabytes:.3g}")

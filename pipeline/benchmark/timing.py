@@ -85,14 +85,18 @@ def interleave(
     return samples
 
 
+def medians(samples: Sequence[Sample]) -> dict[str, float]:
+    """The median of each clock that was read."""
+    read = (clock for clock in CLOCKS if all(getattr(sample, clock) is not None for sample in samples))
+    return {clock: statistics.median(getattr(sample, clock) for sample in samples) for clock in read}
+
+
 def ratios(ours: Sequence[Sample], peer: Sequence[Sample]) -> list[Ratio]:
     """A ratio for each clock that both have."""
     found = []
-    for clock in CLOCKS:
-        pairs = [(getattr(one, clock), getattr(other, clock)) for one, other in zip(ours, peer, strict=True)]
-        if any(None in pair for pair in pairs):
-            continue
-        each = [peer_s / max(ours_s, 1e-9) for ours_s, peer_s in pairs]
-        own, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
-        found.append(Ratio(clock, own, theirs, min(each), statistics.median(each), max(each)))
+    own, theirs = medians(ours), medians(peer)
+    for clock in (clock for clock in own if clock in theirs):
+        pairs = zip(ours, peer, strict=True)
+        each = [getattr(other, clock) / max(getattr(one, clock), 1e-9) for one, other in pairs]
+        found.append(Ratio(clock, own[clock], theirs[clock], min(each), statistics.median(each), max(each)))
     return found

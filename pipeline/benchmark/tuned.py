@@ -1,11 +1,13 @@
-"""The peer with all the means its documentation names: attention backends, compiled blocks, tiles."""
+"""The peer with its own means to be faster: an attention backend, compiled parts, a tiled autoencoder."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch._dynamo
 from diffusers.models.attention_dispatch import attention_backend
 from torch import nn
+from torch._dynamo.utils import counters
 
 from pipeline.benchmark.peer import assemble, make_transformer, make_vae
 from pipeline.benchmark.sizes import Size
@@ -14,6 +16,8 @@ from pipeline.benchmark.sizes import Size
 # a CPU "flex", which diffusers does not compile, takes 1.6 times as long as "native", and no other reads the mask.
 BACKENDS = {"cuda": ("flash", "flash_hub", "_native_cudnn", "native"), "cpu": ("native",)}
 PROBED_FRAMES = 320  # more tokens than a window has
+RECOMPILE_LIMIT = 64  # variants of a function; torch's eight are soon gone, and what exceeds them runs uncompiled
+PARTLY_EAGER = "tuned, in part uncompiled (recompile limit)"
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,13 @@ def tune(pipeline: Any, size: Size) -> Tuned:
     transformer = _again(make_transformer, pipeline.transformer, size)
     vae = _again(make_vae, pipeline.vae, size)
     vae.enable_tiling()
+    limit = torch._dynamo.config.recompile_limit
+    torch._dynamo.config.recompile_limit = max(limit, RECOMPILE_LIMIT)
     notes = [*pick_backend(transformer, pipeline.condition_encoder), compile_blocks(transformer)]
+    if transformer.device.type == "cuda":
+        vae.encoder.compile()
+        vae.decoder.compile()
+        notes.append("the autoencoder's encoder and decoder compiled")
     notes.append(f"tiles of {vae.tile_latent_min_length} latent frames, overlap {vae.tile_latent_overlap}")
     tuned = assemble(
         {
@@ -39,6 +49,11 @@ def tune(pipeline: Any, size: Size) -> Tuned:
         }
     )
     return Tuned(tuned, tuple(notes))
+
+
+def limit_hits() -> int:
+    """How many functions have run uncompiled since this process began, for they had too many variants."""
+    return sum(count for reason, count in counters["unimplemented"].items() if "recompile limit" in reason)
 
 
 def _again(make: Any, module: nn.Module, size: Size) -> Any:

@@ -1,6 +1,7 @@
 """How much work a case is, by part: what it takes at least, and what the peer does."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from acestep.config import BlockConfig
@@ -49,37 +50,51 @@ def _track_work(
 ) -> dict[str, PartWork]:
     config, autoencoder = handler.model.config, handler.autoencoder.config
     plans = [work.plan(cover) for cover in covers]
-    texts = [len({branch.text for branch in plan.branches}) for plan in plans]
-    together = len({branch.text for plan in plans for branch in plan.branches})
+    texts = [sorted({branch.text for branch in plan.branches}) for plan in plans]
+    together = sorted({text for own in texts for text in own})
     count = handler.text_encoder.count_tokens
     lyrics = count(lyric_prompt(track.prompt))
-    text = count(text_prompt(track.prompt, "cover", track.duration_s))
-    tokens = lyrics + 1 + text
+    sizes = {text: count(text_prompt(track.prompt, text, track.duration_s)) for text in together}
+    tokens = {text: lyrics + 1 + size for text, size in sizes.items()}
     encode = cost.autoencoder_encode(autoencoder, track.frames)
     codes = cost.codes_and_hints(config, track.frames)
     decode = cost.autoencoder_decode(autoencoder, track.frames)
-    condition = cost.condition_encoders(config, lyrics, text, config.timbre_frames)
-    prompt = cost.text_model(text_block(handler), text)
-    single, pair = (cost.step_needed(config, track.frames, tokens, guided) for guided in (False, True))
-    singles, pairs = asked_together(plans)
-    needed = single * singles + pair * pairs + cost.cross_keys(config, tokens) * together
-    needed += cost.time_embedding(config, max(len(plan.steps) for plan in plans))
-    peer = Cost()
-    for step in (step for plan in plans for step in plan.steps):
-        for batch in (1 + step.guided, *([1] if step.other is not None else [])):
-            peer += cost.step_of_peer(config, track.frames, tokens, batch)
+    prompts = {text: cost.text_model(text_block(handler), size) for text, size in sizes.items()}
+    # The timbre of silence is the model's, not the track's.
+    encoders = cost.words(config, lyrics, sum(sizes.values())) + total(prompts.values())
+    peer_encoders = total(
+        cost.words(config, lyrics, sizes[text]) + cost.timbre(config) + prompts[text]
+        for own in texts
+        for text in own
+    )
+    needed = cost.time_embedding(config, max(len(plan.steps) for plan in plans))
+    needed += total(cost.cross_keys(config, tokens[text]) for text in together)
+    for (text, guided), times in asked_together(plans).items():
+        needed += cost.step_needed(config, track.frames, tokens[text], guided) * times
+    peer = total(
+        cost.step_of_peer(config, track.frames, tokens[branch.text], 1 + guided)
+        for plan in plans
+        for step in plan.steps
+        for branch, guided in readings(step)
+    )
+    reads = sum(map(work.peer_reads_source, covers))
     outputs = len({repr((plan.identity(), cover.seed)) for plan, cover in zip(plans, covers, strict=True)})
     return {
-        parts.ENCODE: PartWork(encode, encode * len(covers)),
-        parts.CODES: PartWork(codes, codes * len(covers)),
-        parts.ENCODERS: PartWork(condition + prompt * together, (condition + prompt) * sum(texts)),
+        parts.ENCODE: PartWork(encode, encode * reads),
+        parts.CODES: PartWork(codes, codes * reads),
+        parts.ENCODERS: PartWork(encoders, peer_encoders),
         parts.DIT: PartWork(needed, peer),
         parts.DECODE: PartWork(decode * outputs, decode * len(covers)),
     }
 
 
-def asked_together(plans: Sequence[CoverPlan]) -> tuple[int, int]:
-    """How often covers of one track and one noise ask the network: for one velocity, and for a guided pair."""
+def total(costs: Iterable[Cost]) -> Cost:
+    """The sum."""
+    return sum(costs, Cost())
+
+
+def asked_together(plans: Sequence[CoverPlan]) -> Counter[tuple[str, bool]]:
+    """How often covers of one track and one noise ask the network, by text and whether for a guided pair."""
     tree = grow((None, plan) for plan in plans)
     asked = {
         (state, *reading)
@@ -87,8 +102,7 @@ def asked_together(plans: Sequence[CoverPlan]) -> tuple[int, int]:
         for state, step in zip(path, plan.steps, strict=False)
         for reading in readings(step)
     }
-    pairs = sum(guided for _, _, guided in asked)
-    return len(asked) - pairs, pairs
+    return Counter((branch.text, guided) for _, branch, guided in asked)
 
 
 def text_block(handler: AceStepHandler) -> BlockConfig:

@@ -79,6 +79,15 @@ class Workload:
     def plan(self, cover: CoverJob) -> CoverPlan:
         return resolve(cover.setting, self.turbo)
 
+    def peer_reads_source(self, cover: CoverJob) -> bool:
+        """Whether the peer encodes the source for a cover: its pipeline always, the loop where a step reads it."""
+        return self.semantics == "pipeline" or steps_of_source(cover.setting) > 0
+
+
+def steps_of_source(setting: CoverSetting) -> int:
+    """How many steps read the source before upstream switches to the text alone."""
+    return int((setting.inference_steps or 0) * setting.audio_cover_strength)
+
 
 def make_track(duration_s: float, seed: int) -> Track:
     """A track with words of a length that fits: two and a half bytes of lyrics per second."""

@@ -4,23 +4,31 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
 from hydra.core.global_hydra import GlobalHydra
+from torch._dynamo.utils import counters
 
 from acestep.handler import AceStepHandler
 from jobs import benchmark
 from pipeline.benchmark import run as running
-from pipeline.benchmark.cases import CoverCase
+from pipeline.benchmark import tables, tuned
+from pipeline.benchmark.cases import CoverCase, StepCase, make_cover_case
+from pipeline.benchmark.gate import Gate, agree, in_tiles, make_gate
+from pipeline.benchmark.machine import Peaks
 from pipeline.benchmark.ours import make_handler
 from pipeline.benchmark.outputs import SLACK_DB, EqualityError, equal
 from pipeline.benchmark.parts import PARTS, our_seams, peer_seams
 from pipeline.benchmark.peer import make_pipeline
 from pipeline.benchmark.request import parse_request
-from pipeline.benchmark.run import agree
+from pipeline.benchmark.results import CaseResult, Report
+from pipeline.benchmark.seams import results_of
 from pipeline.benchmark.sizes import SIZES
 from pipeline.benchmark.workloads import Workload, cover_workloads
 
@@ -55,9 +63,9 @@ def run(
     monkeypatch.setattr(benchmark, "_entered", [])
     file = tmp_path / "reports" / "found.md"
 
-    def run(*arguments: str) -> Done:
+    def run(*arguments: str, out: str | None = None) -> Done:
         GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", ["benchmark", *arguments, f"out={file}"])
+        monkeypatch.setattr(sys, "argv", ["benchmark", *arguments, f"out={out or file}"])
         status, threads = 0, torch.get_num_threads()
         try:
             benchmark.main()
@@ -85,6 +93,9 @@ def test_a_guided_cover_is_compared_timed_and_taken_apart(run: Callable[..., Don
         assert set(part["seconds"]) == {"ours", "default"}
         assert part["part"] == "rest" or min(part["seconds"].values()) > 0
         assert part["needed_gflop"] <= part["peer_gflop"]
+        by_work = part["needed_gflop"] * 1e9 / row["peaks"]["flops"]
+        by_bytes = part["gigabytes"] * 1e9 / row["peaks"]["bytes"]
+        assert part["roofline_s"] == pytest.approx(max(by_work, by_bytes))
     assert row["peaks"]["flops"] > 1e9
     assert row["machine"]["threads"] == 1
     text = done.file.read_text()
@@ -102,6 +113,7 @@ def test_less_precision_is_compared_by_its_error(run: Callable[..., Done]) -> No
         for one in case["peers"][0]["agreements"]:
             assert one["off"] is None
             assert 20 < one["peer_db"] - SLACK_DB <= one["ours_db"]
+    assert len(first.rows) == 1, "both cases are in one report"
     assert not guided["parts"]
     assert run("workload=step", "breakdown=false", *SHORT).status == 0
     assert [row["dtype"] for row in first.rows] == ["bfloat16", "float32"], "reports are appended"
@@ -127,7 +139,94 @@ def test_nothing_is_timed_where_one_weight_differs(
     assert done.status == 1
     assert not done.file.exists()
     assert "latents of ours and of the default peer differ by" in done.stderr
-    assert "Nothing was timed" in done.stderr
+    assert "Neither this case nor what comes after it was timed" in done.stderr
+
+
+def break_guided_steps(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    real = StepCase.theirs
+
+    def theirs(case: StepCase, pipeline: Any) -> Any:
+        if case.guided:
+            raise error
+        return real(case, pipeline)
+
+    monkeypatch.setattr(StepCase, "theirs", theirs)
+
+
+def test_cases_before_one_that_fails_are_reported(
+    run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_guided_steps(monkeypatch, EqualityError("they differ"))
+    done = run("workload=step", "breakdown=false", *SHORT)
+    assert done.status == 1
+    assert "they differ" in done.stderr
+    (row,) = done.rows
+    assert [case["case"] for case in row["cases"]] == ["single step 5.2 s"]
+    for text in (done.stdout, done.file.read_text()):
+        assert "Unfinished: 1 of 2 cases." in text
+
+
+def test_what_cannot_be_written_is_printed(run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(report: Report, file: Path, before: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tables, "write", refuse)
+    done = run("workload=step", "breakdown=false", *SHORT)
+    assert done.status == 1
+    assert "| single step 5.2 s | default | velocity |" in done.stdout
+    assert "appended" not in done.stdout
+    assert "No space left on device" in done.stderr
+
+
+def measured_step(pipeline: Any, peer: str, gate: Gate | None, guided: bool = True) -> CaseResult:
+    """The step as a benchmark runs it against ``pipeline``; without ``gate`` by the one for less than fp32."""
+    request = parse_request({"workload": "step", "duration_s": 5.2, "rounds": 1})
+    case = list(running.make_cases(request, MINI, gpu=False))[guided]
+    sides = running.Sides(make_handler(pipeline, MINI, torch.float32), {peer: pipeline})
+    return running.run_case(case, gate or make_gate(case, pipeline), sides, request, Peaks(1e9, 1e9), print)
+
+
+@pytest.mark.parametrize(("gate", "reason"), [(agree, "out of memory"), (None, "out of memory in float32, so")])
+def test_a_peer_without_memory_leaves_ours_alone(
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch, gate: Gate | None, reason: str
+) -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**50)  # the error that torch has on a CPU
+    break_guided_steps(monkeypatch, refused.value)
+    found = measured_step(pipeline, "default", gate)
+    assert found.peers[0].problem.startswith(reason)
+    assert found.ours_s["cpu"] > 0
+    assert [list(part.seconds) for part in found.parts] == [["ours"]] * 2
+    assert measured_step(pipeline, "default", agree, guided=False).peers[0].ratios
+
+
+def test_an_error_that_is_not_of_memory_is_none(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_guided_steps(monkeypatch, RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        measured_step(pipeline, "default", agree)
+
+
+def test_a_reference_in_tiles_is_the_whole(pipeline: Any) -> None:
+    vae = pipeline.vae
+    wave, latents = torch.randn(1, 2, 1920 * 60), torch.randn(1, 8, 60)
+    sizes = ("tile_sample_min_length", "tile_sample_overlap", "tile_latent_min_length", "tile_latent_overlap")
+    before = [getattr(vae, name) for name in sizes]
+    with torch.no_grad():
+        whole = vae.encode(wave).latent_dist.mean, vae.decode(latents).sample
+        for name, value in zip(sizes, (1920 * 40, 1920 * 10, 40, 12), strict=True):
+            setattr(vae, name, value)
+        with (
+            in_tiles(vae),
+            results_of(vae.encoder, "forward") as encoded,
+            results_of(vae.decoder, "forward") as decoded,
+        ):
+            tiled = vae.encode(wave).latent_dist.mean, vae.decode(latents).sample
+    assert min(len(encoded), len(decoded)) > 1
+    assert not vae.use_tiling
+    for name, value in zip(sizes, before, strict=True):
+        setattr(vae, name, value)
+    for one, other in zip(whole, tiled, strict=True):
+        assert (one - other).abs().max() < 1e-4 * one.abs().max()
 
 
 def test_a_weight_before_the_codes_is_told_by_the_codes(pipeline: Any) -> None:
@@ -136,7 +235,7 @@ def test_a_weight_before_the_codes_is_told_by_the_codes(pipeline: Any) -> None:
     request = parse_request({"workload": "single_turbo", "duration_s": 5.2, "steps": 1})
     (work,) = cover_workloads(request, gpu=False)
     with pytest.raises(EqualityError, match=r"of 26 codes of ours and of the default peer differ"):
-        agree(CoverCase(work), "default", handler, pipeline)
+        agree(make_cover_case(work), "default", handler, pipeline)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +244,8 @@ def test_a_weight_before_the_codes_is_told_by_the_codes(pipeline: Any) -> None:
         (["workload=singel_turbo"], "workload 'singel_turbo' is unknown; did you mean 'single_turbo'?"),
         (["workload=vae", "duration_s=1"], "duration_s 1 is out of range; allowed: 5.12..600"),
         (["workload=vae", "device=tpux"], "device 'tpux' is unknown"),
-        (["workload=vae", "device=cpu", "compiled=true"], "compiled=true is for GPUs"),
+        (["workload=vae", "device=meta"], "device 'meta' cannot be timed here; use 'cpu', 'cuda'"),
+        (["workload=vae", "device=cpu", "compiled=true"], "which torch.compile unrolls; leave it out"),
         ([], "workload not given; add workload=..."),
         (["workload=vae", "rounds=many"], "Value 'many' of type 'str' could not be converted to Integer"),
     ],
@@ -157,11 +257,44 @@ def test_wrong_values_end_with_a_message(run: Callable[..., Done], arguments: li
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_peer_is_told(run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "diffusers", None)  # what Python has for a module that cannot be imported
+@pytest.mark.parametrize("old", [False, True])
+def test_a_peer_that_is_not_there_is_told(
+    run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, old: bool
+) -> None:
+    # None is what Python has for a module that cannot be imported; an old version has no such pipeline.
+    monkeypatch.setitem(sys.modules, "diffusers", ModuleType("diffusers") if old else None)
+    for name in [name for name in sys.modules if name.startswith("pipeline.benchmark.")]:
+        monkeypatch.delitem(sys.modules, name)
     done = run("workload=vae")
     assert done.status == 2
-    assert 'pip install "restyle[benchmark]"' in done.stderr
+    assert f"measuring needs diffusers>=0.42.1,<0.43; found is {version('diffusers')} (" in done.stderr
+    assert ("cannot import name" in done.stderr) == old
+    assert 'python -m pip install -e ".[benchmark]"' in done.stderr
+
+
+def test_the_peer_that_is_named_is_the_one_of_the_extra() -> None:
+    assert f'benchmark = ["{benchmark.PEER}"]' in Path("pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("rows.jsonl", "is where the JSON lines go; name the Markdown file: out={}/rows.md"),
+        ("folder", "is a folder; name a file: out={}/folder/vae-mini-cpu.md"),
+        ("lines.md", "lines.jsonl' is a folder; name a file"),
+        ("file/found.md", "file' is a file and no folder; name another place with out="),
+    ],
+)
+def test_a_report_that_could_not_be_kept_is_refused_at_once(
+    run: Callable[..., Done], tmp_path: Path, out: str, message: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "lines.jsonl").mkdir()
+    (tmp_path / "file").touch()
+    done = run("workload=vae", "device=cpu", out=str(tmp_path / out))
+    assert done.status == 2
+    assert message.format(tmp_path) in done.stderr
+    assert "building" not in done.stderr
 
 
 def cut(work: Workload, *strengths: float) -> CoverCase:
@@ -169,7 +302,7 @@ def cut(work: Workload, *strengths: float) -> CoverCase:
     kept = [
         c for c in work.covers if c.setting.guidance_scale == 9 and c.setting.audio_cover_strength in strengths
     ]
-    return CoverCase(replace(work, covers=tuple(kept)))
+    return make_cover_case(replace(work, covers=tuple(kept)))
 
 
 def test_a_sweep_agrees_in_both_semantics_and_from_codes(pipeline: Any) -> None:
@@ -178,15 +311,59 @@ def test_a_sweep_agrees_in_both_semantics_and_from_codes(pipeline: Any) -> None:
     switch, blend = cover_workloads(request, gpu=False)
     made = []
     for case, count in ((cut(switch, 0.6, 1.0), 2), (cut(blend, 0.6), 1)):
-        ours, theirs = case.our_codes(handler), case.their_codes(pipeline)
+        ours, theirs = case.ours_watched(handler), case.theirs_watched(pipeline)
         assert len(theirs.outputs["latents"]) == count
         equal(case.name, "default", ours.outputs, theirs.outputs)
         assert ours.codes[0].flatten().tolist() == theirs.codes[0].flatten().tolist()
         assert len(ours.codes[0].unique()) > 10
+        assert (ours.latents[0] - theirs.latents[0]).abs().max() < 1e-5 < ours.latents[0].std()
         made.append(theirs.outputs["latents"][0])
     assert (made[0] - made[1]).abs().max() > 0.01, "below strength 1 the two semantics are two things"
     fixed = cut(blend, 0.6).few().from_codes(theirs.codes)
-    equal("fixed", "default", fixed.ours(handler), {"latents": made[1:]})
+    equal("fixed", "default", {"latents": fixed.ours(handler)["latents"]}, {"latents": made[1:]})
+
+
+def test_few_covers_are_one_of_each_strength_of_two_tracks() -> None:
+    switch, _ = cover_workloads(parse_request({"workload": "sweep", "duration_s": 5.2}), gpu=False)
+    few = make_cover_case(switch).few()
+    assert [cover.setting.audio_cover_strength for cover in few.work.covers] == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert {cover.setting.guidance_scale for cover in few.work.covers} == {3.0}
+    (catalogue,) = cover_workloads(parse_request({"workload": "catalogue", "tracks": 3}), gpu=False)
+    few = make_cover_case(catalogue).few()
+    assert [cover.track for cover in few.work.covers] == [0, 1]
+    assert len(few.sources) == len(few.work.tracks) == 2
+
+
+def test_inputs_are_on_the_device_before_a_step_is_timed(pipeline: Any) -> None:
+    request = parse_request({"workload": "step", "duration_s": 5.2})
+    handler = make_handler(pipeline, MINI, torch.float32)
+    for case in running.make_cases(request, MINI, gpu=False):
+        case.theirs(pipeline)
+        case.ours(handler)
+        kept = dict(case.ready)
+        assert len(kept) == 2
+        case.theirs(pipeline)
+        case.ours(handler)
+        assert all(case.ready[key] is made for key, made in kept.items())
+
+
+def test_a_peer_that_has_run_uncompiled_is_not_called_tuned(
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    square = torch.compile(lambda x, power: x**power, backend="eager", dynamic=False)
+    with monkeypatch.context() as limited:
+        limited.setattr(torch._dynamo.config, "recompile_limit", 1)
+        before = tuned.limit_hits()
+        square(torch.ones(2), 2)
+        assert tuned.limit_hits() == before
+        square(torch.ones(2), 3)
+        assert tuned.limit_hits() == before + 1
+    try:
+        assert measured_step(pipeline, "tuned", agree).peers[0].peer == tuned.PARTLY_EAGER
+    finally:
+        counters.clear()
+        torch._dynamo.reset()
+    assert measured_step(pipeline, "tuned", agree).peers[0].peer == "tuned"
 
 
 def test_weights_are_shared_and_seams_are_there(pipeline: Any) -> None:

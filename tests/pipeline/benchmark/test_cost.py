@@ -1,6 +1,7 @@
 """Closed forms against what torch counts on the peer's own modules, and against figures of the published size."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from acestep.config import BlockConfig
+from acestep.handler import AceStepHandler
 from pipeline.benchmark import cost
+from pipeline.benchmark.breakdown import roofline_s
+from pipeline.benchmark.cases import make_cover_case
+from pipeline.benchmark.cost import Cost
+from pipeline.benchmark.machine import Peaks
+from pipeline.benchmark.ours import make_handler
 from pipeline.benchmark.peer import make_pipeline
+from pipeline.benchmark.request import parse_request
+from pipeline.benchmark.run import make_cases
+from pipeline.benchmark.seams import results_of
 from pipeline.benchmark.sizes import SIZES
-from pipeline.benchmark.work import text_block
+from pipeline.benchmark.work import text_block, work_of
+from pipeline.benchmark.workloads import cover_workloads
 
 MINI, FULL = SIZES["mini"], SIZES["full"]
 FRAMES, TOKENS = 395, 37  # longer than a window of 128 tokens
@@ -38,6 +49,54 @@ def test_transformer(peer: Any, batch: int) -> None:
     assert counted(lambda: peer.transformer(*given)) == expected.flops
 
 
+@pytest.fixture(scope="module")
+def ours(peer: Any) -> AceStepHandler:
+    return make_handler(peer, MINI, torch.float32)
+
+
+def test_what_the_peer_runs_in_a_step_is_what_it_is_said_to(peer: Any, ours: AceStepHandler) -> None:
+    request = parse_request({"workload": "step", "duration_s": 5.2})
+    for case in make_cases(request, MINI, False):
+        (part,) = work_of(case, ours).values()
+        assert counted(lambda case=case: case.theirs(peer)) == part.peer.flops
+
+
+@pytest.mark.parametrize(("index", "strengths"), [(0, (0.2, 0.6)), (1, (0.6,))], ids=["switch", "velocity blend"])
+def test_what_the_peer_runs_in_covers_is_what_it_is_said_to(
+    peer: Any, ours: AceStepHandler, index: int, strengths: tuple[float, ...]
+) -> None:
+    # Of two steps a strength of 0.2 leaves the switch none on the source, 0.6 one.
+    request = parse_request({"workload": "sweep", "duration_s": 5.2, "steps": 2})
+    work = cover_workloads(request, gpu=False)[index]
+    covers = tuple(c for c in work.covers if c.setting.audio_cover_strength in strengths)[::4]
+    case = make_cover_case(replace(work, covers=covers))
+    with results_of(peer.condition_encoder, "forward") as conditions:
+        found = counted(lambda: case.theirs(peer))
+    scattered = len(conditions) * 2 * 64  # the peer copies its one timbre token by a product
+    assert found == sum(part.peer.flops for part in work_of(case, ours).values()) + scattered
+
+
+def test_the_longer_of_operations_and_bytes_is_the_roofline() -> None:
+    peaks = Peaks(flops=100.0, bytes=10.0)
+    assert roofline_s(Cost(flops=300.0, elements=2.0), peaks, 4) == 3.0
+    assert roofline_s(Cost(flops=300.0, elements=20.0), peaks, 2) == 4.0
+
+
+def test_a_guided_step_reads_the_weights_once() -> None:
+    model = FULL.model_config
+    single, pair = (cost.step_needed(model, 4, 3, guided) for guided in (False, True))
+    block = model.decoder
+    weights = block.hidden_size * (
+        model.in_channels * model.patch_size + model.latent_channels * model.patch_size
+    ) + len(block.windows) * block.hidden_size * (
+        (2 * block.heads + 2 * block.kv_heads) * block.head_dim
+        + 2 * block.heads * block.head_dim
+        + 3 * block.intermediate_size
+    )
+    # At two tokens what lies between is little beside 1.5 G weights.
+    assert weights < single.elements < pair.elements < 1.01 * weights
+
+
 def test_autoencoder(peer: Any) -> None:
     config = MINI.autoencoder_config
     encode = cost.autoencoder_encode(config, 10)
@@ -60,7 +119,7 @@ def test_encoders(peer: Any) -> None:
     masks = (torch.ones(1, n, dtype=torch.long) for n in (9, 21))
     text_mask, lyric_mask = masks
     given = (text, text_mask, lyrics, lyric_mask, clip, torch.tensor([0]))
-    expected = cost.condition_encoders(MINI.model_config, 21, 9, 750).flops
+    expected = (cost.words(MINI.model_config, 21, 9) + cost.timbre(MINI.model_config)).flops
     scattered = 2 * 64  # the peer copies its one timbre token by a product
     assert counted(lambda: peer.condition_encoder(*given)) == expected + scattered
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.benchmark.outputs import EqualityError, check_codes, equal, no_worse
+from pipeline.benchmark.outputs import EqualityError, check_codes, different_codes, equal, no_worse
 
 
 def wave(seed: int = 0) -> Tensor:
@@ -27,8 +27,21 @@ def test_unequal_outputs_are_told(broken: str) -> None:
     off[0, 7] += 1e-2 if broken in ("value", "second") else math.nan if broken == "nan" else 0
     off = off[:, :-1] if broken == "shape" else off
     ours = [reference, off] if broken == "second" else [off]
-    with pytest.raises(EqualityError, match=r"case: latents of ours and of the tuned peer differ by "):
+    told = {"nan": "ours are not finite", "shape": r"ours have the shape \[1, 199\], those of the tuned peer"}
+    with pytest.raises(EqualityError, match=told.get(broken, "ours and of the tuned peer differ by 2.93e-03")):
         equal("case", "tuned", {"latents": ours}, {"latents": [reference] * len(ours)})
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(2, 3), (3, 2), (0, 2), (2, 0), (0, 0)])
+def test_other_numbers_of_outputs_are_told(ours: int, theirs: int) -> None:
+    told = f"case: ours made {ours} latents, the default peer {theirs}"
+    for compare in (equal, lambda *given: no_worse(*given, {"latents": [wave()] * ours})):
+        with pytest.raises(EqualityError, match=told):
+            compare("case", "default", {"latents": [wave()] * ours}, {"latents": [wave()] * theirs})
+    with pytest.raises(EqualityError, match="ours made 1 audio, the default peer 0"):
+        equal("case", "default", {"latents": [wave()], "audio": [wave()]}, {"latents": [wave()]})
+    with pytest.raises(EqualityError, match="made nothing to compare with"):
+        equal("case", "default", {}, {})
 
 
 def test_a_larger_error_than_the_peers_is_told() -> None:
@@ -46,6 +59,32 @@ def test_a_larger_error_than_the_peers_is_told() -> None:
         no_worse("case", "default", far, near, exact_only)
 
 
+def test_latents_have_a_higher_floor_than_a_waveform() -> None:
+    near, exact = ({"latents": [wave() + share * wave(1)]} for share in (0.2, 0.0))
+    with pytest.raises(EqualityError, match=r"latents of ours are 1[34].. dB .* must be finite, 20 dB"):
+        no_worse("case", "default", near, near, exact)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "reference", "message"),
+    [
+        (wave(1), wave(2), wave(), "must be finite, 10 dB"),
+        (wave() + 0.4 * wave(1), wave() + 0.4 * wave(2), wave(), "ours are [789].. dB .* must be finite, 10 dB"),
+        (wave() + 0.01 * wave(1), wave(1), wave(), "peer -[0-9.]* dB; they must be finite"),
+        (wave(), wave() + 0.01 * wave(1), wave(), "ours are inf dB"),
+        (wave() * 0, wave() * 0, wave() * 0, "ours are nan dB"),
+        (wave() * math.nan, wave(), wave(), "audio of ours are not finite"),
+        (wave(), wave() * math.nan, wave(), "audio of the default peer are not finite"),
+        (wave(), wave(), wave() * math.nan, "not finite"),
+        (wave()[:, :9], wave()[:, :9], wave(), "shape"),
+    ],
+)
+def test_errors_that_say_nothing_are_told(ours: Tensor, theirs: Tensor, reference: Tensor, message: str) -> None:
+    sides = ({"audio": [tensor]} for tensor in (ours, theirs, reference))
+    with pytest.raises(EqualityError, match=message):
+        no_worse("case", "default", *sides)
+
+
 def test_codes_may_differ_by_accident_only() -> None:
     codes = torch.arange(300).reshape(1, -1)
     few, many = codes.clone(), codes.clone()
@@ -55,3 +94,5 @@ def test_codes_may_differ_by_accident_only() -> None:
     assert check_codes("case", "default", [few], [codes[..., None]]).startswith("3 of 300 codes")
     with pytest.raises(EqualityError, match="4 of 300 codes of ours and of the default peer differ"):
         check_codes("case", "default", [many], [codes[..., None]])
+    with pytest.raises(EqualityError, match=r"ours read \[300\] codes, the default peer \[300, 300\]"):
+        different_codes("case", "default", [codes], [codes, codes])

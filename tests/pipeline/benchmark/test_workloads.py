@@ -54,17 +54,17 @@ def test_the_sweep_is_five_by_four_in_both_semantics() -> None:
     assert {c.setting.blend for c in blend.covers} == {"velocity"}
     alone = [switch.plan(cover) for cover in switch.covers]
     assert sum(plan.evaluations for plan in alone) == 1120
-    singles, pairs = asked_together(alone)
-    assert singles == 0
-    assert 2 * pairs <= 682
+    asked = asked_together(alone)
+    assert all(guided for _, guided in asked)
+    assert 2 * asked.total() <= 682
 
 
 def test_velocity_blend_asks_for_pairs_and_for_single_velocities() -> None:
     (_, blend) = made("sweep", steps=4)
-    singles, pairs = asked_together([blend.plan(cover) for cover in blend.covers])
+    asked = asked_together([blend.plan(cover) for cover in blend.covers])
     # All read noise first: one pair and one text velocity; from then on each of the twenty is alone, and those of
     # strength 1 ask for no text.
-    assert (singles, pairs) == (1 + 3 * 16, 1 + 3 * 20)
+    assert asked == {("text2music", False): 1 + 3 * 16, ("cover", True): 1 + 3 * 20}
 
 
 def test_the_catalogue_has_mixed_lengths() -> None:

@@ -1,0 +1,47 @@
+"""Time by part and peak memory of one case, against what the machine can do."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from acestep.handler import AceStepHandler
+from pipeline.benchmark.cases import CoverCase, StepCase, VaeCase
+from pipeline.benchmark.cost import Cost
+from pipeline.benchmark.machine import Peaks, peak_memory
+from pipeline.benchmark.parts import PARTS, REST, Seam, by_part
+from pipeline.benchmark.results import PartRow
+from pipeline.benchmark.work import PartWork, work_of
+
+
+def roofline_s(cost: Cost, peaks: Peaks, item_bytes: int) -> float:
+    """The least time of some work: by operations or by bytes, whichever takes longer."""
+    return max(cost.flops / peaks.flops, cost.elements * item_bytes / peaks.bytes)
+
+
+def break_down(
+    case: CoverCase | StepCase | VaeCase,
+    handler: AceStepHandler,
+    calls: Mapping[str, Callable[[], Any]],
+    seams: Mapping[str, list[Seam]],
+    peaks: Peaks,
+) -> tuple[list[PartRow], dict[str, float | None]]:
+    """Time by part and peak memory of each side, in runs of their own: watching memory costs time."""
+    device, item = handler.device, torch.tensor([], dtype=handler.dtype).element_size()
+    spent: dict[str, dict[str, float]] = {}
+    memory: dict[str, float | None] = {}
+    for name, call in calls.items():
+        with by_part(seams[name], device) as spent[name]:
+            call()
+        with peak_memory(device) as peak:
+            call()
+        memory[name] = peak["bytes"]
+    work = {**work_of(case, handler), REST: PartWork(Cost(), Cost())}
+    rows = []
+    for part in (part for part in PARTS if part in work):
+        needed, peer = work[part].needed, work[part].peer
+        seconds = {name: own[part] for name, own in spent.items()}
+        least = roofline_s(needed, peaks, item)
+        moved = needed.elements * item
+        rows.append(PartRow(part, needed.flops / 1e9, peer.flops / 1e9, moved / 1e9, least, seconds))
+    return rows, memory
