@@ -330,11 +330,15 @@ def uses(track: TrackConditions) -> Iterator[dict[str, int]]:
 def test_nothing_is_computed_that_no_step_reads(
     track: TrackConditions, uses: dict[str, int], values: dict, source: int, codes: int, texts: int
 ) -> None:
-    handler, setting = track.handler, parse_setting(values, FEW)
-    wave = torch.from_numpy(tone(5.2).T.copy())
-    conditions = prepare(handler, wave, Prompt("rock", "la"), [resolve(setting, False)])
-    for key in keys_of([setting], seeds=(1, 2)):
-        conditions.lane(resolve(key[0][0].setting, False), key[1])
+    handler = replace(track.handler)  # one that has not heard the silence of no reference yet
+    setting, wave = parse_setting(values, FEW), torch.from_numpy(tone(5.2).T.copy())
+
+    def two_seeds(caption: str) -> None:
+        conditions = prepare(handler, wave, Prompt(caption, "la"), [resolve(setting, False)])
+        for key in keys_of([setting], seeds=(1, 2)):
+            conditions.lane(resolve(key[0][0].setting, False), key[1])
+
+    two_seeds("rock")
     assert uses == {
         "source_encoder": source,
         "tokenizer": codes,
@@ -342,6 +346,9 @@ def test_nothing_is_computed_that_no_step_reads(
         "lyric_encoder": 1,
         "timbre_encoder": 1,
     }
+    two_seeds("jazz")
+    assert uses["timbre_encoder"] == 1  # once per model
+    assert uses["text_projector"] == 2 * texts
 
 
 def test_a_random_reference_is_heard_anew_for_each_seed(track: TrackConditions) -> None:
