@@ -12,8 +12,9 @@ from acestep.errors import RequestError
 from acestep.model import AceStepModel
 from acestep.transformer import ConstantCrossAttention
 
-# Below a window and beyond it, and two of each: one length alone would be taken for constant.
-WARM_UP_FRAMES = (MIN_LATENT_FRAMES, MIN_LATENT_FRAMES + 62, 600, 710)
+# Beyond a window and below it, and two of each: one length alone would be taken for constant. The longest first:
+# what torch 2.11 compiles for windows after shorter sequences crashes on a CPU.
+WARM_UP_FRAMES = (710, 600, MIN_LATENT_FRAMES + 62, MIN_LATENT_FRAMES)
 
 
 def check_compiled(compiled: bool, device: torch.device, dtype: torch.dtype) -> None:

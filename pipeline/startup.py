@@ -83,11 +83,12 @@ def in_words(found: StartUp) -> str:
 
 
 def _model_share(ready_at: list[float], began_at: float, rows: pa.Table) -> float | None:
-    finished = pc.cast(pc.cast(rows["finished_at"], pa.timestamp("us", "UTC")), pa.int64())
-    made = rows.filter(pc.fill_null(pc.greater(finished, int(began_at * 1e6)), False))
+    finished_us = pc.cast(pc.cast(rows["finished_at"], pa.timestamp("us", "UTC")), pa.int64())
+    later = pc.fill_null(pc.greater(finished_us, int(began_at * 1e6)), False)
+    made = rows.filter(later)
     if not len(made):
         return None
-    end = pc.max(pc.cast(pc.cast(made["finished_at"], pa.timestamp("us", "UTC")), pa.int64())).as_py() / 1e6
+    end = pc.max(finished_us.filter(later)).as_py() / 1e6
     there = sum(end - ready for ready in ready_at)
     worked = sum(pc.sum(made[name]).as_py() or 0.0 for name in MODEL_COLUMNS)
     return worked / there if there > 0 else None
