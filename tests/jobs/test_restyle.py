@@ -65,6 +65,9 @@ def test_bad_tracks_become_rows_and_good_ones_are_restyled(catalogue: Path) -> N
     arguments = (f"manifest={catalogue}/tracks.jsonl", f"output={output}", "model=demo", "cover.inference_steps=2")
     done = restyle(*arguments)
     assert done.returncode == 3, done.stderr
+    assert re.search(
+        r"start-up [\d.]+ s \(imports [\d.]+.*\); then [\d.]+ % of the time in the model", done.stdout
+    )
     results = {row["track_id"]: row for row in pq.read_table(output / "results").to_pylist()}
     rejected = {row["track_id"]: row for row in pq.read_table(output / "rejected").to_pylist()}
     good = {name: row for name, row in results.items() if row["status"] == "ok"}
