@@ -114,7 +114,7 @@ def _generate(
     lap("condition_s")
     if params.thinking and language_model is not None:
         progress(0.0, "listening to the source")
-        conditions, more = _understood(language_model, conditions, params)
+        conditions, more = understood(language_model, conditions, params)
         notes += more
         lap("understand_s")
     for number, (stage, plan) in enumerate(zip(stages, plans, strict=True), start=1):
@@ -195,7 +195,7 @@ def _conditions(
     return prepare(handler, source, prompt, plans, reference, encode=params.thinking), notes
 
 
-def _understood(
+def understood(
     language_model: LanguageModel, conditions: TrackConditions, params: GenerationParams
 ) -> tuple[TrackConditions, list[str]]:
     """Conditions with the musical facts that the language model hears and the request leaves open."""

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,60 +24,30 @@ from acestep import hub
 from acestep.audio import EXTENSIONS, encode_audio, finish, is_silent
 from acestep.checkpoint import fingerprint
 from acestep.conditions import TrackConditions, cut_notes, prepare
-from acestep.constants import NUMERICS_VERSION, SAMPLE_RATE, SILENT_SOURCE, UNDERSTANDING_SEED
+from acestep.constants import NUMERICS_VERSION, SAMPLE_RATE, SILENT_SOURCE
 from acestep.cover import CoverPlan, resolve
 from acestep.errors import AudioError, RestyleError
 from acestep.handler import AceStepHandler
+from acestep.inference import understood
 from acestep.language_model import LanguageModel
 from acestep.laps import Laps
+from acestep.params import GenerationParams
 from acestep.prompt import Prompt
-from acestep.stages import Chain, Cover, Stage, parse_stage
-from acestep.understanding import fill
+from acestep.stages import Chain, Cover, Key, Stage, parse_stage
 from pipeline.attempts import AttemptGuard, is_marked
 from pipeline.failures import outcome
 from pipeline.items import effective_columns, item_columns
 from pipeline.loading import load
-from pipeline.measuring import Listened, MetricsSpec, Ruler
+from pipeline.measuring import Listened, Ruler
 from pipeline.plan_schema import TRACKS
 from pipeline.receipts import LAST, TASK, leave, of_track
 from pipeline.results import as_table
 from pipeline.startup import worker_is_ready
 from pipeline.stopping import StopFlag
-from pipeline.storage import Store
+from pipeline.worker_spec import WorkerSpec
 
 log = logging.getLogger(__name__)
 FACTS = ("language", "bpm", "keyscale", "timesignature")
-
-
-@dataclass(frozen=True)
-class WorkerSpec:
-    """What a worker needs to know.
-
-    launch: names this launch of the job.
-    node: the driver's.
-    fingerprint: of the checkpoint the driver planned with.
-    language_model: name of the one that fills in musical facts; None asks none.
-    threads: CPU threads of torch in this worker; None leaves torch's own choice.
-    max_attempts: how often an item may take the whole process down before it is rejected.
-    """
-
-    output: Store
-    launch: str
-    node: str
-    model: str
-    variant: str | None
-    fingerprint: str
-    language_model: str | None
-    device: str | None
-    dtype: str
-    audio_format: str
-    most_seconds: float
-    threads: int | None
-    max_attempts: int
-    adapter: str | None = None
-    adapter_scale: float = 1.0
-    compiled: bool = False
-    metrics: MetricsSpec = field(default_factory=MetricsSpec)
 
 
 class RestyleWorker:
@@ -180,7 +149,7 @@ class RestyleWorker:
                     conditions, notes = self.listen(track, source, reference, plans)
                     condition_s = time.perf_counter() - started
                 heard = self.ruler.listen(source)
-            chain = Chain(conditions, [(stages, row["seed"]) for stages, row in zip(chains, rows, strict=True)])
+            chain = self.chain(track, conditions, list(zip(chains, (row["seed"] for row in rows), strict=True)))
         except Exception as error:
             found = self._outcome(error)
             message = f"{track['source']}: {found['error_message']}"
@@ -197,7 +166,7 @@ class RestyleWorker:
         for row, stages in zip(rows, chains, strict=True):
             if self.stop.lowered:
                 return
-            yield self._item(row | shared, stages, chain, heard, len(rows))
+            yield self._item(track, row | shared, stages, chain, heard, len(rows))
 
     def _read(self, track: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """The source and the timbre reference ``[2, n]``."""
@@ -213,15 +182,11 @@ class RestyleWorker:
         self, track: dict[str, Any], source: Tensor, reference: Tensor | None, plans: Sequence[CoverPlan]
     ) -> tuple[TrackConditions, list[str]]:
         """What all items of a track have in common, and notes on it; the worker holds the device."""
-        prompt = Prompt(**json.loads(track["prompt"]))
-        listens = self.language_model is not None
-        conditions = prepare(self.handler, source, prompt, plans, reference, encode=listens)
+        prompt, asked = Prompt(**json.loads(track["prompt"])), self.asked(track)
+        conditions = prepare(self.handler, source, prompt, plans, reference, encode=asked is not None)
         notes: list[str] = []
-        if self.language_model is not None:
-            codes = conditions.source_codes()[0].tolist()
-            found = self.language_model.understand(codes, seed=UNDERSTANDING_SEED)
-            prompt, notes = fill(prompt, found)
-            conditions = replace(conditions, prompt=prompt)
+        if asked is not None and self.language_model is not None:
+            conditions, notes = understood(self.language_model, conditions, asked)
         self.handler.synchronize()
         if is_silent(source):
             notes.append(SILENT_SOURCE)
@@ -231,12 +196,35 @@ class RestyleWorker:
             notes.append("reference_pick has no effect: there is no reference_audio")
         return conditions, notes
 
-    def cover(self, chain: Chain, stages: tuple[Stage, ...], seed: int) -> Cover:
+    def asked(self, track: dict[str, Any]) -> GenerationParams | None:
+        """How the language model is asked about a track; None where it is not."""
+        return GenerationParams() if self.language_model is not None else None
+
+    def chain(self, track: dict[str, Any], conditions: TrackConditions, keys: Sequence[Key]) -> Chain:
+        """What makes all covers of a track."""
+        return Chain(conditions, keys)
+
+    def cover(self, item_id: str, chain: Chain, stages: tuple[Stage, ...], seed: int) -> Cover:
         """One item's cover; the worker holds the device."""
         return chain.run(stages, seed)
 
+    def finished(self, track: dict[str, Any], wave: Tensor) -> Tensor:
+        """A decoded ``[2, n]`` as it is written and measured."""
+        return finish(wave)
+
+    def encoded(self, track: dict[str, Any], wave: Tensor) -> tuple[bytes, str]:
+        """The content of an audio file and its extension."""
+        audio_format = self.spec.audio_format
+        return encode_audio(wave, audio_format), EXTENSIONS.get(audio_format, audio_format)
+
     def _item(
-        self, row: dict[str, Any], stages: tuple[Stage, ...], chain: Chain, heard: Listened | None, covers: int
+        self,
+        track: dict[str, Any],
+        row: dict[str, Any],
+        stages: tuple[Stage, ...],
+        chain: Chain,
+        heard: Listened | None,
+        covers: int,
     ) -> dict[str, Any]:
         plan = resolve(stages[-1].setting, self.handler.is_turbo)
         row = row | effective_columns(plan)
@@ -248,10 +236,10 @@ class RestyleWorker:
                 cut = cut_notes(self.handler, prompt, chain.track.duration_s, plan)
                 row["notes"] = [*row["notes"], *plan.notes, *cut]
                 with self.device_lock:
-                    cover = self.cover(chain, stages, row["seed"])
+                    cover = self.cover(row["item_id"], chain, stages, row["seed"])
                 row |= {"denoise_s": cover.denoise_s, "decode_s": cover.decode_s}
-                started, wave = time.perf_counter(), finish(cover.wave)
-                row |= self._write(row, wave)
+                started, wave = time.perf_counter(), self.finished(track, cover.wave)
+                row |= self._write(row, wave, *self.encoded(track, wave))
                 row["write_s"] = time.perf_counter() - started
                 row |= self.ruler.measure(heard, wave, prompt.caption, covers)
         except Exception as error:
@@ -267,10 +255,7 @@ class RestyleWorker:
         """Work that was under way when the process died is repeated alone, so that only the guilty is blamed."""
         return self.device_lock if guard.attempt > 1 else nullcontext()
 
-    def _write(self, row: dict[str, Any], wave: Tensor) -> dict[str, Any]:
-        audio_format = self.spec.audio_format
-        content = encode_audio(wave, audio_format)
-        extension = EXTENSIONS.get(audio_format, audio_format)
+    def _write(self, row: dict[str, Any], wave: Tensor, content: bytes, extension: str) -> dict[str, Any]:
         path = f"audio/{row['track_id']}/{row['item_id']}.{extension}"
         self.spec.output.write(path, content)
         return {

@@ -13,7 +13,7 @@ import torch
 from acestep.compiled import check_compiled
 from acestep.errors import RestyleError
 from acestep.handler import DTYPES
-from pipeline.actors import RestyleWorker, WorkerSpec
+from pipeline.actors import RestyleWorker
 from pipeline.attempts import ATTEMPTS, mark_start
 from pipeline.cluster import Pool, PoolError, connect, size_pool
 from pipeline.findings import FOUND_COLUMNS, any_measured, find
@@ -33,6 +33,7 @@ from pipeline.storage import Store
 from pipeline.summary import Summary, summarize
 from pipeline.tracking import Tracker
 from pipeline.watch import describe_cluster, watching
+from pipeline.worker_spec import WorkerSpec
 
 
 class Reporter(Protocol):

@@ -8,11 +8,12 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import GetTimeoutError, RayError
 
-from pipeline.actors import RestyleWorker, WorkerSpec
+from pipeline.actors import RestyleWorker
 from pipeline.cluster import ClusterSpec, Pool, PoolError, unplaced
 from pipeline.plan_source import PlanSource
 from pipeline.stopping import StopFlag
 from pipeline.storage import Store
+from pipeline.worker_spec import WorkerSpec
 
 
 def stream(

@@ -6,7 +6,6 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.actors import WorkerSpec
 from pipeline.attempts import mark_start
 from pipeline.cluster import ClusterSpec, PoolError, size_pool
 from pipeline.plan_file import PlanWriter
@@ -14,6 +13,7 @@ from pipeline.plan_schema import PLAN_SCHEMA
 from pipeline.stages import stream
 from pipeline.stopping import StopFlag
 from pipeline.storage import open_store
+from pipeline.worker_spec import WorkerSpec
 
 
 @pytest.mark.usefixtures("ray_cluster")

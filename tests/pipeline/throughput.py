@@ -54,7 +54,7 @@ class SleepingWorker(RestyleWorker):
             self.known = super().listen(track, source, reference, plans)[0]
         return replace(self.known, duration_s=source.shape[1] / SAMPLE_RATE), []
 
-    def cover(self, chain: Chain, stages: tuple[Stage, ...], seed: int) -> Cover:
+    def cover(self, item_id: str, chain: Chain, stages: tuple[Stage, ...], seed: int) -> Cover:
         began, seconds = time.time(), chain.track.duration_s
         time.sleep(self.step_s + self.per_s * seconds)
         with Path(self.log).open("a") as log:

@@ -1,0 +1,37 @@
+"""What a worker is told before it loads a model."""
+
+from dataclasses import dataclass, field
+
+from pipeline.measuring import MetricsSpec
+from pipeline.storage import Store
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker needs to know.
+
+    launch: names this launch of the job.
+    node: the driver's.
+    fingerprint: of the checkpoint the driver planned with.
+    language_model: name of the one that fills in musical facts; None asks none.
+    threads: CPU threads of torch in this worker; None leaves torch's own choice.
+    max_attempts: how often an item may take the whole process down before it is rejected.
+    """
+
+    output: Store
+    launch: str
+    node: str
+    model: str
+    variant: str | None
+    fingerprint: str
+    language_model: str | None
+    device: str | None
+    dtype: str
+    audio_format: str
+    most_seconds: float
+    threads: int | None
+    max_attempts: int
+    adapter: str | None = None
+    adapter_scale: float = 1.0
+    compiled: bool = False
+    metrics: MetricsSpec = field(default_factory=MetricsSpec)
