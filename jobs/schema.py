@@ -9,6 +9,7 @@ from omegaconf import MISSING
 from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.setting import SETTING_FIELDS, SETTING_TYPES, CoverSetting
 from pipeline.objective import Objective
+from pipeline.service.spec import Limits
 from pipeline.tuning import Space
 
 
@@ -205,6 +206,43 @@ class FetchConfig:
 
 
 @dataclass
+class AccessConfig:
+    """See ``pipeline.service.spec.Access``."""
+
+    roots: list[str] = field(default_factory=list)
+    url_hosts: list[str] = field(default_factory=list)
+
+
+# See ``pipeline.service.spec.Limits``.
+LimitsConfig: Any = make_dataclass(
+    "LimitsConfig", [(f.name, f.type, field(default=f.default)) for f in fields(Limits)]
+)
+
+
+@dataclass
+class ServeConfig:
+    """See ``pipeline.service.spec.ServiceSpec``."""
+
+    output: str = "outputs/service"
+    model: str = "demo"
+    variant: str | None = None
+    adapter: str | None = None
+    adapter_scale: float = 1.0
+    compiled: bool = False
+    language_model: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8001
+    page: bool = True
+    max_attempts: int = 3
+    access: AccessConfig = field(default_factory=AccessConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+
+
+@dataclass
 class BenchmarkConfig:
     """See ``pipeline.benchmark.request.BenchmarkRequest``."""
 
@@ -234,4 +272,5 @@ def register() -> None:
     ConfigStore.instance().store(name="measure_schema", node=MeasureConfig)
     ConfigStore.instance().store(name="select_schema", node=SelectConfig)
     ConfigStore.instance().store(name="fetch_schema", node=FetchConfig)
+    ConfigStore.instance().store(name="serve_schema", node=ServeConfig)
     ConfigStore.instance().store(name="benchmark_schema", node=BenchmarkConfig)

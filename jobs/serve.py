@@ -1,0 +1,99 @@
+"""Covers on request, over HTTP and on a page, until Ctrl-C or SIGTERM.
+
+    python -m jobs.serve model=turbo
+    python -m jobs.serve model=turbo "access.roots=[/srv/music]" host=0.0.0.0 port=8001
+    python -m jobs.serve model=turbo "access.url_hosts=[files.example.org]" page=false
+
+Keys that clients must send stand in the environment variable RESTYLE_API_KEYS, separated by commas; without it the
+service is open to whoever reaches it, which by default is this machine alone. Results, uploads and requests under
+way are kept in ``output`` and outlive a restart.
+
+Exit status: 2 it could not start; 1 it broke off; 130 stopped by Ctrl-C, 143 by SIGTERM.
+"""
+
+import os
+import sys
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from acestep.errors import RequestError
+from jobs.command_line import complete, launch
+from jobs.leaving import COULD_NOT_START, leaving
+from jobs.presets import read_presets, search_path
+from jobs.schema import register
+from pipeline.cluster import ClusterSpec
+from pipeline.measuring import MetricsSpec
+from pipeline.service.spec import Access, Limits, ServiceSpec
+from pipeline.stopping import stop_signals
+
+KEYS = "RESTYLE_API_KEYS"
+KEPT = "finished covers are kept, and the same command goes on with the others"
+
+register()
+_entered: list[bool] = []
+
+
+def spec_of(config: DictConfig) -> ServiceSpec:
+    """The service that a composed configuration describes.
+
+    Raises:
+        RestyleError: a value is missing or out of range.
+    """
+    values: dict[str, Any] = complete(config)
+    access = {name: tuple(listed) for name, listed in values.pop("access").items()}
+    return ServiceSpec(
+        **values
+        | {
+            "access": Access(**access),
+            "limits": Limits(**values["limits"]),
+            "cluster": ClusterSpec(**values["cluster"]),
+            "metrics": MetricsSpec(**values["metrics"]),
+            "presets": tuple(read_presets(search_path())),
+        }
+    )
+
+
+def keys_of(text: str) -> tuple[str, ...]:
+    """The keys in ``RESTYLE_API_KEYS``.
+
+    Raises:
+        RequestError: one is so short that it can be guessed.
+    """
+    keys = tuple(key.strip() for key in text.split(",") if key.strip())
+    if any(len(key) < 16 for key in keys):
+        raise RequestError(f"{KEYS} holds a key of fewer than 16 characters; make one with `openssl rand -hex 24`")
+    return keys
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="serve")
+def _main(config: DictConfig) -> None:
+    _entered.append(True)
+    console = Console(soft_wrap=True, highlight=False)
+    with leaving(kept=KEPT):
+        spec, keys = spec_of(config), keys_of(os.environ.get(KEYS, ""))
+        try:
+            from pipeline.service.launch import open_to_others, running
+        except ImportError as error:
+            raise RequestError(f'{error.name} is not installed; pip install -e ".[ui]"') from error
+        if open_to_others(spec, keys):
+            console.print(f"warning: {spec.host} is open to the network and {KEYS} is not set", style="yellow")
+        # Ray takes over the signals when it starts, so ours come after it.
+        with running(spec, keys) as address, stop_signals(lambda: None) as request:
+            console.print(f"{spec.model} listens at {address}/v1/audio/generations", markup=False)
+            if spec.page:
+                console.print(f"the Cover page is at {address}/", markup=False)
+            request.came.wait()
+        console.print(f"stopped; {KEPT}", markup=False)
+    sys.exit(128 + (request.signal or 2))
+
+
+def main() -> None:
+    """Run, as ``launch`` says."""
+    launch(_main, "serve", COULD_NOT_START, _entered)
+
+
+if __name__ == "__main__":
+    main()

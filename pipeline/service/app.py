@@ -1,0 +1,279 @@
+"""The HTTP side: routes, keys, errors in one form."""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from starlette.exceptions import HTTPException
+
+from acestep.constants import NUMERICS_VERSION
+from acestep.errors import RestyleError
+from pipeline.service import openapi
+from pipeline.service.body import NAMES, Body, read_body
+from pipeline.service.counter import Counter, Upload
+from pipeline.service.desk import Ticket
+from pipeline.service.gauges import Gauges
+from pipeline.service.problem import Problem, of_error, of_row
+from pipeline.service.replies import as_json, audio_headers, media_type
+
+log = logging.getLogger(__name__)
+GENERATIONS = "/v1/audio/generations"
+UPLOADS = 8  # bodies that are received at once; the others' bytes wait in their sockets
+Ready = Callable[[], Awaitable[bool]]
+
+
+def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys: Sequence[str] = ()) -> FastAPI:
+    """The application.
+
+    Args:
+        open_counter: called once, within the event loop that serves.
+        ready: whether a model is there to work.
+        keys: SHA-256 digests of the keys that open it; none means that it is open.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        counter = app.state.counter = await open_counter()
+        app.state.gauges = Gauges(lambda: len(counter.desk.queue), lambda: counter.desk.busy)
+        app.state.uploads = asyncio.Semaphore(UPLOADS)
+        resumed = await counter.desk.resume()
+        if resumed:
+            log.warning("going on with %d generations that an earlier run left open", resumed)
+        yield
+
+    app = FastAPI(
+        title="Restyle",
+        version=str(NUMERICS_VERSION),
+        description="Covers of music in another style, by the engine of the catalogue job.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.given = {}
+
+    def owner_of(request: Request) -> str:
+        """Whose request it is, as a digest.
+
+        Raises:
+            Problem: 401 without a key that opens this service.
+        """
+        if not keys:
+            return ""
+        bearer = request.headers.get("authorization", "")
+        key = bearer[7:] if bearer[:7].lower() == "bearer " else request.headers.get("x-api-key", "")
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        if not any(hmac.compare_digest(digest, known) for known in keys):
+            raise Problem(401, "unauthorized", "no key, or a wrong one", "send Authorization: Bearer <key>")
+        return digest
+
+    @app.exception_handler(RestyleError)
+    async def refused(request: Request, error: RestyleError) -> JSONResponse:
+        problem = of_error(error, getattr(request.state, "given", {}), NAMES)
+        headers = {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
+        headers |= {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
+        return JSONResponse(problem.as_json(), problem.status, headers)
+
+    @app.exception_handler(HTTPException)
+    async def not_routed(request: Request, error: HTTPException) -> JSONResponse:
+        kind = {404: "unknown_address", 405: "unknown_method"}.get(error.status_code, "refused")
+        problem = Problem(error.status_code, kind, str(error.detail), "see /openapi.json")
+        return JSONResponse(problem.as_json(), error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        field = str(first["loc"][-1])
+        problem = Problem(422, "invalid_value", f"{field}: {first['msg']}", "see /openapi.json", field)
+        return JSONResponse(problem.as_json(), 422)
+
+    @app.middleware("http")
+    async def counted(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await go_on(request)
+        route = request.scope.get("route")
+        path = getattr(route, "path", "other")
+        app.state.gauges.replies.labels(path, str(response.status_code)).inc()
+        return response
+
+    @app.post(
+        GENERATIONS,
+        summary="Make a cover",
+        operation_id="make_cover",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "one file, or JSON with rows and links",
+                "content": {
+                    "audio/*": {"schema": {"type": "string", "format": "binary"}},
+                    "application/json": {"schema": openapi.GENERATION},
+                },
+            },
+            202: {
+                "description": "async: what to ask for",
+                "content": {"application/json": {"schema": openapi.GENERATION}},
+            },
+            **openapi.problems(400, 401, 404, 409, 413, 415, 422, 429, 503),
+        },
+        openapi_extra={"requestBody": openapi.request_body()},
+    )
+    async def generate(request: Request) -> Response:
+        owner, counter = owner_of(request), app.state.counter
+        began = time.monotonic()
+        async with app.state.uploads:
+            body = await read_body(request, counter.spec.limits)
+            request.state.given = body.given
+            wants_json = _wants_json(request, body)
+            uploads = {n: Upload(file.filename or n, file.file) for n, file in body.files.items()}
+            ticket = await counter.order(
+                body.params, body.config, owner, uploads.get("src_audio"), uploads.get("reference_audio")
+            )
+        if body.later:
+            return JSONResponse(as_json(ticket, counter.desk), 202, {"Location": _url(ticket)})
+        try:
+            rows = await counter.wait(ticket)
+        except asyncio.CancelledError:
+            counter.desk.cancel(ticket)  # the client is gone
+            raise
+        finally:
+            app.state.gauges.covers.labels(ticket.status).inc(len(ticket.order.covers))
+        app.state.gauges.seconds.observe(time.monotonic() - began)
+        if wants_json:
+            return JSONResponse(as_json(ticket, counter.desk))
+        content = await asyncio.to_thread(counter.shelf.audio, rows[0])
+        return Response(content, headers=audio_headers(ticket, rows[0]), media_type=media_type(ticket))
+
+    @app.get(
+        f"{GENERATIONS}/{{id}}",
+        summary="How far a generation is, and what came of it",
+        operation_id="get_generation",
+        responses=openapi.replies(openapi.GENERATION, 401, 404, 422),
+    )
+    async def generation(id: str, request: Request) -> JSONResponse:
+        ticket = await _found(app, id, owner_of(request))
+        return JSONResponse(as_json(ticket, app.state.counter.desk))
+
+    @app.delete(
+        f"{GENERATIONS}/{{id}}",
+        summary="Cancel a generation; one that is over stays as it is",
+        operation_id="cancel_generation",
+        responses=openapi.replies(openapi.GENERATION, 401, 404, 422),
+    )
+    async def cancel(id: str, request: Request) -> JSONResponse:
+        ticket = await _found(app, id, owner_of(request))
+        app.state.counter.desk.cancel(ticket)
+        return JSONResponse(as_json(ticket, app.state.counter.desk))
+
+    @app.get(
+        f"{GENERATIONS}/{{id}}/audio/{{number}}",
+        summary="A cover's file, counted from 0",
+        operation_id="get_audio",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "the file",
+                "content": {"audio/*": {"schema": {"type": "string", "format": "binary"}}},
+            },
+            206: {"description": "a part of it"},
+            416: {"description": "a part that it does not have"},
+            **openapi.problems(400, 401, 404, 409, 415, 413, 422, 503),
+        },
+    )
+    async def audio(id: str, number: int, request: Request) -> Response:
+        ticket, counter = await _found(app, id, owner_of(request)), app.state.counter
+        if not 0 <= number < len(ticket.order.covers):
+            raise Problem(404, "unknown_id", f"there is no cover {number}", "count from 0", "number", number)
+        row = ticket.rows.get(ticket.order.covers[number])
+        if row is None:
+            raise Problem(404, "not_finished", f"cover {number} is not finished", "come again later")
+        if row["status"] != "ok":
+            raise of_row(row, ticket.order.track["source"])
+        headers, kind = audio_headers(ticket, row), media_type(ticket)
+        store = counter.shelf.store
+        if store.is_local and await asyncio.to_thread(store.exists, row["audio_path"]):
+            return FileResponse(store.path(row["audio_path"]), headers=headers, media_type=kind)
+        try:
+            content = await asyncio.to_thread(counter.shelf.audio, row)
+        except FileNotFoundError:
+            raise Problem(404, "gone", "the file was taken out of the output folder", "ask for it anew") from None
+        return Response(content, headers=headers, media_type=kind)
+
+    @app.get("/health", summary="Whether a model is ready", responses=openapi.replies({"type": "object"}, 503))
+    async def health() -> JSONResponse:
+        desk = app.state.counter.desk
+        state = {"status": "ok", "waiting": len(desk.queue), "busy": desk.busy, "slots": desk.slots}
+        if not await ready():
+            raise Problem(503, "unavailable", "no model is ready", "come again", retry_after_s=10)
+        return JSONResponse(state)
+
+    @app.get(
+        "/v1/models",
+        summary="What this service makes covers with",
+        responses=openapi.replies({"type": "object"}, 401),
+    )
+    async def models(request: Request) -> JSONResponse:
+        owner_of(request)
+        model, spec = app.state.counter.model, app.state.counter.spec
+        entry = {
+            "id": model.name,
+            "object": "model",
+            "fingerprint": model.fingerprint,
+            "turbo": model.is_turbo,
+            "dtype": model.dtype,
+            "language_model": spec.language_model,
+            "limits": vars(spec.limits),
+        }
+        return JSONResponse({"object": "list", "data": [entry]})
+
+    @app.get(
+        "/metrics",
+        summary="For Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}, **openapi.problems(401)},
+    )
+    async def metrics(request: Request) -> Response:
+        owner_of(request)
+        return Response(app.state.gauges.text(), media_type="text/plain; version=0.0.4")
+
+    return app
+
+
+async def _found(app: FastAPI, order_id: str, owner: str) -> Ticket:
+    if not re.fullmatch(r"[\w-]{8,64}", order_id, re.ASCII):
+        raise Problem(
+            404, "unknown_id", "there is no generation with this id", "ask for one first", "id", order_id
+        )
+    ticket: Ticket = await app.state.counter.desk.find(order_id, owner)
+    return ticket
+
+
+def _wants_json(request: Request, body: Body) -> bool:
+    """Whether the reply is JSON, by the request's word or its Accept header.
+
+    Raises:
+        Problem: 422 an audio reply is asked for and there are several covers.
+    """
+    accept = request.headers.get("accept", "*/*")
+    several = isinstance(body.config.batch_size, int) and body.config.batch_size > 1
+    if body.reply == "audio" and several and not body.later:
+        raise Problem(
+            422,
+            "invalid_value",
+            f"batch_size {body.config.batch_size} makes several files and response_format audio holds one",
+            "use response_format json, or batch_size 1",
+            "response_format",
+            "audio",
+        )
+    if body.reply is not None:
+        return body.reply == "json"
+    return several or ("application/json" in accept and "audio/" not in accept)
+
+
+def _url(ticket: Ticket) -> str:
+    return f"{GENERATIONS}/{ticket.order.id}"

@@ -1,0 +1,172 @@
+"""A request's body, as JSON or as a form with files, under the names of ``GenerationParams``."""
+
+import difflib
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, get_type_hints
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+
+from acestep.params import GenerationConfig, GenerationParams
+from pipeline.service.problem import Problem
+from pipeline.service.spec import Limits
+
+PARAMS = {item.name: item for item in fields(GenerationParams)}
+CONFIG = {item.name: item for item in fields(GenerationConfig)}
+# Beside the request itself: how it is answered.
+REPLY = ("async", "response_format")
+NAMES = (*PARAMS, *CONFIG, *REPLY)
+FILES = ("src_audio", "reference_audio")
+# Where the service's defaults are its own: covers are all it makes, and a reply holds one.
+DEFAULTS = {"task_type": "cover", "batch_size": 1}
+REPLIES = ("audio", "json")
+_TEXT = {name for name, kind in get_type_hints(GenerationParams).items() if kind in (str, str | None)}
+_TEXT |= {name for name, kind in get_type_hints(GenerationConfig).items() if kind is str} | {"response_format"}
+Receive = Callable[[], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Body:
+    """What a client sent.
+
+    given: all of it by name, without files. files: uploads by the name of the field they stand for.
+    reply: "audio" or "json"; None leaves it to the Accept header.
+    """
+
+    given: Mapping[str, Any]
+    params: GenerationParams
+    config: GenerationConfig
+    reply: str | None = None
+    later: bool = False
+    files: Mapping[str, UploadFile] = field(default_factory=dict)
+
+
+async def read_body(request: Request, limits: Limits) -> Body:
+    """Read a request to make a cover.
+
+    Raises:
+        Problem: 400 not JSON or not a form, 413 too large, 415 another kind of content, 422 an unknown name.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        return parse(_json(await _whole(request, limits.body_kb * 1e3, "limits.body_kb")))
+    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+        limited = Request(request.scope, _limited(request, limits.upload_mb * 1e6, "limits.upload_mb"))
+        try:
+            form = await limited.form(
+                max_files=len(FILES), max_fields=len(NAMES), max_part_size=int(limits.body_kb * 1e3)
+            )
+        except MultiPartException as error:
+            raise Problem(
+                400, "malformed_form", f"the form cannot be read: {error.message}", "send it anew"
+            ) from None
+        except Exception as error:
+            if getattr(error, "status_code", None) == 400:
+                said = getattr(error, "detail", error)
+                raise Problem(400, "malformed_form", f"the form cannot be read: {said}", "send it anew") from None
+            raise
+        files = {name: value for name, value in form.items() if isinstance(value, UploadFile)}
+        return parse({n: _from_text(n, v) for n, v in form.items() if isinstance(v, str)}, files)
+    raise Problem(
+        415,
+        "unsupported_media_type",
+        f"content type {kind!r} is not taken",
+        "send application/json, or multipart/form-data with a file",
+        "Content-Type",
+        kind,
+    )
+
+
+def parse(given: Mapping[str, Any], files: Mapping[str, UploadFile] | None = None) -> Body:
+    """A body from named values.
+
+    Raises:
+        Problem: 422 a name is unknown (the nearest one is said), or the reply is none of ``REPLIES``.
+    """
+    files = files or {}
+    for name in (*given, *files):
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, 1)
+            remedy = f"did you mean {near[0]}?" if near else "see /openapi.json for all names"
+            raise Problem(422, "unknown_field", f"{name!r} is no parameter", remedy, name, given.get(name))
+    for name in files:
+        if name not in FILES:
+            raise Problem(422, "unknown_field", f"{name} is no file", f"send files as {' or '.join(FILES)}", name)
+        if name in given:
+            raise Problem(422, "given_twice", f"{name} is given as a file and as text", "send one of them", name)
+    reply, later = given.get("response_format"), given.get("async", False)
+    if reply is not None and reply not in REPLIES:
+        raise Problem(
+            422,
+            "invalid_value",
+            f"response_format {reply!r} is unknown",
+            f"use one of {', '.join(REPLIES)}; the kind of file is audio_format",
+            "response_format",
+            reply,
+        )
+    if not isinstance(later, bool):
+        raise Problem(422, "invalid_value", f"async {later!r} is not true or false", "use one", "async", later)
+    values = DEFAULTS | dict(given)
+    return Body(
+        given=given,
+        params=GenerationParams(**{name: values[name] for name in PARAMS if name in values}),
+        config=GenerationConfig(**{name: values[name] for name in CONFIG if name in values}),
+        reply=reply,
+        later=later,
+        files=files,
+    )
+
+
+def _json(content: bytes) -> dict[str, Any]:
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no JSON number")
+
+    try:
+        values = json.loads(content, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, "malformed_json", f"the body is not JSON: {error}", "send one JSON object") from None
+    if not isinstance(values, dict):
+        raise Problem(400, "malformed_json", "the body is not a JSON object", 'send {"src_audio": ..., ...}')
+    return values
+
+
+def _from_text(name: str, text: str) -> Any:
+    """A form's value in its own kind: what is not text is written as in JSON."""
+    if name in _TEXT or name not in NAMES:
+        return text
+    try:
+        return _json(b'{"value": %b}' % text.encode())["value"]
+    except (Problem, UnicodeEncodeError):
+        raise Problem(
+            422, "invalid_value", f"{name} {text[:80]!r} cannot be read", "write it as in JSON", name, text
+        ) from None
+
+
+async def _whole(request: Request, most: float, limit: str) -> bytes:
+    return await Request(request.scope, _limited(request, most, limit)).body()
+
+
+def _limited(request: Request, most: float, limit: str) -> Receive:
+    """The request's body as it arrives, up to ``most`` bytes.
+
+    Raises:
+        Problem: 413, before anything is read where the length was announced.
+    """
+    too_large = Problem(413, "too_large", f"the body is larger than {most:.0f} bytes", f"this service's {limit}")
+    announced = request.headers.get("content-length", "0")
+    if not announced.isdigit() or int(announced) > most:
+        raise too_large
+    seen = 0
+
+    async def receive() -> Any:
+        nonlocal seen
+        message = await request.receive()
+        seen += len(message.get("body", b""))
+        if seen > most:
+            raise too_large
+        return message
+
+    return receive

@@ -1,0 +1,102 @@
+"""The counter: a request becomes an order at the desk, whether it came over HTTP or from the page."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from acestep.params import GenerationConfig, GenerationParams
+from pipeline.items import ModelFacts
+from pipeline.service.desk import Desk, Ticket
+from pipeline.service.orders import Requested, look_at, make_order
+from pipeline.service.problem import Problem, of_row
+from pipeline.service.shelf import Shelf
+from pipeline.service.sources import Admitted, admit
+from pipeline.service.spec import ServiceSpec
+from pipeline.service.uploads import Keep, upload
+
+READERS = 8  # sources that are fetched, hashed and looked at side by side
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that a client sent, open or on this machine's disk."""
+
+    name: str
+    file: BinaryIO | Path
+
+
+class Counter:
+    """Where requests are checked, their sources admitted, and orders placed."""
+
+    def __init__(self, spec: ServiceSpec, model: ModelFacts, shelf: Shelf, desk: Desk):
+        self.spec, self.model, self.shelf, self.desk = spec, model, shelf, desk
+        self.keep = Keep(shelf.store, spec.output)
+        self.reading = asyncio.Semaphore(READERS)
+
+    def look_at(self, params: GenerationParams, config: GenerationConfig) -> Requested:
+        """What a request would run, without its source.
+
+        Raises:
+            RequestError, Problem: see ``orders.look_at``.
+        """
+        return look_at(params, config, self.model, self.spec.limits)
+
+    async def order(
+        self,
+        params: GenerationParams,
+        config: GenerationConfig,
+        owner: str = "",
+        source: Upload | None = None,
+        reference: Upload | None = None,
+    ) -> Ticket:
+        """Place an order.
+
+        Args:
+            source, reference: uploads in place of the paths in ``params``.
+
+        Raises:
+            RequestError, Problem: the request, or its source, cannot be served.
+        """
+        self.look_at(params, config)
+        async with self.reading:
+            admitted = await asyncio.to_thread(self._admit, "src_audio", params.src_audio, source)
+            heard = None
+            if reference is not None or params.reference_audio:
+                heard = await asyncio.to_thread(self._admit, "reference_audio", params.reference_audio, reference)
+            order = await asyncio.to_thread(
+                make_order, params, config, admitted, heard, self.model, self.spec.limits, owner
+            )
+        return await self.desk.take(order)
+
+    def _admit(self, field: str, value: str | None, sent: Upload | None) -> Admitted:
+        limits = self.spec.limits
+        if sent is not None:
+            return upload(field, sent.file, sent.name, limits, self.keep)
+        if not value:
+            raise Problem(
+                422, "missing_field", f"{field} is not given", "send a file, a path or an address", field
+            )
+        return admit(field, value, self.spec.access, limits, self.keep)
+
+    async def wait(self, ticket: Ticket) -> list[dict[str, Any]]:
+        """The rows of an order's covers, when they are done.
+
+        Raises:
+            Problem: one failed, or ``limits.wait_s`` passed.
+        """
+        try:
+            await asyncio.wait_for(ticket.over.wait(), self.spec.limits.wait_s)
+        except TimeoutError:
+            raise Problem(
+                503,
+                "still_under_way",
+                f"not finished within {self.spec.limits.wait_s:g} s",
+                f"it goes on: ask for /v1/audio/generations/{ticket.order.id}",
+                retry_after_s=self.desk.retry_after_s(),
+            ) from None
+        rows = [ticket.rows[item_id] for item_id in ticket.order.covers]
+        failed = next((row for row in rows if row["status"] != "ok"), None)
+        if failed is not None:
+            raise of_row(failed, ticket.order.track["source"])
+        return rows

@@ -1,0 +1,38 @@
+"""What Prometheus is told."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)
+
+
+class Gauges:
+    """Counters of one service.
+
+    waiting, busy: look at the desk when asked.
+    """
+
+    def __init__(self, waiting: Callable[[], float], busy: Callable[[], float]):
+        self.registry = CollectorRegistry()
+        self.replies = Counter(
+            "restyle_replies", "replies by address and status", ["route", "status"], registry=self.registry
+        )
+        self.covers = Counter(
+            "restyle_covers", "covers asked for, by how they ended", ["how"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "restyle_generation_seconds",
+            "from request to finished covers",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        for name, text, look in (
+            ("restyle_waiting_covers", "covers whose turn has not come", waiting),
+            ("restyle_busy_slots", "tracks in the hands of models", busy),
+        ):
+            Gauge(name, text, registry=self.registry).set_function(look)
+
+    def text(self) -> bytes:
+        """All of them in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,216 @@
+"""A service, started and ended: the engine's replicas and the front before them, on a Ray cluster."""
+
+import asyncio
+import hashlib
+import logging
+import platform
+import socket
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import ray
+import torch
+from ray import serve
+
+from acestep import hub
+from acestep.checkpoint import fingerprint, folder_fingerprint
+from acestep.compiled import check_compiled
+from acestep.errors import RequestError
+from acestep.handler import DTYPES
+from acestep.language_model import open_language_model
+from pipeline.attempts import mark_start
+from pipeline.cluster import PoolError, connect, size_pool
+from pipeline.items import ModelFacts
+from pipeline.job import check_model, open_output
+from pipeline.presets import check_preset
+from pipeline.restyle import Kept
+from pipeline.service.app import make_app
+from pipeline.service.counter import Counter
+from pipeline.service.desk import Desk
+from pipeline.service.engine import CALLS, Engine
+from pipeline.service.shelf import Shelf
+from pipeline.service.spec import LOOPBACK, ServiceSpec
+from pipeline.worker_spec import WorkerSpec
+
+APP, ENGINE, FRONT = "restyle", "Engine", "Front"
+MOST_OPEN = 100_000  # requests that the front holds: its own limits refuse far earlier, and with better words
+LEAVE_S = 20.0  # what is under way may take so long when the service ends
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def running(spec: ServiceSpec, keys: Sequence[str] = ()) -> Iterator[str]:
+    """A service, up while the block runs; yields its address.
+
+    Args:
+        keys: that clients must send; none leaves it open to whoever reaches it.
+
+    Raises:
+        RestyleError: the model, the output folder, the port or the cluster cannot be used.
+    """
+    if find_spec("gradio") is None and spec.page:
+        raise RequestError('page=true needs the extra "ui" (pip install -e ".[ui]"); or say page=false')
+    for preset in spec.presets:
+        check_preset(preset)
+    output = open_output(spec.output)
+    model = _model(spec)
+    _refuse_taken(spec.host, spec.port)
+    connect(spec.cluster)
+    pool = size_pool(spec.cluster)
+    on_gpu = bool(pool.gpus_per_worker)
+    device = torch.device(spec.device or ("cuda" if on_gpu else "cpu"))
+    dtype = spec.dtype or ("bfloat16" if on_gpu else "float32")
+    check_compiled(spec.compiled, device, DTYPES[dtype])
+    facts = replace(model, dtype=dtype)
+    kept = Kept(output)
+    kept.adopt()
+    launch = kept.results.launch
+    mark_start(output, launch)
+    worker = WorkerSpec(
+        output=output,
+        launch=launch,
+        node=platform.node(),
+        model=spec.model,
+        variant=spec.variant,
+        fingerprint=model.fingerprint,
+        device=str(device),
+        dtype=dtype,
+        audio_format="flac",  # each request says its own
+        most_seconds=spec.limits.source_seconds,
+        threads=pool.threads,
+        max_attempts=spec.max_attempts,
+        adapter=spec.adapter,
+        adapter_scale=spec.adapter_scale,
+        compiled=spec.compiled,
+        language_model=spec.language_model,
+        metrics=spec.metrics,
+    )
+    quiet = {"log_level": "WARNING", "enable_access_log": False}
+    engine = serve.deployment(
+        Engine,
+        name=ENGINE,
+        num_replicas=pool.workers,
+        max_ongoing_requests=CALLS,
+        # Without an explicit 0 each replica would hold a CPU, and a small machine has none to spare.
+        ray_actor_options={
+            "num_cpus": 0,
+            "num_gpus": pool.gpus_per_worker,
+            "resources": dict(spec.cluster.resources),
+        },
+        graceful_shutdown_timeout_s=LEAVE_S,
+        health_check_period_s=5,
+        logging_config=quiet,
+    )
+    digests = tuple(hashlib.sha256(key.encode()).hexdigest() for key in keys)
+    front = serve.deployment(
+        serve.ingress(_builder(spec, facts, pool.workers * CALLS, digests))(),
+        name=FRONT,
+        num_replicas=1,  # the queue is one; covers are made elsewhere
+        max_ongoing_requests=MOST_OPEN,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=1,
+        logging_config=quiet,
+    )
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    try:
+        serve.start("HeadOnly", http_options={"host": spec.host, "port": spec.port}, logging_config=quiet)
+        serve.run(front.bind(engine.bind(worker)), name=APP, route_prefix="/")
+    except RuntimeError as error:
+        serve.shutdown()
+        reason = str(error).strip().splitlines()
+        raise PoolError(f"the service did not start: {reason[-1] if reason else error}") from error
+    try:
+        yield f"http://{spec.host}:{spec.port}"
+    finally:
+        serve.delete(APP)
+        serve.shutdown()
+        Kept(output).adopt()
+        ray.shutdown()
+
+
+def _builder(spec: ServiceSpec, model: ModelFacts, slots: int, keys: Sequence[str]) -> Any:
+    def build() -> Any:
+        async def open_counter() -> Counter:
+            store = open_output(spec.output)
+            shelf = await asyncio.to_thread(Shelf, store)
+            handle = serve.get_deployment_handle(ENGINE, APP).options(stream=True)
+
+            async def make(track: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+                response = handle.make.remote(track)
+                try:
+                    async for told in response:
+                        yield told
+                finally:
+                    response.cancel()
+
+            # One try more than an item has attempts, so that the worker's own count has the last word.
+            desk = Desk(make, shelf, slots, spec.limits.waiting, spec.max_attempts + 1)
+            return Counter(spec, model, shelf, desk)
+
+        app = make_app(open_counter, _ready, keys)
+        if spec.page:
+            from pipeline.service.page import mount
+
+            return mount(app, spec, keys)
+        return app
+
+    return build
+
+
+async def _ready() -> bool:
+    """Whether a replica of the engine runs."""
+    status = await asyncio.to_thread(serve.status)
+    app = status.applications.get(APP)
+    engine = app.deployments.get(ENGINE) if app else None
+    return bool(engine and engine.replica_states.get("RUNNING", 0))
+
+
+def _model(spec: ServiceSpec) -> ModelFacts:
+    """What of the model makes an item what it is; its dtype is not known yet.
+
+    Raises:
+        RestyleError: a part of it is missing or damaged.
+    """
+    if spec.dtype is not None and spec.dtype not in DTYPES:
+        raise RequestError(f"dtype {spec.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+    spec.metrics.check()
+    folders = hub.find(spec.model, spec.variant)
+    adapter = hub.find_adapter(spec.adapter) if spec.adapter else None
+    is_turbo = check_model(folders, adapter)
+    listener = hub.find_language_model(spec.language_model) if spec.language_model else None
+    if listener is not None:
+        open_language_model(listener)
+    return ModelFacts(
+        name=spec.model,
+        fingerprint=fingerprint(folders, adapter, spec.adapter_scale),
+        is_turbo=is_turbo,
+        dtype="",
+        language_model=folder_fingerprint(listener) if listener else None,
+        compiled=spec.compiled,
+    )
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    """See that nobody listens there yet.
+
+    Raises:
+        RequestError: somebody does, or the address is not this machine's.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise RequestError(
+            f"host {host} port {port} cannot be listened at ({error.strerror}); give another"
+        ) from None
+
+
+def open_to_others(spec: ServiceSpec, keys: Sequence[str]) -> bool:
+    """Whether anybody on the network may use it without a key."""
+    return spec.host not in LOOPBACK and not keys

@@ -1,0 +1,102 @@
+"""What a client is told when it gets no cover: one form for every error, over HTTP and on the page."""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from acestep.errors import AudioError, RestyleError
+
+UNAVAILABLE = "unavailable"
+# How a failed item's kind reads as an HTTP status; what is not here is the service's own fault.
+STATUS_OF_KIND = {
+    "unreadable_audio": 415,
+    "unreadable_file": 422,
+    "missing_file": 404,
+    "bad_request": 422,
+    "too_long": 413,
+    "cancelled": 409,
+    "silent_output": 422,
+    "not_finite": 422,
+    "energy_collapse": 422,
+    "parent_failed": 422,
+    UNAVAILABLE: 503,
+    "worker_died": 503,
+    "out_of_memory": 503,
+    "storage_error": 503,
+}
+MOST_SHOWN = 200  # characters of a value that are said back
+
+
+class Problem(RestyleError):  # noqa: N818  (a problem, in the words of RFC 9457)
+    """Why a request is not served.
+
+    status: of HTTP. kind: one word for programs. field, value: what of the request is wrong, where one thing is.
+    message: for people; remedy: what to do about it. retry_after_s: when to come again, in whole seconds.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        message: str,
+        remedy: str = "",
+        field: str | None = None,
+        value: object = None,
+        retry_after_s: int | None = None,
+    ):
+        super().__init__(f"{message}; {remedy}" if remedy else message)
+        self.status, self.kind, self.message, self.remedy = status, kind, message, remedy
+        self.field, self.value, self.retry_after_s = field, value, retry_after_s
+
+    def as_json(self) -> dict[str, Any]:
+        """The body of the reply."""
+        said = None if self.value is None else shortened(self.value)
+        return {
+            "error": {
+                "status": self.status,
+                "kind": self.kind,
+                "message": self.message,
+                "remedy": self.remedy,
+                "field": self.field,
+                "value": said,
+            }
+        }
+
+
+def shortened(value: object) -> str:
+    """A value as text, cut where it is long."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}... ({len(text)} characters)"
+
+
+def of_error(error: RestyleError, given: Mapping[str, Any], fields: Collection[str]) -> Problem:
+    """The problem that an error of the lower layers is: its message says the field first and the remedy last.
+
+    Args:
+        given: what the client sent, for the value.
+        fields: names that a request may have.
+    """
+    if isinstance(error, Problem):
+        return error
+    message, _, remedy = str(error).partition("; ")
+    named = re.match(r"\w+", message)
+    field = named.group() if named and named.group() in fields else None
+    status, kind = (415, "unreadable_audio") if isinstance(error, AudioError) else (422, "invalid_value")
+    if isinstance(error, AudioError) and "longer than" in message:
+        status, kind = 413, "too_long"
+    return Problem(status, kind, message, remedy, field, given.get(field) if field else None)
+
+
+def of_row(row: Mapping[str, Any], source: str) -> Problem:
+    """The problem of an item that failed.
+
+    Args:
+        source: where the service keeps the source, which a client is not told.
+    """
+    kind = row["error_kind"] or "internal_error"
+    said = str(row["error_message"]).replace(f"{source}: ", "").replace(source, "the source")
+    message, _, remedy = said.partition("; ")
+    if kind == "unreadable_audio" and "longer than" in message:
+        kind = "too_long"
+    status = STATUS_OF_KIND.get(kind, 500)
+    return Problem(status, kind, message, remedy, retry_after_s=30 if status == 503 else None)

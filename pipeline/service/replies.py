@@ -1,0 +1,100 @@
+"""What a client reads: an order's state as JSON, the headers of an audio file."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from pipeline.service.desk import Desk, Ticket
+from pipeline.service.problem import of_row
+
+MEDIA_TYPES = {
+    "wav": "audio/wav",
+    "wav32": "audio/wav",
+    "flac": "audio/flac",
+    "mp3": "audio/mpeg",
+    "opus": "audio/ogg",
+    "aac": "audio/mp4",
+}
+# Where files lie is the service's own business; a client has links.
+_NOT_TOLD = ("source", "reference_audio", "audio_path", "node")
+
+
+def as_json(ticket: Ticket, desk: Desk) -> dict[str, Any]:
+    """An order's state, with a link to each finished cover."""
+    covers = [_cover(ticket, number) for number in range(len(ticket.order.covers))]
+    return {
+        "id": ticket.order.id,
+        "status": ticket.status,
+        "progress": progress(ticket),
+        "waiting_before": _waiting_before(ticket, desk),
+        "url": f"/v1/audio/generations/{ticket.order.id}",
+        "covers": covers,
+    }
+
+
+def progress(ticket: Ticket) -> float:
+    """The share of an order's steps that are done, 0 .. 1."""
+    done = [1.0 if item in ticket.rows else _share(ticket, item) for item in ticket.order.item_ids]
+    return round(sum(done) / len(done), 4)
+
+
+def _share(ticket: Ticket, item_id: str) -> float:
+    job = ticket.jobs.get(item_id)
+    # Decoding, measuring and writing come after the last step.
+    return 0.95 * job.step / job.steps if job is not None and job.steps else 0.0
+
+
+def _waiting_before(ticket: Ticket, desk: Desk) -> int:
+    for place, item_id in enumerate(desk.queue):
+        if item_id in ticket.jobs:
+            return place
+    return 0
+
+
+def _cover(ticket: Ticket, number: int) -> dict[str, Any]:
+    item_id = ticket.order.covers[number]
+    item = next(item for item in ticket.order.track["items"] if item["item_id"] == item_id)
+    job, row = ticket.jobs.get(item_id), ticket.rows.get(item_id)
+    ok = row is not None and row["status"] == "ok"
+    status = "queued" if job is None or not job.running else "running"
+    if row is not None:
+        cancelled = row.get("error_kind") == "cancelled"
+        status = "done" if ok else "cancelled" if cancelled else "failed"
+    elif ticket.cancelled:
+        status = "cancelled"
+    return {
+        "item_id": item_id,
+        "seed": item["seed"],
+        "status": status,
+        "step": job.step if job is not None else 0,
+        "steps": job.steps if job is not None else 0,
+        "audio_url": f"/v1/audio/generations/{ticket.order.id}/audio/{number}" if ok else None,
+        "row": told(row) if ok and row is not None else None,
+        "error": of_row(row, ticket.order.track["source"]).as_json()["error"]
+        if row is not None and not ok
+        else None,
+    }
+
+
+def told(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A result row as a client may see it."""
+    shown = {name: value for name, value in row.items() if name not in _NOT_TOLD}
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in shown.items()}
+
+
+def media_type(ticket: Ticket) -> str:
+    """Of an order's audio files."""
+    return MEDIA_TYPES[ticket.order.track["config"]["audio_format"]]
+
+
+def audio_headers(ticket: Ticket, row: Mapping[str, Any]) -> dict[str, str]:
+    """What goes with a cover's file: its ids and seed, and what to call it."""
+    name = f"{row['item_id']}.{ticket.order.extension}"
+    return {
+        "X-Generation-Id": ticket.order.id,
+        "X-Item-Id": row["item_id"],
+        "X-Seed": str(row["seed"]),
+        "X-Duration-Seconds": f"{row['duration_s']:.3f}",
+        "Content-Disposition": f'inline; filename="{quote(name)}"',
+    }

@@ -1,0 +1,95 @@
+"""What a service is told: which model, where results lie, what it may read, and how much at once."""
+
+from dataclasses import dataclass, field
+
+from acestep.constants import MAX_SOURCE_SECONDS
+from acestep.errors import RequestError
+from pipeline.cluster import ClusterSpec
+from pipeline.measuring import MetricsSpec
+from pipeline.presets import Preset
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request, and all together, may ask for.
+
+    upload_mb: of one request's body, files included, in 10^6 bytes; also of a file fetched from a URL.
+    body_kb: of a body that is JSON, in 10^3 bytes.
+    source_seconds: of a source or a reference.
+    caption_characters, lyrics_characters: of each text; the model itself knows fewer (see its notes).
+    waiting: covers that wait for a model; more are refused with 429.
+    wait_s: how long a request that did not say ``async`` is kept open, in seconds.
+    fetch_s: how long a URL may take, in seconds.
+    """
+
+    upload_mb: float = 200.0
+    body_kb: float = 1000.0
+    source_seconds: float = MAX_SOURCE_SECONDS
+    caption_characters: int = 5_000
+    lyrics_characters: int = 20_000
+    waiting: int = 100
+    wait_s: float = 3600.0
+    fetch_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise RequestError(f"limits.{name} {value!r} must be above zero")
+        if self.source_seconds > MAX_SOURCE_SECONDS:
+            raise RequestError(
+                f"limits.source_seconds {self.source_seconds:g} is more than the models know; "
+                f"at most {MAX_SOURCE_SECONDS:g}"
+            )
+
+
+@dataclass(frozen=True)
+class Access:
+    """Which sources a request may name.
+
+    roots: folders of this service's machine, or URIs such as ``s3://bucket/music``; what lies in them may be named
+        by path. None: nothing may.
+    url_hosts: hosts that ``http`` and ``https`` sources may come from, as ``host`` or ``host:port``.
+    """
+
+    roots: tuple[str, ...] = ()
+    url_hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ServiceSpec:
+    """One service.
+
+    output: folder of uploads, covers, result rows and requests; any location a catalogue's output may have.
+    host, port: where it listens; anything but loopback is reachable by others.
+    page: also serve the Cover page, which needs the extra ``ui``.
+    presets: starting points that the page offers.
+    """
+
+    output: str
+    model: str = "demo"
+    variant: str | None = None
+    adapter: str | None = None
+    adapter_scale: float = 1.0
+    compiled: bool = False
+    language_model: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8001
+    page: bool = True
+    max_attempts: int = 3
+    access: Access = field(default_factory=Access)
+    limits: Limits = field(default_factory=Limits)
+    cluster: ClusterSpec = field(default_factory=ClusterSpec)
+    metrics: MetricsSpec = field(default_factory=MetricsSpec)
+    presets: tuple[Preset, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise RequestError(f"port {self.port} is out of range; allowed: 0..65535")
+        if self.max_attempts < 2:
+            raise RequestError(
+                f"max_attempts {self.max_attempts}: a death may be a neighbour's fault; allow at least 2"
+            )
