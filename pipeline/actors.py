@@ -56,8 +56,11 @@ class RestyleWorker:
     No exception of a track leaves it.
     """
 
-    def __init__(self, spec: WorkerSpec, stop: StopFlag):
+    def __init__(self, spec: WorkerSpec, stop: StopFlag | None = None):
         """Load the model.
+
+        Args:
+            stop: tells when to begin nothing new; None never does.
 
         Raises:
             RestyleError: this node does not see the driver's output folder, or its model.
@@ -110,7 +113,7 @@ class RestyleWorker:
         tracks = list(itertools.chain(*batch[TRACKS].to_pylist()))
         task, last = tracks[0]["items"][0]["item_id"], tracks[-1]["items"][-1]["item_id"]
         for track in tracks:
-            if not self.stop.lowered:
+            if not self._stopping:
                 for row in self.restyle(track):
                     table = as_table([row]).append_column(TASK, [[task]])
                     yield table.append_column(LAST, [[row["item_id"] == last]])
@@ -164,7 +167,7 @@ class RestyleWorker:
         }
         del source, reference
         for row, stages in zip(rows, chains, strict=True):
-            if self.stop.lowered:
+            if self._stopping:
                 return
             yield self._item(track, row | shared, stages, chain, heard, len(rows))
 
@@ -247,6 +250,10 @@ class RestyleWorker:
         row |= {"status": "ok", "finished_at": datetime.now(UTC)}
         leave(self.spec.output, row)
         return row
+
+    @property
+    def _stopping(self) -> bool:
+        return self.stop is not None and self.stop.lowered
 
     def _guard(self, name: str) -> "AttemptGuard":
         return AttemptGuard(self.spec.output, f"{self.spec.launch}/{name}", self.spec.max_attempts)

@@ -109,7 +109,7 @@ def parse(given: Mapping[str, Any], files: Mapping[str, UploadFile] | None = Non
         )
     if not isinstance(later, bool):
         raise Problem(422, "invalid_value", f"async {later!r} is not true or false", "use one", "async", later)
-    values = DEFAULTS | dict(given)
+    values: dict[str, Any] = {**DEFAULTS, **given}
     return Body(
         given=given,
         params=GenerationParams(**{name: values[name] for name in PARAMS if name in values}),

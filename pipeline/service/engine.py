@@ -22,12 +22,6 @@ from pipeline.worker_spec import WorkerSpec
 CALLS = 2  # one request on the device, one that is read or written meanwhile
 
 
-class NeverStopped:
-    """A service ends by its replicas being shut down, not by a flag."""
-
-    lowered = False
-
-
 class RequestWorker(RestyleWorker):
     """A worker whose tracks carry a request: ``params`` and ``config`` as ``generate_music`` takes them.
 
@@ -36,7 +30,7 @@ class RequestWorker(RestyleWorker):
     """
 
     def __init__(self, spec: WorkerSpec):
-        super().__init__(spec, NeverStopped())
+        super().__init__(spec)
         self.call = threading.local()
 
     def asked(self, track: dict[str, Any]) -> GenerationParams | None:

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 import torch
 from ray import serve
+from ray.serve.schema import ReplicaState
 
 from acestep import hub
 from acestep.checkpoint import fingerprint, folder_fingerprint
@@ -91,7 +92,6 @@ def running(spec: ServiceSpec, keys: Sequence[str] = ()) -> Iterator[str]:
     )
     quiet = {"log_level": "WARNING", "enable_access_log": False}
     engine = serve.deployment(
-        Engine,
         name=ENGINE,
         num_replicas=pool.workers,
         max_ongoing_requests=CALLS,
@@ -104,17 +104,16 @@ def running(spec: ServiceSpec, keys: Sequence[str] = ()) -> Iterator[str]:
         graceful_shutdown_timeout_s=LEAVE_S,
         health_check_period_s=5,
         logging_config=quiet,
-    )
+    )(Engine)
     digests = tuple(hashlib.sha256(key.encode()).hexdigest() for key in keys)
     front = serve.deployment(
-        serve.ingress(_builder(spec, facts, pool.workers * CALLS, digests))(),
         name=FRONT,
         num_replicas=1,  # the queue is one; covers are made elsewhere
         max_ongoing_requests=MOST_OPEN,
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=1,
         logging_config=quiet,
-    )
+    )(serve.ingress(_builder(spec, facts, pool.workers * CALLS, digests))())
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         serve.start("HeadOnly", http_options={"host": spec.host, "port": spec.port}, logging_config=quiet)
@@ -140,7 +139,7 @@ def _builder(spec: ServiceSpec, model: ModelFacts, slots: int, keys: Sequence[st
             handle = serve.get_deployment_handle(ENGINE, APP).options(stream=True)
 
             async def make(track: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-                response = handle.make.remote(track)
+                response: Any = handle.make.remote(track)
                 try:
                     async for told in response:
                         yield told
@@ -166,7 +165,7 @@ async def _ready() -> bool:
     status = await asyncio.to_thread(serve.status)
     app = status.applications.get(APP)
     engine = app.deployments.get(ENGINE) if app else None
-    return bool(engine and engine.replica_states.get("RUNNING", 0))
+    return bool(engine and engine.replica_states.get(ReplicaState.RUNNING))
 
 
 def _model(spec: ServiceSpec) -> ModelFacts:
