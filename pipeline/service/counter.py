@@ -11,9 +11,9 @@ from pipeline.service.desk import Desk, Ticket
 from pipeline.service.orders import Requested, look_at, make_order
 from pipeline.service.problem import Problem, of_row
 from pipeline.service.shelf import Shelf
-from pipeline.service.sources import Admitted, admit
+from pipeline.service.sources import Admitted, admit, upload
 from pipeline.service.spec import ServiceSpec
-from pipeline.service.uploads import Keep, upload
+from pipeline.service.uploads import Keep
 
 READERS = 8  # sources that are fetched, hashed and looked at side by side
 

@@ -1,0 +1,149 @@
+"""What a request may have read: files in the service's roots, addresses of listed hosts, files that it sends."""
+
+import os
+import posixpath
+from dataclasses import dataclass
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from pipeline.probe import probe
+from pipeline.service.problem import STATUS_OF_KIND, Problem
+from pipeline.service.spec import Access, Limits
+from pipeline.service.uploads import Keep
+from pipeline.service.urls import PORTS, fetch
+from pipeline.sources import decoding_defect
+from pipeline.storage import Store, locate
+
+MOST_NAME_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A source that was looked at: where workers read it, a digest of its bytes, its length where it says one."""
+
+    uri: str
+    digest: str
+    duration_s: float | None
+
+
+def admit(field: str, value: str, access: Access, limits: Limits, keep: Keep) -> Admitted:
+    """The source that a client names, by path or by address.
+
+    Raises:
+        Problem: 404 it is not there; 413 too large or too long; 415 no audio; 422 it may not be read.
+    """
+    scheme = value.partition("://")[0].lower() if "://" in value else ""
+    if scheme in PORTS:
+        return _looked_at(field, value, fetch(field, value, access.url_hosts, limits, keep), limits)
+    return _looked_at(field, value, find(field, value, access, keep.store), limits)
+
+
+def upload(field: str, file: BinaryIO, name: str, limits: Limits, keep: Keep) -> Admitted:
+    """A file that a client sent, called ``name`` there.
+
+    Raises:
+        Problem: 413 too long; 415 no audio.
+    """
+    return _looked_at(field, name, keep.put(file), limits)
+
+
+def find(field: str, value: str, access: Access, output: Store) -> str:
+    """The file that a client's path names: absolute, or relative to a root; symbolic links are followed first.
+
+    Raises:
+        Problem: 422 it lies in no root, or in the service's own output, whether it is there or not; else 404.
+    """
+    inside = [] if _is_odd(value) else [_inside(root, value) for root in access.roots]
+    allowed = [path for path in inside if path is not None and not _is_ours(path, output)]
+    if not allowed:
+        raise Problem(
+            422,
+            "not_allowed",
+            f"{field} is not in a folder that this service reads",
+            "send it as a file (multipart/form-data), or have its folder added to access.roots",
+            field,
+            value,
+        )
+    for path in allowed:
+        if "://" in path or os.path.lexists(path):
+            return path
+    raise _missing(field, value)
+
+
+def _looked_at(field: str, said: str, uri: str, limits: Limits) -> Admitted:
+    """A file, proven to be audio of a length that is taken, as far as its header and its beginning tell."""
+    found = probe(uri)
+    if found.error_kind == "missing_file":
+        raise _missing(field, said)
+    if found.error_kind is not None:
+        raise _refused(field, said, uri, found.error_kind, found.error or "")
+    if found.duration_s is not None and found.duration_s > limits.source_seconds:
+        longer = f"{found.duration_s:.1f} s is longer than {limits.source_seconds:g} s; cut it"
+        raise _refused(field, said, uri, "too_long", longer)
+    # Where the header says no length, only decoding tells it, and stops at what is taken.
+    defect = decoding_defect(uri, found.duration_s is None, limits.source_seconds)
+    if defect is not None:
+        kind, message = defect
+        raise _refused(field, said, uri, "too_long" if "longer than" in message else kind, message)
+    return Admitted(uri, found.digest, found.duration_s)
+
+
+def _refused(field: str, said: str, uri: str, kind: str, message: str) -> Problem:
+    message, _, remedy = message.replace(f"{uri}: ", "").replace(uri, "it").partition("; ")
+    return Problem(STATUS_OF_KIND[kind], kind, f"{field}: {message}", remedy or "send another", field, said)
+
+
+def _missing(field: str, value: str) -> Problem:
+    return Problem(404, "missing_file", f"{field}: no such file", "check its name", field, value)
+
+
+def _is_odd(value: str) -> bool:
+    """What no path that a person writes holds, and a file system may read in its own way."""
+    try:
+        return not value or "\0" in value or len(value.encode()) > MOST_NAME_BYTES
+    except UnicodeEncodeError:
+        return True
+
+
+def _inside(root: str, value: str) -> str | None:
+    """Where a path leads from a root, None where that is outside of it."""
+    if "://" in root:
+        return _inside_uri(root, value)
+    if "://" in value:
+        return None
+    real_root = os.path.realpath(os.path.expanduser(root))
+    try:
+        real = os.path.realpath(os.path.join(real_root, value))
+    except (OSError, ValueError):
+        return None
+    return real if real.startswith(real_root.rstrip("/") + "/") else None
+
+
+def _inside_uri(root: str, value: str) -> str | None:
+    """The same for an object store: by name alone, since it knows no links. Its options are the root's."""
+    start, mark, options = root.partition("?")
+    start = start.rstrip("/")
+    if "://" in value:
+        given, wanted = urlsplit(value), urlsplit(start)
+        if (given.scheme, given.netloc) != (wanted.scheme, wanted.netloc) or given.query or given.fragment:
+            return None
+        if not given.path.startswith(f"{wanted.path}/"):
+            return None
+        value = given.path[len(wanted.path) + 1 :]
+    plain = unquote(value)
+    if (
+        value.startswith("/")
+        or plain.startswith("/")
+        or posixpath.normpath(plain) != plain
+        or plain.startswith("..")
+    ):
+        return None
+    return f"{start}/{value}{mark}{options}"
+
+
+def _is_ours(path: str, output: Store) -> bool:
+    """Whether a file lies in the service's output, where other requests' uploads and results are."""
+    filesystem, place = locate(path)
+    if output.is_local:
+        return "://" not in path and f"{place}/".startswith(f"{os.path.realpath(output.root)}/")
+    return filesystem == output.filesystem and f"{place}/".startswith(f"{output.root}/")

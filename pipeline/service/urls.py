@@ -1,0 +1,174 @@
+"""Sources on other hosts: fetched from those that are listed, from the very address that was checked."""
+
+import ipaddress
+import socket
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import BinaryIO
+from urllib.parse import SplitResult, urlsplit
+
+import urllib3
+
+from pipeline.service.problem import Problem
+from pipeline.service.spec import Limits
+from pipeline.service.uploads import Keep
+
+PORTS = {"http": 80, "https": 443}
+CHUNK_BYTES = 1 << 16
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def fetch(field: str, value: str, hosts: Sequence[str], limits: Limits, keep: Keep) -> str:
+    """Fetch a source and keep it like a file that was sent; its URI.
+
+    Args:
+        hosts: see ``Access.url_hosts``. One that is written as an address may lie in a private network; a name
+            must lead to a public address, whatever its owner says today.
+
+    Raises:
+        Problem: 413 it is larger than ``limits.upload_mb``; 422 the host is not listed, or does not give the file.
+    """
+    parts, port = _parts(field, value)
+    listed = _listed(parts, port, hosts)
+    if listed is None:
+        raise Problem(
+            422,
+            "not_allowed",
+            f"{field}: this service fetches nothing from {parts.hostname}:{port}",
+            "send the file, or have the host added to access.url_hosts",
+            field,
+            value,
+        )
+    until = time.monotonic() + limits.fetch_s
+    address = _address(field, value, parts.hostname or "", port, listed)
+    with tempfile.TemporaryFile() as file:
+        try:
+            _download(field, value, parts, port, str(address), limits, until, file)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise _unreachable(field, value, type(error).__name__) from None
+        return keep.put(file)
+
+
+def _parts(field: str, value: str) -> tuple[SplitResult, int]:
+    try:
+        parts = urlsplit(value)
+        port = parts.port or PORTS[parts.scheme]
+        plain = parts.hostname and parts.username is None and parts.password is None
+        if not plain or any(ord(c) <= 32 or ord(c) > 126 for c in value) or "\\" in value:
+            raise ValueError
+    except (ValueError, KeyError):
+        raise Problem(
+            422,
+            "invalid_value",
+            f"{field} is no address of a file",
+            "write it as https://host/path, without user, password or spaces",
+            field,
+            value,
+        ) from None
+    return parts, port
+
+
+def _listed(parts: SplitResult, port: int, hosts: Sequence[str]) -> str | None:
+    """The entry of the list that allows a host, else None."""
+    host = (parts.hostname or "").rstrip(".").lower()
+    shown = f"[{host}]" if ":" in host else host
+    names = {f"{shown}:{port}", *({shown, host} if port == PORTS[parts.scheme] else ())}
+    return next((entry for entry in hosts if entry.lower() in names), None)
+
+
+def _address(field: str, value: str, host: str, port: int, listed: str) -> Address:
+    """The address to connect to; looked up once, so that no second answer can lead elsewhere.
+
+    Raises:
+        Problem: there is none, or a name leads into a private network.
+    """
+    literal = _literal(listed)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise _unreachable(field, value, "its name is not known") from None
+    addresses = [ipaddress.ip_address(str(info[4][0]).partition("%")[0]) for info in found]
+    for address in addresses:
+        if address == literal or _is_public(address):
+            return address
+    raise Problem(
+        422,
+        "not_allowed",
+        f"{field}: {host} leads to an address that is not public",
+        "send the file instead",
+        field,
+        value,
+    )
+
+
+def _literal(listed: str) -> Address | None:
+    """The address that an entry of the list is, where it is none of a name."""
+    try:
+        return ipaddress.ip_address(urlsplit(f"//{listed}").hostname or listed)
+    except ValueError:
+        return None
+
+
+def _is_public(address: Address) -> bool:
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    known = mapped or address
+    return known.is_global and not known.is_multicast
+
+
+def _download(
+    field: str,
+    value: str,
+    parts: SplitResult,
+    port: int,
+    address: str,
+    limits: Limits,
+    until: float,
+    file: BinaryIO,
+) -> None:
+    most = int(limits.upload_mb * 1e6)
+    too_large = Problem(413, "too_large", f"{field} is larger than {most} bytes", "cut it", field, value)
+    timeout = urllib3.Timeout(total=limits.fetch_s)
+    pool: urllib3.HTTPConnectionPool
+    if parts.scheme == "https":
+        pool = urllib3.HTTPSConnectionPool(
+            address, port, timeout=timeout, server_hostname=parts.hostname, assert_hostname=parts.hostname
+        )
+    else:
+        pool = urllib3.HTTPConnectionPool(address, port, timeout=timeout)
+    with pool:
+        reply = pool.urlopen(
+            "GET",
+            (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+            headers={"Host": parts.netloc, "Accept-Encoding": "identity", "User-Agent": "restyle"},
+            redirect=False,
+            retries=False,
+            preload_content=False,
+            decode_content=False,
+        )
+        try:
+            if 300 <= reply.status < 400:
+                raise _unreachable(field, value, "it leads on to another address; give that one")
+            if reply.status != 200:
+                raise _unreachable(field, value, f"it answers {reply.status}")
+            announced = reply.headers.get("Content-Length", "0")
+            if announced.isdigit() and int(announced) > most:
+                raise too_large
+            read = 0
+            # At most what has arrived: a server that drips is seen dripping.
+            while chunk := reply.read1(CHUNK_BYTES):
+                read += len(chunk)
+                if read > most:
+                    raise too_large
+                if time.monotonic() > until:
+                    raise _unreachable(field, value, f"it took longer than {limits.fetch_s:g} s")
+                file.write(chunk)
+        finally:
+            reply.close()
+
+
+def _unreachable(field: str, value: str, reason: str) -> Problem:
+    shown = value.partition("?")[0]
+    return Problem(
+        422, "unreachable", f"{field} {shown} cannot be fetched: {reason}", "send the file instead", field, shown
+    )
