@@ -66,7 +66,7 @@ def command_of(
     own, usual = asdict(setting_of(params)), asdict(CoverSetting())
     values = {name: value for name, value in own.items() if value != usual[name] and name not in swept}
     values |= {} if "seed" in swept else {"seed": seeds[0]}
-    words = {"manifest": manifest, "output": output}
+    words: dict[str, Any] = {"manifest": manifest, "output": output}
     words |= {name: getattr(spec, name) for name in ("model", "variant", "adapter") if getattr(spec, name)}
     if params.thinking:
         words["language_model"] = spec.language_model

@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from acestep.params import GenerationConfig, GenerationParams
@@ -20,10 +19,10 @@ READERS = 8  # sources that are fetched, hashed and looked at side by side
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that a client sent, open or on this machine's disk."""
+    """A file that a client sent, open, and what it is called there."""
 
     name: str
-    file: BinaryIO | Path
+    file: BinaryIO
 
 
 class Counter:

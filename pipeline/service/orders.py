@@ -165,7 +165,7 @@ def make_order(
     facts = model if params.thinking else ModelFacts(**asdict(model) | {"language_model": None})
     rules = Rules(settings, facts, config.audio_format, limits.source_seconds)
     own = beyond_items(params, config)
-    items = list(make_items(track, source.digest, reference and reference.digest, rules))
+    items = list(make_items(track, source.digest, reference.digest if reference else None, rules))
     renamed = {
         item["item_id"]: digest_of({"item": item["item_id"], "own": own}) if own else item["item_id"]
         for item in items

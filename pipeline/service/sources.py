@@ -131,12 +131,7 @@ def _inside_uri(root: str, value: str) -> str | None:
             return None
         value = given.path[len(wanted.path) + 1 :]
     plain = unquote(value)
-    if (
-        value.startswith("/")
-        or plain.startswith("/")
-        or posixpath.normpath(plain) != plain
-        or plain.startswith("..")
-    ):
+    if value.startswith("/") or plain.startswith(("/", "..")) or posixpath.normpath(plain) != plain:
         return None
     return f"{start}/{value}{mark}{options}"
 

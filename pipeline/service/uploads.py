@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from pipeline.storage import Store, absolute
 
@@ -24,7 +24,7 @@ class Keep:
     store: Store
     output: str
 
-    def put(self, file: BinaryIO) -> str:
+    def put(self, file: IO[bytes]) -> str:
         """Keep a file from its start, once whatever it is called, whole or not at all; its URI."""
         with tempfile.NamedTemporaryFile(dir=self._near(), delete=False) as copy:
             try:
@@ -55,16 +55,14 @@ class Keep:
 
         def put() -> None:
             # What breaks off in the middle is no object: the store shows it when the stream is closed.
-            with (
-                copy.open("rb") as read,
-                self.store.filesystem.open_output_stream(self.store.path(name)) as stream,
-            ):
+            path = self.store.path(name)
+            with copy.open("rb") as read, self.store.filesystem.open_output_stream(path) as stream:
                 shutil.copyfileobj(read, stream, CHUNK_BYTES)
 
         self.store.retrying(put)
 
 
-def _copied(file: BinaryIO, copy: BinaryIO) -> str:
+def _copied(file: IO[bytes], copy: IO[bytes]) -> str:
     """Copy all of a file; the digest of its bytes."""
     file.seek(0)
     digest = hashlib.sha256()
