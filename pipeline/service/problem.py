@@ -78,7 +78,7 @@ def of_error(error: RestyleError, given: Mapping[str, Any], fields: Collection[s
     """
     if isinstance(error, Problem):
         return error
-    message, _, remedy = str(error).partition("; ")
+    message, remedy = said_and_remedy(str(error))
     named = re.match(r"\w+", message)
     field = named.group() if named and named.group() in fields else None
     status, kind = (415, "unreadable_audio") if isinstance(error, AudioError) else (422, "invalid_value")
@@ -95,8 +95,18 @@ def of_row(row: Mapping[str, Any], source: str) -> Problem:
     """
     kind = row["error_kind"] or "internal_error"
     said = str(row["error_message"]).replace(f"{source}: ", "").replace(source, "the source")
-    message, _, remedy = said.partition("; ")
+    message, remedy = said_and_remedy(said)
     if kind == "unreadable_audio" and "longer than" in message:
         kind = "too_long"
     status = STATUS_OF_KIND.get(kind, 500)
     return Problem(status, kind, message, remedy, retry_after_s=30 if status == 503 else None)
+
+
+def said_and_remedy(text: str) -> tuple[str, str]:
+    """The two halves of an error's text: they are parted by the first "; " that stands in no bracket."""
+    depth = 0
+    for place, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if depth <= 0 and text.startswith("; ", place):
+            return text[:place], text[place + 2 :]
+    return text, ""

@@ -7,7 +7,7 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from pipeline.probe import probe
-from pipeline.service.problem import STATUS_OF_KIND, Problem
+from pipeline.service.problem import STATUS_OF_KIND, Problem, said_and_remedy
 from pipeline.service.spec import Access, Limits
 from pipeline.service.uploads import Keep
 from pipeline.service.urls import PORTS, fetch
@@ -89,7 +89,7 @@ def _looked_at(field: str, said: str, uri: str, limits: Limits) -> Admitted:
 
 
 def _refused(field: str, said: str, uri: str, kind: str, message: str) -> Problem:
-    message, _, remedy = message.replace(f"{uri}: ", "").replace(uri, "it").partition("; ")
+    message, remedy = said_and_remedy(message.replace(f"{uri}: ", "").replace(uri, "it"))
     return Problem(STATUS_OF_KIND[kind], kind, f"{field}: {message}", remedy or "send another", field, said)
 
 
