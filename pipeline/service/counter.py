@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 from acestep.params import GenerationConfig, GenerationParams
 from pipeline.items import ModelFacts
 from pipeline.service.desk import Desk, Ticket
-from pipeline.service.orders import Requested, look_at, make_order
+from pipeline.service.orders import Order, Requested, look_at, make_order
 from pipeline.service.problem import Problem, of_row
 from pipeline.service.shelf import Shelf
 from pipeline.service.sources import Admitted, admit, upload
@@ -49,7 +49,22 @@ class Counter:
         source: Upload | None = None,
         reference: Upload | None = None,
     ) -> Ticket:
-        """Place an order.
+        """Place an order; see ``prepared``.
+
+        Raises:
+            RequestError, Problem: the request, or its source, cannot be served; 429 where too many wait.
+        """
+        return await self.desk.take(await self.prepared(params, config, owner, source, reference))
+
+    async def prepared(
+        self,
+        params: GenerationParams,
+        config: GenerationConfig,
+        owner: str = "",
+        source: Upload | None = None,
+        reference: Upload | None = None,
+    ) -> Order:
+        """The order of a request, not placed yet.
 
         Args:
             source, reference: uploads in place of the paths in ``params``.
@@ -63,10 +78,9 @@ class Counter:
             heard = None
             if reference is not None or params.reference_audio:
                 heard = await asyncio.to_thread(self._admit, "reference_audio", params.reference_audio, reference)
-            order = await asyncio.to_thread(
+            return await asyncio.to_thread(
                 make_order, params, config, admitted, heard, self.model, self.spec.limits, owner
             )
-        return await self.desk.take(order)
 
     def _admit(self, field: str, value: str | None, sent: Upload | None) -> Admitted:
         limits = self.spec.limits

@@ -34,6 +34,7 @@ from pipeline.service.desk import Desk
 from pipeline.service.engine import CALLS, Engine
 from pipeline.service.shelf import Shelf
 from pipeline.service.spec import LOOPBACK, ServiceSpec
+from pipeline.storage import absolute
 from pipeline.worker_spec import WorkerSpec
 
 APP, ENGINE, FRONT = "restyle", "Engine", "Front"
@@ -55,6 +56,9 @@ def running(spec: ServiceSpec, keys: Sequence[str] = ()) -> Iterator[str]:
     """
     if find_spec("gradio") is None and spec.page:
         raise RequestError('page=true needs the extra "ui" (pip install -e ".[ui]"); or say page=false')
+    # Replicas may stand in other folders than this process.
+    roots = tuple(absolute(root, "./_") for root in spec.access.roots)
+    spec = replace(spec, output=absolute(spec.output, "./_"), access=replace(spec.access, roots=roots))
     for preset in spec.presets:
         check_preset(preset)
     output = open_output(spec.output)
@@ -154,7 +158,7 @@ def _builder(spec: ServiceSpec, model: ModelFacts, slots: int, keys: Sequence[st
         if spec.page:
             from pipeline.service.page import mount
 
-            return mount(app, spec, keys)
+            return mount(app, spec, model.is_turbo, keys)
         return app
 
     return build

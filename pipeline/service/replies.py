@@ -27,7 +27,7 @@ def as_json(ticket: Ticket, desk: Desk) -> dict[str, Any]:
         "id": ticket.order.id,
         "status": ticket.status,
         "progress": progress(ticket),
-        "waiting_before": _waiting_before(ticket, desk),
+        "waiting_before": waiting_before(ticket, desk),
         "url": f"/v1/audio/generations/{ticket.order.id}",
         "covers": covers,
     }
@@ -45,7 +45,8 @@ def _share(ticket: Ticket, item_id: str) -> float:
     return 0.95 * job.step / job.steps if job is not None and job.steps else 0.0
 
 
-def _waiting_before(ticket: Ticket, desk: Desk) -> int:
+def waiting_before(ticket: Ticket, desk: Desk) -> int:
+    """How many covers come before the first of an order."""
     for place, item_id in enumerate(desk.queue):
         if item_id in ticket.jobs:
             return place

@@ -1,0 +1,148 @@
+"""What the page does: place orders at the counter, follow them, show what came of them."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
+
+from acestep.errors import RequestError, RestyleError
+from acestep.params import GenerationConfig, GenerationParams
+from acestep.request import pick_seeds
+from pipeline.service import page_words as words
+from pipeline.service.batch import command_of, manifest_of
+from pipeline.service.counter import Counter, Upload
+from pipeline.service.desk import Ticket
+from pipeline.service.problem import of_row
+from pipeline.service.replies import progress, waiting_before
+from pipeline.service.uploads import Keep
+
+OWNER = "page"  # orders of the page are out of reach of every key
+TELL_S = 0.4
+COMMA = ", "
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A finished cover as the page shows it; ``path`` in Gradio's own cache, "" where it failed."""
+
+    title: str
+    path: str
+    row: Mapping[str, Any]
+    error: str = ""
+
+
+async def generate(
+    counter: Counter,
+    source: str | None,
+    requests: Sequence[tuple[str, GenerationParams]],
+    config: GenerationConfig,
+) -> AsyncGenerator[tuple[str, list[str], list[Shown]], None]:
+    """Place orders and follow them: (status, ids of the orders, covers once all are done).
+
+    Args:
+        source: path of the visitor's file.
+        requests: a title and a request each.
+
+    Raises:
+        RestyleError: one cannot be served; those placed before it are cancelled.
+    """
+    if not source:
+        raise RequestError("no source; upload a track first")
+    tickets: list[Ticket] = []
+    try:
+        for _, params in requests:
+            with Path(source).open("rb") as file:
+                tickets.append(await counter.order(params, config, OWNER, Upload(Path(source).name, file)))
+    except RestyleError:
+        for ticket in tickets:
+            counter.desk.cancel(ticket)
+        raise
+    ids = [ticket.order.id for ticket in tickets]
+    covers = sum(len(ticket.order.covers) for ticket in tickets)
+    over = asyncio.gather(*(ticket.over.wait() for ticket in tickets))
+    while not over.done():
+        done = sum(item in ticket.rows for ticket in tickets for item in ticket.order.covers)
+        share = sum(map(progress, tickets)) / len(tickets)
+        yield words.status(done, covers, share, waiting_before(tickets[0], counter.desk)), ids, []
+        await asyncio.wait([over], timeout=TELL_S)
+    shown = [
+        await asyncio.to_thread(_shown, counter, ticket, item_id, title if len(ticket.order.covers) == 1 else "")
+        for (title, _), ticket in zip(requests, tickets, strict=True)
+        for item_id in ticket.order.covers
+    ]
+    ended = "cancelled" if all(ticket.cancelled for ticket in tickets) else "done"
+    yield f"{ended}: {sum(not one.error for one in shown)} of {covers} covers", ids, shown
+
+
+def _shown(counter: Counter, ticket: Ticket, item_id: str, title: str) -> Shown:
+    row = ticket.rows[item_id]
+    if row["status"] != "ok":
+        problem = of_row(row, ticket.order.track["source"])
+        return Shown(title or "cover", "", row, str(problem))
+    content = counter.shelf.audio(row)
+    name = f"{title or 'cover'} seed {row['seed']}.{ticket.order.extension}"
+    path = save_bytes_to_cache(content, name, get_upload_folder())
+    return Shown(title or f"seed {row['seed']}", path, row)
+
+
+async def cancel(counter: Counter, ids: Sequence[str]) -> str:
+    """Cancel orders of this visitor."""
+    for order_id in ids:
+        counter.desk.cancel(await counter.desk.find(order_id, OWNER))
+    return "cancelling" if ids else "nothing is under way"
+
+
+def grid_requests(
+    params: GenerationParams, axes: Mapping[str, Sequence[float]]
+) -> list[tuple[str, GenerationParams]]:
+    """A request for each cell of a grid, guidance by guidance, with a title."""
+    names = sorted(axes)[::-1]  # guidance down, strength across
+    requests = []
+    for values in product(*(axes[name] for name in names)):
+        point: dict[str, Any] = dict(zip(names, values, strict=True))
+        title = COMMA.join(f"{name.split('_')[-1]} {value:g}" for name, value in sorted(point.items()))
+        requests.append((title, replace(params, **point)))
+    return requests
+
+
+def one_seed(params: GenerationParams) -> GenerationParams:
+    """A request with its seed drawn, so that the cells of a grid differ in nothing else."""
+    return params if params.seed >= 0 else replace(params, seed=pick_seeds(-1, GenerationConfig(1))[0])
+
+
+async def batch_command(
+    counter: Counter,
+    source: str | None,
+    params: GenerationParams,
+    config: GenerationConfig,
+    axes: Mapping[str, Sequence[float]] | None,
+) -> str:
+    """The command that makes the same covers as a catalogue job; its manifest of this one track is written.
+
+    Raises:
+        RestyleError: the request cannot be served, or is no catalogue's.
+    """
+    if not source:
+        raise RequestError("no source; upload a track first")
+    with Path(source).open("rb") as file:
+        order = await counter.prepared(params, config, OWNER, Upload(Path(source).name, file))
+    # A tenth of a second tells the commands of one visitor apart.
+    name = f"batches/{order.track['track_id']}-{time.time_ns() // 10**8}"
+    manifest = manifest_of(params, order.track)
+    await asyncio.to_thread(counter.shelf.store.write, f"{name}/manifest.csv", manifest)
+    place: Keep = counter.keep
+    return command_of(
+        place.uri(f"{name}/manifest.csv"),
+        place.uri(f"{name}/out"),
+        counter.spec,
+        params,
+        config,
+        order.track["config"]["seeds"],
+        axes,
+    )

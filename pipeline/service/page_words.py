@@ -1,0 +1,173 @@
+"""What the page says, in words and tables; nothing here knows of Gradio."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from acestep.errors import RequestError
+from acestep.params import GenerationConfig, GenerationParams
+from acestep.setting import CoverSetting, parse_values
+from pipeline.presets import Preset
+from pipeline.service.orders import Requested
+
+# What a visitor can set, in the order of the controls.
+FIELDS = (
+    "caption",
+    "lyrics",
+    "vocal_language",
+    "bpm",
+    "keyscale",
+    "timesignature",
+    "audio_cover_strength",
+    "guidance_scale",
+    "inference_steps",
+    "shift",
+    "cfg_interval_start",
+    "cfg_interval_end",
+    "infer_method",
+    "cover_noise_strength",
+    "seed",
+    "batch_size",
+    "audio_format",
+)
+MOST_GRID = 9  # covers of one grid: more is a catalogue's work
+SHOWN = (
+    ("harmony/chroma_excess", "harmony kept"),
+    ("melody/salience_excess", "melody kept"),
+    ("rhythm/onset_corr", "rhythm kept"),
+    ("structure/ssm_corr", "structure kept"),
+    ("timbre/mfcc_distance", "timbre moved (dB)"),
+    ("audio/lufs", "loudness (LUFS)"),
+)
+STEPS = {True: 8, False: 28}
+ADVICE = (
+    "Say genre, instruments, mood and production: `heavy metal, distorted guitars, double bass drums, dark, "
+    "loud and dense mix`. The source need not be described."
+)
+
+
+def defaults(is_turbo: bool) -> dict[str, Any]:
+    """Where the controls begin: the catalogue's values."""
+    usual = CoverSetting()
+    values = {name: getattr(usual, name) for name in FIELDS if hasattr(usual, name)}
+    return values | {
+        "inference_steps": STEPS[is_turbo],
+        "caption": "",
+        "lyrics": "",
+        "vocal_language": "unknown",
+        "bpm": None,
+        "keyscale": "",
+        "timesignature": "",
+        "seed": None,
+        "batch_size": 1,
+        "audio_format": "flac",
+    }
+
+
+def request_of(values: Mapping[str, Any]) -> tuple[GenerationParams, GenerationConfig]:
+    """The request that the controls describe; what is left empty is open.
+
+    Raises:
+        RequestError: a number is not one.
+    """
+    words = {name: values[name] for name in FIELDS if values[name] is not None}
+    for name in ("bpm", "inference_steps", "seed", "batch_size"):
+        if name in words:
+            words[name] = _whole(name, words[name])
+    config = GenerationConfig(batch_size=words.pop("batch_size", 1), audio_format=words.pop("audio_format"))
+    words = {name: float(v) if isinstance(v, int) and name in _FLOATS else v for name, v in words.items()}
+    return GenerationParams(task_type="cover", **words), config
+
+
+_FLOATS = ("audio_cover_strength", "guidance_scale", "shift", "cfg_interval_start", "cfg_interval_end")
+
+
+def _whole(name: str, value: Any) -> int:
+    if not isinstance(value, int | float) or not math.isfinite(value) or value != int(value):
+        raise RequestError(f"{name} {value!r} is not a whole number")
+    return int(value)
+
+
+def preset_names(presets: Sequence[Preset]) -> dict[str, Preset]:
+    """Presets by what people call them."""
+    return {f"{preset.source_genre} \N{RIGHTWARDS ARROW} {preset.target_genre}": preset for preset in presets}
+
+
+def comparison(looked: Requested) -> str:
+    """What is requested beside what will run, as a Markdown table, and why they differ."""
+    asked, runs = looked.settings[-1], looked.effective[-1]
+    steps = asked["inference_steps"]
+    rows = [
+        ("steps", "the model's own" if steps is None else steps, runs["inference_steps"]),
+        (
+            "strength",
+            f"{asked['audio_cover_strength']:g}",
+            f"{runs['cover_steps']} of {runs['inference_steps']} steps follow the source",
+        ),
+        ("guidance", f"{asked['guidance_scale']:g}", _guidance(runs)),
+        ("shift", f"{asked['shift']:g}", "none" if runs["shift"] is None else f"{runs['shift']:g}"),
+    ]
+    if runs["t_start"] is not None:
+        rows.append(
+            ("start", f"{asked['cover_noise_strength']:g}", f"the noised source at time {runs['t_start']:.2f}")
+        )
+    table = "| | requested | will really run |\n|---|---|---|\n"
+    table += "\n".join(f"| {name} | {said} | {run} |" for name, said, run in rows)
+    return table + "".join(f"\n\n_{note}_" for note in looked.notes)
+
+
+def _guidance(runs: Mapping[str, Any]) -> str:
+    return "none" if runs["guidance_scale"] == 1 else f"{runs['guidance_scale']:g} ({runs['guidance']})"
+
+
+def measures(row: Mapping[str, Any]) -> str:
+    """The measures of a cover, as a Markdown table; a dash where one could not be taken."""
+    head = " | ".join(name for _, name in SHOWN)
+    cells = " | ".join(_number(row.get(column)) for column, _ in SHOWN)
+    return f"| {head} |\n|{'---|' * len(SHOWN)}\n| {cells} |"
+
+
+def few_measures(row: Mapping[str, Any]) -> str:
+    """The measures of a cell of a grid, in one line."""
+    return ", ".join(f"{name} {_number(row.get(column))}" for column, name in (*SHOWN[:3], SHOWN[4]))
+
+
+def _number(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, int | float) else "\N{EN DASH}"
+
+
+def grid_axis(name: str, text: str) -> list[float]:
+    """The values that a visitor wrote for one axis, separated by commas.
+
+    Raises:
+        RequestError: one is no number or out of range, or stands there twice.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    values = [parse_values({name: word})[name] for word in words]
+    if not values or len(set(values)) < len(values):
+        raise RequestError(f"{name} {text!r}: give one or more values, each once, such as 0.3, 0.6")
+    return values
+
+
+def grid_of(strengths: str, guidances: str, is_turbo: bool) -> dict[str, list[float]]:
+    """The axes of a grid; a turbo model, which ignores guidance, has one.
+
+    Raises:
+        RequestError: see ``grid_axis``; or the grid is too large for a page.
+    """
+    axes = {"audio_cover_strength": grid_axis("audio_cover_strength", strengths)}
+    if not is_turbo:
+        axes["guidance_scale"] = grid_axis("guidance_scale", guidances)
+    count = math.prod(map(len, axes.values()))
+    if count > MOST_GRID:
+        raise RequestError(
+            f"{count} covers are more than the {MOST_GRID} of a page; copy it as a batch config instead"
+        )
+    return axes
+
+
+def status(done: int, covers: int, share: float, waiting_before: int) -> str:
+    """How far a generation is."""
+    if share == 0 and waiting_before:
+        return f"waiting: {waiting_before} covers come first"
+    return f"{done} of {covers} covers done, {share:.0%} of all steps"
