@@ -24,7 +24,8 @@ import gradio as gr
 PATH = "/cover"
 KEPT_S = 24 * 3600  # a visitor's copies of covers; the service's own are kept
 CSS = """
-.measures table { font-size: .85em; display: block; overflow-x: auto; }
+.measures table { font-size: .85em; display: block; overflow-x: auto; border: 0; }
+.measures th, .measures td { white-space: nowrap; }
 .status { min-height: 1.6em; }
 footer { display: none !important; }
 """
@@ -46,7 +47,7 @@ def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: Sequence[str]) 
 
     @app.get("/", include_in_schema=False)
     async def start() -> RedirectResponse:
-        return RedirectResponse(PATH)
+        return RedirectResponse(f"{PATH}/")
 
     fonts, mono = SYSTEM_FONTS
     return gr.mount_gradio_app(
@@ -58,7 +59,12 @@ def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: Sequence[str]) 
         max_file_size=int(spec.limits.upload_mb * 1e6),
         ssr_mode=False,
         footer_links=[],
-        theme=gr.themes.Base(font=fonts, font_mono=mono),
+        theme=gr.themes.Base(font=fonts, font_mono=mono).set(
+            block_info_text_color="*neutral_700",
+            block_info_text_color_dark="*neutral_300",
+            block_title_text_color="*neutral_800",
+            block_title_text_color_dark="*neutral_100",
+        ),
         css=CSS,
     )
 
@@ -75,7 +81,13 @@ def build(counter: Callable[[], Counter], spec: ServiceSpec, is_turbo: bool) -> 
         gr.Markdown(f"# Cover\nThe structure of a track in another style, by `{spec.model}`.")
         with gr.Row():
             with gr.Column(min_width=320):
-                source = gr.Audio(label="Source track", type="filepath", sources=["upload"], elem_id="source")
+                source = gr.Audio(
+                    label="Source track",
+                    type="filepath",
+                    sources=["upload"],
+                    buttons=["download"],
+                    elem_id="source",
+                )
                 preset = gr.Dropdown(
                     ["none", *presets], value="none", label="Preset (sets caption and settings)", elem_id="preset"
                 )

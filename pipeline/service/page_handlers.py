@@ -24,10 +24,10 @@ from pipeline.service.uploads import Keep
 
 OWNER = "page"  # orders of the page are out of reach of every key
 TELL_S = 0.4
-COMMA = ", "
+TITLES = {"audio_cover_strength": "strength", "guidance_scale": "guidance"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # Gradio hashes what it keeps for a visitor, and a row has no hash
 class Shown:
     """A finished cover as the page shows it; ``path`` in Gradio's own cache, "" where it failed."""
 
@@ -106,7 +106,7 @@ def grid_requests(
     requests = []
     for values in product(*(axes[name] for name in names)):
         point: dict[str, Any] = dict(zip(names, values, strict=True))
-        title = COMMA.join(f"{name.split('_')[-1]} {value:g}" for name, value in sorted(point.items()))
+        title = ", ".join(f"{TITLES[name]} {value:g}" for name, value in sorted(point.items()))
         requests.append((title, replace(params, **point)))
     return requests
 
