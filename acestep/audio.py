@@ -153,9 +153,10 @@ def encode_audio(wave: Tensor, audio_format: str, bitrate_kbps: int = 128, rate:
     if audio_format in _SUBTYPES:
         container, subtype = _SUBTYPES[audio_format]
         soundfile.write(buffer, wave.T.numpy(), rate, format=container, subtype=subtype)
-        return buffer.getvalue()
+        return _undated(buffer.getvalue())
     container, codec = _CODECS[audio_format]
-    with av.open(buffer, "w", format=container) as output:
+    # Without the flag an Ogg stream has a random number, and the same samples never give the same file.
+    with av.open(buffer, "w", format=container, options={"fflags": "+bitexact"}) as output:
         stream = cast(
             av.AudioStream, output.add_stream(codec, rate=rate, layout="stereo", bit_rate=bitrate_kbps * 1000)
         )
@@ -171,3 +172,9 @@ def encode_audio(wave: Tensor, audio_format: str, bitrate_kbps: int = 128, rate:
             output.mux(stream.encode(piece))
         output.mux(stream.encode(None))
     return buffer.getvalue()
+
+
+def _undated(content: bytes) -> bytes:
+    """A WAV file without the time of its writing, which libsndfile puts into the peak chunk of float files."""
+    place = content.find(b"PEAK", 0, 128)
+    return content if place < 0 else content[: place + 12] + bytes(4) + content[place + 16 :]

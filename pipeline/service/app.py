@@ -79,6 +79,8 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
         problem = of_error(error, getattr(request.state, "given", {}), NAMES)
         headers = {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
         headers |= {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
+        # What is left of a body that is too large would be read to its end, if it has one.
+        headers |= {"Connection": "close"} if problem.status == 413 else {}
         return JSONResponse(problem.as_json(), problem.status, headers)
 
     @app.exception_handler(HTTPException)

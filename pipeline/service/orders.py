@@ -97,12 +97,7 @@ def look_at(params: GenerationParams, config: GenerationConfig, model: ModelFact
         RequestError: a value is unknown, out of range or not supported, as for ``generate_music``.
         Problem: what a service refuses beyond that.
     """
-    for name, most in (("caption", limits.caption_characters), ("lyrics", limits.lyrics_characters)):
-        text = getattr(params, name)
-        if isinstance(text, str) and len(text) > most:
-            raise Problem(
-                422, "too_long", f"{name} has {len(text)} characters", f"at most {most} are taken", name, text
-            )
+    _refuse_long(asdict(params), limits)
     check_request(params, config)
     _refuse_halves(asdict(params))
     if params.audio_codes:
@@ -207,6 +202,27 @@ def beyond_items(params: GenerationParams, config: GenerationConfig) -> dict[str
             if getattr(config, name) != getattr(GenerationConfig, name):
                 own[name] = getattr(config, name)
     return own
+
+
+def _refuse_long(values: Mapping[str, Any], limits: Limits) -> None:
+    """Refuse what would keep a model, or the service itself, busy without end.
+
+    Raises:
+        Problem: a text has too many characters, or there are too many stages.
+    """
+    for name, text in values.items():
+        most = limits.lyrics_characters if name.endswith("lyrics") else limits.caption_characters
+        if isinstance(text, str) and len(text) > most:
+            said = f"{name} has {len(text)} characters"
+            raise Problem(422, "too_long", said, f"at most {most} are taken", name, text)
+    stages = values["stages"]
+    if isinstance(stages, list):
+        if len(stages) > limits.stages:
+            remedy = f"at most {limits.stages} are taken"
+            raise Problem(422, "too_long", f"stages lists {len(stages)} covers", remedy, "stages", len(stages))
+        for stage in stages:
+            if isinstance(stage, Mapping):
+                _refuse_long({"stages": None, **stage}, limits)
 
 
 def _refuse_halves(values: Mapping[str, Any]) -> None:

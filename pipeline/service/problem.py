@@ -24,7 +24,7 @@ STATUS_OF_KIND = {
     "out_of_memory": 503,
     "storage_error": 503,
 }
-MOST_SHOWN = 200  # characters of a value that are said back
+MOST_SHOWN, MOST_SAID = 200, 1000  # characters of a value that are said back, and of a message
 
 
 class Problem(RestyleError):  # noqa: N818  (a problem, in the words of RFC 9457)
@@ -45,7 +45,8 @@ class Problem(RestyleError):  # noqa: N818  (a problem, in the words of RFC 9457
         retry_after_s: int | None = None,
     ):
         super().__init__(f"{message}; {remedy}" if remedy else message)
-        self.status, self.kind, self.message, self.remedy = status, kind, message, remedy
+        self.status, self.kind, self.remedy = status, kind, remedy
+        self.message = shortened(message, MOST_SAID)
         self.field, self.value, self.retry_after_s = field, value, retry_after_s
 
     def as_json(self) -> dict[str, Any]:
@@ -63,10 +64,10 @@ class Problem(RestyleError):  # noqa: N818  (a problem, in the words of RFC 9457
         }
 
 
-def shortened(value: object) -> str:
+def shortened(value: object, most: int = MOST_SHOWN) -> str:
     """A value as text, cut where it is long."""
     text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}... ({len(text)} characters)"
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def of_error(error: RestyleError, given: Mapping[str, Any], fields: Collection[str]) -> Problem:
@@ -84,6 +85,7 @@ def of_error(error: RestyleError, given: Mapping[str, Any], fields: Collection[s
     status, kind = (415, "unreadable_audio") if isinstance(error, AudioError) else (422, "invalid_value")
     if isinstance(error, AudioError) and "longer than" in message:
         status, kind = 413, "too_long"
+    remedy = remedy or (f"see /openapi.json for what {field} may be" if field else "see /openapi.json")
     return Problem(status, kind, message, remedy, field, given.get(field) if field else None)
 
 

@@ -19,6 +19,7 @@ class Limits:
     body_kb: of a body that is JSON, in 10^3 bytes.
     source_seconds: of a source or a reference.
     caption_characters, lyrics_characters: of each text; the model itself knows fewer (see its notes).
+    stages: covers made one of the other by one request.
     waiting: covers that wait for a model; more are refused with 429.
     wait_s: how long a request that did not say ``async`` is kept open, in seconds.
     fetch_s: how long a URL may take, in seconds.
@@ -29,6 +30,7 @@ class Limits:
     source_seconds: float = MAX_SOURCE_SECONDS
     caption_characters: int = 5_000
     lyrics_characters: int = 20_000
+    stages: int = 8
     waiting: int = 100
     wait_s: float = 3600.0
     fetch_s: float = 60.0

@@ -20,6 +20,13 @@ from tests.conftest import tone
 WAVE = torch.from_numpy(tone(2.0).T.copy())
 
 
+def test_the_same_samples_give_the_same_file() -> None:
+    files = {audio_format: audio.encode_audio(WAVE, audio_format) for audio_format in audio.FORMATS}
+    time.sleep(1.1)  # some formats would write the time, in seconds
+    for audio_format, content in files.items():
+        assert audio.encode_audio(WAVE, audio_format) == content, audio_format
+
+
 @pytest.mark.parametrize("audio_format", audio.FORMATS)
 def test_what_is_written_reads_back(audio_format: str) -> None:
     content = audio.encode_audio(WAVE, audio_format)

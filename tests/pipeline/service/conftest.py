@@ -1,0 +1,137 @@
+"""A real server over loopback, with the engine in this process: all of a service but Ray."""
+
+import asyncio
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import soundfile
+import uvicorn
+
+from acestep.checkpoint import fingerprint
+from acestep.hub import find
+from pipeline.attempts import mark_start
+from pipeline.items import ModelFacts
+from pipeline.measuring import MetricsSpec
+from pipeline.service.app import make_app
+from pipeline.service.counter import Counter
+from pipeline.service.desk import Desk
+from pipeline.service.engine import Engine
+from pipeline.service.shelf import Shelf
+from pipeline.service.spec import Access, Limits, ServiceSpec
+from pipeline.storage import Store, open_store
+from pipeline.worker_spec import WorkerSpec
+from tests.conftest import tone
+
+KEYS = ("a-key-that-nobody-guesses", "another-one-of-somebody")
+START_S = 30
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server: its address, its parts, and where its music and its output lie."""
+
+    address: str
+    counter: Counter
+    loop: asyncio.AbstractEventLoop
+    music: Path
+    output: Path
+
+    @property
+    def generations(self) -> str:
+        return f"{self.address}/v1/audio/generations"
+
+
+def facts() -> ModelFacts:
+    return ModelFacts("demo", fingerprint(find("demo", None), None, 1.0), is_turbo=False, dtype="float32")
+
+
+def engine_at(output: Store, **changes: object) -> Engine:
+    """The engine of the built-in base model, writing into a folder."""
+    mark_start(output, "test")
+    spec = WorkerSpec(
+        output=output,
+        launch="test",
+        node="test",
+        model="demo",
+        variant=None,
+        fingerprint=facts().fingerprint,
+        language_model=None,
+        device="cpu",
+        dtype="float32",
+        audio_format="flac",
+        most_seconds=60.0,
+        threads=None,
+        max_attempts=3,
+        metrics=MetricsSpec(enabled=True),
+    )
+    return Engine(replace(spec, **changes))
+
+
+@pytest.fixture(scope="session")
+def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("music")
+    soundfile.write(folder / "country_song.wav", tone(5.2), 48_000)
+    soundfile.write(folder / "other.flac", tone(5.2, pitch_hz=330.0), 48_000)
+    return folder
+
+
+@contextmanager
+def serving(music: Path, output: Path, limits: Limits, keys: tuple[str, ...] = ()) -> Iterator[Served]:
+    """A server, up while the block runs."""
+    spec = ServiceSpec(str(output), access=Access(roots=(str(music),)), limits=limits, page=False)
+    store = open_store(str(output))
+    made: list[Counter] = []
+    loops: list[asyncio.AbstractEventLoop] = []
+    engine = engine_at(store, most_seconds=limits.source_seconds)
+
+    async def open_counter() -> Counter:
+        loops.append(asyncio.get_running_loop())
+        shelf = Shelf(store)
+        made.append(Counter(spec, facts(), shelf, Desk(engine.make, shelf, 1, limits.waiting, 2)))
+        return made[0]
+
+    async def ready() -> bool:
+        return True
+
+    digests = [hashlib.sha256(key.encode()).hexdigest() for key in keys]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(make_app(open_counter, ready, digests), log_level="warning", lifespan="on")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        until = time.monotonic() + START_S
+        while not server.started and time.monotonic() < until:
+            time.sleep(0.02)
+        try:
+            yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}", made[0], loops[0], music, output)
+        finally:
+            server.should_exit = True
+            thread.join(START_S)
+
+
+@pytest.fixture(scope="session")
+def served(music: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server that anybody may use."""
+    limits = Limits(upload_mb=3.0, body_kb=200.0, source_seconds=30.0, waiting=6, fetch_s=2.0)
+    with serving(music, tmp_path_factory.mktemp("served"), limits) as one:
+        yield one
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], object]], None]:
+    """Wait until something holds."""
+
+    def wait(holds: Callable[[], object]) -> None:
+        until = time.monotonic() + START_S
+        while not holds():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+    return wait

@@ -1,0 +1,335 @@
+"""What a service may be made to read, and what it answers."""
+
+import http.server
+import io
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import httpx
+import numpy as np
+import pytest
+import soundfile
+
+from acestep.audio import load_audio
+from pipeline.loading import load
+from pipeline.service.problem import Problem
+from pipeline.service.sources import admit, find, upload
+from pipeline.service.spec import Access, Limits
+from pipeline.service.uploads import Keep
+from pipeline.service.urls import fetch
+from pipeline.storage import open_store
+from tests.conftest import tone
+from tests.pipeline.service.conftest import Served
+from tests.s3_server import S3Server
+
+LIMITS = Limits(upload_mb=2.0, source_seconds=30.0, fetch_s=1.0)
+
+
+@pytest.fixture
+def keep(tmp_path: Path) -> Keep:
+    (tmp_path / "out").mkdir()
+    return Keep(open_store(str(tmp_path / "out")), str(tmp_path / "out"))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root with a file, a link in it and links out of it; a secret beside it."""
+    folder = tmp_path / "music"
+    (folder / "sub").mkdir(parents=True)
+    soundfile.write(folder / "a.wav", tone(1.0), 48_000)
+    soundfile.write(folder / "sub" / "b c%41.wav", tone(1.0), 48_000)
+    (tmp_path / "music-secret").mkdir()
+    soundfile.write(tmp_path / "music-secret" / "s.wav", tone(1.0), 48_000)
+    (folder / "link.wav").symlink_to(folder / "a.wav")
+    (folder / "out.wav").symlink_to(tmp_path / "music-secret" / "s.wav")
+    (folder / "out").symlink_to(tmp_path / "music-secret")
+    (folder / "up").symlink_to("..")
+    os.mkfifo(folder / "pipe.wav")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("a.wav", 200),
+        ("link.wav", 200),
+        ("sub/../a.wav", 200),
+        ("sub/b c%41.wav", 200),
+        ("{root}/a.wav", 200),
+        ("absent.wav", 404),
+        ("~/a.wav", 404),
+        ("a.wav/..%2f..%2fmusic-secret/s.wav", 404),
+        ("..\\music-secret\\s.wav", 404),
+        ("pipe.wav", 422),
+        ("sub", 422),
+        ("../music-secret/s.wav", 422),
+        ("../music-secret/absent.wav", 422),
+        ("sub/../../music-secret/s.wav", 422),
+        ("{root}-secret/s.wav", 422),
+        ("{root}/../music-secret/s.wav", 422),
+        ("out.wav", 422),
+        ("out/s.wav", 422),
+        ("up/music-secret/s.wav", 422),
+        ("up/music/out/s.wav", 422),
+        ("/etc/passwd", 422),
+        ("/etc/absent", 422),
+        ("/proc/self/environ", 422),
+        ("/dev/zero", 422),
+        ("file://{root}/a.wav", 422),
+        ("FILE:///etc/passwd", 422),
+        ("s3://bucket/a.wav", 422),
+        ("a.wav\0.txt", 422),
+        ("\ud800.wav", 422),
+        ("a" * 5000, 422),
+        ("data:audio/wav;base64,AAAA", 404),
+        ("http://127.0.0.1/a.wav", 422),
+        ("http://169.254.169.254/latest/meta-data/", 422),
+        ("http://[::ffff:169.254.169.254]/", 422),
+        ("http://2130706433/", 422),
+        ("http://0x7f.1/", 422),
+        ("http://user:pw@example.org/a.wav", 422),
+        ("ftp://example.org/a.wav", 422),
+        ("gopher://127.0.0.1:25/x", 422),
+    ],
+    ids=lambda value: ascii(value)[:60],
+)
+def test_paths_and_addresses(root: Path, keep: Keep, value: str, expected: int) -> None:
+    said = value.replace("{root}", str(root))
+    access = Access(roots=(str(root),), url_hosts=("example.org",))
+    if expected == 200:
+        assert admit("src_audio", said, access, LIMITS, keep).digest
+        return
+    with pytest.raises(Problem) as told:
+        admit("src_audio", said, access, LIMITS, keep)
+    assert (told.value.status, told.value.field) == (expected, "src_audio")
+    assert "music-secret" not in told.value.message.replace(said, "")
+    assert told.value.remedy
+
+
+def test_nothing_may_be_named_without_roots_nor_in_the_output(tmp_path: Path, root: Path, keep: Keep) -> None:
+    kept = upload("src_audio", io.BytesIO((root / "a.wav").read_bytes()), "a.wav", LIMITS, keep)
+    assert load(kept.uri).shape[0] == 2
+    for access in (Access(), Access(roots=(str(tmp_path),)), Access(roots=("/",))):
+        with pytest.raises(Problem) as told:
+            find("src_audio", kept.uri, access, keep.store)
+        assert told.value.status == 422
+
+
+def test_a_file_is_kept_once_and_whole(root: Path, keep: Keep) -> None:
+    content = (root / "a.wav").read_bytes()
+    one, two = (upload("src_audio", io.BytesIO(content), name, LIMITS, keep) for name in ("x", "../../y"))
+    assert one == two
+    assert [file.name for file in Path(keep.store.path("uploads")).iterdir()] == [one.digest]
+
+
+def test_sources_and_uploads_in_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = S3Server()
+    for name, value in (server.environment | {"AWS_ENDPOINT_URL": ""}).items():
+        monkeypatch.setenv(name, value)
+    options = f"?endpoint_override=127.0.0.1:{server.port}&scheme=http"
+    try:
+        client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{server.port}")
+        for bucket in ("songs", "service", "secret"):
+            client.create_bucket(Bucket=bucket)
+        content = io.BytesIO()
+        soundfile.write(content, tone(1.0), 48_000, format="FLAC")
+        for bucket, key in (("songs", "in/a.flac"), ("songs", "b.flac"), ("secret", "in/a.flac")):
+            client.put_object(Bucket=bucket, Key=key, Body=content.getvalue())
+        output = f"s3://service/out{options}"
+        keep, access = Keep(open_store(output), output), Access(roots=(f"s3://songs/in{options}",))
+        for value in ("a.flac", "s3://songs/in/a.flac"):
+            assert load(admit("src_audio", value, access, LIMITS, keep).uri).shape == (2, 48_000)
+        kept = upload("src_audio", content, "x", LIMITS, keep)
+        assert load(kept.uri).shape == (2, 48_000)
+        for value in (
+            "../b.flac",
+            "%2e%2e/b.flac",
+            "s3://songs/b.flac",
+            "s3://songs/in/../b.flac",
+            "s3://secret/in/a.flac",
+            f"s3://songs/in/a.flac{options}",
+            "s3://songs@secret/in/a.flac",
+        ):
+            with pytest.raises(Problem) as told:
+                admit("src_audio", value, access, LIMITS, keep)
+            assert told.value.status == 422, value
+        with pytest.raises(Problem, match="no such file"):
+            admit("src_audio", "absent.flac", access, LIMITS, keep)
+    finally:
+        server.stop()
+
+
+def silence(seconds: int, kind: str) -> bytes:
+    content = io.BytesIO()
+    with soundfile.SoundFile(content, "w", 8000, 1, format=kind) as file:
+        for _ in range(seconds):  # libsndfile's Ogg encoder crashes on large blocks
+            file.write(np.zeros(8000, np.float32))
+    return content.getvalue()
+
+
+def lying_wav() -> bytes:
+    """A second of sound whose header promises an hour."""
+    content = bytearray(silence(1, "WAV"))
+    content[40:44] = (3600 * 16_000).to_bytes(4, "little")
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (silence(20 * 60, "FLAC"), 413),
+        (silence(20 * 60, "OGG"), 413),
+        (silence(20 * 60, "MP3"), 413),
+        (lying_wav(), 415),
+        (silence(1, "WAV")[:300], 415),
+        (b"", 415),
+        (b"#!/bin/sh\nrm -rf /\n", 415),
+        (b"#EXTM3U\n/etc/passwd\n", 415),
+        (b"PK\x03\x04" + bytes(1000), 415),
+    ],
+    ids=["flac bomb", "ogg bomb", "mp3 bomb", "header lies", "cut", "empty", "script", "playlist", "zip"],
+)
+def test_files_that_are_no_source(served: Served, content: bytes, status: int) -> None:
+    began = time.monotonic()
+    reply = httpx.post(
+        served.generations,
+        files={"src_audio": ("a.wav", content)},
+        data={"caption": "x", "inference_steps": "1"},
+        timeout=30,
+    )
+    error = reply.json()["error"]
+    assert (reply.status_code, error["field"]) == (status, "src_audio"), error
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"src_audio": "../../etc/passwd"}, 422),
+        ({"src_audio": "file:///etc/passwd"}, 422),
+        ({"src_audio": "http://169.254.169.254/latest/meta-data/iam"}, 422),
+        ({"reference_audio": "/etc/passwd"}, 422),
+        ({"caption": "x" * 10**6}, 413),
+        ({"caption": "x" * 10**5}, 422),
+        ({"lyrics": "x" * 10**5}, 422),
+        ({"timesteps": [1.0] * 50_000}, 413),
+        ({"stages": [{}] * 30_000}, 422),
+        ({"instruction": "x" * 10**5}, 422),
+        ({"guidance_scale": float("nan")}, 400),
+        ({"seed": 2**80}, 422),
+        ({"inference_steps": 10**9}, 422),
+        ({"stages": [{"caption": "x" * 10**5}]}, 422),
+        ({"__class__": "x"}, 422),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_hostile_bodies(served: Served, body: dict[str, object], status: int) -> None:
+    asked = {"src_audio": "country_song.wav", "caption": "x", "inference_steps": 1} | body
+    reply = httpx.post(
+        served.generations, content=json.dumps(asked), headers={"Content-Type": "application/json"}, timeout=30
+    )
+    assert reply.status_code == status, reply.text[:500]
+    assert len(reply.content) < 3000
+
+
+class Remote(http.server.BaseHTTPRequestHandler):
+    """A host that gives a song, and some that do not behave."""
+
+    protocol_version = "HTTP/1.1"
+    song = b""
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/song"):
+            self._start(200, {"Content-Length": str(len(self.song))})
+            self.wfile.write(self.song)
+        elif self.path == "/moved":
+            self._start(302, {"Location": "http://169.254.169.254/", "Content-Length": "0"})
+        elif self.path == "/absent":
+            self._start(404, {"Content-Length": "0"})
+        elif self.path == "/announced":
+            self._start(200, {"Content-Length": str(1 << 40)})
+        elif self.path == "/endless":
+            self._start(200, {})
+            while self._wrote(bytes(1 << 16)):
+                pass
+        elif self.path == "/dripping":
+            self._start(200, {"Content-Length": "1000"})
+            while self._wrote(b"R"):
+                time.sleep(0.1)
+
+    def _start(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.close_connection = True
+
+    def _wrote(self, content: bytes) -> bool:
+        try:
+            return bool(self.wfile.write(content))
+        except OSError:
+            return False
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def remote() -> Iterator[str]:
+    content = io.BytesIO()
+    soundfile.write(content, tone(1.0), 48_000, format="WAV")
+    Remote.song = content.getvalue()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Remote)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+def test_a_listed_host_gives_a_source(remote: str, keep: Keep) -> None:
+    access = Access(url_hosts=(remote,))
+    found = admit("src_audio", f"http://{remote}/song.wav?token=1", access, LIMITS, keep)
+    assert found.duration_s == pytest.approx(1.0)
+    assert load_audio(io.BytesIO(Path(found.uri).read_bytes())).shape[1] == 48_000
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [
+        ("/moved", 422, "another address"),
+        ("/absent", 422, "answers 404"),
+        ("/announced", 413, "larger than"),
+        ("/endless", 413, "larger than"),
+        ("/dripping", 422, "took longer than 1 s"),
+    ],
+)
+def test_hosts_that_do_not_behave(remote: str, keep: Keep, path: str, status: int, said: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(Problem, match=said) as told:
+        fetch("src_audio", f"http://{remote}{path}", [remote], LIMITS, keep)
+    assert told.value.status == status
+    assert time.monotonic() - began < 3
+    assert not list(Path(keep.store.root).rglob("*"))
+
+
+def test_a_name_that_leads_into_the_private_network_is_not_followed(remote: str, keep: Keep) -> None:
+    """The owner of a listed name may point it anywhere; an address that is listed is meant."""
+    port = remote.rpartition(":")[2]
+    with pytest.raises(Problem, match="not public"):
+        fetch("src_audio", f"http://localhost:{port}/song", [f"localhost:{port}"], LIMITS, keep)
+    for other in (f"127.0.0.1:{int(port) + 1}", "127.0.0.1", f"127.0.0.2:{port}"):
+        with pytest.raises(Problem, match="fetches nothing from"):
+            fetch("src_audio", f"http://{remote}/song", [other], LIMITS, keep)
+
+
+def test_a_host_that_is_away(keep: Keep) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(Problem, match="cannot be fetched") as told:
+        fetch("src_audio", f"http://127.0.0.1:{port}/a?secret=1", [f"127.0.0.1:{port}"], LIMITS, keep)
+    assert "secret" not in json.dumps(told.value.as_json())
