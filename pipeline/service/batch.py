@@ -2,7 +2,10 @@
 
 import csv
 import io
+import json
+import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,22 +17,17 @@ from acestep.setting import CoverSetting
 from pipeline.service.orders import beyond_items
 from pipeline.service.spec import ServiceSpec
 
-COLUMNS = {
-    "caption": "caption",
-    "lyrics": "lyrics",
-    "vocal_language": "language",
-    "bpm": "bpm",
-    "keyscale": "keyscale",
-    "timesignature": "timesignature",
-}
+COLUMNS = ("caption", "lyrics", "language", "bpm", "keyscale", "timesignature")
+# Of a service's settings those that make another cover of the same request.
+OF_THE_SERVICE = ("model", "variant", "adapter", "device", "dtype")
+_NO_TEXT = ("null", "true", "false", "nan", "inf")
 
 
-def manifest_of(params: GenerationParams, track: Mapping[str, Any]) -> bytes:
-    """A manifest (CSV) of the one track of an order, in the request's words."""
+def manifest_of(track: Mapping[str, Any]) -> bytes:
+    """A manifest (CSV) of the one track of an order."""
+    prompt = json.loads(track["prompt"])
     row = {"track_id": track["track_id"], "source": track["source"], "reference_audio": track["reference"] or ""}
-    for name, column in COLUMNS.items():
-        value = getattr(params, name)
-        row[column] = "" if value is None else str(value)
+    row |= {name: "" if prompt[name] is None else str(prompt[name]) for name in COLUMNS}
     text = io.StringIO()
     written = csv.DictWriter(text, list(row))
     written.writeheader()
@@ -46,18 +44,18 @@ def command_of(
     seeds: Sequence[int],
     grid: Mapping[str, Sequence[Any]] | None = None,
 ) -> str:
-    """The command line of ``jobs.restyle`` with the settings of a request.
+    """The command line of ``jobs.restyle`` with the settings of a request, for a shell in a checkout.
 
     Args:
+        seeds: of the covers.
         grid: settings to sweep, in place of those of ``params``.
 
     Raises:
         RequestError: naming a parameter that a catalogue does not know.
     """
-    unknown = [
-        *beyond_items(params, config),
-        *(["instruction"] if params.instruction != GenerationParams.instruction else []),
-    ]
+    unknown = list(beyond_items(params, config))
+    if params.instruction != GenerationParams.instruction:
+        unknown.append("instruction")
     if unknown:
         raise RequestError(
             f"{unknown[0]} is no parameter of a catalogue; leave it at its default to run this as one"
@@ -67,7 +65,11 @@ def command_of(
     values = {name: value for name, value in own.items() if value != usual[name] and name not in swept}
     values |= {} if "seed" in swept else {"seed": seeds[0]}
     words: dict[str, Any] = {"manifest": manifest, "output": output}
-    words |= {name: getattr(spec, name) for name in ("model", "variant", "adapter") if getattr(spec, name)}
+    words |= {name: getattr(spec, name) for name in OF_THE_SERVICE if getattr(spec, name)}
+    if spec.adapter:
+        words["adapter_scale"] = spec.adapter_scale
+    if spec.compiled:
+        words["compiled"] = True
     if params.thinking:
         words["language_model"] = spec.language_model
     if config.audio_format != "flac":
@@ -76,7 +78,11 @@ def command_of(
         words["stages"] = params.stages
     words |= {f"cover.{name}": value for name, value in values.items()}
     words |= {f"grid.{name}": list(listed) for name, listed in swept.items()}
-    return " ".join(["python -m jobs.restyle", *(shlex.quote(f"{k}={_hydra(v)}") for k, v in words.items())])
+    if grid:
+        # Where two cells are the same cover, a page shows both and a catalogue has it once.
+        words["grid.duplicates"] = "run_once"
+    command = [sys.executable, "-m", "jobs.restyle", *(f"{name}={_hydra(value)}" for name, value in words.items())]
+    return shlex.join(command)
 
 
 def _hydra(value: object) -> str:
@@ -89,8 +95,15 @@ def _hydra(value: object) -> str:
         return "{" + ",".join(f"{name}:{_hydra(inner)}" for name, inner in value.items()) + "}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "[" + ",".join(map(_hydra, value)) + "]"
-    if isinstance(value, str):
-        # Hydra's own quoting: within quotes only the quote, and a backslash before one, are special.
-        plain = value and all(c.isalnum() or c in "_-./:" for c in value) and not value[0].isdigit()
-        return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return repr(value)
+    return _quoted(value) if isinstance(value, str) else repr(value)
+
+
+def _quoted(text: str) -> str:
+    """Text that is neither an interpolation nor a number, nor anything else that a job would read into it.
+
+    A backslash is itself but where it stands before what it could escape: there it is written twice.
+    """
+    if re.fullmatch(r"[A-Za-z/][\w./-]*", text, re.ASCII) and text.lower() not in _NO_TEXT:
+        return text
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)\Z", r"\1\1", literal)) + "'"

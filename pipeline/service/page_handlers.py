@@ -20,7 +20,6 @@ from pipeline.service.counter import Counter, Upload
 from pipeline.service.desk import Ticket
 from pipeline.service.problem import of_row
 from pipeline.service.replies import progress, waiting_before
-from pipeline.service.uploads import Keep
 
 OWNER = "page"  # orders of the page are out of reach of every key
 TELL_S = 0.4
@@ -134,15 +133,7 @@ async def batch_command(
         order = await counter.prepared(params, config, OWNER, Upload(Path(source).name, file))
     # A tenth of a second tells the commands of one visitor apart.
     name = f"batches/{order.track['track_id']}-{time.time_ns() // 10**8}"
-    manifest = manifest_of(params, order.track)
-    await asyncio.to_thread(counter.shelf.store.write, f"{name}/manifest.csv", manifest)
-    place: Keep = counter.keep
-    return command_of(
-        place.uri(f"{name}/manifest.csv"),
-        place.uri(f"{name}/out"),
-        counter.spec,
-        params,
-        config,
-        order.track["config"]["seeds"],
-        axes,
-    )
+    manifest, output = (counter.keep.uri(f"{name}/{part}") for part in ("manifest.csv", "out"))
+    command = command_of(manifest, output, counter.spec, params, config, order.track["config"]["seeds"], axes)
+    await asyncio.to_thread(counter.shelf.store.write, f"{name}/manifest.csv", manifest_of(order.track))
+    return command
