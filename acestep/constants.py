@@ -19,7 +19,7 @@ UNDERSTANDING_SEED = 0  # of what the language model samples: the same facts for
 SILENT_SOURCE = "the source is silent: the cover follows the caption alone"
 
 # Raised whenever the same request would give different samples than before; part of every item's identity.
-NUMERICS_VERSION = 5
+NUMERICS_VERSION = 6
 
 COVER_TASKS = ("cover", "cover-nofsq")
 INSTRUCTIONS = {

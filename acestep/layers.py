@@ -90,6 +90,25 @@ class Attention(nn.Module):
         return self.o_proj(heads.transpose(1, 2).flatten(2))
 
 
+def silu(x: Tensor) -> Tensor:
+    """``x * sigmoid(x)``, on a CPU with bits that do not depend on the number of threads.
+
+    There torch's own takes another way through exp for what is left of a thread's piece beyond whole vectors, so
+    that the pieces show; exp alone does not.
+    """
+    if x.device.type != "cpu":
+        return F.silu(x)
+    wide = x if x.dtype == torch.float64 else x.float()
+    return (wide / (1 + torch.exp(-wide))).to(x.dtype)
+
+
+class Silu(nn.Module):
+    """``silu`` as a module, for networks that hold theirs as one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return silu(x)
+
+
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)), Shazeer 2020."""
 
@@ -100,7 +119,7 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class EncoderLayer(nn.Module):

@@ -14,6 +14,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
 from acestep.config import read_json
 from acestep.errors import CheckpointError
+from acestep.layers import Silu
 from acestep.weights import check_shapes, described_by, read_shapes, read_tensors
 
 WEIGHTS = "model"
@@ -128,6 +129,8 @@ def load_qwen3(folder: Path, kind: Kind, config: Qwen3Config, device: torch.devi
     network.load_state_dict(_as_in(kind, config, tensors), assign=True)
     network.tie_weights()
     network.base_model.rotary_emb = Qwen3RotaryEmbedding(config)  # frequencies are in no file; they stay fp32
+    for layer in network.base_model.layers:
+        layer.mlp.act_fn = Silu()  # the same, whatever the number of threads
     return network.to(device).eval().requires_grad_(False)
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acestep.attention import attention, window_attention
@@ -39,6 +38,7 @@ class _Buffers:
     heads: Tensor  # [rows, n * d]
     gate: Tensor  # [rows, i]
     up: Tensor
+    strip: Tensor  # [STRIP, i]
 
 
 def decoded(
@@ -118,7 +118,10 @@ def feed_forward(h: Tensor, layer: "DecoderLayer", vectors: Tensor, buffers: _Bu
         x = normed(block, layer.mlp_norm, 1 + scale, shift, buffers.narrow[: len(block)])
         wide, up = product(x, layer.mlp.gate_proj, buffers.gate), product(x, layer.mlp.up_proj, buffers.up)
         for strip in strips(len(wide)):
-            F.silu(wide[strip], inplace=True).mul_(up[strip])
+            gated = wide[strip]
+            # ``acestep.layers.silu``, in place
+            divisor = torch.neg(gated, out=buffers.strip[: len(gated)]).exp_().add_(1)
+            gated.div_(divisor).mul_(up[strip])
         block.addcmul_(product(wide, layer.mlp.down_proj, buffers.narrow), gate)
 
 
@@ -191,4 +194,5 @@ def _buffers(transformer: "DiffusionTransformer", conditions: int, h: Tensor) ->
         h.new_empty(rows, config.heads * config.head_dim),
         h.new_empty(rows, config.intermediate_size),
         h.new_empty(rows, config.intermediate_size),
+        h.new_empty(STRIP, config.intermediate_size),
     )
