@@ -6,12 +6,12 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
-from acestep.errors import RequestError, RestyleError
+from acestep.errors import RequestError
 from acestep.params import GenerationConfig, GenerationParams
 from acestep.request import pick_seeds
 from pipeline.service import page_words as words
@@ -28,7 +28,7 @@ TITLES = {"audio_cover_strength": "strength", "guidance_scale": "guidance"}
 
 @dataclass(frozen=True, eq=False)  # Gradio hashes what it keeps for a visitor, and a row has no hash
 class Shown:
-    """A finished cover as the page shows it; ``path`` in Gradio's own cache, "" where it failed."""
+    """What the page plays: a cover, or the source, which has no row; ``path`` is "" where it failed."""
 
     title: str
     path: str
@@ -42,41 +42,55 @@ async def generate(
     requests: Sequence[tuple[str, GenerationParams]],
     config: GenerationConfig,
 ) -> AsyncGenerator[tuple[str, list[str], list[Shown]], None]:
-    """Place orders and follow them: (status, ids of the orders, covers once all are done).
+    """Place orders and follow them: (status, ids of the orders, source and covers once all are done).
+
+    What is under way when the visitor leaves is cancelled.
 
     Args:
         source: path of the visitor's file.
         requests: a title and a request each.
 
     Raises:
-        RestyleError: one cannot be served; those placed before it are cancelled.
+        RestyleError: one cannot be served.
     """
-    if not source:
-        raise RequestError("no source; upload a track first")
     tickets: list[Ticket] = []
     try:
         for _, params in requests:
-            with Path(source).open("rb") as file:
-                tickets.append(await counter.order(params, config, OWNER, Upload(Path(source).name, file)))
-    except RestyleError:
+            with _opened(source) as file:
+                tickets.append(await counter.order(params, config, OWNER, Upload(Path(file.name).name, file)))
+        ids = [ticket.order.id for ticket in tickets]
+        covers = sum(len(ticket.order.covers) for ticket in tickets)
+        over = asyncio.gather(*(ticket.over.wait() for ticket in tickets))
+        while not over.done():
+            done = sum(item in ticket.rows for ticket in tickets for item in ticket.order.covers)
+            share = sum(map(progress, tickets)) / len(tickets)
+            yield words.status(done, covers, share, waiting_before(tickets[0], counter.desk)), ids, []
+            await asyncio.wait([over], timeout=TELL_S)
+    finally:
         for ticket in tickets:
-            counter.desk.cancel(ticket)
-        raise
-    ids = [ticket.order.id for ticket in tickets]
-    covers = sum(len(ticket.order.covers) for ticket in tickets)
-    over = asyncio.gather(*(ticket.over.wait() for ticket in tickets))
-    while not over.done():
-        done = sum(item in ticket.rows for ticket in tickets for item in ticket.order.covers)
-        share = sum(map(progress, tickets)) / len(tickets)
-        yield words.status(done, covers, share, waiting_before(tickets[0], counter.desk)), ids, []
-        await asyncio.wait([over], timeout=TELL_S)
+            counter.desk.cancel(ticket)  # one that is over stays as it is
     shown = [
-        await asyncio.to_thread(_shown, counter, ticket, item_id, title if len(ticket.order.covers) == 1 else "")
+        await asyncio.to_thread(_shown, counter, ticket, item_id, title)
         for (title, _), ticket in zip(requests, tickets, strict=True)
         for item_id in ticket.order.covers
     ]
     ended = "cancelled" if all(ticket.cancelled for ticket in tickets) else "done"
-    yield f"{ended}: {sum(not one.error for one in shown)} of {covers} covers", ids, shown
+    told = f"{ended}: {sum(not one.error for one in shown)} of {covers} covers"
+    yield told, ids, [Shown("source", str(source), {}), *shown]
+
+
+def _opened(source: str | None) -> BinaryIO:
+    """The visitor's file.
+
+    Raises:
+        RequestError: there is none.
+    """
+    if not source:
+        raise RequestError("no source; upload a track first")
+    try:
+        return Path(source).open("rb")
+    except FileNotFoundError:
+        raise RequestError("the source is kept for a day and is gone; upload it again") from None
 
 
 def _shown(counter: Counter, ticket: Ticket, item_id: str, title: str) -> Shown:
@@ -84,10 +98,9 @@ def _shown(counter: Counter, ticket: Ticket, item_id: str, title: str) -> Shown:
     if row["status"] != "ok":
         problem = of_row(row, ticket.order.track["source"])
         return Shown(title or "cover", "", row, str(problem))
-    content = counter.shelf.audio(row)
-    name = f"{title or 'cover'} seed {row['seed']}.{ticket.order.extension}"
-    path = save_bytes_to_cache(content, name, get_upload_folder())
-    return Shown(title or f"seed {row['seed']}", path, row)
+    title = ", ".join(filter(None, [title, f"seed {row['seed']}"]))
+    name = f"{title}.{ticket.order.extension}"
+    return Shown(title, save_bytes_to_cache(counter.shelf.audio(row), name, get_upload_folder()), row)
 
 
 async def cancel(counter: Counter, ids: Sequence[str]) -> str:
@@ -127,10 +140,8 @@ async def batch_command(
     Raises:
         RestyleError: the request cannot be served, or is no catalogue's.
     """
-    if not source:
-        raise RequestError("no source; upload a track first")
-    with Path(source).open("rb") as file:
-        order = await counter.prepared(params, config, OWNER, Upload(Path(source).name, file))
+    with _opened(source) as file:
+        order = await counter.prepared(params, config, OWNER, Upload(Path(file.name).name, file))
     # A tenth of a second tells the commands of one visitor apart.
     name = f"batches/{order.track['track_id']}-{time.time_ns() // 10**8}"
     manifest, output = (counter.keep.uri(f"{name}/{part}") for part in ("manifest.csv", "out"))

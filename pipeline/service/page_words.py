@@ -55,10 +55,10 @@ def defaults(is_turbo: bool) -> dict[str, Any]:
         "caption": "",
         "lyrics": "",
         "vocal_language": "unknown",
-        "bpm": None,
+        "bpm": "",
         "keyscale": "",
         "timesignature": "",
-        "seed": None,
+        "seed": "",
         "batch_size": 1,
         "audio_format": "flac",
     }
@@ -70,7 +70,10 @@ def request_of(values: Mapping[str, Any]) -> tuple[GenerationParams, GenerationC
     Raises:
         RequestError: a number is not one.
     """
-    words = {name: values[name] for name in FIELDS if values[name] is not None}
+    words = {name: "" if values[name] is None else values[name] for name in FIELDS}
+    for name in ("bpm", "seed"):
+        if not str(words[name]).strip():
+            del words[name]
     for name in ("bpm", "inference_steps", "seed", "batch_size"):
         if name in words:
             words[name] = _whole(name, words[name])
@@ -83,14 +86,35 @@ _FLOATS = ("audio_cover_strength", "guidance_scale", "shift", "cfg_interval_star
 
 
 def _whole(name: str, value: Any) -> int:
-    if not isinstance(value, int | float) or not math.isfinite(value) or value != int(value):
-        raise RequestError(f"{name} {value!r} is not a whole number")
-    return int(value)
+    try:
+        number = float(value)
+        if number.is_integer():
+            return int(number)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise RequestError(f"{name} {value!r} is not a whole number; write one such as 7")
 
 
 def preset_names(presets: Sequence[Preset]) -> dict[str, Preset]:
     """Presets by what people call them."""
     return {f"{preset.source_genre} \N{RIGHTWARDS ARROW} {preset.target_genre}": preset for preset in presets}
+
+
+def preset_values(preset: Preset | None) -> dict[str, Any]:
+    """What a preset sets of the controls."""
+    if preset is None:
+        return {}
+    return {"caption": preset.caption} | {name: v for name, v in preset.cover.items() if name in FIELDS}
+
+
+def trouble(error: Exception) -> str:
+    """What is wrong, as Markdown that shows a visitor's own words as they are."""
+    return f"**Not possible:** {plain(str(error))}"
+
+
+def plain(text: str) -> str:
+    """Text as Markdown that reads the same."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+-.!|~$&" else c for c in text)
 
 
 def comparison(looked: Requested) -> str:
@@ -113,7 +137,7 @@ def comparison(looked: Requested) -> str:
         )
     table = "| | requested | will really run |\n|---|---|---|\n"
     table += "\n".join(f"| {name} | {said} | {run} |" for name, said, run in rows)
-    return table + "".join(f"\n\n_{note}_" for note in looked.notes)
+    return table + "".join(f"\n\n{plain(note)}" for note in looked.notes)
 
 
 def _guidance(runs: Mapping[str, Any]) -> str:
@@ -121,10 +145,11 @@ def _guidance(runs: Mapping[str, Any]) -> str:
 
 
 def measures(row: Mapping[str, Any]) -> str:
-    """The measures of a cover, as a Markdown table; a dash where one could not be taken."""
+    """What a cover ran and its measures, as a Markdown table; a dash where one could not be taken."""
     head = " | ".join(name for _, name in SHOWN)
     cells = " | ".join(_number(row.get(column)) for column, _ in SHOWN)
-    return f"| {head} |\n|{'---|' * len(SHOWN)}\n| {cells} |"
+    ran = f"{row['cover_steps']} of {row['effective_inference_steps']} steps followed the source"
+    return f"{ran}\n\n| {head} |\n|{'---|' * len(SHOWN)}\n| {cells} |"
 
 
 def few_measures(row: Mapping[str, Any]) -> str:

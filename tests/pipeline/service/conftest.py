@@ -23,6 +23,7 @@ from pipeline.service.app import make_app
 from pipeline.service.counter import Counter
 from pipeline.service.desk import Desk
 from pipeline.service.engine import Engine
+from pipeline.service.page import mount
 from pipeline.service.shelf import Shelf
 from pipeline.service.spec import Access, Limits, ServiceSpec
 from pipeline.storage import Store, open_store
@@ -83,9 +84,11 @@ def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def serving(music: Path, output: Path, limits: Limits, keys: tuple[str, ...] = ()) -> Iterator[Served]:
+def serving(
+    music: Path, output: Path, limits: Limits, keys: tuple[str, ...] = (), page: bool = False
+) -> Iterator[Served]:
     """A server, up while the block runs."""
-    spec = ServiceSpec(str(output), access=Access(roots=(str(music),)), limits=limits, page=False)
+    spec = ServiceSpec(str(output), access=Access(roots=(str(music),)), limits=limits, page=page)
     store = open_store(str(output))
     made: list[Counter] = []
     loops: list[asyncio.AbstractEventLoop] = []
@@ -101,8 +104,11 @@ def serving(music: Path, output: Path, limits: Limits, keys: tuple[str, ...] = (
         return True
 
     digests = [hashlib.sha256(key.encode()).hexdigest() for key in keys]
+    app = make_app(open_counter, ready, digests)
+    if page:
+        app = mount(app, spec, False, digests)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(make_app(open_counter, ready, digests), log_level="warning", lifespan="on")
+        config = uvicorn.Config(app, log_level="warning", lifespan="on")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()

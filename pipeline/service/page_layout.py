@@ -1,0 +1,170 @@
+"""What stands on the page, and where."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from acestep.audio import FORMATS
+from acestep.constants import KEYSCALES, LANGUAGES, TIME_SIGNATURES
+from pipeline.service import page_words as words
+from pipeline.service.page_handlers import Shown
+from pipeline.service.spec import ServiceSpec
+
+SLIDERS = (
+    ("audio_cover_strength", "LM Codes Strength (audio_cover_strength): the source's lead", 0, 1, 0.01),
+    ("guidance_scale", "Guidance (guidance_scale): how much the caption insists", 1, 15, 0.1),
+    ("inference_steps", "Steps (inference_steps)", 1, 100, 1),
+    ("shift", "Shift: more steps near noise", 1, 5, 0.1),
+    ("cfg_interval_start", "Guidance begins (cfg_interval_start)", 0, 1, 0.01),
+    ("cfg_interval_end", "Guidance ends (cfg_interval_end)", 0, 1, 0.01),
+    ("cover_noise_strength", "Start from the source itself (cover_noise_strength)", 0, 1, 0.01),
+)
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What a visitor touches and reads.
+
+    fields: a control per name in ``page_words.FIELDS``. orders, results, across: what the page remembers of one
+        visitor: ids of the latest orders, what came of them, and how many stand side by side (None: no grid).
+    """
+
+    source: gr.Audio
+    preset: gr.Dropdown
+    fields: Mapping[str, Any]
+    compared: gr.Markdown
+    go: gr.Button
+    stop: gr.Button
+    said: gr.Markdown
+    strengths: gr.Textbox
+    guidances: gr.Textbox
+    go_grid: gr.Button
+    write: gr.Button
+    write_grid: gr.Button
+    command: gr.Textbox
+    orders: gr.State
+    results: gr.State
+    across: gr.State
+
+
+def lay_out(spec: ServiceSpec, is_turbo: bool) -> Controls:
+    """The controls, in the page that is being built."""
+    start = words.defaults(is_turbo)
+    orders, results, across = gr.State([]), gr.State([]), gr.State(None)
+    gr.Markdown(f"# Cover\nThe structure of a track in another style, by `{spec.model}`.")
+    with gr.Row():
+        with gr.Column(min_width=320):
+            source = gr.Audio(
+                label="Source track",
+                type="filepath",
+                sources=["upload"],
+                buttons=["download"],
+                elem_id="source",
+            )
+            preset = gr.Dropdown(
+                ["none", *words.preset_names(spec.presets)],
+                value="none",
+                label="Preset (sets caption and settings)",
+                elem_id="preset",
+            )
+            fields = _words(start)
+        with gr.Column(min_width=320):
+            fields |= _settings(start)
+            compared = gr.Markdown(elem_id="compared", elem_classes="measures")
+    with gr.Row():
+        go = gr.Button("Generate", variant="primary", elem_id="generate")
+        stop = gr.Button("Cancel", elem_id="cancel")
+    said = gr.Markdown(elem_id="status", elem_classes="status")
+    _results(results, across)
+    with gr.Accordion("A small grid: strength across, guidance down", open=False, elem_id="grid"):
+        with gr.Row():
+            strengths = gr.Textbox("0.3, 0.6", label="Strengths, separated by commas", elem_id="strengths")
+            guidances = gr.Textbox(
+                "none: a turbo model ignores guidance" if is_turbo else "3, 9",
+                label="Guidances, separated by commas",
+                interactive=not is_turbo,
+                elem_id="guidances",
+            )
+        go_grid = gr.Button("Generate the grid", elem_id="generate-grid")
+    with gr.Accordion("Copy as batch config", open=True):
+        gr.Markdown("What runs these settings as a catalogue job, from a checkout on this machine.")
+        with gr.Row():
+            write = gr.Button("Command for these settings", elem_id="write-command")
+            write_grid = gr.Button("Command for the grid", elem_id="write-grid-command")
+        command = gr.Textbox(label="Command", lines=3, buttons=["copy"], elem_id="command", interactive=False)
+    return Controls(
+        source=source,
+        preset=preset,
+        fields={name: fields[name] for name in words.FIELDS},
+        compared=compared,
+        go=go,
+        stop=stop,
+        said=said,
+        strengths=strengths,
+        guidances=guidances,
+        go_grid=go_grid,
+        write=write,
+        write_grid=write_grid,
+        command=command,
+        orders=orders,
+        results=results,
+        across=across,
+    )
+
+
+def _words(start: Mapping[str, Any]) -> dict[str, Any]:
+    """The controls of what the cover should be, by field."""
+    made: dict[str, Any] = {
+        "caption": gr.Textbox(label="Caption: the style to go to", info=words.ADVICE, lines=3, elem_id="caption"),
+        "lyrics": gr.Textbox(label="Lyrics (empty: instrumental)", lines=2, elem_id="lyrics"),
+    }
+    with gr.Accordion("Facts of the music (left open: unknown)", open=False):
+        made["vocal_language"] = gr.Dropdown(sorted(LANGUAGES), value=start["vocal_language"], label="Language")
+        # Not gr.Number: where it is empty its value is 0 as soon as it is seen.
+        made["bpm"] = gr.Textbox(label="Tempo (bpm)", elem_id="bpm")
+        made["keyscale"] = gr.Dropdown(["", *sorted(KEYSCALES)], value="", label="Key")
+        made["timesignature"] = gr.Dropdown(["", *TIME_SIGNATURES], value="", label="Time signature")
+    return made
+
+
+def _settings(start: Mapping[str, Any]) -> dict[str, Any]:
+    """The controls of the sampler and the output, by field."""
+    made: dict[str, Any] = {
+        name: gr.Slider(low, high, start[name], step=step, label=label, elem_id=name)
+        for name, label, low, high, step in SLIDERS
+    }
+    with gr.Row():
+        made["infer_method"] = gr.Radio(["ode", "sde"], value=start["infer_method"], label="Method (infer_method)")
+        made["audio_format"] = gr.Dropdown(list(FORMATS), value=start["audio_format"], label="File format")
+    with gr.Row():
+        made["seed"] = gr.Textbox(label="First seed (empty: drawn)", elem_id="seed")
+        made["batch_size"] = gr.Slider(
+            1, 8, 1, step=1, label="Covers, with seeds that count up", elem_id="batch_size"
+        )
+    return made
+
+
+def _results(results: gr.State, across: gr.State) -> None:
+    """Players with measures, one below the other or as a grid."""
+
+    @gr.render(inputs=[results, across])
+    def show(shown: list[Shown], width: int | None) -> None:
+        # The source stands alone above a grid, and first in a list.
+        step = width or 1
+        for row in [shown[:1], *(shown[begin : begin + step] for begin in range(1, len(shown), step))]:
+            with gr.Row():
+                for one in row:
+                    with gr.Column(min_width=260, elem_classes="cell"):
+                        _player(one, in_grid=width is not None)
+
+
+def _player(shown: Shown, in_grid: bool) -> None:
+    if shown.error:
+        gr.Markdown(f"**{shown.title}**: {words.plain(shown.error)}")
+        return
+    gr.Audio(shown.path, label=shown.title, interactive=False, buttons=["download"], elem_classes="player")
+    if shown.row:
+        told = words.few_measures(shown.row) if in_grid else words.measures(shown.row)
+        gr.Markdown(told, elem_classes="measures")
