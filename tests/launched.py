@@ -47,7 +47,7 @@ def python(
     )
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(one.getsockname()[1]) for one in taken]
     for one in taken:
@@ -58,7 +58,7 @@ def _free_ports(count: int) -> list[int]:
 @contextmanager
 def start() -> Iterator[Launched]:
     """A head node with two CPUs and the job server; ends with the block."""
-    ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # the sockets in it allow no long path
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {
