@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+import os
 import platform
 import socket
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -39,6 +40,9 @@ from pipeline.worker_spec import WorkerSpec
 
 APP, ENGINE, FRONT = "restyle", "Engine", "Front"
 MOST_OPEN = 100_000  # requests that the front holds: its own limits refuse far earlier, and with better words
+# Serve replaces a proxy that is slow to answer, and with it every open request: on a machine whose cores are busy with
+# covers, as a laptop's are, it is no worse for being slow.
+PATIENCE, PATIENCE_S = ("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S"), "120"
 LEAVE_S = 20.0  # what is under way may take so long when the service ends
 
 log = logging.getLogger(__name__)
@@ -64,6 +68,8 @@ def running(spec: ServiceSpec, keys: Sequence[str] = ()) -> Iterator[str]:
     output = open_output(spec.output)
     model = _model(spec)
     _refuse_taken(spec.host, spec.port)
+    for name in PATIENCE:
+        os.environ.setdefault(name, PATIENCE_S)
     connect(spec.cluster)
     pool = size_pool(spec.cluster)
     on_gpu = bool(pool.gpus_per_worker)
