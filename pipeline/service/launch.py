@@ -40,8 +40,8 @@ from pipeline.worker_spec import WorkerSpec
 
 APP, ENGINE, FRONT = "restyle", "Engine", "Front"
 MOST_OPEN = 100_000  # requests that the front holds: its own limits refuse far earlier, and with better words
-# Serve replaces a proxy that is slow to answer, and with it every open request: on a machine whose cores are busy with
-# covers, as a laptop's are, it is no worse for being slow.
+# Serve replaces a proxy that is slow to answer, and with it every open request. One is slow where all cores are busy
+# with covers, and no worse for that.
 PATIENCE, PATIENCE_S = ("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S"), "120"
 LEAVE_S = 20.0  # what is under way may take so long when the service ends
 

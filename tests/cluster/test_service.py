@@ -19,10 +19,10 @@ ASKED = {"task_type": "cover", "src_audio": "a.wav", "inference_steps": 1, "guid
 LIMIT = 40
 
 
-def replicas(deployment: str) -> list[psutil.Process]:
-    """Processes of one deployment."""
-    named = ((p, " ".join(p.info["cmdline"] or ())) for p in psutil.process_iter(["cmdline"]))
-    return [p for p, name in named if f"ServeReplica:restyle:{deployment}" in name]
+def replicas(service: int, deployment: str) -> list[psutil.Process]:
+    """Processes of one deployment of the service with that process id."""
+    started = ((p, " ".join(p.cmdline())) for p in psutil.Process(service).children(recursive=True))
+    return [p for p, name in started if f"ServeReplica:restyle:{deployment}" in name]
 
 
 async def flood(address: str, count: int) -> list[httpx.Response]:
@@ -41,8 +41,8 @@ def test_a_service_loses_nothing(tmp_path: Path) -> None:
     command = f"python -m jobs.serve model=demo_turbo page=false metrics=off access.roots=[{tmp_path / 'music'}]"
     settings = {"output": str(tmp_path / "out"), "cluster.workers": "1", "limits.waiting": str(LIMIT)}
 
-    with served(command, **settings) as (address, _):
-        before = memory_mb()
+    with served(command, **settings) as (address, process):
+        before = memory_mb(process.pid)
         replies = asyncio.run(flood(address, 50))
         statuses = [reply.status_code for reply in replies]
         refused = [reply for reply in replies if reply.status_code == 429]
@@ -50,14 +50,14 @@ def test_a_service_loses_nothing(tmp_path: Path) -> None:
         assert statuses.count(200) == LIMIT + 2
         assert len(refused) == 50 - LIMIT - 2
         assert all(int(reply.headers["retry-after"]) >= 1 for reply in refused)
-        assert memory_mb() < before + 500
+        assert memory_mb(process.pid) < before + 500
 
         # A model killed in the middle of its work: the same request is made by the next one.
         generations = f"{address}/v1/audio/generations"
         later = ASKED | {"caption": "killed", "seed": 1, "inference_steps": 20, "async": True}
         order = httpx.post(generations, json=later, timeout=60).json()
         wait_for(generations, order["id"], "running")
-        (model,) = replicas("Engine")
+        (model,) = replicas(process.pid, "Engine")
         os.kill(model.pid, signal.SIGKILL)
         wait_for(generations, order["id"], "done")
 
@@ -82,6 +82,6 @@ def wait_for(generations: str, order: str, status: str) -> None:
         time.sleep(0.05)
 
 
-def memory_mb() -> float:
+def memory_mb(service: int) -> float:
     """Of the front and the model together."""
-    return sum(p.memory_info().rss for name in ("Engine", "Front") for p in replicas(name)) / 1e6
+    return sum(p.memory_info().rss for name in ("Engine", "Front") for p in replicas(service, name)) / 1e6
