@@ -23,7 +23,7 @@ KEPT_S = 24 * 3600  # a visitor's copies of covers; the service's own are kept
 SYSTEM_FONTS = (["system-ui", "sans-serif"], ["ui-monospace", "monospace"])
 CSS = """
 .measures table { font-size: .85em; display: block; overflow-x: auto; border: 0; }
-.measures th, .measures td { word-break: normal; }
+.measures th, .measures td { word-break: normal; overflow-wrap: normal; }
 .cell th { white-space: nowrap; }
 .status { min-height: 1.6em; }
 footer { display: none !important; }

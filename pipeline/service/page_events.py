@@ -14,6 +14,8 @@ from pipeline.service.page_layout import Controls
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # there is one API, and it is the service's
 QUIET: dict[str, Any] = {"show_progress": "hidden"} | PRIVATE
+# The clipboard's newer door is shut to pages without TLS.
+COPY = "() => { document.querySelector('#command textarea').select(); document.execCommand('copy'); }"
 News = AsyncGenerator[tuple[str, list[str], list[handlers.Shown], int | None], None]
 
 
@@ -88,6 +90,7 @@ def wire(
     page.stop.click(cancel, page.orders, page.said, **QUIET)
     page.write.click(write, [page.source, *fields], page.command, **PRIVATE)
     page.write_grid.click(write_grid, [page.source, *axes, *fields], page.command, **PRIVATE)
+    page.copy.click(None, js=COPY, **PRIVATE)
 
 
 def _named(values: Sequence[Any]) -> dict[str, Any]:

@@ -75,8 +75,9 @@ async def generate(
         for item_id in ticket.order.covers
     ]
     ended = "cancelled" if all(ticket.cancelled for ticket in tickets) else "done"
-    told = f"{ended}: {sum(not one.error for one in shown)} of {covers} covers"
-    yield told, ids, [Shown("source", str(source), {}), *shown]
+    count = sum(not one.error for one in shown)
+    told = f"{ended}: {count} of {covers} covers"
+    yield told, ids, [Shown("source", str(source), {}), *shown] if ended == "done" or count else []
 
 
 def _opened(source: str | None) -> BinaryIO:
@@ -96,8 +97,9 @@ def _opened(source: str | None) -> BinaryIO:
 def _shown(counter: Counter, ticket: Ticket, item_id: str, title: str) -> Shown:
     row = ticket.rows[item_id]
     if row["status"] != "ok":
-        problem = of_row(row, ticket.order.track["source"])
-        return Shown(title or "cover", "", row, str(problem))
+        cancelled = row["error_kind"] == "cancelled"
+        said = "cancelled" if cancelled else str(of_row(row, ticket.order.track["source"]))
+        return Shown(title or "cover", "", row, said)
     title = ", ".join(filter(None, [title, f"seed {row['seed']}"]))
     name = f"{title}.{ticket.order.extension}"
     return Shown(title, save_bytes_to_cache(counter.shelf.audio(row), name, get_upload_folder()), row)

@@ -44,6 +44,7 @@ class Controls:
     write: gr.Button
     write_grid: gr.Button
     command: gr.Textbox
+    copy: gr.Button
     orders: gr.State
     results: gr.State
     across: gr.State
@@ -93,7 +94,9 @@ def lay_out(spec: ServiceSpec, is_turbo: bool) -> Controls:
         with gr.Row():
             write = gr.Button("Command for these settings", elem_id="write-command")
             write_grid = gr.Button("Command for the grid", elem_id="write-grid-command")
-        command = gr.Textbox(label="Command", lines=3, buttons=["copy"], elem_id="command", interactive=False)
+        # Gradio's own copy button takes the label away from the text, and what it disables no keyboard reaches.
+        command = gr.Textbox(label="Command", lines=3, elem_id="command", interactive=True)
+        copy = gr.Button("Copy", elem_id="copy")
     return Controls(
         source=source,
         preset=preset,
@@ -108,6 +111,7 @@ def lay_out(spec: ServiceSpec, is_turbo: bool) -> Controls:
         write=write,
         write_grid=write_grid,
         command=command,
+        copy=copy,
         orders=orders,
         results=results,
         across=across,

@@ -70,7 +70,7 @@ def request_of(values: Mapping[str, Any]) -> tuple[GenerationParams, GenerationC
     Raises:
         RequestError: a number is not one.
     """
-    words = {name: "" if values[name] is None else values[name] for name in FIELDS}
+    words: dict[str, Any] = {name: "" if values[name] is None else values[name] for name in FIELDS}
     for name in ("bpm", "seed"):
         if not str(words[name]).strip():
             del words[name]
@@ -158,7 +158,7 @@ def few_measures(row: Mapping[str, Any]) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, int | float) else "\N{EN DASH}"
+    return f"{value:.2f}" if isinstance(value, int | float) else "-"
 
 
 def grid_axis(name: str, text: str) -> list[float]:

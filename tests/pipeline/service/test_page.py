@@ -1,0 +1,320 @@
+"""The Cover page: what it says, what it lets in, and all of it in a real browser."""
+
+import hashlib
+import itertools
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import soundfile
+
+from acestep.errors import RequestError
+from pipeline.items import ModelFacts
+from pipeline.results import read_results
+from pipeline.service import page_words as words
+from pipeline.service.orders import look_at
+from pipeline.service.page_handlers import grid_requests, one_seed
+from pipeline.service.spec import Limits
+from pipeline.storage import open_store
+from tests.conftest import tone
+from tests.jobs.test_serve import served as launched
+from tests.pipeline.service.conftest import KEYS, Served, serving
+
+ROOT = Path(__file__).parents[3]
+CHROMIUM = shutil.which("chromium")
+SECONDS = 6.0
+BASE, TURBO = (
+    ModelFacts(name, "f00d", turbo, "float32") for name, turbo in (("demo", False), ("demo_turbo", True))
+)
+
+
+def comparison(model: ModelFacts, **changes: Any) -> str:
+    params, config = words.request_of(words.defaults(model.is_turbo) | {"caption": "jazz"} | changes)
+    return words.comparison(look_at(params, config, model, Limits()))
+
+
+def test_requested_and_effective_stand_side_by_side() -> None:
+    said = comparison(BASE, audio_cover_strength=0.4, inference_steps=8, cover_noise_strength=0.5)
+    assert "| steps | 8 | " in said
+    assert "| guidance | 9 | 9 (apg) |" in said
+    assert "steps follow the source |" in said
+    assert "| start | 0.5 | the noised source at time 0." in said
+
+
+def test_what_a_turbo_model_ignores_is_said() -> None:
+    said = comparison(TURBO)
+    assert "| steps | 8 | 8 |" in said
+    assert "| guidance | 9 | none |" in said
+    assert "guidance" in said.rpartition("|\n")[2]
+
+
+def test_controls_begin_at_values_that_run_and_empty_ones_are_open() -> None:
+    for model in (BASE, TURBO):
+        params, config = words.request_of(words.defaults(model.is_turbo) | {"bpm": None, "lyrics": None})
+        assert (params.seed, params.bpm, params.lyrics, config.batch_size) == (-1, None, "", 1)
+        assert "requested" in comparison(model)
+    params, _ = words.request_of(words.defaults(False) | {"bpm": " 108 ", "seed": "7"})
+    assert (params.bpm, params.seed) == (108, 7)
+
+
+@pytest.mark.parametrize("text", ["x", "1.5", "nan", "inf", "1e999"])
+def test_a_seed_that_is_none_is_named(text: str) -> None:
+    with pytest.raises(RequestError, match=f"seed '{text}' is not a whole number; write one"):
+        words.request_of(words.defaults(False) | {"seed": text})
+
+
+def test_a_grid_is_read_strength_across_and_guidance_down() -> None:
+    axes = words.grid_of("0.3, .6,", "3,9", is_turbo=False)
+    params, _ = words.request_of(words.defaults(False) | {"caption": "jazz"})
+    seeded = one_seed(params)
+    cells = grid_requests(seeded, axes)
+    assert [(p.audio_cover_strength, p.guidance_scale) for _, p in cells] == [
+        (0.3, 3),
+        (0.6, 3),
+        (0.3, 9),
+        (0.6, 9),
+    ]
+    assert [title for title, _ in cells][:2] == ["strength 0.3, guidance 3", "strength 0.6, guidance 3"]
+    assert {p.seed for _, p in cells} == {seeded.seed}
+    assert seeded.seed >= 0
+    one_row = grid_requests(seeded, words.grid_of("0.3,0.6", "whatever", is_turbo=True))
+    assert [title for title, _ in one_row] == ["strength 0.3", "strength 0.6"]
+
+
+@pytest.mark.parametrize(
+    ("strengths", "guidances", "said"),
+    [
+        ("0.3, x", "3", "audio_cover_strength 'x' is not a number"),
+        ("1.3", "3", "audio_cover_strength 1.3 is out of range"),
+        ("0.3", "", "guidance_scale '': give one or more values"),
+        ("0.3, 0.30", "3", "audio_cover_strength '0.3, 0.30': give one or more values, each once"),
+        ("0.1,0.2,0.3,0.4", "3,6,9", "12 covers are more than the 9 of a page; copy it as a batch config"),
+    ],
+)
+def test_a_wrong_grid_is_named(strengths: str, guidances: str, said: str) -> None:
+    with pytest.raises(RequestError) as error:
+        words.grid_of(strengths, guidances, is_turbo=False)
+    assert said in str(error.value)
+
+
+def test_words_of_others_are_shown_as_they_are() -> None:
+    said = words.trouble(RequestError("caption '<img src=x> **b** [a](http://x)'"))
+    assert "\\<img src=x\\> \\*\\*b\\*\\* \\[a\\]\\(http" in said
+
+
+def test_a_measure_that_could_not_be_taken_is_a_dash() -> None:
+    row = {"cover_steps": 1, "effective_inference_steps": 4, "rhythm/onset_corr": 0.126, "audio/lufs": None}
+    assert words.measures(row).splitlines()[-1] == "| - | - | 0.13 | - | - | - |"
+    assert words.measures(row).startswith("1 of 4 steps followed the source")
+
+
+@pytest.fixture(scope="module")
+def page(music: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(music, tmp_path_factory.mktemp("paged"), Limits(upload_mb=1.0), page=True) as one:
+        yield one
+
+
+def event(page: Served, target: str, *before: Any, **changes: Any) -> httpx.Response:
+    """Send the event of a button, as the page would."""
+    config = httpx.get(f"{page.address}/cover/config").json()
+    button = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == target)
+    (number,) = (d["id"] for d in config["dependencies"] if [button, "click"] in d["targets"])
+    values = words.defaults(False) | {"caption": "jazz", "inference_steps": 1} | changes
+    body = {"fn_index": number, "data": [*before, *values.values()], "session_hash": "visitor"}
+    return httpx.post(f"{page.address}/cover/gradio_api/queue/join", json=body)
+
+
+def test_the_page_takes_no_file_that_was_not_sent_to_it(page: Served) -> None:
+    """Gradio by itself copies any path of the machine, and any address, into what it serves."""
+    for path in (str(page.music / "country_song.wav"), "/etc/passwd", "http://127.0.0.1:1/a.wav", "a\0b", 3):
+        sent = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        for reply in (event(page, "write-command", sent), event(page, "write-command", None, caption=sent)):
+            assert reply.status_code == 422
+            assert reply.json()["error"]["kind"] == "not_sent"
+    assert not list(page.output.glob("batches/*"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "file=/etc/passwd",
+        "file=http://127.0.0.1:1/",
+        "file=/tmp/gradio/../../etc/passwd",
+        "proxy=http://127.0.0.1:1/",
+        "runs",
+        "run-history/buckets",
+        "vibe-code/",
+        "openapi.json",
+    ],
+)
+def test_the_page_relays_nothing(page: Served, path: str) -> None:
+    reply = httpx.get(f"{page.address}/cover/gradio_api/{path}")
+    assert reply.status_code == 404
+    assert reply.json()["error"]["kind"] == "unknown_address"
+
+
+def test_the_page_has_no_api_of_its_own_and_leaves_the_services_alone(page: Served) -> None:
+    info = httpx.get(f"{page.address}/cover/gradio_api/info").json()
+    assert info == {"named_endpoints": {}, "unnamed_endpoints": {}}
+    assert httpx.post(f"{page.address}/cover/gradio_api/run/make", json={"data": []}).status_code == 404
+    assert httpx.get(f"{page.address}/", follow_redirects=True).url.path == "/cover/"
+    assert "/cover" not in httpx.get(f"{page.address}/openapi.json").text
+    assert httpx.get(f"{page.address}/health").json()["status"] == "ok"
+    for missing in ("/v1/nothing", "/nothing"):
+        assert httpx.get(f"{page.address}{missing}").json()["error"]["kind"] == "unknown_address"
+
+
+def test_uploads_are_limited(page: Served) -> None:
+    upload = f"{page.address}/cover/gradio_api/upload"
+    assert httpx.post(upload, files={"files": ("a.wav", b"0" * 1_100_000)}).status_code == 413
+    too_long = event(page, "write-command", None, lyrics="a" * 1_100_000)
+    assert (too_long.status_code, too_long.json()["error"]["kind"]) == (413, "too_large")
+
+
+def test_a_service_with_keys_asks_for_one(music: Path, tmp_path: Path) -> None:
+    with (
+        serving(music, tmp_path, Limits(), KEYS, page=True) as closed,
+        httpx.Client(base_url=f"{closed.address}/cover") as visitor,
+    ):
+        for door in ("config", "gradio_api/info"):
+            assert visitor.get(f"/{door}").status_code == 401
+        assert visitor.post("/gradio_api/upload", files={"files": b"x"}).status_code == 401
+        wrong = visitor.post("/login", data={"username": "me", "password": f"{KEYS[0]}x"})
+        assert wrong.status_code == 400
+        assert visitor.post("/login", data={"username": "me", "password": KEYS[1]}).status_code == 200
+        assert visitor.get("/config").status_code == 200
+
+
+class Visit:
+    """An open page, and what it complained of and asked other hosts for."""
+
+    def __init__(self, browser: Any, address: str):
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        self.page, self.address = context.new_page(), address
+        self.trouble: list[str] = []
+        self.elsewhere: list[str] = []
+        self.page.on("console", lambda said: self.trouble.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        self.page.on("request", lambda request: self.asked(request.url))
+        self.page.goto(address)
+        self.page.wait_for_selector("#compared table")
+
+    def asked(self, url: str) -> None:
+        if not url.startswith((self.address, "data:", "blob:")):
+            self.elsewhere.append(url)
+
+    def number(self, name: str, value: str) -> None:
+        """Set a slider by its number."""
+        field = self.page.locator(f"#{name} input[type=number]")
+        field.fill(value)
+        field.press("Tab")
+
+    def press(self, name: str) -> None:
+        """A button, by keyboard."""
+        self.page.locator(f"#{name}").press("Enter")
+
+    def until_said(self, text: str) -> None:
+        self.page.wait_for_function("t => document.querySelector('#status').innerText.includes(t)", arg=text)
+
+    def covers(self, count: int) -> list[str]:
+        """Digests of the files that the players offer, the source's first."""
+        self.page.wait_for_selector(f".player a[download] >> nth={count}", state="attached")
+        links = self.page.locator(".player a[download]").evaluate_all("links => links.map(link => link.href)")
+        assert len(links) == count + 1
+        return [hashlib.sha256(httpx.get(link).content).hexdigest() for link in links]
+
+    def command(self, button: str) -> str:
+        """What the copy button puts into the clipboard."""
+        self.press(button)
+        self.page.wait_for_function("document.querySelector('#command textarea').value.includes('jobs.restyle')")
+        self.press("copy")
+        return str(self.page.evaluate("navigator.clipboard.readText()"))
+
+
+NAMELESS = """
+[...document.querySelectorAll("input, textarea, button")]
+    .filter(e => e.checkVisibility() && !e.labels?.length && !e.ariaLabel && !e.title && !e.textContent.trim())
+    .map(e => e.outerHTML.slice(0, 200))
+"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install chromium")
+def test_a_visitor_finds_a_setting_and_takes_it_to_the_catalogue(tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    soundfile.write(tmp_path / "song.wav", tone(SECONDS), 48_000)
+    start = "python -m jobs.serve"
+    with (
+        launched(start, output=str(tmp_path / "out"), **{"cluster.workers": "1"}) as (address, _),
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as browser,
+    ):
+        visit = Visit(browser, address)
+        page = visit.page
+        page.set_default_timeout(60_000)
+        visit.press("generate")
+        visit.until_said("upload a track first")
+        page.set_input_files("#source input[type=file]", tmp_path / "song.wav")
+        page.wait_for_selector("#source #waveform")
+        page.locator("#preset input").click()
+        page.get_by_role("option", name="country \N{RIGHTWARDS ARROW} heavy metal").click()
+        page.wait_for_function("document.querySelector('#caption textarea').value.includes('double bass drums')")
+        assert page.locator("#audio_cover_strength input[type=number]").input_value() == "0.4"
+
+        # Cancelled in mid-generation: what is left of eight covers is not made.
+        visit.number("inference_steps", "100")
+        visit.number("batch_size", "8")
+        visit.press("generate")
+        visit.until_said("of 8 covers done")
+        visit.press("cancel")
+        visit.until_said("cancelled: ")
+        assert "8 of 8" not in page.locator("#status").inner_text()
+
+        visit.number("batch_size", "1")
+        visit.number("inference_steps", "4")
+        page.locator("#seed textarea, #seed input").fill("5")
+        page.wait_for_function("document.querySelector('#compared').innerText.includes('1 of 4 steps follow')")
+        visit.press("generate")
+        visit.until_said("done: 1 of 1")
+        _, cover = visit.covers(1)
+        page.wait_for_function(
+            "[...document.querySelectorAll('.player #duration')].map(e => e.innerText).join() == '0:06,0:06'"
+        )
+        page.locator(".player").nth(1).get_by_role("button", name="Play", exact=True).click()
+        page.wait_for_function("document.querySelectorAll('.player #time')[1].innerText != '0:00'")
+        single = visit.command("write-command")
+
+        page.locator("#grid button").first.click()
+        page.locator("#strengths textarea, #strengths input").fill("0.4, 0.8")
+        page.locator("#guidances textarea, #guidances input").fill("3, 9")
+        visit.press("generate-grid")
+        visit.until_said("done: 4 of 4")
+        _, *cells = visit.covers(4)
+        assert cells[2] == cover
+        grid = visit.command("write-grid-command")
+
+        assert page.evaluate(NAMELESS) == []
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert visit.trouble == []
+        assert visit.elsewhere == []
+
+    subprocess.run(shlex.split(grid), cwd=ROOT, check=True, timeout=120, capture_output=True)
+    rows = read_results(open_store(output_of(grid))).to_pylist()
+    made = {(row["audio_cover_strength"], row["guidance_scale"]): row["audio_sha256"] for row in rows}
+    assert [made[strength, guidance] for guidance, strength in itertools.product((3, 9), (0.4, 0.8))] == cells
+    assert set(shlex.split(single)) - {f"output={output_of(single)}"} >= {
+        "cover.inference_steps=4",
+        "cover.seed=5",
+    }
+
+
+def output_of(command: str) -> str:
+    return next(word for word in shlex.split(command) if word.startswith("output=")).removeprefix("output=")
