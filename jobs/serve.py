@@ -75,13 +75,14 @@ def _main(config: DictConfig) -> None:
     with leaving(kept=KEPT):
         spec, keys = spec_of(config), keys_of(os.environ.get(KEYS, ""))
         try:
-            from pipeline.service.launch import open_to_others, running
+            from pipeline.service.launch import open_service, open_to_others, running
         except ImportError as error:
             raise RequestError(f'{error.name} is not installed; pip install -e ".[ui]"') from error
         if open_to_others(spec, keys):
             console.print(f"warning: {spec.host} is open to the network and {KEYS} is not set", style="yellow")
+        opened = open_service(spec, keys)
         # Ray takes over the signals when it starts, so ours come after it.
-        with running(spec, keys) as address, stop_signals(lambda: None) as request:
+        with stop_signals(lambda: None) as request, running(opened) as address:
             console.print(f"{spec.model} listens at {address}/v1/audio/generations", markup=False)
             if spec.page:
                 console.print(f"the Cover page is at {address}/", markup=False)

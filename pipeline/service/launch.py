@@ -8,7 +8,7 @@ import platform
 import socket
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -35,22 +35,31 @@ from pipeline.service.desk import Desk
 from pipeline.service.engine import CALLS, Engine
 from pipeline.service.shelf import Shelf
 from pipeline.service.spec import LOOPBACK, ServiceSpec
-from pipeline.storage import absolute
+from pipeline.storage import Store, absolute
 from pipeline.worker_spec import WorkerSpec
 
 APP, ENGINE, FRONT = "restyle", "Engine", "Front"
 MOST_OPEN = 100_000  # requests that the front holds: its own limits refuse far earlier, and with better words
-# Serve replaces a proxy that is slow to answer, and with it every open request. One is slow where all cores are busy
-# with covers, and no worse for that.
+# Serve replaces a proxy that is slow to answer, and with it every open request. One is slow where all cores are
+# busy with covers, and no worse for that.
 PATIENCE, PATIENCE_S = ("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S"), "120"
 LEAVE_S = 20.0  # what is under way may take so long when the service ends
 
 log = logging.getLogger(__name__)
 
 
-@contextmanager
-def running(spec: ServiceSpec, keys: Sequence[str] = ()) -> Iterator[str]:
-    """A service, up while the block runs; yields its address.
+@dataclass(frozen=True)
+class Opened:
+    """A service whose every part was looked at, with a cluster to run on; nothing runs yet."""
+
+    spec: ServiceSpec
+    output: Store
+    model: ModelFacts
+    keys: tuple[str, ...]
+
+
+def open_service(spec: ServiceSpec, keys: Sequence[str] = ()) -> Opened:
+    """Look at everything a service needs, and join or start the cluster.
 
     Args:
         keys: that clients must send; none leaves it open to whoever reaches it.
@@ -71,6 +80,17 @@ def running(spec: ServiceSpec, keys: Sequence[str] = ()) -> Iterator[str]:
     for name in PATIENCE:
         os.environ.setdefault(name, PATIENCE_S)
     connect(spec.cluster)
+    return Opened(spec, output, model, tuple(keys))
+
+
+@contextmanager
+def running(opened: Opened) -> Iterator[str]:
+    """A service, up while the block runs; yields its address.
+
+    Raises:
+        RestyleError: the cluster has no place for it, or its models do not start.
+    """
+    spec, output, model, keys = opened.spec, opened.output, opened.model, opened.keys
     pool = size_pool(spec.cluster)
     on_gpu = bool(pool.gpus_per_worker)
     device = torch.device(spec.device or ("cuda" if on_gpu else "cpu"))

@@ -14,7 +14,7 @@ import soundfile
 from tests.conftest import tone
 from tests.jobs.test_serve import served
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 ASKED = {"task_type": "cover", "src_audio": "a.wav", "inference_steps": 1, "guidance_scale": 1.0}
 LIMIT = 40
 
