@@ -11,7 +11,7 @@ demo: .venv/run.done
 		catalogue=demo "grid.audio_cover_strength=[0.3,0.6]" "grid.guidance_scale=[3,9]"
 
 test: .venv/dev.done
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 	$(BIN)/python -m pytest -m 'cluster and not slow' tests/cluster
 
 check: .venv/dev.done
