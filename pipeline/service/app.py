@@ -83,6 +83,18 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
         headers |= {"Connection": "close"} if problem.status == 413 else {}
         return JSONResponse(problem.as_json(), problem.status, headers)
 
+    @app.exception_handler(OSError)
+    async def not_stored(request: Request, error: OSError) -> JSONResponse:
+        log.error("storage failed: %s", error)
+        problem = Problem(503, "storage_error", "the service cannot read or write its folder", "come again later")
+        return JSONResponse(problem.as_json(), 503, {"Retry-After": "30"})
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        # Starlette raises it again after the reply, which is what logs it.
+        problem = Problem(500, "internal_error", "the service failed", "tell whoever runs it")
+        return JSONResponse(problem.as_json(), 500)
+
     @app.exception_handler(HTTPException)
     async def not_routed(request: Request, error: HTTPException) -> JSONResponse:
         kind = {404: "unknown_address", 405: "unknown_method"}.get(error.status_code, "refused")

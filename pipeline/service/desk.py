@@ -99,10 +99,11 @@ class Desk:
 
     async def _take(self, order: Order, limited: bool) -> Ticket:
         found = await asyncio.to_thread(self._known, order)
-        # From here to the last line nothing is awaited, so that what is counted is what is queued.
+        # From here on nothing is awaited for an order that is taken, so that what is counted is what is queued.
         items = {item["item_id"]: item for item in order.track["items"]}
         new = [item_id for item_id in items if item_id not in found and item_id not in self.jobs]
         if limited and len(self.queue) + len(new) > self.most_waiting:
+            await asyncio.to_thread(self.shelf.dropped, order)
             raise Problem(
                 429,
                 "busy",
@@ -197,6 +198,8 @@ class Desk:
                 except RayError as error:
                     log.warning("try %d of %d: %s", attempt, self.tries, str(error).splitlines()[-1])
                     await asyncio.sleep(PAUSE_S)
+        except Exception:
+            log.exception("%d covers are given up", len(_missing(jobs)))
         finally:
             for job in _missing(jobs):
                 self._done(job, _failed(job, UNAVAILABLE, "the model's process was lost; send the request again"))

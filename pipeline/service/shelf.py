@@ -45,6 +45,10 @@ class Shelf:
     def closed(self, order: Order, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Remember how an order ended, by the row of each item."""
         self.store.write(f"{ORDERS}/{order.id}.json", _written(order, rows))
+        self.dropped(order)
+
+    def dropped(self, order: Order) -> None:
+        """An order is not open any more; one that never was is fine."""
         if self.store.exists(f"{OPEN}/{order.id}.json"):
             self.store.delete(f"{OPEN}/{order.id}.json")
 

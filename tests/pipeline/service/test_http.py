@@ -200,6 +200,9 @@ def test_too_many_are_told_when_to_come_again(served: Served) -> None:
         assert refused
         assert all(int(reply.headers["retry-after"]) >= 1 for reply in refused)
         assert refused[0].json()["error"]["remedy"]
+        # Nothing of what was refused is left for a restart to make.
+        left = {file.stem for file in (served.output / "orders" / "open").iterdir()}
+        assert left <= {url.rpartition("/")[2] for url in taken}
     finally:
         for url in taken:
             httpx.delete(served.address + url)
