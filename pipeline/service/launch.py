@@ -80,6 +80,12 @@ def open_service(spec: ServiceSpec, keys: Sequence[str] = ()) -> Opened:
     for name in PATIENCE:
         os.environ.setdefault(name, PATIENCE_S)
     connect(spec.cluster)
+    others = _other_applications()
+    if others:
+        raise RequestError(
+            f"this cluster serves {', '.join(others)} already, and one proxy has one address and one set of keys; "
+            "start the service on another cluster, or end that application first"
+        )
     return Opened(spec, output, model, tuple(keys))
 
 
@@ -156,9 +162,14 @@ def running(opened: Opened) -> Iterator[str]:
         yield f"http://{spec.host}:{spec.port}"
     finally:
         serve.delete(APP)
-        serve.shutdown()
+        if not _other_applications():  # somebody else's may have come meanwhile
+            serve.shutdown()
         Kept(output).adopt()
         ray.shutdown()
+
+
+def _other_applications() -> list[str]:
+    return [name for name in serve.status().applications if name != APP]
 
 
 def _builder(spec: ServiceSpec, model: ModelFacts, slots: int, keys: Sequence[str]) -> Any:
