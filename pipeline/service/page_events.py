@@ -41,16 +41,18 @@ def wire(
     def take_preset(name: str, *values: Any) -> list[Any]:
         return list((_named(values) | words.preset_values(presets.get(name))).values())
 
-    async def make(path: str | None, *values: Any) -> News:
+    async def make(before: list[str], path: str | None, *values: Any) -> News:
         try:
+            await handlers.cancel(counter(), before)
             params, config = words.request_of(_named(values))
             async for text, ids, shown in handlers.generate(counter(), path, [("", params)], config):
                 yield text, ids, shown, None
         except RestyleError as error:
             yield words.trouble(error), [], [], None
 
-    async def make_grid(path: str | None, across: str, down: str, *values: Any) -> News:
+    async def make_grid(before: list[str], path: str | None, across: str, down: str, *values: Any) -> News:
         try:
+            await handlers.cancel(counter(), before)
             axes = words.grid_of(across, down, is_turbo)
             params, config = words.request_of(_named(values) | {"batch_size": 1})
             requests = handlers.grid_requests(handlers.one_seed(params), axes)
@@ -81,12 +83,12 @@ def wire(
     axes = [page.strengths, page.guidances]
     news = [page.said, page.orders, page.results, page.across]
     blocks.load(compare, fields, [page.compared, page.command], **PRIVATE)
-    for control in fields:
+    for control in (*fields, *axes):
         # A command that was written for other settings would be copied for these.
         control.change(compare, fields, [page.compared, page.command], trigger_mode="always_last", **QUIET)
     page.preset.input(take_preset, [page.preset, *fields], fields, **QUIET)
-    page.go.click(make, [page.source, *fields], news, **QUIET)
-    page.go_grid.click(make_grid, [page.source, *axes, *fields], news, **QUIET)
+    page.go.click(make, [page.orders, page.source, *fields], news, **QUIET)
+    page.go_grid.click(make_grid, [page.orders, page.source, *axes, *fields], news, **QUIET)
     page.stop.click(cancel, page.orders, page.said, **QUIET)
     page.write.click(write, [page.source, *fields], page.command, **PRIVATE)
     page.write_grid.click(write_grid, [page.source, *axes, *fields], page.command, **PRIVATE)

@@ -106,7 +106,7 @@ def _shown(counter: Counter, ticket: Ticket, item_id: str, title: str) -> Shown:
 
 
 async def cancel(counter: Counter, ids: Sequence[str]) -> str:
-    """Cancel orders of this visitor."""
+    """Cancel orders of this visitor; those that are over stay as they are."""
     for order_id in ids:
         counter.desk.cancel(await counter.desk.find(order_id, OWNER))
     return "cancelling" if ids else "nothing is under way"

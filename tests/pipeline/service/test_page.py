@@ -1,11 +1,13 @@
 """The Cover page: what it says, what it lets in, and all of it in a real browser."""
 
+import asyncio
 import hashlib
 import itertools
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from pipeline.items import ModelFacts
 from pipeline.results import read_results
 from pipeline.service import page_words as words
 from pipeline.service.orders import look_at
-from pipeline.service.page_handlers import grid_requests, one_seed
+from pipeline.service.page_handlers import generate, grid_requests, one_seed
 from pipeline.service.spec import Limits
 from pipeline.storage import open_store
 from tests.conftest import tone
@@ -190,12 +192,30 @@ def test_a_service_with_keys_asks_for_one(music: Path, tmp_path: Path) -> None:
         assert visitor.get("/config").status_code == 200
 
 
+def test_what_a_visitor_leaves_behind_is_not_made(page: Served, eventually: Callable[..., None]) -> None:
+    params, config = words.request_of(words.defaults(False) | {"caption": "jazz", "inference_steps": 1000})
+
+    async def leave_early() -> list[str]:
+        news = generate(page.counter, str(page.music / "country_song.wav"), [("", params)], config)
+        async with aclosing(news):
+            async for text, ids, shown in news:
+                assert "0 of 1 covers done" in text
+                assert shown == []
+                return ids
+        return []
+
+    (left,) = asyncio.run_coroutine_threadsafe(leave_early(), page.loop).result(30)
+    eventually(lambda: page.counter.desk.busy == 0)
+    assert page.counter.desk.tickets[left].status == "cancelled"
+
+
 class Visit:
     """An open page, and what it complained of and asked other hosts for."""
 
     def __init__(self, browser: Any, address: str):
         context = browser.new_context(viewport={"width": 1280, "height": 900})
         context.grant_permissions(["clipboard-read", "clipboard-write"])
+        context.set_default_timeout(120_000)
         self.page, self.address = context.new_page(), address
         self.trouble: list[str] = []
         self.elsewhere: list[str] = []
@@ -229,10 +249,12 @@ class Visit:
         assert len(links) == count + 1
         return [hashlib.sha256(httpx.get(link).content).hexdigest() for link in links]
 
-    def command(self, button: str) -> str:
+    def command(self, button: str, holds: str) -> str:
         """What the copy button puts into the clipboard."""
         self.press(button)
-        self.page.wait_for_function("document.querySelector('#command textarea').value.includes('jobs.restyle')")
+        self.page.wait_for_function(
+            "t => document.querySelector('#command textarea').value.includes(t)", arg=holds
+        )
         self.press("copy")
         return str(self.page.evaluate("navigator.clipboard.readText()"))
 
@@ -258,7 +280,6 @@ def test_a_visitor_finds_a_setting_and_takes_it_to_the_catalogue(tmp_path: Path)
     ):
         visit = Visit(browser, address)
         page = visit.page
-        page.set_default_timeout(60_000)
         visit.press("generate")
         visit.until_said("upload a track first")
         page.set_input_files("#source input[type=file]", tmp_path / "song.wav")
@@ -289,16 +310,18 @@ def test_a_visitor_finds_a_setting_and_takes_it_to_the_catalogue(tmp_path: Path)
         )
         page.locator(".player").nth(1).get_by_role("button", name="Play", exact=True).click()
         page.wait_for_function("document.querySelectorAll('.player #time')[1].innerText != '0:00'")
-        single = visit.command("write-command")
+        single = visit.command("write-command", "cover.seed=5")
 
         page.locator("#grid button").first.click()
+        assert page.locator("#command textarea").input_value() == single
         page.locator("#strengths textarea, #strengths input").fill("0.4, 0.8")
-        page.locator("#guidances textarea, #guidances input").fill("3, 9")
+        page.locator("#guidances textarea, #guidances input").fill("3, 9.0")
+        page.wait_for_function("document.querySelector('#command textarea').value == ''")
         visit.press("generate-grid")
         visit.until_said("done: 4 of 4")
         _, *cells = visit.covers(4)
         assert cells[2] == cover
-        grid = visit.command("write-grid-command")
+        grid = visit.command("write-grid-command", "grid.guidance_scale")
 
         assert page.evaluate(NAMELESS) == []
         page.set_viewport_size({"width": 390, "height": 844})
