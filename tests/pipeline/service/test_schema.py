@@ -3,8 +3,9 @@
 import httpx
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
+from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -17,25 +18,28 @@ from tests.pipeline.service.conftest import Served
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
-@pytest.fixture(scope="module")
-def api(served: Served) -> schemathesis.BaseSchema:
-    return schemathesis.openapi.from_url(f"{served.address}/openapi.json")
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+def test_no_request_is_the_services_fault(served: Served, mode: GenerationMode) -> None:
+    api = schemathesis.openapi.from_url(f"{served.address}/openapi.json")
+    operations = [found.ok() for found in api.get_all_operations()]
+    assert len(operations) == 7
+    for operation in operations:
+        if mode is GenerationMode.NEGATIVE and operation.method != "post":
+            continue  # any text may stand in an address, and no body is read
 
+        @settings(
+            max_examples=20,
+            derandomize=True,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def calls(case: schemathesis.Case) -> None:
+            case.call_and_validate(checks=CHECKS, timeout=20)
 
-schema = schemathesis.pytest.from_fixture("api")
-
-
-@schema.parametrize()
-@settings(
-    max_examples=25,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-def test_no_request_is_the_services_fault(case: schemathesis.Case) -> None:
-    case.call_and_validate(checks=CHECKS, timeout=20)
+        calls()
 
 
 def test_the_document_names_what_is_taken(served: Served) -> None:
