@@ -33,9 +33,13 @@ def test_both_key_conventions_and_shards_are_the_same_model(tmp_path: Path, tied
     ids = torch.tensor([load(expected).prompt_ids(CODES)])
     with torch.inference_mode():
         wanted = reference(ids).logits
+    made = []
     for index, options in enumerate(({}, {"prefix": ""}, {"shards": 3}, {"prefix": "", "shards": 2})):
         model = load(miniature_lm.write(tmp_path / str(index), tied=tied, **options))
-        assert torch.equal(logits(model), wanted), options
+        made.append(logits(model))
+        assert torch.equal(made[0], made[-1]), options
+        # To rounding: ours has a SiLU whose bits do not depend on the number of threads.
+        torch.testing.assert_close(made[-1], wanted, rtol=1e-5, atol=1e-5)
         assert (model.network.lm_head.weight is model.network.model.embed_tokens.weight) == tied
 
 

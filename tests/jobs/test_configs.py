@@ -41,7 +41,17 @@ def test_nothing_in_conf_is_overlooked() -> None:
     groups = {f"preset/{name}.yaml" for name in PRESETS} | {f"cluster/{name}.yaml" for name in CLUSTERS}
     groups |= {f"metrics/{name}.yaml" for name in METRICS}
     assert found == {f"{job}.yaml" for job in JOBS} | groups
-    assert set(JOBS) == {"restyle", "fetch", "validate", "measure", "compare", "tune", "select", "benchmark"}
+    assert set(JOBS) == {
+        "restyle",
+        "fetch",
+        "validate",
+        "measure",
+        "compare",
+        "tune",
+        "select",
+        "benchmark",
+        "serve",
+    }
     for job in JOBS:
         assert composed(job)
 

@@ -267,6 +267,7 @@ NAMELESS = """
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install chromium")
 def test_a_visitor_finds_a_setting_and_takes_it_to_the_catalogue(tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright
