@@ -8,7 +8,6 @@ miniature model is faster than it takes to kill anything.
 """
 
 import os
-import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -26,28 +25,23 @@ class LoggingWorker(RestyleWorker):
     log = os.environ.get("GENERATIONS", "")
     pace_s = float(os.environ.get("PACE_S", "0"))
 
-    def __init__(self, *arguments: Any):
-        super().__init__(*arguments)
-        self.at = threading.local()
-
-    def cover(self, chain: Chain, stages: tuple[Stage, ...], seed: int) -> Cover:
-        self._note("begun")
+    def cover(self, item_id: str, chain: Chain, stages: tuple[Stage, ...], seed: int) -> Cover:
+        self._note("begun", item_id)
         until = time.monotonic() + self.pace_s
-        made = super().cover(chain, stages, seed)
+        made = super().cover(item_id, chain, stages, seed)
         time.sleep(max(0.0, until - time.monotonic()))
-        self._note("made")
+        self._note("made", item_id)
         return made
 
-    def _item(self, row: dict[str, Any], *arguments: Any) -> dict[str, Any]:
-        self.at.item_id = row["item_id"]
-        row = super()._item(row, *arguments)
-        self._note("left")
-        return row
+    def _item(self, track: dict[str, Any], row: dict[str, Any], *arguments: Any) -> dict[str, Any]:
+        made = super()._item(track, row, *arguments)
+        self._note("left", row["item_id"])
+        return made
 
-    def _note(self, event: str) -> None:
+    def _note(self, event: str, item_id: str) -> None:
         # One write of a short line at the end of a file is whole, whoever else writes there.
         with Path(self.log).open("a") as log:
-            log.write(f"{event}\t{self.at.item_id}\t{os.getpid()}\t{time.time():.3f}\n")
+            log.write(f"{event}\t{item_id}\t{os.getpid()}\t{time.time():.3f}\n")
 
 
 if __name__ == "__main__":
