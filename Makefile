@@ -8,7 +8,7 @@ BIN := .venv/bin
 
 demo: .venv/run.done
 	$(BIN)/python -m jobs.restyle manifest=pipeline/demo_catalogue/manifest.csv output=outputs/demo \
-		catalogue=demo "grid.audio_cover_strength=[0.3,0.6]" "grid.guidance_scale=[3,9]"
+		model=demo catalogue=demo "grid.audio_cover_strength=[0.3,0.6]" "grid.guidance_scale=[3,9]"
 
 test: .venv/dev.done
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -18,6 +18,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 import conf
 from acestep.errors import RestyleError
 
+MODELS = "model=turbo takes the published weights, model=demo the built-in ones, which are random and make noise"
+
 
 def given(group: str) -> tuple[str, ...]:
     """Names of the keys of ``group`` that the running job's command line sets, one by one or as a mapping."""
@@ -40,7 +42,8 @@ def complete(config: DictConfig) -> dict[str, Any]:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         example = " ".join(f"{name}=..." for name in missing)
-        raise RestyleError(f"{', '.join(missing)} not given; add {example}")
+        models = f"; {MODELS}" if "model" in missing else ""
+        raise RestyleError(f"{', '.join(missing)} not given; add {example}{models}")
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 

@@ -1,7 +1,7 @@
 """Restyle a catalogue.
 
     python -m jobs.restyle manifest=tracks.csv output=out model=turbo
-    python -m jobs.restyle manifest=tracks.csv output=out grid.audio_cover_strength=[0.3,0.5] grid.seed=[1,2]
+    python -m jobs.restyle manifest=tracks.csv output=out model=base grid.seed=[1,2]
     python -m jobs.restyle manifest=tracks.csv output=out model=base preset=country_to_heavy_metal
 
 ``dry_run=true`` looks at everything, makes nothing, and says what is left to do.

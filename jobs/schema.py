@@ -97,7 +97,7 @@ class RestyleConfig:
 
     manifest: str = MISSING
     output: str = MISSING
-    model: str = "demo"
+    model: str = MISSING
     variant: str | None = None
     adapter: str | None = None
     adapter_scale: float = 1.0
@@ -224,7 +224,7 @@ class ServeConfig:
     """See ``pipeline.service.spec.ServiceSpec``."""
 
     output: str = "outputs/service"
-    model: str = "demo"
+    model: str = MISSING
     variant: str | None = None
     adapter: str | None = None
     adapter_scale: float = 1.0

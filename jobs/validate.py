@@ -2,7 +2,7 @@
 
     python -m jobs.validate manifest=tracks.csv output=out model=turbo
     python -m jobs.validate manifest=tracks.csv output=out model=turbo validate.decode=full validate.report=bad.csv
-    python -m jobs.validate manifest=tracks.csv output=new validate.rates_from=old validate.workers=8
+    python -m jobs.validate manifest=tracks.csv output=new model=turbo validate.rates_from=old validate.workers=8
 
 It takes every key of ``jobs.restyle``, so that one edits the verb only; ``dry_run`` says nothing here. Nothing is
 downloaded and nothing is made, but that the output folder remembers under ``probes/`` what the sources are.

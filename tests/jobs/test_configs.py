@@ -22,7 +22,7 @@ JOBS = sorted(file.stem for file in CONF.glob("*.yaml"))
 CLUSTERS = ("auto", "existing", "local")
 METRICS = ("all", "default", "off")
 PRESETS = sorted(file.stem for file in (CONF / "preset").glob("*.yaml"))
-REQUIRED = {"restyle": ["manifest=m.csv", "output=out"]}
+REQUIRED = {"restyle": ["manifest=m.csv", "output=out", "model=demo"]}
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +172,7 @@ def test_an_objective_is_checked() -> None:
 
 def test_tuning_makes_its_own_grid() -> None:
     for swept in ("grid.shift=[1,2]", "stages=[{caption: rock}]"):
-        config = composed("tune", swept, "manifest=m.csv", "output=out")
+        config = composed("tune", swept, "manifest=m.csv", "output=out", "model=demo")
         with pytest.raises(RequestError, match=r"(grid\.shift|stages): tuning makes its own grid"):
             spec_of(config, job_of(restyled(config)))
 
@@ -183,3 +183,16 @@ def test_missing_values_are_named() -> None:
         pytest.raises(RestyleError, match=r"manifest=\.\.\."),
     ):
         job_of(compose("restyle"))
+
+
+@pytest.mark.parametrize("job", ["restyle", "validate", "tune", "serve"])
+def test_a_model_has_to_be_named(
+    job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = [] if job == "serve" else ["manifest=m.csv"]
+    monkeypatch.setattr(sys, "argv", [f"jobs.{job}", *manifest, f"output={tmp_path}/out"])
+    with pytest.raises(SystemExit) as left:
+        importlib.import_module(f"jobs.{job}").main()
+    assert left.value.code == 2
+    assert "model not given; add model=..." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

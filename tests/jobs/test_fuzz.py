@@ -99,7 +99,9 @@ def test_a_catalogue_of_nothing_but_trouble(tmp_path: Path) -> None:
     samples = []
     with (tmp_path / "out.log").open("w") as log:
         before["out.log"] = (0, 0, 0)
-        with subprocess.Popen([*command, "cover.inference_steps=1"], cwd=ROOT, stdout=log, stderr=log) as job:
+        with subprocess.Popen(
+            [*command, "model=demo", "cover.inference_steps=1"], cwd=ROOT, stdout=log, stderr=log
+        ) as job:
             deadline = time.monotonic() + 900
             while job.poll() is None and time.monotonic() < deadline:
                 if (size := worker_memory_mb(job.pid)) is not None:

@@ -58,6 +58,7 @@ def restyle(
     given = (
         f"manifest={folder}/{manifest}.jsonl",
         f"output={folder}/{output}",
+        "model=demo",
         "tracking.enabled=false",
         "metrics=off",
     )

@@ -138,7 +138,7 @@ def test_commands_in_readme_name_files_and_keys_that_exist() -> None:
     assert len(overrides) >= 9
     for override in overrides:
         key, _, value = override.partition("=")
-        assert cluster_of(["manifest=m.csv", "output=out", *([override] if value else [])])
+        assert cluster_of(["manifest=m.csv", "output=out", "model=demo", *([override] if value else [])])
         assert key == "cluster" or hasattr(ClusterSpec(), key.removeprefix("cluster."))
 
 

@@ -49,7 +49,7 @@ def said(folder: Path, server: Server) -> str:
         rows.append({"track_id": f"tune {k}", "source": f"t{k}.flac", "caption": "heavy metal, double bass drums"})
     (folder / "songs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     command = [sys.executable, "-m", "jobs.restyle", f"manifest={folder}/songs.jsonl", f"output={folder}/out"]
-    command += [f"tracking.uri={server.uri}", "cover.inference_steps=20", "cluster=local"]
+    command += ["model=demo", f"tracking.uri={server.uri}", "cover.inference_steps=20", "cluster=local"]
     command += [f"grid.audio_cover_strength=[{','.join(map(str, STRENGTHS))}]"]
     command += [
         f"grid.guidance_scale=[{','.join(map(str, GUIDANCES))}]",

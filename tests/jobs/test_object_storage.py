@@ -33,7 +33,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
 
 def restyle(manifest: str, output: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "jobs.restyle", f"manifest={manifest}", f"output={output}"]
-    command += ["tracking.enabled=false", "cover.inference_steps=2"]
+    command += ["model=demo", "tracking.enabled=false", "cover.inference_steps=2"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 

@@ -29,7 +29,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def launch(folder: Path, server: Server) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "jobs.restyle", f"manifest={folder}/tracks.jsonl", f"output={folder}/out"]
-    command += ["cover.inference_steps=8", "grid.audio_cover_strength=[0.3,0.6]", f"tracking.uri={server.uri}"]
+    command += ["model=demo", "cover.inference_steps=8", "grid.audio_cover_strength=[0.3,0.6]"]
+    command += [f"tracking.uri={server.uri}"]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

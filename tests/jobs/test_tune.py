@@ -29,7 +29,7 @@ def test_a_catalogue_is_tuned_and_restyled_as_was_found(tmp_path: Path) -> None:
     rows.append({"track_id": "gone", "source": "gone.flac", "caption": "jazz"})
     (tmp_path / "songs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     output = tmp_path / "tuned"
-    arguments = [f"manifest={tmp_path}/songs.jsonl", f"output={output}", "cover.inference_steps=8"]
+    arguments = [f"manifest={tmp_path}/songs.jsonl", f"output={output}", "model=demo", "cover.inference_steps=8"]
     arguments += ["tune.strengths=[0.25,0.26,0.5,0.75]", "tune.guidances=[3,9]", "tune.tracks=4", "tune.seeds=2"]
     done = launch("tune", *arguments, "tune.budget=0.5")
     assert done.returncode == 0, done.stderr
@@ -46,6 +46,6 @@ def test_a_catalogue_is_tuned_and_restyled_as_was_found(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert len(pq.read_table(output / "results")) == len(results)
 
-    arguments = [f"manifest={tmp_path}/songs.jsonl", f"output={tmp_path}/out", "preset=tuned", "dry_run=true"]
-    foreseen = launch("restyle", *arguments, f"hydra.searchpath=[file://{output}]")
+    arguments = [f"manifest={tmp_path}/songs.jsonl", f"output={tmp_path}/out", "model=demo", "preset=tuned"]
+    foreseen = launch("restyle", *arguments, "dry_run=true", f"hydra.searchpath=[file://{output}]")
     assert "3 covers" in foreseen.stdout, foreseen.stdout + foreseen.stderr

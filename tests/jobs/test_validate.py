@@ -32,7 +32,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_bad_catalogue_is_told_track_by_track(catalogue: Path, tmp_path: Path) -> None:  # noqa: F811
     output, report = tmp_path / "out", tmp_path / "bad.csv"
     manifest = f"manifest={catalogue}/tracks.jsonl"
-    done = run(manifest, f"output={output}", "validate.decode=full", f"validate.report={report}")
+    done = run(manifest, "model=demo", f"output={output}", "validate.decode=full", f"validate.report={report}")
     assert done.returncode == 3, done.stderr
     assert {path.name for path in output.iterdir()} == {"probes"}
     expected = {
@@ -83,9 +83,10 @@ def test_a_sound_catalogue_ends_well_with_its_hours(
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
     write_measured(str(tmp_path / "old"), fingerprint(locate(ensure(), "base")))
     GlobalHydra.instance().clear()
-    words = (f"manifest={tmp_path}/m.jsonl", f"output={tmp_path}/out", "dtype=float32", "cover.inference_steps=10")
-    rates = (f"validate.rates_from={tmp_path}/old", "validate.workers=4", "cover.guidance_scale=1")
-    monkeypatch.setattr(sys, "argv", ["validate", *words, *rates])
+    words = (f"manifest={tmp_path}/m.jsonl", f"output={tmp_path}/out", "model=demo", "dtype=float32")
+    rates = (f"validate.rates_from={tmp_path}/old", "validate.workers=4")
+    covers = ("cover.inference_steps=10", "cover.guidance_scale=1")
+    monkeypatch.setattr(sys, "argv", ["validate", *words, *rates, *covers])
     with pytest.raises(SystemExit) as left:
         validate.main()
     said = capsys.readouterr().out
@@ -101,7 +102,7 @@ def test_a_sound_catalogue_ends_well_with_its_hours(
 def test_one_edits_the_verb_only() -> None:
     register()
     GlobalHydra.instance().clear()
-    words = ["manifest=m.csv", "output=o", "preset=pop_to_jazz", "grid.seed=[1,2]"]
+    words = ["manifest=m.csv", "output=o", "model=demo", "preset=pop_to_jazz", "grid.seed=[1,2]"]
     with initialize_config_module("conf", version_base="1.3"):
         restyle, look = (OmegaConf.to_container(compose(job, words)) for job in ("restyle", "validate"))
     assert look.pop("validate") == {"decode": "start", "rates_from": None, "workers": None, "report": None}
@@ -124,7 +125,9 @@ def test_its_own_keys_are_checked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     GlobalHydra.instance().clear()
-    monkeypatch.setattr(sys, "argv", ["validate", "manifest=m.csv", f"output={tmp_path}/out", argument])
+    monkeypatch.setattr(
+        sys, "argv", ["validate", "manifest=m.csv", f"output={tmp_path}/out", "model=demo", argument]
+    )
     with pytest.raises(SystemExit) as left:
         validate.main()
     assert left.value.code == 2
