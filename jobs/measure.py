@@ -6,6 +6,7 @@
 
 ``pairs`` names a CSV, JSON-lines or Parquet file with the columns ``source`` and ``output``, and ``track_id``,
 ``setting``, ``seed``, ``caption`` and any parameter where known; its rows go to ``results`` of the output folder.
+``manifest_columns`` declares columns of your own, as in ``jobs.restyle``.
 Then ``jobs.compare`` works on that folder like on any other. A second launch measures what is missing.
 
 Exit status: 0 all is measured; 1 broke off; 2 could not start; 3 done, and some covers could not be measured; 130
@@ -26,6 +27,7 @@ from jobs.schema import register
 from pipeline.cluster import ClusterSpec
 from pipeline.measure_job import Measured, MeasureJob, measure_all
 from pipeline.measuring import MetricsSpec
+from pipeline.own_columns import parse_declared
 
 LINE_INTERVAL_S = 10.0
 register()
@@ -39,6 +41,7 @@ def job_of(config: DictConfig) -> MeasureJob:
         RestyleError: a required value is missing.
     """
     values = complete(config)
+    values["manifest_columns"] = parse_declared(values["manifest_columns"])
     nested: dict[str, Any] = {
         "metrics": MetricsSpec(**values.pop("metrics")),
         "cluster": ClusterSpec(**values.pop("cluster")),

@@ -29,6 +29,7 @@ from pipeline.cluster import ClusterSpec
 from pipeline.console import ConsoleReporter
 from pipeline.job import RestyleJob, dry_run
 from pipeline.measuring import MetricsSpec
+from pipeline.own_columns import parse_declared
 from pipeline.presets import Preset
 from pipeline.restyle import run
 from pipeline.tracking import TrackingSpec
@@ -51,6 +52,7 @@ def job_of(config: DictConfig, by_hand: Sequence[str] = (), presets: Sequence[Pr
     values["duplicates"] = values["grid"].pop("duplicates")
     del values["dry_run"]
     preset = values.pop("preset")
+    values["manifest_columns"] = parse_declared(values["manifest_columns"])
     values |= {"preset": preset["name"], "caption": preset["caption"]}
     nested: dict[str, Any] = {
         "cluster": ClusterSpec(**values.pop("cluster")),

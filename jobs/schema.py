@@ -111,6 +111,7 @@ class RestyleConfig:
     mix_models: bool = False
     dry_run: bool = False
     catalogue: str | None = None
+    manifest_columns: Any = None  # "keep", or names of columns of one's own
     language_model: str | None = None
     preset: PresetConfig = field(default_factory=PresetConfig)
     cover: CoverConfig = field(default_factory=CoverConfig)
@@ -178,6 +179,7 @@ class MeasureConfig:
 
     output: str = MISSING
     pairs: str | None = None
+    manifest_columns: Any = None  # of the list of pairs
     again: bool = False
     max_source_seconds: float = MAX_SOURCE_SECONDS
     metrics: MetricsConfig = field(default_factory=MetricsConfig)

@@ -39,6 +39,7 @@ from pipeline.failures import outcome
 from pipeline.items import effective_columns, item_columns
 from pipeline.loading import load
 from pipeline.measuring import Listened, Ruler
+from pipeline.own_columns import META
 from pipeline.plan_schema import TRACKS
 from pipeline.receipts import LAST, TASK, leave, of_track
 from pipeline.results import as_table
@@ -282,6 +283,7 @@ class RestyleWorker:
             "caption": json.loads(track["prompt"])["caption"],
             "preset": track["preset"],
             "notes": track["notes"],
+            META: track.get(META),
             "source_duration_s": track["source_duration_s"],
             "model": self.spec.model,
             "model_fingerprint": self.spec.fingerprint,

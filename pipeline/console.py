@@ -62,6 +62,10 @@ class ConsoleReporter:
         facts.add_row("workers", f"{pool.workers}{most} ({where})")
         todo = f"{plan.items} covers of {plan.tracks} tracks"
         facts.add_row("to do", todo + (f" ({plan.done} are done already)" if plan.done else ""))
+        if plan.outdated:
+            facts.add_row(
+                "columns", f"{len(plan.outdated)} finished rows are written again with columns of your own"
+            )
         if plan.set_aside:
             facts.add_row("set aside", f"{plan.set_aside} that cannot be run; listed at the end")
         self.console.print(facts)

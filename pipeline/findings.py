@@ -25,6 +25,7 @@ from pipeline.metrics.features import Features, extract
 from pipeline.metrics.names import BY_NAME, MEASURES
 from pipeline.metrics.null import HARMONY, LEAST_PAIRS, MELODY, TIMBRE, WAVEFORM, Null, null_of, outcome
 from pipeline.objective import KEPT, MOVED, OUTCOME, REASON, SCORE, Objective, score
+from pipeline.own_columns import META, spread_out
 from pipeline.report.page import listening_page
 from pipeline.report.pictures import pictures
 from pipeline.report.samples import choose
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 FOLDER, PAGE = "comparison", "listen.html"
 FOUND_COLUMNS = (
     *SUMMARY_COLUMNS,
-    *("seed", "stage", "cover_steps", "t_switch", "source_duration_s", "unmeasured"),
+    *("seed", "stage", "cover_steps", "t_switch", "source_duration_s", "unmeasured", META),
     *SETTING_FIELDS,
     *(measure.name for measure in MEASURES),
 )
@@ -192,8 +193,9 @@ def _features(output: Store, row: dict[str, Any]) -> tuple[str, Features, Featur
 
 def _tables(rows: pa.Table, comparison: Comparison, null: Null, objective: Objective) -> dict[str, bytes]:
     measured = [name for name in BY_NAME if rows[name].null_count < len(rows)]
+    covers = rows.select([*COVER_COLUMNS, KEPT, MOVED, SCORE, *measured, "unmeasured"])
     tables = {
-        "covers": rows.select([*COVER_COLUMNS, KEPT, MOVED, SCORE, *measured, "unmeasured"]),
+        "covers": pa.table(dict(zip(covers.column_names, covers.columns, strict=True)) | spread_out(rows[META])),
         "settings": comparison.settings,
         "outcomes": comparison.outcomes,
         "pairs": comparison.pairs,

@@ -18,6 +18,7 @@ from acestep.errors import RequestError
 from acestep.handler import DTYPES
 from acestep.language_model import open_language_model
 from acestep.verify import verify
+from pipeline.carried import Carried
 from pipeline.cluster import ClusterSpec, refuse_ephemeral
 from pipeline.findings import FindingsSpec
 from pipeline.forecast import Forecast, forecast
@@ -57,6 +58,7 @@ class RestyleJob:
     max_attempts: how often an item may take a worker process down before it is rejected, at least 2.
     retry_failed: run again what an earlier launch on the folder could not.
     mix_models: allow covers of different models in one folder.
+    manifest_columns: the user's own columns to carry along, see ``pipeline.own_columns.parse_declared``.
     """
 
     manifest: str
@@ -84,6 +86,7 @@ class RestyleJob:
     retry_failed: bool = False
     mix_models: bool = False
     catalogue: str | None = None
+    manifest_columns: Sequence[str] = ()
     cluster: ClusterSpec = field(default_factory=ClusterSpec)
     tracking: TrackingSpec = field(default_factory=TrackingSpec)
     metrics: MetricsSpec = field(default_factory=MetricsSpec)
@@ -124,7 +127,7 @@ def open_job(job: RestyleJob) -> Opened:
     job.metrics.check()
     output = open_output(job.output)
     presets = [check_preset(preset) for preset in job.presets]
-    rows = read_manifest(job.manifest, presets, job.caption)
+    rows = read_manifest(job.manifest, presets, job.caption, job.manifest_columns)
     first = next(rows)
     settings = job.settings()
     listener = hub.find_language_model(job.language_model) if job.language_model else None
@@ -207,7 +210,8 @@ def plan_job(
         preset=job.preset,
     )
     finished = finished_items(opened.output, job.retry_failed)
-    plan = make_plan(opened.rows, rules, finished, Probes(opened.output, launch).of, todo, final)
+    carried = Carried(opened.output) if job.manifest_columns and finished else None
+    plan = make_plan(opened.rows, rules, finished, Probes(opened.output, launch).of, todo, final, carried)
     return plan, model, _run(opened.settings, plan, job.duplicates, opened.is_turbo)
 
 

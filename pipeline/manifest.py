@@ -6,15 +6,15 @@ only what concerns the whole file (unreadable, unknown column) stops the job.
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from acestep.errors import RequestError, RestyleError
 from acestep.prompt import Prompt, check_prompt
 from acestep.setting import SETTING_FIELDS, parse_values
-from pipeline.manifest_files import REQUIRED, ManifestError, check_columns, rows_of
+from pipeline.manifest_files import COLUMNS, REQUIRED, ColumnsError, ManifestError, check_columns, rows_of
+from pipeline.own_columns import OPTION, absent, own_values
 from pipeline.presets import Preset, for_genres
 from pipeline.storage import absolute
 
@@ -27,6 +27,7 @@ class Track:
     """One valid row. ``source`` and ``reference`` are absolute; ``overrides`` replace setting values.
 
     preset: of the row's two genres; its values give way to what is set by hand.
+    meta: the user's own columns, see ``pipeline.own_columns``; no part of what is made.
     """
 
     track_id: str
@@ -36,6 +37,7 @@ class Track:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     preset: Preset | None = None
+    meta: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,16 @@ class RejectedRow:
     caption: str
     kind: str
     message: str
+    meta: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_manifest(uri: str, presets: Sequence[Preset] = (), caption: str = "") -> Iterator[Track | RejectedRow]:
+def read_manifest(
+    uri: str,
+    presets: Sequence[Preset] = (),
+    caption: str = "",
+    own: Sequence[str] = (),
+    wrong: Callable[[ManifestError], None] | None = None,
+) -> Iterator[Track | RejectedRow]:
     """Read and check a manifest, row by row: it may be larger than memory.
 
     Args:
@@ -58,13 +67,18 @@ def read_manifest(uri: str, presets: Sequence[Preset] = (), caption: str = "") -
             sources are relative to its folder.
         presets: what ``source_genre`` and ``target_genre`` may name.
         caption: for rows that have none, nor a preset's.
+        own: columns of the user's own to carry along, as ``pipeline.own_columns.parse_declared`` gives them.
+        wrong: is told of columns that cannot be used, and the rows are read as if a misspelt column had its right
+            name; None raises.
 
     Raises:
         ManifestError: the file cannot be read, has no rows, lacks a required column or has an unknown one.
     """
+    columns = _Columns(caption, own, wrong)
     first_seen: dict[str, int] = {}
     number = 0
-    for number, raw in enumerate(rows_of(uri, partial(check_columns, needs_caption=not caption)), start=1):
+    for number, raw in enumerate(rows_of(uri, columns.check), start=1):
+        raw = columns.meant(raw)
         values = {name: value for name, value in raw.items() if value is not None and str(value).strip() != ""}
         garbled = next((name for name, value in values.items() if not _is_text(value)), None)
         if garbled:
@@ -74,7 +88,7 @@ def read_manifest(uri: str, presets: Sequence[Preset] = (), caption: str = "") -
                 raise _RowError(
                     "garbled_text", f"{garbled} {values[garbled]!r} holds half a character; write it anew"
                 )
-            track = parse_track(values, uri, presets, caption)
+            track = parse_track(values, uri, presets, columns.caption)
             if track.track_id in first_seen:
                 raise _RowError(
                     "duplicate_track_id",
@@ -83,12 +97,59 @@ def read_manifest(uri: str, presets: Sequence[Preset] = (), caption: str = "") -
                 )
         except _RowError as error:
             track_id, source, said = (str(values.get(name, "")) for name in REQUIRED)
-            yield RejectedRow(number, track_id, source, said, error.kind, f"row {number}: {error}")
+            meta = own_values(values, COLUMNS, strict=False)
+            yield RejectedRow(number, track_id, source, said, error.kind, f"row {number}: {error}", meta)
             continue
         first_seen[track.track_id] = number
         yield track
     if number == 0:
         raise ManifestError(f"{uri}: holds no rows")
+    columns.finish(uri)
+
+
+class _Columns:
+    """Judges columns as they come; JSON lines bring new ones at any row."""
+
+    def __init__(self, caption: str, own: Sequence[str], wrong: Callable[[ManifestError], None] | None):
+        self.caption, self.own, self.wrong = caption, own, wrong
+        self.seen: dict[str, None] = {}
+        self.names: dict[str, str] = {}
+        self.refused: set[str] = set()
+        self.complete = False
+
+    def check(self, names: Sequence[str], where: str, complete: bool) -> None:
+        """Take the columns of a file, or of one row of it; see ``pipeline.manifest_files.Check``."""
+        if self.seen.keys() >= set(names):
+            return
+        self.seen |= dict.fromkeys(names)
+        self.complete = complete
+        try:
+            usable = [name for name in self.seen if name not in self.refused]
+            check_columns(usable, where, complete, not self.caption, self.own)
+        except ColumnsError as error:
+            self.refused |= error.unknown.keys()
+            self.names |= {name: near for name, near in error.unknown.items() if near and near not in names}
+            missing = set(error.missing) - set(self.names.values())
+            if missing & {"track_id", "source"}:
+                raise
+            self._tell(error)
+            if "caption" in missing:
+                self.caption = "any"
+
+    def meant(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row with misspelt columns under the names that they were taken for."""
+        return {self.names.get(name, name): value for name, value in row.items()} if self.names else row
+
+    def finish(self, where: str) -> None:
+        """All rows are read."""
+        lost = [] if self.complete else absent(self.own, self.seen)
+        if lost:
+            self._tell(ManifestError(f"{where}: no row has {', '.join(map(repr, lost))}, which {OPTION} names"))
+
+    def _tell(self, error: ManifestError) -> None:
+        if self.wrong is None:
+            raise error
+        self.wrong(error)
 
 
 def _is_text(value: Any) -> bool:
@@ -144,6 +205,10 @@ def parse_track(
         kind = "empty_caption" if str(error).startswith("caption is empty") else "out_of_range"
         raise _RowError(kind, str(error)) from error
     reference = values.get("reference_audio")
+    try:
+        meta = own_values(values, COLUMNS)
+    except RequestError as error:
+        raise _RowError("not_text", str(error)) from error
     return Track(
         track_id=track_id,
         source=absolute(str(values["source"]), manifest),
@@ -152,6 +217,7 @@ def parse_track(
         overrides=overrides,
         notes=tuple(notes),
         preset=preset,
+        meta=meta,
     )
 
 

@@ -3,7 +3,7 @@
 import difflib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ from pyarrow import fs
 
 from acestep.errors import RestyleError
 from acestep.setting import SETTING_FIELDS
+from pipeline.own_columns import KEEP, OPTION, absent, is_declared, misspelt, undeclarable
 from pipeline.storage import locate
 
 REQUIRED = ("track_id", "source", "caption")
@@ -36,6 +37,17 @@ Check = Callable[[Sequence[str], str, bool], None]
 
 class ManifestError(RestyleError):
     """The manifest as a whole cannot be used."""
+
+
+class ColumnsError(ManifestError):
+    """Columns that cannot be used.
+
+    unknown: each with the known column that it may mean; missing: required ones.
+    """
+
+    def __init__(self, message: str, unknown: Mapping[str, str | None], missing: Sequence[str]):
+        super().__init__(message)
+        self.unknown, self.missing = unknown, missing
 
 
 def rows_of(uri: str, check: Check) -> Rows:
@@ -100,30 +112,60 @@ def _json_rows(filesystem: fs.FileSystem, path: str, uri: str, check: Check) -> 
             yield row
 
 
-def check_columns(names: Sequence[str], where: str, complete: bool = True, needs_caption: bool = True) -> None:
+def check_columns(
+    names: Sequence[str],
+    where: str,
+    complete: bool = True,
+    needs_caption: bool = True,
+    own: Sequence[str] = (),
+) -> None:
     """Refuse columns of a manifest that nothing would read, and (``complete``) the absence of required ones.
 
     A caption is not required where a preset gives one, by the job or by the columns of the two genres.
 
+    Args:
+        own: the user's own columns, as ``pipeline.own_columns.parse_declared`` gives them.
+
     Raises:
-        ManifestError: naming the column and the nearest known one.
+        ColumnsError: see ``refuse_columns``.
     """
     given = {"source_genre", "target_genre"} <= set(names) or not needs_caption
     required = [name for name in REQUIRED if not (name == "caption" and given)]
-    refuse_columns(names, where, COLUMNS, required if complete else ())
+    refuse_columns(names, where, COLUMNS, required, complete, own)
 
 
-def refuse_columns(names: Sequence[str], where: str, known: Sequence[str], required: Sequence[str]) -> None:
-    """Refuse columns that are not known, and the absence of required ones.
+def refuse_columns(
+    names: Sequence[str],
+    where: str,
+    known: Sequence[str],
+    required: Sequence[str],
+    complete: bool = True,
+    own: Sequence[str] = (),
+) -> None:
+    """Refuse columns that are neither known nor the user's own, and (``complete``) the absence of required ones.
 
     Raises:
-        ManifestError: naming the column and the nearest known one.
+        ColumnsError: naming every such column and the known one that is nearest.
     """
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ManifestError(f"{where}: unknown column {name!r}{hint} Known columns: {', '.join(known)}")
-    missing = [name for name in required if name not in names]
+    unknown = {
+        name: misspelt(name, tuple(known)) or next(iter(difflib.get_close_matches(name, known, 1)), None)
+        for name in names
+        if name not in known and not is_declared(name, own, known)
+    }
+    missing = [name for name in required if name not in names] if complete else []
+    problems = [
+        f"unknown column {name!r}; did you mean {near!r}?" if near else f"unknown column {name!r}."
+        for name, near in unknown.items()
+    ]
+    if unknown:
+        problems.append(f"{OPTION}={KEEP} carries columns of your own. Known columns: {', '.join(known)}")
     if missing:
-        raise ManifestError(f"{where}: has no column {', '.join(map(repr, missing))}; every row needs one")
+        problems.append(f"has no column {', '.join(map(repr, missing))}; every row needs one")
+    clash = undeclarable(names, known)
+    if clash:
+        problems.append(clash)
+    lost = absent(own, names) if complete else []
+    if lost:
+        problems.append(f"has no column {', '.join(map(repr, lost))}, which {OPTION} names")
+    if problems:
+        raise ColumnsError(f"{where}: {' '.join(problems)}", unknown, missing)

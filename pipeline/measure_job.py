@@ -4,7 +4,7 @@ import itertools
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -19,12 +19,14 @@ from ray.exceptions import RayError
 from acestep.constants import MAX_SOURCE_SECONDS, SAMPLE_RATE
 from acestep.errors import RequestError, RestyleError
 from acestep.handler import pick_device
+from pipeline.carried import Carried, restated
 from pipeline.cluster import ClusterSpec, connect, size_pool
 from pipeline.failures import outcome
 from pipeline.job import open_output
 from pipeline.loading import load, load_cover
 from pipeline.measuring import ALL, MetricsSpec, Ruler
 from pipeline.metrics.names import MEASURES
+from pipeline.own_columns import META
 from pipeline.pairs import read_pairs
 from pipeline.record import read_record, write_pairs_file
 from pipeline.results import RESULTS, ResultWriter, as_table, current_rows, finished_items
@@ -46,11 +48,13 @@ class MeasureJob:
 
     output: the folder whose covers are measured; with ``pairs`` the folder that their rows go to.
     pairs: a list of sources and outputs, see ``pipeline.pairs``; None measures the folder's own covers.
+    manifest_columns: columns of the list that are the user's own, carried along.
     again: measure also what was measured before, such as with an extra more.
     """
 
     output: str
     pairs: str | None = None
+    manifest_columns: Sequence[str] = ()
     again: bool = False
     max_source_seconds: float = MAX_SOURCE_SECONDS
     metrics: MetricsSpec = field(default_factory=MetricsSpec)
@@ -115,8 +119,12 @@ def measure_all(job: MeasureJob, progressed: Callable[[Measured], None]) -> Meas
                 f"output {job.output} holds covers of jobs.restyle; give the pairs a folder of their own"
             )
         finished = set() if job.again else finished_items(output, retry_failed=True)
-        rows = as_table(row for row in read_pairs(job.pairs) if row["item_id"] not in finished)
+        listed = as_table(read_pairs(job.pairs, job.manifest_columns))
+        known = pc.is_in(listed["item_id"], value_set=pa.array(finished, pa.string()))
+        rows = listed.filter(pc.invert(known))
         write_pairs_file(job.pairs, output)
+        if job.manifest_columns:
+            _restate(output, listed.filter(known))
     else:
         rows = _unmeasured(output, job.again)
     connect(job.cluster)
@@ -138,6 +146,16 @@ def measure_all(job: MeasureJob, progressed: Callable[[Measured], None]) -> Meas
     finally:
         writer.flush()
     return done
+
+
+def _restate(output: Store, listed: pa.Table) -> None:
+    """Write rows that are there anew where the list says something else in the user's own columns."""
+    wanted = dict(zip(listed["item_id"].to_pylist(), map(dict, listed[META].to_pylist()), strict=True))
+    outdated = Carried(output).outdated(wanted)
+    if outdated:
+        writer = ResultWriter(output, RESULTS)
+        writer.add(restated(output, outdated))
+        writer.flush()
 
 
 def _unmeasured(output: Store, again: bool) -> pa.Table:

@@ -1,6 +1,7 @@
 """Pairs of a source and something made from it, by whatever means: a list of them becomes result rows."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from acestep.errors import RestyleError
@@ -8,6 +9,7 @@ from acestep.setting import SETTING_FIELDS, parse_values
 from pipeline.items import digest_of
 from pipeline.manifest import check_seed, names_a_folder
 from pipeline.manifest_files import ManifestError, refuse_columns, rows_of
+from pipeline.own_columns import META, OPTION, absent, own_values
 from pipeline.settings import short_name
 from pipeline.storage import absolute
 
@@ -16,18 +18,23 @@ COLUMNS = (*REQUIRED, "track_id", "setting", "seed", "caption", *SETTING_FIELDS)
 PLAIN_SETTING = "output"
 
 
-def read_pairs(uri: str) -> Iterator[dict[str, Any]]:
+def read_pairs(uri: str, own: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """The rows of a list of pairs as result rows that nobody has measured yet.
 
     Columns: ``source`` and ``output``, paths or URIs, relative ones to the list's folder; ``track_id``, else the
     source's file name; ``setting``, what outputs are compared by; ``seed``, ``caption``, and setting parameters.
+
+    Args:
+        own: columns of the user's own to carry along, see ``pipeline.own_columns``.
 
     Raises:
         ManifestError: the list cannot be read, or a row cannot be used.
     """
     sources: dict[str, str] = {}
     seen: dict[str, int] = {}
-    for number, raw in enumerate(rows_of(uri, _check), start=1):
+    columns: dict[str, None] = {}
+    for number, raw in enumerate(rows_of(uri, partial(_check, own=own)), start=1):
+        columns |= dict.fromkeys(raw)
         given = {name: value for name, value in raw.items() if value is not None and str(value).strip() != ""}
         row = _row(given, uri, f"{uri}: row {number}")
         if sources.setdefault(row["track_id"], row["source"]) != row["source"]:
@@ -41,10 +48,12 @@ def read_pairs(uri: str) -> Iterator[dict[str, Any]]:
         yield row
     if not seen:
         raise ManifestError(f"{uri}: holds no rows")
+    if lost := absent(own, columns):
+        raise ManifestError(f"{uri}: no row has {', '.join(map(repr, lost))}, which {OPTION} names")
 
 
-def _check(names: Sequence[str], where: str, complete: bool) -> None:
-    refuse_columns(names, where, COLUMNS, REQUIRED if complete else ())
+def _check(names: Sequence[str], where: str, complete: bool, own: Sequence[str]) -> None:
+    refuse_columns(names, where, COLUMNS, REQUIRED, complete, own)
 
 
 def _row(given: dict[str, Any], uri: str, where: str) -> dict[str, Any]:
@@ -60,6 +69,7 @@ def _row(given: dict[str, Any], uri: str, where: str) -> dict[str, Any]:
             )
         values = parse_values({name: given[name] for name in SETTING_FIELDS if name in given})
         seed = check_seed(given["seed"]) if "seed" in given else None
+        meta = own_values(given, COLUMNS)
     except RestyleError as error:
         raise ManifestError(f"{where}: {error}") from error
     name = str(given.get("setting") or short_name(values) or PLAIN_SETTING)
@@ -70,5 +80,6 @@ def _row(given: dict[str, Any], uri: str, where: str) -> dict[str, Any]:
         "item_id": digest_of({key: str(value) for key, value in row.items()}),
         "setting_id": digest_of(setting)[:12],
         "caption": str(given.get("caption", "")),
+        META: meta,
         "status": "ok",
     }

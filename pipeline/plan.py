@@ -14,8 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from acestep.errors import RequestError
+from pipeline.carried import Carried
 from pipeline.items import Rules, digest_of, item_columns, make_items
 from pipeline.manifest import RejectedRow, Track
+from pipeline.own_columns import META
 from pipeline.plan_schema import PLAN_SCHEMA, SHORTEST_S
 from pipeline.probe import Probe
 from pipeline.results import as_table
@@ -32,6 +34,7 @@ class Plan:
     tracks, items: to do; done: items that an earlier launch finished; set_aside: rows that are final already.
     seconds: of source audio to do, by setting, one count for each item.
     ids, settings: of every item of this launch, done or not.
+    outdated: own columns of items that are done, where their rows hold others.
     """
 
     tracks: int = 0
@@ -41,6 +44,7 @@ class Plan:
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     ids: set[str] = field(default_factory=set)
     settings: set[str] = field(default_factory=set)
+    outdated: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def make_plan(
@@ -50,6 +54,7 @@ def make_plan(
     look: Look,
     todo: Callable[[pa.Table], None],
     final: Callable[[pa.Table], None],
+    carried: Carried | None = None,
 ) -> Plan:
     """Cross tracks and settings, and leave out every item whose id is in ``finished``.
 
@@ -57,6 +62,7 @@ def make_plan(
         look: probes of files by their names, such as ``Probes.of``.
         todo: takes work, tables of ``PLAN_SCHEMA``.
         final: takes result rows of what cannot be run.
+        carried: own columns that rows of finished items hold; None does not compare them.
 
     Raises:
         RepeatsError: settings would give identical audio for a row that sets nothing itself.
@@ -64,7 +70,11 @@ def make_plan(
     plan, planned = Plan(), iter(rows)
     while batch := list(islice(planned, BATCH_ROWS)):
         unusable: list[dict[str, Any]] = []
-        work = list(_plan_batch(plan, batch, rules, finished, look, unusable.append))
+        done: dict[str, Mapping[str, str]] = {}
+        work = list(_plan_batch(plan, batch, rules, finished, look, unusable.append, done))
+        if carried is not None:
+            plan.outdated |= carried.outdated(done)
+        plan.done += len(done)
         plan.tracks += len(work)
         plan.set_aside += len(unusable)
         todo(pa.Table.from_pylist(work, schema=PLAN_SCHEMA))
@@ -79,14 +89,18 @@ def _plan_batch(
     finished: set[str],
     look: Look,
     unusable: Callable[[dict[str, Any]], None],
+    done: dict[str, Mapping[str, str]],
 ) -> Iterator[dict[str, Any]]:
-    """Rows of ``PLAN_SCHEMA`` for the tracks of a batch that need work."""
+    """Rows of ``PLAN_SCHEMA`` for the tracks of a batch that need work.
 
-    def reject(track_id: str, source: str, caption: str, kind: str, message: str) -> None:
-        row = _rejection(track_id, source, caption, kind, message)
+    Args:
+        done: takes the own columns of finished items.
+    """
+
+    def reject(row: dict[str, Any]) -> None:
         plan.ids.add(row["item_id"])
         if row["item_id"] in finished:
-            plan.done += 1
+            done[row["item_id"]] = dict(row[META])
         else:
             unusable(row)
 
@@ -94,7 +108,7 @@ def _plan_batch(
     probes = look(files)
     for row in batch:
         if isinstance(row, RejectedRow):
-            reject(row.track_id, row.source, row.caption, row.kind, row.message)
+            reject(_rejection(row.track_id, row.source, row.caption, row.kind, row.message, row.meta))
             continue
         track, source = row, probes[row.source]
         reference = probes[track.reference] if track.reference else None
@@ -104,16 +118,16 @@ def _plan_batch(
         except RepeatsError:
             raise
         except RequestError as error:
-            reject(track.track_id, track.source, track.prompt.caption, "conflicting_override", str(error))
+            reject(_refusal(track, "conflicting_override", str(error)))
             continue
         if source.duration_s is not None and source.duration_s > rules.most_seconds:
             too_long = f"{source.duration_s:.1f} s is longer than {rules.most_seconds:g} s; cut the track"
-            reject(track.track_id, track.source, track.prompt.caption, "too_long", too_long)
+            reject(_refusal(track, "too_long", too_long))
             continue
         plan.ids.update(item["item_id"] for item in items)
         plan.settings.update(item["setting_id"] for item in items)
         missing = [item for item in items if item["item_id"] not in finished]
-        plan.done += len(items) - len(missing)
+        done |= {item["item_id"]: track.meta for item in items if item["item_id"] in finished}
         broken = next((p for p in (source, reference) if p and p.error_kind), None)
         if broken is not None:
             for item in missing:
@@ -129,12 +143,19 @@ def _plan_batch(
                 "prompt": json.dumps(asdict(track.prompt)),
                 "preset": track.preset.name if track.preset else rules.preset,
                 "notes": list(track.notes),
+                META: track.meta,
                 "source_duration_s": source.duration_s,
                 "items": missing,
             }
 
 
-def _rejection(track_id: str, source: str, caption: str, kind: str, message: str) -> dict[str, Any]:
+def _refusal(track: Track, kind: str, message: str) -> dict[str, Any]:
+    return _rejection(track.track_id, track.source, track.prompt.caption, kind, message, track.meta)
+
+
+def _rejection(
+    track_id: str, source: str, caption: str, kind: str, message: str, meta: Mapping[str, str]
+) -> dict[str, Any]:
     row = {
         "track_id": track_id,
         "source": source,
@@ -143,7 +164,7 @@ def _rejection(track_id: str, source: str, caption: str, kind: str, message: str
         "error_kind": kind,
         "error_message": message,
     }
-    return {"item_id": digest_of(row)} | row
+    return {"item_id": digest_of(row), META: meta} | row
 
 
 def _failure(track: Track, item: Mapping[str, Any], error: Probe) -> dict[str, Any]:
@@ -154,6 +175,7 @@ def _failure(track: Track, item: Mapping[str, Any], error: Probe) -> dict[str, A
         "source": track.source,
         "reference_audio": track.reference,
         "notes": list(track.notes),
+        META: track.meta,
         "status": "failed",
         "error_kind": error.error_kind,
         "error_message": error.error,

@@ -3,6 +3,7 @@
 import pyarrow as pa
 
 from acestep.constants import LATENT_RATE, MIN_LATENT_FRAMES
+from pipeline.own_columns import META, META_TYPE
 
 SHORTEST_S = MIN_LATENT_FRAMES / LATENT_RATE  # a shorter source is as much work
 
@@ -25,6 +26,7 @@ PLAN_SCHEMA = pa.schema(
         ("prompt", pa.string()),  # the Prompt as JSON
         ("preset", pa.string()),
         ("notes", pa.list_(pa.string())),
+        (META, META_TYPE),
         ("source_duration_s", pa.float64()),
         ("items", pa.list_(ITEM)),
     ]

@@ -43,7 +43,9 @@ def left_over(store: Store) -> pa.Table:
     """The rows of all receipts."""
     names = store.files(RECEIPTS, SUFFIX, deep=True)
     with ThreadPoolExecutor(THREADS) as pool:
-        return pa.concat_tables([as_table([]), *pool.map(lambda name: _read(store, name), names)])
+        # A receipt of an earlier version may lack a column.
+        tables = [as_table([]), *pool.map(lambda name: _read(store, name), names)]
+    return pa.concat_tables(tables, promote_options="default").select(SCHEMA.names)
 
 
 class Receipts:

@@ -15,6 +15,7 @@ from acestep.errors import RestyleError
 from acestep.handler import DTYPES
 from pipeline.actors import RestyleWorker
 from pipeline.attempts import ATTEMPTS, mark_start
+from pipeline.carried import restated
 from pipeline.cluster import Pool, PoolError, connect, size_pool
 from pipeline.findings import FOUND_COLUMNS, any_measured, find
 from pipeline.items import ModelFacts
@@ -80,6 +81,13 @@ class Kept:
             self.results.flush()
         self.output.delete_folder(RECEIPTS)
 
+    def restate(self, plan: Plan) -> None:
+        """Write rows of finished items anew where the manifest says something else in the user's own columns."""
+        if plan.outdated:
+            new = self.new
+            self.add(restated(self.output, plan.outdated))
+            self.new = new
+
     def flush(self) -> None:
         """Write what waits."""
         try:
@@ -116,6 +124,7 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
             plan, model, settings = plan_job(job, opened, dtype, launch, work.add, kept.add)
             if plan.items:
                 work.write(output)
+        kept.restate(plan)
         progress = Progress(plan.items, plan.tracks, sum(plan.seconds.values()))
         reporter.planned(job, plan, settings, model, pool)
         write_job_file(job, output, model, pool, settings)

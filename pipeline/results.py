@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from acestep.setting import SETTING_TYPES
 from pipeline.metrics.names import MEASURES
+from pipeline.own_columns import META, META_TYPE
 from pipeline.storage import Store
 
 RESULTS, REJECTED = "results", "rejected"
@@ -35,6 +36,8 @@ SCHEMA = pa.schema(
         ("keyscale", pa.string()),
         ("timesignature", pa.string()),
         ("notes", pa.list_(pa.string())),
+        # the user's own columns of the manifest, by name
+        (META, META_TYPE),
         # a cover made from another cover: its place in the chain, counted from 1, and what it was made from
         ("stage", pa.int32()),
         ("parent_item_id", pa.string()),
@@ -141,14 +144,15 @@ def read_results(store: Store, *folders: str, columns: Sequence[str] | None = No
     schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
     parts = [name for folder in folders or (RESULTS,) for name in store.files(folder, ".parquet")]
     parts.sort(key=lambda name: name.rsplit("/", 1)[-1])  # parts are named by launch time, in every folder
-    wanted = None if columns is None else list(columns)
-    tables = (_read_part(store, name, wanted) for name in parts)
-    # A part of an earlier version may lack a column that was added since.
-    return pa.concat_tables([schema.empty_table(), *tables], promote_options="default").select(schema.names)
+    return pa.concat_tables([schema.empty_table(), *(_read_part(store, name, schema) for name in parts)])
 
 
-def _read_part(store: Store, name: str, columns: list[str] | None) -> pa.Table:
-    return store.retrying(lambda: pq.read_table(store.path(name), filesystem=store.filesystem, columns=columns))
+def _read_part(store: Store, name: str, schema: pa.Schema) -> pa.Table:
+    """The rows of a part; a column that was added since its version is null."""
+    path, columns = store.path(name), schema.names
+    return store.retrying(
+        lambda: pq.read_table(path, filesystem=store.filesystem, columns=columns, schema=schema).cast(schema)
+    )
 
 
 def current_rows(store: Store, items: set[str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:

@@ -11,6 +11,7 @@ from acestep.errors import RequestError
 from pipeline.findings import chance, judged, measured_rows
 from pipeline.loading import fetch_cover
 from pipeline.objective import Objective
+from pipeline.own_columns import META, spread_out
 from pipeline.selection import select
 from pipeline.storage import Store, open_store
 
@@ -34,7 +35,7 @@ def select_winners(job: SelectJob) -> pa.Table:
 
     Returns:
         See ``pipeline.selection.select``, with ``file`` besides: the copy's name, null where there is none and
-        ``reason`` says why.
+        ``reason`` says why, and the user's own columns.
 
     Raises:
         RequestError: no cover of the folder was measured, or it is to be exported into itself.
@@ -51,10 +52,19 @@ def select_winners(job: SelectJob) -> pa.Table:
         winners.column_names.index("reason"), "reason", pa.array([reason for _, reason in copied], pa.string())
     )
     winners = winners.append_column("file", pa.array([file for file, _ in copied], pa.string()))
+    for name, values in _own_columns(rows, winners["track_id"]).items():
+        winners = winners.append_column(name, values)
     buffer = io.BytesIO()
     pyarrow.csv.write_csv(winners, buffer)
     export.write(TABLE, buffer.getvalue())
     return winners
+
+
+def _own_columns(rows: pa.Table, track_ids: pa.ChunkedArray) -> dict[str, pa.Array]:
+    """The user's own columns of some tracks, by the newest row of each."""
+    newest = {track_id: place for place, track_id in enumerate(rows["track_id"].to_pylist())}
+    places = pa.array([newest[track_id] for track_id in track_ids.to_pylist()], pa.int64())
+    return spread_out(rows[META].take(places))
 
 
 def _copied(output: Store, export: Store, row: dict[str, Any], path: str | None) -> tuple[str | None, str | None]:

@@ -17,7 +17,7 @@ from pipeline.findings import Findings
 from pipeline.job import RestyleJob, check_model, open_output
 from pipeline.lots import drawn
 from pipeline.manifest import Track, read_manifest
-from pipeline.manifest_files import check_columns, rows_of
+from pipeline.manifest_files import COLUMNS, check_columns, rows_of
 from pipeline.objective import SCORE
 from pipeline.restyle import Reporter, run
 from pipeline.settings import Point, distinct, make_settings
@@ -138,11 +138,11 @@ def _space(job: RestyleJob, spec: TuneSpec, say: Callable[[str], None]) -> Space
 
 def _write_sample(job: RestyleJob, count: int, output: Store) -> list[str]:
     """Draw tracks by their names, write them as a manifest of their own, and say which they are."""
-    rows = read_manifest(job.manifest, job.presets, job.caption)
+    rows = read_manifest(job.manifest, job.presets, job.caption, job.manifest_columns)
     chosen = drawn((row.track_id for row in rows if isinstance(row, Track)), count)
     if not chosen:
         raise RequestError(f"{job.manifest} holds no track that can be run; see jobs.validate")
-    raw = rows_of(job.manifest, partial(check_columns, needs_caption=not job.caption))
+    raw = rows_of(job.manifest, partial(check_columns, needs_caption=not job.caption, own=job.manifest_columns))
     lines = [json.dumps(row, default=str) for row in _sampled(raw, set(chosen), job.manifest)]
     output.write(SAMPLE, "\n".join(lines).encode())
     return chosen
@@ -154,7 +154,11 @@ def _sampled(rows: Iterator[dict[str, Any]], wanted: set[str], manifest: str) ->
         if track_id in wanted:
             wanted.discard(track_id)
             # What is sought is not the row's to fix.
-            kept = {name: value for name, value in row.items() if name not in SWEPT and value not in (None, "")}
+            kept = {
+                name: value
+                for name, value in row.items()
+                if name not in SWEPT and (name not in COLUMNS or value not in (None, ""))
+            }
             for name in ("source", "reference_audio"):
                 if name in kept:
                     kept[name] = absolute(str(kept[name]), manifest)

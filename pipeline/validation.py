@@ -226,23 +226,27 @@ def _manifest(job: RestyleJob, log: ProblemLog) -> tuple[int, Track | RejectedRo
     """How many tracks there are (up to a line that ends it all), the first row, and what to say."""
     rows = rejected = 0
     first: Track | RejectedRow | None = None
-    errors: tuple[str, ...] = ()
+    errors: list[str] = []
     try:
-        for row in _rows(job):
+        for row in _rows(job, lambda error: errors.append(str(error))):
             rows, first = rows + 1, first or row
             if isinstance(row, RejectedRow):
                 rejected += 1
                 log.add(Problem(row.track_id, row.source, row.kind, row.message))
     except RestyleError as error:
-        errors = (str(error),)
+        errors.append(str(error))
     said = f"{job.manifest}, {rows} rows" + (f", {rejected} of them cannot be run as written" if rejected else "")
-    return rows - rejected, first, Check("manifest", said, errors, rejected)
+    return rows - rejected, first, Check("manifest", said, tuple(errors), rejected)
 
 
-def _rows(job: RestyleJob) -> Iterator[Track | RejectedRow]:
-    """The manifest's rows by the presets that can be used; the configuration's check names the others."""
+def _rows(job: RestyleJob, wrong: Callable[[RestyleError], None]) -> Iterator[Track | RejectedRow]:
+    """The manifest's rows by the presets that can be used; the configuration's check names the others.
+
+    Args:
+        wrong: is told of columns that cannot be used.
+    """
     usable = [preset for preset in job.presets if not _error(partial(check_preset, preset))]
-    return read_manifest(job.manifest, usable, job.caption)
+    return read_manifest(job.manifest, usable, job.caption, job.manifest_columns, wrong)
 
 
 def _settings(
@@ -265,7 +269,7 @@ def _sources(found: Sources, decode: Decode) -> Check:
 def _tracks(job: RestyleJob) -> Iterator[Track]:
     """The tracks of the manifest, up to where it cannot be read any further, which its own check tells."""
     with suppress(RestyleError):
-        for row in _rows(job):
+        for row in _rows(job, lambda error: None):
             if isinstance(row, Track):
                 yield row
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,34 @@ def test_nothing_that_is_wrong_hides_anything_else(tmp_path: Path, row: dict) ->
     assert len(said["configuration"]) == 4
     assert found.counts == {"missing_file": 1, "duplicate_track_id": 1}
     assert checks["sources"].said.startswith("1 of 2 tracks can be run")
+
+
+def test_a_column_that_cannot_be_used_does_not_hide_rows_and_sources(tmp_path: Path, row: dict) -> None:
+    rows = [
+        row | {"title": "x"},
+        row | {"track_id": "b", "source": "gone.wav"},
+        row | {"track_id": "c", "bpm": "x"},
+    ]
+    found, checks = looked_at(job_of(tmp_path, rows))
+    assert not found.can_start
+    assert [name for name, check in checks.items() if check.errors] == ["manifest"]
+    assert "unknown column 'title'" in checks["manifest"].errors[0]
+    assert found.counts == {"missing_file": 1, "out_of_range": 1}
+    assert looked_at(job_of(tmp_path, rows, manifest_columns=("title",)))[0].can_start
+
+    misspelt = [{"captoin" if name == "caption" else name: value for name, value in row.items()} for row in rows]
+    found, checks = looked_at(job_of(tmp_path, misspelt, manifest_columns=("title",)))
+    assert "did you mean 'caption'" in checks["manifest"].errors[0]
+    assert found.counts == {"missing_file": 1, "out_of_range": 1}
+
+    without = [{name: value for name, value in row.items() if name != "caption"} for row in rows[:2]]
+    (tmp_path / "t.csv").write_text(
+        "track_id,source\n" + "".join(f"{r['track_id']},{r['source']}\n" for r in without)
+    )
+    job = job_of(tmp_path, rows)
+    found, checks = looked_at(replace(job, manifest=str(tmp_path / "t.csv")))
+    assert "has no column 'caption'" in checks["manifest"].errors[0]
+    assert found.counts == {"missing_file": 1}
 
 
 def test_a_published_model_is_not_fetched_and_the_remedy_is_named(

@@ -1,0 +1,270 @@
+"""Columns of the user's own are carried unchanged, no misspelt column is taken for one, and ids ignore them."""
+
+import datetime
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from acestep.errors import RequestError
+from pipeline.carried import Carried, restated
+from pipeline.items import ModelFacts, Rules
+from pipeline.manifest import RejectedRow, Track, read_manifest
+from pipeline.manifest_files import COLUMNS, ColumnsError, ManifestError
+from pipeline.own_columns import EVERY, META, misspelt, parse_declared, spread_out
+from pipeline.pairs import read_pairs
+from pipeline.plan import Plan, make_plan
+from pipeline.plan_schema import PLAN_SCHEMA
+from pipeline.probe import probe
+from pipeline.results import REJECTED, RESULTS, ResultWriter, as_table, current_rows, finished_items
+from pipeline.settings import make_settings
+from pipeline.storage import open_store
+from tests.conftest import tone
+
+OWN = {"title": " Blue, Moon ", "isrc": "GBAYE0601477", "Künstler": "Émile", "meta.label": "x;y"}
+ROW = {"track_id": "a", "source": "a.wav", "caption": "jazz"}
+RULES = Rules(
+    make_settings({"audio_cover_strength": 0.5, "guidance_scale": 9.0, "seed": 42}, {}),
+    ModelFacts("demo", "f00d", is_turbo=False, dtype="float32"),
+    most_seconds=2.0,
+)
+
+
+def write(folder: Path, kind: str, *rows: dict) -> str:
+    path = folder / f"tracks.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(list(rows)), path)
+    elif kind == "csv":
+        quoted = [",".join(f'"{value}"' for value in line) for line in (rows[0], *(row.values() for row in rows))]
+        path.write_text("\n".join(quoted) + "\n")
+    else:
+        path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+def read(uri: str, *own: str) -> list[Track | RejectedRow]:
+    return list(read_manifest(uri, own=own))
+
+
+@pytest.mark.parametrize(
+    ("value", "declared"),
+    [
+        (None, ()),
+        ("keep", EVERY),
+        ("title", ("title",)),
+        (["title", "meta.*"], ("title", "meta.*")),
+        (["Ku\u0308nstler"], ("Künstler",)),
+    ],
+)
+def test_what_declares_columns(value: object, declared: tuple[str, ...]) -> None:
+    assert parse_declared(value) == declared
+
+
+@pytest.mark.parametrize("value", [True, 3, "", [""], [1], {"title": "x"}])
+def test_what_declares_none_is_refused(value: object) -> None:
+    with pytest.raises(RequestError, match="manifest_columns=keep"):
+        parse_declared(value)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("declared", [EVERY, tuple(OWN), ("title", "[Ii]src", "K*", "meta.*")])
+def test_values_are_carried_unchanged(tmp_path: Path, kind: str, declared: tuple[str, ...]) -> None:
+    (track,) = read(write(tmp_path, kind, ROW | OWN), *declared)
+    assert isinstance(track, Track)
+    assert track.meta == OWN
+
+
+def test_typed_values_are_text_and_empty_ones_are_left_out(tmp_path: Path) -> None:
+    own = {
+        "year": 1999.0,
+        "gain": -0.5,
+        "upc": 5099749534728,
+        "explicit": True,
+        "released": datetime.date(1999, 4, 1),
+        "price": Decimal("1.10"),
+        "tags": ["a", "ü"],
+        "rights": {"owner": "x", "until": datetime.date(2030, 1, 1)},
+    }
+    (track,) = read(write(tmp_path, "parquet", ROW | own | {"note": None, "blank": " "}), "*")
+    assert isinstance(track, Track)
+    assert track.meta == {
+        "year": "1999",
+        "gain": "-0.5",
+        "upc": "5099749534728",
+        "explicit": "true",
+        "released": "1999-04-01",
+        "price": "1.10",
+        "tags": '["a", "ü"]',
+        "rights": '{"owner": "x", "until": "2030-01-01"}',
+    }
+
+
+@pytest.mark.parametrize("art", [b"\xff\xd8", {"bytes": b"\xff\xd8", "path": "x.jpg"}])
+def test_bytes_reject_the_row_by_name(tmp_path: Path, art: object) -> None:
+    (row,) = read(write(tmp_path, "parquet", ROW | OWN | {"art": art}), "*")
+    assert isinstance(row, RejectedRow)
+    assert (row.kind, row.meta) == ("not_text", OWN)
+    assert "art holds bytes" in row.message
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("captoin", "caption"),
+        ("Caption", "caption"),
+        ("Track ID", "track_id"),
+        ("lyric", "lyrics"),
+        ("bmp", "bpm"),
+        ("guidence_scale", "guidance_scale"),
+        ("Reference Audio", "reference_audio"),
+        *((name, None) for name in ("title", "artist", "isrc", "track_no", "track_title", "album_id", "genre")),
+        *(
+            (name, None)
+            for name in ("label", "tempo", "key", "year", "source_url", "duration", "歌手", "meta.seed")
+        ),
+    ],
+)
+def test_misspellings_of_known_columns_and_names_of_ones_own(tmp_path: Path, name: str, meant: str | None) -> None:
+    assert misspelt(name, COLUMNS) == meant
+    uri = write(tmp_path, "jsonl", ROW | {name: "x"})
+    (carried,) = read(uri, name)  # whoever names a column means it
+    assert carried.meta == {name: "x"}
+    if meant is None:
+        assert read(uri, "*") == [carried]
+        return
+    with pytest.raises(ColumnsError, match=f"{name!r}; did you mean {meant!r}") as raised:
+        read(uri, "*")
+    assert raised.value.unknown == {name: meant}
+
+
+def test_every_undeclared_column_is_named_at_once_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ColumnsError, match="manifest_columns=keep") as raised:
+        read(write(tmp_path, "csv", ROW | {"captoin": "", "title": "", "isrc": ""}), "isrc")
+    assert raised.value.unknown == {"captoin": "caption", "title": None}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_a_declared_column_that_is_not_there_is_an_error(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ManifestError, match=r"'ISRC', which manifest_columns names"):
+        read(write(tmp_path, kind, ROW | OWN), "*", "ISRC", "no_such_*")
+
+
+@pytest.mark.parametrize(("first", "second"), [("label", "meta.label"), ("é", "e\u0301")])
+def test_two_columns_that_would_be_one_are_refused(tmp_path: Path, first: str, second: str) -> None:
+    for rows in ([ROW | {first: "1", second: "2"}], [ROW | {first: "1"}, ROW | {second: "2"}]):
+        with pytest.raises(ManifestError, match="rename one"):
+            read(write(tmp_path, "jsonl", *rows), "*")
+
+
+@pytest.mark.parametrize("name", ["", " ", "\\ud800"])
+def test_a_column_whose_name_cannot_be_written_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps(ROW)[:-1] + f', "{name}": "x"}}')
+    with pytest.raises(ManifestError, match="cannot be written"):
+        read(str(path), "*")
+
+
+def test_columns_that_cannot_be_used_do_not_hide_the_rows(tmp_path: Path) -> None:
+    wrong: list[ManifestError] = []
+    rows = [
+        ROW | {"title": "x"},
+        {"track_id": "b", "source": "b.wav", "captoin": "soul", "bpm": "fast", "title": "y"},
+    ]
+    rows.append({"track_id": "c", "source": "c.wav", "captoin": "soul"})
+    read_rows = list(read_manifest(write(tmp_path, "jsonl", *rows), wrong=wrong.append))
+    assert [type(row) for row in read_rows] == [Track, RejectedRow, Track]
+    assert isinstance(read_rows[2], Track)
+    assert read_rows[2].prompt.caption == "soul"
+    assert [error.unknown for error in wrong if isinstance(error, ColumnsError)] == [
+        {"title": None},
+        {"captoin": "caption"},
+    ]
+
+
+def planned(output: Path, *tracks: Track | RejectedRow, carry: bool = True) -> tuple[Plan, pa.Table, pa.Table]:
+    store, work, final = open_store(str(output)), [PLAN_SCHEMA.empty_table()], []
+    look = lambda uris: {uri: probe(uri) for uri in uris}  # noqa: E731
+    carried = Carried(store) if carry else None
+    plan = make_plan(tracks, RULES, finished_items(store), look, work.append, final.append, carried)
+    return plan, pa.concat_tables(work), pa.concat_tables(final)
+
+
+def test_plans_and_rows_of_what_cannot_run_carry_them_and_ids_do_not(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(1.0), 48_000)
+    gone, bad = ROW | {"track_id": "b", "source": "gone.wav"}, ROW | {"track_id": "c", "bpm": "fast"}
+    soundfile.write(tmp_path / "long.wav", tone(3.0), 48_000)
+    long = ROW | {"track_id": "d", "source": "long.wav"}
+    known = read(write(tmp_path, "jsonl", ROW, gone, bad, long))
+    told = read(write(tmp_path, "jsonl", *(row | OWN for row in (ROW, gone, bad, long))), "*")
+    bare, _, _ = planned(tmp_path / "out", *known)
+    plan, work, final = planned(tmp_path / "out", *told)
+    assert plan.ids == bare.ids
+    assert [dict(meta) for meta in work[META].to_pylist()] == [OWN]
+    assert {row["track_id"]: (row["status"], dict(row[META])) for row in final.to_pylist()} == {
+        "b": ("failed", OWN),
+        "c": ("rejected", OWN),
+        "d": ("rejected", OWN),
+    }
+
+
+def test_parts_that_carry_different_columns_are_read_together(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for item, meta in (("1", {"title": "x", "isrc": "i"}), ("2", {"title": "y", "meta.label": "z"}), ("3", None)):
+        writer = ResultWriter(store, RESULTS)
+        writer.add(as_table([{"item_id": item, "track_id": item, "status": "ok", META: meta}]))
+        writer.flush()
+    old = as_table([{"item_id": "0", "track_id": "0", "status": "ok"}]).drop_columns([META])
+    pq.write_table(old, tmp_path / RESULTS / "part-0.parquet")  # of a version without own columns
+    rows = current_rows(store, columns=("item_id", META))
+    columns = {
+        name: dict(zip(rows["item_id"].to_pylist(), values.to_pylist(), strict=True))
+        for name, values in spread_out(rows[META]).items()
+    }
+    assert columns == {
+        "meta.isrc": {"0": None, "1": "i", "2": None, "3": None},
+        "meta.label": {"0": None, "1": None, "2": "z", "3": None},
+        "meta.title": {"0": None, "1": "x", "2": "y", "3": None},
+    }
+    assert spread_out(rows[META].slice(0, 0)) == {}
+
+
+def test_finished_rows_get_the_columns_that_are_declared_today(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(1.0), 48_000)
+    store, output = open_store(str(tmp_path / "out")), tmp_path / "out"
+    bad = ROW | {"track_id": "b", "bpm": "fast"}
+    before = read(write(tmp_path, "jsonl", *(row | {"title": "Old"} for row in (ROW, bad))), "*")
+    plan, work, final = planned(output, *before)
+    (item,) = work.to_pylist()[0]["items"]
+    done = {"item_id": item["item_id"], "track_id": "a", "status": "ok", "duration_s": 1.0, META: {"title": "Old"}}
+    for folder, table in ((RESULTS, as_table([done])), (REJECTED, final)):
+        writer = ResultWriter(store, folder)
+        writer.add(table)
+        writer.flush()
+    assert planned(output, *before)[0].outdated == {}
+
+    after = read(write(tmp_path, "jsonl", *(row | {"title": "New", "isrc": "i"} for row in (ROW, bad))), "*")
+    plan = planned(output, *after)[0]
+    assert (plan.items, plan.done) == (0, 2)
+    writer = ResultWriter(store, RESULTS)
+    writer.add(restated(store, plan.outdated))
+    writer.flush()
+    rows = {row["track_id"]: row for row in current_rows(store).to_pylist()}
+    assert [dict(row[META]) for row in rows.values()] == [{"title": "New", "isrc": "i"}] * 2
+    assert (rows["a"]["status"], rows["a"]["duration_s"], rows["b"]["status"]) == ("ok", 1.0, "rejected")
+    assert planned(output, *after)[0].outdated == {}
+    assert planned(output, *before, carry=False)[0].outdated == {}
+
+
+def test_a_list_of_pairs_carries_them_too(tmp_path: Path) -> None:
+    pair = {"source": "a.wav", "output": "b.wav"}
+    (bare,) = read_pairs(write(tmp_path, "csv", pair))
+    (row,) = read_pairs(write(tmp_path, "csv", pair | OWN), EVERY)
+    assert row == bare | {META: OWN}
+    with pytest.raises(ColumnsError, match="'outptu'; did you mean 'output'"):
+        list(read_pairs(write(tmp_path, "csv", pair | {"outptu": "x"}), EVERY))
+    with pytest.raises(ManifestError, match="no row has 'isrc'"):
+        list(read_pairs(write(tmp_path, "jsonl", pair), ("isrc",)))
