@@ -197,6 +197,9 @@ def _times(setting: CoverSetting, is_turbo: bool, notes: list[str]) -> tuple[tup
         steps = MAX_TURBO_STEPS
     elif is_turbo and steps > schedule.TURBO_STEPS:
         notes.append(f"inference_steps {steps}: turbo models were distilled for {schedule.TURBO_STEPS}")
+    if is_turbo and setting.shift <= 1:
+        # The model's configuration does not say which of them it is.
+        notes.append(f"shift {setting.shift:g}: turbo models are made for shift 3 (turbo_shift1 alone for 1)")
     return schedule.shifted(steps, setting.shift), setting.shift
 
 

@@ -30,6 +30,10 @@ from acestep.model import AceStepModel
 
 VERSION = 1
 VARIANTS = {"demo": "base", "demo_turbo": "turbo"}
+NO_MUSIC = (
+    "The built-in miniature model has random weights: it makes noise, not music. "
+    "model=turbo fetches and uses the published weights."
+)
 SILENCE_FRAMES = 15_000
 TEXT_WIDTH = 64
 LATENT_CHANNELS = 8

@@ -27,6 +27,7 @@ from acestep.request import (
     pick_seeds,
     prompt_of,
     stages_of,
+    unused_notes,
 )
 from acestep.stages import Chain, Cover, Stage
 from acestep.understanding import fill
@@ -93,9 +94,8 @@ def _generate(
     stages = stages_of(params)
     plans = [resolve(stage.setting, handler.is_turbo) for stage in stages]
     prompt, notes = prompt_of(params)
-    if params.duration > 0:
-        notes.append(f"duration {params.duration:g} has no effect: a cover lasts as long as its source")
     seeds = pick_seeds(params.seed, config)
+    notes += unused_notes(params, config)
     if params.thinking and language_model is None:
         raise RequestError("thinking is on and there is no language model; pass llm_handler, or switch it off")
 

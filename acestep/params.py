@@ -44,7 +44,7 @@ class GenerationParams:
     fade_out_duration: float = 0.0
     latent_shift: float = 0.0
     latent_rescale: float = 1.0
-    inference_steps: int = 8
+    inference_steps: int | None = 8
     seed: int = -1
     guidance_scale: float = 7.0
     guidance: str = "apg"
@@ -137,6 +137,11 @@ SUPPORTED = frozenset(
         "use_cot_caption",
         *SETTING_FIELDS,
     }
+)
+
+
+SUPPORTED_CONFIG = frozenset(
+    {"batch_size", "use_random_seed", "seeds", "audio_format", "mp3_bitrate", "mp3_sample_rate"}
 )
 
 

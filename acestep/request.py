@@ -16,13 +16,22 @@ from acestep.constants import (
     SEED_LIMIT,
 )
 from acestep.errors import RequestError
-from acestep.params import SUPPORTED, GenerationConfig, GenerationParams
+from acestep.params import SUPPORTED, SUPPORTED_CONFIG, GenerationConfig, GenerationParams
 from acestep.prompt import Prompt, check_prompt
 from acestep.setting import SETTING_FIELDS, CoverSetting, parse_setting
 from acestep.stages import Stage, parse_stages
 
 MAX_BATCH = 8
 MP3_RATES = (48_000, 44_100, 32_000)
+WITH_BITRATE = ("mp3", "opus", "aac")  # formats that mp3_bitrate is for
+OF_THE_LANGUAGE_MODEL = (
+    "lm_temperature",
+    "lm_top_k",
+    "lm_top_p",
+    "use_cot_metas",
+    "use_cot_language",
+    "use_constrained_decoding",
+)
 
 
 def check_request(params: GenerationParams, config: GenerationConfig) -> None:
@@ -97,6 +106,27 @@ def prompt_of(params: GenerationParams) -> tuple[Prompt, list[str]]:
     )
 
 
+def unused_notes(params: GenerationParams, config: GenerationConfig) -> list[str]:
+    """A note for each parameter beside the setting that is given and has no effect."""
+    notes = []
+    if params.duration > 0:
+        notes.append(f"duration {params.duration:g} has no effect: a cover lasts as long as its source")
+    if params.instrumental and params.lyrics.strip() not in ("", INSTRUMENTAL):
+        notes.append("lyrics have no effect: instrumental is on")
+    if params.seed >= 0 and config.seeds is not None and pick_seeds(params.seed, config)[0] != params.seed:
+        notes.append(f"seed {params.seed} has no effect: seeds are given")
+    audio_format = f"audio_format is {config.audio_format!r}"
+    for given, names, acts, why in (
+        (params, OF_THE_LANGUAGE_MODEL, params.thinking, "thinking is off"),
+        (params, ("normalization_db",), params.enable_normalization, "enable_normalization is off"),
+        (config, ("mp3_bitrate",), config.audio_format in WITH_BITRATE, audio_format),
+        (config, ("mp3_sample_rate",), config.audio_format == "mp3", audio_format),
+    ):
+        changed = [name for name in names if getattr(given, name) != getattr(type(given), name)]
+        notes += [f"{name} {getattr(given, name)!r} has no effect: {why}" for name in changed if not acts]
+    return notes
+
+
 def pick_seeds(seed: int, config: GenerationConfig) -> list[int]:
     """The seed of each output: those listed, else one given and its successors, else random ones.
 
@@ -146,11 +176,7 @@ def _refuse_unsupported(params: GenerationParams, config: GenerationConfig) -> N
         raise RequestError(f"task_type {params.task_type!r} is not supported; use one of {', '.join(COVER_TASKS)}")
     for given, default, supported in (
         (params, GenerationParams(), SUPPORTED),
-        (
-            config,
-            GenerationConfig(),
-            {"batch_size", "use_random_seed", "seeds", "audio_format", "mp3_bitrate", "mp3_sample_rate"},
-        ),
+        (config, GenerationConfig(), SUPPORTED_CONFIG),
     ):
         for item in fields(given):
             value = getattr(given, item.name)

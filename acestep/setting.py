@@ -1,6 +1,5 @@
 """The setting of a cover: every knob besides the track, its words and its seed, as requested."""
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -9,6 +8,7 @@ from typing import Any, get_type_hints
 
 from acestep.constants import COVER_TASKS, SEED_LIMIT
 from acestep.errors import RequestError
+from acestep.nearest import nearest
 
 BLENDS = ("switch", "velocity", "embed", "embed_context")
 GUIDANCES = ("apg", "adg", "adg_w_norm", "adg_wo_clip", "cfg")
@@ -206,8 +206,8 @@ def parse_values(values: Mapping[str, Any]) -> dict[str, Any]:
 def unknown_setting(name: object, others: tuple[str, ...] = ()) -> str:
     """What to say of a name that is neither a setting's nor one of ``others``: the nearest one, or all."""
     known = (*others, *SETTING_FIELDS)
-    near = difflib.get_close_matches(str(name), known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+    near = " or ".join(map(repr, nearest(str(name), known)))
+    hint = f"; did you mean {near}?" if near else f"; known: {', '.join(known)}"
     return f"unknown setting {name!r}{hint}"
 
 

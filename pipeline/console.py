@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from acestep.demo import VARIANTS
+from acestep.demo import NO_MUSIC, VARIANTS
 from pipeline.cluster import Pool
 from pipeline.console_findings import print_findings
 from pipeline.findings import FOLDER, PAGE
@@ -70,10 +70,7 @@ class ConsoleReporter:
             facts.add_row("set aside", f"{plan.set_aside} that cannot be run; listed at the end")
         self.console.print(facts)
         if job.model in VARIANTS:
-            self.console.print(
-                "[dim]The built-in miniature model has random weights: it proves the pipeline, not the music. "
-                "model=turbo fetches and uses the published weights.[/dim]"
-            )
+            self.console.print(f"[dim]{NO_MUSIC}[/dim]")
         self.last_line = self.now()
         if self.console.is_terminal and plan.items:
             self.bar = Bar(

@@ -10,6 +10,7 @@ import pytest
 from acestep.cover import resolve
 from acestep.params import GenerationConfig, GenerationParams
 from acestep.setting import CHOICES, RANGES, SETTING_FIELDS, CoverSetting
+from jobs.schema import CoverConfig
 from pipeline.metrics.names import MEASURES
 from tests.parity.replay import all_cases
 
@@ -28,7 +29,7 @@ def rows(heading: str) -> Iterator[list[str]]:
 
 
 REQUEST = list(rows("| parameter | default | meaning |"))
-TABLE = {cells[0].strip("`"): cells for cells in rows("| parameter | default | range |")}
+TABLE = {cells[0].strip("`"): cells for cells in rows("| parameter | default | `GenerationParams` |")}
 
 
 def test_every_parameter_has_a_row_and_a_test() -> None:
@@ -43,26 +44,32 @@ def test_every_parameter_has_a_row_and_a_test() -> None:
         assert not case or case in cases, f"{name}: no reference vector {case}"
 
 
+def says(cell: str, value: object) -> bool:
+    """Whether a cell of the table holds a value."""
+    if value is None:
+        return cell in ("none", "model's own")
+    if isinstance(value, bool):
+        return cell.strip("`") == str(value).lower()
+    return cell.strip("`") == (f"{value:g}" if isinstance(value, float) else str(value) or "empty")
+
+
 @pytest.mark.parametrize("name", SETTING_FIELDS)
 def test_defaults_and_ranges_are_the_codes(name: str) -> None:
-    _, default, allowed, *_ = TABLE[name]
-    value = getattr(CoverSetting(), name)
-    empty = {None: ("none", "model's own"), "": ("empty",)}
-    if value in empty:
-        assert default in empty[value]
-    else:
-        assert default.strip("`") == (
-            str(value).lower()
-            if isinstance(value, bool)
-            else f"{value:g}"
-            if isinstance(value, float)
-            else str(value)
-        )
+    _, default, from_python, allowed, *_ = TABLE[name]
+    value, python_value = getattr(CoverSetting(), name), getattr(GenerationParams(), name)
+    assert says(default, value)
+    assert says(from_python, python_value) if from_python != "same" else python_value == value
     if name in CHOICES:
         assert re.findall(r"`([^`]+)`", allowed) == list(CHOICES[name])
     elif name in RANGES:
         low, high = (eval(end.replace("^", "**"), {}) for end in allowed.split(" .. "))
         assert (low, high) == RANGES[name]
+
+
+def test_the_default_seeds_are_the_codes() -> None:
+    _, default, from_python, *_ = TABLE["seed"]
+    assert int(default) == CoverConfig().seed
+    assert from_python == f"{GenerationParams().seed}: drawn"
 
 
 def test_every_measure_is_told_of() -> None:

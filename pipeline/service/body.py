@@ -1,16 +1,17 @@
 """A request's body, as JSON or as a form with files, under the names of ``GenerationParams``."""
 
-import difflib
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_type_hints
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
-from acestep.params import GenerationConfig, GenerationParams
+from acestep.nearest import nearest
+from acestep.params import SUPPORTED, SUPPORTED_CONFIG, GenerationConfig, GenerationParams
+from acestep.setting import CoverSetting
 from pipeline.service.problem import Problem
 from pipeline.service.spec import Limits
 
@@ -20,8 +21,10 @@ CONFIG = {item.name: item for item in fields(GenerationConfig)}
 REPLY = ("async", "response_format")
 NAMES = (*PARAMS, *CONFIG, *REPLY)
 FILES = ("src_audio", "reference_audio")
-# Where the service's defaults are its own: covers are all it makes, and a reply holds one.
-DEFAULTS = {"task_type": "cover", "batch_size": 1}
+# What a request may set; any other name is taken at its default alone. Codes in place of a source are not served.
+ACCEPTED = {*SUPPORTED, *SUPPORTED_CONFIG, *REPLY, "task_type"} - {"audio_codes"}
+# Where the defaults are not those of ``GenerationParams``: they are the catalogue's, and a reply holds one cover.
+DEFAULTS = {**asdict(CoverSetting()), "batch_size": 1}
 REPLIES = ("audio", "json")
 _TEXT = {name for name, kind in get_type_hints(GenerationParams).items() if kind in (str, str | None)}
 _TEXT |= {name for name, kind in get_type_hints(GenerationConfig).items() if kind is str} | {"response_format"}
@@ -89,8 +92,8 @@ def parse(given: Mapping[str, Any], files: Mapping[str, UploadFile] | None = Non
     files = files or {}
     for name in (*given, *files):
         if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, 1)
-            remedy = f"did you mean {near[0]}?" if near else "see /openapi.json for all names"
+            near = " or ".join(nearest(name, FILES if name in files else (n for n in NAMES if n in ACCEPTED)))
+            remedy = f"did you mean {near}?" if near else "see /openapi.json for all names"
             raise Problem(422, "unknown_field", f"{name!r} is no parameter", remedy, name, given.get(name))
     for name in files:
         if name not in FILES:

@@ -1,15 +1,15 @@
 """The OpenAPI words of the service: every parameter with its kind, default, range and meaning."""
 
 import re
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from acestep.audio import FORMATS
-from acestep.params import SUPPORTED, GenerationConfig, GenerationParams
+from acestep.params import GenerationConfig, GenerationParams
 from acestep.request import MAX_BATCH
 from acestep.setting import CHOICES, RANGES, CoverSetting
-from pipeline.service.body import DEFAULTS, REPLIES
+from pipeline.service.body import ACCEPTED, DEFAULTS, REPLIES
 
 EXAMPLE = {
     "task_type": "cover",
@@ -19,7 +19,7 @@ EXAMPLE = {
     "guidance_scale": 9.0,
     "inference_steps": 28,
 }
-_CONFIG = ("batch_size", "use_random_seed", "seeds", "audio_format", "mp3_bitrate", "mp3_sample_rate")
+REQUIRED = ("src_audio", "caption")
 _KINDS: dict[Any, str] = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array"}
 _MEANINGS = {
     "src_audio": "The source: a path in a folder that this service reads, an address, or a file of a form.",
@@ -27,6 +27,8 @@ _MEANINGS = {
     "caption": "The style to go to: genre, instruments, mood, production.",
     "lyrics": "What is sung; empty means [Instrumental].",
     "batch_size": "How many covers, with seeds that count up; more than one are answered as JSON.",
+    "inference_steps": "null is the model's own number: 8 on turbo, 28 elsewhere.",
+    "mp3_bitrate": "Of mp3, opus and aac, such as 192k.",
     "seed": "-1 draws one; the reply says which.",
     "seeds": "One for each cover, in place of seed.",
     "audio_format": "Kind of the files.",
@@ -40,15 +42,14 @@ def request_schema() -> dict[str, Any]:
     """JSON schema of a request; parameters outside it are refused."""
     meanings = _meanings(CoverSetting.__doc__ or "") | _MEANINGS
     properties: dict[str, Any] = {}
-    for kind, names in ((GenerationParams, SUPPORTED | {"task_type"}), (GenerationConfig, set(_CONFIG))):
+    for kind in (GenerationParams, GenerationConfig):
         hints = get_type_hints(kind)
         for item in fields(kind):
-            if item.name not in names:
+            if item.name not in ACCEPTED:
                 continue
             schema = _schema(hints[item.name]) | _allowed(item.name)
-            default = DEFAULTS.get(item.name, item.default)
-            if default is not MISSING and default is not None:
-                schema["default"] = default
+            if item.name not in REQUIRED:
+                schema["default"] = DEFAULTS.get(item.name, item.default)
             if item.name in meanings:
                 schema["description"] = meanings[item.name]
             properties[item.name] = schema
@@ -58,7 +59,7 @@ def request_schema() -> dict[str, Any]:
         "enum": list(REPLIES),
         "description": _MEANINGS["response_format"],
     }
-    return {"type": "object", "properties": properties, "required": ["caption"], "additionalProperties": False}
+    return {"type": "object", "properties": properties, "required": [*REQUIRED], "additionalProperties": False}
 
 
 def request_body() -> dict[str, Any]:
@@ -70,10 +71,10 @@ def request_body() -> dict[str, Any]:
         "required": True,
         "content": {
             "application/json": {
-                "schema": schema | {"required": ["src_audio", "caption"]},
+                "schema": schema,
                 "example": EXAMPLE,
             },
-            "multipart/form-data": {"schema": form | {"required": ["src_audio", "caption"]}},
+            "multipart/form-data": {"schema": form},
         },
     }
 
@@ -115,7 +116,7 @@ COVER = {
 }
 GENERATION = {
     "type": "object",
-    "required": ["id", "status", "progress", "url", "covers"],
+    "required": ["id", "status", "progress", "url", "covers", "notes"],
     "properties": {
         "id": {"type": "string"},
         "status": {"type": "string", "enum": ["queued", "running", "done", "failed", "cancelled"]},
@@ -123,6 +124,11 @@ GENERATION = {
         "waiting_before": {"type": "integer", "description": "covers whose turn comes first"},
         "url": {"type": "string"},
         "covers": {"type": "array", "items": COVER},
+        "notes": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "what of the request has no effect, or another effect than its name says",
+        },
     },
 }
 

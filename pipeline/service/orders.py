@@ -10,7 +10,16 @@ from acestep.audio import EXTENSIONS
 from acestep.cover import resolve
 from acestep.inference import effective
 from acestep.params import SUPPORTED, GenerationConfig, GenerationParams
-from acestep.request import check_request, pick_seeds, prompt_of, setting_of, stages_of
+from acestep.request import (
+    OF_THE_LANGUAGE_MODEL,
+    WITH_BITRATE,
+    check_request,
+    pick_seeds,
+    prompt_of,
+    setting_of,
+    stages_of,
+    unused_notes,
+)
 from acestep.setting import SETTING_FIELDS
 from pipeline.items import ModelFacts, Rules, digest_of, make_items
 from pipeline.manifest import Track
@@ -41,14 +50,6 @@ _IN_ITEMS = {
     "thinking",
     "use_cot_caption",
 }
-_OF_THE_LANGUAGE_MODEL = {
-    "lm_temperature",
-    "lm_top_k",
-    "lm_top_p",
-    "use_cot_metas",
-    "use_cot_language",
-    "use_constrained_decoding",
-}
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,15 @@ class Order:
     track: a row of a plan, with ``params`` and ``config`` of the request beside its columns.
     covers: for each output the id of its item; ``track["items"]`` also holds the covers that these start from.
     owner: whose key it came with, as a digest; "" where the service asks for none.
+    notes: what of the request has no effect, or another one. A cover that an earlier request made has the notes
+        of that request in its row.
     """
 
     id: str
     track: Mapping[str, Any]
     covers: tuple[str, ...]
     owner: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def item_ids(self) -> tuple[str, ...]:
@@ -123,7 +127,7 @@ def look_at(params: GenerationParams, config: GenerationConfig, model: ModelFact
         raise Problem(422, "invalid_value", "seeds lists a seed twice", "each makes one output", "seeds", seeds)
     stages = stages_of(params)
     plans = [resolve(stage.setting, model.is_turbo) for stage in stages]
-    _, notes = prompt_of(params)
+    notes = [*prompt_of(params)[1], *unused_notes(params, config)]
     return Requested(
         settings=[asdict(stage.setting) for stage in stages],
         effective=[effective(plan) for plan in plans],
@@ -145,7 +149,7 @@ def make_order(
     Raises:
         RequestError, Problem: see ``look_at``.
     """
-    look_at(params, config, model, limits)
+    looked = look_at(params, config, model, limits)
     prompt, notes = prompt_of(params)
     seeds = pick_seeds(params.seed, config)
     values = asdict(setting_of(params)) | {"seed": seeds[0]}
@@ -174,7 +178,7 @@ def make_order(
             "reference": track.reference,
             "prompt": json.dumps(asdict(prompt)),
             "preset": None,
-            "notes": list(notes),
+            "notes": list(track.notes),
             "source_duration_s": source.duration_s,
             "params": asdict(params) | {"src_audio": None, "reference_audio": None},
             "config": asdict(config) | {"seeds": seeds},
@@ -189,18 +193,21 @@ def make_order(
         },
         covers=tuple(renamed[item["item_id"]] for item in items if len(json.loads(item["stages"])) == last),
         owner=owner,
+        notes=tuple(looked.notes),
     )
 
 
 def beyond_items(params: GenerationParams, config: GenerationConfig) -> dict[str, Any]:
     """What determines the audio and is no part of a catalogue's item, where it is not at its default."""
-    names = SUPPORTED - _IN_ITEMS - (set() if params.thinking else _OF_THE_LANGUAGE_MODEL)
+    names = SUPPORTED - _IN_ITEMS - (set() if params.thinking else set(OF_THE_LANGUAGE_MODEL))
     own = {name: getattr(params, name) for name in sorted(names)}
     own = {name: value for name, value in own.items() if value != getattr(GenerationParams, name)}
-    if config.audio_format == "mp3":
-        for name in ("mp3_bitrate", "mp3_sample_rate"):
-            if getattr(config, name) != getattr(GenerationConfig, name):
-                own[name] = getattr(config, name)
+    for name, acts in (
+        ("mp3_bitrate", config.audio_format in WITH_BITRATE),
+        ("mp3_sample_rate", config.audio_format == "mp3"),
+    ):
+        if acts and getattr(config, name) != getattr(GenerationConfig, name):
+            own[name] = getattr(config, name)
     return own
 
 

@@ -10,7 +10,7 @@ from pipeline.presets import Preset
 from pipeline.service import page_handlers as handlers
 from pipeline.service import page_words as words
 from pipeline.service.counter import Counter
-from pipeline.service.page_layout import Controls
+from pipeline.service.page_layout import Controls, placed
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # there is one API, and it is the service's
 QUIET: dict[str, Any] = {"show_progress": "hidden"} | PRIVATE
@@ -39,7 +39,7 @@ def wire(
             return words.trouble(error), ""
 
     def take_preset(name: str, *values: Any) -> list[Any]:
-        return list((_named(values) | words.preset_values(presets.get(name))).values())
+        return placed(_named(values) | words.preset_values(presets.get(name)))
 
     async def make(before: list[str], path: str | None, *values: Any) -> News:
         try:
@@ -64,18 +64,20 @@ def wire(
     async def cancel(ids: list[str]) -> str:
         return await handlers.cancel(counter(), ids)
 
-    async def write(path: str | None, *values: Any) -> str:
+    async def write(ids: list[str], path: str | None, *values: Any) -> str:
         try:
             params, config = words.request_of(_named(values))
-            return await handlers.batch_command(counter(), path, params, config, None)
+            heard = await handlers.heard_seeds(counter(), ids)
+            return await handlers.batch_command(counter(), path, params, config, None, heard)
         except RestyleError as error:
             return f"no command: {error}"
 
-    async def write_grid(path: str | None, across: str, down: str, *values: Any) -> str:
+    async def write_grid(ids: list[str], path: str | None, across: str, down: str, *values: Any) -> str:
         try:
             params, config = words.request_of(_named(values) | {"batch_size": 1})
             axes = words.grid_of(across, down, is_turbo)
-            return await handlers.batch_command(counter(), path, params, config, axes)
+            heard = await handlers.heard_seeds(counter(), ids)
+            return await handlers.batch_command(counter(), path, params, config, axes, heard)
         except RestyleError as error:
             return f"no command: {error}"
 
@@ -90,8 +92,8 @@ def wire(
     page.go.click(make, [page.orders, page.source, *fields], news, **QUIET)
     page.go_grid.click(make_grid, [page.orders, page.source, *axes, *fields], news, **QUIET)
     page.stop.click(cancel, page.orders, page.said, **QUIET)
-    page.write.click(write, [page.source, *fields], page.command, **PRIVATE)
-    page.write_grid.click(write_grid, [page.source, *axes, *fields], page.command, **PRIVATE)
+    page.write.click(write, [page.orders, page.source, *fields], page.command, **PRIVATE)
+    page.write_grid.click(write_grid, [page.orders, page.source, *axes, *fields], page.command, **PRIVATE)
     page.copy.click(None, js=COPY, **PRIVATE)
 
 

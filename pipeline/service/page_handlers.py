@@ -1,16 +1,17 @@
 """What the page does: place orders at the counter, follow them, show what came of them."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
+from acestep.constants import SEED_LIMIT
 from acestep.errors import RequestError
 from acestep.params import GenerationConfig, GenerationParams
 from acestep.request import pick_seeds
@@ -28,12 +29,16 @@ TITLES = {"audio_cover_strength": "strength", "guidance_scale": "guidance"}
 
 @dataclass(frozen=True, eq=False)  # Gradio hashes what it keeps for a visitor, and a row has no hash
 class Shown:
-    """What the page plays: a cover, or the source, which has no row; ``path`` is "" where it failed."""
+    """What the page plays: a cover, or the source, which has no row; ``path`` is "" where it failed.
+
+    controls: what the controls hold to make this cover again, by name.
+    """
 
     title: str
     path: str
     row: Mapping[str, Any]
     error: str = ""
+    controls: Mapping[str, Any] = field(default_factory=dict)
 
 
 async def generate(
@@ -70,9 +75,9 @@ async def generate(
         for ticket in tickets:
             counter.desk.cancel(ticket)  # one that is over stays as it is
     shown = [
-        await asyncio.to_thread(_shown, counter, ticket, item_id, title)
-        for (title, _), ticket in zip(requests, tickets, strict=True)
-        for item_id in ticket.order.covers
+        await asyncio.to_thread(_shown, counter, ticket, number, title, words.controls_of(params, config, seed))
+        for (title, params), ticket in zip(requests, tickets, strict=True)
+        for number, seed in enumerate(ticket.order.track["config"]["seeds"])
     ]
     ended = "cancelled" if all(ticket.cancelled for ticket in tickets) else "done"
     count = sum(not one.error for one in shown)
@@ -94,15 +99,16 @@ def _opened(source: str | None) -> BinaryIO:
         raise RequestError("the source is kept for a day and is gone; upload it again") from None
 
 
-def _shown(counter: Counter, ticket: Ticket, item_id: str, title: str) -> Shown:
-    row = ticket.rows[item_id]
+def _shown(counter: Counter, ticket: Ticket, number: int, title: str, controls: Mapping[str, Any]) -> Shown:
+    row = ticket.rows[ticket.order.covers[number]]
     if row["status"] != "ok":
         cancelled = row["error_kind"] == "cancelled"
         said = "cancelled" if cancelled else str(of_row(row, ticket.order.track["source"]))
         return Shown(title or "cover", "", row, said)
     title = ", ".join(filter(None, [title, f"seed {row['seed']}"]))
     name = f"{title}.{ticket.order.extension}"
-    return Shown(title, save_bytes_to_cache(counter.shelf.audio(row), name, get_upload_folder()), row)
+    path = save_bytes_to_cache(counter.shelf.audio(row), name, get_upload_folder())
+    return Shown(title, path, row, controls=controls)
 
 
 async def cancel(counter: Counter, ids: Sequence[str]) -> str:
@@ -118,7 +124,7 @@ def grid_requests(
     """A request for each cell of a grid, guidance by guidance, with a title."""
     names = sorted(axes)[::-1]  # guidance down, strength across
     requests = []
-    for values in product(*(axes[name] for name in names)):
+    for values in itertools.product(*(axes[name] for name in names)):
         point: dict[str, Any] = dict(zip(names, values, strict=True))
         title = ", ".join(f"{TITLES[name]} {value:g}" for name, value in sorted(point.items()))
         requests.append((title, replace(params, **point)))
@@ -130,18 +136,37 @@ def one_seed(params: GenerationParams) -> GenerationParams:
     return params if params.seed >= 0 else replace(params, seed=pick_seeds(-1, GenerationConfig(1))[0])
 
 
+async def heard_seeds(counter: Counter, ids: Sequence[str]) -> list[int]:
+    """The seeds of a visitor's latest orders, each once."""
+    tickets = [await counter.desk.find(order_id, OWNER) for order_id in ids]
+    return list(dict.fromkeys(seed for ticket in tickets for seed in ticket.order.track["config"]["seeds"]))
+
+
+def as_many(seeds: Sequence[int], count: int) -> list[int]:
+    """The first ``count`` seeds; where there are fewer, those that follow the last one."""
+    following = (seed % SEED_LIMIT for seed in itertools.count(seeds[-1] + 1))
+    new = (seed for seed in following if seed not in seeds)
+    return list(itertools.islice(itertools.chain(seeds, new), count))
+
+
 async def batch_command(
     counter: Counter,
     source: str | None,
     params: GenerationParams,
     config: GenerationConfig,
     axes: Mapping[str, Sequence[float]] | None,
+    heard: Sequence[int] = (),
 ) -> str:
     """The command that makes the same covers as a catalogue job; its manifest of this one track is written.
+
+    Args:
+        heard: seeds of what stands on the page, which are those of the command where the request names none.
 
     Raises:
         RestyleError: the request cannot be served, or is no catalogue's.
     """
+    if params.seed < 0 and heard:
+        config = replace(config, seeds=as_many(heard, config.batch_size))
     with _opened(source) as file:
         order = await counter.prepared(params, config, OWNER, Upload(Path(file.name).name, file))
     # A tenth of a second tells the commands of one visitor apart.

@@ -1,6 +1,6 @@
 """What stands on the page, and where."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import gradio as gr
 
 from acestep.audio import FORMATS
 from acestep.constants import KEYSCALES, LANGUAGES, TIME_SIGNATURES
+from acestep.demo import NO_MUSIC, VARIANTS
 from pipeline.service import page_words as words
 from pipeline.service.page_handlers import Shown
 from pipeline.service.spec import ServiceSpec
@@ -55,6 +56,8 @@ def lay_out(spec: ServiceSpec, is_turbo: bool) -> Controls:
     start = words.defaults(is_turbo)
     orders, results, across = gr.State([]), gr.State([]), gr.State(None)
     gr.Markdown(f"# Cover\nThe structure of a track in another style, by `{spec.model}`.")
+    if spec.model in VARIANTS:
+        gr.Markdown(words.plain(NO_MUSIC), elem_id="no-music", elem_classes="banner")
     with gr.Row():
         with gr.Column(min_width=320):
             source = gr.Audio(
@@ -78,7 +81,7 @@ def lay_out(spec: ServiceSpec, is_turbo: bool) -> Controls:
         go = gr.Button("Generate", variant="primary", elem_id="generate")
         stop = gr.Button("Cancel", elem_id="cancel")
     said = gr.Markdown(elem_id="status", elem_classes="status")
-    _results(results, across)
+    _results(results, across, [said, preset, *(fields[name] for name in words.FIELDS)])
     with gr.Accordion("A small grid: strength across, guidance down", open=False, elem_id="grid"):
         with gr.Row():
             strengths = gr.Textbox("0.3, 0.6", label="Strengths, separated by commas", elem_id="strengths")
@@ -150,25 +153,53 @@ def _settings(start: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _results(results: gr.State, across: gr.State) -> None:
-    """Players with measures, one below the other or as a grid."""
+def placed(values: Mapping[str, Any]) -> list[Any]:
+    """Values for the controls, in their order; a slider that ends before its value is made longer."""
+    bounds = {name: (low, high) for name, _, low, high, _ in SLIDERS}
+    return [
+        value
+        if name not in bounds or bounds[name][0] <= value <= bounds[name][1]
+        else gr.Slider(min(bounds[name][0], value), max(bounds[name][1], value), value)
+        for name, value in values.items()
+    ]
+
+
+def _results(results: gr.State, across: gr.State, used: Sequence[Any]) -> None:
+    """Players with measures, one below the other or as a grid.
+
+    Args:
+        used: what "Use these settings" sets: the status, the preset and the controls.
+    """
 
     @gr.render(inputs=[results, across])
     def show(shown: list[Shown], width: int | None) -> None:
         # The source stands alone above a grid, and first in a list.
         step = width or 1
+        shared = words.shared_notes([one.row for one in shown if one.path and one.row])
         for row in [shown[:1], *(shown[begin : begin + step] for begin in range(1, len(shown), step))]:
             with gr.Row():
                 for one in row:
                     with gr.Column(min_width=260, elem_classes="cell"):
-                        _player(one, in_grid=width is not None)
+                        _player(one, width is not None, shared, used)
 
 
-def _player(shown: Shown, in_grid: bool) -> None:
+def _player(shown: Shown, in_grid: bool, shared: Sequence[str], used: Sequence[Any]) -> None:
     if shown.error:
         gr.Markdown(f"**{shown.title}**: {words.plain(shown.error)}")
         return
     gr.Audio(shown.path, label=shown.title, interactive=False, buttons=["download"], elem_classes="player")
-    if shown.row:
-        told = words.few_measures(shown.row) if in_grid else words.measures(shown.row)
-        gr.Markdown(told, elem_classes="measures")
+    if not shown.row:
+        _notes(shared)
+        return
+    told = words.few_measures(shown.row) if in_grid else words.measures(shown.row)
+    gr.Markdown(told, elem_classes="measures")
+    _notes([note for note in shown.row["notes"] if note not in shared])
+    use = gr.Button("Use these settings", size="sm", elem_classes="use")
+    said = f"the controls hold the settings of: {words.plain(shown.title)}"
+    values = [said, "none", *placed(shown.controls)]
+    use.click(lambda: values, None, list(used), show_progress="hidden", api_visibility="private")
+
+
+def _notes(notes: Sequence[str]) -> None:
+    if notes:
+        gr.Markdown(words.note_list(notes), elem_classes="measures notes")

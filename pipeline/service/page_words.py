@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from acestep.cover import BASE_STEPS
 from acestep.errors import RequestError
 from acestep.params import GenerationConfig, GenerationParams
+from acestep.schedule import TURBO_STEPS
 from acestep.setting import CoverSetting, parse_values
 from pipeline.presets import Preset
 from pipeline.service.orders import Requested
@@ -39,7 +42,6 @@ SHOWN = (
     ("timbre/mfcc_distance", "timbre moved (dB)"),
     ("audio/lufs", "loudness (LUFS)"),
 )
-STEPS = {True: 8, False: 28}
 ADVICE = (
     "Say genre, instruments, mood and production: `heavy metal, distorted guitars, double bass drums, dark, "
     "loud and dense mix`. The source need not be described."
@@ -51,7 +53,7 @@ def defaults(is_turbo: bool) -> dict[str, Any]:
     usual = CoverSetting()
     values = {name: getattr(usual, name) for name in FIELDS if hasattr(usual, name)}
     return values | {
-        "inference_steps": STEPS[is_turbo],
+        "inference_steps": TURBO_STEPS if is_turbo else BASE_STEPS,
         "caption": "",
         "lyrics": "",
         "vocal_language": "unknown",
@@ -80,6 +82,17 @@ def request_of(values: Mapping[str, Any]) -> tuple[GenerationParams, GenerationC
     config = GenerationConfig(batch_size=words.pop("batch_size", 1), audio_format=words.pop("audio_format"))
     words = {name: float(v) if isinstance(v, int) and name in _FLOATS else v for name, v in words.items()}
     return GenerationParams(task_type="cover", **words), config
+
+
+def controls_of(params: GenerationParams, config: GenerationConfig, seed: int) -> dict[str, Any]:
+    """What the controls hold when they describe one cover of a request: the reverse of ``request_of``."""
+    values = asdict(params) | {
+        "bpm": "" if params.bpm is None else str(params.bpm),
+        "seed": str(seed),
+        "batch_size": 1,
+        "audio_format": config.audio_format,
+    }
+    return {name: values[name] for name in FIELDS}
 
 
 _FLOATS = ("audio_cover_strength", "guidance_scale", "shift", "cfg_interval_start", "cfg_interval_end")
@@ -150,6 +163,16 @@ def measures(row: Mapping[str, Any]) -> str:
     cells = " | ".join(_number(row.get(column)) for column, _ in SHOWN)
     ran = f"{row['cover_steps']} of {row['effective_inference_steps']} steps followed the source"
     return f"{ran}\n\n| {head} |\n|{'---|' * len(SHOWN)}\n| {cells} |"
+
+
+def shared_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The notes that all rows have."""
+    return [note for note in rows[0]["notes"] if all(note in row["notes"] for row in rows)] if rows else []
+
+
+def note_list(notes: Sequence[str]) -> str:
+    """Notes as a Markdown list."""
+    return "\n".join(f"- {plain(note)}" for note in notes)
 
 
 def few_measures(row: Mapping[str, Any]) -> str:

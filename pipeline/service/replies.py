@@ -1,12 +1,13 @@
 """What a client reads: an order's state as JSON, the headers of an audio file."""
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 from pipeline.service.desk import Desk, Ticket
-from pipeline.service.problem import of_row
+from pipeline.service.problem import MOST_SAID, of_row, shortened
 
 MEDIA_TYPES = {
     "wav": "audio/wav",
@@ -30,6 +31,7 @@ def as_json(ticket: Ticket, desk: Desk) -> dict[str, Any]:
         "waiting_before": waiting_before(ticket, desk),
         "url": f"/v1/audio/generations/{ticket.order.id}",
         "covers": covers,
+        "notes": list(ticket.order.notes),
     }
 
 
@@ -80,8 +82,17 @@ def _cover(ticket: Ticket, number: int) -> dict[str, Any]:
 
 def told(row: Mapping[str, Any]) -> dict[str, Any]:
     """A result row as a client may see it."""
-    shown = {name: value for name, value in row.items() if name not in _NOT_TOLD}
+    shown = {name: value for name, value in row.items() if name not in _NOT_TOLD} | {"notes": notes_of(row)}
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in shown.items()}
+
+
+def notes_of(row: Mapping[str, Any]) -> list[str]:
+    """The notes of a result row, without the places that the service keeps a request's files in."""
+    paths = [row[name] for name in ("source", "reference_audio") if row.get(name)]
+    notes = list(row["notes"])
+    for path in paths:
+        notes = [note.replace(f" {path}", "") for note in notes]
+    return notes
 
 
 def media_type(ticket: Ticket) -> str:
@@ -90,9 +101,11 @@ def media_type(ticket: Ticket) -> str:
 
 
 def audio_headers(ticket: Ticket, row: Mapping[str, Any]) -> dict[str, str]:
-    """What goes with a cover's file: its ids and seed, and what to call it."""
+    """What goes with a cover's file: its ids and seed, what to call it, and notes as a JSON list."""
     name = f"{row['item_id']}.{ticket.order.extension}"
+    notes = dict.fromkeys([*ticket.order.notes, *notes_of(row)])
     return {
+        "X-Notes": json.dumps([shortened(note, MOST_SAID) for note in notes]),
         "X-Generation-Id": ticket.order.id,
         "X-Item-Id": row["item_id"],
         "X-Seed": str(row["seed"]),

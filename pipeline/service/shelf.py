@@ -75,6 +75,7 @@ def _written(order: Order, rows: Mapping[str, Mapping[str, Any]] | None = None) 
         "owner": order.owner,
         "track": order.track,
         "covers": order.covers,
+        "notes": order.notes,
         "rows": rows or {},
         "written_at": datetime.now(UTC).isoformat(),
     }
@@ -83,5 +84,7 @@ def _written(order: Order, rows: Mapping[str, Mapping[str, Any]] | None = None) 
 
 def _read(content: bytes) -> tuple[Order, dict[str, dict[str, Any]]]:
     values = json.loads(content)
-    order = Order(values["id"], values["track"], tuple(values["covers"]), values["owner"])
+    order = Order(
+        values["id"], values["track"], tuple(values["covers"]), values["owner"], tuple(values.get("notes", ()))
+    )
     return order, values["rows"]

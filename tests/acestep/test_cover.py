@@ -4,7 +4,8 @@ import pytest
 
 from acestep.cover import Branch, CoverPlan, resolve
 from acestep.errors import RequestError
-from acestep.setting import CoverSetting, parse_setting
+from acestep.nearest import nearest
+from acestep.setting import SETTING_FIELDS, CoverSetting, parse_setting
 
 GUIDE = CoverSetting(audio_cover_strength=0.4, guidance_scale=9.0, inference_steps=28, shift=3.0)
 
@@ -51,6 +52,28 @@ def test_turbo_says_what_it_ignores() -> None:
     assert resolve(CoverSetting(), is_turbo=False).notes == ()
     assert resolve(CoverSetting(), is_turbo=True).inference_steps == 8
     assert resolve(CoverSetting(), is_turbo=False).inference_steps == 28
+
+
+def test_a_turbo_model_at_shift_1_is_noted_and_runs() -> None:
+    for shift, noted in ((0.5, True), (1.0, True), (2.0, False), (3.0, False)):
+        plan = plan_of(True, inference_steps=8, guidance_scale=1.0, cfg_interval_end=0.95, shift=shift)
+        assert plan.shift == shift
+        assert [note for note in plan.notes if note.startswith(f"shift {shift:g}: ")] == list(plan.notes)
+        assert bool(plan.notes) is noted
+    assert not any(note.startswith("shift 1:") for note in plan_of(False, shift=1.0).notes)
+    explicit = plan_of(True, timesteps=[1.0, 0.5], shift=1.0)
+    assert not any(note.startswith("shift 1:") for note in explicit.notes)
+
+
+def test_a_word_of_a_name_is_understood() -> None:
+    for wrong, meant in (
+        ("strength", ["audio_cover_strength", "cover_noise_strength"]),
+        ("steps", ["inference_steps"]),
+        ("guidence", ["guidance"]),
+        ("Shift", ["shift"]),
+        ("zzz", []),
+    ):
+        assert nearest(wrong, SETTING_FIELDS) == meant
 
 
 def test_identity_is_what_runs_not_what_was_asked() -> None:

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from acestep.audio import encode_audio, load_audio, reference_clip
+from acestep.audio import FORMATS, encode_audio, load_audio, reference_clip
 from acestep.conditions import prepare
 from acestep.constants import FSQ_CODES, KEYSCALES, TIME_SIGNATURES
 from acestep.handler import AceStepHandler
@@ -17,6 +17,7 @@ from acestep.inference import GenerationConfig, GenerationParams, GenerationResu
 from acestep.language_model import LanguageModel
 from acestep.params import SUPPORTED
 from acestep.prompt import Prompt
+from acestep.request import WITH_BITRATE, unused_notes
 from tests.acestep.miniature_lm import write as write_language_model
 from tests.conftest import tone
 
@@ -147,6 +148,59 @@ def test_instrumental_and_empty_lyrics_are_the_same_request(base: AceStepHandler
     )
     assert torch.equal(empty, flag)
     assert torch.equal(empty, text)
+
+
+@pytest.mark.parametrize(
+    ("params", "config", "name"),
+    [
+        ({"duration": 10.0}, {}, "duration"),
+        ({"lyrics": "la la", "instrumental": True}, {}, "lyrics"),
+        ({"seed": 5}, {"seeds": [9]}, "seed"),
+        ({"lm_temperature": 0.9}, {}, "lm_temperature"),
+        ({"use_cot_metas": False}, {}, "use_cot_metas"),
+        ({"enable_normalization": False, "normalization_db": -6.0}, {}, "normalization_db"),
+        ({}, {"mp3_bitrate": "320k"}, "mp3_bitrate"),
+        ({}, {"audio_format": "opus", "mp3_sample_rate": 44_100}, "mp3_sample_rate"),
+    ],
+    ids=str,
+)
+def test_what_a_request_gives_and_nothing_reads_is_noted(params: dict, config: dict, name: str) -> None:
+    asked, how = GenerationParams(**params), GenerationConfig(**{"batch_size": 1} | config)
+    (note,) = unused_notes(asked, how)
+    assert note.startswith(f"{name} ")
+    assert "no effect: " in note
+
+
+def test_what_a_request_gives_and_something_reads_is_not_noted() -> None:
+    for params, config in (
+        ({}, {}),
+        ({"seed": 5}, {"seeds": [5]}),
+        ({"thinking": True, "lm_temperature": 0.9}, {}),
+        ({"normalization_db": -6.0}, {}),
+        ({}, {"audio_format": "mp3", "mp3_bitrate": "320k", "mp3_sample_rate": 44_100}),
+        ({}, {"audio_format": "opus", "mp3_bitrate": "320k"}),
+        ({"lyrics": "[Instrumental]", "instrumental": True}, {}),
+    ):
+        assert unused_notes(GenerationParams(**params), GenerationConfig(**{"batch_size": 1} | config)) == []
+
+
+@pytest.mark.parametrize("audio_format", FORMATS)
+def test_a_bitrate_is_for_the_formats_that_have_one(audio_format: str) -> None:
+    wave = torch.from_numpy(tone(2.0).T.copy())
+    low, high = (encode_audio(wave, audio_format, kbps) for kbps in (64, 256))
+    assert (low != high) == (audio_format in WITH_BITRATE)
+
+
+def test_upstreams_defaults_on_a_turbo_model_are_noted(turbo: AceStepHandler, source: Path) -> None:
+    params = GenerationParams(task_type="cover", src_audio=str(source), caption="jazz", seed=1)
+    result = generate_music(turbo, None, params, GenerationConfig(batch_size=1))
+    assert result.extra_outputs["effective"]["shift"] == 1
+    assert any(note.startswith("shift 1: ") for note in result.extra_outputs["notes"])
+
+
+def test_no_number_of_steps_is_the_models_own(base: AceStepHandler, source: Path) -> None:
+    result = _once(base, cover(source, inference_steps=None))
+    assert result.extra_outputs["effective"]["inference_steps"] == 28
 
 
 def test_unsupported_fields_are_refused_not_ignored(base: AceStepHandler, source: Path) -> None:

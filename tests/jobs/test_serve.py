@@ -104,6 +104,7 @@ def test_a_request_is_the_same_three_ways(address: str, base: AceStepHandler, tm
         "guidance_scale": 5.0,
         "inference_steps": 4,
         "shift": 3.0,
+        "cfg_interval_end": 0.95,
         "seed": 11,
     }
     reply = httpx.post(f"{address}/v1/audio/generations", json=asked, timeout=120)

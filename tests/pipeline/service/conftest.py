@@ -53,8 +53,8 @@ def facts() -> ModelFacts:
     return ModelFacts("demo", fingerprint(find("demo", None), None, 1.0), is_turbo=False, dtype="float32")
 
 
-def engine_at(output: Store, **changes: object) -> Engine:
-    """The engine of the built-in base model, writing into a folder."""
+def worker_at(output: Store, **changes: object) -> WorkerSpec:
+    """A worker of the built-in base model that writes into a folder."""
     mark_start(output, "test")
     spec = WorkerSpec(
         output=output,
@@ -72,7 +72,7 @@ def engine_at(output: Store, **changes: object) -> Engine:
         max_attempts=3,
         metrics=MetricsSpec(enabled=True),
     )
-    return Engine(replace(spec, **changes))
+    return replace(spec, **changes)
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +92,7 @@ def serving(
     store = open_store(str(output))
     made: list[Counter] = []
     loops: list[asyncio.AbstractEventLoop] = []
-    engine = engine_at(store, most_seconds=limits.source_seconds)
+    engine = Engine(worker_at(store, most_seconds=limits.source_seconds))
 
     async def open_counter() -> Counter:
         loops.append(asyncio.get_running_loop())

@@ -135,7 +135,10 @@ def test_the_page_takes_no_file_that_was_not_sent_to_it(page: Served) -> None:
     """Gradio by itself copies any path of the machine, and any address, into what it serves."""
     for path in (str(page.music / "country_song.wav"), "/etc/passwd", "http://127.0.0.1:1/a.wav", "a\0b", 3):
         sent = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        for reply in (event(page, "write-command", sent), event(page, "write-command", None, caption=sent)):
+        for reply in (
+            event(page, "write-command", None, sent),
+            event(page, "write-command", None, None, caption=sent),
+        ):
             assert reply.status_code == 422
             assert reply.json()["error"]["kind"] == "not_sent"
     assert not list(page.output.glob("batches/*"))
@@ -174,7 +177,7 @@ def test_the_page_has_no_api_of_its_own_and_leaves_the_services_alone(page: Serv
 def test_uploads_are_limited(page: Served) -> None:
     upload = f"{page.address}/cover/gradio_api/upload"
     assert httpx.post(upload, files={"files": ("a.wav", b"0" * 1_100_000)}).status_code == 413
-    too_long = event(page, "write-command", None, lyrics="a" * 1_100_000)
+    too_long = event(page, "write-command", None, None, lyrics="a" * 1_100_000)
     assert (too_long.status_code, too_long.json()["error"]["kind"]) == (413, "too_large")
 
 
@@ -273,7 +276,7 @@ def test_a_visitor_finds_a_setting_and_takes_it_to_the_catalogue(tmp_path: Path)
     from playwright.sync_api import sync_playwright
 
     soundfile.write(tmp_path / "song.wav", tone(SECONDS), 48_000)
-    start = "python -m jobs.serve"
+    start = "python -m jobs.serve model=demo"
     with (
         launched(start, output=str(tmp_path / "out"), **{"cluster.workers": "1"}) as (address, _),
         sync_playwright() as playwright,
