@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from acestep import diffusers_layout, original_layout
-from acestep.adapter import ADAPTER_WEIGHTS, merge_adapter, open_adapter
+from acestep.adapter import merge_adapter, open_adapter
 from acestep.autoencoder import Autoencoder, fold_weight_norm, weight_norm_shapes
 from acestep.autoencoder_rows import lay_out
 from acestep.config import AutoencoderConfig, parse_autoencoder_config, parse_model_config, read_json
@@ -87,7 +87,8 @@ def locate(root: Path, variant: str | None = None) -> CheckpointFolders:
         CheckpointError: a part is missing, or the variant is unknown or ambiguous.
     """
     if not root.is_dir():
-        raise CheckpointError(f"{root}: no such folder; give a checkpoint folder or a model name")
+        what = "is a file" if root.exists() else "no such folder"
+        raise CheckpointError(f"{root}: {what}; give a checkpoint folder or a model name")
     model = model_folder(root, variant)
     one = diffusers_layout.is_diffusers(model)
     text_encoder = _beside(model, DIFFUSERS_TEXT_ENCODER_FOLDER if one else TEXT_ENCODER_FOLDER)
@@ -189,7 +190,7 @@ def load_model(
     """The network of one model folder, ready to run.
 
     Args:
-        adapter: a LoRA folder to merge into the weights, times ``adapter_scale``.
+        adapter: a LoRA (see ``open_adapter``) to merge into the weights, times ``adapter_scale``.
 
     Raises:
         CheckpointError: see ``open_model`` and ``open_adapter``.
@@ -275,8 +276,8 @@ def fingerprint(folders: CheckpointFolders, adapter: Path | None = None, adapter
     digest.update(folder_fingerprint(folders.text_encoder).encode())
     if adapter is not None and adapter_scale:  # a scale of 0 changes nothing
         lora = open_adapter(adapter)
-        digest.update(repr((lora.rank, lora.strength, float(adapter_scale))).encode())
-        _digest_weights(digest, adapter, ADAPTER_WEIGHTS)
+        digest.update(repr((*lora.identity(), float(adapter_scale))).encode())
+        _digest_weights(digest, lora.files.folder, lora.files.stem)
     return digest.hexdigest()[:16]
 
 

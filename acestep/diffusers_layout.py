@@ -108,6 +108,13 @@ def file_name(published: str) -> str:
     return name
 
 
+def original_layer(name: str) -> str:
+    """The original layout's name of a layer of this layout, or of the original one itself."""
+    for original, here in _RENAMES:
+        name = f"{name}.".replace(here, original).removesuffix(".")
+    return name
+
+
 def model_config(folder: Path) -> dict[str, Any]:
     """The modules' configurations as one ``config.json`` of the original layout.
 

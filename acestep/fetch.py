@@ -14,6 +14,7 @@ from acestep.checkpoint import fingerprint, layout_of
 from acestep.hub import LANGUAGE_MODELS, PUBLISHED, SHARED, Published, Source
 from acestep.language_model import open_language_model
 from acestep.verify import verify
+from acestep.weights import weight_files
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,9 @@ def fetch_adapter(name: str, source: Source, progress: type[Any] | None) -> Fetc
     Raises:
         CheckpointError: it cannot be fetched, or is of an unsupported kind.
     """
-    folder = hub.find_adapter(name, source, progress)
-    open_adapter(folder)
-    return Fetched(name, {"adapter": folder}, _size([folder]))
+    adapter = open_adapter(hub.find_adapter(name, source, progress))
+    files = weight_files(adapter.files.folder, adapter.files.stem)
+    return Fetched(name, {"adapter": adapter.path}, sum(file.stat().st_size for file in files))
 
 
 def known() -> Iterator[Known]:

@@ -1,5 +1,6 @@
 """A loaded model: the parts of one checkpoint on one device."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from acestep import hub
+from acestep.adapter import open_adapter
 from acestep.autoencoder import Autoencoder
 from acestep.checkpoint import CheckpointFolders, load_autoencoder, load_model, load_silence
 from acestep.compiled import check_compiled, compile_parts, warm_up
@@ -19,6 +21,7 @@ from acestep.text_encoder import TextEncoder
 from acestep.transformer import ConstantCrossAttention
 from acestep.verify import check_parts
 
+log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -61,7 +64,7 @@ class AceStepHandler:
             device: default the GPU where there is one.
             dtype: of the network; default bfloat16 on a GPU and float32 elsewhere. Schedule, state, time
                 embedding, tokenizer and guidance run in fp32 whatever this says.
-            adapter: a LoRA folder in the PEFT layout or a hub id, merged into the weights.
+            adapter: a LoRA file or folder (PEFT, diffusers) or a hub id, merged into the weights.
             adapter_scale: how strongly, 0 (no effect) to 1 (as trained).
             compiled: see ``acestep.compiled``; for a GPU, and minutes of it at the start.
 
@@ -74,6 +77,8 @@ class AceStepHandler:
         check_compiled(compiled, device, dtype)
         folders = hub.find(str(path_or_hub_id), variant)
         lora = hub.find_adapter(str(adapter)) if adapter else None
+        if lora is not None and (note := open_adapter(lora).note()):
+            log.warning("%s", note)
         with hub.naming_the_command(folders):
             laps = Laps(lambda: synchronize(device))
             model = load_model(folders.model, device, dtype, folders.name, lora, adapter_scale)

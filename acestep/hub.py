@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from acestep import demo
-from acestep.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LOKR_FILE
+from acestep.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DIFFUSERS_WEIGHTS, LOKR_FILE, SUFFIX
 from acestep.checkpoint import (
     AUTOENCODER_FOLDER,
     MODEL_PREFIX,
@@ -38,7 +38,7 @@ from acestep.weights import weights_are_in
 BUNDLE = "ACE-Step/Ace-Step1.5"  # turbo, autoencoder, text encoder, a language model
 LANGUAGE_MODEL_PREFIX = "acestep-5Hz-lm-"
 FILES = ("*.safetensors", "*.json", "silence_latent.pt", "merges.txt")
-ADAPTER_FILES = (ADAPTER_CONFIG, f"{ADAPTER_WEIGHTS}.safetensors", LOKR_FILE)
+ADAPTER_FILES = (ADAPTER_CONFIG, f"{ADAPTER_WEIGHTS}{SUFFIX}", f"{DIFFUSERS_WEIGHTS}{SUFFIX}", LOKR_FILE)
 OUTLINE_FILES = ("config.json", "*/config.json", "model_index.json")
 AGAIN = "fetch it again"
 HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
@@ -56,8 +56,8 @@ def _whole_model(folder: Path) -> bool:
 
 
 def _whole_adapter(folder: Path) -> bool:
-    lora, weights, lokr = ((folder / name).is_file() for name in ADAPTER_FILES)
-    return (lora and weights) or lokr
+    config, weights, diffusers, lokr = ((folder / name).is_file() for name in ADAPTER_FILES)
+    return (config and weights) or diffusers or lokr
 
 
 def _whole_outline(folder: Path) -> bool:
@@ -175,21 +175,25 @@ def find_language_model(name: str, source: Source = "anywhere", progress: type[A
         raise CheckpointError(f"language_model is empty; give one of {names}, a folder or a hub id owner/name")
     if name not in LANGUAGE_MODELS and Path(name).expanduser().is_dir():
         return Path(name).expanduser()
+    if name not in LANGUAGE_MODELS and Path(name).expanduser().exists():
+        raise CheckpointError(f"language_model {name!r} is a file; give the folder of a language model")
     if name not in LANGUAGE_MODELS and not HUB_ID.fullmatch(name):
         raise CheckpointError(f"language_model {name!r}: no such folder, and not one of {names}")
     return _get(LANGUAGE_MODELS.get(name) or Published(name), f"language_model={name}", source, progress)
 
 
 def find_adapter(name: str, source: Source = "anywhere", progress: type[Any] | None = None) -> Path:
-    """The folder of a LoRA adapter, downloaded first where it is a hub id that is not cached yet.
+    """The folder or file of a LoRA adapter, downloaded first where it is a hub id that is not cached yet.
 
     Raises:
-        CheckpointError: it is neither a folder nor a hub id, or it cannot be downloaded.
+        CheckpointError: it is neither a path nor a hub id, or it cannot be downloaded.
     """
-    if name and Path(name).expanduser().is_dir():
+    if name and Path(name).expanduser().exists():
         return Path(name).expanduser()
-    if not HUB_ID.fullmatch(name):
-        raise CheckpointError(f"adapter {name!r}: no such folder; give a LoRA folder or a hub id owner/name")
+    if not HUB_ID.fullmatch(name) or name.endswith(SUFFIX):
+        raise CheckpointError(
+            f"adapter {name!r}: no such file or folder; give a LoRA file or folder, or a hub id owner/name"
+        )
     published = Published(name, files=ADAPTER_FILES, whole=_whole_adapter)
     return _get(published, f"adapter={name}", source, progress)
 

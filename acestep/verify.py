@@ -17,14 +17,15 @@ def verify(folders: CheckpointFolders, adapter: Path | None = None) -> ModelConf
     Raises:
         CheckpointError: a part is missing, damaged, of another kind or of another model.
     """
+    lora = open_adapter(adapter) if adapter is not None else None
     with naming_the_command(folders):
         model = open_model(folders.model, folders.name)
         load_silence(folders.model, model.config.latent_channels)
         autoencoder = open_autoencoder(folders.autoencoder)
         text_encoder = check_text_encoder(folders.text_encoder)
         check_parts(folders, model.config, autoencoder.config, autoencoder.hop, text_encoder.hidden_size)
-        if adapter is not None:
-            check_fit(open_adapter(adapter), model.decoder)
+    if lora is not None:
+        check_fit(lora, model.decoder)
     return model.config
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -58,6 +59,23 @@ def weights_are_in(folder: Path) -> bool:
     return False
 
 
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """The header of a safetensors file.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    try:
+        with safe_open(file, "pt") as content:
+            yield content
+    except (SafetensorError, OSError) as error:
+        # The real path: a file of a hub cache is a link, and its content stays when the link is deleted.
+        raise CheckpointError(
+            f"{file}: damaged or not a safetensors file ({error}); delete {file.resolve()} and fetch it again"
+        ) from error
+
+
 def read_shapes(folder: Path, stem: str) -> dict[str, Shape]:
     """Names and shapes of all tensors, from the files' headers alone.
 
@@ -67,23 +85,30 @@ def read_shapes(folder: Path, stem: str) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {}
     strange = []
     for file in weight_files(folder, stem):
-        try:
-            with safe_open(file, "pt") as content:
-                for name in content.keys():  # noqa: SIM118 (not a mapping)
-                    tensor = content.get_slice(name)
-                    shapes[name] = tuple(tensor.get_shape())
-                    if tensor.get_dtype() not in READ_DTYPES:
-                        strange.append(f"{name} ({tensor.get_dtype()})")
-        except (SafetensorError, OSError) as error:
-            # The real path: a file of a hub cache is a link, and its content stays when the link is deleted.
-            raise CheckpointError(
-                f"{file}: damaged or not a safetensors file ({error}); delete {file.resolve()} and fetch it again"
-            ) from error
+        with _opened(file) as content:
+            for name in content.keys():  # noqa: SIM118 (not a mapping)
+                tensor = content.get_slice(name)
+                shapes[name] = tuple(tensor.get_shape())
+                if tensor.get_dtype() not in READ_DTYPES:
+                    strange.append(f"{name} ({tensor.get_dtype()})")
     if strange:
         raise CheckpointError(
             f"{folder}: tensors of unsupported dtype: {_listed(strange)}; convert to {', '.join(READ_DTYPES)}"
         )
     return shapes
+
+
+def read_metadata(folder: Path, stem: str) -> dict[str, str]:
+    """What the headers of a folder's files say besides their tensors.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    metadata: dict[str, str] = {}
+    for file in weight_files(folder, stem):
+        with _opened(file) as content:
+            metadata.update(content.metadata() or {})
+    return metadata
 
 
 def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:

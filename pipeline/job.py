@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 
 from acestep import hub
-from acestep.adapter import check_scale
+from acestep.adapter import check_scale, open_adapter
 from acestep.audio import FORMATS
 from acestep.checkpoint import CheckpointFolders, fingerprint, folder_fingerprint
 from acestep.constants import MAX_SOURCE_SECONDS
@@ -104,7 +104,10 @@ class RestyleJob:
 
 @dataclass(frozen=True)
 class Opened:
-    """A job whose every part was looked at; nothing runs yet."""
+    """A job whose every part was looked at; nothing runs yet.
+
+    notes: on the model as a whole, for people.
+    """
 
     output: Store
     rows: Iterator[Track | RejectedRow]
@@ -113,6 +116,7 @@ class Opened:
     listener: str | None
     is_turbo: bool
     tracker: Tracker
+    notes: tuple[str, ...] = ()
 
 
 def open_job(job: RestyleJob) -> Opened:
@@ -145,6 +149,7 @@ def open_job(job: RestyleJob) -> Opened:
         listener=folder_fingerprint(listener) if listener else None,
         is_turbo=is_turbo,
         tracker=Tracker(job.tracking, job.name, output, job.output),
+        notes=tuple(filter(None, [open_adapter(adapter).note()])) if adapter else (),
     )
 
 

@@ -111,6 +111,8 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
     started = time.perf_counter()
     opened = open_job(job)
     output, tracker = opened.output, opened.tracker
+    for note in opened.notes:
+        reporter.warned(note)
     connect(job.cluster)
     pool = size_pool(job.cluster)
     dtype = job.dtype or ("bfloat16" if pool.gpus_per_worker else "float32")

@@ -193,12 +193,13 @@ def _model(job: RestyleJob) -> tuple[Model, str]:
 
 
 def _adapter(job: RestyleJob, model: Model | None) -> tuple[Path, str]:
-    folder = _here(lambda: hub.find_adapter(job.adapter or "", "cache"))
+    path = _here(lambda: hub.find_adapter(job.adapter or "", "cache"))
+    adapter = open_adapter(path)
+    said = f"{job.adapter}, {len(adapter.pairs)} layers of {adapter.path}"
     if model is None:
-        open_adapter(folder)
-        return folder, f"{job.adapter}, can be read; whether it fits, the model will tell"
-    check_model(model[0], folder)
-    return folder, f"{job.adapter}, fits the model"
+        return path, f"{said}, can be read; whether it fits, the model will tell"
+    check_model(model[0], path)
+    return path, "; ".join(filter(None, (f"{said}, fits the model", adapter.note())))
 
 
 def _language_model(job: RestyleJob) -> tuple[Path, str]:

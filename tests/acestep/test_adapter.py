@@ -167,8 +167,34 @@ FIRST = f"base_model.model.{LAYERS[0]}.lora_A.weight"
         (lambda t: t.update(surplus=torch.zeros(1)), "holds 1 tensors such as surplus; expected LoRA pairs"),
         (
             lambda t: t.update({FIRST.replace("self_attn", "mlp").replace("q_", "up_"): torch.zeros(1)}),
-            "holds 1 tensors such as .*mlp.up_proj",
+            "1 missing: layers.0.mlp.up_proj.lora_B",
         ),
+        (
+            lambda t: t.update({f"text_encoder.layers.0.lora_{part}.weight": torch.zeros(1, 1) for part in "AB"}),
+            "does not fit the model; 2 unexpected: text_encoder.layers.0.lora_A",
+        ),
+        (
+            lambda t: t.update({f"proj_in.lora_{part}.weight": torch.zeros(RANK, RANK) for part in "AB"}),
+            "does not fit the model; 2 unexpected: proj_in.lora_A",
+        ),
+        (lambda t: t.update({"layers.0.mlp.up_proj.lokr_w1": torch.zeros(1)}), "is a LoKr adapter"),
+        (lambda t: t.update({"layers.0.mlp.up_proj.hada_w1_a": torch.zeros(1)}), "is a LoHa adapter"),
+        (lambda t: t.update({FIRST.replace("lora_A.weight", "dora_scale"): torch.zeros(1)}), "is a DoRA adapter"),
+        (
+            lambda t: t.update({FIRST.replace("lora_A", "lora_magnitude_vector"): torch.zeros(1)}),
+            "is a DoRA adapt",
+        ),
+        (
+            lambda t: t.update({FIRST.replace("A.weight", "B.bias"): torch.zeros(1)}),
+            "holds 1 tensors such as .*bias",
+        ),
+        (lambda t: t.update({FIRST: torch.zeros(())}), r"is \[\], expected \[4, 64\]"),
+        (
+            lambda t: t.update({FIRST.replace("lora_A.weight", "alpha"): torch.tensor(7.0)}),
+            "is 7 in the weights and 6 ",
+        ),
+        (lambda t: t.update({FIRST.replace("lora_A.weight", "alpha"): torch.tensor(math.nan)}), "not one finite"),
+        (lambda t: t.update({FIRST.replace("lora_A.weight", "alpha"): torch.ones(2)}), "not one finite"),
         (lambda t: t.update({FIRST.replace("model.layers", "model.decoder.layers"): torch.zeros(1)}), "each once"),
         (lambda t: t.clear(), "holds no tensor"),
         (
@@ -205,8 +231,6 @@ def test_half_a_pair_shows_without_a_model(tmp_path: Path, base: AceStepModel, p
     [
         {"use_dora": True},
         {"bias": "all"},
-        {"rank_pattern": {"q_proj": 8}},
-        {"alpha_pattern": {"q_proj": 8}},
         {"modules_to_save": ["proj_out"]},
         {"fan_in_fan_out": True},
         {"init_lora_weights": "pissa"},
@@ -232,6 +256,11 @@ def test_kinds_of_lora_that_mean_something_else(tmp_path: Path, base: AceStepMod
         ({"lora_alpha": math.nan}, "lora_alpha nan"),
         ({"lora_alpha": 10**400}, "lora_alpha 1000"),
         ({"r": True}, "r is True"),
+        ({"rank_pattern": {"q_proj": 8}}, r"is \[4, 64\], expected \[8, 64\]"),
+        ({"rank_pattern": {"q_proj": "x"}}, "r is 'x'"),
+        ({"rank_pattern": ["q_proj"]}, r"rank_pattern is \['q_proj'\]; expected values by layer"),
+        ({"alpha_pattern": {"(q+)+_proj": 8}}, r"alpha_pattern = '\(q\+\)\+_proj' is not supported"),
+        ({"alpha_pattern": {"q_proj": None}}, "lora_alpha None"),
     ],
 )
 def test_other_configurations(tmp_path: Path, base: AceStepModel, changes: dict, message: str) -> None:
@@ -250,15 +279,19 @@ def test_folders_of_something_else(tmp_path: Path, base: AceStepModel) -> None:
     with pytest.raises(CheckpointError, match=r"found adapter_model\.bin: pickles are refused, convert to safet"):
         merged(adapter)
     (adapter / "adapter_config.json").unlink()
-    with pytest.raises(
-        CheckpointError, match=r"not a LoRA folder; one in the PEFT layout holds adapter_config\.json"
-    ):
+    with pytest.raises(CheckpointError, match=r"adapter_model\.bin is a pickle, which is refused; convert it"):
+        merged(adapter)
+    (adapter / "adapter_model.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"no LoRA in this folder; one holds adapter_config\.json"):
         merged(adapter)
     (adapter / "lokr_weights.safetensors").touch()
-    with pytest.raises(CheckpointError, match="is a LoKr adapter, which is not supported; give a LoRA"):
-        merged(adapter)
-    for name in ("nowhere", str(tmp_path / "nowhere")):
-        with pytest.raises(CheckpointError, match="nowhere': no such folder; give a LoRA folder or a hub id"):
+    for path in (adapter, adapter / "lokr_weights.safetensors", tmp_path):
+        with pytest.raises(CheckpointError, match="is a LoKr adapter, which is not supported; give a LoRA"):
+            merged(path)
+    for name in ("nowhere", str(tmp_path / "nowhere"), "runs/nowhere.safetensors"):
+        with pytest.raises(
+            CheckpointError, match=r"nowhere\S*': no such file or folder; give a LoRA file or folder"
+        ):
             AceStepHandler.from_checkpoint("demo", device="cpu", adapter=name)
 
 

@@ -183,7 +183,7 @@ def test_what_is_empty_is_not_given() -> None:
         hub.find("")
     with pytest.raises(CheckpointError, match=r"language_model is empty; give one of lm_0\.6b"):
         hub.find_language_model("")
-    with pytest.raises(CheckpointError, match="adapter '': no such folder"):
+    with pytest.raises(CheckpointError, match="adapter '': no such file or folder"):
         hub.find_adapter("")
 
 

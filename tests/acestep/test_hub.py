@@ -299,6 +299,21 @@ def test_adapters_bring_their_two_files(server: Hub, tmp_path: Path) -> None:
     assert hub.find_adapter(str(folder)) == folder
 
 
+def test_an_adapter_of_diffusers_is_one_file(server: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    for name in ("pytorch_lora_weights.safetensors", "sample.mp3", "other.safetensors"):
+        (folder / name).write_text("{}")
+    server.repos["me/lora"] = folder
+    found = hub.find_adapter("me/lora")
+    assert [path.name for path in found.iterdir()] == ["pytorch_lora_weights.safetensors"]
+    asked = len(server.asked)
+    assert hub.find_adapter("me/lora") == found
+    with pytest.raises(CheckpointError, match=r"adapter 'me/lora\.safetensors': no such file or folder"):
+        hub.find_adapter("me/lora.safetensors")
+    assert len(server.asked) == asked
+
+
 def test_names_of_nothing(nobody: None) -> None:
     with pytest.raises(
         CheckpointError, match="model 'turbbo': no such folder, and not one of demo, demo_turbo, turbo"

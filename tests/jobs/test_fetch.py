@@ -143,7 +143,10 @@ def test_an_adapter_must_fit_the_model_it_is_fetched_with(
         (["model=sft"], "error: ACE-Step/acestep-v15-sft: the hub has no such repository; check the name"),
         (["model="], "error: nothing to fetch; add model=..."),
         (["modle=turbo"], "did you mean model?"),
-        (["adapter=nowhere"], "adapter 'nowhere': no such folder; give a LoRA folder or a hub id owner/name"),
+        (
+            ["adapter=nowhere"],
+            "adapter 'nowhere': no such file or folder; give a LoRA file or folder, or a hub id owner/name",
+        ),
     ],
 )
 def test_what_cannot_be_fetched_says_why(run: Callable[..., Done], arguments: list[str], message: str) -> None:

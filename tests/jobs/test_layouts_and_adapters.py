@@ -69,12 +69,13 @@ def in_this_process(place: Path, handler: AceStepHandler) -> bytes:
 
 
 def test_the_job_reads_the_diffusers_layout_and_hears_the_adapter(place: Path) -> None:
-    done = restyle(place, f"model={place}/diffusers", f"adapter={place}/lora", "adapter_scale=0.8")
+    lora = place / "lora" / "adapter_model.safetensors"  # a file or its folder
+    done = restyle(place, f"model={place}/diffusers", f"adapter={lora}", "adapter_scale=0.8")
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = pq.read_table(place / "out" / "results").to_pylist()
     assert row["model_fingerprint"] == fingerprint(locate(place / "diffusers"), place / "lora", 0.8)
     job = json.loads((place / "out" / "job.json").read_text())["job"]
-    assert (job["adapter"], job["adapter_scale"]) == (str(place / "lora"), 0.8)
+    assert (job["adapter"], job["adapter_scale"]) == (str(lora), 0.8)
 
     # The other layout gives the same bytes, and no adapter gives others.
     cover = (place / "out" / row["audio_path"]).read_bytes()

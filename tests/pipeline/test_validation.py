@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from safetensors.torch import save_file
 
 from acestep.audio import FORMATS, encode_audio
 from acestep.checkpoint import fingerprint, locate
@@ -20,7 +21,7 @@ from acestep.setting import CoverSetting
 from pipeline.cluster import ClusterSpec
 from pipeline.disk_space import Space, most_bytes, space_for
 from pipeline.forecast import Forecast
-from pipeline.job import RestyleJob
+from pipeline.job import RestyleJob, open_job
 from pipeline.manifest import parse_track
 from pipeline.probe import probe
 from pipeline.problems import KEPT, Problem, ProblemLog
@@ -32,6 +33,7 @@ from tests.acestep.test_hub import point_to
 from tests.conftest import tone
 from tests.hub_server import Hub, serve
 
+SIZES = (("A", (2, 64)), ("B", (64, 2)))  # of a pair for the miniature model
 COVER = {"seed": 1, **{name: getattr(CoverSetting(), name) for name in ("inference_steps", "guidance_scale")}}
 
 
@@ -131,6 +133,24 @@ def test_a_column_that_cannot_be_used_does_not_hide_rows_and_sources(tmp_path: P
     found, checks = looked_at(replace(job, manifest=str(tmp_path / "t.csv")))
     assert "has no column 'caption'" in checks["manifest"].errors[0]
     assert found.counts == {"missing_file": 1}
+
+
+@pytest.mark.parametrize("place", ["run", "run/final/adapter", "run/final/adapter/adapter_model.safetensors"])
+def test_an_adapter_is_looked_at_wherever_a_trainer_left_it(tmp_path: Path, row: dict, place: str) -> None:
+    folder = tmp_path / "run" / "final" / "adapter"
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 2}')
+    pair = {f"layers.0.self_attn.q_proj.lora_{part}.weight": torch.zeros(*size) for part, size in SIZES}
+    save_file(pair, folder / "adapter_model.safetensors")
+    found, checks = looked_at(job_of(tmp_path, [row], adapter=str(tmp_path / place)))
+    assert found.can_start
+    assert "1 layers of " in checks["adapter"].said
+    assert "fits the model" in checks["adapter"].said
+    shutil.copy(folder / "adapter_model.safetensors", tmp_path / "bare.safetensors")
+    job = job_of(tmp_path, [row], adapter=str(tmp_path / "bare.safetensors"))
+    found, checks = looked_at(job)
+    assert "alpha = rank is taken" in checks["adapter"].said
+    assert open_job(job).notes
 
 
 def test_a_published_model_is_not_fetched_and_the_remedy_is_named(
