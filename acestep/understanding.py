@@ -17,7 +17,9 @@ The model is shown a track as audio codes (tokenizer indices, five per second) a
     [Verse 1]
 """
 
+import json
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -80,26 +82,59 @@ def parse_output(text: str) -> tuple[dict[str, Any], str]:
     """The metadata and the audio codes in an answer.
 
     Metadata are the known fields of the think block, or of the text before the first code where the tags are
-    missing. Indented lines continue a field and are joined to it by spaces. bpm and duration are integers where
-    they can be read as such; everything else is a stripped string.
+    missing: lines of ``name: value``, or one JSON object. Names may be in any case and in Markdown or quotes
+    (``- **BPM**: 120``). Lines that are indented further continue a field and are joined to it by spaces. bpm and
+    duration are integers where they can be read as such; everything else is a stripped string.
     """
+    block = re.sub(r"^```\w*\s*$", "", _think_block(text), flags=re.MULTILINE)
+    metadata = _from_json(block) or _from_lines(block)
+    for name in _WHOLE_NUMBERS:
+        if name in metadata:
+            metadata[name] = _number(metadata[name])
+    return metadata, "".join(_AUDIO_CODE.findall(text))
+
+
+def _from_lines(block: str) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     name = ""
-    for line in _think_block(text).split("\n"):
+    # An opening brace is of a JSON object that was broken off.
+    for line in textwrap.dedent(re.sub(r"\A\s*\{|\A\n+", "", block).strip("\n")).split("\n"):
         if not line.strip():
             continue
         if line[0].isspace():
             if name:
                 metadata[name] = f"{metadata[name]} {line.strip()}".lstrip()
             continue
-        key, colon, value = line.partition(":")
-        name = key.strip() if colon and key.strip() in FIELDS else ""
+        key, *value = re.split("[:\uff1a]", line, maxsplit=1)
+        name = _field(key) if value else ""
         if name:
-            metadata[name] = value.strip()
-    for name in _WHOLE_NUMBERS:
-        if name in metadata:
-            metadata[name] = _number(metadata[name])
-    return metadata, "".join(_AUDIO_CODE.findall(text))
+            metadata[name] = _bare(value[0])
+    return metadata
+
+
+def _from_json(block: str) -> dict[str, Any]:
+    """The fields of a block that is a JSON object; {} of any other."""
+    try:
+        found = json.loads(block)
+    except ValueError:
+        return {}
+    known = {_field(key): value for key, value in found.items()} if isinstance(found, dict) else {}
+    return {name: "" if value is None else str(value).strip() for name, value in known.items() if name}
+
+
+def _field(key: str) -> str:
+    """The field that a key means, "" for none; case, spaces, quotes and Markdown do not matter."""
+    name = re.sub(r"^\d+[.)]|[\W_]", "", key.strip().casefold())
+    return name if name in FIELDS else ""
+
+
+def _bare(value: str) -> str:
+    """A value without Markdown's marks and without quotes around all of it."""
+    value = value.strip().removesuffix(",").strip("*` ")
+    quote = value[:1]
+    if quote in ("'", '"') and value.find(quote, 1) == len(value) - 1:
+        return value[1:-1].strip()
+    return value
 
 
 def _think_block(text: str) -> str:

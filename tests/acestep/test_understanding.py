@@ -1,5 +1,7 @@
 """Reading answers of the language model, writing its texts, and filling requests from what it found."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -96,6 +98,59 @@ def test_whole_answer() -> None:
 def test_answers_of_every_shape(text: str, metadata: dict, codes: str, lyrics: str) -> None:
     assert parse_output(text) == (metadata, codes)
     assert lyrics_of(text) == lyrics
+
+
+FIVE = {"bpm": 120, "caption": "calm: piano", "keyscale": "C major", "language": "en", "timesignature": "4/4"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}: {}",
+        "**{}**: {}",
+        "**{}:** {}",
+        "- {}: {}",
+        "* **{}**: **{}**",
+        "\u2022 {}: {}",
+        "3. {}: {}",
+        "> {}: {}",
+        "### {}: {}",
+        '"{}": "{}"',
+        "'{}': '{}'",
+        "`{}`: `{}`",
+        "{}\uff1a{}",
+        "{} : {}\r",
+        "  {}: {}",
+        "{}: {}\n    ",
+    ],
+)
+@pytest.mark.parametrize("case", [str.lower, str.upper, str.title])
+def test_names_are_read_however_they_are_written(line: str, case: Callable[[str], str]) -> None:
+    spelled = {name.replace("timesignature", "time_signature"): value for name, value in FIVE.items()}
+    for names in (list(spelled), list(reversed(spelled))):
+        lines = "\n".join(line.format(case(name), spelled[name]) for name in names)
+        assert parse_output(f"<think>\n{lines}\n</think>")[0] == FIVE
+        assert parse_output(f"```yaml\n{lines}\n```\n<|audio_code_3|>") == (FIVE, "<|audio_code_3|>")
+
+
+@pytest.mark.parametrize("frame", ["{}", "```json\n{}\n```", "\n\n{}\n"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_answer_in_json(frame: str, indent: int | None) -> None:
+    said = {name.title(): value for name, value in FIVE.items()} | {"mood": ["calm"], "genres": None}
+    answer = frame.format(json.dumps(said, indent=indent))
+    assert parse_output(f"<think>{answer}</think>")[0] == FIVE | {"genres": ""}
+    if indent:
+        broken_off = answer[: answer.index('"mood"')]
+        assert parse_output(f"<think>{broken_off}")[0] == FIVE
+    for other in ("[1]", "null", '"bpm"', "{"):
+        assert parse_output(f"<think>{other}</think>")[0] == {}
+
+
+def test_words_of_a_caption_are_no_names() -> None:
+    said = 'caption: "Blue" and "Red": slow\n  bpm: 99, they said\nThe tempo: fast\nbpm 100\nbpm = 101'
+    assert parse_output(f"<think>\n{said}\n</think>")[0] == {
+        "caption": '"Blue" and "Red": slow bpm: 99, they said'
+    }
 
 
 def test_think_block_of_metadata() -> None:
