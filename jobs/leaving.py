@@ -10,6 +10,7 @@ from rich.console import Console
 from acestep.errors import RestyleError
 from pipeline.cluster import PoolError
 from pipeline.console import ConsoleReporter
+from pipeline.lease import LeaseLostError
 from pipeline.stopping import StoppedError, StoppedNow
 
 OK, BROKE_OFF, COULD_NOT_START, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -27,7 +28,7 @@ def leaving(reporter: ConsoleReporter | None = None, kept: str = KEPT) -> Iterat
     """
     try:
         yield
-    except PoolError as error:
+    except (PoolError, LeaseLostError) as error:
         _leave(reporter, f"error: {error}; {kept}", BROKE_OFF)
     except StoppedError as error:
         _leave(reporter, f"{error}; {kept}", 128 + error.signal)

@@ -28,10 +28,12 @@ from jobs.schema import register
 from pipeline.cluster import ClusterSpec
 from pipeline.console import ConsoleReporter
 from pipeline.job import RestyleJob, dry_run
+from pipeline.lease import holder_of
 from pipeline.measuring import MetricsSpec
 from pipeline.own_columns import parse_declared
 from pipeline.presets import Preset
 from pipeline.restyle import run
+from pipeline.storage import open_store
 from pipeline.tracking import TrackingSpec
 
 register()
@@ -72,6 +74,8 @@ def _main(config: DictConfig) -> None:
         if config.dry_run:
             found = dry_run(job)
             reporter.foreseen(found)
+            if holder := holder_of(open_store(job.output)):
+                reporter.warned(f"output {job.output} is in use by {holder}; a launch has to wait until it ends")
             sys.exit(INCOMPLETE if len(found.problems) else OK)
         summary = run(job, reporter)
     reporter.closed(job, summary)

@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 
 from acestep.setting import SETTING_FIELDS
 from pipeline.findings import Findings, FindingsSpec, find, measured_rows
+from pipeline.job import existing_output
+from pipeline.lease import HeldStore, holding
 from pipeline.record import read_record
 from pipeline.settings import short_name
-from pipeline.storage import open_store
 from pipeline.tracking import Tracker, TrackingSpec
 
 
@@ -46,8 +47,14 @@ def compare_folder(job: CompareJob, warn: Callable[[str], None]) -> tuple[Findin
 
     Raises:
         RequestError: the folder holds no covers, or none that was measured.
+        HeldError: a launch works on it.
     """
-    output = open_store(job.output)
+    with holding(existing_output(job.output), f"output {job.output}", warn) as output:
+        return compare_in(output, job, warn)
+
+
+def compare_in(output: HeldStore, job: CompareJob, warn: Callable[[str], None]) -> tuple[Findings, dict[str, str]]:
+    """``compare_folder``, in a folder that the caller holds."""
     rows = measured_rows(output, job.output)
     record = read_record(output)
     name = job.catalogue or record["catalogue"] or job.output.rstrip("/").rsplit("/", 1)[-1]

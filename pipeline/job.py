@@ -119,17 +119,28 @@ class Opened:
     notes: tuple[str, ...] = ()
 
 
-def open_job(job: RestyleJob) -> Opened:
-    """Look at everything a job needs.
+def check_options(job: RestyleJob) -> None:
+    """Look at the values that no file is needed to judge.
 
     Raises:
-        RestyleError: the manifest, the model, a setting or the output folder cannot be used.
+        RequestError: one cannot be used.
     """
     wrong = next(option_errors(job), None)
     if wrong is not None:
         raise wrong
     job.metrics.check()
-    output = open_output(job.output)
+
+
+def open_job(job: RestyleJob, output: Store) -> Opened:
+    """Look at everything a job needs.
+
+    Args:
+        output: its output folder, opened.
+
+    Raises:
+        RestyleError: the manifest, the model or a setting cannot be used.
+    """
+    check_options(job)
     presets = [check_preset(preset) for preset in job.presets]
     rows = read_manifest(job.manifest, presets, job.caption, job.manifest_columns)
     first = next(rows)
@@ -227,9 +238,10 @@ def dry_run(job: RestyleJob, rates_from: str | None = None) -> Forecast:
         rates_from: another output folder, whose covers tell the rates where this one holds none of the model.
 
     Raises:
-        RestyleError: see ``open_job`` and ``plan_job``.
+        RestyleError: see ``open_job`` and ``plan_job``, or the output folder cannot be written.
     """
-    opened = open_job(job)
+    check_options(job)
+    opened = open_job(job, open_output(job.output))
     dtype = assumed_dtype(job)
     launch = ResultWriter(opened.output, RESULTS).launch
     problems = [as_table([])]
@@ -278,6 +290,18 @@ def check_model(folders: CheckpointFolders, adapter: Path | None = None) -> bool
         CheckpointError: a part is missing, damaged or of another kind.
     """
     return verify(folders, adapter).is_turbo
+
+
+def existing_output(uri: str) -> Store:
+    """The output folder of an earlier job.
+
+    Raises:
+        RequestError: there is none.
+    """
+    store = open_store(uri)
+    if not store.exists(""):
+        raise RequestError(f"output {uri}: no such folder; name a folder of jobs.restyle or jobs.measure")
+    return store
 
 
 def open_output(uri: str) -> Store:

@@ -22,7 +22,8 @@ from acestep.handler import pick_device
 from pipeline.carried import Carried, restated
 from pipeline.cluster import ClusterSpec, connect, size_pool
 from pipeline.failures import outcome
-from pipeline.job import open_output
+from pipeline.job import existing_output, open_output
+from pipeline.lease import holding
 from pipeline.loading import load, load_cover
 from pipeline.measuring import ALL, MetricsSpec, Ruler
 from pipeline.metrics.names import MEASURES
@@ -31,7 +32,7 @@ from pipeline.pairs import read_pairs
 from pipeline.record import read_record, write_pairs_file
 from pipeline.results import RESULTS, ResultWriter, as_table, current_rows, finished_items
 from pipeline.spread import spread
-from pipeline.storage import Store, open_store
+from pipeline.storage import Store
 
 log = logging.getLogger(__name__)
 MOST_PER_TASK = 50  # covers of one source; a task that is lost is done again whole
@@ -107,12 +108,18 @@ def measure_all(job: MeasureJob, progressed: Callable[[Measured], None]) -> Meas
     """Measure what is missing; the rows go to ``results`` of the output folder, where ``compare`` finds them.
 
     Raises:
-        RestyleError: nothing could start.
+        RestyleError: nothing could start, or another launch took the output folder over.
+        HeldError: another launch works on the output folder.
     """
     if not job.metrics.enabled:
         raise RequestError("metrics.enabled is false, and this job does nothing else; take it out")
     job.metrics.check()
-    output = open_output(job.output) if job.pairs else open_store(job.output)
+    folder = open_output(job.output) if job.pairs else existing_output(job.output)
+    with holding(folder, f"output {job.output}") as output:
+        return _measure_in(output, job, progressed)
+
+
+def _measure_in(output: Store, job: MeasureJob, progressed: Callable[[Measured], None]) -> Measured:
     if job.pairs:
         if "model" in read_record(output):
             raise RequestError(

@@ -19,7 +19,8 @@ from pipeline.carried import restated
 from pipeline.cluster import Pool, PoolError, connect, size_pool
 from pipeline.findings import FOUND_COLUMNS, any_measured, find
 from pipeline.items import ModelFacts
-from pipeline.job import RestyleJob, open_job, plan_job
+from pipeline.job import RestyleJob, check_options, open_job, open_output, plan_job
+from pipeline.lease import HeldStore, LeaseLostError, holding
 from pipeline.plan import Plan
 from pipeline.plan_file import PLAN_FILE, PlanWriter
 from pipeline.progress import Progress
@@ -105,12 +106,23 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
 
     Raises:
         RestyleError: nothing could start (manifest, model, setting, cluster or output folder).
+        HeldError: another launch works on the output folder.
         PoolError: the workers broke off; what was finished before is kept.
-        StoppedError: Ctrl-C or SIGTERM; covers under way were finished.
+        LeaseLostError: another launch took the output folder over; what was finished before is kept.
+        StoppedError: Ctrl-C, SIGTERM or SIGHUP; covers under way were finished.
     """
+    check_options(job)
+    with holding(open_output(job.output), f"output {job.output}", reporter.warned) as output:
+        return run_in(output, job, reporter, worker_class)
+
+
+def run_in(
+    output: HeldStore, job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] = RestyleWorker
+) -> Summary:
+    """``run``, in an output folder that the caller holds."""
     started = time.perf_counter()
-    opened = open_job(job)
-    output, tracker = opened.output, opened.tracker
+    opened = open_job(job, output)
+    tracker = opened.tracker
     for note in opened.notes:
         reporter.warned(note)
     connect(job.cluster)
@@ -140,7 +152,8 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
         try:
             kept.flush()
         finally:
-            tracker.abandon()
+            if not output.lease.lost:  # else the runs are the other launch's
+                tracker.abandon()
         raise
     kept.flush()
     kept.adopt()
@@ -151,6 +164,8 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
     output.delete(PLAN_FILE)
     try:
         findings = find(output, made, job.findings, job.name) if any_measured(made) else None
+    except LeaseLostError:
+        raise
     except (RestyleError, OSError) as error:
         findings = None
         reporter.warned(

@@ -9,6 +9,8 @@ import pyarrow.csv
 
 from acestep.errors import RequestError
 from pipeline.findings import chance, judged, measured_rows
+from pipeline.job import open_output
+from pipeline.lease import holding
 from pipeline.loading import fetch_cover
 from pipeline.objective import Objective
 from pipeline.own_columns import META, spread_out
@@ -38,26 +40,32 @@ def select_winners(job: SelectJob) -> pa.Table:
         ``reason`` says why, and the user's own columns.
 
     Raises:
-        RequestError: no cover of the folder was measured, or it is to be exported into itself.
-        OSError: the export folder cannot be written.
+        RequestError: no cover of the folder was measured, it is to be exported into itself, or the export folder
+            cannot be written.
+        HeldError: another launch writes into the export folder.
     """
-    output, export = open_store(job.output), open_store(job.export)
-    if export.root == output.root:
+    output = open_store(job.output)
+    if open_store(job.export).root == output.root:
         raise RequestError(f"export {job.export} is the folder that is chosen from; name another one")
     rows = measured_rows(output, job.output)
     winners = select(judged(rows, chance(output, rows), job.objective), job.objective)
     paths = dict(zip(rows["item_id"].to_pylist(), rows["audio_path"].to_pylist(), strict=True))
-    copied = [_copied(output, export, row, paths.get(row["item_id"])) for row in winners.to_pylist()]
+    with holding(open_output(job.export), f"export {job.export}") as export:
+        copied = [_copied(output, export, row, paths.get(row["item_id"])) for row in winners.to_pylist()]
+        winners = _with_copies(winners, copied)
+        for name, values in _own_columns(rows, winners["track_id"]).items():
+            winners = winners.append_column(name, values)
+        buffer = io.BytesIO()
+        pyarrow.csv.write_csv(winners, buffer)
+        export.write(TABLE, buffer.getvalue())
+    return winners
+
+
+def _with_copies(winners: pa.Table, copied: list[tuple[str | None, str | None]]) -> pa.Table:
     winners = winners.set_column(
         winners.column_names.index("reason"), "reason", pa.array([reason for _, reason in copied], pa.string())
     )
-    winners = winners.append_column("file", pa.array([file for file, _ in copied], pa.string()))
-    for name, values in _own_columns(rows, winners["track_id"]).items():
-        winners = winners.append_column(name, values)
-    buffer = io.BytesIO()
-    pyarrow.csv.write_csv(winners, buffer)
-    export.write(TABLE, buffer.getvalue())
-    return winners
+    return winners.append_column("file", pa.array([file for file, _ in copied], pa.string()))
 
 
 def _own_columns(rows: pa.Table, track_ids: pa.ChunkedArray) -> dict[str, pa.Array]:

@@ -12,14 +12,15 @@ import yaml
 from acestep import hub
 from acestep.errors import RequestError
 from acestep.setting import CoverSetting
-from pipeline.compare_job import CompareJob, compare_folder
+from pipeline.compare_job import CompareJob, compare_in
 from pipeline.findings import Findings
 from pipeline.job import RestyleJob, check_model, open_output
+from pipeline.lease import HeldStore, holding
 from pipeline.lots import drawn
 from pipeline.manifest import Track, read_manifest
 from pipeline.manifest_files import COLUMNS, check_columns, rows_of
 from pipeline.objective import SCORE
-from pipeline.restyle import Reporter, run
+from pipeline.restyle import Reporter, run_in
 from pipeline.settings import Point, distinct, make_settings
 from pipeline.storage import Store, absolute
 from pipeline.tracking import TrackingSpec
@@ -68,12 +69,22 @@ def tune_catalogue(job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Cal
     Raises:
         RestyleError: as ``pipeline.restyle.run`` does, or nothing was measured.
     """
+    _check(job, spec)
+    with holding(open_output(job.output), f"output {job.output}", reporter.warned) as output:
+        return _tune_in(output, job, spec, reporter, say)
+
+
+def _check(job: RestyleJob, spec: TuneSpec) -> None:
     if not job.metrics.enabled:
         raise RequestError("metrics.enabled is false, and tuning lives by what is measured; take it out")
     for name, count in (("tracks", spec.tracks), ("seeds", spec.seeds)):
         if count < 1:
             raise RequestError(f"tune.{name} {count} may not be below 1")
-    output = open_output(job.output)
+
+
+def _tune_in(
+    output: HeldStore, job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Callable[[str], None]
+) -> TuneResult:
     tracks = _write_sample(job, spec.tracks, output)
     first = int(job.cover["seed"])
     seeds = range(first, first + spec.seeds)
@@ -86,18 +97,20 @@ def tune_catalogue(job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Cal
         tracking=TrackingSpec(enabled=False),  # once, at the end, by what all rounds came to
         findings=replace(job.findings, listen_tracks=0, pictures=False),
     )
-    tuned = tune(space, tracks, list(seeds), partial(_evaluate, sampled, reporter), say, spec.budget)
+    tuned = tune(space, tracks, list(seeds), partial(_evaluate, output, sampled, reporter), say, spec.budget)
     if tuned.mean == 0:
         say(
             "no cover kept the song and moved its sound, so there was nothing to choose by; the setting is a guess"
         )
     compared = CompareJob(job.output, job.name, job.findings, job.tracking)
-    findings, links = compare_folder(compared, reporter.warned)
+    findings, links = compare_in(output, compared, reporter.warned)
     output.write(PRESET, preset_text(job, tuned).encode())
     return TuneResult(tuned.strength, tuned.guidance, findings, links)
 
 
-def _evaluate(job: RestyleJob, reporter: Reporter, trials: Sequence[Trial]) -> list[float | None]:
+def _evaluate(
+    output: HeldStore, job: RestyleJob, reporter: Reporter, trials: Sequence[Trial]
+) -> list[float | None]:
     """Make the covers of a round and score them."""
     wanted: dict[tuple[float, float, int], set[str]] = {}
     for trial in trials:
@@ -106,7 +119,7 @@ def _evaluate(job: RestyleJob, reporter: Reporter, trials: Sequence[Trial]) -> l
     points = [
         Point(dict(zip(SWEPT, key, strict=True)), frozenset(tracks)) for key, tracks in sorted(wanted.items())
     ]
-    summary = run(replace(job, points=points), reporter)
+    summary = run_in(output, replace(job, points=points), reporter)
     if summary.findings is None:  # the round's tracks could not be run; others may
         return [None] * len(trials)
     rows = summary.findings.rows.select([*SWEPT, "track_id", SCORE]).to_pylist()

@@ -23,6 +23,7 @@ from pipeline.cluster import check as check_cluster
 from pipeline.disk_space import Space, space_for
 from pipeline.forecast import Forecast
 from pipeline.job import RestyleJob, check_model, dry_run, open_output, option_errors, refuse_repeats
+from pipeline.lease import holder_of
 from pipeline.manifest import RejectedRow, Track, read_manifest
 from pipeline.presets import check_preset
 from pipeline.probe import Probes
@@ -220,7 +221,9 @@ def _here(find: Callable[[], Found]) -> Found:
 def _output(job: RestyleJob) -> tuple[Store, str]:
     output = open_output(job.output)
     Tracker(job.tracking, job.name, output, job.output)  # refuses an output that it finds no place for runs in
-    return output, f"{job.output}, can be written"
+    holder = holder_of(output)
+    used = f"; in use by {holder}, and a launch has to wait until it ends" if holder else ""
+    return output, f"{job.output}, can be written{used}"
 
 
 def _manifest(job: RestyleJob, log: ProblemLog) -> tuple[int, Track | RejectedRow | None, Check]:
