@@ -8,6 +8,7 @@ import torch
 
 from acestep.errors import AudioError, GenerationError, RestyleError
 from pipeline.attempts import WorkerDiedError
+from pipeline.spelling import MissingFileError
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,8 @@ def outcome(error: Exception) -> dict[str, Any]:
         kind, message = "out_of_memory", f"{error}; {remedy}"
     elif isinstance(error, GenerationError):
         kind, message = error.kind, str(error)
+    elif isinstance(error, MissingFileError):
+        kind, message = "missing_file", str(error)
     elif isinstance(error, RestyleError):
         kind, message = "bad_request", str(error)
     elif isinstance(error, OSError):

@@ -23,7 +23,7 @@ from pipeline.cluster import ClusterSpec, refuse_ephemeral
 from pipeline.findings import FindingsSpec
 from pipeline.forecast import Forecast, forecast
 from pipeline.items import ModelFacts, Rules
-from pipeline.manifest import RejectedRow, Track, read_manifest
+from pipeline.manifest import RejectedRow, Track, as_spelled, read_manifest
 from pipeline.measuring import MetricsSpec
 from pipeline.plan import Plan, make_plan
 from pipeline.presets import Preset, check_preset
@@ -142,7 +142,7 @@ def open_job(job: RestyleJob, output: Store) -> Opened:
     """
     check_options(job)
     presets = [check_preset(preset) for preset in job.presets]
-    rows = read_manifest(job.manifest, presets, job.caption, job.manifest_columns)
+    rows = as_spelled(read_manifest(job.manifest, presets, job.caption, job.manifest_columns))
     first = next(rows)
     settings = job.settings()
     listener = hub.find_language_model(job.language_model) if job.language_model else None

@@ -6,8 +6,8 @@ only what concerns the whole file (unreadable, unknown column) stops the job.
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from acestep.errors import RequestError, RestyleError
@@ -16,7 +16,10 @@ from acestep.setting import SETTING_FIELDS, parse_values
 from pipeline.manifest_files import COLUMNS, REQUIRED, ColumnsError, ManifestError, check_columns, rows_of
 from pipeline.own_columns import OPTION, absent, own_values
 from pipeline.presets import Preset, for_genres
+from pipeline.spelling import Folders
 from pipeline.storage import absolute
+
+BATCH_ROWS = 2048
 
 MOST_ID_BYTES = 200  # file systems allow 255 for a name
 _PLAIN_NAME = re.compile(r"\w[\w\-. ]*(?<![. ])", re.ASCII)
@@ -105,6 +108,32 @@ def read_manifest(
     if number == 0:
         raise ManifestError(f"{uri}: holds no rows")
     columns.finish(uri)
+
+
+def as_spelled(rows: Iterable[Track | RejectedRow]) -> Iterator[Track | RejectedRow]:
+    """Rows whose files are named in the Unicode form that they have where they are."""
+    folders = Folders()
+    batch: list[Track | RejectedRow] = []
+    try:
+        for row in rows:
+            batch.append(row)
+            if len(batch) >= BATCH_ROWS:
+                yield from _as_spelled(batch, folders)
+                batch = []
+    except ManifestError:
+        yield from _as_spelled(batch, folders)
+        raise
+    yield from _as_spelled(batch, folders)
+
+
+def _as_spelled(rows: Sequence[Track | RejectedRow], folders: Folders) -> Iterator[Track | RejectedRow]:
+    files = (uri for row in rows if isinstance(row, Track) for uri in (row.source, row.reference))
+    actual = folders.actual({uri for uri in files if uri})
+    for row in rows:
+        if isinstance(row, Track) and actual.keys() & {row.source, row.reference}:
+            reference = row.reference and actual.get(row.reference, row.reference)
+            row = replace(row, source=actual.get(row.source, row.source), reference=reference)
+        yield row
 
 
 class _Columns:

@@ -14,6 +14,7 @@ from pyarrow import fs
 from acestep.errors import RestyleError
 from acestep.setting import SETTING_FIELDS
 from pipeline.own_columns import KEEP, OPTION, absent, is_declared, misspelt, undeclarable
+from pipeline.spelling import MissingFileError, spelled
 from pipeline.storage import locate
 
 REQUIRED = ("track_id", "source", "caption")
@@ -59,7 +60,10 @@ def rows_of(uri: str, check: Check) -> Rows:
     Raises:
         ManifestError: the file cannot be read or is empty, or ``check`` refuses its columns.
     """
-    filesystem, path = locate(uri)
+    try:
+        filesystem, path = locate(spelled(uri))
+    except (MissingFileError, OSError) as error:
+        raise ManifestError(f"{uri}: cannot be read ({error})") from error
     readers = {"parquet": _parquet_rows, "csv": _csv_rows, "jsonl": _json_rows}
     kind = path.rsplit(".", 1)[-1].lower()
     if kind not in readers:

@@ -31,6 +31,7 @@ from pipeline.own_columns import META
 from pipeline.pairs import read_pairs
 from pipeline.record import read_record, write_pairs_file
 from pipeline.results import RESULTS, ResultWriter, as_table, current_rows, finished_items
+from pipeline.spelling import spelled
 from pipeline.spread import spread
 from pipeline.storage import Store
 
@@ -198,14 +199,16 @@ def measure_group(group: Group) -> Rows:
 def _measure_group(group: Group) -> Rows:
     ruler = _ruler(group.spec, group.device)
     try:
-        wave = load(group.rows[0]["source"], group.most_seconds)
+        source_uri = spelled(group.rows[0]["source"])
+        wave = load(source_uri, group.most_seconds)
         source = ruler.listen(wave)
     except (RestyleError, OSError) as error:
         return [_unread(group, row, outcome(error), row["source"]) for row in group.rows]
     rows = []
     for row in group.rows:
         try:
-            cover = load_cover(group.output, row["audio_path"], group.most_seconds)
+            path = spelled(row["audio_path"]) if group.listed else row["audio_path"]
+            cover = load_cover(group.output, path, group.most_seconds)
             measured = ruler.measure(source, cover, row["caption"] or "", len(group.rows))
         except (RestyleError, OSError) as error:
             rows.append(_unread(group, row, outcome(error), row["audio_path"]))
@@ -215,6 +218,8 @@ def _measure_group(group: Group) -> Rows:
             | BLANK
             | measured
             | {
+                "source": source_uri,
+                "audio_path": path,
                 "duration_s": cover.shape[1] / SAMPLE_RATE,
                 "source_duration_s": wave.shape[1] / SAMPLE_RATE,
                 "node": row.get("node") or platform.node(),

@@ -18,6 +18,7 @@ from pyarrow import fs
 from acestep.constants import MAX_FILE_BYTES
 from acestep.decoding import header_seconds
 from acestep.errors import RestyleError
+from pipeline.spelling import Folders, Nearby, no_such_file
 from pipeline.storage import Store, locate, patiently
 
 PROBES = "probes"
@@ -53,6 +54,7 @@ class Probes:
 
     def __init__(self, store: Store, launch: str):
         self.store, self.launch = store, launch
+        self.folders = Folders()
         parts = store.files(PROBES, ".parquet")
         tables = [pq.read_table(pa.BufferReader(store.read(name))) for name in parts]
         # The newest look at a file comes last and is found first.
@@ -73,7 +75,7 @@ class Probes:
         fresh = [uri for uri in unique if uri not in found]
         if fresh:
             with ThreadPoolExecutor(THREADS) as pool:
-                looked = dict(zip(fresh, pool.map(probe, fresh), strict=True))
+                looked = dict(zip(fresh, pool.map(partial(probe, folders=self.folders), fresh), strict=True))
             found |= looked
             self._remember({uri: p for uri, p in looked.items() if infos[uri] is not None and p.digest}, infos)
         return found
@@ -119,8 +121,12 @@ def _answers(filesystem: fs.FileSystem, paths: list[str]) -> list[fs.FileInfo | 
         return [answer for path in paths for answer in _answers(filesystem, [path])]
 
 
-def probe(uri: str) -> Probe:
-    """Digest a file's bytes and read its length from the header, without decoding it."""
+def probe(uri: str, folders: Folders | None = None) -> Probe:
+    """Digest a file's bytes and read its length from the header, without decoding it.
+
+    Args:
+        folders: where a name like that of a missing file is looked for; None looks nowhere.
+    """
     try:
         filesystem, path = locate(uri)
         if isinstance(filesystem, fs.LocalFileSystem) and not stat.S_ISREG(os.stat(path).st_mode):
@@ -130,7 +136,8 @@ def probe(uri: str) -> Probe:
         look = partial(_look, filesystem, path, uri)
         return look() if isinstance(filesystem, fs.LocalFileSystem) else patiently(look)
     except FileNotFoundError:
-        return Probe(error_kind="missing_file", error=f"{uri}: no such file")
+        missing = no_such_file(folders.near(uri) if folders else Nearby())
+        return Probe(error_kind="missing_file", error=f"{uri}: {missing}")
     except (OSError, ValueError, RestyleError) as error:  # ValueError: a name that no file can have
         return Probe(error_kind="unreadable_file", error=f"{uri}: {error}")
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import BinaryIO, Literal
 
@@ -21,6 +21,7 @@ from acestep.truncation import refuse_cut
 from pipeline.manifest import Track
 from pipeline.probe import READ_BYTES, THREADS, Probe, probe
 from pipeline.problems import Problem
+from pipeline.spelling import Folders
 from pipeline.storage import locate, patiently
 
 Decode = Literal["start", "full", "none"]
@@ -108,7 +109,7 @@ def probe_all(uris: Sequence[str]) -> dict[str, Probe]:
     """Probes of files that nobody will remember, for want of an output folder."""
     unique = list(dict.fromkeys(uris))
     with ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip(unique, pool.map(probe, unique), strict=True))
+        return dict(zip(unique, pool.map(partial(probe, folders=Folders()), unique), strict=True))
 
 
 def files_of(track: Track) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -133,7 +134,7 @@ def locate(uri: str) -> tuple[fs.FileSystem, str]:
     """
     if "://" not in uri:
         return _LOCAL, os.path.abspath(os.path.expanduser(uri))
-    parts = urlsplit(uri)
+    parts = urlsplit(uri, allow_fragments=False)  # a "#" is part of a name
     if parts.scheme == "file":
         return _LOCAL, unquote(parts.path)
     try:
@@ -177,10 +178,18 @@ def open_store(uri: str) -> Store:
 
 
 def absolute(uri: str, base: str) -> str:
-    """``uri`` as it is when it names a scheme or an absolute path, else relative to the folder of ``base``."""
-    if "://" in uri or uri.startswith(("/", "~")):
+    """``uri`` as it is when it names a scheme or an absolute path, else relative to the folder of ``base``.
+
+    A relative name is a plain one, also where ``base`` is a URI: signs that mean something there are escaped.
+    """
+    if "://" in uri or os.path.isabs(os.path.expanduser(uri)):
         return uri
-    base, _, query = base.partition("?") if "://" in base else (base, "", "")
-    folder = base.rsplit("/", 1)[0] if "/" in base else "."
-    joined = f"{folder}/{uri}" + (f"?{query}" if query else "")
-    return joined if "://" in base else os.path.abspath(joined)
+    if "://" not in base:
+        return os.path.abspath(os.path.join(os.path.dirname(base), uri))
+    base, _, query = base.partition("?")
+    return f"{base.rsplit('/', 1)[0]}/{escaped(uri)}" + (f"?{query}" if query else "")
+
+
+def escaped(path: str) -> str:
+    """A plain path as a URI has it."""
+    return re.sub("[%?]", lambda sign: quote(sign[0]), path)

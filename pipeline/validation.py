@@ -24,7 +24,7 @@ from pipeline.disk_space import Space, space_for
 from pipeline.forecast import Forecast
 from pipeline.job import RestyleJob, check_model, dry_run, open_output, option_errors, refuse_repeats
 from pipeline.lease import holder_of
-from pipeline.manifest import RejectedRow, Track, read_manifest
+from pipeline.manifest import RejectedRow, Track, as_spelled, read_manifest
 from pipeline.presets import check_preset
 from pipeline.probe import Probes
 from pipeline.problems import Problem, ProblemLog
@@ -273,7 +273,7 @@ def _sources(found: Sources, decode: Decode) -> Check:
 def _tracks(job: RestyleJob) -> Iterator[Track]:
     """The tracks of the manifest, up to where it cannot be read any further, which its own check tells."""
     with suppress(RestyleError):
-        for row in _rows(job, lambda error: None):
+        for row in as_spelled(_rows(job, lambda error: None)):
             if isinstance(row, Track):
                 yield row
 

@@ -1,0 +1,228 @@
+"""What is there in place of a missing file, by names that read alike.
+
+A list of files loses Unicode form, case, spaces and punctuation on its way through spreadsheets and other systems.
+Where only the Unicode form differs (macOS decomposes what others compose), the file is the one that was meant.
+Whether any other one is, the user has to say.
+"""
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import RLock
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+from pyarrow import fs
+
+from acestep.errors import RestyleError
+from pipeline.storage import StorageError, escaped, locate, patiently
+
+THREADS = 16
+MOST_LISTED = 1000  # folders behind a network: listing one costs a request or more
+MOST_NAMED = 3
+FORM = "Unicode form"
+_WINDOWS_DRIVE = re.compile(r"(?:^|/)[A-Za-z]:[\\/]")
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _caseless(name: str) -> str:
+    return _composed(_composed(name).casefold())
+
+
+def _spaceless(name: str) -> str:
+    return " ".join(_caseless(unicodedata.normalize("NFKC", name)).split())
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]+", "", _spaceless(name))
+
+
+def _unescaped(name: str) -> str:
+    return _letters(unquote(name))
+
+
+def _redecoded(name: str) -> str:
+    """Text that was written in one encoding and read in another, as it was meant."""
+    with suppress(UnicodeError):
+        # A name on disk that is not UTF-8 comes with its bytes as surrogates.
+        return _letters(name.encode("cp1252").decode() if _is_text(name) else os.fsencode(name).decode("cp1252"))
+    return _letters(name)
+
+
+def _stem(name: str) -> str:
+    return _letters(name.rpartition(".")[0] or name)
+
+
+# What names may differ in, the least first, and what such names have in common.
+DIFFERENCES: Mapping[str, Callable[[str], str]] = {
+    FORM: _composed,
+    "case": _caseless,
+    "spaces": _spaceless,
+    "punctuation": _letters,
+    "percent signs": _unescaped,
+    "the encoding of the name": _redecoded,
+    "the extension": _stem,
+}
+RANKS = ("", *DIFFERENCES)
+
+
+@dataclass(frozen=True)
+class Nearby:
+    """What is there in place of a missing file.
+
+    uri: of the file that differs by Unicode form alone, as do the folders it is in; None without one.
+    hint: what else there is, in words; "" where nothing is like it.
+    """
+
+    uri: str | None = None
+    hint: str = ""
+
+
+class Folders:
+    """What is in folders, each listed once; several threads may ask."""
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+        self.names: dict[tuple[int, str], frozenset[str] | None] = {}
+        self.alike: dict[tuple[int, str, str], dict[str, list[str]]] = {}
+        self.listed = 0
+
+    def near(self, uri: str) -> Nearby:
+        """What is there in place of a file that is not."""
+        try:
+            filesystem, path = locate(uri)
+        except StorageError:
+            return Nearby()
+        with self.lock:
+            found, difference = self._find(filesystem, path)
+            if len(found) == 1 and difference in ("", FORM):
+                return Nearby(_uri_of(found[0], path, uri))
+            if not found and "\\" in path:
+                found, difference = self._find(filesystem, path.replace("\\", "/"))[0], "backslashes"
+            return Nearby(
+                hint=_there_is(found, path, difference) if found else self._missing_part(filesystem, path)
+            )
+
+    def actual(self, uris: Collection[str]) -> dict[str, str]:
+        """Of some files those that are there under another Unicode form of their names, by the names asked for.
+
+        Only names with letters beyond ASCII have forms, so only those are looked for.
+        """
+        asked = [uri for uri in uris if not unquote(uri).isascii()]
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = zip(asked, pool.map(self._actual, asked), strict=True)
+            return {uri: other for uri, other in found if other is not None}
+
+    def _actual(self, uri: str) -> str | None:
+        with suppress(RestyleError, OSError, ValueError):
+            return None if _is_there(uri) else self.near(uri).uri
+        return None
+
+    def _find(self, filesystem: fs.FileSystem, path: str) -> tuple[list[str], str]:
+        """The paths that are most like one, and the greatest of their differences from it."""
+        folder, _, name = path.rpartition("/")
+        found, difference = [folder], ""
+        if self._names(filesystem, folder) is None:
+            found, difference = self._find(filesystem, folder) if folder else ([], "")
+        if len(found) != 1:
+            return [], ""
+        folder, names = found[0], self._names(filesystem, found[0]) or frozenset()
+        if name in names:
+            return [f"{folder}/{name}"], difference
+        for more, common in DIFFERENCES.items():
+            key = (id(filesystem), folder, more)
+            if key not in self.alike:
+                self.alike[key] = defaultdict(list)
+                for other in sorted(names):
+                    self.alike[key][common(other)].append(other)
+            if common(name) and (alike := self.alike[key].get(common(name))):
+                return [f"{folder}/{other}" for other in alike], max(difference, more, key=RANKS.index)
+        return [], ""
+
+    def _names(self, filesystem: fs.FileSystem, folder: str) -> frozenset[str] | None:
+        """What is in a folder; None where it is not there, or cannot be listed."""
+        key = (id(filesystem), folder)
+        if key not in self.names:
+            self.names[key] = None
+            local = isinstance(filesystem, fs.LocalFileSystem)
+            self.listed += not local
+            if self.listed <= MOST_LISTED:
+                with suppress(OSError, ValueError, pa.ArrowException):
+                    self.names[key] = frozenset(
+                        os.listdir(folder or "/") if local else _listed(filesystem, folder)
+                    )
+        return self.names[key]
+
+    def _missing_part(self, filesystem: fs.FileSystem, path: str) -> str:
+        """Why nothing is like a path: the folder that is not there, or the drive of another system."""
+        if _WINDOWS_DRIVE.search(path):
+            return "a path of Windows names no file on this machine"
+        missing = path
+        while (folder := missing.rpartition("/")[0]) and self._names(filesystem, folder) is None:
+            missing = folder
+        return f"there is no folder {missing!r}" if missing != path else ""
+
+
+class MissingFileError(RestyleError):
+    """There is no such file; the message says what there is."""
+
+
+def spelled(uri: str) -> str:
+    """``uri`` where a file is there, else the one whose name differs by Unicode form alone.
+
+    Raises:
+        MissingFileError: there is none.
+        StorageError, OSError: the place cannot be looked at.
+    """
+    if _is_there(uri):
+        return uri
+    near = Folders().near(uri)
+    if near.uri is None:
+        raise MissingFileError(no_such_file(near))
+    return near.uri
+
+
+def no_such_file(near: Nearby) -> str:
+    """What is said of a missing file."""
+    return "no such file" + (f"; {near.hint}" if near.hint else "")
+
+
+def _is_there(uri: str) -> bool:
+    filesystem, path = locate(uri)
+    local = isinstance(filesystem, fs.LocalFileSystem)
+    info = filesystem.get_file_info(path) if local else patiently(lambda: filesystem.get_file_info(path))
+    return info.type != fs.FileType.NotFound
+
+
+def _listed(filesystem: fs.FileSystem, folder: str) -> list[str]:
+    return [info.base_name for info in filesystem.get_file_info(fs.FileSelector(folder))]
+
+
+def _there_is(found: list[str], path: str, difference: str) -> str:
+    folder = path.rpartition("/")[0]
+    names = [other.removeprefix(f"{folder}/") for other in found[:MOST_NAMED]]
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    if not all(map(_is_text, names)):
+        return f"there is {', '.join(map(repr, names))}{more}, whose name is not UTF-8; rename it"
+    return f"there is {', '.join(map(repr, names))}{more}, which differs in {difference}"
+
+
+def _uri_of(found: str, path: str, uri: str) -> str:
+    """The URI of a path that was found in place of the one of ``uri``."""
+    if "://" not in uri or uri.startswith("file:"):
+        return found
+    parts = urlsplit(uri, allow_fragments=False)
+    name = found.removeprefix(path.removesuffix(unquote(parts.path)))
+    return f"{parts.scheme}://{parts.netloc}{escaped(name)}" + (f"?{parts.query}" if parts.query else "")
+
+
+def _is_text(name: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
