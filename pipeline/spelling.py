@@ -26,6 +26,7 @@ THREADS = 16
 MOST_LISTED = 1000  # folders behind a network: listing one costs a request or more
 MOST_NAMED = 3
 FORM = "Unicode form"
+ENCODINGS = ("cp1252", "latin-1", "cp437")  # of spreadsheets, and of archives
 _WINDOWS_DRIVE = re.compile(r"(?:^|/)[A-Za-z]:[\\/]")
 
 
@@ -50,10 +51,12 @@ def _unescaped(name: str) -> str:
 
 
 def _redecoded(name: str) -> str:
-    """Text that was written in one encoding and read in another, as it was meant."""
-    with suppress(UnicodeError):
-        # A name on disk that is not UTF-8 comes with its bytes as surrogates.
-        return _letters(name.encode("cp1252").decode() if _is_text(name) else os.fsencode(name).decode("cp1252"))
+    """UTF-8 that was read in another encoding, as it was meant."""
+    if not _is_text(name):  # on disk, a name that is not UTF-8: its bytes are surrogates
+        return _letters(os.fsencode(name).decode("cp1252", errors="replace"))
+    for encoding in ENCODINGS:
+        with suppress(UnicodeError):
+            return _letters(name.encode(encoding).decode())
     return _letters(name)
 
 
@@ -117,6 +120,8 @@ class Folders:
         Only names with letters beyond ASCII have forms, so only those are looked for.
         """
         asked = [uri for uri in uris if not unquote(uri).isascii()]
+        if not asked:
+            return {}
         with ThreadPoolExecutor(THREADS) as pool:
             found = zip(asked, pool.map(self._actual, asked), strict=True)
             return {uri: other for uri, other in found if other is not None}

@@ -15,12 +15,12 @@ from pipeline.carried import Carried, restated
 from pipeline.items import ModelFacts, Rules
 from pipeline.manifest import RejectedRow, Track, read_manifest
 from pipeline.manifest_files import COLUMNS, ColumnsError, ManifestError
-from pipeline.own_columns import EVERY, META, misspelt, parse_declared, spread_out
+from pipeline.own_columns import EVERY, META, META_TYPE, misspelt, parse_declared, spread_out
 from pipeline.pairs import read_pairs
 from pipeline.plan import Plan, make_plan
 from pipeline.plan_schema import PLAN_SCHEMA
 from pipeline.probe import probe
-from pipeline.results import REJECTED, RESULTS, ResultWriter, as_table, current_rows, finished_items
+from pipeline.results import REJECTED, RESULTS, SCHEMA, ResultWriter, as_table, current_rows, finished_items
 from pipeline.settings import make_settings
 from pipeline.storage import open_store
 from tests.conftest import tone
@@ -101,6 +101,30 @@ def test_typed_values_are_text_and_empty_ones_are_left_out(tmp_path: Path) -> No
         "tags": '["a", "ü"]',
         "rights": '{"owner": "x", "until": "2030-01-01"}',
     }
+
+
+def test_rows_of_json_lines_bring_columns_and_types_of_their_own(tmp_path: Path) -> None:
+    looks_like_schema = 'a (...) ,action: string, datetime: timestamp[s] {"x": [1'
+    later = [{"upc": "012345678901"}, {"upc": 12345678901, "note": looks_like_schema}, {"upc": ["1", "2"]}, {}]
+    rows = [ROW | {"track_id": str(k)} | own for k, own in enumerate(later)]
+    tracks = read(write(tmp_path, "jsonl", *rows), "*")
+    assert [track.meta for track in tracks] == [
+        {"upc": "012345678901"},
+        {"upc": "12345678901", "note": looks_like_schema},
+        {"upc": '["1", "2"]'},
+        {},
+    ]
+
+
+def test_names_of_result_columns_are_nobodys(tmp_path: Path) -> None:
+    """A label's own ``status`` or ``file`` stands beside ours in every table."""
+    taken = {name: f"my {name}" for name in (*SCHEMA.names, "reason", "file", "margin") if name not in COLUMNS}
+    (track,) = read(write(tmp_path, "jsonl", ROW | taken), *taken)
+    (row,) = as_table([{"item_id": "1", "track_id": "a", "status": "ok", META: track.meta}]).to_pylist()
+    assert (row["status"], dict(row[META])) == ("ok", taken)
+    columns = spread_out(pa.array([track.meta], META_TYPE))
+    assert columns.keys().isdisjoint({*SCHEMA.names, "reason", "file", "margin"})
+    assert len(columns) == len(taken)
 
 
 @pytest.mark.parametrize("art", [b"\xff\xd8", {"bytes": b"\xff\xd8", "path": "x.jpg"}])

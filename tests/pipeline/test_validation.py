@@ -21,7 +21,7 @@ from acestep.setting import CoverSetting
 from pipeline.cluster import ClusterSpec
 from pipeline.disk_space import Space, most_bytes, space_for
 from pipeline.forecast import Forecast
-from pipeline.job import RestyleJob, open_job
+from pipeline.job import RestyleJob, open_job, open_output
 from pipeline.manifest import parse_track
 from pipeline.probe import probe
 from pipeline.problems import KEPT, Problem, ProblemLog
@@ -150,7 +150,7 @@ def test_an_adapter_is_looked_at_wherever_a_trainer_left_it(tmp_path: Path, row:
     job = job_of(tmp_path, [row], adapter=str(tmp_path / "bare.safetensors"))
     found, checks = looked_at(job)
     assert "alpha = rank is taken" in checks["adapter"].said
-    assert open_job(job).notes
+    assert open_job(job, open_output(job.output)).notes
 
 
 def test_a_published_model_is_not_fetched_and_the_remedy_is_named(
