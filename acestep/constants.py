@@ -13,6 +13,7 @@ COLLAPSED_SHARE = 0.1  # of the source's RMS: a cover below that (-20 dB) has lo
 SILENT_PEAK = 1e-4
 MAX_FILE_BYTES = 4 << 30  # ten minutes of 384 kHz stereo float are 1.8 GB; nothing larger is read at all
 SEED_LIMIT = 2**32  # seeds are below this
+RANDOM_SEED = -1  # in place of a seed: draw one
 
 UNDERSTANDING_SEED = 0  # of what the language model samples: the same facts for every seed of a track
 

@@ -90,7 +90,7 @@ def _generate(
     save_dir: str | Path | None,
     progress: Callable[[float, str], None],
 ) -> GenerationResult:
-    check_request(params, config)
+    params, config = check_request(params, config)
     stages = stages_of(params)
     plans = [resolve(stage.setting, handler.is_turbo) for stage in stages]
     prompt, notes = prompt_of(params)

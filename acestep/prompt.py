@@ -13,8 +13,11 @@ from acestep.constants import (
     TIME_SIGNATURES,
 )
 from acestep.errors import RequestError
+from acestep.values import unix_lines
 
 DEFAULT_SECONDS = 30
+_KEYS = {"": ""} | {key.casefold(): key for key in KEYSCALES}
+_FRACTIONS = {"2/4": "2", "3/4": "3", "4/4": "4", "6/8": "6"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,10 @@ def lyric_prompt(prompt: Prompt) -> str:
 
 
 def check_prompt(prompt: Prompt) -> tuple[Prompt, list[str]]:
-    """Refuse values without a meaning; empty lyrics become ``[Instrumental]``, with a note.
+    """Refuse values without a meaning and write the others in one way; empty lyrics become ``[Instrumental]``.
+
+    Line ends become LF, ``zh-CN`` the language ``zh``, ``4/4`` the time signature ``4``, ``c Major`` the key
+    ``C major``: requests that mean the same are the same. A note says what was left out.
 
     Raises:
         RequestError: naming the value and what is allowed.
@@ -78,17 +84,32 @@ def check_prompt(prompt: Prompt) -> tuple[Prompt, list[str]]:
     notes = []
     if not prompt.caption.strip():
         raise RequestError("caption is empty: say the style to go to, such as 'heavy metal, distorted guitars'")
-    if prompt.language not in LANGUAGES:
+    language = _language(prompt.language)
+    if language not in LANGUAGES:
         raise RequestError(f"language {prompt.language!r} is unknown; use one of {', '.join(sorted(LANGUAGES))}")
+    if language != prompt.language.strip().lower() and prompt.language.strip():
+        notes.append(f"language {prompt.language!r} is taken as {language!r}")
     low, high = BPM_RANGE
     if prompt.bpm is not None and not low <= prompt.bpm <= high:
         raise RequestError(f"bpm {prompt.bpm} is out of range; allowed: {low}..{high}, or leave it out")
-    if prompt.keyscale.strip() and prompt.keyscale.strip() not in KEYSCALES:
+    keyscale = _KEYS.get(prompt.keyscale.strip().casefold())
+    if keyscale is None:
         raise RequestError(f"keyscale {prompt.keyscale!r} is unknown; write it as 'F# minor' or 'Bb major'")
-    if prompt.timesignature.strip() and prompt.timesignature.strip() not in TIME_SIGNATURES:
+    timesignature = prompt.timesignature.replace(" ", "").removesuffix(".0")
+    timesignature = _FRACTIONS.get(timesignature, timesignature)
+    if timesignature and timesignature not in TIME_SIGNATURES:
         raise RequestError(
-            f"timesignature {prompt.timesignature!r} is unknown; use one of {', '.join(TIME_SIGNATURES)}"
+            f"timesignature {prompt.timesignature!r} is unknown; use one of {', '.join(TIME_SIGNATURES)} "
+            f"({', '.join(_FRACTIONS)})"
         )
+    prompt = replace(
+        prompt,
+        caption=unix_lines(prompt.caption),
+        lyrics=unix_lines(prompt.lyrics),
+        language=language,
+        keyscale=keyscale,
+        timesignature=timesignature,
+    )
     if len(prompt.caption) > MAX_CAPTION_CHARACTERS:
         notes.append(
             f"caption has {len(prompt.caption)} characters; the model knows fewer than {MAX_CAPTION_CHARACTERS}"
@@ -97,7 +118,14 @@ def check_prompt(prompt: Prompt) -> tuple[Prompt, list[str]]:
         notes.append(
             f"lyrics have {len(prompt.lyrics)} characters; the model knows fewer than {MAX_LYRICS_CHARACTERS}"
         )
+    if prompt.lyrics.strip().casefold() in ("null", "none", "na", "n/a", "undefined"):
+        notes.append(f"lyrics are the word {prompt.lyrics!r}; leave them empty for {INSTRUMENTAL}")
     if not prompt.lyrics.strip():
         notes.append(f"lyrics are empty: {INSTRUMENTAL} is used")
         prompt = replace(prompt, lyrics=INSTRUMENTAL)
     return prompt, notes
+
+
+def _language(written: str) -> str:
+    """The first subtag of a language tag in lower case: ``zh`` of ``zh-CN``; empty means unknown."""
+    return written.strip().lower().replace("_", "-").split("-")[0] or "unknown"

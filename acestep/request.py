@@ -2,9 +2,9 @@
 
 import random
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import UnionType
-from typing import get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from acestep import audio
 from acestep.constants import (
@@ -13,13 +13,15 @@ from acestep.constants import (
     INSTRUCTIONS,
     INSTRUMENTAL,
     MAX_SOURCE_SECONDS,
+    RANDOM_SEED,
     SEED_LIMIT,
 )
 from acestep.errors import RequestError
 from acestep.params import SUPPORTED, SUPPORTED_CONFIG, GenerationConfig, GenerationParams
 from acestep.prompt import Prompt, check_prompt
-from acestep.setting import SETTING_FIELDS, CoverSetting, parse_setting
+from acestep.setting import SETTING_FIELDS, CoverSetting, check_seed, parse_setting
 from acestep.stages import Stage, parse_stages
+from acestep.values import as_number, as_text, as_whole_number, is_empty
 
 MAX_BATCH = 8
 MP3_RATES = (48_000, 44_100, 32_000)
@@ -34,16 +36,21 @@ OF_THE_LANGUAGE_MODEL = (
 )
 
 
-def check_request(params: GenerationParams, config: GenerationConfig) -> None:
-    """Refuse what is not supported or has no meaning; the setting and the prompt are checked on their own.
+Request = TypeVar("Request", GenerationParams, GenerationConfig)
+
+
+def check_request(params: GenerationParams, config: GenerationConfig) -> tuple[GenerationParams, GenerationConfig]:
+    """The request with every value in its field's own kind; what is empty (None, NaN) is at its default.
+
+    Refuses what is not supported or has no meaning; the setting and the prompt are checked on their own.
 
     Raises:
         RequestError: naming the field, its value and what is allowed.
     """
     _refuse_unsupported(params, config)
-    for request in (params, config):
-        _check_kinds(request)
+    params, config = _in_own_kinds(params), _in_own_kinds(config)
     _check_output(params, config)
+    return params, config
 
 
 def setting_of(params: GenerationParams) -> CoverSetting:
@@ -133,42 +140,45 @@ def pick_seeds(seed: int, config: GenerationConfig) -> list[int]:
     Raises:
         RequestError: a seed is out of range, or fewer seeds than outputs are listed.
     """
-    listed = [config.seeds] if isinstance(config.seeds, int) else config.seeds
-    for value in listed or ():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise RequestError(f"seed {value!r} is not a whole number")
-    if listed is None and seed < 0:
-        if not config.use_random_seed:
-            raise RequestError("use_random_seed is off and no seed is given; set seed or seeds")
-        return [random.SystemRandom().randrange(SEED_LIMIT) for _ in range(config.batch_size)]
-    if listed is None or len(listed) == 1:
-        first = seed if listed is None else listed[0]
-        listed = [first + k for k in range(config.batch_size)]
-    if len(listed) != config.batch_size:
-        raise RequestError(f"{len(listed)} seeds for batch_size {config.batch_size}; list one per output")
-    for value in listed:
-        if not 0 <= value < SEED_LIMIT:
-            raise RequestError(f"seed {value!r} is out of range; allowed: 0..{SEED_LIMIT - 1}")
-    return list(listed)
+    listed = [config.seeds] if isinstance(config.seeds, int | float | str) else config.seeds
+    if listed is None and seed == RANDOM_SEED and not config.use_random_seed:
+        raise RequestError("use_random_seed is off and no seed is given; set seed or seeds")
+    seeds = [check_seed(value) for value in ([seed] if listed is None else listed)]
+    if len(seeds) == 1:
+        step = 0 if seeds[0] == RANDOM_SEED else 1
+        seeds = [check_seed(seeds[0] + step * k) for k in range(config.batch_size)]
+    if len(seeds) != config.batch_size:
+        raise RequestError(f"{len(seeds)} seeds for batch_size {config.batch_size}; list one per output")
+    return [random.SystemRandom().randrange(SEED_LIMIT) if seed == RANDOM_SEED else seed for seed in seeds]
 
 
-_KINDS = {str: "text", bool: "True or False", int: "a whole number", float: "a number", list: "a list"}
-
-
-def _check_kinds(request: GenerationParams | GenerationConfig) -> None:
+def _in_own_kinds(request: Request) -> Request:
     """Refuse values of another kind than the field's; ``parse_setting`` looks at the sampler's itself."""
-    for name, hint in get_type_hints(type(request)).items():
-        value = getattr(request, name)
-        kinds = [get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
-        if name not in SETTING_FIELDS and not any(_is_a(value, kind) for kind in kinds):
-            words = " or ".join(_KINDS[kind] for kind in kinds if kind in _KINDS)
-            raise RequestError(f"{name} {value!r} is not {words}")
+    values: dict[str, Any] = {}
+    hints = get_type_hints(type(request))
+    for item in fields(request):
+        value = getattr(request, item.name)
+        if is_empty(value):
+            values[item.name] = item.default
+        elif item.name not in SETTING_FIELDS:
+            values[item.name] = _of_kind(item.name, value, hints[item.name])
+    return replace(request, **values)
 
 
-def _is_a(value: object, kind: type) -> bool:
-    if isinstance(value, bool) or kind is bool:
-        return isinstance(value, bool) and kind is bool
-    return isinstance(value, {float: (int, float), list: (list, tuple)}.get(kind, kind))
+def _of_kind(name: str, value: Any, hint: Any) -> Any:
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    is_list = any(get_origin(kind) is list for kind in kinds)
+    if is_list and isinstance(value, list | tuple):
+        return value
+    if int in kinds:
+        return as_whole_number(name, value)
+    if float in kinds:
+        return value if type(value) in (int, float) else as_number(name, value)
+    if str in kinds:
+        return as_text(name, value)
+    if bool in kinds and isinstance(value, bool):
+        return value
+    raise RequestError(f"{name} {value!r:.80} is not {'a list' if is_list else 'True or False'}")
 
 
 def _refuse_unsupported(params: GenerationParams, config: GenerationConfig) -> None:
@@ -180,7 +190,7 @@ def _refuse_unsupported(params: GenerationParams, config: GenerationConfig) -> N
     ):
         for item in fields(given):
             value = getattr(given, item.name)
-            if item.name not in supported and value != getattr(default, item.name):
+            if item.name not in supported and value != getattr(default, item.name) and not is_empty(value):
                 raise RequestError(f"{item.name}={value!r} is not supported yet; leave it at its default")
 
 

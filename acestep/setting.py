@@ -6,9 +6,10 @@ from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, get_type_hints
 
-from acestep.constants import COVER_TASKS, SEED_LIMIT
+from acestep.constants import COVER_TASKS, RANDOM_SEED, SEED_LIMIT
 from acestep.errors import RequestError
 from acestep.nearest import nearest
+from acestep.values import as_number, as_text, as_whole_number, unix_lines
 
 BLENDS = ("switch", "velocity", "embed", "embed_context")
 GUIDANCES = ("apg", "adg", "adg_w_norm", "adg_wo_clip", "cfg")
@@ -203,6 +204,20 @@ def parse_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return parsed
 
 
+def check_seed(value: Any) -> int:
+    """A seed as a whole number in 0..2^32-1, or ``RANDOM_SEED``.
+
+    Raises:
+        RequestError: it is neither.
+    """
+    seed = as_whole_number("seed", value)
+    if seed != RANDOM_SEED and not 0 <= seed < SEED_LIMIT:
+        raise RequestError(
+            f"seed {value!r} is out of range; allowed: 0..{SEED_LIMIT - 1}, or {RANDOM_SEED} for a random one"
+        )
+    return seed
+
+
 def unknown_setting(name: object, others: tuple[str, ...] = ()) -> str:
     """What to say of a name that is neither a setting's nor one of ``others``: the nearest one, or all."""
     known = (*others, *SETTING_FIELDS)
@@ -213,30 +228,23 @@ def unknown_setting(name: object, others: tuple[str, ...] = ()) -> str:
 
 def _typed(name: str, value: Any) -> Any:
     kind = SETTING_TYPES[name]
-    try:
-        if value is None and kind in (int | None, tuple[float, ...] | None):
-            return None
-        if kind is str:
-            if not isinstance(value, str):
-                raise ValueError
-            return value
-        if kind is bool:
+    if value is None and kind in (int | None, tuple[float, ...] | None):
+        return None
+    if kind is str:
+        return unix_lines(as_text(name, value))
+    if kind is float:
+        return as_number(name, value)
+    if kind in (int, int | None):
+        return as_whole_number(name, value)
+    if kind is bool:
+        try:
             return _boolean(value)
-        if isinstance(value, bool):
-            raise ValueError
-        if kind == tuple[float, ...] | None:
-            parts = value.split(",") if isinstance(value, str) else value
-            return tuple(float(part) for part in parts)
-        number = float(value)
-        if kind is float:
-            return number
-        if not number.is_integer():
-            raise ValueError
-        return int(number)
-    except (TypeError, ValueError, OverflowError):
-        kinds: dict[Any, str] = {str: "text", bool: "true or false", float: "a number", int: "a whole number"}
-        kinds |= {int | None: "a whole number", tuple[float, ...] | None: "a list of numbers"}
-        raise RequestError(f"{name} {value!r} is not {kinds[kind]}") from None
+        except ValueError:
+            raise RequestError(f"{name} {value!r:.80} is not true or false") from None
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise RequestError(f"{name} {value!r:.80} is not a list of numbers")
+    return tuple(as_number(name, part) for part in parts)
 
 
 def _boolean(value: Any) -> bool:

@@ -18,6 +18,7 @@ from acestep.rendering import render
 from acestep.sampler import Fork, denoise_from
 from acestep.setting import SETTING_FIELDS, CoverSetting, parse_setting, unknown_setting
 from acestep.tree import Path, forks, grow, last_known, route
+from acestep.values import unix_lines
 
 WORDS = ("caption", "lyrics")
 
@@ -57,6 +58,7 @@ def parse_stage(values: Mapping[str, Any], base: CoverSetting | None = None) -> 
     for name, text in words.items():
         if not isinstance(text, str) or (name == "caption" and not text.strip()):
             raise RequestError(f"{name} {text!r} is not usable; give text, or leave it out")
+    words = {name: unix_lines(text) for name, text in words.items()}
     steering = {name: value for name, value in values.items() if name not in WORDS}
     for name in steering:
         if name == "seed":

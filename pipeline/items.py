@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from acestep.constants import MAX_SOURCE_SECONDS, NUMERICS_VERSION
+from acestep.constants import MAX_SOURCE_SECONDS, NUMERICS_VERSION, RANDOM_SEED, SEED_LIMIT
 from acestep.cover import CoverPlan, resolve
 from acestep.errors import RequestError
 from acestep.setting import SETTING_FIELDS, parse_setting
@@ -92,6 +92,8 @@ def make_items(track: Track, source: str, reference: str | None, rules: Rules) -
         if setting.tracks is not None and track.track_id not in setting.tracks:
             continue
         seed = values.get("seed", setting.seed)
+        if seed == RANDOM_SEED:
+            seed = drawn_seed(track.track_id)
         refuse_seed(setting, seed)
         runs, written = _resolved(setting.stages, overrides, rules.model.is_turbo, reference is not None)
         what = {
@@ -128,6 +130,11 @@ def make_items(track: Track, source: str, reference: str | None, rules: Rules) -
             "seed": seed,
             "parent_item_id": setting.parent and ids[setting.parent, setting.seed],
         }
+
+
+def drawn_seed(track_id: str) -> int:
+    """The random seed of a track: another one for each, and at every launch the same, so that a job can go on."""
+    return int(digest_of({"seed of": track_id}), 16) % SEED_LIMIT
 
 
 def refuse_seed(setting: Setting, seed: int) -> None:

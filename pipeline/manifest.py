@@ -12,8 +12,18 @@ from typing import Any
 
 from acestep.errors import RequestError, RestyleError
 from acestep.prompt import Prompt, check_prompt
-from acestep.setting import SETTING_FIELDS, parse_values
-from pipeline.manifest_files import COLUMNS, REQUIRED, ColumnsError, ManifestError, check_columns, rows_of
+from acestep.setting import SETTING_FIELDS, check_seed, parse_values
+from acestep.values import as_text, as_whole_number, check_characters
+from pipeline.manifest_files import (
+    COLUMNS,
+    OPTIONAL,
+    REQUIRED,
+    ColumnsError,
+    ManifestError,
+    check_columns,
+    filled,
+    rows_of,
+)
 from pipeline.own_columns import OPTION, absent, own_values
 from pipeline.presets import Preset, for_genres
 from pipeline.spelling import Folders
@@ -22,6 +32,8 @@ from pipeline.storage import absolute
 BATCH_ROWS = 2048
 
 MOST_ID_BYTES = 200  # file systems allow 255 for a name
+TEXTS = tuple(name for name in (*REQUIRED, *OPTIONAL) if name != "bpm")
+_WHOLE_FLOAT = re.compile(r"(\d+)\.0+", re.ASCII)
 _PLAIN_NAME = re.compile(r"\w[\w\-. ]*(?<![. ])", re.ASCII)
 
 
@@ -80,17 +92,11 @@ def read_manifest(
     columns = _Columns(caption, own, wrong)
     first_seen: dict[str, int] = {}
     number = 0
-    for number, raw in enumerate(rows_of(uri, columns.check), start=1):
-        raw = columns.meant(raw)
-        values = {name: value for name, value in raw.items() if value is not None and str(value).strip() != ""}
-        garbled = next((name for name, value in values.items() if not _is_text(value)), None)
-        if garbled:
-            values = {name: str(value).encode(errors="replace").decode() for name, value in values.items()}
+    for raw in rows_of(uri, columns.check):
+        number, values = raw.number, filled(columns.meant(raw.values))
         try:
-            if garbled:
-                raise _RowError(
-                    "garbled_text", f"{garbled} {values[garbled]!r} holds half a character; write it anew"
-                )
+            if raw.defect:
+                raise _RowError("malformed_row", raw.defect)
             track = parse_track(values, uri, presets, columns.caption)
             if track.track_id in first_seen:
                 raise _RowError(
@@ -99,8 +105,8 @@ def read_manifest(
                     "give every row its own",
                 )
         except _RowError as error:
-            track_id, source, said = (str(values.get(name, "")) for name in REQUIRED)
-            meta = own_values(values, COLUMNS, strict=False)
+            track_id, source, said = (_shown(values.get(name, "")) for name in REQUIRED)
+            meta = {name: _shown(text) for name, text in own_values(values, COLUMNS, strict=False).items()}
             yield RejectedRow(number, track_id, source, said, error.kind, f"row {number}: {error}", meta)
             continue
         first_seen[track.track_id] = number
@@ -181,13 +187,9 @@ class _Columns:
         self.wrong(error)
 
 
-def _is_text(value: Any) -> bool:
-    """False for a string that JSON allows and UTF-8 does not: half of a surrogate pair."""
-    try:
-        str(value).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _shown(value: Any) -> str:
+    """A value as text that any file can hold."""
+    return (value if isinstance(value, str) else f"{value!r:.200}").encode(errors="replace").decode()
 
 
 class _RowError(RestyleError):
@@ -207,23 +209,24 @@ def parse_track(
     for name in ("track_id", "source"):
         if name not in values:
             raise _RowError("missing_value", f"{name} is empty; every row needs one")
-    track_id = unicodedata.normalize("NFC", str(values["track_id"]))
+    texts = {name: _text(name, values[name]) for name in TEXTS if name in values}
+    track_id = track_id_of(texts["track_id"])
     if not names_a_folder(track_id):
         raise _RowError(
             "unsafe_track_id",
             f"track_id {track_id!r} cannot name a folder; use letters, digits, '_', '-', '.' and spaces, "
             f"beginning with a letter, a digit or '_', up to {MOST_ID_BYTES} bytes",
         )
-    preset = _preset(values, presets)
+    preset = _preset(texts, presets)
     try:
         prompt, notes = check_prompt(
             Prompt(
-                caption=str(values.get("caption", preset.caption if preset else caption)),
-                lyrics=str(values.get("lyrics", "")),
-                language=str(values.get("language", "unknown")),
-                bpm=_whole("bpm", values.get("bpm")),
-                keyscale=str(values.get("keyscale", "")),
-                timesignature=_plain(values.get("timesignature", "")),
+                caption=texts.get("caption", preset.caption if preset else caption),
+                lyrics=texts.get("lyrics", ""),
+                language=texts.get("language", ""),
+                bpm=as_whole_number("bpm", values["bpm"]) if "bpm" in values else None,
+                keyscale=texts.get("keyscale", ""),
+                timesignature=texts.get("timesignature", ""),
             )
         )
         # Each value alone; how it goes with the job's other values, the plan finds out.
@@ -233,16 +236,18 @@ def parse_track(
     except RequestError as error:
         kind = "empty_caption" if str(error).startswith("caption is empty") else "out_of_range"
         raise _RowError(kind, str(error)) from error
-    reference = values.get("reference_audio")
+    reference = texts.get("reference_audio")
     try:
         meta = own_values(values, COLUMNS)
     except RequestError as error:
         raise _RowError("not_text", str(error)) from error
+    for name, text in meta.items():
+        _refuse_garbled(name, text)
     return Track(
         track_id=track_id,
-        source=absolute(str(values["source"]), manifest),
+        source=absolute(texts["source"], manifest),
         prompt=prompt,
-        reference=None if reference is None else absolute(str(reference), manifest),
+        reference=None if reference is None else absolute(reference, manifest),
         overrides=overrides,
         notes=tuple(notes),
         preset=preset,
@@ -250,8 +255,33 @@ def parse_track(
     )
 
 
-def _preset(values: Mapping[str, Any], presets: Sequence[Preset]) -> Preset | None:
-    genres = [str(values[name]) for name in ("source_genre", "target_genre") if name in values]
+def track_id_of(value: Any) -> str:
+    """The id that a value stands for: in composed Unicode, ``7`` for ``7.0``, which a column with gaps makes of 7.
+
+    Raises:
+        RequestError: it is no text.
+    """
+    text = unicodedata.normalize("NFC", as_text("track_id", value))
+    whole = _WHOLE_FLOAT.fullmatch(text)
+    return whole.group(1) if whole else text
+
+
+def _text(name: str, value: Any) -> str:
+    try:
+        return as_text(name, value)
+    except RequestError as error:
+        raise _RowError("garbled_text" if isinstance(value, str) else "not_text", str(error)) from error
+
+
+def _refuse_garbled(name: str, text: str) -> None:
+    try:
+        check_characters(name, text)
+    except RequestError as error:
+        raise _RowError("garbled_text", str(error)) from error
+
+
+def _preset(texts: Mapping[str, str], presets: Sequence[Preset]) -> Preset | None:
+    genres = [texts[name] for name in ("source_genre", "target_genre") if name in texts]
     if not genres:
         return None
     if len(genres) == 1:
@@ -271,32 +301,3 @@ def names_a_folder(text: str) -> bool:
     plain = all(unicodedata.category(c)[0] in "LMN" or c in "_-. " for c in text)
     begins = bool(text) and (unicodedata.category(text[0])[0] in "LN" or text[0] == "_")
     return plain and begins and text[-1] not in ". " and len(text.encode()) <= MOST_ID_BYTES
-
-
-def check_seed(value: Any) -> int:
-    """A seed as a whole number in 0..2^32-1.
-
-    Raises:
-        RequestError: it is not one.
-    """
-    seed = _whole("seed", value)
-    if seed is None or not 0 <= seed < 2**32:
-        raise RequestError(f"seed {value!r} is out of range; allowed: 0..{2**32 - 1}")
-    return seed
-
-
-def _whole(name: str, value: Any) -> int | None:
-    if value is None:
-        return None
-    try:
-        number = float(value)
-        if isinstance(value, bool) or not number.is_integer():
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise RequestError(f"{name} {value!r} is not a whole number") from None
-    return int(number)
-
-
-def _plain(value: Any) -> str:
-    """A number that a typed column made 4.0 of, as the text 4."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

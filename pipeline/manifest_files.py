@@ -1,18 +1,18 @@
 """The rows of a manifest file, whatever its kind, streamed: a catalogue may be larger than memory."""
 
 import difflib
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from acestep.errors import RestyleError
 from acestep.setting import SETTING_FIELDS
+from acestep.values import is_empty
+from pipeline.manifest_text import Check, ManifestError, RawRow, csv_rows, refuse_repeats, text_lines
 from pipeline.own_columns import KEEP, OPTION, absent, is_declared, misspelt, undeclarable
 from pipeline.spelling import MissingFileError, spelled
 from pipeline.storage import locate
@@ -29,15 +29,14 @@ OPTIONAL = (
     "target_genre",
 )
 OVERRIDES = (*SETTING_FIELDS, "seed")
+PROSE = ("track_id", "source", "caption", "lyrics", "flow_edit_source_caption", "flow_edit_source_lyrics")
 COLUMNS = (*REQUIRED, *OPTIONAL, *OVERRIDES)
+FACTS = tuple(name for name in COLUMNS if name not in PROSE)
 BATCH_ROWS = 8192
-Rows = Iterator[dict[str, Any]]
-# Refuses wrong columns, given their names, where they stand, and whether all columns are among them.
-Check = Callable[[Sequence[str], str, bool], None]
-
-
-class ManifestError(RestyleError):
-    """The manifest as a whole cannot be used."""
+# How programs write that there is no value: never a word of a song, and what only a song may hold.
+NAN_WORDS = ("NaN", "nan", "NaT", "<NA>", "#N/A")
+NULL_WORDS = ("null", "none", "na", "n/a", "\\n")
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # of a frame whose index has no name
 
 
 class ColumnsError(ManifestError):
@@ -51,69 +50,97 @@ class ColumnsError(ManifestError):
         self.unknown, self.missing = unknown, missing
 
 
-def rows_of(uri: str, check: Check) -> Rows:
-    """The rows of a ``.parquet``, ``.csv`` or ``.jsonl`` file, streamed.
+def rows_of(uri: str, check: Check) -> Iterator[RawRow]:
+    """The rows of a ``.parquet``, ``.csv``, ``.tsv`` or ``.jsonl`` file that are not blank, streamed.
 
     Args:
         check: refuses wrong columns, such as ``check_columns``.
 
     Raises:
-        ManifestError: the file cannot be read or is empty, or ``check`` refuses its columns.
+        ManifestError: the file cannot be read, is empty or names a column twice, or ``check`` refuses its columns.
     """
     try:
         filesystem, path = locate(spelled(uri))
     except (MissingFileError, OSError) as error:
         raise ManifestError(f"{uri}: cannot be read ({error})") from error
-    readers = {"parquet": _parquet_rows, "csv": _csv_rows, "jsonl": _json_rows}
+    readers = {"parquet": _parquet_rows, "csv": _csv_rows, "tsv": _csv_rows, "jsonl": _json_rows}
     kind = path.rsplit(".", 1)[-1].lower()
     if kind not in readers:
-        raise ManifestError(f"{uri}: unknown kind of manifest; give a .parquet, .csv or .jsonl file")
+        raise ManifestError(f"{uri}: unknown kind of manifest; give a .parquet, .csv, .tsv or .jsonl file")
     try:
         if filesystem.get_file_info(path).size == 0:
             raise ManifestError(f"{uri}: empty file (0 bytes)")
-        yield from readers[kind](filesystem, path, uri, check)
+        for row in readers[kind](filesystem, path, uri, check):
+            if row.defect or not all(map(_is_blank, row.values.values())):
+                yield row
     except (OSError, pa.ArrowException) as error:
         how = f"not readable as {kind}" if isinstance(error, pa.ArrowException) else "cannot be read"
         raise ManifestError(f"{uri}: {how} ({error})") from error
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{uri}: not readable as {kind} ({error})") from error
+        raise ManifestError(f"{uri}: not readable as {kind} ({error}); save it as UTF-8") from error
 
 
-def _parquet_rows(filesystem: fs.FileSystem, path: str, uri: str, check: Check) -> Rows:
+def _parquet_rows(filesystem: fs.FileSystem, path: str, uri: str, check: Check) -> Iterator[RawRow]:
     with filesystem.open_input_file(path) as stream:
         file = pq.ParquetFile(stream)
-        check(file.schema_arrow.names, uri, True)
-        for batch in file.iter_batches(BATCH_ROWS):
-            yield from batch.to_pylist()
+        names = [name for name in file.schema_arrow.names if not _PANDAS_INDEX.fullmatch(name)]
+        refuse_repeats(names, uri)
+        check(names, uri, True)
+        number = 0
+        for batch in file.iter_batches(BATCH_ROWS, columns=names):
+            for values in batch.to_pylist():
+                number += 1
+                yield RawRow(number, values)
 
 
-def _csv_rows(filesystem: fs.FileSystem, path: str, uri: str, check: Check) -> Rows:
-    with filesystem.open_input_stream(path) as stream:
-        header = pyarrow.csv.open_csv(stream).schema.names
-    check(header, uri, True)
-    # Every column is read as text: type inference would make the number 1 of the track_id 001.
-    options = pyarrow.csv.ConvertOptions(
-        column_types={name: pa.string() for name in header}, strings_can_be_null=False
-    )
-    parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    with filesystem.open_input_stream(path) as stream:
-        for batch in pyarrow.csv.open_csv(stream, parse_options=parsing, convert_options=options):
-            yield from batch.to_pylist()
+def _csv_rows(filesystem: fs.FileSystem, path: str, uri: str, check: Check) -> Iterator[RawRow]:
+    return csv_rows(text_lines(filesystem, path, uri), uri, check)
 
 
-def _json_rows(filesystem: fs.FileSystem, path: str, uri: str, check: Check) -> Rows:
-    with filesystem.open_input_stream(path) as stream:
-        for number, line in enumerate(io.TextIOWrapper(stream, encoding="utf-8-sig"), start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ManifestError(f"{uri}: line {number} is not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise ManifestError(f"{uri}: line {number} is a {type(row).__name__}, expected an object")
-            check(list(row), f"{uri}: line {number}", False)
-            yield row
+def _json_rows(filesystem: fs.FileSystem, path: str, uri: str, check: Check) -> Iterator[RawRow]:
+    number = 0
+    for line_number, line in enumerate(text_lines(filesystem, path, uri), start=1):
+        where = f"{uri}: line {line_number}"
+        if not line.strip():
+            continue
+
+        def each_once(pairs: list[tuple[str, Any]], where: str = where) -> dict[str, Any]:
+            refuse_repeats([name for name, _ in pairs], where)
+            return dict(pairs)
+
+        try:
+            values = json.loads(line, object_pairs_hook=each_once)
+        except (ValueError, RecursionError) as error:
+            raise ManifestError(f"{where} is not JSON ({error}); write one whole object on each line") from error
+        if not isinstance(values, dict):
+            raise ManifestError(
+                f"{where} is a {type(values).__name__}, expected an object; write one object on each line"
+            )
+        check(list(values), where, False)
+        number += 1
+        yield RawRow(number, values)
+
+
+def filled(
+    values: Mapping[str, Any], prose: Collection[str] = PROSE, facts: Collection[str] = FACTS
+) -> dict[str, Any]:
+    """The values that are not empty; those of the user's own columns stay as they are.
+
+    Args:
+        prose: columns in which "null" or "none" may be meant as a word.
+        facts: columns in which it stands for nothing.
+    """
+    return {
+        name: value
+        for name, value in values.items()
+        if not is_empty(value)
+        and not ((name in prose or name in facts) and _is_blank(value))
+        and not (name in facts and isinstance(value, str) and value.strip().casefold() in NULL_WORDS)
+    }
+
+
+def _is_blank(value: Any) -> bool:
+    return is_empty(value) or (isinstance(value, str) and value.strip() in NAN_WORDS)
 
 
 def check_columns(

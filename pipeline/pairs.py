@@ -4,17 +4,21 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from acestep.constants import RANDOM_SEED
 from acestep.errors import RestyleError
-from acestep.setting import SETTING_FIELDS, parse_values
+from acestep.setting import SETTING_FIELDS, check_seed, parse_values
+from acestep.values import as_text
 from pipeline.items import digest_of
-from pipeline.manifest import check_seed, names_a_folder
-from pipeline.manifest_files import ManifestError, refuse_columns, rows_of
+from pipeline.manifest import names_a_folder, track_id_of
+from pipeline.manifest_files import ManifestError, filled, refuse_columns, rows_of
 from pipeline.own_columns import META, OPTION, absent, own_values
 from pipeline.settings import short_name
 from pipeline.storage import absolute
 
 REQUIRED = ("source", "output")
-COLUMNS = (*REQUIRED, "track_id", "setting", "seed", "caption", *SETTING_FIELDS)
+TEXTS = (*REQUIRED, "track_id", "setting", "caption")
+FACTS = ("seed", *SETTING_FIELDS)
+COLUMNS = (*TEXTS, *FACTS)
 PLAIN_SETTING = "output"
 
 
@@ -33,10 +37,12 @@ def read_pairs(uri: str, own: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     sources: dict[str, str] = {}
     seen: dict[str, int] = {}
     columns: dict[str, None] = {}
-    for number, raw in enumerate(rows_of(uri, partial(_check, own=own)), start=1):
-        columns |= dict.fromkeys(raw)
-        given = {name: value for name, value in raw.items() if value is not None and str(value).strip() != ""}
-        row = _row(given, uri, f"{uri}: row {number}")
+    for raw in rows_of(uri, partial(_check, own=own)):
+        columns |= dict.fromkeys(raw.values)
+        number, where = raw.number, f"{uri}: row {raw.number}"
+        if raw.defect:
+            raise ManifestError(f"{where}: {raw.defect}")
+        row = _row(filled(raw.values, TEXTS, FACTS), uri, where)
         if sources.setdefault(row["track_id"], row["source"]) != row["source"]:
             raise ManifestError(
                 f"{uri}: row {number}: track_id {row['track_id']!r} stands for {sources[row['track_id']]} "
@@ -60,26 +66,33 @@ def _row(given: dict[str, Any], uri: str, where: str) -> dict[str, Any]:
     for name in REQUIRED:
         if name not in given:
             raise ManifestError(f"{where}: {name} is empty; every row needs one")
-    source, output = (absolute(str(given[name]), uri) for name in REQUIRED)
-    track_id = str(given.get("track_id", source.rsplit("/", 1)[-1].rsplit(".", 1)[0]))
     try:
+        texts = {name: as_text(name, given[name]) for name in TEXTS if name in given}
+        source, output = (absolute(texts[name], uri) for name in REQUIRED)
+        track_id = track_id_of(texts.get("track_id", source.rsplit("/", 1)[-1].rsplit(".", 1)[0]))
         if not names_a_folder(track_id):
             raise ManifestError(
                 f"track_id {track_id!r} cannot name a folder; use letters, digits, '_', '-' and '.'"
             )
         values = parse_values({name: given[name] for name in SETTING_FIELDS if name in given})
-        seed = check_seed(given["seed"]) if "seed" in given else None
+        seed = check_seed(given["seed"]) if "seed" in given else RANDOM_SEED
         meta = own_values(given, COLUMNS)
     except RestyleError as error:
         raise ManifestError(f"{where}: {error}") from error
-    name = str(given.get("setting") or short_name(values) or PLAIN_SETTING)
-    row = {"track_id": track_id, "source": source, "audio_path": output, "setting_name": name, "seed": seed}
+    name = texts.get("setting") or short_name(values) or PLAIN_SETTING
+    row = {
+        "track_id": track_id,
+        "source": source,
+        "audio_path": output,
+        "setting_name": name,
+        "seed": None if seed == RANDOM_SEED else seed,
+    }
     row |= values
     setting = {"name": name, **{key: str(value) for key, value in values.items()}}
     return row | {
         "item_id": digest_of({key: str(value) for key, value in row.items()}),
         "setting_id": digest_of(setting)[:12],
-        "caption": str(given.get("caption", "")),
+        "caption": texts.get("caption", ""),
         META: meta,
         "status": "ok",
     }

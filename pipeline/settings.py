@@ -9,9 +9,8 @@ from typing import Any
 
 from acestep.cover import CoverPlan, resolve
 from acestep.errors import RequestError
-from acestep.setting import CoverSetting, parse_setting, parse_values
+from acestep.setting import CoverSetting, check_seed, parse_setting, parse_values
 from acestep.stages import WORDS, Stage, parse_stages
-from pipeline.manifest import check_seed
 
 # How a swept parameter is written in a run's name, where lists show about twenty characters.
 SHORT = {

@@ -1,8 +1,7 @@
 """Finding the setting for a catalogue on a sample of it, in rounds of covers, each decided by the one before."""
 
 import json
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,8 +16,9 @@ from pipeline.findings import Findings
 from pipeline.job import RestyleJob, check_model, open_output
 from pipeline.lease import HeldStore, holding
 from pipeline.lots import drawn
-from pipeline.manifest import Track, read_manifest
-from pipeline.manifest_files import COLUMNS, check_columns, rows_of
+from pipeline.manifest import Track, read_manifest, track_id_of
+from pipeline.manifest_files import COLUMNS, check_columns, filled, rows_of
+from pipeline.manifest_text import RawRow
 from pipeline.objective import SCORE
 from pipeline.restyle import Reporter, run_in
 from pipeline.settings import Point, distinct, make_settings
@@ -161,21 +161,29 @@ def _write_sample(job: RestyleJob, count: int, output: Store) -> list[str]:
     return chosen
 
 
-def _sampled(rows: Iterator[dict[str, Any]], wanted: set[str], manifest: str) -> Iterator[dict[str, Any]]:
+def _sampled(rows: Iterable[RawRow], wanted: set[str], manifest: str) -> Iterator[dict[str, Any]]:
     for row in rows:
-        track_id = unicodedata.normalize("NFC", str(row.get("track_id", "")))
+        values = filled(row.values)
+        track_id = "" if row.defect else _id_of(values)
         if track_id in wanted:
             wanted.discard(track_id)
             # What is sought is not the row's to fix.
             kept = {
                 name: value
-                for name, value in row.items()
-                if name not in SWEPT and (name not in COLUMNS or value not in (None, ""))
+                for name, value in row.values.items()
+                if name not in SWEPT and (name not in COLUMNS or name in values)
             }
             for name in ("source", "reference_audio"):
                 if name in kept:
                     kept[name] = absolute(str(kept[name]), manifest)
             yield kept
+
+
+def _id_of(values: Mapping[str, Any]) -> str:
+    try:
+        return track_id_of(values.get("track_id", ""))
+    except RequestError:
+        return ""
 
 
 def preset_text(job: RestyleJob, tuned: Tuned) -> str:

@@ -1,7 +1,8 @@
 """A request's body, as JSON or as a form with files, under the names of ``GenerationParams``."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_type_hints
 
@@ -12,7 +13,8 @@ from starlette.requests import Request
 from acestep.nearest import nearest
 from acestep.params import SUPPORTED, SUPPORTED_CONFIG, GenerationConfig, GenerationParams
 from acestep.setting import CoverSetting
-from pipeline.service.problem import Problem
+from acestep.values import is_empty
+from pipeline.service.problem import Problem, shortened
 from pipeline.service.spec import Limits
 
 PARAMS = {item.name: item for item in fields(GenerationParams)}
@@ -71,8 +73,9 @@ async def read_body(request: Request, limits: Limits) -> Body:
                 said = getattr(error, "detail", error)
                 raise Problem(400, "malformed_form", f"the form cannot be read: {said}", "send it anew") from None
             raise
-        files = {name: value for name, value in form.items() if isinstance(value, UploadFile)}
-        return parse({n: _from_text(n, v) for n, v in form.items() if isinstance(v, str)}, files)
+        values = form.multi_items()
+        files = _each_once([(name, value) for name, value in values if isinstance(value, UploadFile)])
+        return parse(_each_once([(n, _from_text(n, v)) for n, v in values if isinstance(v, str)]), files)
     raise Problem(
         415,
         "unsupported_media_type",
@@ -100,7 +103,8 @@ def parse(given: Mapping[str, Any], files: Mapping[str, UploadFile] | None = Non
             raise Problem(422, "unknown_field", f"{name} is no file", f"send files as {' or '.join(FILES)}", name)
         if name in given:
             raise Problem(422, "given_twice", f"{name} is given as a file and as text", "send one of them", name)
-    reply, later = given.get("response_format"), given.get("async", False)
+    known = {name: value for name, value in given.items() if not is_empty(value)}
+    reply, later = known.get("response_format"), known.get("async", False)
     if reply is not None and reply not in REPLIES:
         raise Problem(
             422,
@@ -112,7 +116,7 @@ def parse(given: Mapping[str, Any], files: Mapping[str, UploadFile] | None = Non
         )
     if not isinstance(later, bool):
         raise Problem(422, "invalid_value", f"async {later!r} is not true or false", "use one", "async", later)
-    values: dict[str, Any] = {**DEFAULTS, **given}
+    values: dict[str, Any] = {**DEFAULTS, **known}
     return Body(
         given=given,
         params=GenerationParams(**{name: values[name] for name in PARAMS if name in values}),
@@ -124,11 +128,13 @@ def parse(given: Mapping[str, Any], files: Mapping[str, UploadFile] | None = Non
 
 
 def _json(content: bytes) -> dict[str, Any]:
-    def refuse(word: str) -> None:
-        raise ValueError(f"{word} is no JSON number")
+    def number(word: str) -> float:
+        if word != "NaN":
+            raise ValueError(f"{word} is no JSON number")
+        return math.nan
 
     try:
-        values = json.loads(content, parse_constant=refuse)
+        values = json.loads(content, parse_constant=number, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         raise Problem(400, "malformed_json", f"the body is not JSON: {error}", "send one JSON object") from None
     if not isinstance(values, dict):
@@ -136,13 +142,29 @@ def _json(content: bytes) -> dict[str, Any]:
     return values
 
 
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Pairs as a mapping.
+
+    Raises:
+        Problem: 422 a name is there twice.
+    """
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise Problem(422, "given_twice", f"{shortened(name)} is given twice", "send one of them", name)
+        values[name] = value
+    return values
+
+
 def _from_text(name: str, text: str) -> Any:
     """A form's value in its own kind: what is not text is written as in JSON."""
-    if name in _TEXT or name not in NAMES:
+    if name in _TEXT or name not in NAMES or is_empty(text):
         return text
     try:
         return _json(b'{"value": %b}' % text.encode())["value"]
-    except (Problem, UnicodeEncodeError):
+    except (Problem, UnicodeEncodeError) as error:
+        if isinstance(error, Problem) and error.kind == "given_twice":
+            raise
         raise Problem(
             422, "invalid_value", f"{name} {text[:80]!r} cannot be read", "write it as in JSON", name, text
         ) from None

@@ -102,8 +102,8 @@ def look_at(params: GenerationParams, config: GenerationConfig, model: ModelFact
         Problem: what a service refuses beyond that.
     """
     _refuse_long(asdict(params), limits)
-    check_request(params, config)
     _refuse_halves(asdict(params))
+    params, config = check_request(params, config)
     if params.audio_codes:
         raise Problem(
             422,
@@ -150,6 +150,7 @@ def make_order(
         RequestError, Problem: see ``look_at``.
     """
     looked = look_at(params, config, model, limits)
+    params, config = check_request(params, config)
     prompt, notes = prompt_of(params)
     seeds = pick_seeds(params.seed, config)
     values = asdict(setting_of(params)) | {"seed": seeds[0]}

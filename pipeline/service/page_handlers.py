@@ -133,7 +133,7 @@ def grid_requests(
 
 def one_seed(params: GenerationParams) -> GenerationParams:
     """A request with its seed drawn, so that the cells of a grid differ in nothing else."""
-    return params if params.seed >= 0 else replace(params, seed=pick_seeds(-1, GenerationConfig(1))[0])
+    return replace(params, seed=pick_seeds(params.seed, GenerationConfig(1))[0])
 
 
 async def heard_seeds(counter: Counter, ids: Sequence[str]) -> list[int]:

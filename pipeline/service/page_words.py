@@ -10,6 +10,7 @@ from acestep.errors import RequestError
 from acestep.params import GenerationConfig, GenerationParams
 from acestep.schedule import TURBO_STEPS
 from acestep.setting import CoverSetting, parse_values
+from acestep.values import as_whole_number, is_empty
 from pipeline.presets import Preset
 from pipeline.service.orders import Requested
 
@@ -74,11 +75,11 @@ def request_of(values: Mapping[str, Any]) -> tuple[GenerationParams, GenerationC
     """
     words: dict[str, Any] = {name: "" if values[name] is None else values[name] for name in FIELDS}
     for name in ("bpm", "seed"):
-        if not str(words[name]).strip():
+        if is_empty(words[name]):
             del words[name]
     for name in ("bpm", "inference_steps", "seed", "batch_size"):
         if name in words:
-            words[name] = _whole(name, words[name])
+            words[name] = as_whole_number(name, words[name])
     config = GenerationConfig(batch_size=words.pop("batch_size", 1), audio_format=words.pop("audio_format"))
     words = {name: float(v) if isinstance(v, int) and name in _FLOATS else v for name, v in words.items()}
     return GenerationParams(task_type="cover", **words), config
@@ -96,16 +97,6 @@ def controls_of(params: GenerationParams, config: GenerationConfig, seed: int) -
 
 
 _FLOATS = ("audio_cover_strength", "guidance_scale", "shift", "cfg_interval_start", "cfg_interval_end")
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        number = float(value)
-        if number.is_integer():
-            return int(number)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise RequestError(f"{name} {value!r} is not a whole number; write one such as 7")
 
 
 def preset_names(presets: Sequence[Preset]) -> dict[str, Preset]:

@@ -52,16 +52,9 @@ class Problem(RestyleError):  # noqa: N818  (a problem, in the words of RFC 9457
     def as_json(self) -> dict[str, Any]:
         """The body of the reply."""
         said = None if self.value is None else shortened(self.value)
-        return {
-            "error": {
-                "status": self.status,
-                "kind": self.kind,
-                "message": self.message,
-                "remedy": self.remedy,
-                "field": self.field,
-                "value": said,
-            }
-        }
+        texts = {"message": self.message, "remedy": self.remedy, "field": self.field, "value": said}
+        whole = {name: text and text.encode(errors="backslashreplace").decode() for name, text in texts.items()}
+        return {"error": {"status": self.status, "kind": self.kind} | whole}
 
 
 def shortened(value: object, most: int = MOST_SHOWN) -> str:

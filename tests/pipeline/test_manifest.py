@@ -20,15 +20,16 @@ ROWS = [
 
 
 def write(folder: Path, kind: str, rows: list[dict]) -> str:
+    path = folder / f"tracks.{kind}"
+    if kind == "jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+        return str(path)
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
-    path = folder / f"tracks.{kind}"
     if kind == "parquet":
         pq.write_table(table, path)
-    elif kind == "csv":
-        pyarrow.csv.write_csv(table, path)
     else:
-        path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+        pyarrow.csv.write_csv(table, path)
     return str(path)
 
 
@@ -86,6 +87,18 @@ def test_empty_lyrics_become_instrumental_and_say_so(tmp_path: Path) -> None:
         ({"language": "klingon"}, "out_of_range", "language 'klingon' is unknown"),
         ({"keyscale": "H"}, "out_of_range", "keyscale 'H' is unknown"),
         ({"seed": "-3"}, "out_of_range", "seed '-3' is out of range"),
+        ({"bpm": True}, "out_of_range", "bpm True is not a whole number"),
+        ({"shift": "0,3"}, "out_of_range", "write a decimal point: 0.3"),
+        ({"caption": ["rock"]}, "not_text", "caption ['rock'] is not text"),
+        ({"caption": True}, "not_text", "caption True is not text"),
+        ({"lyrics": {"verse": "la"}}, "not_text", "lyrics {'verse': 'la'} is not text"),
+        ({"track_id": [7]}, "not_text", "track_id [7] is not text"),
+        ({"track_id": 1.4334955861976132e17}, "not_text", "has lost digits"),
+        ({"source": float("inf")}, "not_text", "source inf is not text"),
+        ({"source": "a\0.wav"}, "garbled_text", "NUL"),
+        ({"caption": "#NAME?"}, "garbled_text", "a spreadsheet's error"),
+        ({"caption": float("nan")}, "empty_caption", "caption is empty"),
+        ({"track_id": "NaN"}, "missing_value", "track_id is empty"),
     ],
 )
 def test_a_bad_row_is_set_aside_alone(tmp_path: Path, changes: dict, kind: str, message: str) -> None:
@@ -109,7 +122,14 @@ def test_a_bad_row_is_set_aside_alone(tmp_path: Path, changes: dict, kind: str, 
         ("t.csv", "track_id,source\na,b\n", "has no column 'caption'"),
         ("t.csv", "track_id,source,caption\n", "holds no rows"),
         ("t.csv", "", "empty file"),
-        ("t.csv", "track_id,source,caption\na,b\n", "not readable as csv"),
+        ("t.csv", 'track_id,source,caption\na,b,"c\n', "line 2: not readable as csv"),
+        ("t.csv", "track_id,source,caption,bpm,bpm\na,b,c,90,91\n", "column 'bpm' is given twice"),
+        ("t.csv", ",track_id,source,caption\n0,a,b,c\n", "column 1 has no name"),
+        (
+            "t.jsonl",
+            '{"track_id": "a", "source": "b", "caption": "c", "caption": "d"}\n',
+            "'caption' is given twice",
+        ),
         ("t.jsonl", '{"track_id": "a", "source": "b", "caption": "c"}\n{oops\n', "line 2 is not JSON"),
         ("t.jsonl", "[1]\n", "line 1 is a list"),
         ("t.jsonl", '{"track_id": "a", "sauce": "b"}\n', "line 1: unknown column 'sauce'; did you mean 'source'"),

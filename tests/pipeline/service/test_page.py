@@ -66,7 +66,7 @@ def test_controls_begin_at_values_that_run_and_empty_ones_are_open() -> None:
 
 @pytest.mark.parametrize("text", ["x", "1.5", "nan", "inf", "1e999"])
 def test_a_seed_that_is_none_is_named(text: str) -> None:
-    with pytest.raises(RequestError, match=f"seed '{text}' is not a whole number; write one"):
+    with pytest.raises(RequestError, match=f"seed '{text}' is not a whole number"):
         words.request_of(words.defaults(False) | {"seed": text})
 
 

@@ -1,0 +1,150 @@
+"""Manifests that are text: their lines, whatever the encoding, and CSV as spreadsheets and programs write it."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from pyarrow import fs
+
+from acestep.errors import RestyleError
+
+MAX_LINE_CHARACTERS = 1 << 24  # of a line or a cell: a file without line ends is never held as a whole
+READ_BYTES = 1 << 20
+DELIMITERS = ",;\t|"
+_SEP_LINE = re.compile(r'"?sep=([^"\r\n])"?[,;\t]*\s*', re.IGNORECASE)
+_NOT_DECODED = re.compile("[\udc80-\udcff]")
+# Refuses wrong columns, given their names, where they stand, and whether all columns are among them.
+Check = Callable[[Sequence[str], str, bool], None]
+
+
+class ManifestError(RestyleError):
+    """The manifest as a whole cannot be used."""
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """One row as it stands in the file.
+
+    number: counts from 1, without a header line; blank rows count.
+    defect: why its values are not those that were meant; "" where nothing speaks against them.
+    """
+
+    number: int
+    values: dict[str, Any]
+    defect: str = ""
+
+
+def refuse_repeats(names: Sequence[str], where: str) -> None:
+    """Refuse a column or key that is there twice, of which a mapping would keep the last.
+
+    Raises:
+        ManifestError: naming it.
+    """
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise ManifestError(f"{where}: column {name!r} is given twice; rename or remove one of them")
+
+
+def text_lines(filesystem: fs.FileSystem, path: str, uri: str) -> Iterator[str]:
+    """The lines of a file with their ends, streamed: UTF-8, or UTF-16 or UTF-32 as its first bytes say.
+
+    Raises:
+        ManifestError: a line is not in that encoding, or is longer than ``MAX_LINE_CHARACTERS``.
+    """
+    with filesystem.open_input_stream(path) as stream:
+        encoding = _encoding(stream.read(4))
+    with filesystem.open_input_stream(path, buffer_size=READ_BYTES) as stream:
+        text = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline="")
+        number = 0
+        while line := text.readline(MAX_LINE_CHARACTERS):
+            number += 1
+            if len(line) == MAX_LINE_CHARACTERS:
+                raise ManifestError(
+                    f"{uri}: line {number} is longer than {MAX_LINE_CHARACTERS} characters; give one row a line"
+                )
+            wrong = None if line.isascii() else _NOT_DECODED.search(line)
+            if wrong:
+                around = line[max(0, wrong.start() - 20) : wrong.end() + 20].strip()
+                guess = around.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
+                raise ManifestError(
+                    f"{uri}: line {number} is not UTF-8 (byte 0x{ord(wrong.group()) - 0xDC00:02X}; "
+                    f"in Windows-1252 it would read {guess!r}); save the file as UTF-8 (in a spreadsheet: "
+                    "'CSV UTF-8'), or convert it: iconv -f WINDOWS-1252 -t UTF-8"
+                )
+            yield line
+
+
+def _encoding(head: bytes) -> str:
+    """By a byte order mark, or by where the zeros are in what begins with an ASCII letter."""
+    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "utf-32"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    zeros = [byte == 0 for byte in head]
+    if zeros == [False, True, False, True]:
+        return "utf-16-le"
+    return "utf-16-be" if zeros == [True, False, True, False] else "utf-8-sig"
+
+
+def csv_rows(lines: Iterator[str], uri: str, check: Check) -> Iterator[RawRow]:
+    """The rows of a CSV file, every value as text: the number 1 would not be the track_id 001.
+
+    The delimiter is what a ``sep=`` line says, else that of ``DELIMITERS`` which parts the header in most names.
+
+    Raises:
+        ManifestError: ``check`` refuses the columns, one has no name or is there twice, or a quote is not closed.
+    """
+    skipped, header = 0, ""
+    delimiter: str | None = None
+    for header in lines:
+        told = _SEP_LINE.fullmatch(header)
+        if told and delimiter is None:
+            delimiter = told.group(1)
+        elif header.strip(DELIMITERS + '" \r\n'):
+            break
+        skipped += 1
+    delimiter = delimiter or max(DELIMITERS, key=lambda mark: len(_cells(header, mark)))
+    names = _cells(header, delimiter)
+    loose = len(names) > 1 and all(name.startswith(" ") for name in names[1:])  # "track_id, source, caption"
+    csv.field_size_limit(MAX_LINE_CHARACTERS)
+    reader = csv.reader(chain([header], lines), delimiter=delimiter, skipinitialspace=loose, strict=True)
+    try:
+        names = [name.strip() for name in next(reader)]
+        while names and not names[-1]:
+            names.pop()
+        if "" in names:
+            raise ManifestError(
+                f"{uri}: column {names.index('') + 1} has no name; name it or remove it "
+                "(pandas: to_csv(..., index=False))"
+            )
+        refuse_repeats(names, uri)
+        check(names, uri, True)
+        begins = skipped + reader.line_num + 1
+        for number, cells in enumerate(reader, start=1):
+            yield RawRow(number, dict(zip(names, cells, strict=False)), _defect(cells, names, delimiter, begins))
+            begins = skipped + reader.line_num + 1
+    except csv.Error as error:
+        raise ManifestError(
+            f"{uri}: line {skipped + reader.line_num}: not readable as csv ({error}); begin and end a cell that "
+            "holds quotes or line breaks with a double quote, and double those within it"
+        ) from error
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    return next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter), [])
+
+
+def _defect(cells: Sequence[str], names: Sequence[str], delimiter: str, line: int) -> str:
+    """Why a row's cells are not those of its columns; blank ones beyond the last column are no harm."""
+    beyond = [cell for cell in cells[len(names) :] if cell.strip()]
+    if not beyond and (len(cells) >= len(names) or not any(cell.strip() for cell in cells)):
+        return ""
+    said = f"line {line} has {len(cells)} cells where the header names {len(names)} columns"
+    mark = "a tab" if delimiter == "\t" else repr(delimiter)
+    if beyond:
+        return f"{said}, the last is {beyond[-1]!r:.80}; put text that holds {mark} in double quotes"
+    return f"{said}; leave no cell out, and put text that holds line breaks in double quotes"
