@@ -56,7 +56,7 @@ def _main(config: DictConfig) -> None:
     lines = {"tables": f"{job.output}/{FOLDER}"}
     if PAGE in findings.files:
         lines["listen"] = f"{job.output}/{FOLDER}/{PAGE}"
-    lines |= {"runs": links["ui"], "compare": links["compare"]} if links else {}
+    lines |= links
     for name, value in lines.items():
         console.print(f"{name:8} {value}", markup=False, highlight=False, soft_wrap=True)
     sys.exit(INCOMPLETE if job.tracking.enabled and not links else OK)

@@ -91,8 +91,7 @@ def conclude(console: Console, job: RestyleJob, found: TuneResult, arguments: Se
     lines = {"preset": f"{job.output}/{PRESET} (strength {found.strength:g}, guidance {found.guidance:g})"}
     if PAGE in found.findings.files:
         lines["listen"] = f"{job.output}/{FOLDER}/{PAGE}"
-    if found.links:
-        lines |= {"runs": found.links["ui"], "compare": found.links["compare"]}
+    lines |= found.links
     lines["next"] = following(job.output, arguments)
     for name, value in lines.items():
         console.print(f"{name:8} {value}", markup=False, highlight=False)

@@ -163,8 +163,6 @@ class ConsoleReporter:
         }
         if summary.findings is not None and PAGE in summary.findings.files:
             lines["listen"] = f"{job.output}/{FOLDER}/{PAGE}"
-        lines |= (
-            {"runs": summary.tracking["ui"], "compare": summary.tracking["compare"]} if summary.tracking else {}
-        )
+        lines |= summary.tracking
         for name, value in lines.items():
             self.console.print(f"{name:8} {value}", markup=False, highlight=False, soft_wrap=True)

@@ -1,8 +1,11 @@
 """What a launch leaves in writing about itself: the job's parameters and its file."""
 
+import hashlib
 import json
 import os
 import time
+import uuid
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -10,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from acestep.constants import NUMERICS_VERSION
+from acestep.errors import RestyleError
 from acestep.stages import WORDS
 from pipeline.cluster import Pool
 from pipeline.items import ModelFacts
 from pipeline.settings import Setting, own_names
-from pipeline.storage import Store
+from pipeline.storage import Store, open_store
+from pipeline.tracking_uri import shown
 
 if TYPE_CHECKING:
     from pipeline.job import RestyleJob
@@ -65,6 +70,43 @@ def read_record(output: Store) -> dict[str, Any]:
     return empty | (json.loads(output.read(JOB_FILE)) if output.exists(JOB_FILE) else {})
 
 
+def folder_of(output: Store, uri: str) -> str:
+    """How an output folder is named in what is written about it: by an absolute path, or a URI."""
+    return uri if "://" in uri else output.root
+
+
+def tracking_key(output: Store, folder: str) -> str:
+    """What the runs of an output folder are found by: what its ``job.json`` says, wherever the folder was moved.
+
+    A copy, whose original is still there, goes by its place, as does a folder whose file says nothing.
+    """
+    record = _read_or_nothing(output)
+    key, home = record.get("tracking_key"), record.get("folder")
+    if key and home and (home == folder or _key_at(home) != key):
+        return str(key)
+    return key_of_place(folder)
+
+
+def key_of_place(folder: str) -> str:
+    """What runs of a folder are found by that has no key of its own."""
+    return hashlib.sha256(folder.encode()).hexdigest()[:16]
+
+
+def _key_at(folder: str) -> str | None:
+    try:
+        found: str | None = _read_or_nothing(open_store(folder)).get("tracking_key")
+    except (RestyleError, OSError):
+        return None
+    return found
+
+
+def _read_or_nothing(output: Store) -> Mapping[str, Any]:
+    try:
+        return read_record(output)
+    except ValueError:  # cut short by an earlier launch's death; this launch writes it anew
+        return {}
+
+
 def write_pairs_file(pairs: str, output: Store) -> None:
     """Write down where a folder's rows come from, when no job of ours made the covers."""
     content = {
@@ -80,11 +122,19 @@ def write_job_file(
     job: "RestyleJob", output: Store, model: ModelFacts, pool: Pool, settings: list[Setting]
 ) -> None:
     """Write down what this launch runs, for whoever opens the folder later."""
+    folder = folder_of(output, job.output)
+    # Another folder may have been at the place of a new one before.
+    key = tracking_key(output, folder) if output.exists(JOB_FILE) else uuid.uuid4().hex[:16]
+    configuration = asdict(job)
+    if job.tracking.uri is not None:
+        configuration["tracking"]["uri"] = shown(job.tracking.uri)
     content = {
         "catalogue": job.name,
+        "folder": folder,
+        "tracking_key": key,
         "parameters": job_parameters(job, model, settings),
         "labels": job_labels(job, settings),
-        "job": asdict(job),
+        "job": configuration,
         "model": asdict(model),
         "pool": asdict(pool),
         "settings": [

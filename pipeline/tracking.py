@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -22,20 +21,24 @@ from acestep.errors import RequestError
 from pipeline.background import Background
 from pipeline.findings import Findings
 from pipeline.progress import Progress
+from pipeline.record import folder_of, key_of_place, tracking_key
 from pipeline.storage import Store
+from pipeline.tracking_faults import TrackerError, fault_of
 from pipeline.tracking_findings import description
+from pipeline.tracking_look import look
+from pipeline.tracking_moved import relocate
 from pipeline.tracking_runs import (
     Named,
     Runs,
     connect,
     import_client,
-    links,
     log_job,
     log_metrics,
     log_overview,
     log_setting,
     open_runs,
 )
+from pipeline.tracking_uri import ARTIFACTS, DATABASE, checked, links, shown, sqlite_file, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -74,32 +77,40 @@ class Tracker:
         """Settle where to track, without connecting.
 
         Raises:
-            RequestError: the output is remote and no tracking URI is given.
+            RequestError: the output is remote and no tracking URI is given, or it is one that can never work.
         """
         self.enabled = spec.enabled
         self.experiment = spec.experiment or catalogue
         self.output = output
-        self.folder = output_uri if "://" in output_uri else output.root
-        self.artifacts: str | None = None
-        uri = spec.uri or os.environ.get("MLFLOW_TRACKING_URI")
-        if uri is None and spec.enabled:
+        self.folder = folder_of(output, output_uri)
+        uri = (spec.uri or os.environ.get("MLFLOW_TRACKING_URI") or "").strip()
+        if not uri and spec.enabled:
             if not output.is_local:
                 raise RequestError(
                     f"output {output_uri} is remote and no tracking server is named; set tracking.uri or "
                     "MLFLOW_TRACKING_URI, or tracking.enabled=false"
                 )
-            uri = f"sqlite:///{output.root}/mlflow.db"
-        if uri is not None and uri.startswith("sqlite:///"):
-            self.artifacts = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
-        self.uri = uri or ""
+            uri = sqlite_uri(f"{output.root}/{DATABASE}")
+        self.uri = checked(uri) if spec.enabled else ""
+        self.file = sqlite_file(self.uri)
+        self.artifacts = (self.file.parent / ARTIFACTS).as_uri() if self.file else None
         self.parameters: Mapping[str, Any] = {}
         self.labels: Mapping[str, str] = {}
         self.settings: Sequence[Named] = ()
         self.runs: Runs | None = None
-        self.behind = False
+        self.fault: TrackerError | None = None
         self.background = Background("restyle-tracking")
         self.first_s, self.every_s = first_s, every_s
         self.due = time.monotonic() + first_s
+
+    def look(self) -> str:
+        """What the tracker holds for this job; nothing is created in it.
+
+        Raises:
+            TrackerError: it does not take runs.
+        """
+        import_client()
+        return look(self.uri, self.experiment)
 
     def begin(
         self,
@@ -152,13 +163,13 @@ class Tracker:
             seconds, progress: of this launch; where it made nothing, an earlier launch's figures are left alone.
 
         Returns:
-            ``ui``, how to open the UI, and ``compare``, a link; empty where nothing is tracked.
+            See ``pipeline.tracking_uri.links``; empty where nothing is tracked.
         """
         if not self.enabled:
             return {}
         try:
             if not self.background.close(FINISH_PATIENCE_S):
-                raise TimeoutError(f"no answer for {FINISH_PATIENCE_S:g} s")
+                raise TrackerError(f"no answer for {FINISH_PATIENCE_S:g} s", "see that it answers", heals=True)
             client, runs = self._open()
             results = rows.filter(pc.not_equal(rows["status"], "rejected"))
             for setting in self.settings:
@@ -169,15 +180,12 @@ class Tracker:
                 launch = {"job_seconds": seconds, "tracks_per_minute": progress.overall().tracks_per_minute}
                 _log_progress(client, runs, progress_metrics(progress), int(time.time() * 1000))
             log_job(client, runs, rows, findings, launch)
-            found = links(self.uri, runs)
+            found = links(self.uri, runs.experiment, list(runs.settings.values()))
             log_overview(client, runs.job, results, self.output, self.experiment)
-            client.set_tag(runs.job, "mlflow.note.content", description(findings, found["compare"]))
+            client.set_tag(runs.job, "mlflow.note.content", description(findings, found))
             client.set_terminated(runs.job)
         except Exception as error:
-            warn(
-                f"tracking is incomplete: {self.uri} does not take runs ({_first_line(error)}); the results are "
-                "there as files, and the same command brings the tracking up to date"
-            )
+            warn(self._incomplete(fault_of(error, self.uri)))
             return {}
         return found
 
@@ -195,8 +203,12 @@ class Tracker:
 
     def _open(self) -> "tuple[MlflowClient, Runs]":
         client = connect(self.uri)
+        keys = [tracking_key(self.output, self.folder)]
+        if self.file is not None and self.file.exists():
+            before = relocate(self.file, whole=str(self.file.parent) == self.output.root)
+            keys += [key_of_place(folder) for folder in before]
         self.runs = open_runs(
-            client, self.experiment, self.artifacts, self.folder, self.parameters, self.settings, self.labels
+            client, self.experiment, self.artifacts, self.folder, keys, self.parameters, self.settings, self.labels
         )
         return client, self.runs
 
@@ -205,20 +217,37 @@ class Tracker:
         _log_progress(client, runs, values, at_ms)
 
     def _attempt(self, errand: Callable[[], object], warn: Callable[[str], None]) -> None:
-        """Run in the background; say when it begins to fail, and when it works again."""
+        """Run in the background; say when it begins to fail, or fails otherwise, and when it works again."""
         try:
             errand()
         except Exception as error:
-            if not self.behind:
-                warn(
-                    f"tracking is behind: {self.uri} does not take runs ({_first_line(error)}); results are "
-                    "written as files and are tracked at the end or by the next launch"
-                )
-            self.behind = True
+            fault, before = fault_of(error, self.uri), self.fault
+            if before is None or before.remedy != fault.remedy:
+                warn(self._behind(fault))
+            self.fault, self.runs = fault, None
             return
-        if self.behind:
-            self.behind = False
-            warn(f"tracking goes on: {self.uri} takes runs again")
+        if self.fault is not None:
+            self.fault = None
+            warn(f"tracking goes on: {shown(self.uri)} takes runs again")
+
+    def _behind(self, fault: TrackerError) -> str:
+        refusal = f"{shown(self.uri)} does not take runs ({fault.reason})"
+        if fault.heals:
+            return (
+                f"tracking is behind: {refusal}; {fault.remedy}. Results are written as files, and are tracked as "
+                "soon as it does, at the latest by the next launch"
+            )
+        remedy = f"; {fault.remedy}" if fault.remedy else ""
+        return f"nothing is tracked: {refusal}{remedy}. The job goes on and writes its results as files"
+
+    def _incomplete(self, fault: TrackerError) -> str:
+        said = f"tracking is incomplete: {shown(self.uri)} does not take runs ({fault.reason}); "
+        files = "The results are there as files; "
+        if fault.heals:
+            return f"{said}{fault.remedy}. {files}once it does, the same command brings the tracking up to date"
+        if fault.remedy:
+            return f"{said}{fault.remedy}. {files}until that is done, the same command cannot track them either"
+        return f"{said}the reason is not known to pass. {files}the same command tries again"
 
 
 def progress_metrics(progress: Progress) -> dict[str, float]:
@@ -237,7 +266,3 @@ def _log_progress(client: "MlflowClient", runs: Runs, values: Mapping[str, float
     # Counted from when the run was first opened, so that a later launch goes on where this one ends.
     step = max(0, at_ms - runs.opened_ms) // 1000
     log_metrics(client, runs.job, values, at_ms, step)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

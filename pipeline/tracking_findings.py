@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,9 +47,13 @@ def log_files(client: "MlflowClient", run: str, findings: Findings) -> None:
         client.log_artifacts(run, folder, FOLDER)
 
 
-def description(findings: Findings | None, compare: str) -> str:
-    """What the job run says of itself at its head."""
-    lines = [f"[Compare the settings]({compare})"]
+def description(findings: Findings | None, links: Mapping[str, str]) -> str:
+    """What the job run says of itself at its head.
+
+    Args:
+        links: see ``pipeline.tracking_uri.links``.
+    """
+    lines = [f"[Compare the settings]({links['compare']})", "", f"[All runs]({links['runs']})"]
     if findings is not None:
         lines += ["", *(f"- {sentence}" for sentence in findings.sentences)]
         if PAGE in findings.files:

@@ -1,11 +1,8 @@
 """Runs on an MLflow server: found again or opened, and what is logged to them. Every call may raise."""
 
-import hashlib
 import json
 import logging
 import os
-import shlex
-import sys
 import tempfile
 import time
 import warnings
@@ -13,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,17 +21,17 @@ from pipeline.results import current_rows
 from pipeline.storage import Store
 from pipeline.summary import count_kinds, first_rows
 from pipeline.tracking_findings import log_files, log_rows, log_table
-from pipeline.tracking_values import FAILED, REJECTED, job_metrics, measures, setting_metrics
+from pipeline.tracking_look import check, usable
+from pipeline.tracking_values import FAILED, REJECTED, RENAMED, job_metrics, measures, setting_metrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
-# The key is a digest of the folder, since a path may hold characters that a search filter cannot.
+# The key is no path, which may hold characters that a search filter cannot, and which changes when it is moved.
 TAG_KEY, TAG_OUTPUT = "restyle.key", "restyle.output"
 TAG_SETTING, TAG_KIND = "restyle.setting", "restyle.kind"
-KNOCK_S = 5.0
 SAMPLES = 3
 PAGE_RUNS = 1000
 MOST_ARTIFACT_ROWS = 50_000  # of a larger catalogue the artifact holds fewer columns
@@ -81,36 +77,21 @@ def import_client() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what is told in a line
     import mlflow
     import mlflow.entities  # noqa: F401
 
 
 def connect(uri: str) -> "MlflowClient":
-    """A client of a server that has just answered; one for each thread that talks.
+    """A client of a tracker that has just answered; one for each thread that talks.
 
     Raises:
-        ConnectionError: it does not answer at once.
+        Exception: it does not take runs; ``pipeline.tracking_faults.fault_of`` tells why.
     """
     from mlflow import MlflowClient
 
-    if uri.startswith("http"):
-        from mlflow.utils.credentials import get_default_host_creds
-        from mlflow.utils.rest_utils import http_request
-
-        # Whatever it answers, it is there. One short try: a client's own calls are repeated and wait longer.
-        creds = get_default_host_creds(uri)
-        try:
-            http_request(creds, "/health", "GET", max_retries=0, timeout=KNOCK_S, raise_on_status=False)
-        except Exception as error:
-            raise ConnectionError(f"no answer within {KNOCK_S:g} s: {_root(error)}") from error
+    check(uri)
     return MlflowClient(tracking_uri=uri)
-
-
-def _root(error: BaseException) -> BaseException:
-    """What an error was at first: those around it repeat the address and hide the reason."""
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    return error
 
 
 def open_runs(
@@ -118,6 +99,7 @@ def open_runs(
     experiment: str,
     artifacts: str | None,
     folder: str,
+    keys: Sequence[str],
     parameters: Mapping[str, Any],
     settings: Sequence[Named],
     labels: Mapping[str, str],
@@ -129,15 +111,16 @@ def open_runs(
 
     Args:
         artifacts: where a new experiment keeps them; None is the server's choice.
+        keys: what the folder's runs are found by; first the one that they get.
         parameters: of the job run.
         labels: tags of every run, to find and to group them by.
     """
-    found = client.get_experiment_by_name(experiment)
+    found = usable(client.get_experiment_by_name(experiment), client.tracking_uri)
     place = found.experiment_id if found else client.create_experiment(experiment, artifact_location=artifacts)
-    key = hashlib.sha256(folder.encode()).hexdigest()[:16]
+    labels = {**labels, TAG_KEY: keys[0], TAG_OUTPUT: folder}
     there: dict[tuple[str | None, str | None], Run] = {}
     others: list[Run] = []
-    for run in _runs_of(client, place, key):  # the newest first: the oldest of a kind is the one to keep
+    for run in _runs_of(client, place, keys):  # the newest first: the oldest of a kind is the one to keep
         kind = (run.data.tags.get(TAG_KIND), run.data.tags.get(TAG_SETTING))
         if kind in there:
             others.append(there[kind])
@@ -146,8 +129,7 @@ def open_runs(
     def opened(name: str, tags: dict[str, str], values: Mapping[str, Any]) -> "Run":
         run = there.pop((tags[TAG_KIND], tags.get(TAG_SETTING)), None)
         if run is None:
-            tags = {**labels, TAG_KEY: key, TAG_OUTPUT: folder, **tags}
-            run = client.create_run(place, tags=tags, run_name=name)
+            run = client.create_run(place, tags=labels | tags, run_name=name)
         else:
             client.update_run(run.info.run_id, status="RUNNING", name=name)
             for label, text in labels.items():
@@ -175,15 +157,16 @@ def open_runs(
     )
 
 
-def _runs_of(client: "MlflowClient", experiment: str, key: str) -> "Iterator[Run]":
-    token = None
-    while True:
-        condition = f"tags.`{TAG_KEY}` = '{key}'"
-        page = client.search_runs([experiment], condition, max_results=PAGE_RUNS, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+def _runs_of(client: "MlflowClient", experiment: str, keys: Sequence[str]) -> "Iterator[Run]":
+    for key in keys:
+        token = None
+        while True:
+            condition = f"tags.`{TAG_KEY}` = '{key}'"
+            page = client.search_runs([experiment], condition, max_results=PAGE_RUNS, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                break
 
 
 def _log_parameters(client: "MlflowClient", run: "Run", values: Mapping[str, Any]) -> None:
@@ -217,7 +200,7 @@ def log_setting(
     run = runs.settings[setting_id]
     # MLflow keeps the order, and its views open on the first one.
     found = setting_metrics(findings, setting_id) if findings else {}
-    log_metrics(client, run, found | _with_zeros(runs, run, measures(rows)))
+    log_metrics(client, run, _with_earlier(runs, run, found | measures(rows)))
     if findings:
         log_table(client, run, findings, setting_id)
     _log_samples(client, run, rows, store)
@@ -235,13 +218,18 @@ def log_job(
     if findings:
         totals |= job_metrics(findings)
         log_files(client, runs.job, findings)
-    log_metrics(client, runs.job, _with_zeros(runs, runs.job, totals | dict(more)))
+    log_metrics(client, runs.job, _with_earlier(runs, runs.job, totals | dict(more)))
 
 
-def _with_zeros(runs: Runs, run: str, values: Mapping[str, float]) -> dict[str, float]:
-    """An error kind that an earlier launch counted and that is mended counts zero now."""
-    counted = (name for name in runs.metrics[run] if name.startswith((FAILED, REJECTED)))
-    return dict.fromkeys(counted, 0.0) | dict(values)
+def _with_earlier(runs: Runs, run: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Values, and what an earlier launch logged to the run that would not be true any more.
+
+    An error kind that it counted and that is mended counts zero now; a name that it used is kept up to date.
+    """
+    known = runs.metrics[run]
+    mended = {name: 0.0 for name in known if name.startswith((FAILED, REJECTED)) and name not in values}
+    renamed = {old: values[new] for old, new in RENAMED.items() if old in known and new in values}
+    return dict(values) | mended | renamed
 
 
 def _log_samples(client: "MlflowClient", run: str, rows: pa.Table, store: Store) -> None:
@@ -286,19 +274,3 @@ def log_overview(client: "MlflowClient", run: str, results: pa.Table, store: Sto
             dataset = from_pandas(manifest, source=job["job"]["manifest"], name=name)
         context = InputTag("mlflow.data.context", "manifest")
         client.log_inputs(run, [DatasetInput(dataset._to_mlflow_entity(), [context])])
-
-
-def links(uri: str, runs: Runs) -> dict[str, str]:
-    """``ui``, how to open the UI, and ``compare``, a link to the settings side by side."""
-    if uri.startswith("http"):
-        base, command = uri.rstrip("/"), f"open {uri}"
-    else:
-        base = "http://127.0.0.1:5000"
-        words = (os.path.relpath(sys.executable), "-m", "mlflow", "ui", "--backend-store-uri", uri)
-        command = shlex.join(words)
-    compared = quote(json.dumps(list(runs.settings.values()), separators=(",", ":")))
-    experiments = quote(json.dumps([runs.experiment]))
-    return {
-        "ui": command,
-        "compare": f"{base}/#/compare-runs?runs={compared}&experiments={experiments}",
-    }

@@ -16,6 +16,16 @@ FAILED, REJECTED = "failed/", "rejected/"
 OBJECTIVE = "Objective"
 # Their spread is logged too; of the others the tables tell.
 SPREAD = (SCORE, KEPT, MOVED, "harmony/chroma_excess", "melody/salience_excess", "structure/ssm_corr")
+# Names of earlier versions, kept up to date in runs that have them. They contradicted each other: a cover that was
+# made ("ok") may have lost the song (not "ok"), and the time of a CPU is no GPU's.
+RENAMED = {
+    "covers_ok": "covers_made",
+    "time/gpu_s": "time/device_s",
+    "cover/ok": "outcome/ok",
+    "cover/copy": "outcome/copy",
+    "cover/lost": "outcome/lost",
+    "cover/failed": "covers_failed",
+}
 ON_DEVICE = ("condition_seconds", "denoise_seconds", "decode_seconds")
 
 
@@ -29,12 +39,12 @@ def measures(rows: pa.Table) -> dict[str, float]:
         for name in WORK_COLUMNS
         if name != "read_s"  # reading waits for the network and for other tracks, not for the device
     }
-    values = {"covers_ok": len(rows), "covers_failed": len(failed), "audio_seconds": audio_s, **parts}
+    values = {"covers_made": len(rows), "covers_failed": len(failed), "audio_seconds": audio_s, **parts}
     values |= {f"{FAILED}{kind}": count for kind, count in count_kinds(failed).items()}
     if audio_s:
         values["seconds_per_cover"] = sum(parts.values()) / len(rows)
         values["time/rtf"] = sum(parts.values()) / audio_s
-        values["time/gpu_s"] = sum(parts[name] for name in ON_DEVICE) / len(rows)
+        values["time/device_s"] = sum(parts[name] for name in ON_DEVICE) / len(rows)
     return values
 
 
@@ -52,8 +62,10 @@ def setting_metrics(findings: Findings, setting_id: str) -> dict[str, float]:
             values |= {f"stats/{name}/{key}": float(value) for key, value in told.items()}
     outcomes = findings.comparison.outcomes
     for row in outcomes.filter(pc.equal(outcomes["setting_id"], setting_id)).to_pylist():
-        values |= {f"cover/{kind}": float(row[kind]) for kind in ("ok", "copy", "lost", "failed")}
+        judged = {f"outcome/{kind}": float(row[kind]) for kind in ("ok", "copy", "lost")}
+        unknown = row["covers"] - row["failed"] - sum(judged.values())
         steps = {"cover/steps_cover": row["cover_steps"], "cover/t_switch": row["t_switch"]}
+        values |= judged | {"outcome/not_judged": float(unknown)}
         values |= {name: float(value) for name, value in steps.items() if value is not None}
     return values
 

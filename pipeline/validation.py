@@ -31,8 +31,9 @@ from pipeline.problems import Problem, ProblemLog
 from pipeline.results import RESULTS, ResultWriter
 from pipeline.settings import Setting, names_of
 from pipeline.sources import DECODES, Decode, Sources, check_sources, probe_all
-from pipeline.storage import Store
+from pipeline.storage import Store, open_store
 from pipeline.tracking import Tracker
+from pipeline.tracking_faults import TrackerError
 
 Found = TypeVar("Found")
 Model = tuple[CheckpointFolders, bool]  # and whether it is a turbo model
@@ -106,7 +107,8 @@ class Watcher(Protocol):
 
 
 def validate(job: RestyleJob, spec: ValidateSpec, watcher: Watcher) -> Validation:
-    """Look at configuration, model, manifest, settings, output folder, every source, and the space for the covers.
+    """Look at configuration, model, manifest, settings, output folder, tracker, every source, and the space for
+    the covers.
 
     Raises:
         RequestError: ``spec`` itself cannot be followed. All that is wrong with the job is in what is returned.
@@ -142,6 +144,8 @@ def _validate(job: RestyleJob, spec: ValidateSpec, watcher: Watcher, log: Proble
     if job.language_model:
         attempt("language model", lambda: _language_model(job))
     output = attempt("output", lambda: _output(job))
+    if job.tracking.enabled:
+        told(_tracking(job, log))
     tracks, first, check = _manifest(job, log)
     told(check)
     attempt("settings", lambda: _settings(job, first, model))
@@ -220,10 +224,21 @@ def _here(find: Callable[[], Found]) -> Found:
 
 def _output(job: RestyleJob) -> tuple[Store, str]:
     output = open_output(job.output)
-    Tracker(job.tracking, job.name, output, job.output)  # refuses an output that it finds no place for runs in
     holder = holder_of(output)
     used = f"; in use by {holder}, and a launch has to wait until it ends" if holder else ""
     return output, f"{job.output}, can be written{used}"
+
+
+def _tracking(job: RestyleJob, log: ProblemLog) -> Check:
+    try:
+        said = Tracker(job.tracking, job.name, open_store(job.output), job.output).look()
+    except RestyleError as error:
+        return Check("tracking", errors=(str(error),))
+    except TrackerError as error:
+        said = f"{error}. The job would run, and not be tracked"
+        log.note("tracking", said)
+        return Check("tracking", said, bad=1)
+    return Check("tracking", said)
 
 
 def _manifest(job: RestyleJob, log: ProblemLog) -> tuple[int, Track | RejectedRow | None, Check]:

@@ -78,7 +78,7 @@ def test_a_killed_server_loses_nothing_and_is_brought_up_to_date(tmp_path: Path,
     for name in ("s0.30", "s0.60", "tracks"):
         own = results if name == "tracks" else results.filter(pc.equal(results["setting_name"], name))
         metrics = after[name].data.metrics
-        assert metrics["covers_ok"] == pc.sum(pc.equal(own["status"], "ok")).as_py()
+        assert metrics["covers_made"] == pc.sum(pc.equal(own["status"], "ok")).as_py()
         assert metrics["covers_failed"] == metrics["failed/missing_file"] == (2 if name == "tracks" else 1)
         for metric, column in (("audio_seconds", "duration_s"), ("denoise_seconds", "denoise_s")):
             assert metrics[metric] == pytest.approx(pc.sum(own[column]).as_py())

@@ -28,6 +28,7 @@ from pipeline.problems import KEPT, Problem, ProblemLog
 from pipeline.results import ResultWriter, as_table
 from pipeline.sources import check_sources, decoding_defect, probe_all
 from pipeline.storage import open_store
+from pipeline.tracking import TrackingSpec
 from pipeline.validation import Check, ValidateSpec, Validation, validate
 from tests.acestep.test_hub import point_to
 from tests.conftest import tone
@@ -76,10 +77,29 @@ def test_a_sound_job_leaves_nothing_but_what_is_known_of_its_sources(tmp_path: P
     found, checks = looked_at(job_of(tmp_path, [row]))
     assert found.ok
     assert found.can_start
-    assert list(checks) == ["configuration", "model", "output", "manifest", "settings", "sources", "plan", "space"]
+    names = ["configuration", "model", "output", "tracking", "manifest", "settings", "sources", "plan", "space"]
+    assert list(checks) == names
     assert found.forecast is not None
     assert (found.forecast.items, found.forecast.worker_hours) == (1, None)
     assert files(tmp_path / "out") == {"probes"}
+
+
+def test_a_tracker_that_takes_no_runs_is_found_and_the_job_can_start(tmp_path: Path, row: dict) -> None:
+    (tmp_path / "runs.db").write_bytes(b"no database " * 1000)
+    tracking = TrackingSpec(uri=f"sqlite:///{tmp_path}/runs.db")
+    found, checks = looked_at(job_of(tmp_path, [row], tracking=tracking), report=str(tmp_path / "report.csv"))
+    assert found.can_start
+    assert not found.ok
+    assert checks["tracking"].bad
+    assert "not a database" in checks["tracking"].said
+    assert "not a database" in (tmp_path / "report.csv").read_text()
+    assert not (tmp_path / "mlartifacts").exists()
+
+    found, checks = looked_at(job_of(tmp_path, [row], tracking=TrackingSpec(uri="foo://host")))
+    assert not found.can_start
+    assert checks["tracking"].errors
+    _, checks = looked_at(job_of(tmp_path, [row], tracking=TrackingSpec(enabled=False, uri="foo://host")))
+    assert "tracking" not in checks
 
 
 def test_nothing_that_is_wrong_hides_anything_else(tmp_path: Path, row: dict) -> None:
