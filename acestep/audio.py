@@ -8,6 +8,7 @@ import math
 import os
 import random
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -19,12 +20,12 @@ import torchaudio.functional
 from torch import Tensor
 
 from acestep.constants import SAMPLE_RATE
-from acestep.decoding import decode
+from acestep.decoding import check_samples, decode
 from acestep.errors import AudioError, RequestError
+from acestep.source_notes import SILENCE_PEAK, SourceNote
 
 FORMATS = ("wav", "flac", "mp3", "opus", "aac", "wav32")
 EXTENSIONS = {"aac": "m4a", "wav32": "wav"}
-SILENCE_PEAK = 1e-6
 REFERENCE_SECONDS = 30
 MOST_FILTER_TAPS = 50_000_000
 
@@ -32,18 +33,32 @@ _SUBTYPES = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "wav32": ("WA
 _CODECS = {"mp3": ("mp3", "libmp3lame"), "opus": ("ogg", "libopus"), "aac": ("ipod", "aac")}
 
 
-def load_audio(file: str | Path | BinaryIO, most_seconds: float | None = None, clip: bool = True) -> Tensor:
-    """Decode a file or an open binary stream to ``[2, n]`` fp32 at 48 kHz.
+@dataclass(frozen=True)
+class Sound:
+    """A decoded file: its wave ``[2, n]`` at 48 kHz, and what is worth knowing of it."""
 
-    Mono is doubled, of more than two channels the first two are kept, other rates are resampled
-    (sinc, Hann). libsndfile reads what it knows, FFmpeg the rest.
+    wave: Tensor
+    notes: tuple[SourceNote, ...]
+
+
+def load_audio(file: str | Path | BinaryIO, most_seconds: float | None = None, clip: bool = True) -> Tensor:
+    """The wave alone of ``read_audio``."""
+    return read_audio(file, most_seconds, clip).wave
+
+
+def read_audio(file: str | Path | BinaryIO, most_seconds: float | None = None, clip: bool = True) -> Sound:
+    """Decode a file or an open binary stream to ``[2, n]`` fp32 at 48 kHz, as a player plays it.
+
+    Mono is doubled, more than two channels are mixed to stereo by their layout, other rates are resampled (sinc,
+    Hann). libsndfile reads what it knows, FFmpeg the rest.
 
     Args:
         most_seconds: refuse anything longer.
         clip: bring it into [-1, 1], as the model expects; lossy and float files go beyond.
 
     Raises:
-        AudioError: empty, damaged, truncated, not audio, too long, or not finite.
+        TooLongError: longer than ``most_seconds``.
+        AudioError: empty, damaged, truncated, not audio, or not finite.
     """
     if isinstance(file, str | Path):
         try:
@@ -53,21 +68,20 @@ def load_audio(file: str | Path | BinaryIO, most_seconds: float | None = None, c
                     f"{file}: not a regular file but a folder, a pipe or a device; name an audio file"
                 )
             with open(file, "rb") as stream:
-                return load_audio(stream, most_seconds, clip)
+                return read_audio(stream, most_seconds, clip)
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             raise AudioError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
     if file.seek(0, io.SEEK_END) == 0:
         raise AudioError("empty file (0 bytes)")
-    samples, rate = decode(file, most_seconds)
-    if samples.shape[1] == 0:
-        raise AudioError("no samples: the file holds a header and no sound")
-    if not np.isfinite(samples).all():
-        raise AudioError("samples are not finite (NaN or infinity)")
-    wave = torch.from_numpy(samples)
-    if len(wave) == 1:
-        wave = wave.expand(2, -1)
-    wave = resample(wave, rate)
-    return (wave.clamp(-1.0, 1.0) if clip else wave).contiguous()
+    pieces, notes = decode(file, most_seconds)
+    check_samples([samples for samples, _ in pieces])
+    waves = []
+    while pieces:
+        samples, rate = pieces.pop(0)
+        wave = torch.from_numpy(samples)
+        wave = resample(wave.expand(2, -1) if len(wave) == 1 else wave, rate)
+        waves.append(wave.clamp(-1.0, 1.0) if clip else wave)
+    return Sound(waves[0].contiguous() if len(waves) == 1 else torch.cat(waves, dim=1), tuple(notes))
 
 
 def resample(wave: Tensor, rate: int, to: int = SAMPLE_RATE) -> Tensor:

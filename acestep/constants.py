@@ -17,10 +17,8 @@ RANDOM_SEED = -1  # in place of a seed: draw one
 
 UNDERSTANDING_SEED = 0  # of what the language model samples: the same facts for every seed of a track
 
-SILENT_SOURCE = "the source is silent: the cover follows the caption alone"
-
 # Raised whenever the same request would give different samples than before; part of every item's identity.
-NUMERICS_VERSION = 6
+NUMERICS_VERSION = 7
 
 COVER_TASKS = ("cover", "cover-nofsq")
 INSTRUCTIONS = {

@@ -3,89 +3,129 @@
 A file may promise anything, so memory follows what was decoded and never what a header says, and nothing but the
 file itself is ever opened.
 
-Legend: n samples at the file's own rate, c channels.
+Legend: n samples at the file's own rate.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from typing import BinaryIO
 
-import av
 import numpy as np
 import soundfile
 
-from acestep.errors import AudioError
+from acestep import ffmpeg
+from acestep.chunks import closed
+from acestep.errors import AudioError, TooLongError
+from acestep.ffmpeg import Block
+from acestep.joined import Part, parts_of
+from acestep.source_notes import DATA_LEFT_OUT, DOWNMIXED, JOINED, Meter, SourceNote
 from acestep.truncation import MPEG_FRAME_SAMPLES, keeps_count, refuse_cut
 
 RATES_HZ = (1_000, 384_000)
 BLOCK_SAMPLES = 1 << 20  # decoded at once, over all channels
 UNKNOWN_FRAMES = 1 << 62  # libsndfile's word for a length that is not in the header
-WITHOUT_LENGTH = ("aac", "mp3", "ac3", "eac3", "dts")  # bare frames: FFmpeg guesses their length from the bit rate
-# A playlist (HLS, concat, DASH, SDP ...) names other files and addresses: no protocol may open any of them.
-NOTHING_ELSE = {"protocol_whitelist": "none"}
 
 
-def decode(file: BinaryIO, most_seconds: float | None) -> tuple[np.ndarray, int]:
-    """The first two channels ``[1 or 2, n]`` (fp32) and the sample rate in Hz of an audio file.
+def decode(file: BinaryIO, most_seconds: float | None) -> tuple[list[Block], list[SourceNote]]:
+    """Samples ``[1 or 2, n]`` (fp32) of an audio file, each with its rate in Hz, and what is to say of them.
+
+    One piece for most files; where rate or channels change on the way, a piece for each stretch.
 
     Raises:
-        AudioError: damaged, truncated, not audio, longer than ``most_seconds``, or of an absurd rate.
+        TooLongError: longer than ``most_seconds``.
+        AudioError: damaged, truncated, not audio, or of an absurd rate.
     """
-    refuse_cut(file)
-    try:
-        sound = soundfile.SoundFile(file)
-    except soundfile.LibsndfileError as error:
-        file.seek(0)
-        return _decode_with_ffmpeg(file, str(error.error_string), most_seconds)
-    with sound:
-        # Of Opus, soundfile's reading by blocks puts the first one 6.5 ms late.
-        promised = None if sound.subtype == "OPUS" else _promised_seconds(sound, file)
-        if promised is not None:
-            rate = _checked_rate(sound.samplerate)
-            refuse_longer(promised, most_seconds)
-            try:
-                samples = _joined(_bounded(_sound_blocks(sound), rate, most_seconds))
-            except soundfile.LibsndfileError as error:
-                raise AudioError(
-                    f"damaged or truncated ({error.error_string}); fetch it again from where it came from"
-                ) from error
-    if promised is None:  # or libsndfile would stop at the end that it guesses
-        file.seek(0)
-        return _decode_with_ffmpeg(file, "it is Opus, or its length is not in the header", most_seconds)
-    found = samples.shape[1] / rate
-    slack = MPEG_FRAME_SAMPLES / rate if sound.format == "MP3" else 0.0
-    if found < promised - slack:
-        raise AudioError(f"truncated: the header promises {promised:.2f} s, {found:.2f} s can be decoded")
-    return samples, rate
+    notes: list[SourceNote] = []
+    pieces: list[list[np.ndarray]] = []
+    rates: list[int] = []
+    meter = Meter()
+    for samples, rate in blocks_of(file, most_seconds, notes):
+        meter.add(samples)
+        if not pieces or (len(pieces[-1][0]), rates[-1]) != (len(samples), rate):
+            pieces.append([])
+            rates.append(rate)
+        pieces[-1].append(samples)
+    joined = [(np.concatenate(pieces.pop(0), axis=1), rate) for rate in rates]
+    if meter.peak > 1 and any(note.kind == DOWNMIXED for note in notes):
+        for samples, _ in joined:
+            samples /= meter.peak  # clipped, the mix would be what no player plays
+        notes.append(SourceNote(DOWNMIXED, f"the mix to stereo is scaled down, it reaches {meter.peak:.2f}"))
+    said = meter.note()
+    return joined, [*notes, said] if said else notes
+
+
+def blocks_of(file: BinaryIO, most_seconds: float | None, notes: list[SourceNote]) -> Generator[Block]:
+    """The same, block by block; ``notes`` takes what is left out, and is complete at the end.
+
+    Raises:
+        See ``decode``.
+    """
+    file = closed(file)
+    joined = parts_of(file)
+    if len(joined.parts) > 1:
+        notes.append(SourceNote(JOINED, f"{len(joined.parts)} files joined to one are read one after the other"))
+    if joined.left_over:
+        text = f"{joined.left_over} bytes of the file are no part of its sound and are left out"
+        notes.append(SourceNote(DATA_LEFT_OUT, text))
+    seconds = 0.0
+    for part in joined.parts:
+        alone = part.open(file) if len(joined.parts) > 1 else file
+        with closing(_blocks_of_part(alone, part, seconds, most_seconds, notes)) as blocks:
+            for samples, rate in blocks:
+                seconds += samples.shape[1] / _checked_rate(rate)
+                refuse_longer(seconds, most_seconds, ended=False)
+                yield samples, rate
+
+
+def check_samples(blocks: Sequence[np.ndarray]) -> None:
+    """Refuse decoded samples that no cover can be made from.
+
+    Raises:
+        AudioError: there are none, or some are not finite.
+    """
+    if not sum(block.size for block in blocks):
+        raise AudioError("no samples: the file holds a header and no sound")
+    if not all(np.isfinite(block).all() for block in blocks):
+        raise AudioError("samples are not finite (NaN or infinity)")
 
 
 def header_seconds(file: BinaryIO) -> float | None:
     """The length that a file's header gives, without decoding; None where it gives none that can be believed."""
+    file = closed(file)
+    parts = parts_of(file).parts
+    found = [_header_seconds(part.open(file) if len(parts) > 1 else file, part) for part in parts]
+    return None if None in found else sum(seconds for seconds in found if seconds is not None)
+
+
+def refuse_longer(seconds: float | None, most_seconds: float | None, ended: bool = True) -> None:
+    """Refuse what is too long.
+
+    Args:
+        ended: ``seconds`` is all, and not only what has been decoded of it.
+
+    Raises:
+        TooLongError: ``seconds`` is more than ``most_seconds``.
+    """
+    if most_seconds is not None and seconds is not None and seconds > most_seconds:
+        said = f"{seconds:.1f} s is" if ended else "it is"
+        raise TooLongError(f"{said} longer than {most_seconds:g} s; cut the track")
+
+
+def _header_seconds(file: BinaryIO, part: Part) -> float | None:
     file.seek(0)
     try:
         with soundfile.SoundFile(file) as sound:
-            return _promised_seconds(sound, file)
+            return _promised_seconds(sound, file, part)
     except soundfile.LibsndfileError:
         pass
     file.seek(0)
-    try:
-        with av.open(file, "r", options=NOTHING_ELSE) as container:
-            if container.duration is None or container.format.name in WITHOUT_LENGTH:
-                return None
-            return container.duration / 1_000_000
-    except (av.FFmpegError, ValueError):
+    return ffmpeg.seconds_of(file)
+
+
+def _promised_seconds(sound: soundfile.SoundFile, file: BinaryIO, part: Part) -> float | None:
+    if not 0 < sound.frames < UNKNOWN_FRAMES or sound.samplerate <= 0:
         return None
-
-
-def refuse_longer(seconds: float | None, most_seconds: float | None) -> None:
-    """Raises: AudioError: ``seconds`` is more than ``most_seconds``."""
-    if most_seconds is not None and seconds is not None and seconds > most_seconds:
-        raise AudioError(f"{seconds:.1f} s is longer than {most_seconds:g} s; cut the track")
-
-
-def _promised_seconds(sound: soundfile.SoundFile, file: BinaryIO) -> float | None:
-    if sound.frames >= UNKNOWN_FRAMES or sound.samplerate <= 0:
-        return None
-    if sound.format == "MP3" and not keeps_count(file):
+    if sound.format == "MP3" and (part.exceeds_count or not keeps_count(file)):
         return None
     return sound.frames / sound.samplerate
 
@@ -101,56 +141,62 @@ def _checked_rate(rate: int) -> int:
     return rate
 
 
-def _sound_blocks(sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    frames = max(BLOCK_SAMPLES // sound.channels, 1)
-    while len(block := sound.read(frames, dtype="float32", always_2d=True)):
-        yield block.T
-
-
-def _bounded(blocks: Iterator[np.ndarray], rate: int, most_seconds: float | None) -> Iterator[np.ndarray]:
-    """The first two channels of each block, up to ``most_seconds``."""
-    count = 0
-    for block in blocks:
-        count += block.shape[1]
-        refuse_longer(count / rate, most_seconds)
-        yield block[:2].copy()  # a view would keep all the channels
-
-
-def _joined(blocks: Iterator[np.ndarray]) -> np.ndarray:
-    pieces = list(blocks)
-    return np.concatenate(pieces, axis=1) if pieces else np.zeros((1, 0), np.float32)
-
-
-def _decode_with_ffmpeg(file: BinaryIO, before: str, most_seconds: float | None) -> tuple[np.ndarray, int]:
+def _blocks_of_part(
+    file: BinaryIO, part: Part, before_s: float, most_seconds: float | None, notes: list[SourceNote]
+) -> Generator[Block]:
+    refuse_cut(file)
     try:
-        with av.open(file, "r", options=NOTHING_ELSE) as container:
-            if not container.streams.audio:
-                raise AudioError(f"holds no sound (FFmpeg reads it as {container.format.long_name})")
-            stream = container.streams.audio[0]
-            if stream.codec_context is None:
-                raise AudioError("its sound is in a codec that FFmpeg does not know; convert it to WAV or FLAC")
-            rate = _checked_rate(stream.rate)
-            return _joined(_bounded(ffmpeg_blocks(container, stream), rate, most_seconds)), rate
-    except (av.FFmpegError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise AudioError(f"cannot be decoded as audio (libsndfile: {before}; FFmpeg: {reason})") from error
+        sound = soundfile.SoundFile(file)
+    except soundfile.LibsndfileError as error:
+        reason = str(error.error_string)
+    else:
+        with sound:
+            promised = _promised_seconds(sound, file, part)
+            reason = _reason_for_ffmpeg(sound, part, promised)
+            if promised is not None:
+                _checked_rate(sound.samplerate)
+                refuse_longer(before_s + promised, most_seconds)
+            if not reason:
+                yield from _complete(_sound_blocks(sound), sound)
+                return
+            file.seek(0)
+            blocks = ffmpeg.blocks_of(file, reason, notes)
+            # Of Opus and of what does not say how long it is, libsndfile's count is none to hold against it.
+            yield from _complete(blocks, sound) if promised is not None and sound.subtype != "OPUS" else blocks
+            return
+    file.seek(0)
+    yield from ffmpeg.blocks_of(file, reason, notes)
 
 
-def ffmpeg_blocks(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[np.ndarray]:
-    """Blocks ``[c, n]`` (fp32) of a stream, with all of its channels.
-
-    Raises:
-        av.FFmpegError, ValueError: the stream is damaged or changes on the way.
-    """
-    # Interleaved: of planar frames with eight channels or more PyAV reads planes that are not there, and crashes.
-    resampler = av.AudioResampler(format="flt")
-    any_frame = False
-    for frame in container.decode(stream):
-        any_frame = True
-        yield from map(_channels_first, resampler.resample(frame))
-    if any_frame:  # an empty resampler cannot be drained
-        yield from map(_channels_first, resampler.resample(None))
+def _reason_for_ffmpeg(sound: soundfile.SoundFile, part: Part, promised: float | None) -> str:
+    """Why libsndfile does not read a file as a player plays it; "" where it does."""
+    if sound.subtype == "OPUS":
+        return "it is Opus"  # of which soundfile's reading by blocks puts the first one 6.5 ms late
+    if promised is None:
+        return "its length is not in the header"  # or libsndfile would stop at the end that it guesses
+    if sound.channels > 2:
+        return f"it has {sound.channels} channels"
+    return "it has several streams" if part.streams > 1 else ""
 
 
-def _channels_first(frame: av.AudioFrame) -> np.ndarray:
-    return frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T
+def _sound_blocks(sound: soundfile.SoundFile) -> Generator[Block]:
+    frames = max(BLOCK_SAMPLES // sound.channels, 1)
+    try:
+        while len(block := sound.read(frames, dtype="float32", always_2d=True)):
+            yield block.T, sound.samplerate
+    except soundfile.LibsndfileError as error:
+        raise AudioError(
+            f"damaged or truncated ({error.error_string}); fetch it again from where it came from"
+        ) from error
+
+
+def _complete(blocks: Generator[Block], sound: soundfile.SoundFile) -> Generator[Block]:
+    """Blocks, which have to hold what the header promises."""
+    found = 0
+    for samples, rate in blocks:
+        found += samples.shape[1]
+        yield samples, rate
+    slack = MPEG_FRAME_SAMPLES if sound.format == "MP3" else 0
+    if found + slack < sound.frames:
+        promised, decoded = (f"{count / sound.samplerate:.2f} s" for count in (sound.frames, found))
+        raise AudioError(f"truncated: the header promises {promised}, {decoded} can be decoded")

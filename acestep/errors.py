@@ -13,6 +13,10 @@ class AudioError(RestyleError):
     """An audio file cannot be read, or its content cannot be used."""
 
 
+class TooLongError(AudioError):
+    """An audio file is longer than what is taken, as its header says or its decoding shows."""
+
+
 class GenerationError(RestyleError):
     """The model ran and what came out cannot be used; ``kind`` says why in one word."""
 

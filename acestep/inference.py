@@ -13,7 +13,7 @@ from torch import Tensor
 
 from acestep import audio
 from acestep.conditions import TrackConditions, cut_notes, prepare, prepare_codes
-from acestep.constants import MAX_SOURCE_SECONDS, SAMPLE_RATE, SILENT_SOURCE, UNDERSTANDING_SEED
+from acestep.constants import MAX_SOURCE_SECONDS, SAMPLE_RATE, UNDERSTANDING_SEED
 from acestep.cover import CoverPlan, resolve
 from acestep.errors import RequestError, RestyleError
 from acestep.handler import AceStepHandler
@@ -29,6 +29,7 @@ from acestep.request import (
     stages_of,
     unused_notes,
 )
+from acestep.source_notes import of_reference
 from acestep.stages import Chain, Cover, Stage
 from acestep.understanding import fill
 
@@ -182,17 +183,18 @@ def _conditions(
     codes, notes = codes_of(params), []
     if bool(codes) == bool(params.src_audio):
         raise RequestError("a cover needs one source: give src_audio, the path of a track, or audio_codes")
-    reference = audio.load_audio(params.reference_audio, MAX_SOURCE_SECONDS) if params.reference_audio else None
-    if reference is not None and audio.is_silent(reference):
-        notes.append(f"reference_audio {params.reference_audio} is silent and has no effect")
+    reference = None
+    if params.reference_audio:
+        sound = audio.read_audio(params.reference_audio, MAX_SOURCE_SECONDS)
+        reference = sound.wave
+        notes += [note.text for note in of_reference(sound.notes, params.reference_audio)]
     if reference is None and params.reference_pick != GenerationParams.reference_pick:
         notes.append(f"reference_pick {params.reference_pick!r} has no effect: there is no reference_audio")
     if codes or params.src_audio is None:
         return prepare_codes(handler, codes, prompt, reference), notes
-    source = audio.load_audio(params.src_audio, MAX_SOURCE_SECONDS)
-    if audio.is_silent(source):
-        notes.append(SILENT_SOURCE)
-    return prepare(handler, source, prompt, plans, reference, encode=params.thinking), notes
+    source = audio.read_audio(params.src_audio, MAX_SOURCE_SECONDS)
+    notes += [note.text for note in source.notes]
+    return prepare(handler, source.wave, prompt, plans, reference, encode=params.thinking), notes
 
 
 def understood(

@@ -13,6 +13,7 @@ short; 130 interrupted.
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +27,7 @@ from jobs.schema import register
 from pipeline.disk_space import Space
 from pipeline.forecast import Forecast
 from pipeline.job import RestyleJob, assumed_dtype
+from pipeline.problems import Problem
 from pipeline.validation import Check, ValidateSpec, Validation, validate
 
 OK, COULD_NOT_START, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
@@ -54,6 +56,17 @@ class Teller:
         if time.monotonic() - self.said_at >= LINE_INTERVAL_S:
             self.said_at = time.monotonic()
             self.line(f"{'':{NAME}}{done} of {total} tracks looked at")
+
+    def listed(self, name: str, counts: Mapping[str, int], first: Sequence[Problem], report: str | None) -> None:
+        """What was found of tracks: how much by its kind, and the first of it."""
+        total = sum(counts.values())
+        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))
+        self.line(f"\n{name:{NAME}}{total}: {kinds}")
+        for problem in first:
+            self.line(f"  {problem.track_id or '-':{TRACK}} {problem.kind:{KIND}} {problem.message}")
+        if total > len(first):
+            rest = "" if report else "; validate.report=FILE.csv writes all of them"
+            self.line(f"  ... and {total - len(first)} more{rest}")
 
     def line(self, text: str) -> None:
         """Text as it is, however wide the terminal."""
@@ -95,14 +108,9 @@ def _main(config: DictConfig) -> None:
 def conclude(found: Validation, job: RestyleJob, spec: ValidateSpec, workers: int | None, teller: Teller) -> None:
     """What is wrong with the tracks, and the plan."""
     if found.counts:
-        total = sum(found.counts.values())
-        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(found.counts.items()))
-        teller.line(f"\n{'bad tracks':{NAME}}{total}: {kinds}")
-        for problem in found.first:
-            teller.line(f"  {problem.track_id or '-':{TRACK}} {problem.kind:{KIND}} {problem.message}")
-        if total > len(found.first):
-            rest = "" if spec.report else "; validate.report=FILE.csv writes all of them"
-            teller.line(f"  ... and {total - len(found.first)} more{rest}")
+        teller.listed("bad tracks", found.counts, found.first, spec.report)
+    if found.noted:
+        teller.listed("notes", found.noted, found.first_noted, spec.report)
     if spec.report:
         teller.line(f"{'report':{NAME}}{spec.report}")
     if found.forecast is None or found.space is None:

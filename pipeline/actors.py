@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from acestep import hub
-from acestep.audio import EXTENSIONS, encode_audio, finish, is_silent
+from acestep.audio import EXTENSIONS, encode_audio, finish
 from acestep.checkpoint import fingerprint
 from acestep.conditions import TrackConditions, cut_notes, prepare
-from acestep.constants import NUMERICS_VERSION, SAMPLE_RATE, SILENT_SOURCE
+from acestep.constants import NUMERICS_VERSION, SAMPLE_RATE
 from acestep.cover import CoverPlan, resolve
 from acestep.errors import AudioError, RestyleError
 from acestep.handler import AceStepHandler
@@ -33,11 +33,12 @@ from acestep.language_model import LanguageModel
 from acestep.laps import Laps
 from acestep.params import GenerationParams
 from acestep.prompt import Prompt
+from acestep.source_notes import SourceNote, of_reference
 from acestep.stages import Chain, Cover, Key, Stage, parse_stage
 from pipeline.attempts import AttemptGuard, is_marked
 from pipeline.failures import outcome
 from pipeline.items import effective_columns, item_columns
-from pipeline.loading import load
+from pipeline.loading import read_source
 from pipeline.measuring import Listened, Ruler
 from pipeline.own_columns import META
 from pipeline.plan_schema import TRACKS
@@ -146,7 +147,7 @@ class RestyleWorker:
             guard = self._guard(f"{track['track_id']}-source")
             with self._alone_after_a_death(guard), guard:
                 read_at = time.perf_counter()
-                source, reference = self._read(track)
+                source, reference, told = self._read(track)
                 read_s = time.perf_counter() - read_at
                 with self.device_lock:
                     started = time.perf_counter()
@@ -160,7 +161,8 @@ class RestyleWorker:
             yield from (row | found | {"error_message": message} for row in rows)
             return
         shared = {
-            "notes": [*track["notes"], *notes],
+            "notes": [*track["notes"], *(note.text for note in told), *notes],
+            "source_notes": list(dict.fromkeys(note.kind for note in told)),
             "source_duration_s": source.shape[1] / SAMPLE_RATE,
             "read_s": read_s / len(rows),
             "condition_s": condition_s / len(rows),
@@ -172,15 +174,17 @@ class RestyleWorker:
                 return
             yield self._item(track, row | shared, stages, chain, heard, len(rows))
 
-    def _read(self, track: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-        """The source and the timbre reference ``[2, n]``."""
-        source = load(track["source"], self.spec.most_seconds)
+    def _read(self, track: dict[str, Any]) -> tuple[Tensor, Tensor | None, list[SourceNote]]:
+        """The source and the timbre reference ``[2, n]``, and what is worth knowing of them."""
+        source = read_source(track["source"], self.spec.most_seconds)
         if not track["reference"]:
-            return source, None
+            return source.wave, None, list(source.notes)
         try:
-            return source, load(track["reference"], self.spec.most_seconds)
+            reference = read_source(track["reference"], self.spec.most_seconds)
         except AudioError as error:
-            raise AudioError(f"its reference_audio {track['reference']}: {error}") from error
+            raise type(error)(f"its reference_audio {track['reference']}: {error}") from error
+        notes = [*source.notes, *of_reference(reference.notes, track["reference"])]
+        return source.wave, reference.wave, notes
 
     def listen(
         self, track: dict[str, Any], source: Tensor, reference: Tensor | None, plans: Sequence[CoverPlan]
@@ -192,10 +196,6 @@ class RestyleWorker:
         if asked is not None and self.language_model is not None:
             conditions, notes = understood(self.language_model, conditions, asked)
         self.handler.synchronize()
-        if is_silent(source):
-            notes.append(SILENT_SOURCE)
-        if reference is not None and is_silent(reference):
-            notes.append(f"reference_audio {track['reference']} is silent and has no effect")
         if reference is None and any(plan.reference_pick != "fixed" for plan in plans):
             notes.append("reference_pick has no effect: there is no reference_audio")
         return conditions, notes

@@ -150,6 +150,9 @@ class ConsoleReporter:
         if summary.by_kind:
             self.console.print(f"problems: {kinds_in_words(summary.by_kind)}", markup=False, highlight=False)
         self._problems(summary.problems)
+        if summary.noted:
+            told = f"notes on sources (tracks): {kinds_in_words(summary.noted)}; the rows' notes say more"
+            self.console.print(told, markup=False, highlight=False, soft_wrap=True)
         if summary.ok > ENOUGH_FOR_SLOWEST:
             self._slowest(summary.slowest)
         if summary.findings is not None:

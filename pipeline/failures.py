@@ -6,11 +6,19 @@ from typing import Any
 
 import torch
 
-from acestep.errors import AudioError, GenerationError, RestyleError
+from acestep.errors import AudioError, GenerationError, RestyleError, TooLongError
 from pipeline.attempts import WorkerDiedError
 from pipeline.spelling import MissingFileError
 
 log = logging.getLogger(__name__)
+TOO_LONG = "too_long"
+
+
+def source_kind(error: Exception) -> str:
+    """The kind of an error that a source causes."""
+    if isinstance(error, TooLongError):
+        return TOO_LONG
+    return "unreadable_audio" if isinstance(error, AudioError) else "unreadable_file"
 
 
 def outcome(error: Exception) -> dict[str, Any]:
@@ -18,8 +26,10 @@ def outcome(error: Exception) -> dict[str, Any]:
     status, kind, message = "failed", "internal_error", f"{type(error).__name__}: {error}"
     if isinstance(error, WorkerDiedError):
         status, kind, message = "rejected", "worker_died", str(error)
+    elif isinstance(error, TooLongError):
+        status, kind, message = "rejected", source_kind(error), str(error)
     elif isinstance(error, AudioError):
-        kind, message = "unreadable_audio", str(error)
+        kind, message = source_kind(error), str(error)
     elif isinstance(error, torch.OutOfMemoryError):
         remedy = "cut the track, or let fewer workers share a GPU (cluster.gpus_per_worker)"
         kind, message = "out_of_memory", f"{error}; {remedy}"

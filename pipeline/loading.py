@@ -5,15 +5,21 @@ import io
 from pyarrow import fs
 from torch import Tensor
 
-from acestep.audio import load_audio
+from acestep.audio import Sound, read_audio
 from pipeline.storage import Store, locate, read_file
 
 
 def load(uri: str, most_seconds: float | None = None) -> Tensor:
-    """A source ``[2, n]`` at 48 kHz by its path or URI, in [-1, 1] as the model hears it.
+    """The wave alone of ``read_source``."""
+    return read_source(uri, most_seconds).wave
+
+
+def read_source(uri: str, most_seconds: float | None = None) -> Sound:
+    """A source at 48 kHz by its path or URI, in [-1, 1] as the model hears it.
 
     Raises:
-        AudioError: it cannot be decoded, or is longer than ``most_seconds``.
+        TooLongError: it is longer than ``most_seconds``.
+        AudioError: it cannot be decoded.
         StorageError: the URI is not understood.
         OSError: it cannot be read.
     """
@@ -25,9 +31,9 @@ def load_cover(output: Store, audio_path: str, most_seconds: float | None = None
     own path. What goes beyond full scale stays, to be measured.
 
     Raises:
-        See ``load``.
+        See ``read_source``.
     """
-    return _decoded(*_place(output, audio_path), most_seconds, clip=False)
+    return _decoded(*_place(output, audio_path), most_seconds, clip=False).wave
 
 
 def fetch_cover(output: Store, audio_path: str) -> bytes:
@@ -41,8 +47,8 @@ def _place(output: Store, audio_path: str) -> tuple[fs.FileSystem, str]:
     return output.filesystem, output.path(audio_path)
 
 
-def _decoded(filesystem: fs.FileSystem, path: str, most_seconds: float | None, clip: bool) -> Tensor:
+def _decoded(filesystem: fs.FileSystem, path: str, most_seconds: float | None, clip: bool) -> Sound:
     if not isinstance(filesystem, fs.LocalFileSystem):
-        return load_audio(io.BytesIO(read_file(filesystem, path)), most_seconds, clip)
+        return read_audio(io.BytesIO(read_file(filesystem, path)), most_seconds, clip)
     with open(path, "rb") as file:
-        return load_audio(file, most_seconds, clip)
+        return read_audio(file, most_seconds, clip)

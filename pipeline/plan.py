@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from acestep.errors import RequestError
 from pipeline.carried import Carried
+from pipeline.failures import TOO_LONG
 from pipeline.items import Rules, digest_of, item_columns, make_items
 from pipeline.manifest import RejectedRow, Track
 from pipeline.own_columns import META
@@ -122,7 +123,7 @@ def _plan_batch(
             continue
         if source.duration_s is not None and source.duration_s > rules.most_seconds:
             too_long = f"{source.duration_s:.1f} s is longer than {rules.most_seconds:g} s; cut the track"
-            reject(_refusal(track, "too_long", too_long))
+            reject(_refusal(track, TOO_LONG, too_long))
             continue
         plan.ids.update(item["item_id"] for item in items)
         plan.settings.update(item["setting_id"] for item in items)

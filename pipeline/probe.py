@@ -9,13 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from acestep.constants import MAX_FILE_BYTES
+from acestep.constants import MAX_FILE_BYTES, NUMERICS_VERSION
 from acestep.decoding import header_seconds
 from acestep.errors import RestyleError
 from pipeline.spelling import Folders, Nearby, no_such_file
@@ -24,6 +25,7 @@ from pipeline.storage import Store, locate, patiently
 PROBES = "probes"
 THREADS = 16
 READ_BYTES = 1 << 20
+AT_ONCE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ SCHEMA = pa.schema(
         ("duration_s", pa.float64()),
         ("error_kind", pa.string()),
         ("error", pa.string()),
+        ("numerics_version", pa.int32()),  # what read the length
     ]
 )
 
@@ -57,8 +60,9 @@ class Probes:
         self.folders = Folders()
         parts = store.files(PROBES, ".parquet")
         tables = [pq.read_table(pa.BufferReader(store.read(name))) for name in parts]
+        known = pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="default").select(SCHEMA.names)
         # The newest look at a file comes last and is found first.
-        self.known = pa.concat_tables([SCHEMA.empty_table(), *tables]).combine_chunks()[::-1]
+        self.known = known.filter(pc.equal(known["numerics_version"], NUMERICS_VERSION)).combine_chunks()[::-1]
         self.parts = count()
 
     def of(self, uris: Sequence[str]) -> dict[str, Probe]:
@@ -83,6 +87,7 @@ class Probes:
     def _remember(self, looked: dict[str, Probe], infos: dict[str, fs.FileInfo | None]) -> None:
         rows = [
             {"uri": uri, "size": info.size, "modified_ns": info.mtime_ns, **asdict(probe)}
+            | {"numerics_version": NUMERICS_VERSION}
             for uri, probe in looked.items()
             if (info := infos[uri]) is not None
         ]
@@ -143,15 +148,24 @@ def probe(uri: str, folders: Folders | None = None) -> Probe:
 
 
 def _look(filesystem: fs.FileSystem, path: str, uri: str) -> Probe:
-    with filesystem.open_input_file(path) as file:
-        if file.size() > MAX_FILE_BYTES:
-            too_large = (
-                f"{file.size()} bytes are more than the {MAX_FILE_BYTES} of any usable track; cut or convert it"
-            )
+    with opened(filesystem, path) as file:
+        size = file.seek(0, io.SEEK_END)
+        if size > MAX_FILE_BYTES:
+            too_large = f"{size} bytes are more than the {MAX_FILE_BYTES} of any usable track; cut or convert it"
             return Probe(error_kind="unreadable_audio", error=f"{uri}: {too_large}")
+        if size == 0:
+            return Probe(error_kind="unreadable_audio", error=f"{uri}: empty file (0 bytes)")
+        file.seek(0)
         digest = hashlib.sha256()
         while chunk := file.read(READ_BYTES):
             digest.update(chunk)
-        if file.size() == 0:
-            return Probe(error_kind="unreadable_audio", error=f"{uri}: empty file (0 bytes)")
         return Probe(digest.hexdigest(), header_seconds(file))
+
+
+def opened(filesystem: fs.FileSystem, path: str) -> BinaryIO:
+    """A file to read here and there: of a remote one every read is a request, so all of it comes at once."""
+    file = filesystem.open_input_file(path)
+    if isinstance(filesystem, fs.LocalFileSystem) or file.size() > AT_ONCE_BYTES:
+        return io.BufferedReader(file, READ_BYTES)
+    with file:
+        return io.BytesIO(file.read())

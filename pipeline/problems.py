@@ -19,7 +19,7 @@ WRITERS: dict[str, Any] = {"csv": pyarrow.csv.CSVWriter, "parquet": pq.ParquetWr
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a track cannot run; without ``track_id`` and ``source``, why the job itself cannot."""
+    """Why a track cannot run, or what is worth knowing of it; without ``track_id`` and ``source``, of the job."""
 
     track_id: str
     source: str
@@ -31,6 +31,7 @@ class ProblemLog:
     """Takes problems one by one; a context manager, on whose leaving the report is complete.
 
     counts: tracks with a problem, by its kind; first: the first ``KEPT`` of them.
+    noted, first_noted: the same of tracks that can be run, and of which something is worth knowing.
     """
 
     def __init__(self, report: str | None = None):
@@ -44,6 +45,8 @@ class ProblemLog:
         """
         self.counts: Counter[str] = Counter()
         self.first: list[Problem] = []
+        self.noted: Counter[str] = Counter()
+        self.first_noted: list[Problem] = []
         self.waiting: list[Problem] = []
         self.stream = self.writer = None
         if report is None:
@@ -64,6 +67,13 @@ class ProblemLog:
         if len(self.first) < KEPT:
             self.first.append(problem)
         self._report(problem)
+
+    def remark(self, note: Problem) -> None:
+        """Take what is worth knowing of a track that can be run."""
+        self.noted[note.kind] += 1
+        if len(self.first_noted) < KEPT:
+            self.first_noted.append(note)
+        self._report(note)
 
     def note(self, part: str, message: str) -> None:
         """Take a problem of the job itself, named by its part: only the report tells it, as a row of no track."""

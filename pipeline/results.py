@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("keyscale", pa.string()),
         ("timesignature", pa.string()),
         ("notes", pa.list_(pa.string())),
+        ("source_notes", pa.list_(pa.string())),  # kinds of those on the source: acestep.source_notes
         # the user's own columns of the manifest, by name
         (META, META_TYPE),
         # a cover made from another cover: its place in the chain, counted from 1, and what it was made from

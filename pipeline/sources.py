@@ -1,25 +1,23 @@
 """Look at every source of a catalogue before a worker does: is it there, is it audio, can it be decoded."""
 
-import io
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
 from typing import BinaryIO, Literal
 
-import av
-import numpy as np
-import soundfile
 from pyarrow import fs
 
-from acestep.decoding import BLOCK_SAMPLES, NOTHING_ELSE, decode, ffmpeg_blocks
+from acestep.decoding import blocks_of, check_samples, decode
 from acestep.errors import AudioError, RestyleError
-from acestep.truncation import refuse_cut
+from acestep.source_notes import Meter, SourceNote, of_reference
+from pipeline.failures import TOO_LONG, source_kind
 from pipeline.manifest import Track
-from pipeline.probe import READ_BYTES, THREADS, Probe, probe
+from pipeline.probe import THREADS, Probe, opened, probe
 from pipeline.problems import Problem
 from pipeline.spelling import Folders
 from pipeline.storage import locate, patiently
@@ -50,12 +48,21 @@ class Sources:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What decoding a file tells: what is to be noted of it, or why it cannot be used, as a kind and a message."""
+
+    notes: tuple[SourceNote, ...] = ()
+    defect: tuple[str, str] | None = None
+
+
 def check_sources(
     tracks: Iterable[Track],
     look: Look,
     how_far: Decode,
     most_seconds: float,
     found: Callable[[Problem], None],
+    noted: Callable[[Problem], None],
     looked: Callable[[int], None],
 ) -> Sources:
     """Probe the files of every track and decode them as far as ``how_far`` says, batch by batch.
@@ -65,6 +72,7 @@ def check_sources(
         how_far: "start" reads the first five seconds, "full" all, which alone finds what is cut off or damaged.
         most_seconds: refuse anything longer.
         found: is told every problem, at most one of a track.
+        noted: is told what is worth knowing of a track that can be run, such as that it is silent.
         looked: is told now and then how many tracks are done.
     """
     counted = Sources()
@@ -73,29 +81,31 @@ def check_sources(
     told_at = time.monotonic()
 
     @lru_cache(maxsize=REMEMBERED)
-    def defect(uri: str) -> tuple[str, str] | None:
-        return decoding_defect(uri, full, most_seconds)
+    def decoded(uri: str) -> Heard:
+        return listen(uri, full, most_seconds)
 
     planned = iter(tracks)
     while batch := list(islice(planned, BATCH_ROWS)):
         probes = look([uri for track in batch for uri in files_of(track)])
         with ThreadPoolExecutor(threads) as pool:
 
-            def first_problem(track: Track, probes: Mapping[str, Probe] = probes) -> Problem | None:
-                return problem_of(track, probes, None if how_far == "none" else defect, most_seconds)
+            def check(track: Track, probes: Mapping[str, Probe] = probes) -> tuple[Problem | None, list[Problem]]:
+                return check_track(track, probes, None if how_far == "none" else decoded, most_seconds)
 
             try:
-                for track, problem in zip(batch, pool.map(first_problem, batch), strict=True):
+                for track, (problem, notes) in zip(batch, pool.map(check, batch), strict=True):
                     counted.tracks += 1
                     if problem is not None:
                         counted.bad += 1
-                        planned_out = probes[problem.source].error_kind or problem.kind == "too_long"
-                        counted.undecodable += not planned_out
+                        known = probes[problem.source]
+                        counted.undecodable += not (known.error_kind or is_longer(known, most_seconds))
                         found(problem)
                     elif (seconds := probes[track.source].duration_s) is None:
                         counted.unknown += 1
                     else:
                         counted.seconds += seconds
+                    for note in notes:
+                        noted(note)
                     if time.monotonic() - told_at >= TELL_INTERVAL_S:
                         told_at = time.monotonic()
                         looked(counted.tracks)
@@ -119,101 +129,79 @@ def files_of(track: Track) -> Iterator[str]:
         yield track.reference
 
 
-def problem_of(
+def check_track(
     track: Track,
     probes: Mapping[str, Probe],
-    defect: Callable[[str], tuple[str, str] | None] | None,
+    decoded: Callable[[str], Heard] | None,
     most_seconds: float,
-) -> Problem | None:
-    """What is wrong with the files of one track, the cheapest look first; None where they can be used."""
+) -> tuple[Problem | None, list[Problem]]:
+    """What is wrong with the files of one track, the cheapest look first, and, where nothing is, what is noted."""
+    notes: list[Problem] = []
     for uri in files_of(track):
         known = probes[uri]
         if known.error_kind is not None:
-            return Problem(track.track_id, uri, known.error_kind, known.error or "")
-        if known.duration_s is not None and known.duration_s > most_seconds:
+            return Problem(track.track_id, uri, known.error_kind, known.error or ""), []
+        if is_longer(known, most_seconds):
             message = f"{uri}: {known.duration_s:.1f} s is longer than {most_seconds:g} s; cut the track"
-            return Problem(track.track_id, uri, "too_long", message)
-        if defect is not None and (wrong := defect(uri)):
-            return Problem(track.track_id, uri, *wrong)
-    return None
+            return Problem(track.track_id, uri, TOO_LONG, message), []
+        if decoded is not None:
+            heard = decoded(uri)
+            if heard.defect is not None:
+                return Problem(track.track_id, uri, *heard.defect), []
+            told = heard.notes if uri == track.source else of_reference(heard.notes, uri)
+            notes += [Problem(track.track_id, uri, note.kind, note.text) for note in told]
+    return None, notes
 
 
-def decoding_defect(uri: str, full: bool, most_seconds: float) -> tuple[str, str] | None:
-    """Why a file cannot be decoded, as a kind and a message; None where it can.
+def is_longer(known: Probe, most_seconds: float) -> bool:
+    """Whether a file's header says that it is too long."""
+    return known.duration_s is not None and known.duration_s > most_seconds
+
+
+def listen(uri: str, full: bool, most_seconds: float) -> Heard:
+    """Decode a file, as a worker does.
 
     Args:
-        full: decode all of it as a worker does, and not its first seconds only.
+        full: all of it, and not its first seconds only (or, where they are silent, up to the first sound).
     """
+    notes: list[SourceNote] = []
     try:
         filesystem, path = locate(uri)
 
         def look() -> None:
-            # Decoders read a little at a time, and where the file is remote each read is a request.
-            with io.BufferedReader(filesystem.open_input_file(path), READ_BYTES) as file:
-                check_samples([decode(file, most_seconds)[0]] if full else start_of(file))
+            with opened(filesystem, path) as file:
+                if full:
+                    pieces, found = decode(file, most_seconds)
+                    check_samples([samples for samples, _ in pieces])
+                else:
+                    found = start_of(file, most_seconds)
+                notes[:] = found
 
         if isinstance(filesystem, fs.LocalFileSystem):
             look()
         else:
             patiently(look)
-    except AudioError as error:
-        return "unreadable_audio", f"{uri}: {error}"
-    except (OSError, RestyleError) as error:
-        return "unreadable_file", f"{uri}: {error}"
-    return None
+    except (AudioError, OSError, RestyleError) as error:
+        return Heard(defect=(source_kind(error), f"{uri}: {error}"))
+    return Heard(tuple(notes))
 
 
-def check_samples(blocks: Sequence[np.ndarray]) -> None:
-    """Refuse decoded samples that no cover can be made from.
-
-    Raises:
-        AudioError: there are none, or some are not finite.
-    """
-    if not sum(block.size for block in blocks):
-        raise AudioError("no samples: the file holds a header and no sound")
-    if not all(np.isfinite(block).all() for block in blocks):
-        raise AudioError("samples are not finite (NaN or infinity)")
-
-
-def start_of(file: BinaryIO) -> list[np.ndarray]:
-    """The samples of the first seconds of an open file, in blocks of any shape.
+def start_of(file: BinaryIO, most_seconds: float | None = None) -> list[SourceNote]:
+    """Decode the first seconds of an open file, and on to the first sound; what is to be noted of it.
 
     Raises:
         AudioError: it is not audio, ends before its header says so, or is damaged where it starts.
     """
-    refuse_cut(file)
-    try:
-        sound = soundfile.SoundFile(file)
-    except soundfile.LibsndfileError as error:
-        file.seek(0)
-        return _start_with_ffmpeg(file, str(error.error_string))
-    with sound:
-        # However many channels or hertz a header promises, a block is all that is read.
-        frames = min(int(START_SECONDS * sound.samplerate), max(BLOCK_SAMPLES // sound.channels, 1))
-        try:
-            return [sound.read(frames, dtype="float32")]
-        except soundfile.LibsndfileError as error:
-            raise AudioError(
-                f"damaged or truncated ({error.error_string}); fetch it again from where it came from"
-            ) from error
-
-
-def _start_with_ffmpeg(file: BinaryIO, before: str) -> list[np.ndarray]:
-    blocks: list[np.ndarray] = []
-    count = 0
-    try:
-        with av.open(file, "r", options=NOTHING_ELSE) as container:
-            if not container.streams.audio:
-                raise AudioError(f"holds no sound (FFmpeg reads it as {container.format.long_name})")
-            stream = container.streams.audio[0]
-            if stream.codec_context is None:
-                raise AudioError("its sound is in a codec that FFmpeg does not know; convert it to WAV or FLAC")
-            for block in ffmpeg_blocks(container, stream):
-                blocks.append(block)
-                count += block.shape[1]
-                if count >= START_SECONDS * stream.rate or sum(b.size for b in blocks) >= BLOCK_SAMPLES:
-                    break
-    except (av.FFmpegError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise AudioError(f"cannot be decoded as audio (libsndfile: {before}; FFmpeg: {reason})") from error
-    return blocks
+    notes: list[SourceNote] = []
+    meter, seconds = Meter(), 0.0
+    with closing(blocks_of(file, most_seconds, notes)) as blocks:
+        for samples, rate in blocks:
+            check_samples([samples])
+            meter.add(samples)
+            seconds += samples.shape[1] / rate
+            if seconds >= START_SECONDS and meter.note() is None:
+                return notes
+    if not meter.count:
+        check_samples([])
+    said = meter.note()
+    return [*notes, said] if said else notes

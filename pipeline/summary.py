@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 WORK_COLUMNS = ("read_s", "condition_s", "denoise_s", "decode_s", "measure_s", "write_s")
 SUMMARY_COLUMNS = (
     *("item_id", "track_id", "source", "caption", "setting_id", "setting_name", "status"),
-    *("error_kind", "error_message", "audio_path", "duration_s", "finished_at", *WORK_COLUMNS),
+    *("error_kind", "error_message", "audio_path", "duration_s", "source_notes", "finished_at", *WORK_COLUMNS),
 )
 SLOWEST = 5
 
@@ -26,6 +26,7 @@ class Summary:
     """How a job ended: counts of all its items, whichever launch made them; ``new`` is of this launch.
 
     seconds: of this launch.
+    noted: tracks with a note on their source, such as that it is silent, by the note's kind.
     by_kind: failed and rejected items by the kind of their error, the most frequent first.
     slowest: the covers with the most seconds of work (``work_s``), with track_id, setting_name and duration_s.
     start_up: of this launch's workers.
@@ -39,6 +40,7 @@ class Summary:
     seconds: float
     problems: pa.Table
     by_kind: Mapping[str, int]
+    noted: Mapping[str, int]
     slowest: pa.Table
     tracking: Mapping[str, str]
     findings: "Findings | None" = None
@@ -63,6 +65,7 @@ def summarize(rows: pa.Table, new: int, seconds: float) -> Summary:
         seconds=seconds,
         problems=problems,
         by_kind=count_kinds(problems),
+        noted=count_noted(rows),
         slowest=slowest(rows),
         tracking={},
     )
@@ -72,6 +75,15 @@ def count_kinds(problems: pa.Table) -> Counter[str]:
     """How many rows there are of each error kind, the most frequent first."""
     found = {entry["values"]: entry["counts"] for entry in problems["error_kind"].value_counts().to_pylist()}
     return Counter(dict(sorted(found.items(), key=lambda entry: (-entry[1], entry[0]))))
+
+
+def count_noted(rows: pa.Table) -> Counter[str]:
+    """How many tracks have a note of each kind on their source, the most frequent first."""
+    kinds = rows["source_notes"]
+    tracks = rows["track_id"].take(pc.list_parent_indices(kinds))
+    each = pa.table({"kind": pc.list_flatten(kinds), "track_id": tracks})
+    found = each.group_by(["kind", "track_id"]).aggregate([])["kind"].to_pylist()
+    return Counter(dict(Counter(found).most_common()))
 
 
 def slowest(rows: pa.Table, count: int = SLOWEST) -> pa.Table:

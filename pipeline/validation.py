@@ -76,6 +76,7 @@ class Validation:
     """What was found out.
 
     counts: tracks with a problem, by its kind; first: the first of those.
+    noted, first_noted: the same of tracks that can be run, and of whose files something is worth knowing.
     forecast, space: None where something stops the job.
     undecodable: tracks with a problem that the forecast counts, since only decoding tells.
     """
@@ -83,6 +84,8 @@ class Validation:
     checks: Sequence[Check]
     counts: Mapping[str, int]
     first: Sequence[Problem]
+    noted: Mapping[str, int]
+    first_noted: Sequence[Problem]
     forecast: Forecast | None
     space: Space | None
     undecodable: int
@@ -151,7 +154,7 @@ def _validate(job: RestyleJob, spec: ValidateSpec, watcher: Watcher, log: Proble
     attempt("settings", lambda: _settings(job, first, model))
     look = Probes(output, ResultWriter(output, RESULTS).launch).of if output else probe_all
     looked = partial(watcher.looked, total=tracks)
-    sources = check_sources(_tracks(job), look, spec.decode, job.max_source_seconds, log.add, looked)
+    sources = check_sources(_tracks(job), look, spec.decode, job.max_source_seconds, log.add, log.remark, looked)
     if tracks:
         told(_sources(sources, spec.decode))
     forecast = space = None
@@ -161,7 +164,9 @@ def _validate(job: RestyleJob, spec: ValidateSpec, watcher: Watcher, log: Proble
     if output is not None and forecast is not None:
         space = space_for(forecast, job.audio_format, output)
         told(_space_check(space, log))
-    return Validation(checks, log.counts, log.first, forecast, space, sources.undecodable)
+    return Validation(
+        checks, log.counts, log.first, log.noted, log.first_noted, forecast, space, sources.undecodable
+    )
 
 
 def _configuration(job: RestyleJob) -> Check:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from acestep.errors import AudioError, RestyleError
+from pipeline.failures import TOO_LONG, source_kind
 
 UNAVAILABLE = "unavailable"
 # How a failed item's kind reads as an HTTP status; what is not here is the service's own fault.
@@ -13,7 +14,7 @@ STATUS_OF_KIND = {
     "unreadable_file": 422,
     "missing_file": 404,
     "bad_request": 422,
-    "too_long": 413,
+    TOO_LONG: 413,
     "cancelled": 409,
     "silent_output": 422,
     "not_finite": 422,
@@ -75,9 +76,8 @@ def of_error(error: RestyleError, given: Mapping[str, Any], fields: Collection[s
     message, remedy = said_and_remedy(str(error))
     named = re.match(r"\w+", message)
     field = named.group() if named and named.group() in fields else None
-    status, kind = (415, "unreadable_audio") if isinstance(error, AudioError) else (422, "invalid_value")
-    if isinstance(error, AudioError) and "longer than" in message:
-        status, kind = 413, "too_long"
+    kind = source_kind(error) if isinstance(error, AudioError) else "invalid_value"
+    status = STATUS_OF_KIND.get(kind, 422)
     remedy = remedy or (f"see /openapi.json for what {field} may be" if field else "see /openapi.json")
     return Problem(status, kind, message, remedy, field, given.get(field) if field else None)
 
@@ -91,8 +91,6 @@ def of_row(row: Mapping[str, Any], source: str) -> Problem:
     kind = row["error_kind"] or "internal_error"
     said = str(row["error_message"]).replace(f"{source}: ", "").replace(source, "the source")
     message, remedy = said_and_remedy(said)
-    if kind == "unreadable_audio" and "longer than" in message:
-        kind = "too_long"
     status = STATUS_OF_KIND.get(kind, 500)
     return Problem(status, kind, message, remedy, retry_after_s=30 if status == 503 else None)
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
+from pipeline.failures import TOO_LONG
 from pipeline.probe import probe
 from pipeline.service.problem import STATUS_OF_KIND, Problem, said_and_remedy
 from pipeline.service.spec import Access, Limits
 from pipeline.service.uploads import Keep
 from pipeline.service.urls import PORTS, fetch
-from pipeline.sources import decoding_defect
+from pipeline.sources import is_longer, listen
 from pipeline.storage import Store, locate
 
 MOST_NAME_BYTES = 4096
@@ -77,14 +78,13 @@ def _looked_at(field: str, said: str, uri: str, limits: Limits) -> Admitted:
         raise _missing(field, said)
     if found.error_kind is not None:
         raise _refused(field, said, uri, found.error_kind, found.error or "")
-    if found.duration_s is not None and found.duration_s > limits.source_seconds:
+    if is_longer(found, limits.source_seconds):
         longer = f"{found.duration_s:.1f} s is longer than {limits.source_seconds:g} s; cut it"
-        raise _refused(field, said, uri, "too_long", longer)
+        raise _refused(field, said, uri, TOO_LONG, longer)
     # Where the header says no length, only decoding tells it, and stops at what is taken.
-    defect = decoding_defect(uri, found.duration_s is None, limits.source_seconds)
+    defect = listen(uri, found.duration_s is None, limits.source_seconds).defect
     if defect is not None:
-        kind, message = defect
-        raise _refused(field, said, uri, "too_long" if "longer than" in message else kind, message)
+        raise _refused(field, said, uri, *defect)
     return Admitted(uri, found.digest, found.duration_s)
 
 

@@ -25,6 +25,7 @@ import torch
 from acestep.audio import encode_audio, load_audio
 from acestep.errors import AudioError
 from pipeline.probe import probe
+from tests.audio_files import encoded, joinable, unclosed, with_streams
 from tests.conftest import tone
 
 MOST_SECONDS = 600.0
@@ -109,6 +110,12 @@ def good_files() -> dict[str, bytes]:
         "streamed.wav": _with_ffmpeg(music, "wav", "pcm_s16le", stream="yes"),
         "streamed.ogg": _with_ffmpeg(music, "ogg", "libopus", stream="yes"),
         "streamed.mp3": _with_ffmpeg(music, "mp3", "libmp3lame", stream="yes", write_xing="0", q="2"),
+        **{f"joined.{kind}": first + other for kind, (first, _, other) in joinable().items()},
+        **{f"unclosed.{f.lower()}": unclosed(_written(music, 48_000, f), 0) for f in ("WAV", "RF64", "W64")},
+        "5.1.flac": encoded(np.repeat(one, 6, 1), "flac", "flac", "5.1"),
+        "5.1.mka": encoded(np.repeat(one, 6, 1), "matroska", "ac3", "5.1"),
+        "two_streams.mka": with_streams([0 * music, music], 1),
+        "rubbish_behind.mp3": encode_audio(wave, "mp3") + b"<html>404</html>" * 100,
         "tagged.mp3": b"ID3\4\0\0\0\0\x10\0" + bytes(2048) + encode_audio(wave, "mp3"),
     }
 

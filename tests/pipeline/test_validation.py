@@ -26,11 +26,12 @@ from pipeline.manifest import parse_track
 from pipeline.probe import probe
 from pipeline.problems import KEPT, Problem, ProblemLog
 from pipeline.results import ResultWriter, as_table
-from pipeline.sources import check_sources, decoding_defect, probe_all
+from pipeline.sources import check_sources, listen, probe_all
 from pipeline.storage import open_store
 from pipeline.tracking import TrackingSpec
 from pipeline.validation import Check, ValidateSpec, Validation, validate
 from tests.acestep.test_hub import point_to
+from tests.audio_files import with_streams
 from tests.conftest import tone
 from tests.hub_server import Hub, serve
 
@@ -295,14 +296,33 @@ def test_how_far_is_decoded_decides_what_is_found(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "no_sound.wav", np.zeros((0, 2), np.float32), 48_000)
     everywhere = {"cut.wav", "text.mp3", "tiny.flac", "playlist.m3u8", "nan.wav", "no_sound.wav"}
     found = {
-        full: {path.name for path in tmp_path.iterdir() if decoding_defect(str(path), full, 600.0)}
+        full: {path.name for path in tmp_path.iterdir() if listen(str(path), full, 600.0).defect}
         for full in (False, True)
     }
     assert found[False] == everywhere
     assert found[True] == everywhere | {"cut.flac", "damaged_late.flac"}
-    kind, said = decoding_defect(str(tmp_path / "text.mp3"), False, 600.0) or ("", "")
+    kind, said = listen(str(tmp_path / "text.mp3"), False, 600.0).defect or ("", "")
     assert (kind, "cannot be decoded as audio" in said) == ("unreadable_audio", True)
-    assert (decoding_defect(str(tmp_path / "good.mp3"), True, 10.0) or ("",))[0] == "unreadable_audio"
+    for full in (False, True):
+        assert (listen(str(tmp_path / "good.mp3"), full, 10.0).defect or ("",))[0] == "too_long"
+
+
+def test_what_is_worth_knowing_of_sources_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    late = np.zeros((48_000 * 30, 2), np.float32)
+    late[48_000 * 20 :] = tone(10.0)
+    soundfile.write(tmp_path / "late.flac", late, 48_000)
+    soundfile.write(tmp_path / "silent.flac", 0 * late, 48_000)
+    (tmp_path / "two.mka").write_bytes(with_streams([tone(8.0), tone(8.0)], 1))
+    rows = [{"track_id": n, "source": n, "caption": "x"} for n in ("late.flac", "silent.flac", "two.mka")]
+    rows[0]["reference_audio"] = "silent.flac"
+    tracks = [parse_track(values, str(tmp_path / "m.csv")) for values in rows]
+    wanted = {"late.flac": "silent_reference", "silent.flac": "silent_source", "two.mka": "streams_left_out"}
+    for how in ("start", "full"):
+        problems: list[Problem] = []
+        notes: list[Problem] = []
+        counted = check_sources(tracks, probe_all, how, 600.0, problems.append, notes.append, lambda done: None)
+        assert (counted.bad, problems) == (0, [])
+        assert {note.track_id: note.kind for note in notes} == wanted
 
 
 def test_a_reference_is_a_source_too_and_shared_files_are_decoded_once(tmp_path: Path) -> None:
@@ -313,13 +333,13 @@ def test_a_reference_is_a_source_too_and_shared_files_are_decoded_once(tmp_path:
     rows[4999]["reference_audio"] = "text.wav"
     tracks = [parse_track(values, str(tmp_path / "m.csv")) for values in rows]
     problems: list[Problem] = []
-    counted = check_sources(tracks, probe_all, "full", 600.0, problems.append, lambda done: None)
+    counted = check_sources(tracks, probe_all, "full", 600.0, problems.append, print, lambda done: None)
     assert (counted.tracks, counted.bad, counted.undecodable, counted.unknown) == (5000, 2, 1, 0)
     assert counted.seconds == pytest.approx(4998 * 5.0)
     assert [(p.track_id, p.kind) for p in problems] == [("t3", "missing_file"), ("t4999", "unreadable_audio")]
-    alone = check_sources(tracks, probe_all, "none", 600.0, problems.append, lambda done: None)
+    alone = check_sources(tracks, probe_all, "none", 600.0, problems.append, print, lambda done: None)
     assert alone.bad == 1
-    long = check_sources(tracks[:1], probe_all, "none", 4.0, problems.append, lambda done: None)
+    long = check_sources(tracks[:1], probe_all, "none", 4.0, problems.append, print, lambda done: None)
     assert (long.bad, long.undecodable, problems[-1].kind) == (1, 0, "too_long")
     assert probe(str(tmp_path / "a.wav")).duration_s == 5.0
 

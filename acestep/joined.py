@@ -1,0 +1,97 @@
+"""Files that are several, joined end to end: MP3s one after the other, the links of an Ogg chain, FLAC after FLAC.
+
+Players go on with the next one; decoders that take the first header for the whole file stop after it.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from acestep.chunks import end_of_content
+from acestep.mpeg import stretches, tag_size
+from acestep.windows import Scan, Window
+
+MOST_PARTS = 10_000
+_PAGE = re.compile(rb"OggS\0")
+_FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")  # the mark, and the header of the block that has to follow it
+_FIRST = 2  # flag of an Ogg page: the first one of its stream
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the files that a file joins, from ``start`` to ``end``.
+
+    streams: of sound or other, where the container tells. exceeds_count: it holds more than its own header counts.
+    """
+
+    start: int
+    end: int
+    streams: int = 1
+    exceeds_count: bool = False
+
+    def open(self, file: BinaryIO) -> BinaryIO:
+        """It alone, as a file."""
+        return Window(file, self.start, self.end)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What a file consists of; ``left_over``: bytes of it that are no part of any sound."""
+
+    parts: list[Part] = field(default_factory=list)
+    left_over: int = 0
+
+
+def parts_of(file: BinaryIO) -> Joined:
+    """The files that ``file`` joins, one for most; ``file`` is left at its start."""
+    scan = Scan(file)
+    tag = tag_size(scan, 0)
+    head = scan.at(tag, 12)
+    if head[:4] == b"OggS":
+        joined = _ogg(scan)
+    elif head[:4] == b"fLaC":
+        joined = _flac(scan)
+    elif end := end_of_content(file):
+        blank = scan.is_blank(end, scan.length)
+        joined = Joined(left_over=0 if blank else max(scan.length - end, 0))
+    else:
+        joined = _mpeg(scan)
+    file.seek(0)
+    return joined if joined.parts else Joined([Part(0, scan.length)], joined.left_over)
+
+
+def _mpeg(scan: Scan) -> Joined:
+    found, lost = stretches(scan)
+    return Joined([Part(s.start, s.end, exceeds_count=s.exceeds_count) for s in found[:MOST_PARTS]], lost)
+
+
+def _flac(scan: Scan) -> Joined:
+    starts, place = [0], scan.find(_FLAC, 0)
+    while len(starts) < MOST_PARTS and (place := scan.find(_FLAC, place + 1)) < scan.length:
+        starts.append(place)
+    return Joined([Part(a, b) for a, b in zip(starts, [*starts[1:], scan.length], strict=True)])
+
+
+def _ogg(scan: Scan) -> Joined:
+    """The links of a chain: each begins with the first pages of all its streams."""
+    parts: list[Part] = []
+    place = start = lost = streams = 0
+    beginning = True
+    while place < scan.length:
+        head = scan.at(place, 27)
+        if head[:5] != b"OggS\0" or len(head) < 27:
+            after = scan.find(_PAGE, place + 1)
+            lost += 0 if scan.is_blank(place, after) else after - place
+            place = after
+            continue
+        is_first = bool(head[5] & _FIRST)
+        if is_first and not beginning:
+            parts.append(Part(start, place, streams))
+            start, streams = place, 0
+            if len(parts) == MOST_PARTS:
+                break
+        streams += is_first
+        beginning = is_first
+        segments = scan.at(place + 27, head[26])
+        place += 27 + head[26] + sum(segments)
+    return Joined([*parts, Part(start, scan.length, streams)], lost)

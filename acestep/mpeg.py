@@ -1,0 +1,161 @@
+"""Frames of MPEG audio (MP1, MP2, MP3) and the tags around them: where a file ends that another was joined to.
+
+An encoder writes how many frames there are into a first frame without sound (Xing, Info or VBRI). Decoders that
+believe it stop there, whatever follows.
+"""
+
+import re
+import struct
+from dataclasses import dataclass
+
+from acestep.windows import Scan
+
+MOST_FRAMES = 300_000  # 40 minutes of the shortest frames, two hours of common ones: too long for any use
+MOST_JUNK = 1 << 16  # bytes before the first frame
+MOST_TRIES = 200_000  # places that look like a frame and are none
+SURE = 4  # frames one after the other that are no chance, where something else stood before
+_CANDIDATE = re.compile(rb"\xff[\xe2-\xff]|ID3|TAG|APETAGEX|LYRICSBEGIN")
+COUNTED = (b"Xing", b"Info")
+_KBPS = {
+    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_HZ = (44_100, 48_000, 32_000)
+_VERSIONS = {3: 1, 2: 2, 0: 4}  # by its two bits: what MPEG-1's rates are divided by
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame's header.
+
+    kind: version, layer, rate in Hz and whether it is mono, which one encoding does not change.
+    size: in bytes, with the header.
+    """
+
+    kind: tuple[int, int, int, bool]
+    size: int
+
+
+@dataclass
+class Stretch:
+    """Frames of one encoding.
+
+    start: in bytes, with the tag before them; end: of the last frame. frames: those with sound.
+    counted: as many as the frame without sound tells, None where there is none.
+    """
+
+    start: int
+    end: int
+    kind: tuple[int, int, int, bool]
+    frames: int = 0
+    counted: int | None = None
+
+    @property
+    def exceeds_count(self) -> bool:
+        """Whether there are more than were counted, and not only the one that some encoders leave out."""
+        return self.counted is not None and self.frames > self.counted + 1
+
+
+def frame_of(head: bytes) -> Frame | None:
+    """The frame that four bytes begin; None where they begin none, or one of free bit rate."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    version, layer = _VERSIONS.get(head[1] >> 3 & 3), 4 - (head[1] >> 1 & 3)
+    rate_index, padding = head[2] >> 2 & 3, head[2] >> 1 & 1
+    if version is None or layer == 4 or rate_index == 3 or head[2] >> 4 in (0, 15):
+        return None
+    kbps = _KBPS[min(version, 2), layer if version == 1 else min(layer, 2)][(head[2] >> 4) - 1]
+    rate = _HZ[rate_index] // version
+    if layer == 1:
+        size = (12_000 * kbps // rate + padding) * 4
+    else:
+        size = (72_000 if layer == 3 and version > 1 else 144_000) * kbps // rate + padding
+    return Frame((version, layer, rate, head[3] >> 6 == 3), size)
+
+
+def tag_size(scan: Scan, place: int) -> int:
+    """Bytes of the ID3, APE or Lyrics3 tag that stands at a place; 0 where none does."""
+    head = scan.at(place, 32)
+    if head[:3] == b"ID3" and len(head) >= 10:
+        footer = 10 * (head[5] >> 4 & 1)
+        return (
+            10
+            + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+            + footer
+        )
+    if head[:3] == b"TAG":
+        return 128
+    if head[:8] == b"APETAGEX" and len(head) == 32:
+        size, flags = struct.unpack("<I4xI", head[12:24])
+        return 32 + size if flags >> 29 & 1 else 32  # else the footer of one without a header
+    if head[:11] == b"LYRICSBEGIN":
+        end = scan.at(place, 1 << 16).find(b"LYRICS200")
+        return end + 9 if end >= 0 else 0
+    return 0
+
+
+def stretches(scan: Scan) -> tuple[list[Stretch], int]:
+    """The encodings that a file of MPEG audio joins, and how many bytes of it are neither frames nor tags.
+
+    No stretch: it is no MPEG audio.
+    """
+    found: list[Stretch] = []
+    place = lost = frames = tries = 0
+    tag: int | None = None  # where the ID3 tag before the frames stands
+    synchronized = True
+    while place < scan.length:
+        frame, last = frame_of(scan.at(place, 4)), found[-1] if found else None
+        if frame is not None and (
+            (synchronized and last is not None and frame.kind == last.kind)
+            or _are_frames(scan, place, 2 if synchronized and last is None else SURE)
+        ):
+            synchronized = True
+            is_count, count = _count(scan.at(place, 64))
+            if last is None or frame.kind != last.kind or is_count or tag is not None:
+                last = Stretch(place if tag is None else tag, place, frame.kind, counted=count)
+                found.append(last)
+                tag = None
+            last.frames += 0 if is_count else 1
+            last.end = min(place + frame.size, scan.length)
+            place += frame.size
+            frames += 1
+            if frames == MOST_FRAMES:
+                last.end = scan.length
+                break
+        elif size := tag_size(scan, place):
+            tag = place if tag is None and scan.at(place, 3) == b"ID3" else tag
+            place += size
+        else:
+            tries += 1
+            after = scan.find(_CANDIDATE, place + 1) if tries < MOST_TRIES else scan.length
+            if not found and after > MOST_JUNK:
+                return [], 0
+            lost += 0 if scan.is_blank(place, after) else after - place
+            place, synchronized = after, False
+    return found, lost
+
+
+def _count(content: bytes) -> tuple[bool, int | None]:
+    """Whether a frame holds a count in place of sound, and how many frames follow it as far as it tells."""
+    for at in (36, 21, 13):  # after the side information, by version and channels
+        if content[at : at + 4] in COUNTED:
+            flags, count = struct.unpack(">II", content[at + 4 : at + 12])
+            return True, count if flags & 1 else None
+    if content[36:40] == b"VBRI":
+        return True, struct.unpack(">I", content[50:54])[0]
+    return False, None
+
+
+def _are_frames(scan: Scan, place: int, count: int) -> bool:
+    """Whether so many frames of one kind follow each other, or fewer that end with the file."""
+    kind = None
+    for _ in range(count):
+        frame = frame_of(scan.at(place, 4))
+        if frame is None or kind not in (None, frame.kind):
+            return kind is not None and (place >= scan.length or tag_size(scan, place) > 0)
+        kind = frame.kind
+        place += frame.size
+    return True

@@ -1,0 +1,261 @@
+"""Sources are heard as a player plays them, and what is left out of them is said."""
+
+import io
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from acestep.audio import load_audio, read_audio
+from acestep.decoding import decode, header_seconds
+from acestep.errors import AudioError, TooLongError
+from acestep.source_notes import (
+    DATA_LEFT_OUT,
+    DOWNMIXED,
+    JOINED,
+    NEARLY_SILENT,
+    SILENT,
+    STREAMS_LEFT_OUT,
+)
+from tests.audio_files import encoded, joinable, unclosed, with_streams
+from tests.conftest import tone
+
+JOINABLE = joinable()
+HALF = np.float32(np.sqrt(0.5))  # -3 dB, of the centre and of the surrounds in ITU-R BS.775
+LAYOUTS = {
+    "3.0": ({"FL": 0, "FR": 1, "FC": 2}, 0x7),
+    "quad": ({"FL": 0, "FR": 1, "BL": 2, "BR": 3}, 0x33),
+    "5.1": ({"FL": 0, "FR": 1, "FC": 2, "LFE": 3, "BL": 4, "BR": 5}, 0x3F),
+    "7.1": ({"FL": 0, "FR": 1, "FC": 2, "LFE": 3, "BL": 4, "BR": 5, "SL": 6, "SR": 7}, 0x63F),
+}
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg command")
+
+
+def kinds(content: bytes) -> list[str]:
+    return [note.kind for note in read_audio(io.BytesIO(content)).notes]
+
+
+def played(content: bytes, folder: Path, *options: str) -> torch.Tensor:
+    """What ffmpeg's command makes of a file, ``[2, n]`` at 48 kHz."""
+    (folder / "file").write_bytes(content)
+    form = ("-f", "f32le", "-ac", "2", "-ar", "48000", "-")
+    command = ["ffmpeg", "-v", "quiet", "-i", str(folder / "file"), *options, *form]
+    done = subprocess.run(command, capture_output=True, check=False)
+    return torch.from_numpy(np.frombuffer(done.stdout, np.float32).reshape(-1, 2).T.copy())
+
+
+def pieces(content: bytes) -> list[tuple[np.ndarray, int]]:
+    return decode(io.BytesIO(content), None)[0]
+
+
+@pytest.mark.parametrize("other", [1, 2], ids=["alike", "other rate, mono"])
+@pytest.mark.parametrize("kind", JOINABLE)
+def test_joined_files_are_read_one_after_the_other(kind: str, other: int) -> None:
+    first, second = JOINABLE[kind][0], JOINABLE[kind][other]
+    joined = first + second
+    alone = [pieces(content)[0] for content in (first, second)]
+    if other == 1:
+        ((samples, _),) = pieces(joined)
+        assert np.array_equal(samples, np.concatenate([samples for samples, _ in alone], axis=1))
+    else:
+        found = pieces(joined)
+        assert [rate for _, rate in found] == [rate for _, rate in alone]
+        assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(found, alone, strict=True))
+    sound = read_audio(io.BytesIO(joined))
+    assert [note.kind for note in sound.notes] == [JOINED]
+    assert abs(sound.wave.shape[1] - 5 * 48_000) <= 2
+    assert header_seconds(io.BytesIO(joined)) == pytest.approx(5.0, abs=1e-3)
+    with pytest.raises(TooLongError):
+        read_audio(io.BytesIO(joined), most_seconds=4)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("kind", JOINABLE)
+def test_ffmpeg_plays_joined_files_whole_too(kind: str, tmp_path: Path) -> None:
+    content = JOINABLE[kind][0] + JOINABLE[kind][1]
+    theirs, ours = played(content, tmp_path), load_audio(io.BytesIO(content))
+    assert abs(theirs.shape[1] - ours.shape[1]) < 0.3 * 48_000  # at the seam: a delay, of FLAC some frames less
+    for start, length in ((24_000, 48_000), (3 * 48_000 + 12_000, 72_000)):
+        mine = ours[0, start : start + length]
+        window = theirs[0, start - 20_000 : start + length + 20_000]
+        spectra = torch.fft.rfft(window) * torch.fft.rfft(mine, len(window)).conj()
+        assert torch.fft.irfft(spectra, len(window)).max() / mine.square().sum() > 0.9
+
+
+def test_tags_between_joined_files_are_no_sound() -> None:
+    first, second, _ = JOINABLE["mp3"]
+    tags = b"TAG" + bytes(125)
+    ape = b"APETAGEX" + struct.pack("<IIII", 2000, 2000, 0, 0xA000_0000) + bytes(8) + b"\xff\xfb" * 1000
+    content = first + tags + second + ape + tags + second
+    ((samples, _),) = pieces(content)
+    assert np.array_equal(samples, np.concatenate([pieces(c)[0][0] for c in (first, second, second)], axis=1))
+    assert kinds(content) == [JOINED]
+
+
+def test_frames_beyond_the_count_of_the_first_are_read() -> None:
+    first = encoded(tone(3.0), "mp3", "libmp3lame")
+    second = encoded(tone(2.0), "mp3", "libmp3lame", write_xing="0", id3v2_version="0")
+    wave = load_audio(io.BytesIO(first + second))
+    assert abs(wave.shape[1] - 5 * 48_000) < 4_000
+    assert wave[:, -24_000:].abs().max() > 0.1
+    assert header_seconds(io.BytesIO(first + second)) is None
+    assert header_seconds(io.BytesIO(first)) == pytest.approx(3.0)
+
+
+def test_what_stands_behind_the_sound_is_a_note_unless_it_is_a_tag() -> None:
+    wave = tone(1.0)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, 48_000, format="WAV")
+    files = {
+        "wav": buffer.getvalue(),
+        "mp3": JOINABLE["mp3"][0],
+        "vorbis": JOINABLE["vorbis.ogg"][0],
+        "m4a": encoded(wave, "ipod", "aac"),
+        "mka": with_streams([wave], 0),
+    }
+    rubbish = b"<html>404 not found</html>" * 100
+    for name, content in files.items():
+        alone = load_audio(io.BytesIO(content))
+        assert kinds(content) == [], name
+        assert kinds(content + rubbish) == [DATA_LEFT_OUT], name
+        assert kinds(content + bytes(1000)) == [], name
+        assert torch.equal(load_audio(io.BytesIO(content + rubbish)), alone), name
+    assert kinds(files["wav"] + files["wav"]) == [DATA_LEFT_OUT]  # players stop after the first
+    assert kinds(files["wav"] + b"LIST\x08\0\0\0INFOabcd" + b"id3 \x04\0\0\0abcd") == []
+    assert kinds(files["mp3"] + b"TAG" + bytes(125)) == []
+
+
+@pytest.mark.parametrize("container", ["flac", "wav"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_channels_are_mixed_by_their_layout(layout: str, container: str, tmp_path: Path) -> None:
+    places, mask = LAYOUTS[layout]
+    wave = 0.05 * np.random.default_rng(0).standard_normal((24_000, len(places))).astype(np.float32)
+    content = encoded(wave, container, {"flac": "flac", "wav": "pcm_s16le"}[container], layout)
+    if container == "wav":
+        assert struct.unpack("<I", content[40:44]) == (mask,)
+    stored = soundfile.read(io.BytesIO(content), dtype="float32")[0]
+    wanted = []
+    for side in "LR":
+        own = [stored[:, places[name]] for name in (f"B{side}", f"S{side}") if name in places]
+        centre = [stored[:, places["FC"]]] if "FC" in places else []
+        wanted.append(stored[:, places[f"F{side}"]] + HALF * np.sum([*own, *centre], axis=0))
+    sound = read_audio(io.BytesIO(content))
+    assert torch.allclose(sound.wave, torch.from_numpy(np.stack(wanted)), atol=1e-6)
+    assert [note.kind for note in sound.notes] == [DOWNMIXED]
+    if shutil.which("ffmpeg"):
+        assert torch.equal(played(content, tmp_path), sound.wave)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("channels", range(3, 9))
+@pytest.mark.parametrize("container", ["WAV", "WAVEX", "FLAC", "AIFF", "CAF", "W64", "RF64", "OGG"])
+def test_the_mix_is_that_of_ffmpeg(container: str, channels: int, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    wave = 0.05 * np.random.default_rng(channels).standard_normal((9_600, channels))
+    soundfile.write(buffer, wave, 48_000, format=container)
+    ours, theirs = load_audio(io.BytesIO(buffer.getvalue())), played(buffer.getvalue(), tmp_path)
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() < 1e-6  # two versions of FFmpeg round Vorbis differently
+
+
+def test_a_loud_mix_is_scaled_and_not_clipped() -> None:
+    wave = np.repeat(0.9 * tone(1.0)[:, :1] / np.abs(tone(1.0)[:, 0]).max(), 6, axis=1)
+    sound = read_audio(io.BytesIO(encoded(wave, "flac", "flac", "5.1")))
+    assert sound.wave.abs().max() == pytest.approx(1.0)
+    straight = torch.from_numpy(wave[:, 0].copy())
+    assert torch.nn.functional.cosine_similarity(sound.wave[0], straight, dim=0) > 0.99999
+    assert [note.kind for note in sound.notes] == [DOWNMIXED, DOWNMIXED]
+
+
+def test_channels_without_a_layout_are_refused() -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.repeat(tone(1.0)[:, :1], 9, axis=1), 48_000, format="WAV")
+    with pytest.raises(AudioError, match="no layout of its 9 channels"):
+        load_audio(io.BytesIO(buffer.getvalue()))
+
+
+def test_of_several_streams_the_default_one_is_taken() -> None:
+    one, two = tone(1.0), 0.25 * tone(1.0)[:, ::-1]
+    for default in (0, 1):
+        sound = read_audio(io.BytesIO(with_streams([one, two], default)))
+        wanted = torch.from_numpy(np.ascontiguousarray((one, two)[default].T))
+        assert (sound.wave - wanted).abs().max() < 1e-4
+        assert [note.kind for note in sound.notes] == [STREAMS_LEFT_OUT]
+        assert f"number {default + 1} is taken" in sound.notes[0].text
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFF_FFFF_FFFF_FFFF, 0x7FFF_FFFF_FFFF_FFFF])
+@pytest.mark.parametrize("container", ["WAV", "RF64", "BW64", "W64"])
+def test_a_file_that_was_never_closed_is_read_to_its_end(container: str, size: int) -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, tone(2.0), 48_000, format=container.replace("BW", "RF"), subtype="PCM_16")
+    content = buffer.getvalue()
+    if container == "BW64":
+        content = b"BW64" + content[4:]
+    open_ended = unclosed(content, size)
+    assert open_ended != content
+    sound = read_audio(io.BytesIO(open_ended))
+    assert torch.equal(sound.wave, load_audio(io.BytesIO(content)))
+    assert not sound.notes
+    assert header_seconds(io.BytesIO(open_ended)) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(
+    ("container", "subtype"),
+    [
+        *(
+            ("WAV", kind)
+            for kind in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "IMA_ADPCM")
+        ),
+        *((kind, "PCM_16") for kind in ("FLAC", "AIFF", "AU", "CAF", "RF64", "W64", "WAVEX")),
+        *(("FLAC", "PCM_24"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III")),
+    ],
+)
+def test_ordinary_files_are_read_by_libsndfile_to_the_bit(container: str, subtype: str, channels: int) -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, 0.5 * tone(2.0, 44_100)[:, :channels], 44_100, format=container, subtype=subtype)
+    stored, rate = soundfile.read(io.BytesIO(buffer.getvalue()), dtype="float32", always_2d=True)
+    ((samples, found_rate),) = pieces(buffer.getvalue())
+    assert found_rate == rate
+    assert np.array_equal(samples, stored.T)
+    assert kinds(buffer.getvalue()) == []
+
+
+def test_joined_adts_of_another_rate_is_read_whole() -> None:
+    content = b"".join(
+        encoded(tone(2.0, rate)[:, :channels], "adts", "aac", rate=rate)
+        for rate, channels in ((44_100, 2), (48_000, 1))
+    )
+    assert [rate for _, rate in pieces(content)] == [44_100, 48_000]
+    assert abs(load_audio(io.BytesIO(content)).shape[1] - 4 * 48_000) < 8_000
+
+
+def test_silence_and_what_is_next_to_it() -> None:
+    noise = np.random.default_rng(0).standard_normal((96_000, 2))
+    for level, wanted in ((0.0, [SILENT]), (3e-5, [NEARLY_SILENT]), (1e-3, [])):
+        buffer = io.BytesIO()
+        soundfile.write(buffer, level * noise, 48_000, format="FLAC", subtype="PCM_24")
+        assert kinds(buffer.getvalue()) == wanted
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfb\x90\x00" * 150_000,
+        b"\xff" * 1_500_000,
+        b"ID3\4\0\0\0\0\0\0" * 150_000,
+        b"fLaC\0\0\0\x22" * 150_000,
+        (b"OggS\0\2" + bytes(20) + b"\0" + b"OggS\0\0" + bytes(20) + b"\0") * 30_000,
+        b"APETAGEX" + b"\xff" * 1_500_000,
+    ],
+    ids=["headers", "ones", "tags", "flac marks", "links", "ape"],
+)
+def test_marks_without_sound_are_refused_in_time(content: bytes) -> None:
+    with pytest.raises(AudioError):
+        read_audio(io.BytesIO(content), 600)
