@@ -4,6 +4,7 @@ import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -13,18 +14,23 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 import conf
-from acestep.errors import RestyleError
+from acestep.errors import RequestError, RestyleError
+from jobs.arguments import FIXED, checked, is_text
 
 MODELS = "model=turbo takes the published weights, model=demo the built-in ones, which are random and make noise"
+INTERPOLATION = (
+    "${name} is the value of another key, ${oc.env:NAME} of an environment variable; \\${ is a dollar and a brace"
+)
 
 
 def given(group: str) -> tuple[str, ...]:
     """Names of the keys of ``group`` that the running job's command line sets, one by one or as a mapping."""
     names: list[str] = []
-    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
+    words = cast(list[str], OmegaConf.to_container(HydraConfig.get().overrides.task))  # as they were written
+    for override in OverridesParser.create().parse_overrides(words):
         key, value = override.key_or_group, override.value()
         if key == group and isinstance(value, Mapping):
             names += map(str, value)
@@ -37,14 +43,40 @@ def complete(config: DictConfig) -> dict[str, Any]:
     """A composed configuration as plain values.
 
     Raises:
-        RestyleError: a required value is missing.
+        RestyleError: a required value is missing, an interpolation leads nowhere, or a text is empty whose default
+            is not.
     """
-    missing = sorted(OmegaConf.missing_keys(config))
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise RequestError(f"{error.full_key}: {reason}; {INTERPOLATION}") from error
     if missing:
         example = " ".join(f"{name}=..." for name in missing)
         models = f"; {MODELS}" if "model" in missing else ""
         raise RestyleError(f"{', '.join(missing)} not given; add {example}{models}")
-    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    _refuse_empty(OmegaConf.get_type(config), values)
+    return values
+
+
+def _refuse_empty(kind: Any, values: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse a text that is empty where its default is not, such as ``output=$FOLDER`` where FOLDER is not set.
+
+    Raises:
+        RequestError: naming the key.
+    """
+    if not is_dataclass(kind):
+        return
+    kinds = get_type_hints(kind)
+    for field in fields(kind):
+        value = values.get(field.name)
+        if isinstance(value, Mapping):
+            _refuse_empty(kinds[field.name], value, f"{prefix}{field.name}.")
+        elif is_text(kinds[field.name]) and field.default != "" and value is not None and not value.strip():
+            raise RequestError(
+                f"{prefix}{field.name} is empty; is a shell variable not set? Give a value, or leave the key out"
+            )
 
 
 def launch(main: Callable[[], None], job: str, could_not_start: int, entered: list[bool]) -> None:
@@ -54,19 +86,27 @@ def launch(main: Callable[[], None], job: str, could_not_start: int, entered: li
         entered: filled by ``main`` as soon as Hydra has let it in.
     """
     entered.clear()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        sys.argv[1:] = checked(job, sys.argv[1:])
+    except RequestError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(could_not_start)
     try:
         main()
     except SystemExit as leaving:
         # Hydra says what is wrong with the configuration and leaves with 1 before our function is entered.
         refused = leaving.code == 1 and not entered
-        if refused:
-            print(hint(job, sys.argv[1:]), file=sys.stderr)
+        if refused and (said := hint(job, sys.argv[1:])):
+            print(said, file=sys.stderr)
         sys.exit(could_not_start if refused else leaving.code)
 
 
 def hint(job: str, arguments: Sequence[str]) -> str:
     """For arguments that Hydra refused: the valid key nearest to an unknown one, or "" where that is not why."""
-    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    overrides = [word for word in arguments if "=" in word and not word.startswith("-") and word not in FIXED]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):

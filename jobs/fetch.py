@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from acestep.errors import RequestError, RestyleError
 from acestep.fetch import Fetched, fetch_adapter, fetch_language_model, fetch_model, known
 from acestep.hub import Source
-from jobs.command_line import launch
+from jobs.command_line import complete, launch
 from jobs.schema import register
 
 OK, FAILED, INTERRUPTED = 0, 2, 130
@@ -73,6 +73,7 @@ def _main(config: DictConfig) -> None:
     _entered.append(True)
     console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
     try:
+        complete(config)
         if config.list:
             for line in overview():
                 console.print(line, markup=False, highlight=False)

@@ -52,7 +52,8 @@ def job_of(config: DictConfig, by_hand: Sequence[str] = (), presets: Sequence[Pr
     """
     values = complete(config)
     values["duplicates"] = values["grid"].pop("duplicates")
-    del values["dry_run"]
+    for name in ("dry_run", "validate", "tune"):  # what is no part of the job that runs
+        values.pop(name, None)
     preset = values.pop("preset")
     values["manifest_columns"] = parse_declared(values["manifest_columns"])
     values |= {"preset": preset["name"], "caption": preset["caption"]}

@@ -265,14 +265,21 @@ class BenchmarkConfig:
     out: str | None = None
 
 
+# The configuration of each job, by the job's name.
+JOBS: dict[str, Any] = {
+    "restyle": RestyleConfig,
+    "validate": ValidateConfig,
+    "tune": TuneConfig,
+    "compare": CompareConfig,
+    "measure": MeasureConfig,
+    "select": SelectConfig,
+    "fetch": FetchConfig,
+    "serve": ServeConfig,
+    "benchmark": BenchmarkConfig,
+}
+
+
 def register() -> None:
     """Make the schemas known to Hydra."""
-    ConfigStore.instance().store(name="restyle_schema", node=RestyleConfig)
-    ConfigStore.instance().store(name="validate_schema", node=ValidateConfig)
-    ConfigStore.instance().store(name="tune_schema", node=TuneConfig)
-    ConfigStore.instance().store(name="compare_schema", node=CompareConfig)
-    ConfigStore.instance().store(name="measure_schema", node=MeasureConfig)
-    ConfigStore.instance().store(name="select_schema", node=SelectConfig)
-    ConfigStore.instance().store(name="fetch_schema", node=FetchConfig)
-    ConfigStore.instance().store(name="serve_schema", node=ServeConfig)
-    ConfigStore.instance().store(name="benchmark_schema", node=BenchmarkConfig)
+    for job, config in JOBS.items():
+        ConfigStore.instance().store(name=f"{job}_schema", node=config)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from acestep.errors import RequestError
@@ -65,18 +65,13 @@ def spec_of(config: DictConfig, job: RestyleJob) -> TuneSpec:
     return TuneSpec(tune.tracks, tune.seeds, tuple(tune.strengths), tuple(tune.guidances), tune.budget)
 
 
-def restyled(config: DictConfig) -> DictConfig:
-    """The part of the configuration that is ``jobs.restyle``'s."""
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "tune"])
-
-
 @hydra.main(version_base="1.3", config_path="../conf", config_name="tune")
 def _main(config: DictConfig) -> None:
     _entered.append(True)
     console = Console(soft_wrap=True)
     reporter = RoundReporter(console)
     with leaving(reporter):
-        job = job_of(restyled(config), given("cover"), read_presets(search_path()))
+        job = job_of(config, given("cover"), read_presets(search_path()))
         spec = spec_of(config, job)
         found = tune_catalogue(
             job, spec, reporter, lambda text: console.print(text, markup=False, highlight=False)
@@ -101,7 +96,7 @@ def following(output: str, arguments: Sequence[str]) -> str:
     """The command that restyles the whole catalogue as was found."""
     if "://" in output:
         return f"copy {output}/{PRESET} to a folder preset/, and name that folder's parent in hydra.searchpath"
-    ours = ("tune.", "output=", "preset=", "preset.", "cover.", "tracking.", "hydra.", "catalogue=")
+    ours = ("tune.", "output=", "preset=", "preset.", "cover.", "tracking.", "hydra.", "hydra/", "catalogue=")
     kept = [word for word in arguments if not word.startswith(ours)]
     own = ["output=FOLDER", "preset=tuned", f"hydra.searchpath=[file://{os.path.abspath(output)}]"]
     return shlex.join(["python", "-m", "jobs.restyle", *own, *kept])

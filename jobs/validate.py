@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from acestep.errors import RequestError, RestyleError
@@ -79,8 +79,7 @@ def parts_of(config: DictConfig) -> tuple[RestyleJob, ValidateSpec, int | None]:
     Raises:
         RestyleError: a required value is missing, or ``validate.workers`` is below one.
     """
-    restyle = OmegaConf.masked_copy(config, [str(key) for key in config if key != "validate"])
-    job = job_of(restyle, given("cover"), read_presets(search_path()))
+    job = job_of(config, given("cover"), read_presets(search_path()))
     look = config.validate
     workers = look.workers if look.workers is not None else job.cluster.workers
     if workers is not None and workers < 1:

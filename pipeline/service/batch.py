@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,13 +13,13 @@ from acestep.errors import RequestError
 from acestep.params import GenerationConfig, GenerationParams
 from acestep.request import setting_of
 from acestep.setting import CoverSetting
+from pipeline.overrides import written
 from pipeline.service.orders import beyond_items
 from pipeline.service.spec import ServiceSpec
 
 COLUMNS = ("caption", "lyrics", "language", "bpm", "keyscale", "timesignature")
 # Of a service's settings those that make another cover of the same request.
 OF_THE_SERVICE = ("model", "variant", "adapter", "device", "dtype")
-_NO_TEXT = ("null", "true", "false", "nan", "inf")
 
 
 def manifest_of(track: Mapping[str, Any]) -> bytes:
@@ -81,29 +80,5 @@ def command_of(
     if grid:
         # Where two cells are the same cover, a page shows both and a catalogue has it once.
         words["grid.duplicates"] = "run_once"
-    command = [sys.executable, "-m", "jobs.restyle", *(f"{name}={_hydra(value)}" for name, value in words.items())]
-    return shlex.join(command)
-
-
-def _hydra(value: object) -> str:
-    """A value as the command line of a job writes it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{name}:{_hydra(inner)}" for name, inner in value.items()) + "}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ",".join(map(_hydra, value)) + "]"
-    return _quoted(value) if isinstance(value, str) else repr(value)
-
-
-def _quoted(text: str) -> str:
-    """Text that is neither an interpolation nor a number, nor anything else that a job would read into it.
-
-    A backslash is itself but where it stands before what it could escape: there it is written twice.
-    """
-    if re.fullmatch(r"[A-Za-z/][\w./-]*", text, re.ASCII) and text.lower() not in _NO_TEXT:
-        return text
-    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
-    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)\Z", r"\1\1", literal)) + "'"
+    arguments = (f"{name}={written(value)}" for name, value in words.items())
+    return shlex.join([sys.executable, "-m", "jobs.restyle", *arguments])

@@ -2,19 +2,24 @@
 
 import importlib
 import sys
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from acestep.errors import RequestError, RestyleError
 from acestep.setting import parse_setting
-from jobs.command_line import hint
+from jobs.command_line import complete, hint
 from jobs.presets import read_preset, read_presets
 from jobs.restyle import job_of
+from jobs.schema import JOBS as SCHEMAS
 from jobs.schema import register
-from jobs.tune import restyled, spec_of
+from jobs.tune import spec_of
 from pipeline.settings import make_settings
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -22,6 +27,10 @@ JOBS = sorted(file.stem for file in CONF.glob("*.yaml"))
 CLUSTERS = ("auto", "existing", "local")
 METRICS = ("all", "default", "off")
 PRESETS = sorted(file.stem for file in (CONF / "preset").glob("*.yaml"))
+REQUIRED_ALL = {
+    job: ["manifest=m.csv", "model=demo"] if job in ("restyle", "validate", "tune") else ["model=demo"]
+    for job in ("restyle", "validate", "tune", "serve")
+} | {"benchmark": ["workload=vae"], "select": ["export=x"]}
 REQUIRED = {"restyle": ["manifest=m.csv", "output=out", "model=demo"]}
 
 
@@ -174,7 +183,7 @@ def test_tuning_makes_its_own_grid() -> None:
     for swept in ("grid.shift=[1,2]", "stages=[{caption: rock}]"):
         config = composed("tune", swept, "manifest=m.csv", "output=out", "model=demo")
         with pytest.raises(RequestError, match=r"(grid\.shift|stages): tuning makes its own grid"):
-            spec_of(config, job_of(restyled(config)))
+            spec_of(config, job_of(config))
 
 
 def test_missing_values_are_named() -> None:
@@ -183,6 +192,66 @@ def test_missing_values_are_named() -> None:
         pytest.raises(RestyleError, match=r"manifest=\.\.\."),
     ):
         job_of(compose("restyle"))
+
+
+def texts(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys that hold text, with their defaults."""
+    for field in fields(kind):
+        inner = get_type_hints(kind)[field.name]
+        if is_dataclass(inner):
+            yield from texts(inner, f"{prefix}{field.name}.")
+        elif inner in (str, str | None):
+            yield f"{prefix}{field.name}", field.default
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_an_empty_text_is_refused_unless_its_default_is_empty(job: str) -> None:
+    found = dict(texts(SCHEMAS[job]))
+    filled = composed(job, *(f"{key}=x" for key, default in found.items() if default == "???"))
+    for key, default in found.items():
+        for empty in ("", "  "):
+            config = filled.copy()
+            OmegaConf.update(config, key, empty)
+            if default == "":
+                assert complete(config)
+            else:
+                with pytest.raises(RestyleError, match=rf"^{key} is empty"):
+                    complete(config)
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("value", ["${HOME}/out", "${oc.env:NO_SUCH_VARIABLE}", "${nosuch:x}", "${output}"])
+def test_an_interpolation_that_leads_nowhere_cannot_start(
+    job: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = {"fetch": "model", "benchmark": "out"}.get(job, "output")
+    value = value.replace("output", key)
+    monkeypatch.setattr(sys, "argv", [f"jobs.{job}", f"{key}={value}", *REQUIRED_ALL.get(job, [])])
+    with pytest.raises(SystemExit) as left:
+        importlib.import_module(f"jobs.{job}").main()
+    said = capsys.readouterr().err
+    assert left.value.code == 2
+    assert said.startswith(f"error: {key}: ")
+    assert "${oc.env:NAME}" in said
+    assert "Traceback" not in said
+
+
+def test_a_configuration_of_the_users_own_makes_no_folder_and_no_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "my_compare.yaml").write_text(
+        "defaults: [compare_schema, _self_]\noutput: nowhere\n"
+        "hydra: {mode: MULTIRUN, output_subdir: .hydra, job: {chdir: true}}"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["jobs.compare", "--config-dir", "mine", "--config-name", "my_compare"])
+    with pytest.raises(SystemExit) as left:
+        importlib.import_module("jobs.compare").main()
+    assert left.value.code == 2
+    assert "output nowhere" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [mine]
 
 
 @pytest.mark.parametrize("job", ["restyle", "validate", "tune", "serve"])

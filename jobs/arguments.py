@@ -1,0 +1,258 @@
+"""The arguments of a job, checked before Hydra reads them.
+
+Hydra's grammar has meanings for commas, parentheses, ``=``, quotes and ``$``, and refuses ``~``, ``#`` and letters
+that are not ASCII. An argument that it refuses is named together with the same argument quoted so that it works.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
+from itertools import islice
+from typing import Any, get_args, get_origin, get_type_hints
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
+from hydra.errors import HydraException
+
+from acestep.errors import RequestError
+from jobs.schema import JOBS
+from pipeline.overrides import quoted, written
+
+# A job makes no folder for Hydra and runs once, whatever a configuration of the user's own says.
+FIXED = (
+    "hydra.mode=RUN",
+    "hydra.run.dir=.",
+    "hydra.output_subdir=null",
+    "hydra.job.chdir=false",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+)
+OF_HYDRA = ("hydra.searchpath", "hydra.verbose")
+MOST_VALUES = 100
+_ARGUMENT = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[\w.$/@-]+)=(?P<text>.*)", re.DOTALL)
+
+
+def checked(job: str, words: Sequence[str]) -> list[str]:
+    """The words of a command line, as Hydra is to read them.
+
+    Text keys take their text as it is written: ``output=2026_11`` is no number.
+
+    Raises:
+        RequestError: an argument cannot be taken; the message holds the same argument as it can.
+    """
+    _refuse_dashed_keys(job, words)
+    options = get_args_parser().parse_intermixed_args(words)
+    if options.help or options.hydra_help or options.shell_completion:
+        return [*words]
+    if options.experimental_rerun is not None:
+        raise RequestError(
+            "--experimental-rerun reads a pickle, which can run any code; give the arguments instead"
+        )
+    problems, taken = [], []
+    for argument, rest in _joined(options.overrides):
+        try:
+            taken.append(_taken(job, argument, rest))
+        except RequestError as error:
+            problems.append(str(error))
+    if options.multirun:
+        grid = "write what varies as grid.<name>=[...]" if _has_grid(job) else "leave it out"
+        problems.insert(0, f"--multirun: jobs.{job} runs once; {grid}")
+    if problems:
+        raise RequestError("\n".join(problems))
+    return [*taken, *FIXED, *_without(words, options.overrides)]
+
+
+def kind_of(job: str, key: str) -> Any:
+    """The type of a key of a job, ``None`` where it has none of that name."""
+    kind = JOBS[job]
+    for name in key.split("."):
+        hints = get_type_hints(kind) if is_dataclass(kind) else {}
+        if name not in hints:
+            return None
+        kind = hints[name]
+    return kind
+
+
+def is_text(kind: Any) -> bool:
+    """Whether a key of this type holds text."""
+    return kind in (str, str | None)
+
+
+def _is_list(kind: Any) -> bool:
+    return any(get_origin(one) is list for one in (kind, *get_args(kind)))
+
+
+def _refuse_dashed_keys(job: str, words: Sequence[str]) -> None:
+    """Refuse an option such as ``--output`` that is a key.
+
+    Raises:
+        RequestError: one is.
+    """
+    for word in words:
+        name, _, text = word.removeprefix("--").replace("-", "_").partition("=")
+        if word.startswith("--") and kind_of(job, name) is not None:
+            raise RequestError(
+                f"{word}: keys have no dashes; write {shlex.quote(f'{name}={text}') if text else f'{name}=...'}"
+            )
+
+
+def _joined(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each argument, and the words after it that are none: what a shell makes of a path with spaces."""
+    argument, rest = "", ""
+    for word in overrides:
+        if argument and "=" not in word and not word.startswith("~"):
+            rest += f" {word}"
+            continue
+        if argument:
+            yield argument, rest
+        argument, rest = word, ""
+    if argument:
+        yield argument, rest
+
+
+def _without(words: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """The words that are no overrides: options and their values."""
+    left, options = [*overrides], []
+    for word in words:
+        if left and word == left[0]:
+            left.pop(0)
+        else:
+            options.append(word)
+    return options
+
+
+def _taken(job: str, argument: str, rest: str) -> str:
+    """An argument as Hydra is to read it.
+
+    Args:
+        rest: words that follow it and are no arguments.
+
+    Raises:
+        RequestError: it cannot be read.
+    """
+    found = _ARGUMENT.fullmatch(argument)
+    if found is None:
+        if argument.startswith("~"):  # takes a key away
+            return argument
+        raise RequestError(
+            f"{shlex.quote(argument)} is not of the form key=value; quote a value with spaces whole"
+        )
+    sign, key, text = found["sign"] or "", found["key"], found["text"]
+    if re.match(r"hydra[./]", key) and key not in OF_HYDRA:
+        raise RequestError(f"{key}: a job sets this itself; of Hydra's own keys give {' or '.join(OF_HYDRA)} only")
+    kind = kind_of(job, key)
+    if rest:
+        whole = _mended(f"{sign}{key}", text + rest, kind) or argument + rest
+        raise RequestError(
+            f"{rest.strip()} is not of the form key=value; if it belongs to {key}, write {shlex.quote(whole)}"
+        )
+    try:
+        override = _parsed(argument)
+    except HydraException as error:
+        better = _mended(f"{sign}{key}", text, kind)
+        if better is None:
+            raise RequestError(f"{shlex.quote(argument)} cannot be read: {str(error).splitlines()[0]}") from None
+        raise RequestError(
+            f"{key}: Hydra cannot read this value without quotes; write {shlex.quote(better)}"
+        ) from None
+    swept = kind_of(job, f"grid.{key.removeprefix('cover.')}") is not None
+    if override.is_sweep_override() or (swept and isinstance(override.value(), list) and not _is_list(kind)):
+        raise RequestError(_instead_of_sweep(job, key, text, kind, override))
+    if is_text(kind) and not isinstance(override.value(), str | None):
+        return f"{sign}{key}={quoted(text.strip())}"
+    return argument
+
+
+def _parsed(argument: str) -> Override:
+    return OverridesParser.create().parse_override(argument)
+
+
+def _has_grid(job: str) -> bool:
+    return kind_of(job, "grid") is not None
+
+
+def _instead_of_sweep(job: str, key: str, text: str, kind: Any, override: Override) -> str:
+    """What to write in place of several values, which Hydra takes for a sweep."""
+    name = key.removeprefix("cover.")
+    swept = f"grid.{name}"
+    several = f"{key}={text} is more than one value"
+    listed = _listed(override, text)
+    if _is_list(kind) or kind is Any:
+        return f"{several}; write {shlex.quote(f'{key}={listed}')}"
+    if kind_of(job, swept) is not None and not name.startswith("flow_edit_source_"):
+        return f"{several}; sweep them in one launch with {shlex.quote(f'{swept}={listed}')}"
+    once = f"{several}, and one launch takes one"
+    if is_text(kind) or kind is None:
+        once += f"; if it is one text, write {shlex.quote(f'{key}={quoted(text)}')}"
+    return once
+
+
+def _listed(override: Override, text: str) -> str:
+    """The values of a sweep as a list; ``[...]`` where it does not name them."""
+    sweep = override._value
+    if isinstance(sweep, RangeSweep):
+        return written([*islice(sweep.range(), MOST_VALUES)])
+    if isinstance(sweep, list):
+        return text
+    if not isinstance(sweep, ChoiceSweep):
+        return "[...]"
+    return f"[{text}]" if sweep.simple_form else f"[{text.partition('(')[2].rpartition(')')[0]}]"
+
+
+def _mended(key: str, text: str, kind: Any) -> str | None:
+    """``key=text`` with quotes where the grammar needs them; None where that does not help either."""
+    structured = not is_text(kind) and text.lstrip()[:1] in ("[", "{", "(")
+    value = _quoted_inside(text) if structured else quoted(_literal(text))
+    better = f"{key}=[{value}]" if _is_list(kind) and not structured else f"{key}={value}"
+    try:
+        return None if _parsed(better).is_sweep_override() else better
+    except HydraException:
+        return None
+
+
+def _literal(text: str) -> str:
+    """Text in which ``${`` begins an interpolation only where it ends too."""
+    return re.sub(r"(\\*)\$\{(?![^}]+\})", r"\1\1\\${", text)
+
+
+def _quoted_inside(text: str) -> str:
+    """A list or mapping whose texts are quoted where the grammar needs it."""
+    text = text.strip()
+    opening, closing = text[:1], text[-1:]
+    if (opening, closing) in (("[", "]"), ("(", ")")):
+        return "[" + ",".join(map(_quoted_inside, _split(text[1:-1]))) + "]"
+    if (opening, closing) == ("{", "}"):
+        pairs: list[list[str]] = []
+        for part in _split(text[1:-1]):
+            name, colon, value = part.partition(":")
+            if colon:
+                pairs.append([name.strip(), value])
+            elif pairs:  # a comma inside of a text
+                pairs[-1][1] += f",{part}"
+        return "{" + ",".join(f"{name}:{_quoted_inside(value)}" for name, value in pairs) + "}"
+    try:
+        _parsed(f"key=[{text}]")
+    except HydraException:
+        return quoted(_literal(text))
+    return quoted(_literal(text)) if "," in text and text[:1] not in ("'", '"') else text
+
+
+def _split(text: str) -> list[str]:
+    """Text at its commas, but at none inside of brackets or quotes."""
+    parts, depth, mark = [""], 0, ""
+    for character in text:
+        if mark:
+            mark = "" if character == mark else mark
+        elif character in "'\"" and parts[-1].rstrip()[-1:] in ("", ":", "[", "{", "("):
+            mark = character
+        elif character in "[{(":
+            depth += 1
+        elif character in "]})":
+            depth -= 1
+        if character == "," and not depth and not mark:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts if text.strip() else []

@@ -1,0 +1,35 @@
+"""Values as the command line of a job writes them, by the grammar of Hydra's overrides."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+# Unquoted text that is read as something else.
+_NO_TEXT = ("null", "true", "false", "nan", "inf")
+
+
+def written(value: object) -> str:
+    """A value as the right side of ``key=value``."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{written(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ",".join(map(written, value)) + "]"
+    return _text(value) if isinstance(value, str) else repr(value)
+
+
+def _text(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z/][\w./-]*", text, re.ASCII) and text.lower() not in _NO_TEXT:
+        return text
+    return quoted(re.sub(r"(\\*)\$\{", r"\1\1\\${", text))
+
+
+def quoted(text: str) -> str:
+    """Text in quotes, in which only an interpolation ``${...}`` has a meaning.
+
+    A backslash is itself except before a quote or the end, where it is doubled.
+    """
+    mark = "'" if '"' in text else '"'
+    return mark + re.sub(rf"(\\*){mark}", rf"\1\1\\{mark}", re.sub(r"(\\+)\Z", r"\1\1", text)) + mark
