@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from acestep.constants import NUMERICS_VERSION
+from acestep.demo import NO_MUSIC, VARIANTS
 from acestep.errors import RestyleError
 from pipeline.service import openapi
 from pipeline.service.body import NAMES, Body, read_body
@@ -242,6 +243,7 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
             "dtype": model.dtype,
             "language_model": spec.language_model,
             "limits": vars(spec.limits),
+            "note": NO_MUSIC if model.name in VARIANTS else "",
         }
         return JSONResponse({"object": "list", "data": [entry]})
 

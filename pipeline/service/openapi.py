@@ -26,7 +26,7 @@ _MEANINGS = {
     "reference_audio": "A track whose timbre to take; given like src_audio.",
     "caption": "The style to go to: genre, instruments, mood, production.",
     "lyrics": "What is sung; empty means [Instrumental].",
-    "batch_size": "How many covers, with seeds that count up; more than one are answered as JSON.",
+    "batch_size": "How many covers: seeds count up from seed, or are drawn. Several are answered as JSON.",
     "inference_steps": "null is the model's own number: 8 on turbo, 28 elsewhere.",
     "mp3_bitrate": "Of mp3, opus and aac, such as 192k.",
     "seed": "-1 draws one; the reply says which.",

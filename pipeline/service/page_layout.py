@@ -57,7 +57,7 @@ def lay_out(spec: ServiceSpec, is_turbo: bool) -> Controls:
     orders, results, across = gr.State([]), gr.State([]), gr.State(None)
     gr.Markdown(f"# Cover\nThe structure of a track in another style, by `{spec.model}`.")
     if spec.model in VARIANTS:
-        gr.Markdown(words.plain(NO_MUSIC), elem_id="no-music", elem_classes="banner")
+        gr.Markdown(words.plain(NO_MUSIC), elem_id="no-music")
     with gr.Row():
         with gr.Column(min_width=320):
             source = gr.Audio(
@@ -81,7 +81,7 @@ def lay_out(spec: ServiceSpec, is_turbo: bool) -> Controls:
         go = gr.Button("Generate", variant="primary", elem_id="generate")
         stop = gr.Button("Cancel", elem_id="cancel")
     said = gr.Markdown(elem_id="status", elem_classes="status")
-    _results(results, across, [said, preset, *(fields[name] for name in words.FIELDS)])
+    _results(results, across, [preset, *(fields[name] for name in words.FIELDS)])
     with gr.Accordion("A small grid: strength across, guidance down", open=False, elem_id="grid"):
         with gr.Row():
             strengths = gr.Textbox("0.3, 0.6", label="Strengths, separated by commas", elem_id="strengths")
@@ -148,7 +148,7 @@ def _settings(start: Mapping[str, Any]) -> dict[str, Any]:
     with gr.Row():
         made["seed"] = gr.Textbox(label="First seed (empty: drawn)", elem_id="seed")
         made["batch_size"] = gr.Slider(
-            1, 8, 1, step=1, label="Covers, with seeds that count up", elem_id="batch_size"
+            1, 8, 1, step=1, label="Covers, each with a seed of its own", elem_id="batch_size"
         )
     return made
 
@@ -159,7 +159,7 @@ def placed(values: Mapping[str, Any]) -> list[Any]:
     return [
         value
         if name not in bounds or bounds[name][0] <= value <= bounds[name][1]
-        else gr.Slider(min(bounds[name][0], value), max(bounds[name][1], value), value)
+        else gr.update(value=value, minimum=min(bounds[name][0], value), maximum=max(bounds[name][1], value))
         for name, value in values.items()
     ]
 
@@ -168,7 +168,7 @@ def _results(results: gr.State, across: gr.State, used: Sequence[Any]) -> None:
     """Players with measures, one below the other or as a grid.
 
     Args:
-        used: what "Use these settings" sets: the status, the preset and the controls.
+        used: what "Use these settings" sets: the preset and the controls.
     """
 
     @gr.render(inputs=[results, across])
@@ -195,9 +195,12 @@ def _player(shown: Shown, in_grid: bool, shared: Sequence[str], used: Sequence[A
     gr.Markdown(told, elem_classes="measures")
     _notes([note for note in shown.row["notes"] if note not in shared])
     use = gr.Button("Use these settings", size="sm", elem_classes="use")
-    said = f"the controls hold the settings of: {words.plain(shown.title)}"
-    values = [said, "none", *placed(shown.controls)]
-    use.click(lambda: values, None, list(used), show_progress="hidden", api_visibility="private")
+
+    def take() -> list[Any]:
+        gr.Info(f"The controls hold the settings of: {shown.title}")  # they may be out of sight
+        return ["none", *placed(shown.controls)]
+
+    use.click(take, None, list(used), show_progress="hidden", api_visibility="private")
 
 
 def _notes(notes: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from acestep.audio import FORMATS, load_audio
 from acestep.constants import SAMPLE_RATE
+from acestep.demo import NO_MUSIC
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
 from pipeline.service.spec import Limits
@@ -297,7 +298,7 @@ def test_the_other_addresses(served: Served) -> None:
     health = httpx.get(f"{served.address}/health").json()
     assert health["status"] == "ok"
     (model,) = httpx.get(f"{served.address}/v1/models").json()["data"]
-    assert (model["id"], model["turbo"]) == ("demo", False)
+    assert (model["id"], model["turbo"], model["note"]) == ("demo", False, NO_MUSIC)
     metrics = {f.name: f for f in text_string_to_metric_families(httpx.get(f"{served.address}/metrics").text)}
     assert metrics["restyle_covers"].samples[0].value >= 1
     assert {"restyle_replies", "restyle_waiting_covers", "restyle_generation_seconds"} <= metrics.keys()

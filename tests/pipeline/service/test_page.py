@@ -11,17 +11,29 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import httpx
 import pytest
 import soundfile
 
+from acestep.constants import SILENT_SOURCE
+from acestep.demo import NO_MUSIC
 from acestep.errors import RequestError
 from pipeline.items import ModelFacts
 from pipeline.results import read_results
 from pipeline.service import page_words as words
 from pipeline.service.orders import look_at
-from pipeline.service.page_handlers import generate, grid_requests, one_seed
-from pipeline.service.spec import Limits
+from pipeline.service.page_handlers import (
+    Shown,
+    as_many,
+    batch_command,
+    generate,
+    grid_requests,
+    heard_seeds,
+    one_seed,
+)
+from pipeline.service.page_layout import lay_out, placed
+from pipeline.service.spec import Limits, ServiceSpec
 from pipeline.storage import open_store
 from tests.conftest import tone
 from tests.jobs.test_serve import served as launched
@@ -212,6 +224,85 @@ def test_what_a_visitor_leaves_behind_is_not_made(page: Served, eventually: Call
     assert page.counter.desk.tickets[left].status == "cancelled"
 
 
+def made(page: Served, song: str, **changes: Any) -> tuple[list[str], list[Shown]]:
+    """What a visitor gets to hear: ids of the orders, and the source with its covers."""
+    params, config = words.request_of(words.defaults(False) | {"caption": "jazz", "inference_steps": 2} | changes)
+
+    async def follow() -> tuple[list[str], list[Shown]]:
+        async for _, ids, shown in generate(page.counter, str(page.music / song), [("", params)], config):
+            if shown:
+                return ids, shown
+        return [], []
+
+    return asyncio.run_coroutine_threadsafe(follow(), page.loop).result(60)
+
+
+@pytest.mark.parametrize("covers", [1, 2, 4])
+def test_a_command_carries_the_seeds_that_were_heard(page: Served, covers: int) -> None:
+    ids, (_, *heard) = made(page, "country_song.wav", batch_size=2)
+    seeds = [one.row["seed"] for one in heard]
+    asked = words.defaults(False) | {"caption": "jazz", "inference_steps": 2, "batch_size": covers}
+
+    async def command(seed: str) -> str:
+        params, config = words.request_of(asked | {"seed": seed})
+        known = await heard_seeds(page.counter, ids)
+        return await batch_command(page.counter, str(page.music / "country_song.wav"), params, config, None, known)
+
+    def seeds_of(seed: str) -> list[int]:
+        line = shlex.split(asyncio.run_coroutine_threadsafe(command(seed), page.loop).result(30))
+        (said,) = (word for word in line if word.startswith(("cover.seed=", "grid.seed=")))
+        return [int(number) for number in said.partition("=")[2].strip("[]").split(",")]
+
+    assert seeds_of("") == as_many(seeds, covers)
+    assert seeds_of("") == seeds_of("")
+    # A seed that stands in its field is the one that is asked for.
+    assert seeds_of("5") == list(range(5, 5 + covers))
+
+
+def test_seeds_that_were_not_heard_follow_those_that_were() -> None:
+    assert as_many([9, 2, 3], 2) == [9, 2]
+    assert as_many([9, 2, 3], 5) == [9, 2, 3, 4, 5]
+    assert as_many([1, 2**32 - 1], 4) == [1, 2**32 - 1, 0, 2]
+
+
+def test_the_controls_of_a_cover_ask_for_the_cover(page: Served) -> None:
+    _, (_, *heard) = made(
+        page, "country_song.wav", batch_size=2, bpm="90", audio_format="mp3", audio_cover_strength=0.333
+    )
+    _, (_, again) = made(page, "country_song.wav", **heard[1].controls)
+    assert again.row["item_id"] == heard[1].row["item_id"]
+    assert [*heard[1].controls] == [*words.FIELDS]
+
+
+def test_a_control_reaches_whatever_a_grid_or_a_preset_set() -> None:
+    values = words.defaults(False) | {"guidance_scale": 20.0, "shift": 0.5}
+    held = dict(zip(values, placed(values), strict=True))
+    assert held["caption"] == ""
+    assert held["audio_cover_strength"] == 0.5
+    assert (held["guidance_scale"]["maximum"], held["guidance_scale"]["minimum"]) == (20, 1)
+    assert (held["shift"]["maximum"], held["shift"]["minimum"]) == (5, 0.5)
+
+
+def test_what_a_cover_tells_of_its_source_is_said_with_it(page: Served) -> None:
+    soundfile.write(page.music / "silence.wav", [[0.0, 0.0]] * 48_000 * 6, 48_000)
+    _, (_, *heard) = made(page, "silence.wav", batch_size=2)
+    shared = words.shared_notes([one.row for one in heard])
+    assert SILENT_SOURCE in shared
+    assert words.plain(SILENT_SOURCE) in words.note_list(shared)
+    rows = [{"notes": ["a", "b"]}, {"notes": ["c", "b"]}]
+    assert words.shared_notes(rows) == ["b"]
+    assert words.shared_notes([]) == []
+
+
+@pytest.mark.parametrize(("model", "told"), [("demo", True), ("demo_turbo", True), ("turbo", False)])
+def test_a_model_that_makes_no_music_says_so(model: str, told: bool) -> None:
+    with gr.Blocks() as blocks:
+        lay_out(ServiceSpec("out", model=model), is_turbo="turbo" in model)
+    banner = [block for block in blocks.blocks.values() if getattr(block, "elem_id", None) == "no-music"]
+    assert bool(banner) is told
+    assert all(words.plain(NO_MUSIC) == block.value for block in banner)
+
+
 class Visit:
     """An open page, and what it complained of and asked other hosts for."""
 
@@ -304,7 +395,6 @@ def test_a_visitor_finds_a_setting_and_takes_it_to_the_catalogue(tmp_path: Path)
 
         visit.number("batch_size", "1")
         visit.number("inference_steps", "4")
-        page.locator("#seed textarea, #seed input").fill("5")
         page.wait_for_function("document.querySelector('#compared').innerText.includes('1 of 4 steps follow')")
         visit.press("generate")
         visit.until_said("done: 1 of 1")
@@ -314,10 +404,15 @@ def test_a_visitor_finds_a_setting_and_takes_it_to_the_catalogue(tmp_path: Path)
         )
         page.locator(".player").nth(1).get_by_role("button", name="Play", exact=True).click()
         page.wait_for_function("document.querySelectorAll('.player #time')[1].innerText != '0:00'")
-        single = visit.command("write-command", "cover.seed=5")
+        seed = int(page.locator(".player").nth(1).inner_text().partition("seed ")[2].split()[0])
+        single = visit.command("write-command", "cover.seed=")
+        page.locator(".use").press("Enter")
+        page.wait_for_function("s => document.querySelector('#seed textarea, #seed input').value == s", arg=seed)
+        page.wait_for_function("document.querySelector('#command textarea').value == ''")
+        single_again = visit.command("write-command", "cover.seed=")
 
         page.locator("#grid button").first.click()
-        assert page.locator("#command textarea").input_value() == single
+        assert page.locator("#command textarea").input_value() == single_again
         page.locator("#strengths textarea, #strengths input").fill("0.4, 0.8")
         page.locator("#guidances textarea, #guidances input").fill("3, 9.0")
         page.wait_for_function("document.querySelector('#command textarea').value == ''")
@@ -325,7 +420,19 @@ def test_a_visitor_finds_a_setting_and_takes_it_to_the_catalogue(tmp_path: Path)
         visit.until_said("done: 4 of 4")
         _, *cells = visit.covers(4)
         assert cells[2] == cover
+        page.locator("#seed textarea, #seed input").fill("")
         grid = visit.command("write-grid-command", "grid.guidance_scale")
+
+        # The settings of a cell, back in the controls, make the cell again.
+        visit.number("inference_steps", "3")
+        page.locator("#caption textarea").fill("something else")
+        page.locator(".use").nth(1).press("Enter")
+        page.get_by_text("The controls hold the settings of: strength 0.8, guidance 3").wait_for()
+        page.wait_for_function("document.querySelector('#compared').innerText.includes('3 of 4 steps follow')")
+        visit.press("generate")
+        visit.until_said("done: 1 of 1")
+        assert visit.covers(1)[1] == cells[1]
+        assert page.locator("#no-music").is_visible()
 
         assert page.evaluate(NAMELESS) == []
         page.set_viewport_size({"width": 390, "height": 844})
@@ -337,10 +444,9 @@ def test_a_visitor_finds_a_setting_and_takes_it_to_the_catalogue(tmp_path: Path)
     rows = read_results(open_store(output_of(grid))).to_pylist()
     made = {(row["audio_cover_strength"], row["guidance_scale"]): row["audio_sha256"] for row in rows}
     assert [made[strength, guidance] for guidance, strength in itertools.product((3, 9), (0.4, 0.8))] == cells
-    assert set(shlex.split(single)) - {f"output={output_of(single)}"} >= {
-        "cover.inference_steps=4",
-        "cover.seed=5",
-    }
+    assert {row["seed"] for row in rows} == {seed}
+    for command in (single, single_again):
+        assert {"cover.inference_steps=4", f"cover.seed={seed}"} <= set(shlex.split(command))
 
 
 def output_of(command: str) -> str:
