@@ -338,9 +338,10 @@ class Visit:
 
     def covers(self, count: int) -> list[str]:
         """Digests of the files that the players offer, the source's first."""
-        self.page.wait_for_selector(f".player a[download] >> nth={count}", state="attached")
+        self.page.wait_for_function(
+            "n => document.querySelectorAll('.player a[download]').length == n", arg=count + 1
+        )
         links = self.page.locator(".player a[download]").evaluate_all("links => links.map(link => link.href)")
-        assert len(links) == count + 1
         return [hashlib.sha256(httpx.get(link).content).hexdigest() for link in links]
 
     def command(self, button: str, holds: str) -> str:
