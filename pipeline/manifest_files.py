@@ -13,7 +13,7 @@ from pyarrow import fs
 from acestep.setting import SETTING_FIELDS
 from acestep.values import is_empty
 from pipeline.manifest_text import Check, ManifestError, RawRow, csv_rows, refuse_repeats, text_lines
-from pipeline.own_columns import KEEP, OPTION, absent, is_declared, misspelt, undeclarable
+from pipeline.own_columns import OPTION, absent, how_to_declare, is_declared, misspelt, undeclarable
 from pipeline.spelling import MissingFileError, spelled
 from pipeline.storage import locate
 
@@ -32,6 +32,7 @@ OVERRIDES = (*SETTING_FIELDS, "seed")
 PROSE = ("track_id", "source", "caption", "lyrics", "flow_edit_source_caption", "flow_edit_source_lyrics")
 COLUMNS = (*REQUIRED, *OPTIONAL, *OVERRIDES)
 FACTS = tuple(name for name in COLUMNS if name not in PROSE)
+LIKE = 0.7  # of difflib's ratio: a name to ask about
 BATCH_ROWS = 8192
 # How programs write that there is no value: never a word of a song, and what only a song may hold.
 NAN_WORDS = ("NaN", "nan", "NaT", "<NA>", "#N/A")
@@ -179,7 +180,7 @@ def refuse_columns(
         ColumnsError: naming every such column and the known one that is nearest.
     """
     unknown = {
-        name: misspelt(name, tuple(known)) or next(iter(difflib.get_close_matches(name, known, 1)), None)
+        name: misspelt(name, tuple(known)) or next(iter(difflib.get_close_matches(name, known, 1, LIKE)), None)
         for name in names
         if name not in known and not is_declared(name, own, known)
     }
@@ -189,7 +190,7 @@ def refuse_columns(
         for name, near in unknown.items()
     ]
     if unknown:
-        problems.append(f"{OPTION}={KEEP} carries columns of your own. Known columns: {', '.join(known)}")
+        problems.append(f"{how_to_declare(unknown, own, known)} Known columns: {', '.join(known)}")
     if missing:
         problems.append(f"has no column {', '.join(map(repr, missing))}; every row needs one")
     clash = undeclarable(names, known)

@@ -24,6 +24,7 @@ META_TYPE = pa.map_(pa.string(), pa.string())
 OPTION = "manifest_columns"
 KEEP = "keep"
 EVERY = ("*",)
+MOST_NAMED = 8
 LONG_NAME = 10  # letters; in a longer name two edits are a misspelling, in a shorter one a single edit
 
 
@@ -64,6 +65,16 @@ def absent(declared: Iterable[str], names: Iterable[str]) -> list[str]:
     """Declared names, patterns aside, that no column has."""
     composed = set(map(_composed, names))
     return [name for name in declared if name not in composed and not set(name) & set("*?[")]
+
+
+def how_to_declare(unknown: Iterable[str], declared: Sequence[str], known: Sequence[str]) -> str:
+    """What to say of unknown columns."""
+    names = [*declared, *unknown]
+    if len(names) > MOST_NAMED or not all(re.fullmatch(r"[^\"'$\\`,\[\]{}]+", name) for name in names):
+        return f"{OPTION}={KEEP} carries columns of your own."
+    listed = ",".join(name if re.fullmatch(r"[\w.*?-]+", name) else f"'{name}'" for name in names)
+    keep = "" if any(misspelt(name, tuple(known)) for name in unknown) else f"{OPTION}={KEEP} or "
+    return f'If it is your own, {keep}"{OPTION}=[{listed}]" carries it.'
 
 
 def undeclarable(names: Iterable[str], known: Collection[str]) -> str | None:

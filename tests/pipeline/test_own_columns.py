@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from acestep.errors import RequestError
 from pipeline.carried import Carried, restated
@@ -166,9 +168,28 @@ def test_misspellings_of_known_columns_and_names_of_ones_own(tmp_path: Path, nam
 
 
 def test_every_undeclared_column_is_named_at_once_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ColumnsError, match="manifest_columns=keep") as raised:
+    with pytest.raises(ColumnsError, match=r"manifest_columns=\[isrc,captoin,title\]") as raised:
         read(write(tmp_path, "csv", ROW | {"captoin": "", "title": "", "isrc": ""}), "isrc")
     assert raised.value.unknown == {"captoin": "caption", "title": None}
+
+
+@pytest.mark.parametrize(
+    ("columns", "declared", "remedy"),
+    [
+        (["Track Title", "isrc"], [], "manifest_columns=keep or \"manifest_columns=[isrc,'Track Title']\""),
+        (["captoin"], ["*"], 'own, "manifest_columns=[*,captoin]"'),
+        (["captoin"], ["isrc"], 'own, "manifest_columns=[isrc,captoin]"'),
+        (["it's"], [], "manifest_columns=keep carries"),
+    ],
+)
+def test_the_remedy_can_be_typed(tmp_path: Path, columns: list[str], declared: list[str], remedy: str) -> None:
+    uri = write(tmp_path, "jsonl", ROW | {"isrc": "i"} | dict.fromkeys(columns, "x"))
+    with pytest.raises(ColumnsError) as raised:
+        read(uri, *declared)
+    assert remedy in str(raised.value)
+    if match := re.search(r'"(manifest_columns=.*)"', str(raised.value)):
+        value = OverridesParser.create().parse_override(match[1]).value()
+        assert read(uri, *parse_declared(list(map(str, value))))
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
