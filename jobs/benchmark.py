@@ -23,7 +23,6 @@ from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
-from rich.console import Console
 
 from acestep.errors import RequestError
 from acestep.handler import pick_device
@@ -31,6 +30,7 @@ from jobs.command_line import complete, launch
 from jobs.leaving import AGAIN, BROKE_OFF, COULD_NOT_START, leaving
 from jobs.schema import register
 from pipeline.benchmark.request import BenchmarkRequest, parse_request
+from pipeline.printing import plain_console
 
 FOLDER = "outputs/benchmark"
 PEER = "diffusers>=0.42.1,<0.43"
@@ -76,7 +76,7 @@ def missing_peer(error: ImportError) -> RequestError:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
 def _main(config: DictConfig) -> None:
     _entered.append(True)
-    console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+    console, errors = plain_console(), plain_console(stderr=True)
     with leaving(kept=AGAIN):
         request = parse_request(complete(config))
         file = file_of(request)
@@ -91,17 +91,17 @@ def _main(config: DictConfig) -> None:
             raise missing_peer(error) from error
         report, written = None, None
         try:
-            for report in benchmark(request, lambda line: errors.print(line, markup=False, highlight=False)):
+            for report in benchmark(request, lambda line: errors.print(line)):
                 written = write(report, file, written)
         except EqualityError as error:
-            errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+            errors.print(f"error: {error}", style="red")
             sys.exit(BROKE_OFF)
         finally:
             if report is not None:
-                console.print(markdown(report), markup=False, highlight=False)
+                console.print(markdown(report))
             if written is not None:
                 lines = file.with_suffix(".jsonl")
-                console.print(f"appended to {file} and {lines}", markup=False, highlight=False)
+                console.print(f"appended to {file} and {lines}")
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ import sys
 
 import hydra
 from omegaconf import DictConfig
-from rich.console import Console
 
 from jobs.command_line import complete, launch
 from jobs.judging import findings_of
@@ -24,6 +23,7 @@ from pipeline.compare_job import CompareJob, compare_folder
 from pipeline.console import warn_on
 from pipeline.console_findings import print_findings
 from pipeline.findings import FOLDER, PAGE
+from pipeline.printing import plain_console
 from pipeline.tracking import TrackingSpec
 
 register()
@@ -48,7 +48,7 @@ def job_of(config: DictConfig) -> CompareJob:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="compare")
 def _main(config: DictConfig) -> None:
     _entered.append(True)
-    console = Console()
+    console = plain_console()
     with leaving(kept=AGAIN):
         job = job_of(config)
         findings, links = compare_folder(job, warn_on(console))
@@ -58,7 +58,7 @@ def _main(config: DictConfig) -> None:
         lines["listen"] = f"{job.output}/{FOLDER}/{PAGE}"
     lines |= links
     for name, value in lines.items():
-        console.print(f"{name:8} {value}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{name:8} {value}")
     sys.exit(INCOMPLETE if job.tracking.enabled and not links else OK)
 
 

@@ -25,6 +25,7 @@ from acestep.fetch import Fetched, fetch_adapter, fetch_language_model, fetch_mo
 from acestep.hub import Source
 from jobs.command_line import complete, launch
 from jobs.schema import register
+from pipeline.printing import plain_console
 
 OK, FAILED, INTERRUPTED = 0, 2, 130
 LINE_INTERVAL_S = 10.0
@@ -71,17 +72,17 @@ def wanted(config: DictConfig, progress: type[Any] | None) -> Iterator[Fetched]:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="fetch")
 def _main(config: DictConfig) -> None:
     _entered.append(True)
-    console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+    console, errors = plain_console(), plain_console(stderr=True)
     try:
         complete(config)
         if config.list:
             for line in overview():
-                console.print(line, markup=False, highlight=False)
+                console.print(line)
             return
         for fetched in wanted(config, None if console.is_terminal else LogLines):
             say(console, fetched)
     except RestyleError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        errors.print(f"error: {error}", style="red")
         sys.exit(FAILED)
     except KeyboardInterrupt:
         errors.print("interrupted: complete files are kept, and the same command goes on", style="red")
@@ -93,9 +94,9 @@ def say(console: Console, fetched: Fetched) -> None:
     rows = {name: str(folder) for name, folder in fetched.folders.items()} | {"size": decimal(fetched.size)}
     if fetched.fingerprint:
         rows["fingerprint"] = fetched.fingerprint
-    console.print(f"{fetched.name}: complete, every tensor fits", markup=False, highlight=False)
+    console.print(f"{fetched.name}: complete, every tensor fits")
     for name, value in rows.items():
-        console.print(f"  {name:14} {value}", markup=False, highlight=False)
+        console.print(f"  {name:14} {value}")
 
 
 def overview() -> Iterator[str]:

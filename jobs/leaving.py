@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from rich.console import Console
-
 from acestep.errors import RestyleError
 from pipeline.cluster import PoolError
 from pipeline.console import ConsoleReporter
 from pipeline.lease import LeaseLostError
+from pipeline.printing import plain_console
 from pipeline.stopping import StoppedError, StoppedNow
 
 OK, BROKE_OFF, COULD_NOT_START, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -45,5 +44,5 @@ def leaving(reporter: ConsoleReporter | None = None, kept: str = KEPT) -> Iterat
 def _leave(reporter: ConsoleReporter | None, message: str, status: int) -> NoReturn:
     if reporter is not None:
         reporter.stop()
-    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    plain_console(stderr=True).print(message, style="red")
     sys.exit(status)

@@ -19,7 +19,6 @@ from typing import Any
 
 import hydra
 from omegaconf import DictConfig
-from rich.console import Console
 
 from jobs.command_line import complete, launch
 from jobs.leaving import COULD_NOT_START, INCOMPLETE, OK, leaving
@@ -28,6 +27,7 @@ from pipeline.cluster import ClusterSpec
 from pipeline.measure_job import Measured, MeasureJob, measure_all
 from pipeline.measuring import MetricsSpec
 from pipeline.own_columns import parse_declared
+from pipeline.printing import plain_console
 
 LINE_INTERVAL_S = 10.0
 register()
@@ -52,14 +52,14 @@ def job_of(config: DictConfig) -> MeasureJob:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="measure")
 def _main(config: DictConfig) -> None:
     _entered.append(True)
-    console = Console(soft_wrap=True)
+    console = plain_console()
     said_at = time.monotonic()
 
     def progressed(done: Measured) -> None:
         nonlocal said_at
         if time.monotonic() - said_at >= LINE_INTERVAL_S:
             said_at = time.monotonic()
-            console.print(f"{done.covers} covers measured", highlight=False)
+            console.print(f"{done.covers} covers measured")
 
     with leaving():
         job = job_of(config)
@@ -67,11 +67,10 @@ def _main(config: DictConfig) -> None:
     console.print(
         f"{done.covers} covers measured, {done.failed} could not be; {done.audio_s / 60:.1f} min of covers at "
         f"{done.cost:.2f} s of work per minute, reading left out",
-        highlight=False,
     )
     for message in done.reasons:
-        console.print(f"  {message}", markup=False, highlight=False)
-    console.print(f"{'next':8} python -m jobs.compare output={job.output}", markup=False, highlight=False)
+        console.print(f"  {message}")
+    console.print(f"{'next':8} python -m jobs.compare output={job.output}")
     sys.exit(INCOMPLETE if done.failed else OK)
 
 

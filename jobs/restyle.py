@@ -18,7 +18,6 @@ from typing import Any
 
 import hydra
 from omegaconf import DictConfig
-from rich.console import Console
 
 from jobs.command_line import complete, given, launch
 from jobs.judging import findings_of
@@ -32,6 +31,7 @@ from pipeline.lease import holder_of
 from pipeline.measuring import MetricsSpec
 from pipeline.own_columns import parse_declared
 from pipeline.presets import Preset
+from pipeline.printing import plain_console
 from pipeline.restyle import run
 from pipeline.storage import open_store
 from pipeline.tracking import TrackingSpec
@@ -69,7 +69,7 @@ def job_of(config: DictConfig, by_hand: Sequence[str] = (), presets: Sequence[Pr
 @hydra.main(version_base="1.3", config_path="../conf", config_name="restyle")
 def _main(config: DictConfig) -> None:
     _entered.append(True)
-    reporter = ConsoleReporter(Console())
+    reporter = ConsoleReporter(plain_console())
     with leaving(reporter):
         job = job_of(config, given("cover"), read_presets(search_path()))
         if config.dry_run:

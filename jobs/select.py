@@ -16,12 +16,12 @@ import sys
 import hydra
 import pyarrow.compute as pc
 from omegaconf import DictConfig
-from rich.console import Console
 
 from jobs.command_line import complete, launch
 from jobs.judging import objective_of
 from jobs.leaving import AGAIN, COULD_NOT_START, INCOMPLETE, OK, leaving
 from jobs.schema import register
+from pipeline.printing import plain_console
 from pipeline.select_job import TABLE, SelectJob, select_winners
 
 MOST_LINES = 20
@@ -43,14 +43,14 @@ def job_of(config: DictConfig) -> SelectJob:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="select")
 def _main(config: DictConfig) -> None:
     _entered.append(True)
-    console = Console(soft_wrap=True)
+    console = plain_console()
     with leaving(kept=AGAIN):
         job = job_of(config)
         winners = select_winners(job)
     without = winners.filter(pc.is_null(winners["file"]))
     console.print(f"{len(winners) - len(without)} of {len(winners)} tracks have a winner: {job.export}/{TABLE}")
     for row in without.slice(0, MOST_LINES).to_pylist():
-        console.print(f"  {row['track_id']}: {row['reason']}", markup=False, highlight=False)
+        console.print(f"  {row['track_id']}: {row['reason']}")
     sys.exit(INCOMPLETE if len(without) else OK)
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import hydra
 from omegaconf import DictConfig
-from rich.console import Console
 
 from acestep.errors import RequestError
 from jobs.command_line import complete, launch
@@ -26,6 +25,7 @@ from jobs.presets import read_presets, search_path
 from jobs.schema import register
 from pipeline.cluster import ClusterSpec
 from pipeline.measuring import MetricsSpec
+from pipeline.printing import plain_console
 from pipeline.service.spec import Access, Limits, ServiceSpec
 from pipeline.stopping import stop_signals
 
@@ -71,7 +71,7 @@ def keys_of(text: str) -> tuple[str, ...]:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="serve")
 def _main(config: DictConfig) -> None:
     _entered.append(True)
-    console = Console(soft_wrap=True, highlight=False)
+    console = plain_console()
     with leaving(kept=KEPT):
         spec, keys = spec_of(config), keys_of(os.environ.get(KEYS, ""))
         try:
@@ -83,11 +83,11 @@ def _main(config: DictConfig) -> None:
         opened = open_service(spec, keys)
         # Ray takes over the signals when it starts, so ours come after it.
         with stop_signals(lambda: None) as request, running(opened) as address:
-            console.print(f"{spec.model} listens at {address}/v1/audio/generations", markup=False)
+            console.print(f"{spec.model} listens at {address}/v1/audio/generations")
             if spec.page:
-                console.print(f"the Cover page is at {address}/", markup=False)
+                console.print(f"the Cover page is at {address}/")
             request.came.wait()
-        console.print(f"stopped; {KEPT}", markup=False)
+        console.print(f"stopped; {KEPT}")
     sys.exit(128 + (request.signal or 2))
 
 

@@ -31,6 +31,7 @@ from pipeline.findings import FOLDER, PAGE
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob
 from pipeline.plan import Plan
+from pipeline.printing import plain_console
 from pipeline.settings import Setting
 from pipeline.tune_job import PRESET, TuneResult, TuneSpec, tune_catalogue
 
@@ -44,7 +45,7 @@ class RoundReporter(ConsoleReporter):
     def planned(self, job: RestyleJob, plan: Plan, settings: list[Setting], model: ModelFacts, pool: Pool) -> None:
         done = f", {plan.done} are there already" if plan.done else ""
         text = f"  making {plan.items} covers of {plan.tracks} tracks{done}"
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text)
 
 
 def spec_of(config: DictConfig, job: RestyleJob) -> TuneSpec:
@@ -68,14 +69,12 @@ def spec_of(config: DictConfig, job: RestyleJob) -> TuneSpec:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="tune")
 def _main(config: DictConfig) -> None:
     _entered.append(True)
-    console = Console(soft_wrap=True)
+    console = plain_console()
     reporter = RoundReporter(console)
     with leaving(reporter):
         job = job_of(config, given("cover"), read_presets(search_path()))
         spec = spec_of(config, job)
-        found = tune_catalogue(
-            job, spec, reporter, lambda text: console.print(text, markup=False, highlight=False)
-        )
+        found = tune_catalogue(job, spec, reporter, lambda text: console.print(text))
     conclude(console, job, found, sys.argv[1:])
     sys.exit(OK)
 
@@ -89,7 +88,7 @@ def conclude(console: Console, job: RestyleJob, found: TuneResult, arguments: Se
     lines |= found.links
     lines["next"] = following(job.output, arguments)
     for name, value in lines.items():
-        console.print(f"{name:8} {value}", markup=False, highlight=False)
+        console.print(f"{name:8} {value}")
 
 
 def following(output: str, arguments: Sequence[str]) -> str:

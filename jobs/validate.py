@@ -27,6 +27,7 @@ from jobs.schema import register
 from pipeline.disk_space import Space
 from pipeline.forecast import Forecast
 from pipeline.job import RestyleJob, assumed_dtype
+from pipeline.printing import plain_console
 from pipeline.problems import Problem
 from pipeline.validation import Check, ValidateSpec, Validation, validate
 
@@ -70,7 +71,7 @@ class Teller:
 
     def line(self, text: str) -> None:
         """Text as it is, however wide the terminal."""
-        self.console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text.rstrip())
 
 
 def parts_of(config: DictConfig) -> tuple[RestyleJob, ValidateSpec, int | None]:
@@ -90,12 +91,12 @@ def parts_of(config: DictConfig) -> tuple[RestyleJob, ValidateSpec, int | None]:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="validate")
 def _main(config: DictConfig) -> None:
     _entered.append(True)
-    teller, errors = Teller(Console()), Console(stderr=True, soft_wrap=True)
+    teller, errors = Teller(plain_console()), plain_console(stderr=True)
     try:
         job, spec, workers = parts_of(config)
         found = validate(job, spec, teller)
     except RestyleError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        errors.print(f"error: {error}", style="red")
         sys.exit(COULD_NOT_START)
     except KeyboardInterrupt:
         errors.print("interrupted: what was learnt of the sources is kept", style="red")

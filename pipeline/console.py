@@ -5,10 +5,9 @@ from collections.abc import Callable
 
 import pyarrow as pa
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.text import Text
 
 from acestep.demo import NO_MUSIC, VARIANTS
 from pipeline.cluster import Pool
@@ -32,7 +31,7 @@ ENOUGH_FOR_SLOWEST = 5
 
 def warn_on(console: Console) -> Callable[[str], None]:
     """Says on a console what went wrong without stopping."""
-    return lambda message: console.print(f"[yellow]warning:[/yellow] {escape(message)}", highlight=False)
+    return lambda message: console.print(Text.assemble(("warning:", "yellow"), f" {message}"))
 
 
 class ConsoleReporter:
@@ -52,25 +51,21 @@ class ConsoleReporter:
         where = (
             f"{pool.gpus_per_worker:g} GPU each" if pool.gpus_per_worker else f"CPU, {pool.threads} threads each"
         )
-        facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        facts.add_row("catalogue", escape(job.name))
-        facts.add_row("model", f"{escape(model.name)} ({model.fingerprint}, {model.dtype})")
+        self._fact("catalogue", job.name)
+        self._fact("model", f"{model.name} ({model.fingerprint}, {model.dtype})")
         seeds = len({setting.seed for setting in settings})
-        facts.add_row("settings", names_of(settings, 8) + (f" ({seeds} seeds each)" if seeds > 1 else ""))
+        self._fact("settings", names_of(settings, 8) + (f" ({seeds} seeds each)" if seeds > 1 else ""))
         most = f" to {pool.most}" if pool.most > pool.workers else ""
-        facts.add_row("cluster", escape(pool.cluster))
-        facts.add_row("workers", f"{pool.workers}{most} ({where})")
+        self._fact("cluster", pool.cluster)
+        self._fact("workers", f"{pool.workers}{most} ({where})")
         todo = f"{plan.items} covers of {plan.tracks} tracks"
-        facts.add_row("to do", todo + (f" ({plan.done} are done already)" if plan.done else ""))
+        self._fact("to do", todo + (f" ({plan.done} are done already)" if plan.done else ""))
         if plan.outdated:
-            facts.add_row(
-                "columns", f"{len(plan.outdated)} finished rows are written again with columns of your own"
-            )
+            self._fact("columns", f"{len(plan.outdated)} finished rows are written again with columns of your own")
         if plan.set_aside:
-            facts.add_row("set aside", f"{plan.set_aside} that cannot be run; listed at the end")
-        self.console.print(facts)
+            self._fact("set aside", f"{plan.set_aside} that cannot be run; listed at the end")
         if job.model in VARIANTS:
-            self.console.print(f"[dim]{NO_MUSIC}[/dim]")
+            self.console.print(NO_MUSIC, style="dim")
         self.last_line = self.now()
         if self.console.is_terminal and plan.items:
             self.bar = Bar(
@@ -84,6 +79,9 @@ class ConsoleReporter:
             self.bar.add_task("restyle", total=plan.items, note="starting workers")
             self.bar.start()
 
+    def _fact(self, name: str, value: str) -> None:
+        self.console.print(f"{name:9}  {value}")
+
     def advanced(self, progress: Progress) -> None:
         """Say how far it is."""
         if self.bar is not None:
@@ -91,7 +89,7 @@ class ConsoleReporter:
         elif self.now() - self.last_line >= self.between_s:
             self.last_line = self.now()
             self.between_s = min(BETWEEN_LINES_S, self.between_s * LINES_GROW)
-            self.console.print(in_words(progress), markup=False, highlight=False, soft_wrap=True)
+            self.console.print(in_words(progress))
 
     def warned(self, message: str) -> None:
         """Say what went wrong without stopping."""
@@ -106,7 +104,7 @@ class ConsoleReporter:
     def foreseen(self, found: Forecast) -> None:
         """Say what a job would do."""
         for name, text in forecast_lines(found).items():
-            self.console.print(f"{name:8} {text}", markup=False, highlight=False)
+            self.console.print(f"{name:8} {text}")
         self._problems(found.problems)
 
     def _problems(self, problems: pa.Table) -> None:
@@ -114,9 +112,6 @@ class ConsoleReporter:
             self.console.print(
                 f"  {row['status']} {row['track_id'] or '(no track_id)'} {row['setting_name'] or ''}: "
                 f"{row['error_kind']}: {row['error_message']}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
             )
         if len(problems) > MOST_PROBLEMS:
             self.console.print(f"  ... and {len(problems) - MOST_PROBLEMS} more")
@@ -127,38 +122,30 @@ class ConsoleReporter:
             self.console.print(
                 f"  {row['track_id']} {row['setting_name']}: {row['work_s']:.1f} s of work for "
                 f"{row['duration_s']:.1f} s of audio",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
             )
 
     def closed(self, job: RestyleJob, summary: Summary) -> None:
         """Say how it ended and where everything is."""
         self.stop()
-        table = Table(title=f"{escape(job.name)}: {'all done' if summary.complete else 'done, with problems'}")
-        for heading in ("ok", "failed", "rejected", "new", "audio", "took"):
-            table.add_column(heading, justify="right")
-        table.add_row(
-            f"[green]{summary.ok}[/green]",
-            f"[red]{summary.failed}[/red]" if summary.failed else "0",
-            f"[red]{summary.rejected}[/red]" if summary.rejected else "0",
-            str(summary.new),
-            f"{summary.audio_s:.0f} s",
-            f"{summary.seconds:.0f} s",
+        ended = "all done" if summary.complete else "done, with problems"
+        self.console.print(f"{job.name}: {ended}", style="bold")
+        self.console.print(
+            f"{summary.ok} ok, {summary.failed} failed, {summary.rejected} rejected, {summary.new} new; "
+            f"{summary.audio_s:.0f} s of audio in {summary.seconds:.0f} s",
+            style="green" if summary.complete else "red",
         )
-        self.console.print(table)
         if summary.by_kind:
-            self.console.print(f"problems: {kinds_in_words(summary.by_kind)}", markup=False, highlight=False)
+            self.console.print(f"problems: {kinds_in_words(summary.by_kind)}")
         self._problems(summary.problems)
         if summary.noted:
             told = f"notes on sources (tracks): {kinds_in_words(summary.noted)}; the rows' notes say more"
-            self.console.print(told, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(told)
         if summary.ok > ENOUGH_FOR_SLOWEST:
             self._slowest(summary.slowest)
         if summary.findings is not None:
             print_findings(self.console, summary.findings)
         if summary.start_up.workers:
-            self.console.print(f"start-up {in_words_of_start(summary.start_up)}", highlight=False, soft_wrap=True)
+            self.console.print(f"start-up {in_words_of_start(summary.start_up)}")
         lines = {
             "audio": f"{job.output}/audio",
             "results": f"{job.output}/results",
@@ -168,4 +155,4 @@ class ConsoleReporter:
             lines["listen"] = f"{job.output}/{FOLDER}/{PAGE}"
         lines |= summary.tracking
         for name, value in lines.items():
-            self.console.print(f"{name:8} {value}", markup=False, highlight=False, soft_wrap=True)
+            self.console.print(f"{name:8} {value}")

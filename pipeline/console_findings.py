@@ -4,11 +4,10 @@ from typing import Any
 
 import pyarrow.compute as pc
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from pipeline.findings import Findings
 from pipeline.objective import KEPT, MOVED, SCORE
+from pipeline.printing import table_lines
 
 MOST_ROWS = 20
 SHOWN = {
@@ -23,19 +22,17 @@ SHOWN = {
 
 def print_findings(console: Console, findings: Findings) -> None:
     """A row for each setting, the best first, then sentences."""
-    table = Table(title="settings, best first; means over tracks", box=None, padding=(0, 1))
-    table.add_column("setting", no_wrap=True)
-    for heading in SHOWN.values():
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("covers")
     rows = _rows(findings)
-    for row in rows[:MOST_ROWS]:
-        table.add_row(escape(row["setting_name"]), *(_number(row, name) for name in SHOWN), _counts(row))
-    console.print(table)
+    cells = [
+        [row["setting_name"], *(_number(row, name) for name in SHOWN), _counts(row)] for row in rows[:MOST_ROWS]
+    ]
+    console.print("settings, best first; means over tracks", style="italic")
+    for line in table_lines([["setting", *SHOWN.values(), "covers"], *cells]):
+        console.print(line)
     if len(rows) > MOST_ROWS:
         console.print(f"  ... and {len(rows) - MOST_ROWS} more")
     for sentence in findings.sentences:
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        console.print(sentence)
 
 
 def _rows(findings: Findings) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -250,3 +251,27 @@ def test_a_refusal_is_one_message_and_status_2(
     assert said.err.count("\n") == 1
     assert not said.out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("columns", ["20", "80"])
+def test_an_output_that_cannot_encode_a_name_gets_the_report_all_the_same(
+    encoding: str, columns: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs import validate
+
+    (tmp_path / "bad.csv").write_text("track_id,source,caption\n日本 é,missing.wav,rock\n", encoding="utf-8")
+    words = [f"manifest={tmp_path}/bad.csv", f"output={tmp_path}/out", "model=demo_turbo"]
+    out, err = (TextIOWrapper(BytesIO(), encoding=encoding) for _ in range(2))
+    monkeypatch.setattr(sys, "argv", ["jobs.validate", *words])
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit) as left:
+        validate.main()
+    out.flush()
+    said = out.buffer.getvalue().decode(encoding)
+    assert left.value.code == 3
+    name = "日本 é".encode(encoding, "backslashreplace").decode(encoding)
+    assert re.search(rf"^  {re.escape(name)} +missing_file ", said, re.MULTILINE)
+    assert "there is no plan yet" not in said
