@@ -17,6 +17,7 @@ from acestep.values import unix_lines
 
 DEFAULT_SECONDS = 30
 _KEYS = {"": ""} | {key.casefold(): key for key in KEYSCALES}
+_NULL_WORDS = ("null", "none", "na", "n/a", "undefined")
 _FRACTIONS = {"2/4": "2", "3/4": "3", "4/4": "4", "6/8": "6"}
 
 
@@ -118,8 +119,9 @@ def check_prompt(prompt: Prompt) -> tuple[Prompt, list[str]]:
         notes.append(
             f"lyrics have {len(prompt.lyrics)} characters; the model knows fewer than {MAX_LYRICS_CHARACTERS}"
         )
-    if prompt.lyrics.strip().casefold() in ("null", "none", "na", "n/a", "undefined"):
-        notes.append(f"lyrics are the word {prompt.lyrics!r}; leave them empty for {INSTRUMENTAL}")
+    for name, text in (("caption", prompt.caption), ("lyrics", prompt.lyrics)):
+        if text.strip().casefold() in _NULL_WORDS:
+            notes.append(f"{name} is the word {text!r}, which programs write where there is nothing")
     if not prompt.lyrics.strip():
         notes.append(f"lyrics are empty: {INSTRUMENTAL} is used")
         prompt = replace(prompt, lyrics=INSTRUMENTAL)

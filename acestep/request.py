@@ -40,7 +40,7 @@ Request = TypeVar("Request", GenerationParams, GenerationConfig)
 
 
 def check_request(params: GenerationParams, config: GenerationConfig) -> tuple[GenerationParams, GenerationConfig]:
-    """The request with every value in its field's own kind; what is empty (None, NaN) is at its default.
+    """The request with every value in its field's own kind, and empty values (NaN, None) at their defaults.
 
     Refuses what is not supported or has no meaning; the setting and the prompt are checked on their own.
 
@@ -159,7 +159,9 @@ def _in_own_kinds(request: Request) -> Request:
     for item in fields(request):
         value = getattr(request, item.name)
         if is_empty(value):
-            values[item.name] = item.default
+            values[item.name] = (
+                None if value is None and type(None) in get_args(hints[item.name]) else item.default
+            )
         elif item.name not in SETTING_FIELDS:
             values[item.name] = _of_kind(item.name, value, hints[item.name])
     return replace(request, **values)

@@ -17,6 +17,7 @@ SHEET_ERRORS = frozenset(
     {"#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!", "#SPILL!", "#CALC!", "#FIELD!", "#ERROR!"}
 )
 MAX_EXACT_FLOAT = 2**53  # above it neighbouring whole numbers share one float
+_LINE_END = re.compile(r"(?:_x000D_)?\r?\n|\r|_x000D_", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 
 
@@ -80,8 +81,8 @@ def as_whole_number(name: str, value: Any) -> int:
 
 
 def unix_lines(text: str) -> str:
-    """Text with LF at the end of every line, whether CR LF, CR or LF was there."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    """Text with LF at the end of every line, in place of CR LF, CR, or Excel's escape of a CR in its files."""
+    return _LINE_END.sub("\n", text) if "\r" in text or "_x000" in text else text
 
 
 def check_characters(name: str, text: str) -> None:

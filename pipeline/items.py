@@ -132,9 +132,9 @@ def make_items(track: Track, source: str, reference: str | None, rules: Rules) -
         }
 
 
-def drawn_seed(track_id: str) -> int:
-    """The random seed of a track: another one for each, and at every launch the same, so that a job can go on."""
-    return int(digest_of({"seed of": track_id}), 16) % SEED_LIMIT
+def drawn_seed(name: str) -> int:
+    """A seed drawn by a name, such as a track's: every launch draws the same one, so that a job can go on."""
+    return int(digest_of({"seed of": name}), 16) % SEED_LIMIT
 
 
 def refuse_seed(setting: Setting, seed: int) -> None:

@@ -34,6 +34,7 @@ BATCH_ROWS = 2048
 MOST_ID_BYTES = 200  # file systems allow 255 for a name
 TEXTS = tuple(name for name in (*REQUIRED, *OPTIONAL) if name != "bpm")
 _WHOLE_FLOAT = re.compile(r"(\d+)\.0+", re.ASCII)
+_SHORTENED = re.compile(r"\d[.,]\d+E\+?\d{2,}", re.ASCII | re.IGNORECASE)  # as a spreadsheet shows long numbers
 _PLAIN_NAME = re.compile(r"\w[\w\-. ]*(?<![. ])", re.ASCII)
 
 
@@ -211,6 +212,10 @@ def parse_track(
             raise _RowError("missing_value", f"{name} is empty; every row needs one")
     texts = {name: _text(name, values[name]) for name in TEXTS if name in values}
     track_id = track_id_of(texts["track_id"])
+    if _SHORTENED.fullmatch(track_id):
+        raise _RowError(
+            "unsafe_track_id", f"track_id {track_id!r} is a number that has lost digits; keep the column as text"
+        )
     if not names_a_folder(track_id):
         raise _RowError(
             "unsafe_track_id",

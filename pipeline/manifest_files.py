@@ -31,12 +31,12 @@ OPTIONAL = (
 OVERRIDES = (*SETTING_FIELDS, "seed")
 PROSE = ("track_id", "source", "caption", "lyrics", "flow_edit_source_caption", "flow_edit_source_lyrics")
 COLUMNS = (*REQUIRED, *OPTIONAL, *OVERRIDES)
-FACTS = tuple(name for name in COLUMNS if name not in PROSE)
+FACTS = frozenset(COLUMNS) - frozenset(PROSE)
 LIKE = 0.7  # of difflib's ratio: a name to ask about
 BATCH_ROWS = 8192
 # How programs write that there is no value: never a word of a song, and what only a song may hold.
-NAN_WORDS = ("NaN", "nan", "NaT", "<NA>", "#N/A")
-NULL_WORDS = ("null", "none", "na", "n/a", "\\n")
+NAN_WORDS = frozenset({"NaN", "nan", "NaT", "<NA>", "#N/A"})
+NULL_WORDS = frozenset({"null", "none", "na", "n/a", "\\n"})
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # of a frame whose index has no name
 
 
@@ -131,13 +131,20 @@ def filled(
         prose: columns in which "null" or "none" may be meant as a word.
         facts: columns in which it stands for nothing.
     """
-    return {
-        name: value
-        for name, value in values.items()
-        if not is_empty(value)
-        and not ((name in prose or name in facts) and _is_blank(value))
-        and not (name in facts and isinstance(value, str) and value.strip().casefold() in NULL_WORDS)
-    }
+    kept = {}
+    for name, value in values.items():
+        if isinstance(value, str):
+            text = value.strip()
+            if (
+                not text
+                or (text in NAN_WORDS and (name in prose or name in facts))
+                or (name in facts and text.casefold() in NULL_WORDS)
+            ):
+                continue
+        elif is_empty(value):
+            continue
+        kept[name] = value
+    return kept
 
 
 def _is_blank(value: Any) -> bool:

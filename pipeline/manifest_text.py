@@ -15,6 +15,14 @@ from acestep.errors import RestyleError
 MAX_LINE_CHARACTERS = 1 << 24  # of a line or a cell: a file without line ends is never held as a whole
 READ_BYTES = 1 << 20
 DELIMITERS = ",;\t|"
+# What is no text, by its first bytes, and what to do about it.
+_OTHER_FILES = {
+    b"PK\x03\x04": "an Excel or zip file; export the sheet as CSV UTF-8",
+    b"\xd0\xcf\x11\xe0": "an old Excel file; export the sheet as CSV UTF-8",
+    b"\x1f\x8b": "compressed by gzip; unpack it",
+    b"PAR1": "a Parquet file; call it .parquet",
+    b"version https://git-lfs": "a pointer of Git LFS; fetch the file with `git lfs pull`",
+}
 _SEP_LINE = re.compile(r'"?sep=([^"\r\n])"?[,;\t]*\s*', re.IGNORECASE)
 _NOT_DECODED = re.compile("[\udc80-\udcff]")
 # Refuses wrong columns, given their names, where they stand, and whether all columns are among them.
@@ -56,7 +64,11 @@ def text_lines(filesystem: fs.FileSystem, path: str, uri: str) -> Iterator[str]:
         ManifestError: a line is not in that encoding, or is longer than ``MAX_LINE_CHARACTERS``.
     """
     with filesystem.open_input_stream(path) as stream:
-        encoding = _encoding(stream.read(4))
+        head = stream.read(32)
+        for begin, what in _OTHER_FILES.items():
+            if head.startswith(begin):
+                raise ManifestError(f"{uri}: is {what}")
+        encoding = _encoding(head[:4])
     with filesystem.open_input_stream(path, buffer_size=READ_BYTES) as stream:
         text = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline="")
         number = 0
@@ -138,8 +150,12 @@ def _cells(line: str, delimiter: str) -> list[str]:
     return next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter), [])
 
 
-def _defect(cells: Sequence[str], names: Sequence[str], delimiter: str, line: int) -> str:
+def _defect(cells: list[str], names: list[str], delimiter: str, line: int) -> str:
     """Why a row's cells are not those of its columns; blank ones beyond the last column are no harm."""
+    if len(cells) == len(names):
+        if [cell.strip().lstrip("\ufeff") for cell in cells] != names:
+            return ""
+        return f"line {line} is the header again; remove it where files were joined"
     beyond = [cell for cell in cells[len(names) :] if cell.strip()]
     if not beyond and (len(cells) >= len(names) or not any(cell.strip() for cell in cells)):
         return ""

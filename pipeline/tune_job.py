@@ -9,10 +9,12 @@ from typing import Any
 import yaml
 
 from acestep import hub
+from acestep.constants import RANDOM_SEED, SEED_LIMIT
 from acestep.errors import RequestError
 from acestep.setting import CoverSetting
 from pipeline.compare_job import CompareJob, compare_in
 from pipeline.findings import Findings
+from pipeline.items import drawn_seed
 from pipeline.job import RestyleJob, check_model, open_output
 from pipeline.lease import HeldStore, holding
 from pipeline.lots import drawn
@@ -87,6 +89,9 @@ def _tune_in(
 ) -> TuneResult:
     tracks = _write_sample(job, spec.tracks, output)
     first = int(job.cover["seed"])
+    if first == RANDOM_SEED:
+        first = drawn_seed(job.name) % (SEED_LIMIT - spec.seeds)
+        say(f"cover.seed is {RANDOM_SEED}: seeds count up from {first}, which is drawn by the catalogue's name")
     seeds = range(first, first + spec.seeds)
     space = _space(job, spec, say)
     sampled = replace(

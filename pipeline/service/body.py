@@ -55,6 +55,15 @@ async def read_body(request: Request, limits: Limits) -> Body:
     Raises:
         Problem: 400 not JSON or not a form, 413 too large, 415 another kind of content, 422 an unknown name.
     """
+    for name in request.query_params:
+        raise Problem(
+            422,
+            "unknown_field",
+            f"{shortened(name)} stands in the address, where no parameter is read",
+            "send it in the body",
+            name,
+            request.query_params[name],
+        )
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         return parse(_json(await _whole(request, limits.body_kb * 1e3, "limits.body_kb")))
@@ -98,12 +107,12 @@ def parse(given: Mapping[str, Any], files: Mapping[str, UploadFile] | None = Non
             near = " or ".join(nearest(name, FILES if name in files else (n for n in NAMES if n in ACCEPTED)))
             remedy = f"did you mean {near}?" if near else "see /openapi.json for all names"
             raise Problem(422, "unknown_field", f"{name!r} is no parameter", remedy, name, given.get(name))
+    known = {name: value for name, value in given.items() if not is_empty(value)}
     for name in files:
         if name not in FILES:
             raise Problem(422, "unknown_field", f"{name} is no file", f"send files as {' or '.join(FILES)}", name)
-        if name in given:
+        if name in known:
             raise Problem(422, "given_twice", f"{name} is given as a file and as text", "send one of them", name)
-    known = {name: value for name, value in given.items() if not is_empty(value)}
     reply, later = known.get("response_format"), known.get("async", False)
     if reply is not None and reply not in REPLIES:
         raise Problem(

@@ -92,6 +92,7 @@ def test_a_decimal_comma_is_told() -> None:
         ({"timesignature": "3.0"}, {"timesignature": "3"}),
         ({"keyscale": " f# Minor"}, {"keyscale": "F# minor"}),
         ({"lyrics": "one\r\ntwo\rthree\n"}, {"lyrics": "one\ntwo\nthree\n"}),
+        ({"lyrics": "one_x000D_\ntwo_x000d_\r\nthree_x000D_four"}, {"lyrics": "one\ntwo\nthree\nfour"}),
         ({"caption": "jazz\r\npiano"}, {"caption": "jazz\npiano"}),
     ],
 )
@@ -99,6 +100,13 @@ def test_what_means_the_same_is_the_same(written: dict[str, str], read: dict[str
     assert (
         check_prompt(Prompt(**{"caption": "x"} | written))[0] == check_prompt(Prompt(**{"caption": "x"} | read))[0]
     )
+
+
+@pytest.mark.parametrize("word", ["null", "undefined", "None"])
+def test_a_word_for_nothing_is_noted(word: str) -> None:
+    prompt, notes = check_prompt(Prompt(word, word))
+    assert (prompt.caption, prompt.lyrics) == (word, word)
+    assert [note.split()[0] for note in notes] == ["caption", "lyrics"]
 
 
 def test_a_dropped_region_is_noted() -> None:

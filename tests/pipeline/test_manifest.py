@@ -94,6 +94,8 @@ def test_empty_lyrics_become_instrumental_and_say_so(tmp_path: Path) -> None:
         ({"lyrics": {"verse": "la"}}, "not_text", "lyrics {'verse': 'la'} is not text"),
         ({"track_id": [7]}, "not_text", "track_id [7] is not text"),
         ({"track_id": 1.4334955861976132e17}, "not_text", "has lost digits"),
+        ({"track_id": "9.91214E+15"}, "unsafe_track_id", "has lost digits"),
+        ({"track_id": "4,687E17"}, "unsafe_track_id", "has lost digits"),
         ({"source": float("inf")}, "not_text", "source inf is not text"),
         ({"source": "a\0.wav"}, "garbled_text", "NUL"),
         ({"caption": "#NAME?"}, "garbled_text", "a spreadsheet's error"),

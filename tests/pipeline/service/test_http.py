@@ -280,6 +280,11 @@ def test_bodies_that_cannot_be_read(served: Served, content: bytes, kind: str, s
     assert (reply.status_code, reply.json()["error"]["status"]) == (status, status), reply.text
 
 
+def test_parameters_in_the_address_are_refused(served: Served) -> None:
+    reply = httpx.post(served.generations, json=GUIDE, params={"seed": 5})
+    assert (reply.status_code, reply.json()["error"]["field"]) == (422, "seed")
+
+
 def test_unknown_addresses_and_methods_have_the_same_form(served: Served) -> None:
     for method, path, status in (
         ("GET", "/nowhere", 404),
