@@ -141,7 +141,7 @@ def closed(file: BinaryIO) -> BinaryIO:
     elif head[:4] in (b"RIFF", b"RF64", b"BW64", b"riff"):
         patches = _patches(file, CONTAINERS[head[:4]], head[:4], length)
     file.seek(0)
-    return Window(file, 0, length, patches) if patches else file  # type: ignore[return-value]
+    return Window(file, [(0, length)], patches) if patches else file  # type: ignore[return-value]
 
 
 def _patches(file: BinaryIO, chunks: Chunks, mark: bytes, length: int) -> dict[int, bytes]:

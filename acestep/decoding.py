@@ -20,9 +20,11 @@ from acestep.ffmpeg import Block
 from acestep.joined import Part, parts_of
 from acestep.source_notes import DATA_LEFT_OUT, DOWNMIXED, JOINED, Meter, SourceNote
 from acestep.truncation import MPEG_FRAME_SAMPLES, keeps_count, refuse_cut
+from acestep.windows import Scan
 
 RATES_HZ = (1_000, 384_000)
 BLOCK_SAMPLES = 1 << 20  # decoded at once, over all channels
+VORBIS_BLOCK_SAMPLES = 8192  # the longest one: of a stream that was cut off its start the first has no sound
 UNKNOWN_FRAMES = 1 << 62  # libsndfile's word for a length that is not in the header
 
 
@@ -65,12 +67,10 @@ def blocks_of(file: BinaryIO, most_seconds: float | None, notes: list[SourceNote
     if len(joined.parts) > 1:
         notes.append(SourceNote(JOINED, f"{len(joined.parts)} files joined to one are read one after the other"))
     if joined.left_over:
-        text = f"{joined.left_over} bytes of the file are no part of its sound and are left out"
-        notes.append(SourceNote(DATA_LEFT_OUT, text))
+        notes.append(_left_out(joined.left_over))
     seconds = 0.0
     for part in joined.parts:
-        alone = part.open(file) if len(joined.parts) > 1 else file
-        with closing(_blocks_of_part(alone, part, seconds, most_seconds, notes)) as blocks:
+        with closing(_blocks_of_part(part.open(file), part, seconds, most_seconds, notes)) as blocks:
             for samples, rate in blocks:
                 seconds += samples.shape[1] / _checked_rate(rate)
                 refuse_longer(seconds, most_seconds, ended=False)
@@ -93,7 +93,7 @@ def header_seconds(file: BinaryIO) -> float | None:
     """The length that a file's header gives, without decoding; None where it gives none that can be believed."""
     file = closed(file)
     parts = parts_of(file).parts
-    found = [_header_seconds(part.open(file) if len(parts) > 1 else file, part) for part in parts]
+    found = [_header_seconds(part.open(file), part) for part in parts]
     return None if None in found else sum(seconds for seconds in found if seconds is not None)
 
 
@@ -158,6 +158,8 @@ def _blocks_of_part(
                 refuse_longer(before_s + promised, most_seconds)
             if not reason:
                 yield from _complete(_sound_blocks(sound), sound)
+                if sound.format == "FLAC" and (unread := _unread(file)):
+                    notes.append(_left_out(unread))
                 return
             file.seek(0)
             blocks = ffmpeg.blocks_of(file, reason, notes)
@@ -166,6 +168,16 @@ def _blocks_of_part(
             return
     file.seek(0)
     yield from ffmpeg.blocks_of(file, reason, notes)
+
+
+def _unread(file: BinaryIO) -> int:
+    """Bytes that nothing has read up to the end; 0 where they are zeros."""
+    place, scan = file.tell(), Scan(file)
+    return 0 if scan.is_blank(place, scan.length) else scan.length - place
+
+
+def _left_out(count: int) -> SourceNote:
+    return SourceNote(DATA_LEFT_OUT, f"{count} bytes of the file are no part of its sound and are left out")
 
 
 def _reason_for_ffmpeg(sound: soundfile.SoundFile, part: Part, promised: float | None) -> str:
@@ -196,7 +208,8 @@ def _complete(blocks: Generator[Block], sound: soundfile.SoundFile) -> Generator
     for samples, rate in blocks:
         found += samples.shape[1]
         yield samples, rate
-    slack = MPEG_FRAME_SAMPLES if sound.format == "MP3" else 0
+    slack = MPEG_FRAME_SAMPLES if sound.subtype.startswith("MPEG") else 0
+    slack = VORBIS_BLOCK_SAMPLES if sound.subtype == "VORBIS" else slack
     if found + slack < sound.frames:
         promised, decoded = (f"{count / sound.samplerate:.2f} s" for count in (sound.frames, found))
         raise AudioError(f"truncated: the header promises {promised}, {decoded} can be decoded")

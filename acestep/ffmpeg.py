@@ -51,14 +51,14 @@ def blocks_of(file: BinaryIO, before: str, notes: list[SourceNote]) -> Generator
 
 
 def _played(container: av.container.InputContainer, notes: list[SourceNote]) -> av.AudioStream:
-    """The default audio stream, the first where none or several are."""
+    """The default audio stream; where none or several are, the one with the most channels, then the first."""
     streams = container.streams.audio
     if not streams:
         raise AudioError(f"holds no sound (FFmpeg reads it as {container.format.long_name})")
     known = [stream for stream in streams if stream.codec_context is not None]
     if not known:
         raise AudioError("its sound is in a codec that FFmpeg does not know; convert it to WAV or FLAC")
-    played = next((stream for stream in known if stream.disposition & Disposition.default), known[0])
+    played = max(known, key=lambda s: (bool(s.disposition & Disposition.default), s.codec_context.channels))
     if len(streams) > 1:
         place = streams.index(played) + 1
         text = f"of {len(streams)} audio streams number {place} is taken, and the others are left out"

@@ -3,6 +3,7 @@
 Players go on with the next one; decoders that take the first header for the whole file stop after it.
 """
 
+import io
 import re
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -19,19 +20,22 @@ _FIRST = 2  # flag of an Ogg page: the first one of its stream
 
 @dataclass(frozen=True)
 class Part:
-    """One of the files that a file joins, from ``start`` to ``end``.
+    """One of the files that a file joins.
 
-    streams: of sound or other, where the container tells. exceeds_count: it holds more than its own header counts.
+    ranges: where it stands, from a byte up to another. streams: of sound or other, where the container tells.
+    exceeds_count: it holds more than its own header counts.
     """
 
-    start: int
-    end: int
+    ranges: tuple[tuple[int, int], ...]
     streams: int = 1
     exceeds_count: bool = False
 
     def open(self, file: BinaryIO) -> BinaryIO:
-        """It alone, as a file."""
-        return Window(file, self.start, self.end)  # type: ignore[return-value]
+        """It alone, as a file at its start."""
+        if self.ranges == ((0, file.seek(0, io.SEEK_END)),):
+            file.seek(0)
+            return file
+        return Window(file, self.ranges)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -57,19 +61,19 @@ def parts_of(file: BinaryIO) -> Joined:
     else:
         joined = _mpeg(scan)
     file.seek(0)
-    return joined if joined.parts else Joined([Part(0, scan.length)], joined.left_over)
+    return joined if joined.parts else Joined([Part(((0, scan.length),))], joined.left_over)
 
 
 def _mpeg(scan: Scan) -> Joined:
     found, lost = stretches(scan)
-    return Joined([Part(s.start, s.end, exceeds_count=s.exceeds_count) for s in found[:MOST_PARTS]], lost)
+    return Joined([Part(tuple(s.ranges), exceeds_count=s.exceeds_count) for s in found[:MOST_PARTS]], lost)
 
 
 def _flac(scan: Scan) -> Joined:
     starts, place = [0], scan.find(_FLAC, 0)
     while len(starts) < MOST_PARTS and (place := scan.find(_FLAC, place + 1)) < scan.length:
         starts.append(place)
-    return Joined([Part(a, b) for a, b in zip(starts, [*starts[1:], scan.length], strict=True)])
+    return Joined([Part(((a, b),)) for a, b in zip(starts, [*starts[1:], scan.length], strict=True)])
 
 
 def _ogg(scan: Scan) -> Joined:
@@ -86,7 +90,7 @@ def _ogg(scan: Scan) -> Joined:
             continue
         is_first = bool(head[5] & _FIRST)
         if is_first and not beginning:
-            parts.append(Part(start, place, streams))
+            parts.append(Part(((start, place),), streams))
             start, streams = place, 0
             if len(parts) == MOST_PARTS:
                 break
@@ -94,4 +98,4 @@ def _ogg(scan: Scan) -> Joined:
         beginning = is_first
         segments = scan.at(place + 27, head[26])
         place += 27 + head[26] + sum(segments)
-    return Joined([*parts, Part(start, scan.length, streams)], lost)
+    return Joined([*parts, Part(((start, scan.length),), streams)], lost)

@@ -1,4 +1,4 @@
-"""Frames of MPEG audio (MP1, MP2, MP3) and the tags around them: where a file ends that another was joined to.
+"""Frames of MPEG audio (MP1 to MP3, AAC in ADTS) and the tags around them: where a file ends that another follows.
 
 An encoder writes how many frames there are into a first frame without sound (Xing, Info or VBRI). Decoders that
 believe it stop there, whatever follows.
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from acestep.windows import Scan
 
 MOST_FRAMES = 300_000  # 40 minutes of the shortest frames, two hours of common ones: too long for any use
-MOST_JUNK = 1 << 16  # bytes before the first frame
+MOST_JUNK = 1 << 16  # bytes before the first frame, after its tag
 MOST_TRIES = 200_000  # places that look like a frame and are none
 SURE = 4  # frames one after the other that are no chance, where something else stood before
-_CANDIDATE = re.compile(rb"\xff[\xe2-\xff]|ID3|TAG|APETAGEX|LYRICSBEGIN")
+_CANDIDATE = re.compile(rb"\xff[\xe0-\xff]|ID3|TAG|APETAGEX|LYRICSBEGIN")
 COUNTED = (b"Xing", b"Info")
 _KBPS = {
     (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -24,18 +24,22 @@ _KBPS = {
     (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _HZ = (44_100, 48_000, 32_000)
+_ADTS_HZ = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)
 _VERSIONS = {3: 1, 2: 2, 0: 4}  # by its two bits: what MPEG-1's rates are divided by
+
+
+Kind = tuple[int, int, int, bool]
 
 
 @dataclass(frozen=True)
 class Frame:
     """A frame's header.
 
-    kind: version, layer, rate in Hz and whether it is mono, which one encoding does not change.
+    kind: version, layer (0 for AAC), rate in Hz and whether it is mono, which one encoding does not change.
     size: in bytes, with the header.
     """
 
-    kind: tuple[int, int, int, bool]
+    kind: Kind
     size: int
 
 
@@ -43,15 +47,22 @@ class Frame:
 class Stretch:
     """Frames of one encoding.
 
-    start: in bytes, with the tag before them; end: of the last frame. frames: those with sound.
-    counted: as many as the frame without sound tells, None where there is none.
+    ranges: where they stand, from a byte up to another, with the tag before them and without what is between them.
+    frames: those with sound; counted: as many as the frame without sound tells, None where there is none.
     """
 
-    start: int
-    end: int
-    kind: tuple[int, int, int, bool]
-    frames: int = 0
+    ranges: list[tuple[int, int]]
+    kind: Kind
     counted: int | None = None
+    frames: int = 0
+
+    def extend(self, start: int, end: int) -> None:
+        """Take one more frame."""
+        first, last = self.ranges[-1]
+        if last == start:
+            self.ranges[-1] = (first, end)
+        else:
+            self.ranges.append((start, end))
 
     @property
     def exceeds_count(self) -> bool:
@@ -60,12 +71,14 @@ class Stretch:
 
 
 def frame_of(head: bytes) -> Frame | None:
-    """The frame that four bytes begin; None where they begin none, or one of free bit rate."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+    """The frame that six bytes begin; None where they begin none, or one of free bit rate."""
+    if len(head) < 6 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     version, layer = _VERSIONS.get(head[1] >> 3 & 3), 4 - (head[1] >> 1 & 3)
+    if layer == 4:
+        return _adts_frame_of(head)
     rate_index, padding = head[2] >> 2 & 3, head[2] >> 1 & 1
-    if version is None or layer == 4 or rate_index == 3 or head[2] >> 4 in (0, 15):
+    if version is None or rate_index == 3 or head[2] >> 4 in (0, 15):
         return None
     kbps = _KBPS[min(version, 2), layer if version == 1 else min(layer, 2)][(head[2] >> 4) - 1]
     rate = _HZ[rate_index] // version
@@ -76,25 +89,38 @@ def frame_of(head: bytes) -> Frame | None:
     return Frame((version, layer, rate, head[3] >> 6 == 3), size)
 
 
+def _adts_frame_of(head: bytes) -> Frame | None:
+    rate_index, channels = head[2] >> 2 & 15, (head[2] & 1) << 2 | head[3] >> 6
+    size = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+    if head[1] & 0xF0 != 0xF0 or rate_index >= len(_ADTS_HZ) or size < 7:
+        return None
+    return Frame((1 + (head[1] >> 3 & 1), 0, _ADTS_HZ[rate_index], channels == 1), size)
+
+
 def tag_size(scan: Scan, place: int) -> int:
     """Bytes of the ID3, APE or Lyrics3 tag that stands at a place; 0 where none does."""
     head = scan.at(place, 32)
     if head[:3] == b"ID3" and len(head) >= 10:
-        footer = 10 * (head[5] >> 4 & 1)
-        return (
-            10
-            + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
-            + footer
-        )
+        digits = zip(head[6:10], (21, 14, 7, 0), strict=True)
+        return 10 + sum((byte & 0x7F) << shift for byte, shift in digits) + 10 * (head[5] >> 4 & 1)
     if head[:3] == b"TAG":
         return 128
     if head[:8] == b"APETAGEX" and len(head) == 32:
-        size, flags = struct.unpack("<I4xI", head[12:24])
-        return 32 + size if flags >> 29 & 1 else 32  # else the footer of one without a header
+        return 32 + (0 if _ape_is_footer(head) else int.from_bytes(head[12:16], "little"))
     if head[:11] == b"LYRICSBEGIN":
         end = scan.at(place, 1 << 16).find(b"LYRICS200")
         return end + 9 if end >= 0 else 0
     return 0
+
+
+def _ape_is_footer(head: bytes) -> bool:
+    return not head[23] >> 5 & 1
+
+
+def _bytes_before(head: bytes) -> int:
+    """How much of a tag stands before its footer, where that is all that says it is one."""
+    is_footer = head[:8] == b"APETAGEX" and len(head) == 32 and _ape_is_footer(head)
+    return max(int.from_bytes(head[12:16], "little") - 32, 0) if is_footer else 0
 
 
 def stretches(scan: Scan) -> tuple[list[Stretch], int]:
@@ -106,26 +132,22 @@ def stretches(scan: Scan) -> tuple[list[Stretch], int]:
     place = lost = frames = tries = 0
     tag: int | None = None  # where the ID3 tag before the frames stands
     synchronized = True
-    while place < scan.length:
-        frame, last = frame_of(scan.at(place, 4)), found[-1] if found else None
-        if frame is not None and (
-            (synchronized and last is not None and frame.kind == last.kind)
-            or _are_frames(scan, place, 2 if synchronized and last is None else SURE)
-        ):
+    while place < scan.length and frames < MOST_FRAMES:
+        frame, last = frame_of(scan.at(place, 6)), found[-1] if found else None
+        goes_on = frame is not None and last is not None and frame.kind == last.kind
+        if frame is not None and ((goes_on and synchronized) or _are_frames(scan, place, goes_on or place == 0)):
             synchronized = True
-            is_count, count = _count(scan.at(place, 64))
-            if last is None or frame.kind != last.kind or is_count or tag is not None:
-                last = Stretch(place if tag is None else tag, place, frame.kind, counted=count)
+            is_count, count = _count(scan.at(place, 64)) if frame.kind[1] else (False, None)
+            end = min(place + frame.size, scan.length)
+            if last is None or not goes_on or is_count or tag is not None:
+                last = Stretch([(place if tag is None else tag, place)], frame.kind, count)
                 found.append(last)
                 tag = None
+            last.extend(place, end)
             last.frames += 0 if is_count else 1
-            last.end = min(place + frame.size, scan.length)
-            place += frame.size
-            frames += 1
-            if frames == MOST_FRAMES:
-                last.end = scan.length
-                break
+            place, frames = end, frames + 1
         elif size := tag_size(scan, place):
+            lost = max(lost - _bytes_before(scan.at(place, 32)), 0)
             tag = place if tag is None and scan.at(place, 3) == b"ID3" else tag
             place += size
         else:
@@ -135,7 +157,9 @@ def stretches(scan: Scan) -> tuple[list[Stretch], int]:
                 return [], 0
             lost += 0 if scan.is_blank(place, after) else after - place
             place, synchronized = after, False
-    return found, lost
+    if frames == MOST_FRAMES:
+        found[-1].extend(place, scan.length)
+    return found, lost if found else 0
 
 
 def _count(content: bytes) -> tuple[bool, int | None]:
@@ -149,13 +173,17 @@ def _count(content: bytes) -> tuple[bool, int | None]:
     return False, None
 
 
-def _are_frames(scan: Scan, place: int, count: int) -> bool:
-    """Whether so many frames of one kind follow each other, or fewer that end with the file."""
+def _are_frames(scan: Scan, place: int, may_end: bool) -> bool:
+    """Whether so many frames of one kind follow each other that it is no chance.
+
+    Args:
+        may_end: fewer are enough where the file or a tag follows right behind.
+    """
     kind = None
-    for _ in range(count):
-        frame = frame_of(scan.at(place, 4))
+    for _ in range(SURE):
+        frame = frame_of(scan.at(place, 6))
         if frame is None or kind not in (None, frame.kind):
-            return kind is not None and (place >= scan.length or tag_size(scan, place) > 0)
+            return may_end and kind is not None and (place == scan.length or tag_size(scan, place) > 0)
         kind = frame.kind
         place += frame.size
     return True

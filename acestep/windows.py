@@ -2,7 +2,9 @@
 
 import io
 import re
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import BinaryIO
 
 BLOCK_BYTES = 1 << 20
@@ -10,15 +12,17 @@ _NOT_ZERO = re.compile(rb"[^\0]")
 
 
 class Window(io.RawIOBase):
-    """The bytes ``start`` to ``end`` of a file, read-only.
+    """Ranges of a file, from a byte up to another, as a file of their own; read-only.
 
     patches: bytes that are read instead of the file's own, by their place in the window.
     """
 
-    def __init__(self, file: BinaryIO, start: int, end: int, patches: Mapping[int, bytes] | None = None):
+    def __init__(
+        self, file: BinaryIO, ranges: Sequence[tuple[int, int]], patches: Mapping[int, bytes] | None = None
+    ):
         super().__init__()
-        self.file, self.start, self.end = file, start, end
-        self.patches = patches or {}
+        self.file, self.ranges, self.patches = file, ranges, patches or {}
+        self.ends = list(accumulate(end - start for start, end in ranges))
         self.place = 0
 
     def readable(self) -> bool:
@@ -35,16 +39,25 @@ class Window(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a place in the window."""
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.end - self.start}[whence]
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.ends[-1]}[whence]
         self.place = max(origin + offset, 0)
         return self.place
 
     def read(self, size: int | None = -1) -> bytes:
         """Up to ``size`` bytes."""
-        left = max(self.end - self.start - self.place, 0)
+        left = max(self.ends[-1] - self.place, 0)
         size = left if size is None or size < 0 else min(size, left)
-        self.file.seek(self.start + self.place)
-        content = bytearray(self.file.read(size))
+        content = bytearray()
+        while len(content) < size:
+            place = self.place + len(content)
+            number = bisect_right(self.ends, place)
+            end = self.ranges[number][1]
+            begin = end - (self.ends[number] - place)
+            self.file.seek(begin)
+            piece = self.file.read(min(end - begin, size - len(content)))
+            if not piece:
+                break
+            content += piece
         for at, patch in self.patches.items():
             first, last = max(at, self.place), min(at + len(patch), self.place + len(content))
             if first < last:
