@@ -4,8 +4,9 @@ Every track counts the same, whatever number of its seeds came out; seeds are re
 evidence. Two settings are compared on the covers that both have, track by track and seed by seed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -89,20 +90,23 @@ def compare(rows: pa.Table, objective: Objective | None = None) -> Comparison:
     )
 
 
-def explain(comparison: Comparison, most: int = 5) -> list[str]:
+def explain(
+    comparison: Comparison, most: int = 5, called: Callable[[Mapping[str, Any]], str] = itemgetter("setting_name")
+) -> list[str]:
     """What a comparison comes to, in sentences: the best setting, its equals, what went wrong, and the trade-off.
 
     Args:
         most: settings named in one sentence.
+        called: the name of a setting, from its row in ``outcomes``.
     """
     outcomes = comparison.outcomes.to_pylist()
-    names = {row["setting_id"]: row["setting_name"] for row in outcomes}
+    names = {row["setting_id"]: called(row) for row in outcomes}
     means = {(row["setting_id"], row["measure"]): row["mean"] for row in comparison.settings.to_pylist()}
     said = _best_and_others(comparison, names, most)
     for outcome, did in (("lost", "lost the song"), ("copy", "copied the source"), ("failed", "failed")):
         concerned = [row for row in outcomes if row[outcome]]
         concerned.sort(key=lambda row: -row[outcome] / row["covers"])
-        listed = [f"{row['setting_name']} in {row[outcome]} of {row['covers']} covers" for row in concerned]
+        listed = [f"{names[row['setting_id']]} in {row[outcome]} of {row['covers']} covers" for row in concerned]
         said += [f"{did}: {_listed(listed, most)}"] * bool(listed)
     if len(comparison.front) > 1:
         shown = [f"{names[k]} ({means[k, KEPT]:.2f}, {means[k, MOVED]:.2f})" for k in comparison.front]
@@ -119,7 +123,7 @@ def _best_and_others(comparison: Comparison, names: Mapping[str, str], most: int
     best = next(row for row in scores if row["setting_id"] == comparison.best)
     sure = "no interval" if best["low"] is None else f"{best['low']:.2f}..{best['high']:.2f}"
     on = f"{best['tracks']} track{'s' * (best['tracks'] != 1)}"
-    said = [f"best is {best['setting_name']}: score {best['mean']:.2f} ({sure}) on {on}"]
+    said = [f"best is {names[best['setting_id']]}: score {best['mean']:.2f} ({sure}) on {on}"]
     pairs = comparison.pairs.filter(pc.equal(comparison.pairs["measure"], SCORE)).to_pylist()
     against: dict[str, list[str]] = {}
     for pair in sorted(pairs, key=lambda pair: pair["difference"] or 0.0):
@@ -140,7 +144,8 @@ def _verdict(pair: Mapping[str, Any]) -> str:
 
 def _listed(names: Sequence[str], most: int) -> str:
     more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    between = "; " if any(", " in name for name in names) else ", "
+    return between.join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _highest(by_track: Floats) -> int | None:

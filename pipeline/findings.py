@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ from pipeline.metrics.names import BY_NAME, MEASURES
 from pipeline.metrics.null import HARMONY, LEAST_PAIRS, MELODY, TIMBRE, WAVEFORM, Null, null_of, outcome
 from pipeline.objective import KEPT, MOVED, OUTCOME, REASON, SCORE, Objective, score
 from pipeline.own_columns import META, spread_out
+from pipeline.report.grid import axes, setting_words
 from pipeline.report.page import listening_page
 from pipeline.report.pictures import pictures
 from pipeline.report.samples import choose
@@ -104,7 +106,7 @@ def find(output: Store, rows: pa.Table, spec: FindingsSpec, title: str) -> Findi
             samples,
             lambda row: load(row["source"]),
             lambda row: load_cover(output, row["audio_path"]),
-            sentences[:HEADLINES],
+            explain(comparison, called=partial(setting_words, grid=axes(comparison.outcomes)))[:HEADLINES],
         )
     for name, content in files.items():
         output.write(f"{FOLDER}/{name}", content)

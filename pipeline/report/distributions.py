@@ -32,8 +32,7 @@ def distributions(rows: pa.Table, numbers: Numbers, measures: Sequence[str]) -> 
             _draw(panel, line, own[np.isfinite(own)], shown[line] == numbers.best)
         panel.set_title(titled(measure), loc="left", fontsize=10.5, fontweight="bold")
         tidy(panel, "x")
-    names = [numbers.settings[setting_id]["setting_name"] for setting_id in shown]
-    panels[0].set_yticks(range(len(shown)), names)
+    panels[0].set_yticks(range(len(shown)), map(numbers.name, shown))
     panels[0].set_ylim(len(shown) - 0.4, -0.6)
     left_out = len(numbers.settings) - len(shown)
     rest = f" The {left_out} settings with the lowest scores are left out." if left_out else ""

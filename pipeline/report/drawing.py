@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from pipeline.comparison import Comparison
 from pipeline.objective import SCORE
-from pipeline.report.grid import Axes, axes
+from pipeline.report.grid import Axes, axes, setting_words
 from pipeline.report.labels import LABELS, SHOWN, parameter
 
 DPI = 110
@@ -48,6 +48,10 @@ class Numbers:
         """The mean score; less than any where there is none."""
         mean = self.measured.get(SCORE, {}).get(setting_id, {}).get("mean")
         return -1.0 if mean is None else mean
+
+    def name(self, setting_id: str) -> str:
+        """A setting in words, such as "strength 0.30, guidance 9"."""
+        return setting_words(self.settings[setting_id], self.axes)
 
     def cells(self, across: str, down: str | None) -> dict[tuple[Any, Any], str]:
         """The setting at each pair of values; of several, the one with the best score."""

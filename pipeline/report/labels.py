@@ -27,20 +27,56 @@ LABELS = {
     "timbre/mfcc_distance": "Timbre distance",
     "audio/lufs": "Loudness",
 }
+# Where the colours of a measure begin and end, the same on every page.
+SCALES = {
+    SCORE: (0.0, 1.0),
+    KEPT: (0.0, 1.0),
+    MOVED: (0.0, 1.0),
+    "harmony/chroma_excess": (0.0, 1.0),
+    "melody/salience_excess": (0.0, 1.0),
+    "structure/ssm_corr": (0.0, 1.0),
+    "rhythm/onset_corr": (0.0, 1.0),
+    "timbre/mfcc_distance": (0.0, 40.0),
+    "audio/lufs": (-30.0, -5.0),
+}
+NOT_JUDGED = "not judged"
 OUTCOMES = {
     "copy": "The cover is the source again: everything kept, nothing moved.",
     "lost": "Harmony and melody agree with the source no better than those of another song would.",
     "failed": "There is no cover; the cell says why.",
+    NOT_JUDGED: "A measure that tells is missing, or the cover is too short to tell from chance.",
 }
+WORDS = {
+    "audio_cover_strength": "strength",
+    "guidance_scale": "guidance",
+    "cfg_interval_start": "guidance from",
+    "cfg_interval_end": "guidance to",
+    "inference_steps": "steps",
+}
+TWO_DECIMALS = ("audio_cover_strength", "cover_noise_strength", "cfg_interval_start", "cfg_interval_end")
 
 
 def parameter(name: str | None) -> str:
-    """A parameter's name as words, such as "guidance scale"; empty for none."""
-    return (name or "").replace("_", " ")
+    """A parameter's name as words, such as "guidance"; empty for none."""
+    return WORDS.get(name or "", (name or "").replace("_", " "))
 
 
 def value(value: Any) -> str:
     """A parameter's value, such as "0.3"; None is what the model does by itself."""
     if value is None:
         return "model's own"
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def written(name: str, given: Any) -> str:
+    """A parameter with its value, such as "strength 0.30" or "guidance 9"; a setting's name stays as it is."""
+    if name == "setting_name":
+        return str(given)
+    if given is None:
+        return f"{value(None)} {parameter(name)}"
+    shown = value(given)
+    if name in TWO_DECIMALS and len(shown) < len("0.30"):
+        shown = f"{given:.2f}"
+    return f"{parameter(name)} {shown}"

@@ -20,7 +20,17 @@ from pipeline.metrics.names import Measure
 from pipeline.objective import OUTCOME, REASON
 from pipeline.report import labels, previews
 from pipeline.report.fit import fit
-from pipeline.report.grid import Axes, Row, axes, by_score, label, only_covers, place, values_along
+from pipeline.report.grid import (
+    Axes,
+    Row,
+    axes,
+    by_score,
+    label,
+    only_covers,
+    place,
+    setting_words,
+    values_along,
+)
 from pipeline.report.samples import Sample
 
 READERS = 4
@@ -70,7 +80,6 @@ def listening_page(
         "title": title,
         "notes": [*notes, *shown.notes],
         "preview": {"seconds": shown.seconds, "lufs": previews.LOUDNESS_LUFS, "kbps": previews.KBPS},
-        "axes": {"across": labels.parameter(grid.across), "down": labels.parameter(grid.down)},
         "measures": [_measure(measure) for measure in measures],
         "outcomes": labels.OUTCOMES,
         "tracks": [
@@ -90,6 +99,7 @@ def _measure(measure: Measure) -> dict[str, Any]:
         "unit": measure.unit,
         "better": measure.better,
         "meaning": measure.meaning,
+        "scale": labels.SCALES.get(name),
     }
 
 
@@ -109,14 +119,14 @@ def _track(
         "rule": sample.rule,
         "caption": covers[0]["caption"] or "",
         "source": source.result(),
-        "across": [labels.value(entry) for entry in across],
-        "down": [labels.value(entry) for entry in down],
+        "across": _headings(grid.across, across),
+        "down": _headings(grid.down, down),
         "covers": [
             {
                 "column": place(row, grid.across, across),
                 "row": place(row, grid.down, down),
                 "label": label(row, grid.others),
-                **_told(row),
+                **_told(row, grid),
                 **clip,
             }
             for row, clip in zip(covers, clips, strict=True)
@@ -124,11 +134,18 @@ def _track(
     }
 
 
-def _told(row: Row) -> dict[str, Any]:
+def _headings(axis: str | None, along: Sequence[Any]) -> list[str]:
+    """What stands beside the rows or above the columns; "" where there is no axis."""
+    return [labels.written(axis, entry) if axis else "" for entry in along]
+
+
+def _told(row: Row, grid: Axes) -> dict[str, Any]:
     return {
-        "setting": row["setting_name"],
+        "setting": setting_words(row, grid),
+        "name": row["setting_name"],
+        "seed": label(row, ()),
         "caption": row["caption"] or "",
-        "outcome": row[OUTCOME] if row["status"] == "ok" else "failed",
+        "outcome": (row[OUTCOME] or labels.NOT_JUDGED) if row["status"] == "ok" else "failed",
         "reason": row.get(REASON) or "",
         "unmeasured": row.get("unmeasured") or [],
         "measures": {measure.name: _finite(row.get(measure.name)) for measure in labels.SHOWN},

@@ -75,11 +75,11 @@ def _name(panel: Panel, numbers: Numbers, front: Sequence[str]) -> None:
     named: list[tuple[float, float]] = []
     for setting_id in sorted(front, key=numbers.score, reverse=True):
         x, y = (numbers.measured[measure][setting_id]["mean"] for measure in (KEPT, MOVED))
-        if any(abs(x - a) < 5 * NEAR and abs(y - b) < NEAR for a, b in named):
+        if any(abs(x - a) < 8 * NEAR and abs(y - b) < NEAR for a, b in named):
             continue
         named.append((x, y))
         best = setting_id == numbers.best and SCORE in numbers.measured
-        text = numbers.settings[setting_id]["setting_name"] + (" (best score)" if best else "")
+        text = numbers.name(setting_id) + (" (best score)" if best else "")
         weight, ink = ("bold", ORANGE) if best else ("normal", INK)
         panel.annotate(
             text,

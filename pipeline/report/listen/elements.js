@@ -47,11 +47,12 @@ function outline(peaks, wide) {
   return drawing(`0 0 ${heights.length} 40`, [heights.map(bar).join(""), "outline"]);
 }
 
+const digitsOf = (value, unit) => (Number.isInteger(value) && unit ? 0 : Math.abs(value) < 10 ? 2 : 1);
+
 function text(value, unit = "") {
   if (value == null) return "–";
   if (typeof value === "boolean") return value ? "yes" : "no";
-  const digits = Number.isInteger(value) && unit ? 0 : Math.abs(value) < 10 ? 2 : 1;
-  return value.toFixed(digits).replace(/^-(0(\.0+)?)$/, "$1").replace("-", "\u2212") + (unit && ` ${unit}`);
+  return value.toFixed(digitsOf(value, unit)).replace(/^-(0(\.0+)?)$/, "$1").replace("-", "\u2212") + (unit && ` ${unit}`);
 }
 
 const seconds = (time) => `0:${String(Math.floor(time)).padStart(2, "0")}`;

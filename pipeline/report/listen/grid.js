@@ -51,17 +51,33 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-/** Places by the shown measure, from 1; equals share one, and what has no value has none. */
+const isJudged = (cover) => !(cover.outcome in data.outcomes);
+const amountOf = (cell) => coverOf(cell).measures[shownMeasure.name];
+
+/** Ranks by the shown measure as it is printed, from 1, of covers that are neither lost nor in other trouble. */
 function rank(track) {
-  const sign = shownMeasure.better === "low" ? 1 : -1;
-  const amount = (cell) => coverOf(cell).measures[shownMeasure.name];
-  const ranked = track.cells.filter((cell) => amount(cell) != null);
-  for (const cell of track.cells) {
-    const better = ranked.filter((other) => sign * (amount(other) - amount(cell)) < 0).length;
-    cell.rank = amount(cell) == null ? null : better + 1;
-    cell.place = cell.rank === null ? 0 : 1 - better / Math.max(1, ranked.length - 1);
+  const sign = { high: 1, low: -1 }[shownMeasure.better];
+  const printed = (cell) => Number(amountOf(cell).toFixed(digitsOf(amountOf(cell), "")));
+  const ranked = track.cells.filter((cell) => sign && isJudged(coverOf(cell)) && amountOf(cell) != null);
+  for (const cell of track.cells) cell.rank = null;
+  for (const cell of ranked) {
+    const ahead = ranked.filter((other) => sign * (printed(other) - printed(cell)) > 0);
+    cell.rank = ahead.length + 1;
+    cell.tied = ranked.some((other) => other !== cell && printed(other) === printed(cell));
   }
   track.ranked = ranked.length;
+}
+
+/** How far along the scale of the shown measure a cell's value is, 0 to 1; null where it has no colour. */
+function shade(cell) {
+  if (!isJudged(coverOf(cell)) || amountOf(cell) == null) return null;
+  const [low, high] = shownMeasure.scale;
+  return Math.min(1, Math.max(0, (amountOf(cell) - low) / (high - low)));
+}
+
+function rankInWords(track, cell) {
+  if (!cell.rank) return "no rank";
+  return `${cell.tied ? "shares rank" : "rank"} ${cell.rank} of ${track.ranked}`;
 }
 
 function paint(track) {
@@ -72,9 +88,8 @@ function paint(track) {
 function paintCell(track, cell) {
   const cover = coverOf(cell);
   const amount = text(cover.measures[shownMeasure.name]);
-  const trouble = cover.outcome in data.outcomes;
-  const best = cell.rank === 1 && shownMeasure.better !== "" && !trouble;
-  const badge = trouble ? cover.outcome : best ? "best" : null;
+  const best = cell.rank === 1 && !cell.tied;
+  const badge = isJudged(cover) ? (best ? "best" : null) : cover.outcome;
   const play = (event) => {
     event.stopPropagation();
     toggle(track, cell, "cover");
@@ -88,19 +103,21 @@ function paintCell(track, cell) {
   fill(cell.element,
     make("div", { className: "letter" }, cell.letter),
     make("div", { className: "top" },
-      cell.rank ? make("span", { className: "rank", title: `of ${track.ranked}` }, String(cell.rank)) : null,
-      cell.rank && cover.outcome !== "failed" ? make("span", { className: "amount" }, amount) : null,
-      badge ? make("span", { className: `badge ${badge}`, title: [data.outcomes[badge], cover.reason].filter(Boolean).join(" ") }, badge) : null),
+      cell.rank ? make("span", { className: "rank" }, cell.rank + (cell.tied ? "=" : "")) : null,
+      cover.outcome !== "failed" ? make("span", { className: "amount" }, amount) : null,
+      badge ? make("span", { className: `badge ${badge.replace(" ", "-")}` }, badge) : null),
     player(cover, false, play, seek),
     cover.audio ? make("div", { className: "parts" },
       ...parts.map(([word, name]) => make("span", null, `${word} ${text(cover.measures[name])}`))) : null,
     cell.covers.length > 1 ? candidates(track, cell) : null);
-  cell.element.style.setProperty("--place", cell.place.toFixed(3));
+  const shaded = shade(cell);
+  cell.element.style.setProperty("--shade", (shaded ?? 0).toFixed(3));
+  cell.element.classList.toggle("grey", shaded === null);
   cell.element.classList.toggle("best", best);
-  const place = cell.rank ? `rank ${cell.rank} of ${track.ranked}` : "no rank";
-  const told = [cover.setting, `${shownMeasure.label} ${amount}`, place];
+  const told = [cover.setting, `${shownMeasure.label} ${amount}`, rankInWords(track, cell), badge].filter(Boolean).join(", ");
   const blind = document.body.classList.contains("blind");
-  cell.element.ariaLabel = blind ? `cover ${cell.letter}` : [...told, badge].filter(Boolean).join(", ");
+  cell.element.ariaLabel = blind ? `cover ${cell.letter}` : told;
+  cell.element.title = blind ? "" : [told, data.outcomes[badge], cover.reason].filter(Boolean).join("\n");
 }
 
 function candidates(track, cell) {
@@ -127,13 +144,13 @@ function layOut(track, blind) {
     cell.letter = String.fromCharCode(65 + (k % 26)) + (k < 26 ? "" : Math.floor(k / 26));
   });
   const at = new Map(track.cells.map((cell) => [`${cell.row} ${cell.column}`, cell.element]));
-  const { across, down } = data.axes;
+  const down = track.down[0] !== "";
   fill(track.table,
-    across ? make("thead", null, make("tr", null,
+    track.across[0] !== "" ? make("thead", null, make("tr", null,
       down ? make("td", { className: "down" }) : null,
-      ...track.across.map((value) => make("th", { scope: "col" }, value)))) : null,
-    make("tbody", null, ...track.down.map((value, row) => make("tr", null,
-      down ? make("th", { className: "down", scope: "row" }, value) : null,
+      ...track.across.map((heading) => make("th", { scope: "col" }, heading)))) : null,
+    make("tbody", null, ...track.down.map((heading, row) => make("tr", null,
+      down ? make("th", { className: "down", scope: "row" }, heading) : null,
       ...track.across.map((_, column) => at.get(`${row} ${column}`) ?? make("td"))))));
   paint(track);
 }
@@ -157,7 +174,6 @@ function section(track) {
   }
   track.cells[0].element.tabIndex = 0;
   track.table = make("table", { role: "grid", ariaLabel: `covers of ${track.id}` });
-  const { across, down } = data.axes;
   const own = () => (now.track === track ? now.cell : track.cells[0]);
   const play = () => toggle(track, own(), "source");
   track.player = player(track.source, true, play, (at) => hear(track, own(), "source", at));
@@ -166,6 +182,5 @@ function section(track) {
       make("h2", null, track.id), make("span", { className: "rule" }, track.rule)),
     track.caption ? make("p", { className: "caption" }, track.caption) : null,
     make("div", { className: "source" }, make("b", null, "Source"), track.player),
-    across ? make("p", { className: "axis" }, across + (down && ` across, ${down} down`)) : null,
     make("div", { className: "scroll" }, track.table));
 }

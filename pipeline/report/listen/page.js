@@ -24,8 +24,8 @@ function showDeck() {
     return button;
   };
   const which = [now.track.id];
-  if (!blind && now.cell.covers.length > 1) which.push(cover.label);
-  if (!blind && now.cell.rank) which.push(`rank ${now.cell.rank} of ${now.track.ranked}`);
+  if (!blind && now.cell.covers.length > 1) which.push(cover.seed);
+  if (!blind) which.push(isJudged(cover) ? rankInWords(now.track, now.cell) : cover.outcome);
   const all = data.measures.filter((measure) => cover.measures[measure.name] != null);
   deck.hidden = false;
   fill(deck,
@@ -35,14 +35,29 @@ function showDeck() {
       player(clipOf(now.side), true,
         () => toggle(now.track, now.cell, now.side), (at) => hear(now.track, now.cell, now.side, at)),
       make("span", { className: "time" }),
-      make("span", { className: "where" }, which.join(" · "))),
+      make("span", { className: "where" }, which.filter(Boolean).join(" · "))),
     make("p", { className: "status", role: "status" }),
     facts(key, cover.measures),
     make("details", { open: wasOpen }, make("summary", null, "All measures"), make("div", null,
       facts(all, cover.measures),
+      cover.name !== cover.setting ? make("p", { className: "where" }, `in the tables: ${cover.name}`) : null,
+      cover.reason ? make("p", { className: "where" }, cover.reason) : null,
       cover.caption !== now.track.caption ? make("p", { className: "where" }, cover.caption) : null,
       ...cover.unmeasured.map((reason) => make("p", { className: "where" }, `not measured: ${reason}`)))));
   follow();
+}
+
+/** What the colours of the shown measure mean. */
+function showScale() {
+  const { name, unit, scale: [low, high] } = shownMeasure;
+  const values = data.tracks.flatMap((track) => track.covers).filter(isJudged).map((cover) => cover.measures[name]);
+  const beyond = (isBeyond, words) => (values.some((value) => value != null && isBeyond(value)) ? ` ${words}` : "");
+  fill(document.getElementById("scale"),
+    make("span", null, text(low, unit) + beyond((value) => value < low, "or less")),
+    make("i", { className: "ramp" }),
+    make("span", null, text(high, unit) + beyond((value) => value > high, "or more")),
+    make("i", { className: "no-colour" }),
+    make("span", null, `no rank: ${Object.keys(data.outcomes).join(", ")}`));
 }
 
 function head() {
@@ -52,6 +67,7 @@ function head() {
   choice.addEventListener("change", () => {
     shownMeasure = key[Number(choice.value)];
     data.tracks.forEach(paint);
+    showScale();
     showDeck();
   });
   const blind = make("input", { type: "checkbox", id: "blind" });
@@ -70,21 +86,22 @@ function head() {
     make("h1", null, data.title),
     make("p", { className: "about" },
       `Every preview is the same ${length} s of its track (all of a shorter one), in mono at ${kbps} kbit/s, brought to `
-      + `${text(lufs, "LUFS")} so that loudness does not decide. Within a track, rank 1 has the strongest blue. `
-      + "A cell with several covers shows the best-scoring one first."),
+      + `${text(lufs, "LUFS")} so that loudness does not decide. Colour is the value of the chosen measure, on one scale `
+      + "for all tracks. A cell with several covers shows the best-scoring one first."),
     make("ul", { className: "notes" }, ...data.notes.map((note) => make("li", null, note))),
     make("div", { className: "tools" },
       make("label", { className: "by-measure" }, "Rank and colour by", choice),
       make("label", null, blind, "Blind: shuffle, hide names and measures"),
       make("span", { className: "keys" }, press("Space"), " plays  ", press("S"), " source or cover  ",
         press("←"), press("↑"), press("↓"), press("→"), " next cover")),
+    make("div", { id: "scale" }),
     make("details", { className: "legend" }, make("summary", null, "What the measures mean"),
       make("dl", null,
         ...data.measures.map((measure) => make("div", null,
           make("dt", null, measure.label, measure.key ? make("small", null, ` ${measure.name}`) : null),
           make("dd", null, measure.meaning, measure.unit && ` (${measure.unit})`, `; ${better[measure.better]}`))),
         ...Object.entries(data.outcomes).map(([outcome, meaning]) => make("div", null,
-          make("dt", null, make("span", { className: `badge ${outcome}` }, outcome)),
+          make("dt", null, make("span", { className: `badge ${outcome.replace(" ", "-")}` }, outcome)),
           make("dd", null, meaning))))),
   ];
 }
@@ -92,3 +109,4 @@ function head() {
 fill(document.getElementById("head"), ...head());
 fill(document.getElementById("tracks"), ...data.tracks.map(section));
 for (const track of data.tracks) layOut(track, false);
+showScale();

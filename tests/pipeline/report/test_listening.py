@@ -1,5 +1,6 @@
 """The listening page in a real browser: it plays, by mouse and by keyboard, and asks the network for nothing."""
 
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -160,11 +161,11 @@ def test_the_keyboard_moves_plays_and_switches_at_the_same_place(page: Any) -> N
     names = "now.cell && coverOf(now.cell).setting"
     page.locator("section", has_text="song_1").locator("td.cell").first.focus()
     for key, name in (
-        ("ArrowRight", "s0.50 g5.0"),
-        ("ArrowDown", "s0.50 g7.0"),
-        ("ArrowLeft", "s0.10 g7.0"),
-        ("ArrowLeft", "s0.10 g7.0"),
-        ("ArrowUp", "s0.10 g5.0"),
+        ("ArrowRight", "strength 0.50, guidance 5"),
+        ("ArrowDown", "strength 0.50, guidance 7"),
+        ("ArrowLeft", "strength 0.10, guidance 7"),
+        ("ArrowLeft", "strength 0.10, guidance 7"),
+        ("ArrowUp", "strength 0.10, guidance 5"),
     ):
         page.keyboard.press(key)
         assert page.evaluate(names) == name
@@ -180,7 +181,7 @@ def test_the_keyboard_moves_plays_and_switches_at_the_same_place(page: Any) -> N
     before = page.evaluate("players.cover.currentTime")
     page.keyboard.press("ArrowRight")
     page.wait_for_function(PLAYING, arg="cover")
-    assert page.evaluate(names) == "s0.50 g5.0"
+    assert page.evaluate(names) == "strength 0.50, guidance 5"
     assert page.evaluate("players.cover.currentTime") >= before
     page.keyboard.press("Space")
     assert page.evaluate(AUDIBLE) == []
@@ -203,7 +204,7 @@ def test_a_cell_that_failed_says_why_and_markup_is_text(page: Any) -> None:
 
 
 RANKS = """data.tracks[0].cells.filter((cell) => cell.rank).map((cell) => [
-  cell.rank, coverOf(cell).measures[shownMeasure.name], cell.element.classList.contains('best')])"""
+  cell.rank, cell.element.querySelector('.amount').innerText, cell.element.classList.contains('best')])"""
 LOOKS = """data.tracks[0].cells.filter((cell) => cell !== now.cell).map(({ element }) => {
   const { backgroundColor, borderTopWidth, borderTopColor } = getComputedStyle(element);
   return [backgroundColor, borderTopWidth, borderTopColor].join();
@@ -212,20 +213,120 @@ COLOURS = """[...document.querySelector('section').querySelectorAll('td.cell')].
   (cell) => getComputedStyle(cell).backgroundColor)"""
 
 
-def test_rank_and_colour_follow_the_chosen_measure(page: Any) -> None:
-    def ranks() -> list[tuple[int, float, bool]]:
-        return sorted(map(tuple, page.evaluate(RANKS)))
-
-    for label in ("Score", "Melody"):
+def test_ranks_follow_the_chosen_measure_as_it_is_printed(page: Any) -> None:
+    for label in ("Score", "Melody", "Timbre distance"):
         page.locator("#measure").select_option(label=label)
-        found = ranks()
-        amounts = [amount for _, amount, _ in found]
-        assert amounts == sorted(amounts, reverse=True)
-        assert found[0][0] == 1
-        assert [best for _, _, best in found].count(True) == 1
-        shown = page.locator("td.cell.best .amount").first.inner_text()
-        assert float(shown) == pytest.approx(amounts[0], abs=0.06)
-    assert len(set(page.evaluate(COLOURS))) > 3
+        found = [(rank, float(shown), best) for rank, shown, best in page.evaluate(RANKS)]
+        amounts = sorted((amount for _, amount, _ in found), reverse=True)
+        for rank, amount, best in found:
+            assert rank == amounts.index(amount) + 1
+            assert best == (rank == 1 and amounts.count(amount) == 1)
+    page.locator("#measure").select_option(label="Loudness")  # only describes
+    assert page.evaluate(RANKS) == []
+    assert len(set(page.evaluate(COLOURS))) > 1
+
+
+def opened(browser: Any, path: Path, rows: list[dict[str, Any]], **context: Any) -> Visit:
+    """A page of rows of 3 s."""
+    song, found = music("song", 3.0), table([row | {"duration_s": 3.0} for row in rows])
+    path.write_bytes(listening_page("Covers", found, choose(found), lambda row: song, lambda row: song))
+    visit = Visit(browser, **context)
+    visit.page.goto(path.as_uri())
+    return visit
+
+
+CELLS = """[...document.querySelectorAll('td.cell')].map((cell) => ({
+  name: cell.title.split('\\n')[0], colour: getComputedStyle(cell).backgroundColor, text: cell.innerText}))"""
+SCORES = (0.9, 0.9004, 0.5, 0.5, 0.9, 0.9, 0.9)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_lost_failed_or_not_judged_is_grey_and_has_no_rank(
+    browser: Any, tmp_path: Path, scheme: str
+) -> None:
+    rows = [cover("song", 0.1 * k, 7.0) | {"objective/score": score} for k, score in enumerate(SCORES)]
+    rows[3:] = [judged(rows[3], "lost"), judged(rows[4], "copy"), failed(rows[5]), judged(rows[6], "")]
+    rows[6] |= {"cover/outcome": None, "objective/score": 0.9}
+    visit = opened(browser, tmp_path / "grey.html", rows, color_scheme=scheme)
+    cells = {cell["name"].partition(",")[0]: cell for cell in visit.page.evaluate(CELLS)}
+    judged_cells, others = (
+        [cells[f"strength 0.{k}0"] for k in range(3)],
+        [cells[f"strength 0.{k}0"] for k in range(3, 7)],
+    )
+    (grey,) = {cell["colour"] for cell in others}
+    assert all("no rank" in cell["name"] for cell in others)
+    assert [cell["text"].split()[0] for cell in judged_cells] == ["1=", "1=", "3"]
+    assert "shares rank 1 of 3" in judged_cells[0]["name"]
+    assert "best" not in "".join(cell["text"] for cell in cells.values())
+    assert [judged_cells[0]["colour"] == cell["colour"] for cell in judged_cells] == [True, True, False]
+    assert grey not in {cell["colour"] for cell in judged_cells}
+    legend = visit.page.locator("#scale").inner_text().split("\n")
+    assert legend == ["0.00", "1.00", "no rank: copy, lost, failed, not judged"]
+    assert visit.page.evaluate("getComputedStyle(document.querySelector('.no-colour')).backgroundColor") == grey
+    visit.close()
+
+
+def test_a_value_has_one_colour_on_every_track_and_page(browser: Any, tmp_path: Path) -> None:
+    seen: dict[float, set[str]] = {}
+    for number, scores in enumerate([(0.2, 0.4, 0.8), (0.4, 0.8, 0.95)]):
+        rows = [
+            cover(track, strength, 7.0) | {"objective/score": score}
+            for track in ("a", "b")
+            for strength, score in zip((0.1, 0.2, 0.3), scores if track == "a" else scores[::-1], strict=True)
+        ]
+        visit = opened(browser, tmp_path / f"{number}.html", rows)
+        for cell in visit.page.evaluate(CELLS):
+            score = float(cell["name"].partition("Score ")[2].partition(",")[0])
+            seen.setdefault(score, set()).add(cell["colour"])
+        visit.close()
+    assert {score: len(colours) for score, colours in seen.items()} == dict.fromkeys((0.2, 0.4, 0.8, 0.95), 1)
+    assert len(set.union(*seen.values())) == 4
+
+
+def test_values_beyond_the_scale_are_said_in_the_legend(browser: Any, tmp_path: Path) -> None:
+    rows = [cover("song", 0.1 * k, 7.0) | {"timbre/mfcc_distance": 30.0 * k} for k in range(3)]
+    visit = opened(browser, tmp_path / "beyond.html", rows)
+    visit.page.locator("#measure").select_option(label="Timbre distance")
+    assert visit.page.locator("#scale").inner_text().split("\n")[:2] == ["0 dB", "40 dB or more"]
+    visit.close()
+
+
+BOXES = """() => {
+  const box = (element) => element.getBoundingClientRect();
+  const text = (element) => {
+    const range = document.createRange();
+    range.selectNodeContents(element);
+    return range.getBoundingClientRect().width;
+  };
+  const all = (what) => [...document.querySelectorAll(what)];
+  return {
+    left: box(document.querySelector('section')).left,
+    labels: all('th.down').map((th) => [box(th).left, box(th).width - text(th)]),
+    cells: all('td.cell').map((td) => [box(td).left, box(td).right]),
+    spilt: all('td.cell, th').filter((one) => one.scrollWidth > one.clientWidth).length,
+  };
+}"""
+
+
+@pytest.mark.parametrize("columns", [1, 2, 7])
+def test_the_grid_stands_at_the_left_and_two_columns_fit_a_phone(
+    browser: Any, tmp_path: Path, columns: int
+) -> None:
+    rows = [cover("song", 0.1 * k, g) for k in range(columns) for g in (5.0, 9.5)]
+    rows[0] = judged(rows[0], "lost")
+    visit = opened(browser, tmp_path / "left.html", rows)
+    for width in (390, 820, 1280, 2560):
+        visit.page.set_viewport_size({"width": width, "height": 844})
+        assert visit.page.evaluate("document.documentElement.scrollWidth") == width
+        found = visit.page.evaluate(BOXES)
+        assert found["spilt"] == 0
+        assert len(found["labels"]) == (2 if columns > 1 else 0)
+        assert all(left - found["left"] < 12 for left, _ in found["labels"])
+        assert min((more_than_text for _, more_than_text in found["labels"]), default=0) < 20
+        lefts = sorted({left for left, _ in found["cells"]})
+        assert lefts[0] - found["left"] < 150
+        assert all(right <= width for left, right in found["cells"] if left in lefts[:2])
+    visit.close()
 
 
 def test_blind_hides_what_a_cover_is_and_keeps_the_choice(page: Any) -> None:
@@ -233,7 +334,8 @@ def test_blind_hides_what_a_cover_is_and_keeps_the_choice(page: Any) -> None:
     chosen = page.evaluate("coverOf(now.cell).setting")
     page.locator("#blind").check()
     shown = page.locator("body").inner_text()
-    assert not [f"s{s:.2f} g{g:.1f}" for s in STRENGTHS for g in GUIDANCES if f"s{s:.2f} g{g:.1f}" in shown]
+    titles = page.evaluate("[...document.querySelectorAll('[title]')].map((one) => one.title)")
+    assert not re.findall(r"s0\.\d\d|strength 0|guidance \d", "".join([shown, *titles]))
     assert "kept" not in page.locator("main").inner_text()
     assert "rank" not in page.locator("#deck").inner_text()
     letters = page.locator("section").first.locator(".letter").all_inner_texts()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from acestep.errors import AudioError, RequestError
 from pipeline.report.fit import AUDIO_BYTES, BYTES_PER_SECOND, fit
+from pipeline.report.labels import LABELS, SCALES, written
 from pipeline.report.page import listening_page
 from pipeline.report.samples import Sample
 from tests.pipeline.report.covers import cover, failed, judged, music, table
@@ -44,22 +45,64 @@ def grid(track: dict[str, Any]) -> dict[tuple[str, str], list[dict]]:
 def test_strength_runs_across_and_guidance_down_in_rising_order() -> None:
     rows = [cover("t", strength, guidance) for guidance in (11.0, 7.0) for strength in (1.0, 0.1, 0.25)]
     data = content(page(rows))
-    assert data["axes"] == {"across": "audio cover strength", "down": "guidance scale"}
     (track,) = data["tracks"]
-    assert (track["across"], track["down"]) == (["0.1", "0.25", "1"], ["7", "11"])
-    assert {place: [entry["setting"] for entry in found] for place, found in grid(track).items()} == {
-        (f"{strength:g}", f"{guidance:g}"): [f"s{strength:.2f} g{guidance:.1f}"]
-        for strength in (0.1, 0.25, 1.0)
-        for guidance in (7.0, 11.0)
-    }
+    assert (track["across"], track["down"]) == (
+        ["strength 0.10", "strength 0.25", "strength 1.00"],
+        ["guidance 7", "guidance 11"],
+    )
+    for (across, down), found in grid(track).items():
+        assert [entry["setting"] for entry in found] == [f"{across}, {down}"]
+    assert {entry["name"] for entry in track["covers"]} == {row["setting_name"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("audio_cover_strength", 0.3, "strength 0.30"),
+        ("audio_cover_strength", 0.125, "strength 0.125"),
+        ("audio_cover_strength", 1.0, "strength 1.00"),
+        ("cover_noise_strength", 0.0, "cover noise strength 0.00"),
+        ("guidance_scale", 9.0, "guidance 9"),
+        ("guidance_scale", 9.5, "guidance 9.5"),
+        ("cfg_interval_start", 0.25, "guidance from 0.25"),
+        ("inference_steps", 28, "steps 28"),
+        ("inference_steps", None, "model's own steps"),
+        ("infer_method", "sde", "infer method sde"),
+        ("dcw_enabled", True, "dcw enabled on"),
+        ("timesteps", (1.0, 0.5), "timesteps (1.0, 0.5)"),
+        ("stage", 2, "stage 2"),
+        ("setting_name", "model A", "model A"),
+    ],
+)
+def test_parameters_are_written_out(name: str, given: Any, said: str) -> None:
+    assert written(name, given) == said
+
+
+def test_every_measure_that_colours_has_a_fixed_scale() -> None:
+    data = content(page([cover("t", 0.5, 7.0)]))
+    assert SCALES.keys() == LABELS.keys()
+    assert all(low < high for low, high in SCALES.values())
+    scales = {measure["name"]: measure["scale"] for measure in data["measures"] if measure["key"]}
+    assert scales == {name: list(scale) for name, scale in SCALES.items()}
+
+
+def test_a_cover_that_nobody_judged_is_called_so() -> None:
+    rows = [cover("t", 0.5, g) for g in (5.0, 7.0)]
+    rows[0] |= {"cover/outcome": None, "cover/reason": "9.0 s are too few"}
+    told = {entry["setting"]: entry for entry in content(page(rows))["tracks"][0]["covers"]}
+    assert [told[f"guidance {g}"]["outcome"] for g in (5, 7)] == ["not judged", "ok"]
+    assert told["guidance 5"]["reason"] == "9.0 s are too few"
 
 
 def test_other_parameters_make_the_axes_where_strength_does_not_vary() -> None:
     rows = [cover("t", 0.5, 7.0, shift=shift, inference_steps=n) for shift in (1.0, 3.0) for n in (None, 8)]
     data = content(page(rows))
-    assert data["axes"] == {"across": "inference steps", "down": "shift"}
-    assert data["tracks"][0]["across"] == ["model's own", "8"]
-    assert content(page(rows[:1]))["axes"] == {"across": "", "down": ""}
+    (track,) = data["tracks"]
+    assert track["across"] == ["model's own steps", "steps 8"]
+    assert track["down"] == ["shift 1", "shift 3"]
+    (alone,) = content(page(rows[:1]))["tracks"]
+    assert (alone["across"], alone["down"]) == ([""], [""])
+    assert alone["covers"][0]["setting"] == "strength 0.50, guidance 7"
 
 
 def test_further_parameters_and_seeds_share_a_cell_the_best_first() -> None:
@@ -74,6 +117,10 @@ def test_further_parameters_and_seeds_share_a_cell_the_best_first() -> None:
     assert len(cells) == 4
     wanted = ["shift 3, seed 2", "shift 1, seed 2", "shift 3, seed 1", "shift 1, seed 1"]
     assert all([entry["label"] for entry in found] == wanted for found in cells.values())
+    ends = ["shift 3", "shift 1", "shift 3", "shift 1"]
+    for (across, down), found in cells.items():
+        assert [entry["setting"] for entry in found] == [f"{across}, {down}, {end}" for end in ends]
+        assert [entry["seed"] for entry in found] == ["seed 2", "seed 2", "seed 1", "seed 1"]
 
 
 def test_a_cover_that_failed_or_cannot_be_read_says_why() -> None:
@@ -85,11 +132,11 @@ def test_a_cover_that_failed_or_cannot_be_read_says_why() -> None:
     made = [cover("t", 0.5, guidance) for guidance in (5.0, 7.0, 9.0)]
     rows = [failed(made[0], "out of memory"), made[1], judged(made[2], "lost")]
     found = {entry["setting"]: entry for entry in content(page(rows, read_cover=read))["tracks"][0]["covers"]}
-    assert found["s0.50 g5.0"]["problem"] == "not_finite: out of memory"
-    assert found["s0.50 g5.0"]["outcome"] == "failed"
-    assert found["s0.50 g7.0"]["problem"] == "s3://bucket/a.flac: gone"
-    assert found["s0.50 g9.0"]["outcome"] == "lost"
-    assert found["s0.50 g9.0"]["audio"].startswith("data:audio/ogg;codecs=opus;base64,")
+    assert found["guidance 5"]["problem"] == "not_finite: out of memory"
+    assert found["guidance 5"]["outcome"] == "failed"
+    assert found["guidance 7"]["problem"] == "s3://bucket/a.flac: gone"
+    assert found["guidance 9"]["outcome"] == "lost"
+    assert found["guidance 9"]["audio"].startswith("data:audio/ogg;codecs=opus;base64,")
 
 
 def test_a_source_that_cannot_be_read_leaves_its_covers() -> None:
