@@ -121,7 +121,7 @@ def _generate(
     for number, (stage, plan) in enumerate(zip(stages, plans, strict=True), start=1):
         where = f"stage {number}: " if len(stages) > 1 else ""
         cut = cut_notes(handler, stage.prompt(conditions.prompt), conditions.duration_s, plan)
-        notes += [where + note for note in (*plan.notes, *cut)]
+        notes += [where + note for note in (*stage.notes(conditions.prompt), *plan.notes, *cut)]
     covers = _covers(conditions, stages, seeds, params, progress)
     costs["denoise_s"] = sum(cover.denoise_s for chain in covers for cover in chain)
     costs["decode_s"] = sum(cover.decode_s for chain in covers for cover in chain)

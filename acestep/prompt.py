@@ -13,6 +13,7 @@ from acestep.constants import (
     TIME_SIGNATURES,
 )
 from acestep.errors import RequestError
+from acestep.singing import asks_for_singing
 from acestep.values import unix_lines
 
 DEFAULT_SECONDS = 30
@@ -85,7 +86,7 @@ def check_prompt(prompt: Prompt) -> tuple[Prompt, list[str]]:
     notes = []
     if not prompt.caption.strip():
         raise RequestError("caption is empty: say the style to go to, such as 'heavy metal, distorted guitars'")
-    language = _language(prompt.language)
+    language = read_language(prompt.language)
     if language not in LANGUAGES:
         raise RequestError(f"language {prompt.language!r} is unknown; use one of {', '.join(sorted(LANGUAGES))}")
     if language != prompt.language.strip().lower() and prompt.language.strip():
@@ -93,7 +94,7 @@ def check_prompt(prompt: Prompt) -> tuple[Prompt, list[str]]:
     low, high = BPM_RANGE
     if prompt.bpm is not None and not low <= prompt.bpm <= high:
         raise RequestError(f"bpm {prompt.bpm} is out of range; allowed: {low}..{high}, or leave it out")
-    keyscale = _KEYS.get(prompt.keyscale.strip().casefold())
+    keyscale = read_keyscale(prompt.keyscale)
     if keyscale is None:
         raise RequestError(f"keyscale {prompt.keyscale!r} is unknown; write it as 'F# minor' or 'Bb major'")
     timesignature = prompt.timesignature.replace(" ", "").removesuffix(".0")
@@ -125,9 +126,26 @@ def check_prompt(prompt: Prompt) -> tuple[Prompt, list[str]]:
     if not prompt.lyrics.strip():
         notes.append(f"lyrics are empty: {INSTRUMENTAL} is used")
         prompt = replace(prompt, lyrics=INSTRUMENTAL)
-    return prompt, notes
+    return prompt, notes + singing_notes(prompt)
 
 
-def _language(written: str) -> str:
+def singing_notes(prompt: Prompt) -> list[str]:
+    """A note where a caption asks for a voice and there are no words to sing."""
+    instrumental = prompt.lyrics.strip().casefold() in ("", INSTRUMENTAL.casefold())
+    asked = asks_for_singing(plain_caption(prompt.caption)) if instrumental else ""
+    if not asked:
+        return []
+    return [
+        f"the caption asks for singing ({asked!r}) and there are no words to sing: give lyrics, or leave the "
+        "voice out of the caption"
+    ]
+
+
+def read_keyscale(written: str) -> str | None:
+    """A key as the models know it, whatever its case; "" where none is given, None where it is unknown."""
+    return _KEYS.get(written.strip().casefold())
+
+
+def read_language(written: str) -> str:
     """The first subtag of a language tag in lower case: ``zh`` of ``zh-CN``; empty means unknown."""
     return written.strip().lower().replace("_", "-").split("-")[0] or "unknown"

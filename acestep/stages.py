@@ -13,7 +13,7 @@ from acestep.conditions import TrackConditions
 from acestep.constants import INSTRUMENTAL
 from acestep.cover import CoverPlan, resolve
 from acestep.errors import GenerationError, RequestError
-from acestep.prompt import Prompt
+from acestep.prompt import Prompt, singing_notes
 from acestep.rendering import render
 from acestep.sampler import Fork, denoise_from
 from acestep.setting import SETTING_FIELDS, CoverSetting, parse_setting, unknown_setting
@@ -40,6 +40,11 @@ class Stage:
         caption = track.caption if self.caption is None else self.caption
         lyrics = track.lyrics if self.lyrics is None else self.lyrics or INSTRUMENTAL
         return replace(track, caption=caption, lyrics=lyrics)
+
+    def notes(self, track: Prompt) -> list[str]:
+        """What is to be said of its words, where they are not the track's."""
+        words = self.prompt(track)
+        return [] if words == track else singing_notes(words)
 
     def values(self) -> dict[str, Any]:
         """The stage as plain data, which ``parse_stage`` reads back."""

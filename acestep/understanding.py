@@ -26,8 +26,8 @@ from typing import Any
 
 import yaml
 
-from acestep.constants import BPM_RANGE, KEYSCALES, LANGUAGES, TIME_SIGNATURES
-from acestep.prompt import Prompt
+from acestep.constants import BPM_RANGE, LANGUAGES, TIME_SIGNATURES
+from acestep.prompt import Prompt, read_keyscale, read_language
 
 THINK, END_THINK = "<think>", "</think>"
 START_TURN, END_TURN = "<|im_start|>", "<|im_end|>"
@@ -223,8 +223,9 @@ def _usable(name: str, said: str) -> int | str | None:
         low, high = BPM_RANGE if name == "bpm" else DURATION_RANGE
         number = _number(said)
         return number if isinstance(number, int) and low <= number <= high else None
-    known = {"keyscale": KEYSCALES, "language": LANGUAGES, "timesignature": TIME_SIGNATURES}[name]
-    value = _beats(said) if name == "timesignature" else said
+    if name == "keyscale":
+        return read_keyscale(said)
+    value, known = (_beats(said), TIME_SIGNATURES) if name == "timesignature" else (read_language(said), LANGUAGES)
     return value if value in known else None
 
 

@@ -238,7 +238,7 @@ class RestyleWorker:
                 row["attempt"] = guard.attempt
                 prompt = stages[-1].prompt(chain.track.prompt)
                 cut = cut_notes(self.handler, prompt, chain.track.duration_s, plan)
-                row["notes"] = [*row["notes"], *plan.notes, *cut]
+                row["notes"] = [*row["notes"], *stages[-1].notes(chain.track.prompt), *plan.notes, *cut]
                 with self.device_lock:
                     cover = self.cover(row["item_id"], chain, stages, row["seed"])
                 row |= {"denoise_s": cover.denoise_s, "decode_s": cover.decode_s}

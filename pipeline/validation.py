@@ -17,6 +17,7 @@ from acestep.adapter import open_adapter
 from acestep.checkpoint import CheckpointFolders
 from acestep.errors import CheckpointError, RequestError, RestyleError
 from acestep.language_model import open_language_model
+from acestep.prompt import singing_notes
 from pipeline.addresses import LOCAL, find, knock, started_here
 from pipeline.cluster import ClusterSpec
 from pipeline.cluster import check as check_cluster
@@ -76,7 +77,7 @@ class Validation:
     """What was found out.
 
     counts: tracks with a problem, by its kind; first: the first of those.
-    noted, first_noted: the same of tracks that can be run, and of whose files something is worth knowing.
+    noted, first_noted: the same of tracks that can be run, and of which something is worth knowing.
     forecast, space: None where something stops the job.
     undecodable: tracks with a problem that the forecast counts, since only decoding tells.
     """
@@ -257,6 +258,9 @@ def _manifest(job: RestyleJob, log: ProblemLog) -> tuple[int, Track | RejectedRo
             if isinstance(row, RejectedRow):
                 rejected += 1
                 log.add(Problem(row.track_id, row.source, row.kind, row.message))
+                continue
+            for note in singing_notes(row.prompt):
+                log.remark(Problem(row.track_id, row.source, "no_words_to_sing", note))
     except RestyleError as error:
         errors.append(str(error))
     said = f"{job.manifest}, {rows} rows" + (f", {rejected} of them cannot be run as written" if rejected else "")

@@ -127,7 +127,8 @@ def look_at(params: GenerationParams, config: GenerationConfig, model: ModelFact
         raise Problem(422, "invalid_value", "seeds lists a seed twice", "each makes one output", "seeds", seeds)
     stages = stages_of(params)
     plans = [resolve(stage.setting, model.is_turbo) for stage in stages]
-    notes = [*prompt_of(params)[1], *unused_notes(params, config)]
+    prompt, notes = prompt_of(params)
+    notes += [*(note for stage in stages for note in stage.notes(prompt)), *unused_notes(params, config)]
     return Requested(
         settings=[asdict(stage.setting) for stage in stages],
         effective=[effective(plan) for plan in plans],

@@ -22,7 +22,7 @@ from pipeline.cluster import ClusterSpec
 from pipeline.disk_space import Space, most_bytes, space_for
 from pipeline.forecast import Forecast
 from pipeline.job import RestyleJob, open_job, open_output
-from pipeline.manifest import parse_track
+from pipeline.manifest import parse_track, read_manifest
 from pipeline.probe import probe
 from pipeline.problems import KEPT, Problem, ProblemLog
 from pipeline.results import ResultWriter, as_table
@@ -154,6 +154,18 @@ def test_a_column_that_cannot_be_used_does_not_hide_rows_and_sources(tmp_path: P
     found, checks = looked_at(replace(job, manifest=str(tmp_path / "t.csv")))
     assert "has no column 'caption'" in checks["manifest"].errors[0]
     assert found.counts == {"missing_file": 1}
+
+
+def test_captions_that_sing_without_words_are_noted(tmp_path: Path, row: dict) -> None:
+    sung = row | {"caption": "metal with powerful vocals"}
+    rows = [sung, sung | {"track_id": "b", "lyrics": "la la"}, row | {"track_id": "c"}]
+    found, _ = looked_at(job_of(tmp_path, rows))
+    assert found.ok
+    assert found.noted == {"no_words_to_sing": 1}
+    (note,) = found.first_noted
+    assert (note.track_id, "'vocals'" in note.message) == ("a", True)
+    tracks = {track.track_id: track for track in read_manifest(str(tmp_path / "tracks.jsonl"))}
+    assert [note.message in tracks[name].notes for name in "abc"] == [True, False, False]
 
 
 @pytest.mark.parametrize("place", ["run", "run/final/adapter", "run/final/adapter/adapter_model.safetensors"])

@@ -60,6 +60,12 @@ def test_requested_and_effective_stand_side_by_side() -> None:
     assert "| start | 0.5 | the noised source at time 0." in said
 
 
+def test_a_preset_that_sings_without_lyrics_says_so_on_the_page() -> None:
+    assert "no words to sing" in comparison(BASE, caption="heavy metal, powerful vocals")
+    assert "no words to sing" not in comparison(BASE, caption="heavy metal, powerful vocals", lyrics="la la")
+    assert "no words to sing" not in comparison(BASE, caption="heavy metal, no vocals")
+
+
 def test_what_a_turbo_model_ignores_is_said() -> None:
     said = comparison(TURBO)
     assert "| steps | 8 | 8 |" in said

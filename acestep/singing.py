@@ -1,0 +1,44 @@
+"""Whether a caption asks for a voice, which a cover without lyrics does not have."""
+
+import re
+
+_VOICE = (
+    r"vocals?|vocalists?|vocali[sz]ations?|voices?|voiced|choirs?|choral|a ?cappella|acapella|falsetto|lyrics?|"
+    r"sing|sings|singers?|sung|sang|rap|raps|rapped|rappers?|rapping|croons?|crooner|crooning|chants?|chanting|"
+    r"hums|humming|yodel\w*|beatbox\w*|spoken word|ad-libs?|duet|growls?|growling"
+)
+# Instruments sing too, in a manner of speaking.
+_NOT_A_VOICE = (
+    r"singing (?:lead |electric |slide |steel )*(?:bowls?|guitars?|violins?|cellos?|strings|saws?|synths?|leads?|"
+    r"bass|saxophone|sax|trumpet|flute|melod\w+|tone)|voice leading|(?:growling|growls?) (?:bass|synths?)|"
+    r"(?:string|horn|violin|guitar|piano|synth|brass)s? (?:voices?|duet)|vocal-like|voice-like"
+)
+_SUNG = re.compile(
+    rf"\b(?:{_VOICE}|singing)\b|人声|女声|男声|童声|歌声|演唱|合唱|说唱|独唱|ボーカル|보컬", re.IGNORECASE
+)
+_SPOKEN_OF = re.compile(rf"\b(?:{_NOT_A_VOICE})", re.IGNORECASE)
+_NO = (
+    r"\b(?:no|non|not|never|without|w/o|zero|minus|lacks?|lacking|free of|free from|instead of|neither|nor|"
+    r"removed?|removing|exclud\w+|avoid\w*|absent|don't|doesn't)\b|无|没有|不要|不带"
+)
+_BEFORE = re.compile(_NO, re.IGNORECASE)
+_AFTER = re.compile(r"\A[ -]*(?:free|less|removed|muted|absent)\b", re.IGNORECASE)
+_CLAUSES = re.compile(r"[,;:.!?/()\n\uff0c\u3002\uff1b\u3001]|\b(?:but|with|plus|featuring|then)\b", re.IGNORECASE)
+
+
+def asks_for_singing(caption: str) -> str:
+    """The word of a caption that plainly asks for a voice, such as "vocals"; "" for none.
+
+    What is ruled out does not count: "instrumental, no vocals or choir", "vocal-free", "without any singing".
+    """
+    caption = _SPOKEN_OF.sub(" ", caption.replace("\u2019", "'"))
+    for clause in _CLAUSES.split(caption):
+        ruled_out = False
+        for part in re.split(r"\band\b|&", clause, flags=re.IGNORECASE):
+            sung = _SUNG.search(part)
+            if not sung:
+                continue
+            ruled_out |= bool(_BEFORE.search(part[: sung.start()]) or _AFTER.match(part[sung.end() :]))
+            if not ruled_out:
+                return sung[0]
+    return ""
