@@ -18,7 +18,7 @@ from acestep.values import unix_lines
 
 DEFAULT_SECONDS = 30
 _KEYS = {"": ""} | {key.casefold(): key for key in KEYSCALES}
-_NULL_WORDS = ("null", "none", "na", "n/a", "undefined")
+_NULL_WORDS = ("null", "none", "na", "n/a", "undefined", "\\n")
 _FRACTIONS = {"2/4": "2", "3/4": "3", "4/4": "4", "6/8": "6"}
 
 

@@ -69,7 +69,10 @@ def rows_of(uri: str, check: Check) -> Iterator[RawRow]:
     if kind not in readers:
         raise ManifestError(f"{uri}: unknown kind of manifest; give a .parquet, .csv, .tsv or .jsonl file")
     try:
-        if filesystem.get_file_info(path).size == 0:
+        info = filesystem.get_file_info(path)
+        if info.type == fs.FileType.Directory:
+            raise ManifestError(f"{uri}: is a folder, as Spark writes; name one file, which holds all parts")
+        if info.size == 0:
             raise ManifestError(f"{uri}: empty file (0 bytes)")
         for row in readers[kind](filesystem, path, uri, check):
             if row.defect or not all(map(_is_blank, row.values.values())):

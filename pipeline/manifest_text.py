@@ -124,6 +124,7 @@ def csv_rows(lines: Iterator[str], uri: str, check: Check) -> Iterator[RawRow]:
     loose = len(names) > 1 and all(name.startswith(" ") for name in names[1:])  # "track_id, source, caption"
     csv.field_size_limit(MAX_LINE_CHARACTERS)
     reader = csv.reader(chain([header], lines), delimiter=delimiter, skipinitialspace=loose, strict=True)
+    begins = skipped + 1
     try:
         names = [name.strip() for name in next(reader)]
         while names and not names[-1]:
@@ -141,8 +142,8 @@ def csv_rows(lines: Iterator[str], uri: str, check: Check) -> Iterator[RawRow]:
             begins = skipped + reader.line_num + 1
     except csv.Error as error:
         raise ManifestError(
-            f"{uri}: line {skipped + reader.line_num}: not readable as csv ({error}); begin and end a cell that "
-            "holds quotes or line breaks with a double quote, and double those within it"
+            f"{uri}: the row that begins in line {begins} is not readable as csv ({error}); begin and end a cell "
+            "that holds quotes or line breaks with a double quote, and double those within it"
         ) from error
 
 

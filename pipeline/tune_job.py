@@ -88,11 +88,7 @@ def _tune_in(
     output: HeldStore, job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Callable[[str], None]
 ) -> TuneResult:
     tracks = _write_sample(job, spec.tracks, output)
-    first = int(job.cover["seed"])
-    if first == RANDOM_SEED:
-        first = drawn_seed(job.name) % (SEED_LIMIT - spec.seeds)
-        say(f"cover.seed is {RANDOM_SEED}: seeds count up from {first}, which is drawn by the catalogue's name")
-    seeds = range(first, first + spec.seeds)
+    seeds = _seeds(job, spec.seeds, say)
     space = _space(job, spec, say)
     sampled = replace(
         job,
@@ -136,6 +132,14 @@ def _within(uri: str, name: str) -> str:
     """The URI of a file in a remote folder, whose options stand at its end."""
     folder, mark, options = uri.partition("?")
     return f"{folder.rstrip('/')}/{name}{mark}{options}"
+
+
+def _seeds(job: RestyleJob, count: int, say: Callable[[str], None]) -> range:
+    first = int(job.cover["seed"])
+    if first == RANDOM_SEED:
+        first = drawn_seed(job.name) % (SEED_LIMIT - count)
+        say(f"cover.seed is {RANDOM_SEED}: seeds count up from {first}, which is drawn by the catalogue's name")
+    return range(first, first + count)
 
 
 def _space(job: RestyleJob, spec: TuneSpec, say: Callable[[str], None]) -> Space:

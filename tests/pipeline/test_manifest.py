@@ -124,7 +124,7 @@ def test_a_bad_row_is_set_aside_alone(tmp_path: Path, changes: dict, kind: str, 
         ("t.csv", "track_id,source\na,b\n", "has no column 'caption'"),
         ("t.csv", "track_id,source,caption\n", "holds no rows"),
         ("t.csv", "", "empty file"),
-        ("t.csv", 'track_id,source,caption\na,b,"c\n', "line 2: not readable as csv"),
+        ("t.csv", 'track_id,source,caption\na,b,"c\n', "line 2 is not readable as csv"),
         ("t.csv", "track_id,source,caption,bpm,bpm\na,b,c,90,91\n", "column 'bpm' is given twice"),
         ("t.csv", ",track_id,source,caption\n0,a,b,c\n", "column 1 has no name"),
         (

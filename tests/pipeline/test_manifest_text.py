@@ -83,7 +83,7 @@ def test_rows_are_counted_as_a_spreadsheet_shows_them(tmp_path: Path) -> None:
     [
         (f"{HEADER}t,a.wav,Café\n".encode("cp1252"), ("line 2", "0xE9", "'t,a.wav,Café'", "CSV UTF-8")),
         (f'{HEADER}t,a.wav,"Best of" rock\n'.encode(), ("line 2", "double")),
-        (f'{HEADER}t,a.wav,"rock\nu,b.wav,jazz\n'.encode(), ("line 3", "double quote")),
+        (f'{HEADER}t,a.wav,"rock\nu,b.wav,jazz\n'.encode(), ("line 2", "double quote")),
         (b"x" * (MAX_LINE_CHARACTERS + 5), ("line 1", "longer")),
         (b"PK\x03\x04rest", ("Excel", "CSV UTF-8")),
         (b"version https://git-lfs.github.com/spec/v1\noid", ("git lfs pull",)),
@@ -158,6 +158,12 @@ def test_bytes_and_repeated_columns_of_parquet(tmp_path: Path) -> None:
     pq.write_table(twice, tmp_path / "c.parquet")
     with pytest.raises(ManifestError, match="column 'caption' is given twice"):
         list(read_manifest(str(tmp_path / "c.parquet")))
+
+
+def test_a_folder_of_parts_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tracks.parquet").mkdir()
+    with pytest.raises(ManifestError, match="is a folder"):
+        list(read_manifest(str(tmp_path / "tracks.parquet")))
 
 
 def test_items_follow_what_is_heard(tmp_path: Path) -> None:

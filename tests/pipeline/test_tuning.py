@@ -2,11 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from acestep.errors import RequestError
+from pipeline.job import RestyleJob
+from pipeline.manifest import Track, read_manifest
+from pipeline.storage import open_store
+from pipeline.tune_job import SAMPLE, _seeds, _write_sample
 from pipeline.tuning import Space, Trial, Tuned, tune
 from pipeline.tuning_trials import Evaluate
 from tests.pipeline.response_surface import Surface, is_near
@@ -239,3 +245,30 @@ def test_what_cannot_be_tuned_is_refused() -> None:
         Space(strengths=(0.5, 0.3))
     with pytest.raises(ValueError, match="zip"):
         tune(Space(), TRACKS, SEEDS, lambda trials: [0.5], lambda line: None)
+
+
+def test_a_sample_holds_the_tracks_that_were_drawn_whatever_the_manifest(tmp_path: Path) -> None:
+    """Ids of floats, blank rows, another delimiter: the sample's rows are the catalogue's."""
+    (tmp_path / "tracks.csv").write_text(
+        "track_id;source;caption;bpm;seed;isrc\n"
+        "7.0;a.wav;rock, loud;nan;3;x\n;;;;;\n8.0;b.wav;y;90;;\n9;c.wav;too;few\n"
+    )
+    job = RestyleJob(str(tmp_path / "tracks.csv"), str(tmp_path / "out"), {"seed": 1}, manifest_columns=("isrc",))
+    output = open_store(str(tmp_path / "out"))
+    assert sorted(_write_sample(job, 5, output)) == ["7", "8"]
+    sample = [
+        row for row in read_manifest(str(tmp_path / "out" / SAMPLE), own=("isrc",)) if isinstance(row, Track)
+    ]
+    whole = [row for row in read_manifest(job.manifest, own=("isrc",)) if isinstance(row, Track)]
+    assert sample == [replace(row, overrides={}) for row in whole]
+
+
+def test_a_random_seed_is_drawn_once_for_all_of_a_tuning(tmp_path: Path) -> None:
+    said: list[str] = []
+    job = RestyleJob(str(tmp_path / "tracks.csv"), str(tmp_path / "out"), cover={"seed": -1})
+    seeds = _seeds(job, 3, said.append)
+    assert seeds == _seeds(job, 3, said.append)
+    assert seeds.start >= 0
+    assert str(seeds.start) in said[0]
+    assert _seeds(replace(job, cover={"seed": 5}), 3, said.append) == range(5, 8)
+    assert len(said) == 2
