@@ -26,7 +26,7 @@ from pipeline.metrics.features import Features, extract
 from pipeline.metrics.names import BY_NAME, MEASURES
 from pipeline.metrics.null import HARMONY, LEAST_PAIRS, MELODY, TIMBRE, WAVEFORM, Null, null_of, outcome
 from pipeline.objective import KEPT, MOVED, OUTCOME, REASON, SCORE, Objective, score
-from pipeline.own_columns import META, spread_out
+from pipeline.own_columns import META, with_columns_of
 from pipeline.report.grid import axes, setting_words
 from pipeline.report.page import listening_page
 from pipeline.report.pictures import pictures
@@ -197,7 +197,7 @@ def _tables(rows: pa.Table, comparison: Comparison, null: Null, objective: Objec
     measured = [name for name in BY_NAME if rows[name].null_count < len(rows)]
     covers = rows.select([*COVER_COLUMNS, KEPT, MOVED, SCORE, *measured, "unmeasured"])
     tables = {
-        "covers": pa.table(dict(zip(covers.column_names, covers.columns, strict=True)) | spread_out(rows[META])),
+        "covers": with_columns_of(covers, rows[META]),
         "settings": comparison.settings,
         "outcomes": comparison.outcomes,
         "pairs": comparison.pairs,

@@ -83,7 +83,7 @@ def undeclarable(names: Iterable[str], known: Collection[str]) -> str | None:
     for name in names:
         if name in known:
             continue
-        if not name.strip() or "\ud800" <= max(name) <= "\udfff":
+        if not name.strip() or any("\ud800" <= letter <= "\udfff" for letter in name):
             return f"a column is called {name!r}, which cannot be written; name it, or take it out"
         first = columns.setdefault(column_of(_composed(name)), name)
         if first != name:
@@ -129,6 +129,13 @@ def own_values(values: Mapping[str, Any], known: Collection[str], strict: bool =
 def column_of(name: str) -> str:
     """What an own column is called in a table for people."""
     return name if name.startswith(f"{META}.") else f"{META}.{name}"
+
+
+def with_columns_of(table: pa.Table, meta: pa.ChunkedArray | pa.Array) -> pa.Table:
+    """A table for people with the own columns of its rows, given as a column ``meta``, at its end."""
+    for name, values in spread_out(meta).items():
+        table = table.append_column(name, values)
+    return table
 
 
 def spread_out(meta: pa.ChunkedArray | pa.Array) -> dict[str, pa.Array]:

@@ -13,7 +13,7 @@ from pipeline.job import open_output
 from pipeline.lease import holding
 from pipeline.loading import fetch_cover
 from pipeline.objective import Objective
-from pipeline.own_columns import META, spread_out
+from pipeline.own_columns import META, with_columns_of
 from pipeline.selection import select
 from pipeline.storage import Store, open_store
 
@@ -53,8 +53,7 @@ def select_winners(job: SelectJob) -> pa.Table:
     with holding(open_output(job.export), f"export {job.export}") as export:
         copied = [_copied(output, export, row, paths.get(row["item_id"])) for row in winners.to_pylist()]
         winners = _with_copies(winners, copied)
-        for name, values in _own_columns(rows, winners["track_id"]).items():
-            winners = winners.append_column(name, values)
+        winners = with_columns_of(winners, _own_columns(rows, winners["track_id"]))
         buffer = io.BytesIO()
         pyarrow.csv.write_csv(winners, buffer)
         export.write(TABLE, buffer.getvalue())
@@ -68,11 +67,10 @@ def _with_copies(winners: pa.Table, copied: list[tuple[str | None, str | None]])
     return winners.append_column("file", pa.array([file for file, _ in copied], pa.string()))
 
 
-def _own_columns(rows: pa.Table, track_ids: pa.ChunkedArray) -> dict[str, pa.Array]:
+def _own_columns(rows: pa.Table, track_ids: pa.ChunkedArray) -> pa.ChunkedArray:
     """The user's own columns of some tracks, by the newest row of each."""
     newest = {track_id: place for place, track_id in enumerate(rows["track_id"].to_pylist())}
-    places = pa.array([newest[track_id] for track_id in track_ids.to_pylist()], pa.int64())
-    return spread_out(rows[META].take(places))
+    return rows[META].take(pa.array([newest[track_id] for track_id in track_ids.to_pylist()], pa.int64()))
 
 
 def _copied(output: Store, export: Store, row: dict[str, Any], path: str | None) -> tuple[str | None, str | None]:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pipeline.findings import FOLDER, PAGE, Findings
 from pipeline.metrics.names import BY_NAME
 from pipeline.objective import KEPT, MOVED, OUTCOME, REASON, SCORE
+from pipeline.own_columns import META, with_columns_of
 from pipeline.summary import first_rows
 
 if TYPE_CHECKING:
@@ -26,15 +27,16 @@ def log_table(client: "MlflowClient", run: str, findings: Findings, setting_id: 
     own = findings.rows.filter(pc.equal(findings.rows["setting_id"], setting_id))
     shown = ["track_id", "seed", OUTCOME, SCORE, KEPT, MOVED]
     shown += [name for name in BY_NAME if own[name].null_count < len(own)]
-    log_rows(client, run, TABLE, own.select([*shown, REASON, "audio_path"]))
+    log_rows(client, run, TABLE, own.select([*shown, REASON, "audio_path", META]))
 
 
 def log_rows(client: "MlflowClient", run: str, name: str, rows: pa.Table) -> None:
-    """Rows as an artifact that MLflow shows as a table, the first ones by track.
+    """Rows as an artifact that MLflow shows as a table, the first ones by track; ``meta`` is spread out.
 
     Written whole each time, and marked as a table by hand: ``log_table`` would append to an earlier launch's.
     """
-    shown = first_rows(rows, MOST_TABLE_ROWS, "track_id", "ascending").to_pandas()
+    first = first_rows(rows, MOST_TABLE_ROWS, "track_id", "ascending")
+    shown = with_columns_of(first.drop_columns([META]), first[META]).to_pandas()
     client.log_text(run, shown.to_json(orient="split", index=False), name)
     client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"}]))
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline.findings import Findings
 from pipeline.loading import fetch_cover
+from pipeline.own_columns import META
 from pipeline.results import current_rows
 from pipeline.storage import Store
 from pipeline.summary import count_kinds, first_rows
@@ -263,7 +264,7 @@ def log_overview(client: "MlflowClient", run: str, results: pa.Table, store: Sto
         ids = set(results["item_id"].to_pylist()) if len(results) <= MOST_ARTIFACT_ROWS else None
         pq.write_table(results if ids is None else current_rows(store, ids), table)
         client.log_artifact(run, str(table))
-    shown = ["track_id", "setting_name", "status", "error_message", "duration_s", "denoise_s", "audio_path"]
+    shown = ["track_id", "setting_name", "status", "error_message", "duration_s", "denoise_s", "audio_path", META]
     log_rows(client, run, "results.json", results.select(shown))
     client.log_dict(run, job, "job.json")
     columns = ["track_id", "source", "caption"]

@@ -22,6 +22,7 @@ from pipeline.manifest import Track, read_manifest, track_id_of
 from pipeline.manifest_files import COLUMNS, check_columns, filled, rows_of
 from pipeline.manifest_text import RawRow
 from pipeline.objective import SCORE
+from pipeline.own_columns import own_values
 from pipeline.restyle import Reporter, run_in
 from pipeline.settings import Point, distinct, make_settings
 from pipeline.storage import Store, absolute
@@ -87,7 +88,7 @@ def _check(job: RestyleJob, spec: TuneSpec) -> None:
 def _tune_in(
     output: HeldStore, job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Callable[[str], None]
 ) -> TuneResult:
-    tracks = _write_sample(job, spec.tracks, output)
+    tracks = write_sample(job, spec.tracks, output)
     seeds = _seeds(job, spec.seeds, say)
     space = _space(job, spec, say)
     sampled = replace(
@@ -158,7 +159,7 @@ def _space(job: RestyleJob, spec: TuneSpec, say: Callable[[str], None]) -> Space
     return Space(strengths, guidances)
 
 
-def _write_sample(job: RestyleJob, count: int, output: Store) -> list[str]:
+def write_sample(job: RestyleJob, count: int, output: Store) -> list[str]:
     """Draw tracks by their names, write them as a manifest of their own, and say which they are."""
     rows = read_manifest(job.manifest, job.presets, job.caption, job.manifest_columns)
     chosen = drawn((row.track_id for row in rows if isinstance(row, Track)), count)
@@ -182,6 +183,7 @@ def _sampled(rows: Iterable[RawRow], wanted: set[str], manifest: str) -> Iterato
                 for name, value in row.values.items()
                 if name not in SWEPT and (name not in COLUMNS or name in values)
             }
+            kept |= own_values(values, COLUMNS, strict=False)
             for name in ("source", "reference_audio"):
                 if name in kept:
                     kept[name] = absolute(str(kept[name]), manifest)

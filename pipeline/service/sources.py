@@ -13,6 +13,7 @@ from pipeline.service.spec import Access, Limits
 from pipeline.service.uploads import Keep
 from pipeline.service.urls import PORTS, fetch
 from pipeline.sources import is_longer, listen
+from pipeline.spelling import Folders
 from pipeline.storage import Store, locate
 
 MOST_NAME_BYTES = 4096
@@ -54,8 +55,7 @@ def find(field: str, value: str, access: Access, output: Store) -> str:
     Raises:
         Problem: 422 it lies in no root, or in the service's own output, whether it is there or not; else 404.
     """
-    inside = [] if _is_odd(value) else [_inside(root, value) for root in access.roots]
-    allowed = [path for path in inside if path is not None and not _is_ours(path, output)]
+    allowed = [] if _is_odd(value) else _allowed(value, access, output)
     if not allowed:
         raise Problem(
             422,
@@ -68,7 +68,17 @@ def find(field: str, value: str, access: Access, output: Store) -> str:
     for path in allowed:
         if "://" in path or os.path.lexists(path):
             return path
+    # A name in another Unicode form is the same name; what it leads to is judged like any other path.
+    for other in Folders().actual(allowed).values():
+        for path in _allowed(other, access, output):
+            return path
     raise _missing(field, value)
+
+
+def _allowed(value: str, access: Access, output: Store) -> list[str]:
+    """Where a path leads, seen from each root, as far as it may be read."""
+    inside = [_inside(root, value) for root in access.roots]
+    return [path for path in inside if path is not None and not _is_ours(path, output)]
 
 
 def _looked_at(field: str, said: str, uri: str, limits: Limits) -> Admitted:

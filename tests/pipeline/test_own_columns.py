@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from acestep.errors import RequestError
 from pipeline.carried import Carried, restated
 from pipeline.items import ModelFacts, Rules
+from pipeline.job import RestyleJob
 from pipeline.manifest import RejectedRow, Track, read_manifest
 from pipeline.manifest_files import COLUMNS, ColumnsError, ManifestError
 from pipeline.own_columns import EVERY, META, META_TYPE, misspelt, parse_declared, spread_out
@@ -25,6 +26,7 @@ from pipeline.probe import probe
 from pipeline.results import REJECTED, RESULTS, SCHEMA, ResultWriter, as_table, current_rows, finished_items
 from pipeline.settings import make_settings
 from pipeline.storage import open_store
+from pipeline.tune_job import SAMPLE, write_sample
 from tests.conftest import tone
 
 OWN = {"title": " Blue, Moon ", "isrc": "GBAYE0601477", "Künstler": "Émile", "meta.label": "x;y"}
@@ -313,3 +315,12 @@ def test_a_list_of_pairs_carries_them_too(tmp_path: Path) -> None:
         list(read_pairs(write(tmp_path, "csv", pair | {"outptu": "x"}), EVERY))
     with pytest.raises(ManifestError, match="no row has 'isrc'"):
         list(read_pairs(write(tmp_path, "jsonl", pair), ("isrc",)))
+
+
+def test_a_sample_of_a_manifest_carries_them_too(tmp_path: Path) -> None:
+    own = OWN | {"released": datetime.datetime(1999, 4, 1, 12)}
+    uri = write(tmp_path, "parquet", ROW | own | {"isrc": None}, ROW | {"track_id": "b"} | own)
+    job = RestyleJob(uri, str(tmp_path / "out"), {}, manifest_columns=("*", "isrc"))
+    assert write_sample(job, 1, open_store(str(tmp_path))) in (["a"], ["b"])
+    (sampled,) = read(str(tmp_path / SAMPLE), *job.manifest_columns)
+    assert sampled == next(track for track in read(uri, "*") if track.track_id == sampled.track_id)

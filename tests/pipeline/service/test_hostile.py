@@ -5,8 +5,10 @@ import io
 import json
 import os
 import socket
+import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,6 +112,24 @@ def test_paths_and_addresses(root: Path, keep: Keep, value: str, expected: int) 
     assert (told.value.status, told.value.field) == (expected, "src_audio")
     assert "music-secret" not in told.value.message.replace(said, "")
     assert told.value.remedy
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="its file systems fold names")
+def test_another_unicode_form_of_a_name_opens_no_more_than_the_name(
+    tmp_path: Path, root: Path, keep: Keep
+) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "Café.wav") for form in ("NFC", "NFD"))
+    access = Access(roots=(str(root),))
+    (root / decomposed).write_bytes((root / "a.wav").read_bytes())
+    assert admit("src_audio", composed, access, LIMITS, keep).uri == str(root / decomposed)
+    outside = tmp_path / "outside.wav"
+    outside.write_bytes((root / "a.wav").read_bytes())
+    (root / f"x{decomposed}").symlink_to(outside)
+    for name in (f"x{composed}", f"../{composed}/x.wav", composed.upper()):
+        with pytest.raises(Problem) as told:
+            admit("src_audio", name, access, LIMITS, keep)
+        assert told.value.status in (404, 422)
+        assert decomposed not in told.value.message
 
 
 def test_nothing_may_be_named_without_roots_nor_in_the_output(tmp_path: Path, root: Path, keep: Keep) -> None:
