@@ -102,6 +102,12 @@ def test_what_means_the_same_is_the_same(written: dict[str, str], read: dict[str
     )
 
 
+def test_a_prompt_without_anything_odd_stays_as_it_is() -> None:
+    """What an item's id is made of: old folders keep their covers."""
+    plain = Prompt(" jazz\ntrio ", "[Verse]\n la\n", "en", 90, "G major", "4")
+    assert check_prompt(plain) == (plain, [])
+
+
 @pytest.mark.parametrize("word", ["null", "undefined", "None"])
 def test_a_word_for_nothing_is_noted(word: str) -> None:
     prompt, notes = check_prompt(Prompt(word, word))

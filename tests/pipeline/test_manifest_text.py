@@ -1,5 +1,7 @@
 """CSV as spreadsheets and programs write it: read where only one reading is possible, else refused."""
 
+import csv
+import io
 import json
 import tracemalloc
 from decimal import Decimal
@@ -8,7 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from acestep.values import unix_lines
 from pipeline.items import ModelFacts, Rules, make_items
 from pipeline.manifest import RejectedRow, Track, read_manifest
 from pipeline.manifest_files import rows_of
@@ -183,6 +188,32 @@ def test_a_random_seed_is_the_tracks_own_and_lasts(tmp_path: Path) -> None:
     assert first == again
     assert len(set(first)) == 3
     assert first[2] == 5
+
+
+@settings(
+    max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    texts=st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1, max_size=4
+    ),
+    delimiter=st.sampled_from(",;\t|"),
+    line_end=st.sampled_from(["\n", "\r\n", "\r", "\r\r\n"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"]),
+)
+def test_any_words_come_back_from_any_dialect(
+    tmp_path: Path, texts: list[str], delimiter: str, line_end: str, encoding: str
+) -> None:
+    text = io.StringIO(newline="")
+    # Before Python 3.13 the writer leaves line breaks bare that are not of its own kind.
+    quoting = csv.QUOTE_MINIMAL if {"\r", "\n"} <= set(line_end) else csv.QUOTE_ALL
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=line_end, quoting=quoting)
+    writer.writerow(["track_id", "source", "caption", "lyrics"])
+    writer.writerows([f"t{k}", "a.wav", f"x{words}", f"{words}x"] for k, words in enumerate(texts))
+    rows = read(tmp_path, text.getvalue().encode(encoding))
+    assert [(row.prompt.caption, row.prompt.lyrics) for row in rows if isinstance(row, Track)] == [
+        (unix_lines(f"x{words}"), unix_lines(f"{words}x")) for words in texts
+    ]
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:

@@ -34,6 +34,12 @@ a.wav,a4.wav,song,,3,0.5,7
     assert rows[1]["audio_cover_strength"] == 0.3
 
 
+def test_lists_are_read_like_manifests(tmp_path: Path) -> None:
+    text = "sep=;\nsource;output;track_id;setting;seed;shift\na.wav;a1.wav;7.0;null;-1;null\n;;;;;\n"
+    (row,) = read_pairs(listed(tmp_path, text))
+    assert (row["track_id"], row["setting_name"], row["seed"], row.get("shift")) == ("7", "null", None, None)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -45,6 +51,8 @@ a.wav,a4.wav,song,,3,0.5,7
         ("source,output,track_id\na.wav,b.wav,../a\n", "row 1: track_id '../a' cannot name a folder"),
         ("source,output,seed\na.wav,b.wav,x\n", "row 1: seed 'x' is not a whole number"),
         ("source,output,guidance_scale\na.wav,b.wav,0\n", "row 1: guidance_scale 0 is out of range"),
+        ("source,output\na.wav,b,c.wav\n", "row 1: line 2 has 3 cells"),
+        ("source,output,output\na.wav,b.wav,c.wav\n", "'output' is given twice"),
         ("source,output\n", "holds no rows"),
     ],
 )
