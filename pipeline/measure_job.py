@@ -115,6 +115,10 @@ def measure_all(job: MeasureJob, progressed: Callable[[Measured], None]) -> Meas
     if not job.metrics.enabled:
         raise RequestError("metrics.enabled is false, and this job does nothing else; take it out")
     job.metrics.check()
+    if job.manifest_columns and not job.pairs:
+        raise RequestError(
+            "manifest_columns is for a list of pairs, and there is none; add pairs=... or take it out"
+        )
     folder = open_output(job.output) if job.pairs else existing_output(job.output)
     with holding(folder, f"output {job.output}") as output:
         return _measure_in(output, job, progressed)
@@ -132,7 +136,7 @@ def _measure_in(output: Store, job: MeasureJob, progressed: Callable[[Measured],
         rows = listed.filter(pc.invert(known))
         write_pairs_file(job.pairs, output)
         if job.manifest_columns:
-            _restate(output, listed.filter(known))
+            restate_listed(output, listed.filter(known))
     else:
         rows = _unmeasured(output, job.again)
     connect(job.cluster)
@@ -156,7 +160,7 @@ def _measure_in(output: Store, job: MeasureJob, progressed: Callable[[Measured],
     return done
 
 
-def _restate(output: Store, listed: pa.Table) -> None:
+def restate_listed(output: Store, listed: pa.Table) -> None:
     """Write rows that are there anew where the list says something else in the user's own columns."""
     wanted = dict(zip(listed["item_id"].to_pylist(), map(dict, listed[META].to_pylist()), strict=True))
     outdated = Carried(output).outdated(wanted)

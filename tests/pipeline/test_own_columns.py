@@ -18,6 +18,7 @@ from pipeline.items import ModelFacts, Rules
 from pipeline.job import RestyleJob
 from pipeline.manifest import RejectedRow, Track, read_manifest
 from pipeline.manifest_files import COLUMNS, ColumnsError, ManifestError
+from pipeline.measure_job import MeasureJob, measure_all, restate_listed
 from pipeline.own_columns import EVERY, META, META_TYPE, misspelt, parse_declared, spread_out
 from pipeline.pairs import read_pairs
 from pipeline.plan import Plan, make_plan
@@ -315,6 +316,15 @@ def test_a_list_of_pairs_carries_them_too(tmp_path: Path) -> None:
         list(read_pairs(write(tmp_path, "csv", pair | {"outptu": "x"}), EVERY))
     with pytest.raises(ManifestError, match="no row has 'isrc'"):
         list(read_pairs(write(tmp_path, "jsonl", pair), ("isrc",)))
+    store = open_store(str(tmp_path / "out"))
+    writer = ResultWriter(store, RESULTS)
+    writer.add(as_table([bare | {"duration_s": 1.0}]))
+    writer.flush()
+    restate_listed(store, as_table([row]))
+    (kept,) = current_rows(store).to_pylist()
+    assert (dict(kept[META]), kept["duration_s"]) == (OWN, 1.0)
+    with pytest.raises(RequestError, match="manifest_columns is for a list of pairs"):
+        measure_all(MeasureJob(str(tmp_path / "out"), manifest_columns=EVERY), pytest.fail)
 
 
 def test_a_sample_of_a_manifest_carries_them_too(tmp_path: Path) -> None:
