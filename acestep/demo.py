@@ -26,6 +26,7 @@ from acestep.checkpoint import (
     model_shapes,
 )
 from acestep.config import parse_autoencoder_config, parse_model_config
+from acestep.errors import CheckpointError
 from acestep.model import AceStepModel
 
 VERSION = 1
@@ -96,13 +97,29 @@ _TEXT_ENCODER = {
 
 
 def ensure() -> Path:
-    """The folder of the miniature checkpoint, written on first use under ``$XDG_CACHE_HOME/restyle``."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "restyle" / f"demo-checkpoint-{VERSION}"
+    """The folder of the miniature checkpoint, written on first use under ``$XDG_CACHE_HOME/restyle``.
+
+    Raises:
+        CheckpointError: there is no such folder and it cannot be written.
+    """
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return _ensure(cache / "restyle" / f"demo-checkpoint-{VERSION}")
+    except (OSError, RuntimeError) as error:  # the last: there is no home folder
+        raise CheckpointError(
+            f"the built-in model cannot be written ({error}); set XDG_CACHE_HOME to a folder that can be written"
+        ) from error
+
+
+def _ensure(folder: Path) -> Path:
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
-        write(unfinished)
+        try:
+            write(unfinished)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
         try:
             unfinished.rename(folder)
         except OSError:  # another process was first; its files are the same

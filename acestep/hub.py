@@ -3,6 +3,7 @@
 What is cached is used without asking the hub; only what is missing is fetched.
 """
 
+import errno
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ FILES = ("*.safetensors", "*.json", "silence_latent.pt", "merges.txt")
 ADAPTER_FILES = (ADAPTER_CONFIG, f"{ADAPTER_WEIGHTS}{SUFFIX}", f"{DIFFUSERS_WEIGHTS}{SUFFIX}", LOKR_FILE)
 OUTLINE_FILES = ("config.json", "*/config.json", "model_index.json")
 AGAIN = "fetch it again"
+NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
 HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
 
 # Where a published file may come from: the cache and else the hub; the cache alone; the hub, for its newest.
@@ -262,6 +264,8 @@ def _why_not(repo: str, error: Exception) -> str:
         return f"not completely cached, and HF_HUB_OFFLINE forbids to fetch it; unset it, {elsewhere}"
     if unreachable:
         return f"not completely cached, and {constants.ENDPOINT} cannot be reached; check the network, {elsewhere}"
+    if isinstance(cause, OSError) and cause.errno in NO_PLACE:
+        return f"the cache of the hub cannot be written ({reason}); set HF_HOME to a folder that can be written"
     return f"the download broke off ({reason}); run again, what is here is kept"
 
 

@@ -31,6 +31,7 @@ from jobs.leaving import AGAIN, BROKE_OFF, COULD_NOT_START, leaving
 from jobs.schema import register
 from pipeline.benchmark.request import BenchmarkRequest, parse_request
 from pipeline.printing import plain_console
+from pipeline.storage import no_empty_folders, open_store
 
 FOLDER = "outputs/benchmark"
 PEER = "diffusers>=0.42.1,<0.43"
@@ -47,7 +48,7 @@ def file_of(request: BenchmarkRequest) -> Path:
     """
     kind = pick_device(request.device).type
     name = f"{request.workload}-{request.size}-{kind}.md"
-    file = Path(request.out or f"{FOLDER}/{name}")
+    file = Path(request.out or f"{FOLDER}/{name}").expanduser()
     if file.suffix == ".jsonl":
         raise RequestError(
             f"out '{file}' is where the JSON lines go; name the Markdown file: out={file.with_suffix('.md')}"
@@ -58,6 +59,15 @@ def file_of(request: BenchmarkRequest) -> Path:
     for folder in file.parents:
         if folder.exists() and not folder.is_dir():
             raise RequestError(f"out '{file}': '{folder}' is a file and no folder; name another place with out=")
+    place = open_store(str(file.parent))
+    with no_empty_folders(place):
+        try:
+            place.write(".writable", b"")
+            place.delete(".writable")
+        except OSError as error:
+            raise RequestError(
+                f"out '{file}': cannot be written ({error}); name another place with out="
+            ) from error
     return file
 
 

@@ -22,7 +22,7 @@ def leaving(reporter: ConsoleReporter | None = None, kept: str = KEPT) -> Iterat
     """Ends the process with a message and a status when what it holds raises.
 
     Args:
-        reporter: whose bar is taken away first.
+        reporter: whose bar is taken away first; a job whose storage fails before it told the plan could not start.
         kept: what is left of the work that was under way.
     """
     try:
@@ -34,6 +34,8 @@ def leaving(reporter: ConsoleReporter | None = None, kept: str = KEPT) -> Iterat
     except RestyleError as error:
         _leave(reporter, f"error: {error}", COULD_NOT_START)
     except OSError as error:
+        if reporter is not None and not reporter.begun:
+            _leave(reporter, f"error: could not start: {error}", COULD_NOT_START)
         _leave(reporter, f"error: storage failed: {error}; {kept}", BROKE_OFF)
     except StoppedNow as stopped:
         _leave(reporter, f"interrupted: {kept}", 128 + stopped.signal)

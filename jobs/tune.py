@@ -43,6 +43,7 @@ class RoundReporter(ConsoleReporter):
     """Tells of each round no more than what it costs."""
 
     def planned(self, job: RestyleJob, plan: Plan, settings: list[Setting], model: ModelFacts, pool: Pool) -> None:
+        self.begun = True
         done = f", {plan.done} are there already" if plan.done else ""
         text = f"  making {plan.items} covers of {plan.tracks} tracks{done}"
         self.console.print(text)

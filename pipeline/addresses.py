@@ -54,6 +54,10 @@ def knock(address: str) -> None:
 
 def started_here() -> str | None:
     """Address of the cluster that ``ray start`` noted on this machine; it may be gone."""
-    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    note = Path(folder) / "ray" / "ray_current_cluster"
+    note = Path(scratch_folder()) / "ray" / "ray_current_cluster"
     return note.read_text().strip() if note.is_file() else None
+
+
+def scratch_folder() -> str:
+    """Where Ray keeps the files and sockets of a cluster on this machine."""
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"

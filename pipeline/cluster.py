@@ -10,7 +10,7 @@ from pathlib import Path
 import ray
 
 from acestep.errors import RequestError, RestyleError
-from pipeline.addresses import LOCAL, find, knock, started_here
+from pipeline.addresses import LOCAL, find, knock, scratch_folder, started_here
 from pipeline.shipping import inside_ray_job, runtime_environment
 
 
@@ -132,15 +132,23 @@ def connect(cluster: ClusterSpec) -> None:
 
 
 def _start(cluster: ClusterSpec) -> None:
-    ray.init(
-        address=LOCAL,
-        num_cpus=cluster.cpus,
-        num_gpus=cluster.gpus,
-        include_dashboard=False,
-        object_store_memory=300_000_000,
-        logging_level=logging.WARNING,
-        runtime_env=runtime_environment(ship_code=False, install=False),
-    )
+    try:
+        ray.init(
+            address=LOCAL,
+            num_cpus=cluster.cpus,
+            num_gpus=cluster.gpus,
+            include_dashboard=False,
+            object_store_memory=300_000_000,
+            logging_level=logging.WARNING,
+            runtime_env=runtime_environment(ship_code=False, install=False),
+        )
+    except OSError as error:
+        folder = scratch_folder()
+        wants = "a folder with a shorter path" if "AF_UNIX" in str(error) else "a folder that can be written"
+        raise RequestError(
+            f"Ray cannot start with its files in {folder} ({error}); set RAY_TMPDIR to {wants}, such as "
+            "RAY_TMPDIR=/tmp"
+        ) from error
 
 
 def _join(cluster: ClusterSpec, address: str) -> None:

@@ -38,16 +38,19 @@ class ConsoleReporter:
     """Prints a job calmly: a bar on a terminal, a line now and then in a log.
 
     now: a clock, in seconds.
+    begun: whether the plan was told, so that something may have been made.
     """
 
     def __init__(self, console: Console, now: Callable[[], float] = time.monotonic):
         self.console, self.now = console, now
         self.bar: Bar | None = None
+        self.begun = False
         self.between_s = FIRST_LINE_S
         self.last_line = now()
 
     def planned(self, job: RestyleJob, plan: Plan, settings: list[Setting], model: ModelFacts, pool: Pool) -> None:
         """Say what will run."""
+        self.begun = True
         where = (
             f"{pool.gpus_per_worker:g} GPU each" if pool.gpus_per_worker else f"CPU, {pool.threads} threads each"
         )

@@ -36,7 +36,7 @@ from pipeline.results import (
     made_with,
 )
 from pipeline.settings import DUPLICATES, Point, Setting, distinct, make_settings
-from pipeline.storage import Store, open_store
+from pipeline.storage import Store, no_empty_folders, open_store
 from pipeline.tracking import Tracker, TrackingSpec
 
 
@@ -240,6 +240,11 @@ def dry_run(job: RestyleJob, rates_from: str | None = None) -> Forecast:
     Raises:
         RestyleError: see ``open_job`` and ``plan_job``, or the output folder cannot be written.
     """
+    with no_empty_folders(open_store(job.output)):
+        return _foreseen(job, rates_from)
+
+
+def _foreseen(job: RestyleJob, rates_from: str | None) -> Forecast:
     check_options(job)
     opened = open_job(job, open_output(job.output))
     dtype = assumed_dtype(job)

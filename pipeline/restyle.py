@@ -31,7 +31,7 @@ from pipeline.settings import Setting
 from pipeline.stages import stream
 from pipeline.startup import start_up
 from pipeline.stopping import StopFlag, StoppedError, stop_signals
-from pipeline.storage import Store
+from pipeline.storage import Store, no_empty_folders, open_store
 from pipeline.summary import Summary, summarize
 from pipeline.tracking import Tracker
 from pipeline.watch import describe_cluster, watching
@@ -112,7 +112,10 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
         StoppedError: Ctrl-C, SIGTERM or SIGHUP; covers under way were finished.
     """
     check_options(job)
-    with holding(open_output(job.output), f"output {job.output}", reporter.warned) as output:
+    with (
+        no_empty_folders(open_store(job.output)),
+        holding(open_output(job.output), f"output {job.output}", reporter.warned) as output,
+    ):
         return run_in(output, job, reporter, worker_class)
 
 

@@ -5,7 +5,8 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -175,6 +176,19 @@ def open_store(uri: str) -> Store:
     """
     filesystem, path = locate(uri)
     return Store(filesystem, path.rstrip("/"))
+
+
+@contextmanager
+def no_empty_folders(store: Store) -> Iterator[None]:
+    """Remove the folders that the block makes on the way to a local store and leaves empty."""
+    root = Path(store.root)
+    new = [folder for folder in (root, *root.parents) if store.is_local and not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in new:
+            with suppress(OSError):  # it holds something now
+                folder.rmdir()
 
 
 def absolute(uri: str, base: str) -> str:

@@ -25,7 +25,7 @@ from pipeline.objective import SCORE
 from pipeline.own_columns import own_values
 from pipeline.restyle import Reporter, run_in
 from pipeline.settings import Point, distinct, make_settings
-from pipeline.storage import Store, absolute
+from pipeline.storage import Store, absolute, no_empty_folders, open_store
 from pipeline.tracking import TrackingSpec
 from pipeline.tuning import Space, Trial, Tuned, tune
 
@@ -73,7 +73,10 @@ def tune_catalogue(job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Cal
         RestyleError: as ``pipeline.restyle.run`` does, or nothing was measured.
     """
     _check(job, spec)
-    with holding(open_output(job.output), f"output {job.output}", reporter.warned) as output:
+    with (
+        no_empty_folders(open_store(job.output)),
+        holding(open_output(job.output), f"output {job.output}", reporter.warned) as output,
+    ):
         return _tune_in(output, job, spec, reporter, say)
 
 

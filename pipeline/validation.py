@@ -32,7 +32,7 @@ from pipeline.problems import Problem, ProblemLog
 from pipeline.results import RESULTS, ResultWriter
 from pipeline.settings import Setting, names_of
 from pipeline.sources import DECODES, Decode, Sources, check_sources, probe_all
-from pipeline.storage import Store, open_store
+from pipeline.storage import Store, no_empty_folders, open_store
 from pipeline.tracking import Tracker
 from pipeline.tracking_faults import TrackerError
 
@@ -229,8 +229,9 @@ def _here(find: Callable[[], Found]) -> Found:
 
 
 def _output(job: RestyleJob) -> tuple[Store, str]:
-    output = open_output(job.output)
-    holder = holder_of(output)
+    with no_empty_folders(open_store(job.output)):
+        output = open_output(job.output)
+        holder = holder_of(output)
     used = f"; in use by {holder}, and a launch has to wait until it ends" if holder else ""
     return output, f"{job.output}, can be written{used}"
 

@@ -1,0 +1,141 @@
+"""A machine whose folders cannot be used: what could not start ends with 2 and the variable to set."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from hydra.core.global_hydra import GlobalHydra
+
+from acestep import demo, hub
+from acestep.errors import CheckpointError, RequestError
+from jobs import benchmark, restyle
+from jobs.leaving import BROKE_OFF, COULD_NOT_START, leaving
+from pipeline.cluster import ClusterSpec, connect
+from pipeline.console import ConsoleReporter
+from pipeline.printing import plain_console
+from pipeline.storage import no_empty_folders, open_store
+
+
+def main(module: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
+    """The status of a job in this process."""
+    GlobalHydra.instance().clear()
+    monkeypatch.setattr(sys, "argv", [module.__name__, *words])
+    with pytest.raises(SystemExit) as left:
+        module.main()
+    return left.value.code
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no cluster ran yet in this process."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_long_scratch_folder_names_the_variable(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv(variable, str(folder))
+    with pytest.raises(RequestError, match="set RAY_TMPDIR to a folder with a shorter path") as caught:
+        connect(ClusterSpec(cpus=1, gpus=0))
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_scratch_folder_that_cannot_be_written_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/proc")
+    with pytest.raises(RequestError, match="set RAY_TMPDIR to a folder that can be written"):
+        connect(ClusterSpec(cpus=1, gpus=0))
+
+
+@pytest.mark.parametrize("cache", ["/proc/nowhere", "/dev/null"])
+def test_a_cache_that_cannot_be_written_names_the_variable(
+    cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    (tmp_path / "m.csv").write_text("track_id,source,caption\na,a.wav,jazz\n")
+    words = (f"manifest={tmp_path}/m.csv", f"output={tmp_path}/deep/out", "model=demo", "tracking.enabled=false")
+    assert main(restyle, monkeypatch, *words) == COULD_NOT_START
+    assert "set XDG_CACHE_HOME to a folder that can be written" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["m.csv"]
+
+
+def test_no_home_folder_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    with pytest.raises(CheckpointError, match="set XDG_CACHE_HOME"):
+        demo.ensure()
+
+
+def test_half_a_built_in_model_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path) -> None:
+        (folder / "part").touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(demo, "write", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        demo.ensure()
+    assert not [*(tmp_path / "restyle").iterdir()]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_hub_cache_that_cannot_be_written_names_the_variable(number: int) -> None:
+    assert "set HF_HOME" in hub._why_not("owner/name", OSError(number, os.strerror(number)))
+    assert "run again" in hub._why_not("owner/name", OSError(errno.ECONNRESET, "reset"))
+
+
+def test_a_report_that_cannot_be_written_is_known_before_measuring(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(benchmark, monkeypatch, "workload=step", "out=/proc/found.md") == COULD_NOT_START
+    assert "name another place with out=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("begun", "status"), [(False, COULD_NOT_START), (True, BROKE_OFF)])
+def test_storage_that_fails_before_the_plan_is_a_job_that_did_not_start(
+    begun: bool, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporter = ConsoleReporter(plain_console())
+    reporter.begun = begun
+    with pytest.raises(SystemExit) as left, leaving(reporter):
+        raise OSError(errno.EROFS, "Read-only file system")
+    assert left.value.code == status
+    assert ("what is finished is kept" in capsys.readouterr().err) == begun
+
+
+def test_folders_left_empty_are_removed_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    for uri, kept in (("old/a/b", False), ("old/c/d", True), ("old", False)):
+        store = open_store(str(tmp_path / uri))
+        with no_empty_folders(store):
+            store.write(".probe", b"")
+            store.delete(".probe")
+            if kept:
+                store.write("row", b"1")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "old",
+        "old/c",
+        "old/c/d",
+        "old/c/d/row",
+    ]
+
+
+@pytest.mark.parametrize("wrong", ["model=nosuch", "cover.shift=-1", "manifest=/nowhere.csv"])
+def test_a_refused_dry_run_leaves_no_folder(wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.csv").write_text("track_id,source,caption\na,a.wav,jazz\n")
+    words = [f"manifest={tmp_path}/m.csv", f"output={tmp_path}/new/out", "model=demo", "dry_run=true", wrong]
+    assert main(restyle, monkeypatch, *words) == COULD_NOT_START
+    assert [file.name for file in tmp_path.iterdir()] == ["m.csv"]
