@@ -31,7 +31,8 @@ ENOUGH_FOR_SLOWEST = 5
 
 def warn_on(console: Console) -> Callable[[str], None]:
     """Says on a console what went wrong without stopping."""
-    return lambda message: console.print(Text.assemble(("warning:", "yellow"), f" {message}"))
+    # Not wrapped, so that a command in it can be copied.
+    return lambda message: console.print(Text.assemble(("warning:", "yellow"), f" {message}"), soft_wrap=True)
 
 
 class ConsoleReporter:

@@ -123,12 +123,13 @@ def check_options(job: RestyleJob) -> None:
     """Look at the values that no file is needed to judge.
 
     Raises:
-        RequestError: one cannot be used.
+        RequestError: one cannot be used, or the tracking URI never will.
     """
     wrong = next(option_errors(job), None)
     if wrong is not None:
         raise wrong
     job.metrics.check()
+    Tracker(job.tracking, job.name, open_store(job.output), job.output)
 
 
 def open_job(job: RestyleJob, output: Store) -> Opened:

@@ -16,11 +16,15 @@ CREDENTIALS = (
     "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to an account that may "
     "write to the experiment"
 )
-NOT_MLFLOW = "give the address of an MLflow server as tracking.uri"
+NOT_MLFLOW = "give the address of an MLflow server as tracking.uri, with the prefix of its path where it has one"
 CERTIFICATE = (
     "set MLFLOW_TRACKING_SERVER_CERT_PATH to the server's CA certificate, or write http:// where it has none"
 )
 DAMAGED = "move the file away and run the same command, which writes the runs of this folder to a new one"
+ARTIFACT_STORE = (
+    "give this machine access to the server's artifact store, or start the server with --artifacts-destination "
+    "and name a new experiment with tracking.experiment=NAME"
+)
 ROOM, LOG = "make room", "look into the server's log if that does not pass"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # What a database says, a pattern each: whether it passes by itself, and what to do.
@@ -99,7 +103,7 @@ def _meaning(error: BaseException, uri: str) -> TrackerError | None:
         case http.SSLError():
             return TrackerError(_first(error), CERTIFICATE)
         case http.RetryError():
-            return TrackerError(_first(error), LOG, heals=True)
+            return TrackerError(in_words(error), LOG, heals=True)
         case http.ConnectionError() | http.Timeout():
             return TrackerError(_first(error), "see that the server runs and that its name is right", heals=True)
         case http.RequestException():
@@ -112,6 +116,9 @@ def _meaning(error: BaseException, uri: str) -> TrackerError | None:
             return TrackerError(in_words(error), f"make {error.filename or 'it'} a place that can be written to")
         case OSError() if error.errno == errno.EROFS:
             return TrackerError(in_words(error), f"make {error.filename or 'it'} a place that can be written to")
+        case Exception() if type(error).__module__.startswith("botocore"):
+            refused = re.search("credential|denied|forbidden|invalid|no such bucket", str(error), re.IGNORECASE)
+            return TrackerError(in_words(error), ARTIFACT_STORE, heals=refused is None)
         case MlflowException() if uri.startswith("http"):
             return _rest_fault(error)
     return None

@@ -6,7 +6,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pipeline.tracking_faults import TrackerError, fault_of, in_words, status_fault
+from pipeline.tracking_faults import ARTIFACT_STORE, TrackerError, fault_of, in_words, status_fault
 from pipeline.tracking_uri import ARTIFACTS, local_path, shown, sqlite_file
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def check_database(uri: str) -> bool:
     if file is not None and not file.exists():
         check_place(file.parent, "name another database in tracking.uri")
         return False
+    if file is not None and not os.access(file, os.R_OK | os.W_OK):
+        raise TrackerError(f"{file} may not be read and written", "change its owner or its permissions")
     waits = {} if file is None else {"timeout": LOCK_S}
     engine = create_engine(uri, poolclass=NullPool, connect_args=waits)
     with engine.connect() as connection:
@@ -149,8 +151,5 @@ def usable(experiment: "Experiment | None", uri: str) -> "Experiment | None":
             f"restore it with `{restore}`, or name another with tracking.experiment=NAME",
         )
     if uri.startswith("http") and place.startswith(("/", "file:")):
-        remedy = (
-            "start the server with --artifacts-destination and name a new experiment, tracking.experiment=NAME"
-        )
-        check_place(local_path(place), remedy)
+        check_place(local_path(place), ARTIFACT_STORE)
     return experiment

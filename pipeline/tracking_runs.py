@@ -117,7 +117,11 @@ def open_runs(
         labels: tags of every run, to find and to group them by.
     """
     found = usable(client.get_experiment_by_name(experiment), client.tracking_uri)
-    place = found.experiment_id if found else client.create_experiment(experiment, artifact_location=artifacts)
+    if found:
+        place = found.experiment_id
+    else:
+        place = client.create_experiment(experiment, artifact_location=artifacts)
+        usable(client.get_experiment(place), client.tracking_uri)
     labels = {**labels, TAG_KEY: keys[0], TAG_OUTPUT: folder}
     there: dict[tuple[str | None, str | None], Run] = {}
     others: list[Run] = []

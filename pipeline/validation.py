@@ -35,6 +35,7 @@ from pipeline.sources import DECODES, Decode, Sources, check_sources, probe_all
 from pipeline.storage import Store, no_empty_folders, open_store
 from pipeline.tracking import Tracker
 from pipeline.tracking_faults import TrackerError
+from pipeline.tracking_uri import shown
 
 Found = TypeVar("Found")
 Model = tuple[CheckpointFolders, bool]  # and whether it is a turbo model
@@ -238,14 +239,14 @@ def _output(job: RestyleJob) -> tuple[Store, str]:
 
 def _tracking(job: RestyleJob, log: ProblemLog) -> Check:
     try:
-        said = Tracker(job.tracking, job.name, open_store(job.output), job.output).look()
+        tracker = Tracker(job.tracking, job.name, open_store(job.output), job.output)
+        return Check("tracking", tracker.look())
     except RestyleError as error:
         return Check("tracking", errors=(str(error),))
     except TrackerError as error:
-        said = f"{error}. The job would run, and not be tracked"
+        said = f"{shown(tracker.uri)} does not take runs ({error.reason}); {error.remedy or 'look again'}"
         log.note("tracking", said)
-        return Check("tracking", said, bad=1)
-    return Check("tracking", said)
+        return Check("tracking", f"{said}. The job would run, and not be tracked", bad=1)
 
 
 def _manifest(job: RestyleJob, log: ProblemLog) -> tuple[int, Track | RejectedRow | None, Check]:

@@ -1,6 +1,7 @@
 """Trackers that do not take runs, as real databases and real sockets: what is said of each."""
 
 import http.server
+import os
 import re
 import shlex
 import shutil
@@ -12,11 +13,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from mlflow.entities import Experiment
 
 from acestep.errors import RequestError
 from pipeline.storage import Store, open_store
 from pipeline.tracking import Tracker, TrackingSpec
-from pipeline.tracking_faults import TrackerError
+from pipeline.tracking_faults import TrackerError, fault_of
+from pipeline.tracking_look import usable
 from pipeline.tracking_uri import checked, shown, sqlite_file, sqlite_uri
 from tests.mlflow_database import create_database
 from tests.pipeline.test_tracking import rows, track
@@ -196,6 +199,16 @@ def test_a_locked_database_is_waited_for_and_then_away(tmp_path: Path, monkeypat
     assert not warnings
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.parametrize("name", ["mlflow.db", "."])
+def test_what_may_not_be_written(name: str, tmp_path: Path) -> None:
+    store = folder_with_covers(tmp_path / "out")
+    (tmp_path / "out" / name).chmod(0o500)
+    fault, _ = refusal(store)
+    (tmp_path / "out" / name).chmod(0o700)
+    assert not fault.heals
+
+
 def garbage(store: Store) -> None:
     Path(store.root, "mlflow.db").write_bytes(b"no database " * 1000)
 
@@ -237,6 +250,24 @@ def test_a_full_disk_is_away(tmp_path: Path) -> None:
     assert fault.heals
     assert fault.remedy == "make room"
     assert fault_of(OSError(28, "No space left on device"), uri).heals
+
+
+@pytest.mark.parametrize(("name", "heals"), [("NoCredentialsError", False), ("EndpointConnectionError", True)])
+def test_an_artifact_store_that_is_not_the_servers_own(name: str, heals: bool) -> None:
+    exceptions = pytest.importorskip("botocore.exceptions")
+    fault = fault_of(getattr(exceptions, name)(endpoint_url="https://s3"), "http://host")
+    assert fault.heals == heals
+    assert "--artifacts-destination" in fault.remedy
+
+
+def test_a_server_that_leaves_artifacts_to_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    experiment = Experiment("7", "songs", f"{tmp_path}/file/mlruns/7", "active")
+    with pytest.raises(TrackerError) as fault:
+        usable(experiment, "http://host")
+    assert "--artifacts-destination" in fault.value.remedy
+    assert usable(Experiment("7", "songs", f"{tmp_path}/mlruns/7", "active"), "http://host") is not None
+    assert not (tmp_path / "mlruns").exists()
 
 
 PAGE = "<!doctype html><html><head><style>x</style></head><body><h1>{}</h1><p>nginx</p></body></html>"
