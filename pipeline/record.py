@@ -84,11 +84,6 @@ def tracking_key(output: Store, folder: str) -> str:
     key, home = record.get("tracking_key"), record.get("folder")
     if key and home and (home == folder or _key_at(home) != key):
         return str(key)
-    return key_of_place(folder)
-
-
-def key_of_place(folder: str) -> str:
-    """What runs of a folder are found by that has no key of its own."""
     return hashlib.sha256(folder.encode()).hexdigest()[:16]
 
 

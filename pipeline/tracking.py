@@ -21,7 +21,7 @@ from acestep.errors import RequestError
 from pipeline.background import Background
 from pipeline.findings import Findings
 from pipeline.progress import Progress
-from pipeline.record import folder_of, key_of_place, tracking_key
+from pipeline.record import folder_of, tracking_key
 from pipeline.storage import Store
 from pipeline.tracking_faults import TrackerError, fault_of
 from pipeline.tracking_findings import description
@@ -205,10 +205,16 @@ class Tracker:
         client = connect(self.uri)
         keys = [tracking_key(self.output, self.folder)]
         if self.file is not None and self.file.exists():
-            before = relocate(self.file, whole=str(self.file.parent) == self.output.root)
-            keys += [key_of_place(folder) for folder in before]
+            keys += relocate(self.file, whole=str(self.file.parent) == self.output.root)
         self.runs = open_runs(
-            client, self.experiment, self.artifacts, self.folder, keys, self.parameters, self.settings, self.labels
+            client,
+            self.experiment,
+            self.artifacts,
+            self.folder,
+            list(dict.fromkeys(keys)),
+            self.parameters,
+            self.settings,
+            self.labels,
         )
         return client, self.runs
 

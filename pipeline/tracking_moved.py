@@ -7,9 +7,14 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from pipeline.tracking_runs import TAG_KEY, TAG_OUTPUT
 from pipeline.tracking_uri import ARTIFACTS, local_path
 
 LOCK_S = 20.0
+_KEYS = (
+    "SELECT DISTINCT found.value FROM tags AS found JOIN tags AS home USING (run_uuid) "
+    f"WHERE found.key = '{TAG_KEY}' AND home.key = '{TAG_OUTPUT}' AND home.value = ?"
+)
 
 
 def relocate(file: Path, whole: bool) -> list[str]:
@@ -20,16 +25,16 @@ def relocate(file: Path, whole: bool) -> list[str]:
             were, and not beside the database, are left there.
 
     Returns:
-        The folders that the database was in before.
+        What the runs are found by of the folders that the database was in before.
 
     Raises:
         sqlite3.Error: the database cannot be read or written.
     """
     here = file.parent / ARTIFACTS
-    before = []
+    before: list[tuple[str]] = []
     with closing(sqlite3.connect(file, timeout=LOCK_S)) as database, database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if not {"experiments", "runs"} <= tables:
+        if not {"experiments", "runs", "tags"} <= tables:
             return []
         known = database.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
         for (old,) in known:
@@ -37,8 +42,8 @@ def relocate(file: Path, whole: bool) -> list[str]:
                 continue
             if whole or here.exists() or not local_path(old).exists():
                 _rename(database, old, here.as_uri())
-                before.append(str(local_path(old).parent))
-    return before
+                before += database.execute(_KEYS, (str(local_path(old).parent),)).fetchall()
+    return [key for (key,) in before]
 
 
 def _rename(database: sqlite3.Connection, old: str, new: str) -> None:

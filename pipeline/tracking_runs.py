@@ -163,7 +163,7 @@ def open_runs(
 
 
 def _runs_of(client: "MlflowClient", experiment: str, keys: Sequence[str]) -> "Iterator[Run]":
-    for key in keys:
+    for key in dict.fromkeys(keys):
         token = None
         while True:
             condition = f"tags.`{TAG_KEY}` = '{key}'"

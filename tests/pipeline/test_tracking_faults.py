@@ -1,6 +1,7 @@
 """Trackers that do not take runs, as real databases and real sockets: what is said of each."""
 
 import http.server
+import json
 import os
 import re
 import shlex
@@ -16,6 +17,10 @@ import pytest
 from mlflow.entities import Experiment
 
 from acestep.errors import RequestError
+from pipeline.cluster import Pool
+from pipeline.items import ModelFacts
+from pipeline.job import RestyleJob
+from pipeline.record import read_record, tracking_key, write_job_file
 from pipeline.storage import Store, open_store
 from pipeline.tracking import Tracker, TrackingSpec
 from pipeline.tracking_faults import TrackerError, fault_of
@@ -415,9 +420,17 @@ def test_a_folder_that_was_renamed_keeps_its_runs(of_an_earlier_version: bool, t
         assert runs_in(tmp_path / "new") == before
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
+    shutil.copytree(tmp_path / "new", tmp_path / "copy")
+    (tmp_path / "copy" / "job.json").write_bytes(record(tmp_path / "copy", "of its own"))
+    _artifact_repos_cache.clear()
+    links, warnings = track(open_store(str(tmp_path / "copy")), TrackingSpec(), rows())
+    assert links
+    assert not warnings
+    assert runs_in(tmp_path / "copy") == runs_in(tmp_path / "new") == before
 
-def record(folder: Path) -> bytes:
-    return f'{{"job": {{"manifest": "t.csv"}}, "folder": "{folder}", "tracking_key": "0123456789abcdef"}}'.encode()
+
+def record(folder: Path, key: str = "0123456789abcdef") -> bytes:
+    return json.dumps({"job": {"manifest": "t.csv"}, "folder": str(folder), "tracking_key": key}).encode()
 
 
 def test_a_copy_has_runs_of_its_own_and_a_moved_folder_the_same_ones(tmp_path: Path) -> None:
@@ -487,3 +500,27 @@ def test_a_run_of_an_earlier_version_keeps_its_names_up_to_date(tmp_path: Path) 
     track(store, TrackingSpec(), rows(2))
     metrics = client.get_run(job.info.run_id).data.metrics
     assert metrics["covers_ok"] == metrics["covers_made"] == 4
+
+
+def test_what_a_launch_writes_down_of_its_tracker(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "out"))
+    tracking = TrackingSpec(uri="http://user:secret@host:5000")
+    job = RestyleJob("tracks.csv", str(tmp_path / "out"), {"seed": 1}, tracking=tracking)
+    model = ModelFacts("demo", "f", True, "float32")
+    pool = Pool(workers=1, most=1, gpus_per_worker=0, threads=1, cluster="local")
+    keys = []
+    for _ in range(2):
+        write_job_file(job, store, model, pool, job.settings())
+        keys.append(tracking_key(store, store.root))
+        assert keys[-1] == read_record(store)["tracking_key"]
+    assert keys[0] == keys[1]
+    assert b"secret" not in store.read("job.json")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    moved = open_store(str(tmp_path / "moved"))
+    assert tracking_key(moved, moved.root) == keys[0]
+    write_job_file(job, store, model, pool, job.settings())  # another folder in the old place
+    assert tracking_key(store, store.root) != keys[0]
+    assert tracking_key(moved, moved.root) == keys[0]
+    store.write("job.json", b'{"cut sh')
+    write_job_file(job, store, model, pool, job.settings())
+    assert tracking_key(store, store.root)
