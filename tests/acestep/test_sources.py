@@ -107,6 +107,41 @@ def test_frames_beyond_the_count_of_the_first_are_read() -> None:
     assert header_seconds(io.BytesIO(first)) == pytest.approx(3.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "kept"), [("zeros", []), ("apev1", []), ("lyrics", []), ("rubbish", [DATA_LEFT_OUT])]
+)
+def test_frames_without_a_count_are_read_whatever_stands_around_them(name: str, kept: list[str]) -> None:
+    content = encoded(tone(3.0), "mp3", "libmp3lame", write_xing="0", id3v2_version="0")
+    item = b"\5\0\0\0\0\0\0\0Title\0hello"
+    lyrics = b"LYRICSBEGININD0000211LYR00005hello"
+    added = {
+        "zeros": bytes(5000),
+        "apev1": item + b"APETAGEX" + struct.pack("<IIII", 1000, len(item) + 32, 1, 0) + bytes(8),
+        "lyrics": lyrics + b"%06d" % len(lyrics) + b"LYRICS200" + b"TAG" + bytes(125),
+        "rubbish": b"<html>404 not found</html>" * 100,
+    }[name]
+    ((alone, _),) = pieces(content)
+    ((samples, _),) = pieces(content + added)
+    assert np.array_equal(samples, alone)
+    assert kinds(content + added) == kept
+    places = [place for place in range(len(content)) if content.startswith(b"\xff\xfb", place)]
+    middle = places[len(places) // 2]
+    torn = content[:middle] + b"StreamTitle='x';" * 10 + content[middle:]
+    ((samples, _),) = pieces(torn)
+    assert np.array_equal(samples, alone)
+    assert kinds(torn) == [DATA_LEFT_OUT]
+
+
+def test_the_first_block_of_cut_vorbis_and_of_mp3_in_wav_is_no_truncation() -> None:
+    music = encoded(tone(4.0), "ogg", "vorbis")
+    pages = [place for place in range(len(music)) if music.startswith(b"OggS", place)]
+    without_a_page = music[: pages[2]] + music[pages[3] :]
+    assert len(pages) > 5
+    assert 1.0 < load_audio(io.BytesIO(without_a_page)).shape[1] / 48_000 < 4.0
+    in_wav = encoded(tone(3.0), "wav", "libmp3lame")
+    assert abs(load_audio(io.BytesIO(in_wav)).shape[1] - 3 * 48_000) < 4_000
+
+
 def test_what_stands_behind_the_sound_is_a_note_unless_it_is_a_tag() -> None:
     wave = tone(1.0)
     buffer = io.BytesIO()

@@ -24,6 +24,7 @@ from jobs.schema import register
 from pipeline.cluster import ClusterSpec
 from pipeline.job import RestyleJob
 from pipeline.tracking import TrackingSpec
+from tests.audio_files import with_streams
 from tests.conftest import tone
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +48,11 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flac = (folder / "good.flac").read_bytes()
     (folder / "truncated.flac").write_bytes(flac[: len(flac) // 2])
     soundfile.write(folder / "long.wav", np.zeros(8000 * 601, np.float32), 8000)
+    soundfile.write(folder / "long_unsaid.flac", np.zeros(8000 * 601, np.float32), 8000)
+    unsaid = bytearray((folder / "long_unsaid.flac").read_bytes())
+    unsaid[21:26] = bytes([unsaid[21] & 0xF0, 0, 0, 0, 0])  # the number of samples
+    (folder / "long_unsaid.flac").write_bytes(unsaid)
+    (folder / "two.mka").write_bytes(with_streams([0 * tone(5.5), tone(5.5)], 1))
     rows = [{"track_id": f"good_{e}", "source": f"good.{e}", "caption": "jazz"} for e in names]
     rows += [{"track_id": n, "source": f"{n}.wav", "caption": "jazz"} for n in ("missing", "zero", "text", "long")]
     rows += [
@@ -55,6 +61,8 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"track_id": "../evil", "source": "good.wav", "caption": "jazz"},
         {"track_id": "silent_caption", "source": "good.wav", "caption": ""},
         {"track_id": "too_strong", "source": "good.wav", "caption": "jazz", "audio_cover_strength": 1.5},
+        {"track_id": "long_unsaid", "source": "long_unsaid.flac", "caption": "jazz"},
+        {"track_id": "two", "source": "two.mka", "caption": "jazz"},
     ]
     (folder / "tracks.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
@@ -71,7 +79,10 @@ def test_bad_tracks_become_rows_and_good_ones_are_restyled(catalogue: Path) -> N
     results = {row["track_id"]: row for row in pq.read_table(output / "results").to_pylist()}
     rejected = {row["track_id"]: row for row in pq.read_table(output / "rejected").to_pylist()}
     good = {name: row for name, row in results.items() if row["status"] == "ok"}
-    assert set(good) == {"good_wav", "good_flac", "good_mp3", "good_ogg", "good_m4a"}
+    assert set(good) == {"good_wav", "good_flac", "good_mp3", "good_ogg", "good_m4a", "two"}
+    assert {name for name, row in good.items() if row["source_notes"]} == {"two"}
+    assert good["two"]["source_notes"] == ["streams_left_out"]
+    assert "streams_left_out 1" in done.stdout
     for row in good.values():
         wave = load_audio(output / row["audio_path"])
         assert wave.shape[1] == row["frames"]
@@ -85,12 +96,14 @@ def test_bad_tracks_become_rows_and_good_ones_are_restyled(catalogue: Path) -> N
         "text": ("unreadable_audio", r"text\.wav: cannot be decoded as audio \(libsndfile: .*; FFmpeg: .*\)"),
         "truncated": ("unreadable_audio", r"truncated\.flac: damaged or truncated"),
         "long": ("too_long", r"601\.0 s is longer than 600 s; cut the track"),
+        "long_unsaid": ("too_long", "it is longer than 600 s; cut the track"),
         "good_wav": ("duplicate_track_id", "row 11: track_id 'good_wav' is taken by row 1"),
         "../evil": ("unsafe_track_id", "row 12: track_id '../evil' cannot name a folder"),
         "silent_caption": ("empty_caption", "row 13: caption is empty"),
         "too_strong": ("out_of_range", "row 14: audio_cover_strength 1.5 is out of range"),
     }
     assert set(said) == set(expected)
+    assert {"long", "long_unsaid"} < set(rejected)
     for name, (kind, message) in expected.items():
         assert said[name][0] == kind
         assert re.search(message, said[name][1])
@@ -100,9 +113,9 @@ def test_bad_tracks_become_rows_and_good_ones_are_restyled(catalogue: Path) -> N
 
     again = restyle(*arguments)
     assert again.returncode == 3
-    assert "0 covers of 0 tracks (14 are done already)" in again.stdout
-    assert pq.read_table(output / "results").num_rows == 9
-    assert pq.read_table(output / "rejected").num_rows == 5
+    assert "0 covers of 0 tracks (16 are done already)" in again.stdout
+    assert pq.read_table(output / "results").num_rows == 10
+    assert pq.read_table(output / "rejected").num_rows == 6
 
 
 def write_manifest(folder: Path, rows: list[dict]) -> str:

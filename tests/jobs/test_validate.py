@@ -41,6 +41,8 @@ def test_a_bad_catalogue_is_told_track_by_track(catalogue: Path, tmp_path: Path)
         "text": "unreadable_audio",
         "truncated": "unreadable_audio",
         "long": "too_long",
+        "long_unsaid": "too_long",
+        "two": "streams_left_out",
         "good_wav": "duplicate_track_id",
         "../evil": "unsafe_track_id",
         "silent_caption": "empty_caption",
@@ -52,9 +54,9 @@ def test_a_bad_catalogue_is_told_track_by_track(catalogue: Path, tmp_path: Path)
         assert f"  {track:24} {kind:20} " in done.stdout
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line[:1].strip())
     assert lines["model"].startswith("ok ")
-    assert lines["sources"].startswith("problem  5 of 10 tracks can be run, 0.01 h, decoded in full")
+    assert lines["sources"].startswith("problem  6 of 12 tracks can be run, 0.01 h, decoded in full")
     assert "3 unreadable_audio" in lines["bad"]
-    assert lines["covers"].startswith("7 of 7 tracks to make")
+    assert lines["covers"].startswith("9 of 9 tracks to make")
     assert lines["time"].startswith("not known: no cover of this model")
     assert "an upper bound for flac" in lines["disk"]
 

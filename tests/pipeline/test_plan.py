@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from acestep.constants import NUMERICS_VERSION
 from pipeline import probe as probing
 from pipeline.items import ModelFacts, Rules
 from pipeline.manifest import RejectedRow, parse_track
@@ -297,6 +299,26 @@ def test_a_file_is_looked_at_once_until_it_changes(folder: Path, monkeypatch: py
     assert looked[4:].count("short.wav") == 1
     assert again[uris[0]].duration_s == 2.0
     assert Probes(store, "4").of(uris)[uris[0]] == again[uris[0]]
+
+
+def test_a_length_that_another_version_read_is_read_anew(folder: Path) -> None:
+    store, uri = open_store(str(folder / "out")), str(folder / "short.wav")
+    first = Probes(store, "1").of([uri])[uri]
+    (part,) = store.files("probes", ".parquet")
+    table = pq.read_table(folder / "out" / part)
+    wrong = table.set_column(table.schema.get_field_index("duration_s"), "duration_s", [[99.0]])
+    older = wrong.set_column(
+        table.schema.get_field_index("numerics_version"),
+        "numerics_version",
+        pa.array([NUMERICS_VERSION - 1], pa.int32()),
+    )
+    for stale in (older, wrong.drop_columns("numerics_version")):
+        pq.write_table(stale, folder / "out" / part)
+        assert Probes(store, "2").of([uri])[uri] == first
+        for name in store.files("probes", ".parquet"):
+            store.delete(name)
+    pq.write_table(wrong, folder / "out" / part)
+    assert Probes(store, "3").of([uri])[uri].duration_s == 99.0
 
 
 def test_plain_rows_of_a_repeating_grid_stop_the_job(folder: Path) -> None:
