@@ -4,6 +4,7 @@ Legend: b batch, l queries, s keys, n query heads, m key/value heads, d head wid
 key/value head ``i // (n / m)``.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import cast
 
@@ -12,11 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from acestep.threads import in_pieces, share
+
 # In tokens to each side; None sees everything. A block mask is for compiled layers: uncompiled, FlexAttention
 # would hold every score.
 Window = int | BlockMask | None
 
 CPU_BLOCK = 64  # queries; the least waste of keys that still keeps the matrix products efficient
+SHARED_PAIRS = 2**19  # of a query and a key: fewer are the work of one thread
+MANY_ROWS = 16  # of a batch: it is cut by rows, into as many pieces
 GPU_BLOCK = 1024  # few launches matter more there than wasted keys
 
 
@@ -34,7 +39,36 @@ def attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) ->
     # With a mask, CUDA's fused kernels refuse grouped heads; elsewhere they need not be repeated.
     if visible is not None and q.device.type != "cpu":
         k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
+    pairs = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
+    if pairs < SHARED_PAIRS or not in_pieces(q, k, v):
+        return _attention(q, k, v, visible)
+    out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
+    group = q.shape[1] // k.shape[1]
+
+    def some_heads(pieces: Iterator[tuple[slice, slice, slice]]) -> None:
+        for rows, heads, kv in pieces:
+            seen = visible if visible is None or len(visible) == 1 or visible.dim() < 4 else visible[rows]
+            out[rows, heads] = _attention(q[rows, heads], k[rows, kv], v[rows, kv], seen)
+
+    share(some_heads, _pieces(len(q), k.shape[1], group))
+    return out
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=k.shape[1] != q.shape[1])
+
+
+def _pieces(batch: int, kv_heads: int, group: int) -> list[tuple[slice, slice, slice]]:
+    """Rows, query heads and key/value heads of each piece: parts of a batch, or single key/value heads."""
+    if batch >= MANY_ROWS:
+        part = -(-batch // MANY_ROWS)
+        everything = slice(None)
+        return [(slice(i, i + part), everything, everything) for i in range(0, batch, part)]
+    return [
+        (slice(row, row + 1), slice(head * group, (head + 1) * group), slice(head, head + 1))
+        for row in range(batch)
+        for head in range(kv_heads)
+    ]
 
 
 def window_attention(q: Tensor, k: Tensor, v: Tensor, window: Window) -> Tensor:
@@ -50,11 +84,20 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, window: Window) -> Tensor:
         return attention(q, k, v)
     block = CPU_BLOCK if q.device.type == "cpu" else GPU_BLOCK
     out = q.new_empty(q.shape[0], length, q.shape[1], q.shape[3]).transpose(1, 2)
-    for start in range(0, length, block):
-        stop = min(start + block, length)
-        first, last = max(0, start - window), min(length, stop + window)
-        seen = band(stop - start, last - first, start - first, window, q.device)
-        out[:, :, start:stop] = attention(q[:, :, start:stop], k[:, :, first:last], v[:, :, first:last], seen)
+
+    def some_queries(starts: Iterator[int]) -> None:
+        for start in starts:
+            stop = min(start + block, length)
+            first, last = max(0, start - window), min(length, stop + window)
+            seen = band(stop - start, last - first, start - first, window, q.device)
+            part = q[:, :, start:stop], k[:, :, first:last], v[:, :, first:last]
+            out[:, :, start:stop] = attention(*part, seen)
+
+    starts = range(0, length, block)
+    if in_pieces(q, k, v):
+        share(some_queries, starts)
+    else:
+        some_queries(iter(starts))
     return out
 
 

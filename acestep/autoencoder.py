@@ -18,6 +18,7 @@ from acestep.autoencoder_rows import decode_rows, encode_rows
 from acestep.config import AutoencoderConfig
 from acestep.memory import longest_tile, total_bytes
 from acestep.rows import works_in_rows
+from acestep.threads import serial_ops
 
 # Receptive fields beyond a frame's own samples, in latent frames each side. With this much overlap a tile's
 # core equals the untiled result; with one frame less it does not.
@@ -104,7 +105,8 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if works_in_rows(self, x):
-            return torch.stack([encode_rows(self, one.T).T for one in x])
+            with serial_ops():
+                return torch.stack([encode_rows(self, one.T).T for one in x])
         return self.in_whole(x)
 
     def in_whole(self, x: Tensor) -> Tensor:
@@ -134,7 +136,8 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if works_in_rows(self, x):
-            return torch.stack([decode_rows(self, one.T).T for one in x])
+            with serial_ops():
+                return torch.stack([decode_rows(self, one.T).T for one in x])
         return self.in_whole(x)
 
     def in_whole(self, x: Tensor) -> Tensor:

@@ -3,20 +3,24 @@
 The sums are those of ``acestep.autoencoder``'s modules, in another order. What is gained: a block's intermediate
 results stay in a core's cache instead of travelling through memory once per operation, and every convolution is
 a matrix product per tap, over rows that lie where they are (nothing is gathered). A block begins at a fixed row
-whatever the number of threads, so the bits do not depend on it.
+and is the work of one thread (``acestep.threads``), so the bits do not depend on how many there are.
 
 Legend: s rows (samples at the level's rate), c channels, k taps of a convolution.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
+from acestep.threads import columns, share
+
 if TYPE_CHECKING:
     from acestep.autoencoder import Decoder, Encoder, ResidualUnit, Snake
 
 BLOCK_ELEMENTS = 2**17  # half a megabyte of fp32: a block and its result fit a core's second-level cache
+WIDE_COLUMNS = 1024  # of a piece of a strided convolution: it has few rows to share out
 LEAST_ROWS = 512  # below, a product spends its time on packing the weights
 
 
@@ -70,15 +74,19 @@ def residual_unit(x: Tensor, unit: "ResidualUnit", out: Tensor) -> None:
     pointwise = unit.conv2.weight[:, :, 0].T
     first, second = _snake_factors(unit.snake1), _snake_factors(unit.snake2)
     rows = block_rows(x.shape[1])
-    wide, hidden = x.new_empty(rows + 2 * reach, x.shape[1]), x.new_empty(rows, x.shape[1])
-    scratch = torch.empty_like(hidden)
-    for start in range(0, len(x), rows):
-        stop = min(start + rows, len(x))
-        n = stop - start
-        around = _snake_around(x, start - reach, stop + reach, first, wide)
-        y = _add_taps(around, taps, unit.conv1.bias, unit.conv1.dilation[0], hidden[:n])
-        _snake(y, second, scratch[:n], y)
-        torch.addmm(x[start:stop], y, pointwise, out=out[start:stop]).add_(_bias(unit.conv2))
+
+    def some_blocks(starts: Iterator[int]) -> None:
+        wide, hidden = x.new_empty(rows + 2 * reach, x.shape[1]), x.new_empty(rows, x.shape[1])
+        scratch = torch.empty_like(hidden)
+        for start in starts:
+            stop = min(start + rows, len(x))
+            n = stop - start
+            around = _snake_around(x, start - reach, stop + reach, first, wide)
+            y = _add_taps(around, taps, unit.conv1.bias, unit.conv1.dilation[0], hidden[:n])
+            _snake(y, second, scratch[:n], y)
+            torch.addmm(x[start:stop], y, pointwise, out=out[start:stop]).add_(_bias(unit.conv2))
+
+    share(some_blocks, range(0, len(x), rows))
 
 
 def convolved(x: Tensor, conv: nn.Conv1d, snake: "Snake | None" = None) -> Tensor:
@@ -88,11 +96,15 @@ def convolved(x: Tensor, conv: nn.Conv1d, snake: "Snake | None" = None) -> Tenso
     factors = None if snake is None else _snake_factors(snake)
     out = x.new_empty(len(x), conv.out_channels)
     rows = block_rows(max(x.shape[1], conv.out_channels))
-    wide = x.new_empty(rows + 2 * reach, x.shape[1])
-    for start in range(0, len(x), rows):
-        stop = min(start + rows, len(x))
-        around = _snake_around(x, start - reach, stop + reach, factors, wide)
-        _add_taps(around, taps, conv.bias, 1, out[start:stop])
+
+    def some_blocks(starts: Iterator[int]) -> None:
+        wide = x.new_empty(rows + 2 * reach, x.shape[1])
+        for start in starts:
+            stop = min(start + rows, len(x))
+            around = _snake_around(x, start - reach, stop + reach, factors, wide)
+            _add_taps(around, taps, conv.bias, 1, out[start:stop])
+
+    share(some_blocks, range(0, len(x), rows))
     return out
 
 
@@ -103,21 +115,27 @@ def narrowed(x: Tensor, snake: "Snake", conv: nn.Conv1d) -> Tensor:
     """
     taps = conv.weight.permute(2, 1, 0)
     k, channels, few = taps.shape
-    columns = taps.transpose(0, 1).reshape(channels, k * few)
+    side_by_side = taps.transpose(0, 1).reshape(channels, k * few)
     reach = cast(int, conv.padding[0])
     factors = _snake_factors(snake)
     out = x.new_empty(len(x), few)
     rows = block_rows(channels)
-    wide = x.new_empty(rows + 2 * reach, channels)
-    for start in range(0, len(x), rows):
-        stop = min(start + rows, len(x))
-        around = _snake_around(x, start - reach, stop + reach, factors, wide)
-        shares = (around @ columns).unflatten(1, (k, few))
-        total = out[start:stop]
-        total.copy_(shares[: stop - start, 0])
-        for tap in range(1, k):
-            total += shares[tap : tap + stop - start, tap]
-    return out if conv.bias is None else out.add_(conv.bias)
+
+    def some_blocks(starts: Iterator[int]) -> None:
+        wide = x.new_empty(rows + 2 * reach, channels)
+        for start in starts:
+            stop = min(start + rows, len(x))
+            around = _snake_around(x, start - reach, stop + reach, factors, wide)
+            shares = (around @ side_by_side).unflatten(1, (k, few))
+            total = out[start:stop]
+            total.copy_(shares[: stop - start, 0])
+            for tap in range(1, k):
+                total += shares[tap : tap + stop - start, tap]
+            if conv.bias is not None:
+                total += conv.bias
+
+    share(some_blocks, range(0, len(x), rows))
+    return out
 
 
 def upsampled(x: Tensor, snake: "Snake", conv: nn.ConvTranspose1d) -> Tensor:
@@ -133,12 +151,17 @@ def upsampled(x: Tensor, snake: "Snake", conv: nn.ConvTranspose1d) -> Tensor:
     factors = _snake_factors(snake)
     out = x.new_empty(len(x) + 1, stride * conv.out_channels)
     rows = block_rows(x.shape[1])
-    wide = x.new_empty(rows + 1, x.shape[1])
-    for start in range(0, len(x) + 1, rows):
-        stop = min(start + rows, len(x) + 1)
-        around = _snake_around(x, start - 1, stop, factors, wide)
-        torch.addmm(bias, around[1:], own, out=out[start:stop])
-        out[start:stop].addmm_(around[:-1], previous)
+
+    def some_blocks(pieces: Iterator[tuple[int, slice]]) -> None:
+        wide, ready = x.new_empty(rows + 1, x.shape[1]), -1
+        for start, part in pieces:
+            stop = min(start + rows, len(x) + 1)
+            if start != ready:
+                around, ready = _snake_around(x, start - 1, stop, factors, wide), start
+            torch.addmm(bias[part], around[1:], own[:, part], out=out[start:stop, part])
+            out[start:stop, part].addmm_(around[:-1], previous[:, part])
+
+    share(some_blocks, _pieces(len(x) + 1, rows, out.shape[1]))
     samples = out.view(-1, conv.out_channels)
     return samples[crop : len(samples) - crop]
 
@@ -151,13 +174,23 @@ def downsampled(x: Tensor, snake: "Snake", conv: nn.Conv1d) -> Tensor:
     length = (len(x) + 2 * pad - 2 * stride) // stride + 1
     out = x.new_empty(length, conv.out_channels)
     rows = block_rows(conv.out_channels)
-    wide = x.new_empty((rows + 1) * stride, x.shape[1])
-    for start in range(0, length, rows):
-        stop = min(start + rows, length)
-        around = _snake_around(x, start * stride - pad, (stop + 1) * stride - pad, factors, wide)
-        side_by_side = around.view(-1, stride * conv.in_channels)
-        _add_taps(side_by_side, taps, conv.bias, 1, out[start:stop])
+
+    def some_blocks(pieces: Iterator[tuple[int, slice]]) -> None:
+        wide, ready = x.new_empty((rows + 1) * stride, x.shape[1]), -1
+        for start, part in pieces:
+            stop = min(start + rows, length)
+            if start != ready:
+                around = _snake_around(x, start * stride - pad, (stop + 1) * stride - pad, factors, wide)
+                side_by_side, ready = around.view(-1, stride * conv.in_channels), start
+            _add_taps(side_by_side, taps[:, :, part], _bias(conv)[part], 1, out[start:stop, part])
+
+    share(some_blocks, _pieces(length, rows, out.shape[1]))
     return out
+
+
+def _pieces(length: int, rows: int, width: int) -> list[tuple[int, slice]]:
+    """First row and columns of each piece of a wide product, those of the same rows one after the other."""
+    return [(start, part) for start in range(0, length, rows) for part in columns(width, size=WIDE_COLUMNS)]
 
 
 def block_rows(channels: int) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from acestep.config import ModelConfig
-from acestep.layers import Encoder
+from acestep.layers import Encoder, Linear
 
 
 def pack(first: Tensor, first_mask: Tensor, second: Tensor, second_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ class ConditionEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.text_projector = nn.Linear(config.text_channels, config.encoder.hidden_size, bias=False)
+        self.text_projector = Linear(config.text_channels, config.encoder.hidden_size, bias=False)
         self.lyric_encoder = Encoder(config.encoder, config.lyric_layers, config.text_channels)
         self.timbre_encoder = TimbreEncoder(config)
 

@@ -20,6 +20,7 @@ from acestep.handler import AceStepHandler
 from acestep.prompt import Prompt, lyric_prompt, text_prompt
 from acestep.sampler import Condition, Lane, fresh_noise, initial_noise, retaken
 from acestep.text_encoder import TextEncoder
+from acestep.threads import inference
 from acestep.tokenizer import codes, hints
 from acestep.transformer import CrossAttention
 
@@ -47,7 +48,7 @@ class TrackConditions:
     prompts: dict[Any, CrossAttention] = field(default_factory=dict)
     heard: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    @torch.inference_mode()
+    @inference
     def lane(self, plan: CoverPlan, seed: int) -> Lane:
         """One generation of this track.
 
@@ -117,7 +118,7 @@ class TrackConditions:
         model = self.handler.model
         return hints(model.tokenizer, model.detokenizer, self.latents, self.handler.silence)
 
-    @torch.inference_mode()
+    @inference
     def source_codes(self) -> Tensor:
         """The source's 5 Hz code indices ``[1, ceil(t / 5)]``."""
         if self.codes is not None:
@@ -151,7 +152,7 @@ class TrackConditions:
         return self.heard[key]
 
 
-@torch.inference_mode()
+@inference
 def prepare(
     handler: AceStepHandler,
     source: Tensor,
@@ -182,7 +183,7 @@ def prepare(
     )
 
 
-@torch.inference_mode()
+@inference
 def prepare_codes(
     handler: AceStepHandler, given: Sequence[int], prompt: Prompt, reference: Tensor | None = None
 ) -> TrackConditions:

@@ -18,6 +18,7 @@ from acestep.errors import RequestError
 from acestep.laps import Laps
 from acestep.model import AceStepModel
 from acestep.text_encoder import TextEncoder
+from acestep.threads import serial_ops
 from acestep.transformer import ConstantCrossAttention
 from acestep.verify import check_parts
 
@@ -90,7 +91,7 @@ class AceStepHandler:
             width = text_encoder.model.config.hidden_size
             check_parts(folders, model.config, autoencoder.config, autoencoder.hop, width)
             silence = load_silence(folders.model, model.config.latent_channels).to(device)
-        with torch.inference_mode():
+        with torch.inference_mode(), serial_ops():
             null = model.decoder.null_cross_attention(model.null_condition_emb)
         laps.lap("rest of the model")
         if compiled:
@@ -116,7 +117,7 @@ class AceStepHandler:
     @cached_property
     def silent_timbre(self) -> Tensor:
         """The timbre token ``[1, 1, encoder width]`` of ``silent_clip``, once per model."""
-        with torch.inference_mode():
+        with torch.inference_mode(), serial_ops():
             return self.model.encoder.timbre(self.silent_clip)
 
     def silence_frames(self, frames: int) -> Tensor:

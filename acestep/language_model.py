@@ -17,6 +17,7 @@ from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
 from acestep.errors import CheckpointError, GenerationError, RequestError
 from acestep.grammar import END, MOST_CAPTION_BYTES, START, Grammar, byte_vocabulary, closing, think_block_rules
 from acestep.qwen3 import load_qwen3, open_qwen3, tokenizer_file
+from acestep.threads import inference
 from acestep.token_sampling import Sampling
 from acestep.understanding import (
     AUDIO_CODE,
@@ -162,7 +163,7 @@ class LanguageModel:
         """
         cache = DynamicCache(config=self.network.config)
 
-        @torch.inference_mode()
+        @inference
         def feed(tokens: list[int]) -> Tensor:
             ids = torch.tensor([tokens], device=self.network.device)
             output = self.network(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)

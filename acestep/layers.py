@@ -3,6 +3,7 @@
 Legend: b batch, l tokens, h hidden width, n heads, m key/value heads, d head width.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,6 +13,28 @@ from torch import Tensor, nn
 
 from acestep.attention import attention, band
 from acestep.config import BlockConfig
+from acestep.threads import columns, in_pieces, share
+
+
+class Linear(nn.Linear):
+    """A linear map that on a CPU is cut into pieces by columns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not in_pieces(x, self.weight):
+            return super().forward(x)
+        rows = x.reshape(-1, self.in_features)
+        out = rows.new_empty(len(rows), self.out_features)
+
+        def some_columns(pieces: Iterator[slice]) -> None:
+            for part in pieces:
+                weight = self.weight[part].T
+                if self.bias is None:
+                    torch.mm(rows, weight, out=out[:, part])
+                else:
+                    torch.addmm(self.bias[part], rows, weight, out=out[:, part])
+
+        share(some_columns, columns(self.out_features))
+        return out.view(*x.shape[:-1], self.out_features)
 
 
 class RMSNorm(nn.Module):
@@ -62,10 +85,10 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
         width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, width, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
-        self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, width, bias=False)
+        self.k_proj = Linear(config.hidden_size, kv_width, bias=False)
+        self.v_proj = Linear(config.hidden_size, kv_width, bias=False)
+        self.o_proj = Linear(width, config.hidden_size, bias=False)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
@@ -114,9 +137,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: BlockConfig):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
@@ -144,7 +167,7 @@ class Encoder(nn.Module):
     def __init__(self, config: BlockConfig, layers: int, in_channels: int, special_token: bool = False):
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Linear(in_channels, config.hidden_size)
+        self.embed_tokens = Linear(in_channels, config.hidden_size)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         if special_token:

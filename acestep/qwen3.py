@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 import torch
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3Model
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
 from acestep.config import read_json
 from acestep.errors import CheckpointError
-from acestep.layers import Silu
+from acestep.layers import Linear, Silu
 from acestep.weights import check_shapes, described_by, read_shapes, read_tensors
 
 WEIGHTS = "model"
@@ -129,8 +130,12 @@ def load_qwen3(folder: Path, kind: Kind, config: Qwen3Config, device: torch.devi
     network.load_state_dict(_as_in(kind, config, tensors), assign=True)
     network.tie_weights()
     network.base_model.rotary_emb = Qwen3RotaryEmbedding(config)  # frequencies are in no file; they stay fp32
+    # The same bits, whatever the number of threads.
     for layer in network.base_model.layers:
-        layer.mlp.act_fn = Silu()  # the same, whatever the number of threads
+        layer.mlp.act_fn = Silu()
+    for module in network.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Linear
     return network.to(device).eval().requires_grad_(False)
 
 

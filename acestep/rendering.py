@@ -8,9 +8,10 @@ from acestep.constants import COLLAPSED_SHARE, SILENT_PEAK
 from acestep.cover import CoverPlan
 from acestep.errors import GenerationError
 from acestep.handler import AceStepHandler
+from acestep.threads import inference
 
 
-@torch.inference_mode()
+@inference
 def render(handler: AceStepHandler, latents: Tensor, plan: CoverPlan, conditions: TrackConditions) -> Tensor:
     """The waveform ``[2, n]`` (fp32, on the CPU, not yet limited) of latents ``[1, t, c]``.
 

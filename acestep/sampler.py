@@ -18,6 +18,7 @@ from torch import Tensor
 from acestep.correction import dcw
 from acestep.cover import Branch, CoverPlan, Step
 from acestep.guidance import adg, apg, cfg
+from acestep.threads import inference
 from acestep.transformer import ConstantCrossAttention, CrossAttention, DiffusionTransformer, Modulation
 from acestep.tree import Path, Reading, last_known, readings
 
@@ -108,7 +109,7 @@ def denoise(
     return [denoise_from(transformer, null, lane, path, {}, {}) for lane, path in zip(lanes, paths, strict=True)]
 
 
-@torch.inference_mode()
+@inference
 def denoise_from(
     transformer: DiffusionTransformer,
     null: ConstantCrossAttention,

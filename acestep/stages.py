@@ -17,6 +17,7 @@ from acestep.prompt import Prompt, singing_notes
 from acestep.rendering import render
 from acestep.sampler import Fork, denoise_from
 from acestep.setting import SETTING_FIELDS, CoverSetting, parse_setting, unknown_setting
+from acestep.threads import inference
 from acestep.tree import Path, forks, grow, last_known, route
 from acestep.values import unix_lines
 
@@ -144,6 +145,7 @@ class Chain:
         self.kept: dict[Path, Cover] = {}
         self.states: dict[int, Fork] = {}
 
+    @inference
     def run(
         self, stages: tuple[Stage, ...], seed: int, on_step: Callable[[int, int], None] | None = None
     ) -> Cover:

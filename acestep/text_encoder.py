@@ -9,6 +9,7 @@ from transformers import Qwen3Config, Qwen3Model
 
 from acestep.constants import MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS
 from acestep.qwen3 import load_qwen3, open_qwen3
+from acestep.threads import inference
 
 REMEDY = "give the folder of a Qwen3-Embedding model"
 
@@ -32,13 +33,13 @@ class TextEncoder:
         """Tokens of a text, uncut."""
         return len(self.tokenizer.encode(text).ids)
 
-    @torch.inference_mode()
+    @inference
     def states(self, ids: list[int]) -> Tensor:
         """Last hidden states ``[1, tokens, width]`` after the final norm, each token seeing those before it."""
         tokens = torch.tensor([ids], device=self.model.device)
         return self.model(input_ids=tokens, use_cache=False).last_hidden_state
 
-    @torch.inference_mode()
+    @inference
     def rows(self, ids: list[int]) -> Tensor:
         """Rows ``[1, tokens, width]`` of the embedding table: lyrics do not pass the language model."""
         return self.model.embed_tokens(torch.tensor([ids], device=self.model.device))

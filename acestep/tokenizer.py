@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from acestep.config import ModelConfig
-from acestep.layers import Encoder
+from acestep.layers import Encoder, Linear
 
 
 class Quantizer(nn.Module):
@@ -19,8 +19,8 @@ class Quantizer(nn.Module):
     def __init__(self, channels: int, levels: tuple[int, ...]):
         super().__init__()
         self.levels = levels
-        self.project_in = nn.Linear(channels, len(levels))
-        self.project_out = nn.Linear(len(levels), channels)
+        self.project_in = Linear(channels, len(levels))
+        self.project_out = Linear(len(levels), channels)
 
     def _levels(self) -> Tensor:
         return torch.tensor(self.levels, device=self.project_in.weight.device)
@@ -50,7 +50,7 @@ class AudioTokenizer(nn.Module):
         super().__init__()
         width = config.encoder.hidden_size
         self.window = config.pool_window
-        self.audio_acoustic_proj = nn.Linear(config.latent_channels, width)
+        self.audio_acoustic_proj = Linear(config.latent_channels, width)
         self.attention_pooler = Encoder(config.encoder, config.pooler_layers, width, special_token=True)
         self.quantizer = Quantizer(config.fsq_channels, config.fsq_levels)
 
@@ -74,7 +74,7 @@ class Detokenizer(Encoder):
         super().__init__(config.encoder, config.pooler_layers, config.encoder.hidden_size)
         width = config.encoder.hidden_size
         self.special_tokens = nn.Parameter(torch.zeros(1, config.pool_window, width))
-        self.proj_out = nn.Linear(width, config.latent_channels)
+        self.proj_out = Linear(width, config.latent_channels)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """``[b, w, h]`` -> ``[b, 5 w, c]``."""

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from acestep.attention import Window, attention, block_mask, repeat_heads, window_attention
 from acestep.config import BlockConfig, ModelConfig
-from acestep.layers import Attention, Positions, RMSNorm, SwiGLU, positions
+from acestep.layers import Attention, Linear, Positions, RMSNorm, SwiGLU, positions
 from acestep.rows import works_in_rows
+from acestep.threads import serial_ops
 from acestep.transformer_rows import decoded
 
 TIME_FREQUENCIES = 256
@@ -100,9 +101,9 @@ class TimestepEmbedding(nn.Module):
 
     def __init__(self, hidden_size: int):
         super().__init__()
-        self.linear_1 = nn.Linear(TIME_FREQUENCIES, hidden_size)
-        self.linear_2 = nn.Linear(hidden_size, hidden_size)
-        self.time_proj = nn.Linear(hidden_size, 6 * hidden_size)
+        self.linear_1 = Linear(TIME_FREQUENCIES, hidden_size)
+        self.linear_2 = Linear(hidden_size, hidden_size)
+        self.time_proj = Linear(hidden_size, 6 * hidden_size)
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """``[k]`` -> embedding ``[k, h]``, projection ``[k, 6, h]``."""
@@ -184,7 +185,7 @@ class DiffusionTransformer(nn.Module):
         self.proj_in = nn.Conv1d(config.in_channels, block.hidden_size, config.patch_size, config.patch_size)
         self.time_embed = TimestepEmbedding(block.hidden_size)
         self.time_embed_r = TimestepEmbedding(block.hidden_size)
-        self.condition_embedder = nn.Linear(config.encoder.hidden_size, block.hidden_size)
+        self.condition_embedder = Linear(config.encoder.hidden_size, block.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(block) for _ in block.windows)
         self.norm_out = RMSNorm(block.hidden_size, block.rms_norm_eps)
         self.scale_shift_table = nn.Parameter(torch.zeros(1, 2, block.hidden_size))
@@ -271,13 +272,20 @@ class DiffusionTransformer(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Velocity under each of several conditions, sharing what comes before they are read."""
         read = [tensor for condition in conditions for tensor in condition.tensors]
-        in_rows = not self.compiled and works_in_rows(self, self.proj_in.weight, x, context, *read)
-        if in_rows and len(x) > 1:
-            alone = []
+        if self.compiled or not works_in_rows(self, self.proj_in.weight, x, context, *read):
+            return self._embedded_and_decoded(x, context, modulation, conditions, in_rows=False)
+        alone = []
+        with serial_ops():
             for i in range(len(x)):
                 only, of_row = slice(i, i + 1), tuple(condition.row(i) for condition in conditions)
-                alone.append(self._velocities(x[only], context[only], modulation.row(i), of_row))
-            return tuple(torch.cat(rows) for rows in zip(*alone, strict=True))
+                alone.append(
+                    self._embedded_and_decoded(x[only], context[only], modulation.row(i), of_row, in_rows=True)
+                )
+        return alone[0] if len(alone) == 1 else tuple(torch.cat(rows) for rows in zip(*alone, strict=True))
+
+    def _embedded_and_decoded(
+        self, x: Tensor, context: Tensor, modulation: Modulation, conditions: tuple[Cross, ...], in_rows: bool
+    ) -> tuple[Tensor, ...]:
         frames = x.shape[1]
         h = torch.cat((context, x), dim=-1).to(self.dtype)
         h = F.pad(h, (0, 0, 0, -frames % self.patch_size))

@@ -4,13 +4,13 @@ The sums are those of ``acestep.transformer``'s modules, in another order. What 
 results live in a few buffers that are used again, where fresh memory would be mapped for each; what lies between
 two matrix products is done strip by strip in a core's cache; and rows of short sequences share a product, which
 then reads the weights once. Blocks depend on lengths alone, so neither what else a batch holds nor the number of
-threads changes the bits (of a product's own, ``acestep/__init__.py`` takes care).
+threads changes the bits: a product is cut by columns, each piece the work of one thread (``acestep.threads``).
 
 Legend: r conditions of one sequence, l tokens, h hidden width, n heads, m key/value heads, d head width,
 i intermediate width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,13 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from acestep.attention import attention, window_attention
-from acestep.layers import Positions, RMSNorm, positions
+from acestep.layers import Positions, RMSNorm, SwiGLU, positions
+from acestep.threads import columns, share
 
 if TYPE_CHECKING:
     from acestep.transformer import Cross, DecoderLayer, DiffusionTransformer, LayerCross, Modulation
 
 BLOCK = 2048  # rows of a matrix product: more are no faster, fewer read the weights too often
 STRIP = 64  # rows between two products: at 2B widths half a megabyte, which a second-level cache holds
+SHARED_ELEMENTS = 2**18  # between two products: for fewer, handing them to another thread takes longer
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,7 @@ class _Buffers:
     k: Tensor  # [r, m, l, d]
     v: Tensor
     narrow: Tensor  # [rows, h]
-    heads: Tensor  # [rows, n * d]
-    gate: Tensor  # [rows, i]
-    up: Tensor
-    strip: Tensor  # [STRIP, i]
+    wide: Tensor  # [rows, i]
 
 
 def decoded(
@@ -82,17 +81,18 @@ def attend_self(
         block = h[rows, tokens].flatten(0, 1)
         x = normed(block, layer.self_attn_norm, 1 + scale, shift, buffers.narrow[: len(block)])
         here = Positions(at.cos[tokens], at.sin[tokens])
-        for projection, norm, out in (
-            (attn.q_proj, attn.q_norm, q[rows, :, tokens]),
-            (attn.k_proj, attn.k_norm, k[rows, :, tokens]),
-            (attn.v_proj, None, v[rows, :, tokens]),
-        ):
-            y = product(x, projection, buffers.heads)
-            to_heads(y.view(*out.shape[::2], -1, out.shape[3]), norm, here, out)
+        project_heads(
+            x,
+            (
+                (attn.q_proj, attn.q_norm, q[rows, :, tokens]),
+                (attn.k_proj, attn.k_norm, k[rows, :, tokens]),
+                (attn.v_proj, None, v[rows, :, tokens]),
+            ),
+            here,
+        )
     heads = window_attention(q, k, v, window).transpose(1, 2).flatten(2)
     for rows, tokens in blocks(len(h), h.shape[1]):
-        y = product(heads[rows, tokens].flatten(0, 1), attn.o_proj, buffers.narrow)
-        h[rows, tokens].flatten(0, 1).addcmul_(y, gate)
+        add_product(h[rows, tokens].flatten(0, 1), heads[rows, tokens].flatten(0, 1), attn.o_proj, gate)
 
 
 def attend_condition(h: Tensor, layer: "DecoderLayer", cross: "LayerCross", buffers: _Buffers) -> None:
@@ -103,11 +103,10 @@ def attend_condition(h: Tensor, layer: "DecoderLayer", cross: "LayerCross", buff
     attn, q = layer.cross_attn, buffers.q[:1]
     for _, tokens in blocks(1, len(h)):
         x = normed(h[tokens], layer.cross_attn_norm, None, None, buffers.narrow[: len(h[tokens])])
-        y = product(x, attn.q_proj, buffers.heads)
-        to_heads(y.view(1, len(x), -1, attn.head_dim), attn.q_norm, None, q[:, :, tokens])
+        project_heads(x, ((attn.q_proj, attn.q_norm, q[:, :, tokens]),), None)
     heads = attention(q, *cross).transpose(1, 2).flatten(2)[0]
     for _, tokens in blocks(1, len(h)):
-        h[tokens].addmm_(heads[tokens], attn.o_proj.weight.T)
+        add_product(h[tokens], heads[tokens], attn.o_proj)
 
 
 def feed_forward(h: Tensor, layer: "DecoderLayer", vectors: Tensor, buffers: _Buffers) -> None:
@@ -116,25 +115,62 @@ def feed_forward(h: Tensor, layer: "DecoderLayer", vectors: Tensor, buffers: _Bu
     for rows, tokens in blocks(len(h), h.shape[1]):
         block = h[rows, tokens].flatten(0, 1)
         x = normed(block, layer.mlp_norm, 1 + scale, shift, buffers.narrow[: len(block)])
-        wide, up = product(x, layer.mlp.gate_proj, buffers.gate), product(x, layer.mlp.up_proj, buffers.up)
-        for strip in strips(len(wide)):
-            gated = wide[strip]
-            # ``acestep.layers.silu``, in place
-            divisor = torch.neg(gated, out=buffers.strip[: len(gated)]).exp_().add_(1)
-            gated.div_(divisor).mul_(up[strip])
-        block.addcmul_(product(wide, layer.mlp.down_proj, buffers.narrow), gate)
+        add_product(block, gated(x, layer.mlp, buffers.wide[: len(block)]), layer.mlp.down_proj, gate)
+
+
+def gated(x: Tensor, mlp: SwiGLU, out: Tensor) -> Tensor:
+    """``silu(gate(x)) * up(x)`` of rows ``[rows, h]`` in ``out`` ``[rows, i]``."""
+    parts = columns(mlp.up_proj.out_features)
+
+    def gated_columns(pieces: Iterator[slice]) -> None:
+        scratch, divisor = _scratch(x, parts), _scratch(x[:STRIP], parts)
+        for part in pieces:
+            wide = torch.mm(x, mlp.gate_proj.weight[part].T, out=out[:, part])
+            up = torch.mm(x, mlp.up_proj.weight[part].T, out=_first(scratch, wide.shape))
+            for strip in strips(len(wide)):
+                y = wide[strip]
+                # ``acestep.layers.silu``, in place
+                y.div_(torch.neg(y, out=_first(divisor, y.shape)).exp_().add_(1)).mul_(up[strip])
+
+    share(gated_columns, parts)
+    return out
 
 
 def normed(x: Tensor, norm: RMSNorm, scale: Tensor | None, shift: Tensor | None, out: Tensor) -> Tensor:
     """``norm(x) * scale + shift`` of rows ``[rows, h]`` in ``out``, which may be ``x``."""
     weight = norm.weight if scale is None else norm.weight * scale
-    for strip in strips(len(x)):
-        y = torch.mul(x[strip], _inverse_rms(x[strip], norm.eps), out=out[strip])
-        if shift is None:
-            y.mul_(weight)
-        else:
-            torch.addcmul(shift, y, weight, out=y)
+
+    def norm_strips(pieces: Iterator[slice]) -> None:
+        for strip in pieces:
+            y = torch.mul(x[strip], _inverse_rms(x[strip], norm.eps), out=out[strip])
+            if shift is None:
+                y.mul_(weight)
+            else:
+                torch.addcmul(shift, y, weight, out=y)
+
+    _share_large(norm_strips, x)
     return out
+
+
+def project_heads(
+    x: Tensor, projections: Sequence[tuple[nn.Linear, RMSNorm | None, Tensor]], at: Positions | None
+) -> None:
+    """Products of rows ``[rows, h]``, normed and rotated, each into heads ``[r, n, l, d]``."""
+    parts = [
+        (linear, norm, out, part)
+        for linear, norm, out in projections
+        for part in columns(linear.out_features, multiple=out.shape[3])
+    ]
+
+    def some_heads(pieces: Iterator[tuple[nn.Linear, RMSNorm | None, Tensor, slice]]) -> None:
+        scratch = _scratch(x, [part for *_, part in parts])
+        for linear, norm, out, part in pieces:
+            y = torch.mm(x, linear.weight[part].T, out=_first(scratch, (len(x), part.stop - part.start)))
+            width = out.shape[3]
+            heads = out[:, part.start // width : part.stop // width]
+            to_heads(y.view(*out.shape[::2], -1, width), norm, at, heads)
+
+    share(some_heads, parts)
 
 
 def to_heads(x: Tensor, norm: RMSNorm | None, at: Positions | None, out: Tensor) -> None:
@@ -154,10 +190,20 @@ def to_heads(x: Tensor, norm: RMSNorm | None, at: Positions | None, out: Tensor)
         turned[..., half:].addcmul_(y[..., :half], sin[:, half:])
 
 
-def product(x: Tensor, linear: nn.Linear, out: Tensor) -> Tensor:
-    """``linear(x)`` of rows, in the first of ``out``'s memory; ``linear`` has no bias."""
-    shape = len(x), linear.out_features
-    return torch.mm(x, linear.weight.T, out=out.view(-1)[: shape[0] * shape[1]].view(shape))
+def add_product(total: Tensor, x: Tensor, linear: nn.Linear, gate: Tensor | None = None) -> None:
+    """Add ``linear(x) * gate`` to ``total`` ``[rows, h]``; ``linear`` has no bias."""
+    parts = columns(total.shape[1])
+
+    def add_columns(pieces: Iterator[slice]) -> None:
+        scratch = None if gate is None else _scratch(x, parts)
+        for part in pieces:
+            if scratch is None or gate is None:
+                total[:, part].addmm_(x, linear.weight[part].T)
+                continue
+            y = torch.mm(x, linear.weight[part].T, out=_first(scratch, total[:, part].shape))
+            total[:, part].addcmul_(y, gate[part])
+
+    share(add_columns, parts)
 
 
 def blocks(rows: int, length: int) -> Iterator[tuple[slice, slice]]:
@@ -177,6 +223,25 @@ def strips(rows: int) -> Iterator[slice]:
         yield slice(start, min(start + STRIP, rows))
 
 
+def _share_large(work: Callable[[Iterator[slice]], None], x: Tensor) -> None:
+    """Work through the strips of ``x``, shared out where they are enough to be worth it."""
+    if x.numel() < SHARED_ELEMENTS:
+        work(strips(len(x)))
+    else:
+        share(work, strips(len(x)))
+
+
+def _scratch(x: Tensor, parts: Sequence[slice]) -> Tensor:
+    """Memory for a product of rows ``x`` with any of these parts of a weight."""
+    return x.new_empty(len(x) * max(part.stop - part.start for part in parts))
+
+
+def _first(memory: Tensor, shape: Sequence[int]) -> Tensor:
+    """A tensor of this shape in the first of ``memory``."""
+    rows, width = shape
+    return memory[: rows * width].view(rows, width)
+
+
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
@@ -191,8 +256,5 @@ def _buffers(transformer: "DiffusionTransformer", conditions: int, h: Tensor) ->
         h.new_empty(conditions, config.kv_heads, length, config.head_dim),
         h.new_empty(conditions, config.kv_heads, length, config.head_dim),
         h.new_empty(rows, config.hidden_size),
-        h.new_empty(rows, config.heads * config.head_dim),
         h.new_empty(rows, config.intermediate_size),
-        h.new_empty(rows, config.intermediate_size),
-        h.new_empty(STRIP, config.intermediate_size),
     )
