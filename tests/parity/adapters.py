@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from acestep.checkpoint import load_model
-from tests.parity.cases import CPU, MODULE, Case, Golden, compare
+from tests.parity.cases import CPU, Case, Golden, compare
 
 
 def adapter_cases(golden: Golden) -> Iterator[Case]:
@@ -19,7 +19,7 @@ def adapter_cases(golden: Golden) -> Iterator[Case]:
         scale = float(golden.metadata(f"lora_{name}")["scale"])
         outputs = [key for key in reference if key.endswith(".out")]
         compute = partial(_velocities, folder, adapter, scale, inputs, [key.split(".")[0] for key in outputs])
-        yield from compare(f"lora_{name}", compute, reference, dict.fromkeys(outputs, MODULE))
+        yield from compare(f"lora_{name}", compute, reference, outputs)
 
 
 def _velocities(

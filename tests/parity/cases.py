@@ -1,7 +1,8 @@
 """What the replay cases share: the golden folder, lazily loaded parts, and one way to compare."""
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -18,8 +19,12 @@ from acestep.handler import AceStepHandler
 from acestep.text_encoder import TextEncoder
 
 CPU = torch.device("cpu")
-EXACT, MODULE, VAE_ENCODE, VAE_DECODE = 0.0, 1e-5, 1e-3, 1e-4
-LOOP, SDE_LOOP, END_LATENTS, END_WAVE = 3e-4, 1e-3, 5e-4, 1e-3
+EXACT = 0.0
+# Half of the digits that fp32 carries, 3.5e-4 of a tensor's largest value. Rounding alone takes fewer: over five
+# instruction sets and both sets of vectors at most 8.7e-5 (audio to audio over twelve guided steps, where the
+# reference's own distance from float64 is as large), and 3e-5 in a single network. What it has to catch is in
+# ``test_mutations.py``.
+ROUNDING = torch.finfo(torch.float32).eps ** 0.5
 
 
 @dataclass(frozen=True)
@@ -106,13 +111,16 @@ class Golden:
 
 
 def difference(ours: Tensor, reference: Tensor) -> float:
-    """Max absolute difference; infinite where the shapes differ or a value is not finite."""
+    """Max difference over the reference's largest value; infinite where shapes differ or a value is not finite."""
     if ours.shape != reference.shape:
-        return float("inf")
+        return math.inf
     if ours.numel() == 0:
         return 0.0
     off = (ours.double() - reference.double()).abs().max().item()
-    return off if off == off else float("inf")
+    largest = reference.double().abs().max().item()
+    if off == 0 or not math.isfinite(off):
+        return off if off == 0 else math.inf
+    return off / largest if largest else math.inf
 
 
 def as_one_lot(compute: Callable[[], dict[str, Tensor]]) -> Callable[[str], Tensor]:
@@ -130,12 +138,19 @@ def compare(
     prefix: str,
     compute: Callable[[], dict[str, Tensor]],
     reference: dict[str, Tensor],
-    tolerances: dict[str, float],
+    names: Iterable[str],
 ) -> list[Case]:
-    """A case for each named tensor of one computation; names the reference does not hold are passed over."""
+    """A case for each named tensor of one computation; names the reference does not hold are passed over.
+
+    Whole numbers (codes, ids, masks, lengths) are compared exactly.
+    """
     look_up = as_one_lot(compute)
     return [
-        Case(f"{prefix}.{name}", tolerance, lambda name=name: difference(look_up(name), reference[name]))
-        for name, tolerance in tolerances.items()
+        Case(
+            f"{prefix}.{name}",
+            ROUNDING if reference[name].is_floating_point() else EXACT,
+            lambda name=name: difference(look_up(name), reference[name]),
+        )
+        for name in names
         if name in reference
     ]

@@ -14,7 +14,7 @@ from acestep.cover import Branch, resolve
 from acestep.prompt import Prompt, text_prompt
 from acestep.sampler import Condition, denoise
 from acestep.setting import CoverSetting
-from tests.parity.cases import END_LATENTS, END_WAVE, MODULE, VAE_ENCODE, Case, Golden, compare
+from tests.parity.cases import ROUNDING, Case, Golden, compare
 
 SUPPORTED = frozenset(
     {
@@ -34,22 +34,11 @@ SUPPORTED = frozenset(
         *("n_non_cover_text_tokens", "cover_noise_strength", "cfg_interval_start", "cfg_interval_end"),
     }
 )
-TOLERANCES = {
-    "src_latents": VAE_ENCODE,
-    "refer_first60": VAE_ENCODE,
-    "text_hidden_states": MODULE,
-    "text_hidden_last8": MODULE,
-    "non_cover_text_hidden_states": MODULE,
-    "context_latents": MODULE,
-    # These pass through the autoencoder first where there is a reference clip.
-    "enc_hidden_first12": VAE_ENCODE,
-    "enc_hidden_last12": MODULE,
-    "latents": END_LATENTS,
-    "wav_head": END_WAVE,
-    "wav_tail": END_WAVE,
-    "wav_every": END_WAVE,
-    "wav_norm_gain": END_WAVE,
-}
+TENSORS = (
+    *("src_latents", "refer_first60", "text_hidden_states", "text_hidden_last8", "non_cover_text_hidden_states"),
+    *("context_latents", "enc_hidden_first12", "enc_hidden_last12", "latents"),
+    *("wav_head", "wav_tail", "wav_every", "wav_norm_gain"),
+)
 
 
 def end_to_end_cases(golden: Golden) -> Iterator[Case]:
@@ -61,14 +50,11 @@ def end_to_end_cases(golden: Golden) -> Iterator[Case]:
         if golden.model_folder(given["model"]) is None or not (golden.folder / "audio" / given["src"]).is_file():
             continue
         if set(given) - SUPPORTED:
-            yield Case(f"e2e.{case}", END_LATENTS, None)
+            yield Case(f"e2e.{case}", ROUNDING, None)
             continue
         own = {k.removeprefix(f"{case}."): v for k, v in reference.items() if k.startswith(f"{case}.")}
-        tolerances = dict(TOLERANCES)
-        if given["task"] == "cover-nofsq":  # the context is the encoded source itself
-            tolerances["context_latents"] = VAE_ENCODE
         yield from compare(
-            f"e2e.{case}", lambda given=given, own=own: run(golden, given, own["noise"]), own, tolerances
+            f"e2e.{case}", lambda given=given, own=own: run(golden, given, own["noise"]), own, TENSORS
         )
 
 
@@ -146,7 +132,7 @@ def diffusers_cases(golden: Golden) -> Iterator[Case]:
     if not golden.has("e2e_diffusers.json") or golden.autoencoder is None or golden.text_encoder is None:
         return
     reference = golden.tensors("e2e_diffusers")
-    names = {"latents": END_LATENTS} | dict.fromkeys(("wav_head", "wav_tail", "wav_every"), END_WAVE)
+    names = ("latents", "wav_head", "wav_tail", "wav_every")
     for case, given in golden.json("e2e_diffusers").items():
         own = {k.removeprefix(f"{case}."): v for k, v in reference.items() if k.startswith(f"{case}.")}
         yield from compare(

@@ -13,7 +13,7 @@ from acestep.sampler import Condition, Lane, denoise, retaken
 from acestep.setting import CoverSetting
 from acestep.tokenizer import hints
 from acestep.transformer import Modulation
-from tests.parity.cases import LOOP, MODULE, SDE_LOOP, Case, Golden, compare
+from tests.parity.cases import ROUNDING, Case, Golden, compare
 
 KNOWN = frozenset(
     """infer_steps num_inference_steps diffusion_guidance_scale guidance_scale shift audio_cover_strength strength
@@ -55,23 +55,19 @@ def loop_cases(golden: Golden) -> Iterator[Case]:
         conditions = cache(lambda inputs=inputs, folder=folder: branch_conditions(golden, folder, inputs))
         for branch in ("cover", "text"):
             own = {k.removeprefix(f"{branch}."): v for k, v in reference.items() if k.startswith(f"{branch}.")}
-            tolerances = dict.fromkeys(("encoder_hidden_states", "context_latents"), MODULE)
-            tolerances["encoder_attention_mask"] = 0.0
             yield from compare(
                 f"loop_{name}.{branch}",
                 lambda branch=branch, conditions=conditions: conditions()[branch],
                 own,
-                tolerances,
+                ("encoder_hidden_states", "context_latents", "encoder_attention_mask"),
             )
         for case, given in golden.settings(f"loop_{name}").items():
             if f"{case}.out" not in reference:
                 continue
             label = f"loop_{name}.{case}"
             if set(given) - KNOWN:
-                yield Case(label, LOOP, None)
+                yield Case(label, ROUNDING, None)
                 continue
-            base_sde = given.get("infer_method") == "sde" and not golden.handler(folder).is_turbo
-            loop = SDE_LOOP if base_sde else LOOP
             own = {k.removeprefix(f"{case}."): v for k, v in reference.items() if k.startswith(f"{case}.")}
             yield from compare(
                 label,
@@ -79,7 +75,7 @@ def loop_cases(golden: Golden) -> Iterator[Case]:
                     run_loop(golden, f, case, given, inputs, c(), reference.get("codes"))
                 ),
                 own,
-                {"t": 1e-6, "x": loop, "v": loop, "out": loop},
+                ("t", "x", "v", "out"),
             )
 
 
@@ -98,7 +94,7 @@ def velocity_cases(golden: Golden) -> Iterator[Case]:
                     golden, f, case, given, inputs, branch_conditions(golden, f, inputs), None
                 ),
                 own,
-                {"out": LOOP},
+                ["out"],
             )
 
 
@@ -114,7 +110,7 @@ def flow_edit_cases(golden: Golden) -> Iterator[Case]:
             f"flow_edit.{case}",
             lambda given=given: run_flow_edit(golden, folder, given, inputs, reference),
             own,
-            {"out": SDE_LOOP},
+            ["out"],
         )
 
 
