@@ -1,10 +1,11 @@
 # make demo   restyle the demo catalogue with the built-in miniature model
 # make test   run the tests
 # make check  lint, formatting, types
+# make cpu-matrix  the tests of exactness under other instruction sets and thread counts (half an hour)
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check cpu-matrix clean
 
 demo: .venv/run.done
 	$(BIN)/python -m jobs.restyle manifest=pipeline/demo_catalogue/manifest.csv output=outputs/demo \
@@ -12,12 +13,15 @@ demo: .venv/run.done
 
 test: .venv/dev.done
 	$(BIN)/python -m pytest -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m 'cluster and not slow' tests/cluster
+	$(BIN)/python -m pytest -m 'cluster and not slow'
 
 check: .venv/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+cpu-matrix: .venv/dev.done
+	$(BIN)/python -m tests.cpu_matrix
 
 clean:
 	rm -rf .venv outputs

@@ -23,6 +23,7 @@ from acestep.constants import SAMPLE_RATE
 from acestep.decoding import check_samples, decode
 from acestep.errors import AudioError, RequestError
 from acestep.source_notes import SILENCE_PEAK, SourceNote
+from acestep.threads import serial_ops
 
 FORMATS = ("wav", "flac", "mp3", "opus", "aac", "wav32")
 EXTENSIONS = {"aac": "m4a", "wav32": "wav"}
@@ -94,7 +95,8 @@ def resample(wave: Tensor, rate: int, to: int = SAMPLE_RATE) -> Tensor:
         return wave
     common = math.gcd(rate, to)
     if (rate // common) * (to // common) <= MOST_FILTER_TAPS:
-        return torchaudio.functional.resample(wave, rate, to)
+        with serial_ops():
+            return torchaudio.functional.resample(wave, rate, to)
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.numpy()), format="fltp", layout="stereo")
     frame.sample_rate = rate
     resampler = av.AudioResampler(format="fltp", layout="stereo", rate=to)

@@ -112,7 +112,6 @@ def test_rows_of_a_batch_are_what_they_are_alone(transformer: DiffusionTransform
 
 
 def test_velocities_do_not_depend_on_the_number_of_threads(transformer: DiffusionTransformer) -> None:
-    """At these sizes, where the matrix library's products do not either."""
     before, outcomes = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
