@@ -2,6 +2,6 @@
 
 import os
 
-# The mode of the matrix library in which bits do not depend on the number of threads. It is read at the first
+# Products of the matrix library then do not depend on where their operands lie in memory. It is read at the first
 # product of a process, so it is set before anything here is imported; a value that is set already stays.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

@@ -137,7 +137,7 @@ def write_job_file(
             for s in settings
         ],
         "versions": {name: version(name) for name in PACKAGES} | {"numerics": NUMERICS_VERSION},
-        "mkl_cbwr": os.environ.get("MKL_CBWR"),  # without STRICT, bits depend on the number of threads
+        "mkl_cbwr": os.environ.get("MKL_CBWR"),
         "cuda": torch.version.cuda,
         "launched_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -4,7 +4,7 @@
 
 The folder holds ``checkpoints/`` (original layout), ``vectors/`` and ``audio/``. Prints a line per case: name,
 difference (over the reference's largest value), tolerance, and ok, FAIL or "not supported yet". Exit status 1 on
-any FAIL. Nothing here knows the sizes, seeds or settings of one particular folder, and absent files are passed over.
+any FAIL. Nothing here knows the sizes, seeds or settings of one folder, and absent files are passed over.
 """
 
 import argparse
