@@ -1,6 +1,5 @@
 """What a command line says beyond what Hydra makes of it."""
 
-import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -18,6 +17,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 import conf
 from acestep.errors import RequestError, RestyleError
+from acestep.nearest import nearest
 from jobs.arguments import FIXED, checked, is_text
 
 MODELS = "model=turbo takes the published weights, model=demo the built-in ones, which are random and make noise"
@@ -122,9 +122,9 @@ def nearest_key(error: BaseException) -> str:
     while cause is not None:
         if isinstance(cause, ConfigAttributeError | ConfigKeyError) and is_dataclass(cause.object_type):
             known = _keys(cause.object_type, str(cause.full_key or cause.key).rpartition(".")[0])
-            close = difflib.get_close_matches(str(cause.key), known, 1)
+            close = " or ".join(known[name] for name in nearest(str(cause.key), known))
             names = ", ".join(field.name for field in fields(cause.object_type))
-            return f"did you mean {known[close[0]]}?" if close else f"known keys: {names}"
+            return f"did you mean {close}?" if close else f"known keys: {names}"
         cause = cause.__cause__ or cause.__context__
     return ""
 

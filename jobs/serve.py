@@ -18,6 +18,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
+from acestep.demo import NO_MUSIC, VARIANTS
 from acestep.errors import RequestError
 from jobs.command_line import complete, launch
 from jobs.leaving import COULD_NOT_START, leaving
@@ -86,6 +87,8 @@ def _main(config: DictConfig) -> None:
             console.print(f"{spec.model} listens at {address}/v1/audio/generations")
             if spec.page:
                 console.print(f"the Cover page is at {address}/")
+            if spec.model in VARIANTS:
+                console.print(NO_MUSIC)
             request.came.wait()
         console.print(f"stopped; {KEPT}")
     sys.exit(128 + (request.signal or 2))

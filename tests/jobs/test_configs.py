@@ -104,6 +104,8 @@ def test_the_command_line_goes_over_a_preset() -> None:
         ("cover.guidence_scale=3", "did you mean cover.guidance_scale?"),
         ("cover.audio_cover_strenght=1", "did you mean cover.audio_cover_strength?"),
         ("grid.shfit=[1,2]", "did you mean grid.shift?"),
+        ("cover.strength=0.3", "did you mean cover.audio_cover_strength or cover.cover_noise_strength?"),
+        ("cover.steps=8", "did you mean cover.inference_steps?"),
         ("cluster.worker=2", "did you mean cluster.workers?"),
         ("manifst=x", "did you mean manifest?"),
         ("guidance_scale=9", "did you mean cover.guidance_scale?"),

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import soundfile
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from acestep.checkpoint import fingerprint
 from acestep.cover import BASE_STEPS
 from acestep.errors import RestyleError
+from acestep.hub import find
 from acestep.params import GenerationConfig, GenerationParams
 from acestep.prompt import Prompt
 from acestep.setting import SETTING_FIELDS, CoverSetting
@@ -48,6 +50,35 @@ def job() -> Iterator[RestyleJob]:
     GlobalHydra.instance().clear()
 
 
+def by_the_job(job: RestyleJob, song: Path, name: str, folder: Path, model: ModelFacts) -> list[dict[str, Any]]:
+    """The rows that a worker of a job makes of one track, called ``name``."""
+    (folder / "m.jsonl").write_text(json.dumps({"track_id": name, "source": str(song), "caption": "jazz"}))
+    (track,) = read_manifest(str(folder / "m.jsonl"))
+    assert isinstance(track, Track)
+    digest = hashlib.sha256(song.read_bytes()).hexdigest()
+    planned = {
+        "track_id": track.track_id,
+        "source": track.source,
+        "reference": None,
+        "prompt": json.dumps(asdict(track.prompt)),
+        "preset": None,
+        "notes": list(track.notes),
+        "source_duration_s": None,
+        "items": list(make_items(track, digest, None, Rules(job.settings(), model, job.audio_format))),
+    }
+    store = open_store(str(folder / "out"))
+    spec = worker_at(store, model=model.name, fingerprint=model.fingerprint, audio_format=job.audio_format)
+    return list(RestyleWorker(spec).restyle(planned))
+
+
+def test_a_turbo_model_at_shift_1_is_noted_by_the_job(served: Served, job: RestyleJob, tmp_path: Path) -> None:
+    sweep = replace(job, grid={"shift": [1.0, 3.0]})
+    model = ModelFacts("demo_turbo", fingerprint(find("demo_turbo", None), None, 1.0), True, "float32")
+    rows = by_the_job(sweep, served.music / "country_song.wav", "a", tmp_path, model)
+    noted = {row["effective_shift"]: any(note.startswith("shift ") for note in row["notes"]) for row in rows}
+    assert noted == {1.0: True, 3.0: False}
+
+
 def test_a_file_and_a_caption_make_the_cover_of_the_job(served: Served, job: RestyleJob, tmp_path: Path) -> None:
     song = served.music / "country_song.wav"
     (seed,) = {setting.seed for setting in job.settings()}
@@ -61,25 +92,7 @@ def test_a_file_and_a_caption_make_the_cover_of_the_job(served: Served, job: Res
     assert reply.status_code == 200, reply.text
     (cover,) = reply.json()["covers"]
 
-    digest = hashlib.sha256(song.read_bytes()).hexdigest()
-    (tmp_path / "m.jsonl").write_text(
-        json.dumps({"track_id": cover["row"]["track_id"], "source": str(song), "caption": "jazz"})
-    )
-    (track,) = read_manifest(str(tmp_path / "m.jsonl"))
-    assert isinstance(track, Track)
-    items = list(make_items(track, digest, None, Rules(job.settings(), facts(), job.audio_format)))
-    planned = {
-        "track_id": track.track_id,
-        "source": track.source,
-        "reference": None,
-        "prompt": json.dumps(asdict(track.prompt)),
-        "preset": None,
-        "notes": list(track.notes),
-        "source_duration_s": None,
-        "items": items,
-    }
-    worker = RestyleWorker(worker_at(open_store(str(tmp_path / "out")), audio_format=job.audio_format))
-    (row,) = worker.restyle(planned)
+    (row,) = by_the_job(job, song, cover["row"]["track_id"], tmp_path, facts())
     same = [*SETTING_FIELDS, "seed", "notes", "cover_steps", "t_start", "t_switch", "evaluations", "audio_sha256"]
     same += [name for name in row if name.startswith("effective_")]
     told = {name: cover["row"][name] for name in same}

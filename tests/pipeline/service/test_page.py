@@ -70,6 +70,8 @@ def test_what_a_turbo_model_ignores_is_said() -> None:
     assert "| steps | 8 | 8 |" in said
     assert "| guidance | 9 | none |" in said
     assert "guidance" in said.rpartition("|\n")[2]
+    assert "shift 1:" not in said
+    assert words.plain("shift 1: turbo models are made for shift 3") in comparison(TURBO, shift=1.0)
 
 
 def test_controls_begin_at_values_that_run_and_empty_ones_are_open() -> None:
