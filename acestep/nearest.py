@@ -4,13 +4,16 @@ import difflib
 from collections.abc import Iterable
 
 MOST_NAMES = 3
+MISSPELT = 0.85  # similarity of "worker" and "workers"; that of "steps" and "timesteps" is 0.71
 
 
 def nearest(name: str, accepted: Iterable[str]) -> list[str]:
-    """Accepted names that ``name`` is a word of ("strength" of "audio_cover_strength"), else the most similar one.
+    """The accepted name that differs from ``name`` by a letter or two; else those that ``name`` is a word of, such
+    as "strength" of "audio_cover_strength", at most ``MOST_NAMES``; else the most similar one.
 
-    At most ``MOST_NAMES``, in the order of ``accepted``; empty where none is similar.
+    Empty where none is similar.
     """
     accepted = list(accepted)
+    misspelt = difflib.get_close_matches(name, accepted, 1, MISSPELT)
     holding = [known for known in accepted if name.lower() in known.split("_")]
-    return holding[:MOST_NAMES] or difflib.get_close_matches(name, accepted, 1)
+    return misspelt or holding[:MOST_NAMES] or difflib.get_close_matches(name, accepted, 1)
