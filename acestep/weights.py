@@ -89,7 +89,8 @@ def read_shapes(folder: Path, stem: str) -> dict[str, Shape]:
             for name in content.keys():  # noqa: SIM118 (not a mapping)
                 tensor = content.get_slice(name)
                 shapes[name] = tuple(tensor.get_shape())
-                if tensor.get_dtype() not in READ_DTYPES:
+                # Single numbers, such as a LoRA's alpha, may be of any kind.
+                if shapes[name] and tensor.get_dtype() not in READ_DTYPES:
                     strange.append(f"{name} ({tensor.get_dtype()})")
     if strange:
         raise CheckpointError(

@@ -120,6 +120,14 @@ def test_a_single_file_that_holds_alpha(
     assert_merged(tmp_path / "my voice_v1.2.safetensors", model)
 
 
+@pytest.mark.parametrize("kind", [torch.int64, torch.float64])
+def test_alpha_may_be_of_any_kind_of_number(tmp_path: Path, base: AceStepModel, kind: torch.dtype) -> None:
+    model = trained(base)
+    tensors = {name: t if t.dim() else t.to(kind) for name, t in comfy(weights_of(model)).items()}
+    save_file(tensors, tmp_path / "x.safetensors")
+    assert_merged(tmp_path / "x.safetensors", model)
+
+
 @pytest.mark.parametrize("prefix", ["base_model.model.", "transformer.", ""])
 def test_without_alpha_it_is_the_rank_and_that_is_said(tmp_path: Path, base: AceStepModel, prefix: str) -> None:
     model = trained(base, lora_alpha=RANK)
