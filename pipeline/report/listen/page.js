@@ -56,8 +56,7 @@ function showScale() {
     make("span", null, text(low, unit) + beyond((value) => value < low, "or less")),
     make("i", { className: "ramp" }),
     make("span", null, text(high, unit) + beyond((value) => value > high, "or more")),
-    make("i", { className: "no-colour" }),
-    make("span", null, `no rank: ${Object.keys(data.outcomes).join(", ")}`));
+    make("span", { className: "no-rank" }, make("i"), `no rank: ${Object.keys(data.outcomes).join(", ")}`));
 }
 
 function head() {

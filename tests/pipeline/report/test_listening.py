@@ -262,7 +262,7 @@ def test_what_is_lost_failed_or_not_judged_is_grey_and_has_no_rank(
     assert grey not in {cell["colour"] for cell in judged_cells}
     legend = visit.page.locator("#scale").inner_text().split("\n")
     assert legend == ["0.00", "1.00", "no rank: copy, lost, failed, not judged"]
-    assert visit.page.evaluate("getComputedStyle(document.querySelector('.no-colour')).backgroundColor") == grey
+    assert visit.page.evaluate("getComputedStyle(document.querySelector('.no-rank i')).backgroundColor") == grey
     visit.close()
 
 
