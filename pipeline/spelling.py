@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import RLock
+from queue import Empty, SimpleQueue
+from threading import RLock, Thread
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -23,7 +24,9 @@ from acestep.errors import RestyleError
 from pipeline.storage import StorageError, escaped, locate, patiently
 
 THREADS = 16
-MOST_LISTED = 1000  # folders behind a network: listing one costs a request or more
+# Behind a network a listing costs a request for each thousand names, and cannot be cut short.
+MOST_LISTED = 1000  # folders
+LISTING_S = 20.0
 MOST_NAMED = 3
 FORM = "Unicode form"
 ENCODINGS = ("cp1252", "latin-1", "cp437")  # of spreadsheets, and of archives
@@ -157,22 +160,42 @@ class Folders:
         key = (id(filesystem), folder)
         if key not in self.names:
             self.names[key] = None
-            local = isinstance(filesystem, fs.LocalFileSystem)
-            self.listed += not local
-            if self.listed <= MOST_LISTED:
-                with suppress(OSError, ValueError, pa.ArrowException):
-                    self.names[key] = frozenset(
-                        os.listdir(folder or "/") if local else _listed(filesystem, folder)
-                    )
+            with suppress(OSError, ValueError, pa.ArrowException):
+                if isinstance(filesystem, fs.LocalFileSystem):
+                    self.names[key] = frozenset(os.listdir(folder or "/"))
+                elif self.listed < MOST_LISTED:
+                    self.listed += 1
+                    self.names[key] = frozenset(self._listed(filesystem, folder))
         return self.names[key]
+
+    def _listed(self, filesystem: fs.FileSystem, folder: str) -> list[str]:
+        """The names in a remote folder; one that takes too long is the last that is asked for."""
+        answers: SimpleQueue[list[fs.FileInfo] | Exception] = SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answers.put(filesystem.get_file_info(fs.FileSelector(folder)))
+            except (OSError, ValueError, pa.ArrowException) as error:
+                answers.put(error)
+
+        Thread(target=ask, daemon=True).start()
+        try:
+            answer = answers.get(timeout=LISTING_S)
+        except Empty:
+            self.listed = MOST_LISTED
+            raise TimeoutError from None
+        if isinstance(answer, Exception):
+            raise answer
+        return [info.base_name for info in answer]
 
     def _missing_part(self, filesystem: fs.FileSystem, path: str) -> str:
         """Why nothing is like a path: the folder that is not there, or the drive of another system."""
         if _WINDOWS_DRIVE.search(path):
             return "a path of Windows names no file on this machine"
         missing = path
-        while (folder := missing.rpartition("/")[0]) and self._names(filesystem, folder) is None:
-            missing = folder
+        with suppress(OSError, ValueError, pa.ArrowException):
+            while (folder := missing.rpartition("/")[0]) and not _is_folder(filesystem, folder):
+                missing = folder
         return f"there is no folder {missing!r}" if missing != path else ""
 
 
@@ -207,8 +230,9 @@ def _is_there(uri: str) -> bool:
     return info.type != fs.FileType.NotFound
 
 
-def _listed(filesystem: fs.FileSystem, folder: str) -> list[str]:
-    return [info.base_name for info in filesystem.get_file_info(fs.FileSelector(folder))]
+def _is_folder(filesystem: fs.FileSystem, path: str) -> bool:
+    found: bool = filesystem.get_file_info(path).type == fs.FileType.Directory
+    return found
 
 
 def _there_is(found: list[str], path: str, difference: str) -> str:

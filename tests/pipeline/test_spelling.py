@@ -3,13 +3,16 @@
 import json
 import os
 import sys
+import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import boto3
 import pytest
 import soundfile
+from pyarrow import fs
 
 from pipeline.failures import outcome
 from pipeline.manifest import Track, as_spelled, read_manifest
@@ -20,7 +23,7 @@ from pipeline.pairs import read_pairs
 from pipeline.probe import Probes, probe
 from pipeline.results import as_table
 from pipeline.sources import probe_all
-from pipeline.spelling import Folders, MissingFileError, spelled
+from pipeline.spelling import Folders, MissingFileError, Nearby, spelled
 from pipeline.storage import absolute, locate, open_store
 from tests.conftest import melody, tone
 from tests.s3_server import S3Server
@@ -134,6 +137,37 @@ def test_what_is_like_a_name_is_pointed_to_and_not_taken(
 def test_where_nothing_is_alike(tmp_path: Path, asked: str, hint: str) -> None:
     touch(str(tmp_path), "song.wav")
     assert Folders().near(f"{tmp_path}/{asked}").hint == hint.format(folder=tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_said_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: str) -> list[str]:
+        raise PermissionError(folder)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert Folders().near(f"{tmp_path}/{COMPOSED}") == Nearby()
+
+
+def test_a_listing_that_takes_too_long_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(fs.FileSystemHandler):  # type: ignore[misc]
+        asked: ClassVar[list[str]] = []
+
+        def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
+            return [fs.FileInfo(path, fs.FileType.Directory) for path in paths]
+
+        def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
+            self.asked.append(selector.base_dir)
+            time.sleep(0.5)
+            return []
+
+    monkeypatch.setattr(Slow, "__abstractmethods__", frozenset())
+    monkeypatch.setattr("pipeline.spelling.LISTING_S", 0.05)
+    monkeypatch.setattr("pipeline.spelling.locate", lambda uri: (slow, uri))
+    slow = fs.PyFileSystem(Slow())
+    folders = Folders()
+    assert [folders.near(f"songs/{k}/x.wav") for k in range(5)] == [Nearby()] * 5
+    assert Slow.asked == ["songs/0"]
 
 
 def test_several_are_counted(tmp_path: Path) -> None:
