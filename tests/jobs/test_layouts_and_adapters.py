@@ -14,12 +14,14 @@ from safetensors.torch import save_file
 
 from acestep.audio import encode_audio
 from acestep.checkpoint import fingerprint, locate
-from acestep.errors import RequestError
+from acestep.errors import CheckpointError, RequestError
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
 from pipeline.console import ConsoleReporter
 from pipeline.job import RestyleJob
 from pipeline.restyle import run
+from pipeline.service.launch import _model as model_facts
+from pipeline.service.spec import ServiceSpec
 from tests.conftest import tone
 from tests.parity.export import WIDTH, make_parts, write_checkpoint
 from tests.parity.pipeline_folder import save_pipeline
@@ -83,6 +85,15 @@ def test_the_job_reads_the_diffusers_layout_and_hears_the_adapter(place: Path) -
     adapted = AceStepHandler.from_checkpoint(original, device="cpu", adapter=place / "lora", adapter_scale=0.8)
     assert cover == in_this_process(place, adapted)
     assert cover != in_this_process(place, AceStepHandler.from_checkpoint(original, device="cpu"))
+
+
+def test_the_service_takes_the_adapters_that_the_job_takes(place: Path) -> None:
+    model = locate(place / "original", "base")
+    for path in (place / "lora", place / "lora" / "adapter_model.safetensors"):
+        spec = ServiceSpec(output=str(place), model=str(place / "original"), variant="base", adapter=str(path))
+        assert model_facts(spec).fingerprint == fingerprint(model, place / "lora")
+    with pytest.raises(CheckpointError, match=r"a\.wav: not a \.safetensors file"):
+        model_facts(ServiceSpec(output=str(place), model="demo", adapter=str(place / "a.wav")))
 
 
 def test_a_scale_out_of_range_cannot_start(place: Path) -> None:

@@ -217,6 +217,14 @@ def test_a_comparison_is_told_in_sentences() -> None:
     assert said[-1].startswith("no setting beats these in both song kept and style moved: s0.30 (0.")
 
 
+def test_sentences_name_settings_as_they_are_asked_to() -> None:
+    found = compare(table(covers(12, 4, 2, noisy(lambda setting: (-0.3, 0.0, 0.005, 0.1)[setting]))))
+    said = explain(found, called=lambda row: row["setting_name"].replace("s", "a, b "))
+    assert said[0].startswith("best is a, b 0.")
+    assert not any(" s0." in line for line in said)
+    assert any("); a, b 0." in line for line in said)  # names that hold a comma are parted by semicolons
+
+
 def test_the_best_is_told_from_others_by_score_alone() -> None:
     rows = covers(12, 2, 1, noisy(lambda setting: 0.2 * setting))
     for row in rows:
