@@ -177,7 +177,7 @@ class Tracker:
                 log_setting(client, runs, setting.setting_id, own, self.output, findings)
             launch: dict[str, float] = {}
             if progress is not None and progress.done:
-                launch = {"job_seconds": seconds, "tracks_per_minute": progress.overall().tracks_per_minute}
+                launch = {"job_seconds": seconds, "job_tracks_per_minute": progress.overall().tracks_per_minute}
                 _log_progress(client, runs, progress_metrics(progress), int(time.time() * 1000))
             log_job(client, runs, rows, findings, launch)
             found = links(self.uri, runs.experiment, list(runs.settings.values()))

@@ -17,7 +17,7 @@ OBJECTIVE = "Objective"
 # Their spread is logged too; of the others the tables tell.
 SPREAD = (SCORE, KEPT, MOVED, "harmony/chroma_excess", "melody/salience_excess", "structure/ssm_corr")
 # Names of earlier versions, kept up to date in runs that have them. They contradicted each other: a cover that was
-# made ("ok") may have lost the song (not "ok"), and the time of a CPU is no GPU's.
+# made ("ok") may have lost the song (not "ok"), the time of a CPU is no GPU's, and ``progress/`` has another rate.
 RENAMED = {
     "covers_ok": "covers_made",
     "time/gpu_s": "time/device_s",
@@ -25,6 +25,7 @@ RENAMED = {
     "cover/copy": "outcome/copy",
     "cover/lost": "outcome/lost",
     "cover/failed": "covers_failed",
+    "tracks_per_minute": "job_tracks_per_minute",
 }
 ON_DEVICE = ("condition_seconds", "denoise_seconds", "decode_seconds")
 

@@ -110,7 +110,8 @@ def test_runs_audio_and_the_listening_page_are_there(folder: Path, server: Serve
     client = MlflowClient(server.uri)
     (experiment,) = [found for found in client.search_experiments() if found.name == "songs"]
     base = f"{server.uri}/#/experiments/{experiment.experiment_id}/runs"
-    show(page, base, folder, "runs", f"{SETTINGS + 1} matching runs")
+    (address,) = re.findall(r"runs +(http\S+)", said)
+    show(page, address, folder, "runs", f"{SETTINGS + 1} matching runs")
 
     runs = {run.info.run_name: run.info.run_id for run in client.search_runs([experiment.experiment_id])}
     show(page, f"{base}/{runs['songs']}", folder, "job", "Compare the settings")

@@ -199,7 +199,7 @@ def test_progress_is_a_curve_that_goes_on_in_the_next_launch(store: Store, clien
         assert all(abs(metric.timestamp / 1000 - time.time()) < 60 for metric in history)
         metrics = client.get_run(job).data.metrics
         assert (metrics["progress/covers_done"], metrics["job_seconds"]) == (4, 70)
-        assert metrics["tracks_per_minute"] == pytest.approx(4)
+        assert metrics["job_tracks_per_minute"] == pytest.approx(4)
     assert len(steps) == 4
 
 
