@@ -81,7 +81,9 @@ def _main(config: DictConfig) -> None:
             raise RequestError(f'{error.name} is not installed; pip install -e ".[ui]"') from error
         if open_to_others(spec, keys):
             console.print(f"warning: {spec.host} is open to the network and {KEYS} is not set", style="yellow")
+        console.print(f"checking the model {spec.model} and the folder {spec.output}")
         opened = open_service(spec, keys)
+        console.print(f"loading {spec.model}; a large model takes minutes")
         # Ray takes over the signals when it starts, so ours come after it.
         with stop_signals(lambda: None) as request, running(opened) as address:
             console.print(f"{spec.model} listens at {address}/v1/audio/generations")

@@ -10,6 +10,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from pipeline.actors import RestyleWorker
 from pipeline.cluster import ClusterSpec, Pool, PoolError, unplaced
+from pipeline.native_lines import known_lines_dropped
 from pipeline.plan_source import PlanSource
 from pipeline.stopping import StopFlag
 from pipeline.storage import Store
@@ -32,7 +33,12 @@ def stream(
     with DataContext.current(_settings(cluster)):
         results = _dataset(plan, worker, cluster, pool, stop, worker_class)
     try:
-        yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        tables = iter(results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+        with known_lines_dropped():  # workers start before the first table comes
+            first = next(tables, None)
+        if first is not None:
+            yield first
+            yield from tables
     except GetTimeoutError as error:
         raise PoolError(unplaced(cluster, pool)) from error
     except ExecutionTimeoutError as error:

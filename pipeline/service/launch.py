@@ -43,6 +43,8 @@ MOST_OPEN = 100_000  # requests that the front holds: its own limits refuse far 
 # Serve replaces a proxy that is slow to answer, and with it every open request. One is slow where all cores are
 # busy with covers, and no worse for that.
 PATIENCE, PATIENCE_S = ("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S"), "120"
+# A large model loads for minutes, which is no reason for Serve to warn every half minute.
+SLOW_START, SLOW_START_S = "RAY_SERVE_SLOW_STARTUP_WARNING_S", "300"
 LEAVE_S = 20.0  # what is under way may take so long when the service ends
 
 log = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ def open_service(spec: ServiceSpec, keys: Sequence[str] = ()) -> Opened:
     _refuse_taken(spec.host, spec.port)
     for name in PATIENCE:
         os.environ.setdefault(name, PATIENCE_S)
+    os.environ.setdefault(SLOW_START, SLOW_START_S)
     connect(spec.cluster)
     others = _other_applications()
     if others:
