@@ -144,7 +144,7 @@ def _taken(job: str, argument: str, rest: str) -> str:
         raise RequestError(f"{key}: a job sets this itself; of Hydra's own keys give {' or '.join(OF_HYDRA)} only")
     kind = kind_of(job, key)
     if rest:
-        whole = _mended(f"{sign}{key}", text + rest, kind) or argument + rest
+        whole = _mended(f"{sign}{key}", (text + rest).strip(), kind) or argument + rest
         raise RequestError(
             f"{rest.strip()} is not of the form key=value; if it belongs to {key}, write {shlex.quote(whole)}"
         )

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.filesize import decimal
 
@@ -39,8 +40,8 @@ class Space:
 
 
 def space_for(forecast: Forecast, audio_format: str, output: Store) -> Space:
-    """The space that a forecast's covers take in a folder, which must be there."""
-    free = shutil.disk_usage(output.root).free if output.is_local else None
+    """The space that a forecast's covers take in a folder, which need not be there yet."""
+    free = shutil.disk_usage(_nearest(Path(output.root))).free if output.is_local else None
     if forecast.gigabytes is not None:
         return Space(forecast.gigabytes * 1e9, "at the rate of covers made before", free)
     most = most_bytes(forecast.audio_hours * 3600, forecast.items, audio_format)
@@ -50,3 +51,8 @@ def space_for(forecast: Forecast, audio_format: str, output: Store) -> Space:
 def most_bytes(seconds: float, covers: int, audio_format: str) -> float:
     """What so many covers of together so many seconds take at the most."""
     return seconds * MOST_BYTES_PER_S[audio_format] * (1 + CONTAINER_SHARE) + covers * CONTAINER_BYTES
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    return next(path for path in (folder, *folder.parents) if path.exists())

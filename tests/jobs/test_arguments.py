@@ -208,6 +208,7 @@ def test_a_text_that_looks_like_a_number_stays_as_it_is(text: str) -> None:
 
 def test_words_of_a_path_with_spaces_are_put_together() -> None:
     assert refused("restyle", "manifest=my", "new", "tracks.csv", "output=o") == ['manifest="my new tracks.csv"']
+    assert refused("restyle", "manifest=", "my.csv", "output=o") == ['manifest="my.csv"']
     assert refused("restyle", "output=o", "manifest=my", "(1).csv") == ['manifest="my (1).csv"']
     with pytest.raises(RequestError, match="key=value"):
         checked("restyle", ["tracks.csv"])
@@ -275,3 +276,8 @@ def test_an_output_that_cannot_encode_a_name_gets_the_report_all_the_same(
     name = "日本 é".encode(encoding, "backslashreplace").decode(encoding)
     assert re.search(rf"^  {re.escape(name)} +missing_file ", said, re.MULTILINE)
     assert "there is no plan yet" not in said
+
+
+@given(st.lists(AWKWARD | TEXT, min_size=1, max_size=3))
+def test_quoted_texts_of_a_list_do_not_run_into_each_other(texts: list[str]) -> None:
+    assert parsed(f"key=[{','.join(map(quoted, texts))}]") == texts
