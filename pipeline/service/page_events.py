@@ -14,6 +14,9 @@ from pipeline.service.page_layout import Controls, placed
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # there is one API, and it is the service's
 QUIET: dict[str, Any] = {"show_progress": "hidden"} | PRIVATE
+# A slider's number may be out of range while it is typed: Gradio's own check would then fail before the handler is
+# called, and the page would go on showing what was.
+AS_TYPED: dict[str, Any] = {"preprocess": False} | QUIET
 # The clipboard's newer door is shut to pages without TLS.
 COPY = "() => { document.querySelector('#command textarea').select(); document.execCommand('copy'); }"
 News = AsyncGenerator[tuple[str, list[str], list[handlers.Shown], int | None], None]
@@ -87,8 +90,8 @@ def wire(
     blocks.load(compare, fields, [page.compared, page.command], **PRIVATE)
     for control in (*fields, *axes):
         # A command that was written for other settings would be copied for these.
-        control.change(compare, fields, [page.compared, page.command], trigger_mode="always_last", **QUIET)
-    page.preset.input(take_preset, [page.preset, *fields], fields, **QUIET)
+        control.change(compare, fields, [page.compared, page.command], trigger_mode="always_last", **AS_TYPED)
+    page.preset.input(take_preset, [page.preset, *fields], fields, **AS_TYPED)
     page.go.click(make, [page.orders, page.source, *fields], news, **QUIET)
     page.go_grid.click(make_grid, [page.orders, page.source, *axes, *fields], news, **QUIET)
     page.stop.click(cancel, page.orders, page.said, **QUIET)

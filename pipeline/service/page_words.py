@@ -9,8 +9,8 @@ from acestep.cover import BASE_STEPS
 from acestep.errors import RequestError
 from acestep.params import GenerationConfig, GenerationParams
 from acestep.schedule import TURBO_STEPS
-from acestep.setting import CoverSetting, parse_values
-from acestep.values import as_whole_number, is_empty
+from acestep.setting import SETTING_TYPES, CoverSetting, parse_values
+from acestep.values import as_number, as_whole_number, is_empty
 from pipeline.presets import Preset
 from pipeline.service.orders import Requested
 
@@ -81,7 +81,7 @@ def request_of(values: Mapping[str, Any]) -> tuple[GenerationParams, GenerationC
         if name in words:
             words[name] = as_whole_number(name, words[name])
     config = GenerationConfig(batch_size=words.pop("batch_size", 1), audio_format=words.pop("audio_format"))
-    words = {name: float(v) if isinstance(v, int) and name in _FLOATS else v for name, v in words.items()}
+    words |= {name: as_number(name, words[name]) for name in FIELDS if SETTING_TYPES.get(name) is float}
     return GenerationParams(task_type="cover", **words), config
 
 
@@ -94,9 +94,6 @@ def controls_of(params: GenerationParams, config: GenerationConfig, seed: int) -
         "audio_format": config.audio_format,
     }
     return {name: values[name] for name in FIELDS}
-
-
-_FLOATS = ("audio_cover_strength", "guidance_scale", "shift", "cfg_interval_start", "cfg_interval_end")
 
 
 def preset_names(presets: Sequence[Preset]) -> dict[str, Preset]:

@@ -31,7 +31,7 @@ from pipeline.service.page_handlers import (
     heard_seeds,
     one_seed,
 )
-from pipeline.service.page_layout import lay_out, placed
+from pipeline.service.page_layout import SLIDERS, lay_out, placed
 from pipeline.service.spec import Limits, ServiceSpec
 from pipeline.storage import open_store
 from tests.conftest import tone
@@ -87,6 +87,13 @@ def test_controls_begin_at_values_that_run_and_empty_ones_are_open() -> None:
 def test_a_seed_that_is_none_is_named(text: str) -> None:
     with pytest.raises(RequestError, match=f"seed '{text}' is not a whole number"):
         words.request_of(words.defaults(False) | {"seed": text})
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in SLIDERS] + ["batch_size"])
+def test_a_number_that_is_missing_or_out_of_range_is_named(name: str) -> None:
+    for typed in (None, 1e9):
+        with pytest.raises(RequestError, match=rf"^{name} "):
+            comparison(BASE, **{name: typed})
 
 
 def test_a_grid_is_read_strength_across_and_guidance_down() -> None:
@@ -391,6 +398,12 @@ def test_a_visitor_finds_a_setting_and_takes_it_to_the_catalogue(tmp_path: Path)
         page.get_by_role("option", name="country \N{RIGHTWARDS ARROW} heavy metal").click()
         page.wait_for_function("document.querySelector('#caption textarea').value.includes('double bass drums')")
         assert page.locator("#audio_cover_strength input[type=number]").input_value() == "0.4"
+
+        # What is wrong while it is typed is said, and gone when it is right.
+        page.locator("#guidance_scale input[type=number]").fill("777")
+        page.wait_for_function("document.querySelector('#compared').innerText.includes('guidance_scale 777')")
+        visit.number("guidance_scale", "9")
+        page.wait_for_selector("#compared table")
 
         # Cancelled in mid-generation: what is left of eight covers is not made.
         visit.number("inference_steps", "100")
