@@ -17,7 +17,7 @@ from acestep import ffmpeg
 from acestep.chunks import closed
 from acestep.errors import AudioError, TooLongError
 from acestep.ffmpeg import Block
-from acestep.joined import Part, parts_of
+from acestep.joined import Part, has_no_count, parts_of
 from acestep.source_notes import DATA_LEFT_OUT, DOWNMIXED, JOINED, Meter, SourceNote
 from acestep.truncation import MPEG_FRAME_SAMPLES, keeps_count, refuse_cut
 from acestep.windows import Scan
@@ -92,7 +92,9 @@ def check_samples(blocks: Sequence[np.ndarray]) -> None:
 def header_seconds(file: BinaryIO) -> float | None:
     """The length that a file's header gives, without decoding; None where it gives none that can be believed."""
     file = closed(file)
-    parts = parts_of(file).parts
+    if has_no_count(file):
+        return None
+    parts = parts_of(file, believe_count=True).parts
     found = [_header_seconds(part.open(file), part) for part in parts]
     return None if None in found else sum(seconds for seconds in found if seconds is not None)
 

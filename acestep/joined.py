@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from acestep.chunks import end_of_content
-from acestep.mpeg import stretches, tag_size
+from acestep.mpeg import as_counted, counts_itself, stretches, tag_size
 from acestep.windows import Scan, Window
 
 MOST_PARTS = 10_000
@@ -46,8 +46,12 @@ class Joined:
     left_over: int = 0
 
 
-def parts_of(file: BinaryIO) -> Joined:
-    """The files that ``file`` joins, one for most; ``file`` is left at its start."""
+def parts_of(file: BinaryIO, believe_count: bool = False) -> Joined:
+    """The files that ``file`` joins, one for most; ``file`` is left at its start.
+
+    Args:
+        believe_count: do not look at every frame of an MP3 whose own count of bytes is right.
+    """
     scan = Scan(file)
     tag = tag_size(scan, 0)
     head = scan.at(tag, 12)
@@ -59,13 +63,14 @@ def parts_of(file: BinaryIO) -> Joined:
         blank = scan.is_blank(end, scan.length)
         joined = Joined(left_over=0 if blank else max(scan.length - end, 0))
     else:
-        joined = _mpeg(scan)
+        joined = _mpeg(scan, believe_count)
     file.seek(0)
     return joined if joined.parts else Joined([Part(((0, scan.length),))], joined.left_over)
 
 
-def _mpeg(scan: Scan) -> Joined:
-    found, lost = stretches(scan)
+def _mpeg(scan: Scan, believe_count: bool) -> Joined:
+    counted = as_counted(scan) if believe_count else None
+    found, lost = ([counted], 0) if counted else stretches(scan)
     return Joined([Part(tuple(s.ranges), exceeds_count=s.exceeds_count) for s in found[:MOST_PARTS]], lost)
 
 
@@ -99,3 +104,10 @@ def _ogg(scan: Scan) -> Joined:
         segments = scan.at(place + 27, head[26])
         place += 27 + head[26] + sum(segments)
     return Joined([*parts, Part(((start, scan.length),), streams)], lost)
+
+
+def has_no_count(file: BinaryIO) -> bool:
+    """True for MPEG audio that does not tell how much there is of it; ``file`` is left at its start."""
+    found = counts_itself(Scan(file)) is False
+    file.seek(0)
+    return found

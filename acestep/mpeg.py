@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from acestep.windows import Scan
 
 MOST_FRAMES = 300_000  # 40 minutes of the shortest frames, two hours of common ones: too long for any use
+MOST_FRAME_BYTES = 1441  # of layer 3
 MOST_JUNK = 1 << 16  # bytes before the first frame, after its tag
 MOST_TRIES = 200_000  # places that look like a frame and are none
 SURE = 4  # frames one after the other that are no chance, where something else stood before
@@ -160,6 +161,35 @@ def stretches(scan: Scan) -> tuple[list[Stretch], int]:
     if frames == MOST_FRAMES:
         found[-1].extend(place, scan.length)
     return found, lost if found else 0
+
+
+def counts_itself(scan: Scan) -> bool | None:
+    """Whether the first frame counts those that follow; None where a file does not begin with MPEG audio."""
+    place = tag_size(scan, 0)
+    return _count(scan.at(place, 64))[0] if _are_frames(scan, place, may_end=True) else None
+
+
+def as_counted(scan: Scan) -> Stretch | None:
+    """The one stretch of a file that has as many bytes as its first frame tells, with no more than tags behind."""
+    start = tag_size(scan, 0)
+    content = scan.at(start, 64)
+    frame, (is_count, count) = frame_of(content[:6]), _count(content)
+    size = _counted_bytes(content)
+    if frame is None or not is_count or not count or size > count * MOST_FRAME_BYTES:
+        return None
+    place = end = start + size
+    while place < scan.length and (tag := tag_size(scan, place)):
+        place += tag
+    return Stretch([(0, end)], frame.kind, count, count) if size and place == scan.length else None
+
+
+def _counted_bytes(content: bytes) -> int:
+    """The bytes of a file from its first frame on, as that one tells; 0 where it does not."""
+    for at in (36, 21, 13):
+        if content[at : at + 4] in COUNTED:
+            flags, size = struct.unpack(">I4xI", content[at + 4 : at + 16])
+            return size if flags & 3 == 3 else 0
+    return 0
 
 
 def _count(content: bytes) -> tuple[bool, int | None]:

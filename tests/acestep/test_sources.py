@@ -132,6 +132,14 @@ def test_frames_without_a_count_are_read_whatever_stands_around_them(name: str, 
     assert kinds(torn) == [DATA_LEFT_OUT]
 
 
+@pytest.mark.parametrize("count", [0, 50])
+def test_a_count_that_is_too_small_cuts_nothing_off(count: int) -> None:
+    content = bytearray(encoded(tone(3.0), "mp3", "libmp3lame"))
+    mark = max(content.find(b"Xing"), content.find(b"Info"))
+    content[mark + 8 : mark + 12] = count.to_bytes(4, "big")
+    assert abs(load_audio(io.BytesIO(bytes(content))).shape[1] - 3 * 48_000) < 4_000
+
+
 def test_the_first_block_of_cut_vorbis_and_of_mp3_in_wav_is_no_truncation() -> None:
     music = encoded(tone(4.0), "ogg", "vorbis")
     pages = [place for place in range(len(music)) if music.startswith(b"OggS", place)]
