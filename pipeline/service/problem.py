@@ -25,6 +25,7 @@ STATUS_OF_KIND = {
     "out_of_memory": 503,
     "storage_error": 503,
 }
+_FIELDS = {"language": "vocal_language"}  # names of a manifest that a request has otherwise
 MOST_SHOWN, MOST_SAID = 200, 1000  # characters of a value that are said back, and of a message
 
 
@@ -75,7 +76,8 @@ def of_error(error: RestyleError, given: Mapping[str, Any], fields: Collection[s
         return error
     message, remedy = said_and_remedy(str(error))
     named = re.match(r"\w+", message)
-    field = named.group() if named and named.group() in fields else None
+    field = _FIELDS.get(named.group(), named.group()) if named else None
+    field = field if field in fields else None
     kind = source_kind(error) if isinstance(error, AudioError) else "invalid_value"
     status = STATUS_OF_KIND.get(kind, 422)
     remedy = remedy or (f"see /openapi.json for what {field} may be" if field else "see /openapi.json")

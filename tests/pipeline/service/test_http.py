@@ -228,6 +228,7 @@ def test_too_many_are_told_when_to_come_again(served: Served) -> None:
         ({"seed": -7.5}, 422, "seed"),
         ({"seed": -2}, 422, "seed"),
         ({"bpm": 0}, 422, "bpm"),
+        ({"vocal_language": "English"}, 422, "vocal_language"),
         ({"batch_size": 9}, 422, "batch_size"),
         ({"batch_size": True}, 422, "batch_size"),
         ({"seeds": [1, 1], "batch_size": 2}, 422, "seeds"),
