@@ -15,7 +15,7 @@ from acestep.setting import CoverSetting
 from pipeline.compare_job import CompareJob, compare_in
 from pipeline.findings import Findings
 from pipeline.items import drawn_seed
-from pipeline.job import RestyleJob, check_model, open_output
+from pipeline.job import RestyleJob, check_model, check_options, open_output
 from pipeline.lease import HeldStore, holding
 from pipeline.lots import drawn
 from pipeline.manifest import Track, read_manifest, track_id_of
@@ -81,6 +81,7 @@ def tune_catalogue(job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Cal
 
 
 def _check(job: RestyleJob, spec: TuneSpec) -> None:
+    check_options(job)
     if not job.metrics.enabled:
         raise RequestError("metrics.enabled is false, and tuning lives by what is measured; take it out")
     for name, count in (("tracks", spec.tracks), ("seeds", spec.seeds)):

@@ -15,17 +15,21 @@ from urllib.parse import quote
 
 import pytest
 from mlflow.entities import Experiment
+from rich.console import Console
 
 from acestep.errors import RequestError
 from pipeline.cluster import Pool
+from pipeline.console import ConsoleReporter
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob
 from pipeline.record import read_record, tracking_key, write_job_file
+from pipeline.restyle import run as restyle
 from pipeline.storage import Store, open_store
 from pipeline.tracking import Tracker, TrackingSpec
 from pipeline.tracking_faults import TrackerError, fault_of
 from pipeline.tracking_look import usable
 from pipeline.tracking_uri import checked, shown, sqlite_file, sqlite_uri
+from pipeline.tune_job import TuneSpec, tune_catalogue
 from tests.mlflow_database import create_database
 from tests.pipeline.test_tracking import rows, track
 
@@ -103,6 +107,17 @@ def test_what_can_never_work_is_refused_before_anything_starts(uri: str, reason:
     assert "secret" not in str(refused.value)
     Tracker(TrackingSpec(enabled=False, uri=uri), "songs", open_store(str(tmp_path)), str(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_no_cover_is_made_for_a_tracker_that_can_never_work(tmp_path: Path) -> None:
+    manifest = tmp_path / "tracks.csv"
+    manifest.write_text("track_id,source,caption\na,a.wav,jazz\n")
+    job = RestyleJob(str(manifest), str(tmp_path / "out"), {"seed": 1}, tracking=TrackingSpec(uri="./mlruns"))
+    with pytest.raises(RequestError, match="MLFLOW_ALLOW_FILE_STORE"):
+        tune_catalogue(job, TuneSpec(), ConsoleReporter(Console()), pytest.fail)
+    with pytest.raises(RequestError, match="MLFLOW_ALLOW_FILE_STORE"):
+        restyle(job, ConsoleReporter(Console()))
+    assert [path.name for path in tmp_path.iterdir()] == ["tracks.csv"]
 
 
 def test_a_folder_of_files_is_taken_by_who_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
