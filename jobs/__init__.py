@@ -1,1 +1,17 @@
 """Launchable jobs, one verb each: ``python -m jobs.<verb>``."""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+
+def _stopped(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"stopped\n")
+    os._exit(128 + number)
+
+
+if sys.argv[0] == "-m":  # A job is being launched. Its imports take seconds, and only then it listens to signals.
+    for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(_number) is not signal.SIG_IGN:
+            signal.signal(_number, _stopped)

@@ -14,7 +14,8 @@ memory has a row that says so, and ours is timed alone. Where other processes ru
 time: threads that wait for each other spend it too.
 
 Exit status: 0 done; 1 the two sides do not agree in some case, or the report could not be written, and the cases
-before it are reported; 2 could not start; 130 interrupted.
+before it are reported; 2 could not start; 130 interrupted
+(143 by SIGTERM, 129 by SIGHUP).
 """
 
 import sys

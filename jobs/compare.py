@@ -7,7 +7,8 @@
 It reads result rows and audio and nothing else, so it also makes up for a server that was down, moves a folder's
 runs to another one, and judges by another objective. What it finds is written to ``comparison`` in the folder.
 
-Exit status: 0 done; 1 broke off; 2 could not start; 3 done, and not tracked; 130 interrupted.
+Exit status: 0 done; 1 broke off; 2 could not start; 3 done, and not tracked; 130 interrupted
+(143 by SIGTERM, 129 by SIGHUP).
 """
 
 import sys

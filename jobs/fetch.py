@@ -5,7 +5,8 @@
     python -m jobs.fetch model=turbo verify_only=true
     python -m jobs.fetch list=true
 
-Exit status: 0 all is here and fits; 2 it is not, with one message that says why; 130 interrupted.
+Exit status: 0 all is here and fits; 2 it is not, with one message that says why; 130 interrupted
+(143 by SIGTERM, 129 by SIGHUP).
 """
 
 import os
@@ -26,8 +27,9 @@ from acestep.hub import Source
 from jobs.command_line import complete, launch
 from jobs.schema import register
 from pipeline.printing import plain_console
+from pipeline.signals import raising, status_of
 
-OK, FAILED, INTERRUPTED = 0, 2, 130
+OK, FAILED = 0, 2
 LINE_INTERVAL_S = 10.0
 
 register()
@@ -73,20 +75,21 @@ def wanted(config: DictConfig, progress: type[Any] | None) -> Iterator[Fetched]:
 def _main(config: DictConfig) -> None:
     _entered.append(True)
     console, errors = plain_console(), plain_console(stderr=True)
-    try:
-        complete(config)
-        if config.list:
-            for line in overview():
-                console.print(line)
-            return
-        for fetched in wanted(config, None if console.is_terminal else LogLines):
-            say(console, fetched)
-    except RestyleError as error:
-        errors.print(f"error: {error}", style="red")
-        sys.exit(FAILED)
-    except KeyboardInterrupt:
-        errors.print("interrupted: complete files are kept, and the same command goes on", style="red")
-        sys.exit(INTERRUPTED)
+    with raising():
+        try:
+            complete(config)
+            if config.list:
+                for line in overview():
+                    console.print(line)
+                return
+            for fetched in wanted(config, None if console.is_terminal else LogLines):
+                say(console, fetched)
+        except RestyleError as error:
+            errors.print(f"error: {error}", style="red")
+            sys.exit(FAILED)
+        except KeyboardInterrupt as stopped:
+            errors.print("interrupted: complete files are kept, and the same command goes on", style="red")
+            sys.exit(status_of(stopped))
 
 
 def say(console: Console, fetched: Fetched) -> None:

@@ -10,21 +10,27 @@ from pipeline.cluster import PoolError
 from pipeline.console import ConsoleReporter
 from pipeline.lease import LeaseLostError
 from pipeline.printing import plain_console
-from pipeline.stopping import StoppedError, StoppedNow
+from pipeline.signals import raising, status_of
+from pipeline.stopping import StoppedError
 
-OK, BROKE_OFF, COULD_NOT_START, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
+OK, BROKE_OFF, COULD_NOT_START, INCOMPLETE = 0, 1, 2, 3
 KEPT = "what is finished is kept, and the same command goes on from here"
 AGAIN = "the same command does it again"
 
 
 @contextmanager
 def leaving(reporter: ConsoleReporter | None = None, kept: str = KEPT) -> Iterator[None]:
-    """Ends the process with a message and a status when what it holds raises.
+    """Ends the process with a message and a status when what it holds raises, or a signal comes.
 
     Args:
         reporter: whose bar is taken away first; a job whose storage fails before it told the plan could not start.
         kept: what is left of the work that was under way.
     """
+    with raising():
+        yield from _telling(reporter, kept)
+
+
+def _telling(reporter: ConsoleReporter | None, kept: str) -> Iterator[None]:
     try:
         yield
     except (PoolError, LeaseLostError) as error:
@@ -37,10 +43,8 @@ def leaving(reporter: ConsoleReporter | None = None, kept: str = KEPT) -> Iterat
         if reporter is not None and not reporter.begun:
             _leave(reporter, f"error: could not start: {error}", COULD_NOT_START)
         _leave(reporter, f"error: storage failed: {error}; {kept}", BROKE_OFF)
-    except StoppedNow as stopped:
-        _leave(reporter, f"interrupted: {kept}", 128 + stopped.signal)
-    except KeyboardInterrupt:
-        _leave(reporter, f"interrupted: {kept}", INTERRUPTED)
+    except KeyboardInterrupt as stopped:
+        _leave(reporter, f"interrupted: {kept}", status_of(stopped))
 
 
 def _leave(reporter: ConsoleReporter | None, message: str, status: int) -> NoReturn:

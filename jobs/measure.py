@@ -10,7 +10,7 @@
 Then ``jobs.compare`` works on that folder like on any other. A second launch measures what is missing.
 
 Exit status: 0 all is measured; 1 broke off; 2 could not start; 3 done, and some covers could not be measured; 130
-interrupted.
+interrupted (143 by SIGTERM, 129 by SIGHUP).
 """
 
 import sys

@@ -7,9 +7,9 @@
 ``dry_run=true`` looks at everything, makes nothing, and says what is left to do.
 
 Exit status: 0 every cover is there; 2 nothing could start; 3 finished, and some tracks failed or were rejected;
-1 broke off; 130 stopped by Ctrl-C, 143 by SIGTERM, after the covers under way (a second one does not wait for
-them): what is finished is kept, and the same command goes on from there. ``--cfg job`` prints the whole
-configuration.
+1 broke off; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, after the covers under way (a second signal does
+not wait for them): what is finished is kept, and the same command goes on from there. ``--cfg job`` prints the
+whole configuration.
 """
 
 import sys

@@ -8,7 +8,7 @@ has moved, and never one that copies its source or loses the song. ``winners.csv
 which tracks there is none.
 
 Exit status: 0 every track has a winner; 1 broke off; 2 could not start; 3 done, and some tracks have none; 130
-interrupted.
+interrupted (143 by SIGTERM, 129 by SIGHUP).
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Covers on request, over HTTP and on a page, until Ctrl-C or SIGTERM.
+"""Covers on request, over HTTP and on a page, until Ctrl-C, SIGTERM or SIGHUP.
 
     python -m jobs.serve model=turbo
     python -m jobs.serve model=turbo "access.roots=[/srv/music]" host=0.0.0.0 port=8001
@@ -8,11 +8,13 @@ Keys that clients must send stand in the environment variable RESTYLE_API_KEYS, 
 service is open to whoever reaches it, which by default is this machine alone. Results, uploads and requests under
 way are kept in ``output`` and outlive a restart.
 
-Exit status: 2 it could not start; 1 it broke off; 130 stopped by Ctrl-C, 143 by SIGTERM.
+Exit status: 2 it could not start; 1 it broke off; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 import os
 import sys
+import threading
+from dataclasses import replace
 from typing import Any
 
 import hydra
@@ -25,6 +27,8 @@ from jobs.leaving import COULD_NOT_START, leaving
 from jobs.presets import read_presets, search_path
 from jobs.schema import register
 from pipeline.cluster import ClusterSpec
+from pipeline.job import open_output
+from pipeline.lease import BEAT_S, holding
 from pipeline.measuring import MetricsSpec
 from pipeline.printing import plain_console
 from pipeline.service.spec import Access, Limits, ServiceSpec
@@ -82,16 +86,20 @@ def _main(config: DictConfig) -> None:
         if open_to_others(spec, keys):
             console.print(f"warning: {spec.host} is open to the network and {KEYS} is not set", style="yellow")
         console.print(f"checking the model {spec.model} and the folder {spec.output}")
-        opened = open_service(spec, keys)
-        console.print(f"loading {spec.model}; a large model takes minutes")
-        # Ray takes over the signals when it starts, so ours come after it.
-        with stop_signals(lambda: None) as request, running(opened) as address:
-            console.print(f"{spec.model} listens at {address}/v1/audio/generations")
-            if spec.page:
-                console.print(f"the Cover page is at {address}/")
-            if spec.model in VARIANTS:
-                console.print(NO_MUSIC)
-            request.came.wait()
+        folder = open_output(spec.output)
+        with holding(folder, f"output {spec.output}", lambda text: console.print(f"warning: {text}")) as output:
+            opened = replace(open_service(spec, keys), output=output)
+            console.print(f"loading {spec.model}; a large model takes minutes")
+            up = threading.Event()
+            with stop_signals(lambda: not up.is_set()) as request, running(opened) as address:
+                up.set()
+                console.print(f"{spec.model} listens at {address}/v1/audio/generations")
+                if spec.page:
+                    console.print(f"the Cover page is at {address}/")
+                if spec.model in VARIANTS:
+                    console.print(NO_MUSIC)
+                while not request.came.wait(BEAT_S):
+                    output.lease.check()
         console.print(f"stopped; {KEPT}")
     sys.exit(128 + (request.signal or 2))
 

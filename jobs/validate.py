@@ -8,7 +8,7 @@ It takes every key of ``jobs.restyle``, so that one edits the verb only; ``dry_r
 downloaded and nothing is made, but that the output folder remembers under ``probes/`` what the sources are.
 
 Exit status: 0 nothing is wrong; 2 the job could not start; 3 it could, and some tracks cannot run or space is
-short; 130 interrupted.
+short; 130 interrupted (143 by SIGTERM, 129 by SIGHUP).
 """
 
 import sys
@@ -29,9 +29,10 @@ from pipeline.forecast import Forecast
 from pipeline.job import RestyleJob, assumed_dtype
 from pipeline.printing import plain_console
 from pipeline.problems import Problem
+from pipeline.signals import raising, status_of
 from pipeline.validation import Check, ValidateSpec, Validation, validate
 
-OK, COULD_NOT_START, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
+OK, COULD_NOT_START, INCOMPLETE = 0, 2, 3
 LINE_INTERVAL_S = 10.0
 NAME, KIND, TRACK = 15, 20, 24
 
@@ -92,15 +93,16 @@ def parts_of(config: DictConfig) -> tuple[RestyleJob, ValidateSpec, int | None]:
 def _main(config: DictConfig) -> None:
     _entered.append(True)
     teller, errors = Teller(plain_console()), plain_console(stderr=True)
-    try:
-        job, spec, workers = parts_of(config)
-        found = validate(job, spec, teller)
-    except RestyleError as error:
-        errors.print(f"error: {error}", style="red")
-        sys.exit(COULD_NOT_START)
-    except KeyboardInterrupt:
-        errors.print("interrupted: what was learnt of the sources is kept", style="red")
-        sys.exit(INTERRUPTED)
+    with raising():
+        try:
+            job, spec, workers = parts_of(config)
+            found = validate(job, spec, teller)
+        except RestyleError as error:
+            errors.print(f"error: {error}", style="red")
+            sys.exit(COULD_NOT_START)
+        except KeyboardInterrupt as stopped:
+            errors.print("interrupted: what was learnt of the sources is kept", style="red")
+            sys.exit(status_of(stopped))
     conclude(found, job, spec, workers, teller)
     sys.exit(OK if found.ok else INCOMPLETE if found.can_start else COULD_NOT_START)
 

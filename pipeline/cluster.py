@@ -11,6 +11,7 @@ import ray
 
 from acestep.errors import RequestError, RestyleError
 from pipeline.addresses import LOCAL, find, knock, scratch_folder, started_here
+from pipeline.daemons import handlers_kept, sheltered
 from pipeline.shipping import inside_ray_job, runtime_environment
 
 
@@ -133,15 +134,16 @@ def connect(cluster: ClusterSpec) -> None:
 
 def _start(cluster: ClusterSpec) -> None:
     try:
-        ray.init(
-            address=LOCAL,
-            num_cpus=cluster.cpus,
-            num_gpus=cluster.gpus,
-            include_dashboard=False,
-            object_store_memory=300_000_000,
-            logging_level=logging.WARNING,
-            runtime_env=runtime_environment(ship_code=False, install=False),
-        )
+        with sheltered():
+            ray.init(
+                address=LOCAL,
+                num_cpus=cluster.cpus,
+                num_gpus=cluster.gpus,
+                include_dashboard=False,
+                object_store_memory=300_000_000,
+                logging_level=logging.WARNING,
+                runtime_env=runtime_environment(ship_code=False, install=False),
+            )
     except OSError as error:
         folder = scratch_folder()
         wants = "a folder with a shorter path" if "AF_UNIX" in str(error) else "a folder that can be written"
@@ -162,7 +164,8 @@ def _join(cluster: ClusterSpec, address: str) -> None:
     environment = runtime_environment(cluster.ship_code, cluster.install)
     try:
         # A cluster on this machine is joined as "auto": only then does Ray use this user's token by itself.
-        ray.init(address=address, logging_level=logging.WARNING, runtime_env=environment)
+        with handlers_kept():
+            ray.init(address=address, logging_level=logging.WARNING, runtime_env=environment)
     except ConnectionError as error:
         raise RequestError(
             f"cluster {address}: something answers and does not let us in ({error}); where the cluster asks for a "

@@ -29,7 +29,7 @@ from pipeline.record import job_labels, job_parameters, write_job_file
 from pipeline.results import REJECTED, RESULTS, ResultWriter, current_rows, finished_items
 from pipeline.settings import Setting
 from pipeline.stages import stream
-from pipeline.startup import start_up
+from pipeline.startup import any_worker_is_ready, start_up
 from pipeline.stopping import StopFlag, StoppedError, stop_signals
 from pipeline.storage import Store, no_empty_folders, open_store
 from pipeline.summary import Summary, summarize
@@ -193,9 +193,12 @@ def _make_covers(
 ) -> None:
     stop = StopFlag()
 
-    def stopping() -> None:
+    def stopping() -> bool:
         stop.lower()
+        if not any_worker_is_ready(worker.output, worker.launch):
+            return True
         reporter.warned("stopping when the covers under way are done; once more stops now")
+        return False
 
     with (
         stop_signals(stopping) as request,

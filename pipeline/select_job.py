@@ -48,9 +48,9 @@ def select_winners(job: SelectJob) -> pa.Table:
     if open_store(job.export).root == output.root:
         raise RequestError(f"export {job.export} is the folder that is chosen from; name another one")
     rows = measured_rows(output, job.output)
-    winners = select(judged(rows, chance(output, rows), job.objective), job.objective)
-    paths = dict(zip(rows["item_id"].to_pylist(), rows["audio_path"].to_pylist(), strict=True))
     with holding(open_output(job.export), f"export {job.export}") as export:
+        winners = select(judged(rows, chance(output, rows), job.objective), job.objective)
+        paths = dict(zip(rows["item_id"].to_pylist(), rows["audio_path"].to_pylist(), strict=True))
         copied = [_copied(output, export, row, paths.get(row["item_id"])) for row in winners.to_pylist()]
         winners = _with_copies(winners, copied)
         winners = with_columns_of(winners, _own_columns(rows, winners["track_id"]))

@@ -56,6 +56,14 @@ def worker_is_ready(store: Store, launch: str, parts: Mapping[str, float]) -> No
         log.warning("what the start took is not told: %s", error)
 
 
+def any_worker_is_ready(store: Store, launch: str) -> bool:
+    """Whether a worker of a launch has begun to work; so too where it cannot be seen."""
+    try:
+        return bool(store.files(_folder(launch), ".json"))
+    except OSError:
+        return True
+
+
 def start_up(store: Store, launch: str, began_at: float, rows: pa.Table) -> StartUp:
     """How the workers of a launch started and worked.
 

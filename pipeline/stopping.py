@@ -1,11 +1,11 @@
 """Stopping a job cleanly: what is under way is finished and written, nothing new is begun."""
 
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import ray
@@ -13,17 +13,9 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from acestep.errors import RestyleError
+from pipeline.signals import StoppedNow, handling
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 MOST_WAITING = 10_000
-
-
-class StoppedNow(KeyboardInterrupt):
-    """The second signal; ``signal`` says which."""
-
-    def __init__(self, number: int):
-        super().__init__()
-        self.signal = number
 
 
 class StoppedError(RestyleError):
@@ -90,36 +82,31 @@ class StopRequest:
 
 
 @contextmanager
-def stop_signals(on_first: Callable[[], None]) -> Iterator[StopRequest]:
-    """Within the block, the first Ctrl-C or SIGTERM calls ``on_first``; the second raises StoppedNow.
+def stop_signals(on_first: Callable[[], bool]) -> Iterator[StopRequest]:
+    """Within the block, the first Ctrl-C, SIGTERM or SIGHUP calls ``on_first``; the second raises StoppedNow.
 
-    Signals reach the main thread only; elsewhere the block changes nothing.
+    So does the first, where ``on_first`` says that there is nothing to wait for. Signals reach the main thread
+    only; elsewhere the block changes nothing.
     """
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(number: int) -> None:
         if request.signal is not None:
-            raise StoppedNow(number)
+            raise StoppedNow(request.signal)
         request.signal = number
         request.came.set()
 
     def wait() -> None:
         # Not in the handler: it may have interrupted Ray while that holds a lock.
         request.came.wait()
-        if request.signal is not None:
-            on_first()
+        if request.signal is not None and on_first():
+            os.kill(os.getpid(), signal.SIGINT)
 
     waiter = threading.Thread(target=wait, daemon=True)
     waiter.start()
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
-        yield request
+        with handling(handle):
+            yield request
     finally:
-        for number, handler in before.items():
-            if handler is not None:  # one that was not set from Python cannot be set again from it
-                signal.signal(number, handler)
         request.came.set()
         waiter.join(timeout=1)

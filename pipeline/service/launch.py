@@ -157,6 +157,9 @@ def running(opened: Opened) -> Iterator[str]:
     try:
         serve.start("HeadOnly", http_options={"host": spec.host, "port": spec.port}, logging_config=quiet)
         serve.run(front.bind(engine.bind(worker)), name=APP, route_prefix="/")
+    except KeyboardInterrupt:
+        _take_down()
+        raise
     except RuntimeError as error:
         serve.shutdown()
         reason = str(error).strip().splitlines()
@@ -164,11 +167,15 @@ def running(opened: Opened) -> Iterator[str]:
     try:
         yield f"http://{spec.host}:{spec.port}"
     finally:
-        serve.delete(APP)
-        if not _other_applications():  # somebody else's may have come meanwhile
-            serve.shutdown()
+        _take_down()
         Kept(output).adopt()
         ray.shutdown()
+
+
+def _take_down() -> None:
+    serve.delete(APP)
+    if not _other_applications():  # somebody else's may have come meanwhile
+        serve.shutdown()
 
 
 def _other_applications() -> list[str]:

@@ -1,16 +1,19 @@
 """A job that is interrupted ten times, at random, in every way there is, ends as if nobody had touched it."""
 
 import os
+import platform
 import random
 import signal
 import subprocess
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.cluster.launches import SEEDS, Kill, Launches, explain, orphans, write_catalogue
+from tests.cluster.launches import ROOT, SEEDS, Kill, Launches, explain, orphans, write_catalogue
 
 TRACKS, TIMES = 20, 10
 SIGNALS = (
@@ -18,13 +21,52 @@ SIGNALS = (
     (signal.SIGKILL,),
     (signal.SIGINT, signal.SIGINT),
     (signal.SIGTERM,),
+    (signal.SIGHUP,),
 )
-# As a shell says it; and what Ray or Python make of one that comes before the job listens.
-STATUS = {signal.SIGINT: {130, -2, 1}, signal.SIGTERM: {143, -15}, signal.SIGKILL: {-9}}
+# As a shell says it; and what Python makes of one that comes while this driver is imported.
+STATUS = {
+    signal.SIGINT: {130, -2, 1},
+    signal.SIGTERM: {143, -15},
+    signal.SIGHUP: {129, -1},
+    signal.SIGKILL: {-9},
+}
 LAUNCH_S = 10.0
 ENDS_S, GONE_S, AGAIN_S = 60.0, 15.0, 60.0
 # Ray's agents, which hold no model, go on asking for a dead driver's cluster for a minute.
 AGENTS_GONE_S = 90.0
+
+
+@pytest.mark.cluster
+def test_a_folder_in_use_and_a_stop_that_reaches_everybody(tmp_path: Path) -> None:
+    """A second launch is refused, and does not disturb the first; systemd's SIGTERM, to each process of the first,
+    costs no cover that is under way."""
+    here = ("cluster=local", "cluster.cpus=2", "cluster.gpus=0", "cluster.workers=2")
+    launches = Launches(tmp_path / "job", write_catalogue(tmp_path, 6), os.environ | {"PACE_S": "1.5"}, *here)
+    job = launches.start()
+    launches.until(job, lambda: any(launches.output.glob(".*.lease")))
+    second = subprocess.run(
+        launches.command, cwd=ROOT, env=launches.environment, capture_output=True, text=True, check=False
+    )
+    assert second.returncode == 2
+    assert f"is in use by process {job.pid} on {platform.node()} since 20" in second.stderr
+    assert "tests.cluster.driver" in second.stderr
+
+    launches.until(job, lambda: bool(launches.busy()))
+    started = psutil.Process(job.pid).children(recursive=True)
+    assert {"raylet", "gcs_server"} <= {process.name() for process in started}
+    assert not [process for process in started if os.getpgid(process.pid) == job.pid]
+    for process in (psutil.Process(job.pid), *started):
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGTERM)
+    os.killpg(job.pid, signal.SIGTERM)  # and once more, as `timeout` does
+    assert job.wait(ENDS_S) == 143, launches.said.read_text()[-5000:]
+    gone(job.pid, GONE_S, but="Agent")
+    generations = launches.generations()
+    assert all(one.left < float("inf") for one in generations)
+    assert len(generations) < 6 * SEEDS
+    assert sorted(launches.kept()) == sorted(one.item_id for one in generations)
+    assert f"stopped: {len(generations)} of {6 * SEEDS} covers are done" in launches.said.read_text()
+    assert not list(launches.output.glob(".*"))
 
 
 @pytest.mark.cluster
@@ -45,7 +87,7 @@ def test_interrupted_ten_times_it_ends_as_if_undisturbed(tmp_path: Path) -> None
     assert shaken.generations() == generations
     # A polite stop repeats nothing, so it may not serve as an explanation.
     costs = explain(generations, [kill for kill, _ in disturbed if kill.what.split()[1:] != ["SIGINT"]
-                                  and "SIGTERM" not in kill.what])  # fmt: skip
+                                  and "SIGTERM" not in kill.what and "SIGHUP" not in kill.what])  # fmt: skip
     counts = Counter(Counter(one.item_id for one in generations).values())
     print("generated:", ", ".join(f"{items} items {times}x" for times, items in sorted(counts.items())))
     print("repeated because of:", dict(costs), f"; one more launch, which generated nothing: {again_s:.1f} s")
@@ -80,9 +122,9 @@ def disturb(shaken: Launches, k: int, chance: random.Random) -> tuple[Kill, int]
 
 
 def interrupt(job: subprocess.Popen[bytes], numbers: tuple[signal.Signals, ...]) -> None:
-    """Ctrl-C goes to everyone in the terminal, the others to the driver alone."""
+    """Ctrl-C and a closed terminal go to everyone in it, the others to the driver alone."""
     for number in numbers:
-        if number == signal.SIGINT:
+        if number in (signal.SIGINT, signal.SIGHUP):
             os.killpg(job.pid, number)
         else:
             job.send_signal(number)

@@ -1,0 +1,53 @@
+"""Ray's daemons of a cluster that a job starts: what ends the job leaves them to the job.
+
+``timeout`` and shells signal a process group, systemd a control group. Daemons that got the same SIGTERM would be
+gone before the job has finished the covers under way.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from unittest.mock import patch
+
+import psutil
+from ray._private import services, utils
+
+from pipeline.signals import withheld
+
+
+class _Daemon(services.ConsolePopen):
+    """A process of Ray that does not listen to SIGTERM, and is killed together with those that it started."""
+
+    def terminate(self) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            workers = psutil.Process(self.pid).children(recursive=True)
+            os.killpg(self.pid, signal.SIGKILL)
+            for worker in workers:  # in groups of their own; they would notice, some seconds later
+                with suppress(psutil.NoSuchProcess):
+                    worker.kill()
+
+
+@contextmanager
+def sheltered() -> Iterator[None]:
+    """Within the block, ``ray.init`` starts daemons in groups of their own that ignore SIGTERM and SIGHUP.
+
+    They die with the job all the same: Ray has the kernel see to it.
+    """
+    # Ray has no option for it.
+    with patch.object(services, "ConsolePopen", partial(_Daemon, process_group=0)), withheld(), handlers_kept():
+        yield
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Within the block, ``ray.init`` leaves SIGTERM to the handler that is set, if there is one."""
+    if not callable(signal.getsignal(signal.SIGTERM)):
+        yield
+        return
+    with patch.object(utils, "set_sigterm_handler", lambda handler: None):
+        yield
