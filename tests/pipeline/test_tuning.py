@@ -12,7 +12,7 @@ from acestep.errors import RequestError
 from pipeline.job import RestyleJob
 from pipeline.manifest import Track, read_manifest
 from pipeline.storage import open_store
-from pipeline.tune_job import SAMPLE, _seeds, _write_sample
+from pipeline.tune_job import SAMPLE, _seeds, write_sample
 from pipeline.tuning import Space, Trial, Tuned, tune
 from pipeline.tuning_trials import Evaluate
 from tests.pipeline.response_surface import Surface, is_near
@@ -255,7 +255,7 @@ def test_a_sample_holds_the_tracks_that_were_drawn_whatever_the_manifest(tmp_pat
     )
     job = RestyleJob(str(tmp_path / "tracks.csv"), str(tmp_path / "out"), {"seed": 1}, manifest_columns=("isrc",))
     output = open_store(str(tmp_path / "out"))
-    assert sorted(_write_sample(job, 5, output)) == ["7", "8"]
+    assert sorted(write_sample(job, 5, output)) == ["7", "8"]
     sample = [
         row for row in read_manifest(str(tmp_path / "out" / SAMPLE), own=("isrc",)) if isinstance(row, Track)
     ]
