@@ -32,7 +32,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="leave out the covers of whole jobs")
     paths = TESTS if parser.parse_args().quick else TESTS + JOBS
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=0", *paths]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--durations=0", *paths]
     failures = 0
     print(f"| {'configuration':32} | passed | failed | seconds |\n| --- | ---: | ---: | ---: |")
     for variables in CONFIGURATIONS:
