@@ -58,6 +58,11 @@ class Access:
     roots: tuple[str, ...] = ()
     url_hosts: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name, values in vars(self).items():
+            if not all(value.strip() for value in values):
+                raise RequestError(f"access.{name} holds an empty name; is a shell variable not set?")
+
 
 @dataclass(frozen=True)
 class ServiceSpec:

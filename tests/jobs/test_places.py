@@ -17,6 +17,7 @@ from jobs.leaving import BROKE_OFF, COULD_NOT_START, leaving
 from pipeline.cluster import ClusterSpec, connect
 from pipeline.console import ConsoleReporter
 from pipeline.printing import plain_console
+from pipeline.service.spec import Access
 from pipeline.storage import no_empty_folders, open_store
 
 
@@ -131,6 +132,12 @@ def test_folders_left_empty_are_removed_and_no_other(tmp_path: Path) -> None:
         "old/c/d",
         "old/c/d/row",
     ]
+
+
+def test_an_empty_root_opens_nothing() -> None:
+    for access in ({"roots": ("",)}, {"url_hosts": ("a.org", " ")}):
+        with pytest.raises(RequestError, match="holds an empty name"):
+            Access(**access)
 
 
 @pytest.mark.parametrize("wrong", ["model=nosuch", "cover.shift=-1", "manifest=/nowhere.csv"])
