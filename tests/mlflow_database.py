@@ -7,15 +7,16 @@ from pathlib import Path
 
 
 @lru_cache
-def _template() -> Path:
+def _template() -> "tempfile.TemporaryDirectory[str]":
+    """A folder with a database, which goes with the process."""
     from mlflow import MlflowClient
 
-    file = Path(tempfile.mkdtemp(prefix="restyle-mlflow-")) / "empty.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
+    folder = tempfile.TemporaryDirectory(prefix="restyle-mlflow-")
+    MlflowClient(f"sqlite:///{folder.name}/empty.db").search_experiments()
+    return folder
 
 
 def create_database(file: Path) -> None:
     """Put a database without any experiment of ours there, and the folders above it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(_template(), file)
+    shutil.copy(f"{_template().name}/empty.db", file)
