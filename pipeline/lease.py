@@ -1,9 +1,9 @@
 """One launch at a time on a folder: a lease that its holder keeps alive, on any filesystem.
 
 A lease is a file ``.N.lease`` in the folder, and the highest N holds the folder. The next holder creates N + 1,
-which only one of several can do, and removes the older ones. A holder touches its file every ``BEAT_S`` seconds.
-It is dead when its process is gone, where that can be seen (on the same machine), and otherwise when its file was
-not touched for ``DEAD_S`` seconds by the clock of the storage.
+which only one of several can do, sees that the older ones are still those of the dead, and removes them. A holder
+touches its file every ``BEAT_S`` seconds. It is dead when its process is gone, where that can be seen (on the same
+machine), and otherwise when its file was not touched for ``DEAD_S`` seconds by the clock of the storage.
 
 A holder that was paused for longer may have lost its lease without knowing: ``HeldStore`` looks before it writes.
 """
@@ -12,6 +12,7 @@ import errno
 import json
 import logging
 import os
+import random
 import threading
 import time
 import uuid
@@ -86,16 +87,21 @@ class Lease:
         except OSError as error:
             log.warning("%s: the lease is not given back (%s) and ends by itself", self.name, error)
 
+    def _stands(self) -> bool:
+        return max(_numbers(self.store), default=0) <= self.number and self._is_ours()
+
     def _is_ours(self) -> bool:
-        found = _read(self.store, self.number)
-        return found is not None and found[0].token == self.holder.token
+        return _token(self.store, self.number) == self.holder.token
 
     def _look(self) -> str:
         """How the lease was lost, "" where it stands."""
-        newest = max(_numbers(self.store), default=0)
-        if newest <= self.number and self._is_ours():
+        if self._stands():
             return ""
-        other = _read(self.store, newest)
+        if self._is_ours():  # a newer one may be withdrawn at once
+            time.sleep(SETTLE_S + LOOK_S)
+            if self._stands():
+                return ""
+        other = _read(self.store, max(_numbers(self.store), default=0))
         by = f"taken over by {other[0]}" if other else "removed"
         return f"the hold on {self.name} was {by}, so nothing more is written there"
 
@@ -174,31 +180,29 @@ def holder_of(store: Store) -> Holder | None:
 def _acquire(store: Store, name: str, holder: Holder, say: Callable[[str], None]) -> int:
     """The number of the lease that is ours now."""
     while True:
-        seen_at = time.monotonic()
-        older = _numbers(store)
-        newest = max(older, default=0)
-        if newest:
-            _outlive(store, name, newest, say)
-            seen_at = time.monotonic()
-        if not _create(store, newest + 1, holder, seen_at):
-            continue
-        if max(_numbers(store), default=0) == newest + 1:
-            for number in older:
-                with suppress(OSError):  # another user's, which does no harm
-                    store.delete(_name(number))
-            return newest + 1
-        store.delete(_name(newest + 1))
+        dead = {number: _outlive(store, name, number, say) for number in _numbers(store)}
+        seen_at, newest = time.monotonic(), max(dead, default=0)
+        if max(_numbers(store), default=0) <= newest and _create(store, newest + 1, holder, seen_at):
+            # Who looked at the same time may have created an older number again, after it was given back.
+            older = [number for number in _numbers(store) if number != newest + 1]
+            if all(number <= newest and _token(store, number) in (None, dead.get(number)) for number in older):
+                for number in older:
+                    with suppress(OSError):  # another user's, which does no harm
+                        store.delete(_name(number))
+                return newest + 1
+            store.delete(_name(newest + 1))
+        time.sleep(random.uniform(0, LOOK_S / 10))
 
 
-def _outlive(store: Store, name: str, number: int, say: Callable[[str], None]) -> None:
-    """Return when the holder of a lease is dead or has given it back.
+def _outlive(store: Store, name: str, number: int, say: Callable[[str], None]) -> str | None:
+    """The token of a lease whose holder is dead; None when it was given back.
 
     Raises:
         HeldError: it is alive.
     """
     found = _read(store, number)
     if found is None:
-        return
+        return None
     holder, touched_ns = found
     alive = is_alive(holder)
     if alive is None and (silence := _silence(store, touched_ns)) <= DEAD_S:
@@ -209,11 +213,12 @@ def _outlive(store: Store, name: str, number: int, say: Callable[[str], None]) -
             time.sleep(LOOK_S)
             now = _read(store, number)
             if now is None:
-                return
+                return None
             if now[1] != touched_ns:
-                raise HeldError(name, holder)
+                raise HeldError(name, now[0])
     if alive:
         raise HeldError(name, holder)
+    return holder.token
 
 
 def _create(store: Store, number: int, holder: Holder, seen_at: float) -> bool:
@@ -262,6 +267,11 @@ def _read(store: Store, number: int) -> tuple[Holder, int] | None:
             return None
         raise
     return _parsed(content), info.mtime_ns or 0
+
+
+def _token(store: Store, number: int) -> str | None:
+    found = _read(store, number)
+    return found[0].token if found else None
 
 
 def _parsed(content: bytes) -> Holder:

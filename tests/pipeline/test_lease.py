@@ -207,6 +207,35 @@ def test_of_many_at_once_one_gets_it(store: Store) -> None:
         assert leases(store) == [f".{held[0].lease.number}.lease"]
 
 
+def test_a_number_that_was_used_again_meanwhile_is_not_taken_for_the_dead_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at a lease and the next one, it was given back and the folder taken by somebody quicker."""
+    store, plain = open_store(str(tmp_path)), lease._create
+    forge(store, replace(ourselves(), started="1"))
+    quicker = ourselves()
+
+    def create(store: Store, number: int, *arguments: object) -> bool:
+        forge(store, quicker)
+        return plain(store, number, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lease, "_create", create)
+    with pytest.raises(HeldError) as refused, holding(store, "out"):
+        pass
+    assert refused.value.holder == quicker
+    assert leases(store) == [".1.lease"]
+
+
+def test_a_newer_lease_that_is_withdrawn_takes_nothing(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    with holding(store, "out") as held:
+        held.lease.looked_at = (0.0, 0.0)
+        forge(store, ELSEWHERE, 2)
+        threading.Timer(0.1, store.delete, [".2.lease"]).start()
+        held.write("a", b"")
+        assert store.exists("a")
+
+
 def test_a_lease_that_was_lost_writes_nothing(store: Store) -> None:
     with holding(store, "out") as held:
         forge(store, ELSEWHERE, held.lease.number + 1)
