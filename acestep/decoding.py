@@ -84,7 +84,7 @@ def check_samples(blocks: Sequence[np.ndarray]) -> None:
         AudioError: there are none, or some are not finite.
     """
     if not sum(block.size for block in blocks):
-        raise AudioError("no samples: the file holds a header and no sound")
+        raise AudioError("no samples: not audio, or a header without sound")
     if not all(np.isfinite(block).all() for block in blocks):
         raise AudioError("samples are not finite (NaN or infinity)")
 

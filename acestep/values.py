@@ -6,19 +6,26 @@ lists, mappings, booleans and bytes may not.
 
 import math
 import re
+import unicodedata
 from datetime import datetime
 from decimal import Decimal
 from numbers import Integral, Number, Real
 from typing import Any
+
+import numpy as np
 
 from acestep.errors import RequestError
 
 SHEET_ERRORS = frozenset(
     {"#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!", "#SPILL!", "#CALC!", "#FIELD!", "#ERROR!"}
 )
-MAX_EXACT_FLOAT = 2**53  # above it neighbouring whole numbers share one float
 _LINE_END = re.compile(r"(?:_x000D_)?\r?\n|\r|_x000D_", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
+
+
+def composed(text: str) -> str:
+    """Text in Unicode's composed form (NFC)."""
+    return unicodedata.normalize("NFC", text)
 
 
 def is_empty(value: Any) -> bool:
@@ -45,20 +52,19 @@ def as_text(name: str, value: Any) -> str:
     number = _number(value)
     if number is None or not math.isfinite(number):
         raise RequestError(f"{name} {value!r:.80} is not text; write it as text")
+    if isinstance(value, Decimal):
+        return f"{value:.0f}" if value == value.to_integral_value() else str(value)
     if not number.is_integer():
         return str(value)
-    if isinstance(value, Decimal):
-        return f"{value:.0f}"
-    if abs(number) >= MAX_EXACT_FLOAT:
-        raise RequestError(f"{name} {value!r} is a float and has lost digits; write it as text or as an integer")
+    _refuse_lost_digits(name, value, number)
     return str(int(number))
 
 
 def as_number(name: str, value: Any) -> float:
-    """A value as a number.
+    """A value as a number; a narrow float is the decimal number that it is printed as.
 
     Raises:
-        RequestError: it is none.
+        RequestError: the value is not a number.
     """
     number = _number(value)
     if number is None:
@@ -72,12 +78,15 @@ def as_whole_number(name: str, value: Any) -> int:
     """A value as a whole number, ``108.0`` and ``"108"`` included.
 
     Raises:
-        RequestError: it is none.
+        RequestError: the value is not a whole number, or a float too large to be exact.
     """
     number = _number(value)
-    if number is None or not number.is_integer():
+    exact = Decimal(value) if isinstance(value, str) and number is not None else value
+    if number is None or not math.isfinite(number) or exact != int(exact):
         raise RequestError(f"{name} {value!r:.80} is not a whole number")
-    return int(value) if isinstance(value, Integral) else int(number)
+    if not isinstance(value, Integral | str | Decimal):
+        _refuse_lost_digits(name, value, number)
+    return int(exact)
 
 
 def unix_lines(text: str) -> str:
@@ -103,7 +112,16 @@ def check_characters(name: str, text: str) -> None:
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, str | Real | Decimal):
         return None
+    if isinstance(value, str) and "_" in value:  # Python's float() reads 1_0 as 10
+        return None
     try:
-        return float(value)
+        return float(str(value) if isinstance(value, np.float32 | np.float16) else value)
     except (ValueError, OverflowError):
         return None
+
+
+def _refuse_lost_digits(name: str, value: Any, number: float) -> None:
+    """Refuse a float of a size at which neighbouring whole numbers share one float."""
+    kind = type(value) if isinstance(value, np.floating) else float
+    if abs(number) >= 2 ** (np.finfo(kind).nmant + 1):
+        raise RequestError(f"{name} {value!s} is a float and has lost digits; write it as text or as an integer")

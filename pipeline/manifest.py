@@ -13,7 +13,7 @@ from typing import Any
 from acestep.errors import RequestError, RestyleError
 from acestep.prompt import Prompt, check_prompt
 from acestep.setting import SETTING_FIELDS, check_seed, parse_values
-from acestep.values import as_text, as_whole_number, check_characters
+from acestep.values import as_text, as_whole_number, check_characters, composed
 from pipeline.manifest_files import (
     COLUMNS,
     OPTIONAL,
@@ -84,8 +84,8 @@ def read_manifest(
         presets: what ``source_genre`` and ``target_genre`` may name.
         caption: for rows that have none, nor a preset's.
         own: columns of the user's own to carry along, as ``pipeline.own_columns.parse_declared`` gives them.
-        wrong: is told of columns that cannot be used, and the rows are read as if a misspelt column had its right
-            name; None raises.
+        wrong: called with the error where columns cannot be used; reading goes on, with misspelt columns under
+            the names they are taken for. None raises the error.
 
     Raises:
         ManifestError: the file cannot be read, has no rows, lacks a required column or has an unknown one.
@@ -107,7 +107,7 @@ def read_manifest(
                 )
         except _RowError as error:
             track_id, source, said = (_shown(values.get(name, "")) for name in REQUIRED)
-            meta = {name: _shown(text) for name, text in own_values(values, COLUMNS, strict=False).items()}
+            meta = {name: _shown(text) for name, text in own_values(values, COLUMNS).items()}
             yield RejectedRow(number, track_id, source, said, error.kind, f"row {number}: {error}", meta)
             continue
         first_seen[track.track_id] = number
@@ -190,7 +190,7 @@ class _Columns:
 
 def _shown(value: Any) -> str:
     """A value as text that any file can hold."""
-    return (value if isinstance(value, str) else f"{value!r:.200}").encode(errors="replace").decode()
+    return (value if isinstance(value, str) else f"{value!s:.200}").encode(errors="replace").decode()
 
 
 class _RowError(RestyleError):
@@ -242,10 +242,7 @@ def parse_track(
         kind = "empty_caption" if str(error).startswith("caption is empty") else "out_of_range"
         raise _RowError(kind, str(error)) from error
     reference = texts.get("reference_audio")
-    try:
-        meta = own_values(values, COLUMNS)
-    except RequestError as error:
-        raise _RowError("not_text", str(error)) from error
+    meta = own_values(values, COLUMNS)
     for name, text in meta.items():
         _refuse_garbled(name, text)
     return Track(
@@ -264,9 +261,9 @@ def track_id_of(value: Any) -> str:
     """The id that a value stands for: in composed Unicode, ``7`` for ``7.0``, which a column with gaps makes of 7.
 
     Raises:
-        RequestError: it is no text.
+        RequestError: the value is not text.
     """
-    text = unicodedata.normalize("NFC", as_text("track_id", value))
+    text = composed(as_text("track_id", value))
     whole = _WHOLE_FLOAT.fullmatch(text)
     return whole.group(1) if whole else text
 

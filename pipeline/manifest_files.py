@@ -1,6 +1,5 @@
 """The rows of a manifest file, whatever its kind, streamed: a catalogue may be larger than memory."""
 
-import difflib
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pyarrow import fs
 
 from acestep.setting import SETTING_FIELDS
 from acestep.values import is_empty
+from pipeline.manifest_parquet import parquet_rows
 from pipeline.manifest_text import Check, ManifestError, RawRow, csv_rows, refuse_repeats, text_lines
 from pipeline.own_columns import OPTION, absent, how_to_declare, is_declared, misspelt, undeclarable
 from pipeline.spelling import MissingFileError, spelled
@@ -32,8 +32,6 @@ OVERRIDES = (*SETTING_FIELDS, "seed")
 PROSE = ("track_id", "source", "caption", "lyrics", "flow_edit_source_caption", "flow_edit_source_lyrics")
 COLUMNS = (*REQUIRED, *OPTIONAL, *OVERRIDES)
 FACTS = frozenset(COLUMNS) - frozenset(PROSE)
-LIKE = 0.7  # of difflib's ratio: a name to ask about
-BATCH_ROWS = 8192
 # How programs write that there is no value: never a word of a song, and what only a song may hold.
 NAN_WORDS = frozenset({"NaN", "nan", "NaT", "<NA>", "#N/A"})
 NULL_WORDS = frozenset({"null", "none", "na", "n/a", "\\n"})
@@ -51,14 +49,16 @@ class ColumnsError(ManifestError):
         self.unknown, self.missing = unknown, missing
 
 
-def rows_of(uri: str, check: Check) -> Iterator[RawRow]:
+def rows_of(uri: str, check: Check, known: Collection[str] = COLUMNS) -> Iterator[RawRow]:
     """The rows of a ``.parquet``, ``.csv``, ``.tsv`` or ``.jsonl`` file that are not blank, streamed.
 
     Args:
         check: refuses wrong columns, such as ``check_columns``.
+        known: columns that a job reads; the others are the user's own.
 
     Raises:
-        ManifestError: the file cannot be read, is empty or names a column twice, or ``check`` refuses its columns.
+        ManifestError: the file cannot be read, is empty or names a column twice, ``check`` refuses its columns, or
+            one of the user's own columns cannot be carried.
     """
     try:
         filesystem, path = locate(spelled(uri))
@@ -74,7 +74,7 @@ def rows_of(uri: str, check: Check) -> Iterator[RawRow]:
             raise ManifestError(f"{uri}: is a folder, as Spark writes; name one file, which holds all parts")
         if info.size == 0:
             raise ManifestError(f"{uri}: empty file (0 bytes)")
-        for row in readers[kind](filesystem, path, uri, check):
+        for row in readers[kind](filesystem, path, uri, check, known):
             if row.defect or not all(map(_is_blank, row.values.values())):
                 yield row
     except (OSError, pa.ArrowException) as error:
@@ -84,27 +84,30 @@ def rows_of(uri: str, check: Check) -> Iterator[RawRow]:
         raise ManifestError(f"{uri}: not readable as {kind} ({error}); save it as UTF-8") from error
 
 
-def _parquet_rows(filesystem: fs.FileSystem, path: str, uri: str, check: Check) -> Iterator[RawRow]:
+def _parquet_rows(
+    filesystem: fs.FileSystem, path: str, uri: str, check: Check, known: Collection[str]
+) -> Iterator[RawRow]:
     with filesystem.open_input_file(path) as stream:
         file = pq.ParquetFile(stream)
         names = [name for name in file.schema_arrow.names if not _PANDAS_INDEX.fullmatch(name)]
         refuse_repeats(names, uri)
         check(names, uri, True)
-        number = 0
-        for batch in file.iter_batches(BATCH_ROWS, columns=names):
-            for values in batch.to_pylist():
-                number += 1
-                yield RawRow(number, values)
+        yield from parquet_rows(file, names, uri, known)
 
 
-def _csv_rows(filesystem: fs.FileSystem, path: str, uri: str, check: Check) -> Iterator[RawRow]:
-    return csv_rows(text_lines(filesystem, path, uri), uri, check)
+def _csv_rows(
+    filesystem: fs.FileSystem, path: str, uri: str, check: Check, known: Collection[str]
+) -> Iterator[RawRow]:
+    return csv_rows(text_lines(filesystem, path, uri), uri, check, known)
 
 
-def _json_rows(filesystem: fs.FileSystem, path: str, uri: str, check: Check) -> Iterator[RawRow]:
+def _json_rows(
+    filesystem: fs.FileSystem, path: str, uri: str, check: Check, known: Collection[str]
+) -> Iterator[RawRow]:
     number = 0
     for line_number, line in enumerate(text_lines(filesystem, path, uri), start=1):
         where = f"{uri}: line {line_number}"
+        line = line.lstrip("\ufeff")  # of a file that was joined on
         if not line.strip():
             continue
 
@@ -190,7 +193,7 @@ def refuse_columns(
         ColumnsError: naming every such column and the known one that is nearest.
     """
     unknown = {
-        name: misspelt(name, tuple(known)) or next(iter(difflib.get_close_matches(name, known, 1, LIKE)), None)
+        name: misspelt(name, tuple(known))
         for name in names
         if name not in known and not is_declared(name, own, known)
     }

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -15,7 +15,8 @@ from acestep.errors import RestyleError
 MAX_LINE_CHARACTERS = 1 << 24  # of a line or a cell: a file without line ends is never held as a whole
 READ_BYTES = 1 << 20
 DELIMITERS = ",;\t|"
-# What is no text, by its first bytes, and what to do about it.
+BYTE_ORDER_MARK = "\ufeff"
+# Files that are not text, by their first bytes, and the remedy.
 _OTHER_FILES = {
     b"PK\x03\x04": "an Excel or zip file; export the sheet as CSV UTF-8",
     b"\xd0\xcf\x11\xe0": "an old Excel file; export the sheet as CSV UTF-8",
@@ -102,10 +103,15 @@ def _encoding(head: bytes) -> str:
     return "utf-16-be" if zeros == [True, False, True, False] else "utf-8-sig"
 
 
-def csv_rows(lines: Iterator[str], uri: str, check: Check) -> Iterator[RawRow]:
+def csv_rows(lines: Iterator[str], uri: str, check: Check, known: Collection[str] = ()) -> Iterator[RawRow]:
     """The rows of a CSV file, every value as text: the number 1 would not be the track_id 001.
 
-    The delimiter is what a ``sep=`` line says, else that of ``DELIMITERS`` which parts the header in most names.
+    The delimiter is what a ``sep=`` line says, else the one that gives the header the most known columns, and of
+    those with equally many the most columns. A byte order mark at the start of a row, which joined files leave, is
+    removed.
+
+    Args:
+        known: columns that a job reads.
 
     Raises:
         ManifestError: ``check`` refuses the columns, one has no name or is there twice, or a quote is not closed.
@@ -119,11 +125,20 @@ def csv_rows(lines: Iterator[str], uri: str, check: Check) -> Iterator[RawRow]:
         elif header.strip(DELIMITERS + '" \r\n'):
             break
         skipped += 1
-    delimiter = delimiter or max(DELIMITERS, key=lambda mark: len(_cells(header, mark)))
+    delimiter = delimiter or _delimiter(header, known)
     names = _cells(header, delimiter)
-    loose = len(names) > 1 and all(name.startswith(" ") for name in names[1:])  # "track_id, source, caption"
+    # "track_id, source, caption", or columns aligned by spaces
+    loose = delimiter == " " or (len(names) > 1 and all(name.startswith(" ") for name in names[1:]))
     csv.field_size_limit(MAX_LINE_CHARACTERS)
-    reader = csv.reader(chain([header], lines), delimiter=delimiter, skipinitialspace=loose, strict=True)
+    row_begins = True
+
+    def unmarked() -> Iterator[str]:
+        nonlocal row_begins
+        for line in chain([header], lines):
+            first, row_begins = row_begins, False
+            yield line.lstrip(BYTE_ORDER_MARK) if first else line
+
+    reader = csv.reader(unmarked(), delimiter=delimiter, skipinitialspace=loose, strict=True)
     begins = skipped + 1
     try:
         names = [name.strip() for name in next(reader)]
@@ -135,16 +150,29 @@ def csv_rows(lines: Iterator[str], uri: str, check: Check) -> Iterator[RawRow]:
                 "(pandas: to_csv(..., index=False))"
             )
         refuse_repeats(names, uri)
-        check(names, uri, True)
-        begins = skipped + reader.line_num + 1
+        check(names, f"{uri} (delimiter {_shown(delimiter)})", True)
+        begins, row_begins = skipped + reader.line_num + 1, True
         for number, cells in enumerate(reader, start=1):
             yield RawRow(number, dict(zip(names, cells, strict=False)), _defect(cells, names, delimiter, begins))
-            begins = skipped + reader.line_num + 1
+            begins, row_begins = skipped + reader.line_num + 1, True
     except csv.Error as error:
         raise ManifestError(
             f"{uri}: the row that begins in line {begins} is not readable as csv ({error}); begin and end a cell "
             "that holds quotes or line breaks with a double quote, and double those within it"
         ) from error
+
+
+def _delimiter(header: str, known: Collection[str]) -> str:
+    found = {mark: [name.strip() for name in _cells(header, mark)] for mark in DELIMITERS}
+    mark = max(DELIMITERS, key=lambda mark: (len(set(found[mark]) & set(known)), len(found[mark])))
+    # Spaces are in names and captions too: they part a header only where nothing else does.
+    if len(found[mark]) == 1 and len(set(header.split()) & set(known)) > 1:
+        return " "
+    return mark
+
+
+def _shown(delimiter: str) -> str:
+    return {"\t": "tab", " ": "space"}.get(delimiter, repr(delimiter))
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -154,14 +182,14 @@ def _cells(line: str, delimiter: str) -> list[str]:
 def _defect(cells: list[str], names: list[str], delimiter: str, line: int) -> str:
     """Why a row's cells are not those of its columns; blank ones beyond the last column are no harm."""
     if len(cells) == len(names):
-        if [cell.strip().lstrip("\ufeff") for cell in cells] != names:
+        if [cell.strip() for cell in cells] != names:
             return ""
         return f"line {line} is the header again; remove it where files were joined"
     beyond = [cell for cell in cells[len(names) :] if cell.strip()]
     if not beyond and (len(cells) >= len(names) or not any(cell.strip() for cell in cells)):
         return ""
-    said = f"line {line} has {len(cells)} cells where the header names {len(names)} columns"
-    mark = "a tab" if delimiter == "\t" else repr(delimiter)
+    mark = _shown(delimiter)
+    said = f"line {line} has {len(cells)} cells (delimiter {mark}) where the header names {len(names)} columns"
     if beyond:
-        return f"{said}, the last is {beyond[-1]!r:.80}; put text that holds {mark} in double quotes"
+        return f"{said}, the last is {beyond[-1]!r:.80}; put text that holds the delimiter in double quotes"
     return f"{said}; leave no cell out, and put text that holds line breaks in double quotes"

@@ -7,20 +7,23 @@ comparison's ``covers.parquet``) have one column for each instead, called ``meta
 
 import json
 import re
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, time
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from acestep.errors import RequestError
+from acestep.values import composed
+from pipeline.spelling import letters
 
 META = "meta"
 META_TYPE = pa.map_(pa.string(), pa.string())
+_ENTRIES = pa.list_(pa.struct([pa.field("key", pa.string(), nullable=False), ("value", pa.string())]))
 OPTION = "manifest_columns"
 KEEP = "keep"
 EVERY = ("*",)
@@ -46,15 +49,15 @@ def parse_declared(value: Any) -> tuple[str, ...]:
         raise RequestError(
             f"{OPTION} {value!r} is not a list of names; use {OPTION}={KEEP} or {OPTION}=[title,isrc]"
         )
-    return tuple(_composed(name) for name in names)
+    return tuple(composed(name) for name in names)
 
 
 def is_declared(name: str, declared: Sequence[str], known: Collection[str]) -> bool:
     """Whether a column is declared as the user's own.
 
-    A pattern does not cover a misspelling of a known column; only its very name does.
+    A pattern does not match a misspelling of a known column; such a column has to be declared by its name.
     """
-    name = _composed(name)
+    name = composed(name)
     if name in declared:
         return True
     covered = any(fnmatchcase(name, pattern) for pattern in declared)
@@ -63,12 +66,12 @@ def is_declared(name: str, declared: Sequence[str], known: Collection[str]) -> b
 
 def absent(declared: Iterable[str], names: Iterable[str]) -> list[str]:
     """Declared names, patterns aside, that no column has."""
-    composed = set(map(_composed, names))
-    return [name for name in declared if name not in composed and not set(name) & set("*?[")]
+    present = set(map(composed, names))
+    return [name for name in declared if name not in present and not set(name) & set("*?[")]
 
 
 def how_to_declare(unknown: Iterable[str], declared: Sequence[str], known: Sequence[str]) -> str:
-    """What to say of unknown columns."""
+    """The part of an error message that says how to carry unknown columns."""
     names = [*declared, *unknown]
     if len(names) > MOST_NAMED or not all(re.fullmatch(r"[^\"'$\\`,\[\]{}]+", name) for name in names):
         return f"{OPTION}={KEEP} carries columns of your own."
@@ -85,7 +88,7 @@ def undeclarable(names: Iterable[str], known: Collection[str]) -> str | None:
             continue
         if not name.strip() or any("\ud800" <= letter <= "\udfff" for letter in name):
             return f"a column is called {name!r}, which cannot be written; name it, or take it out"
-        first = columns.setdefault(column_of(_composed(name)), name)
+        first = columns.setdefault(column_of(composed(name)), name)
         if first != name:
             return f"columns {first!r} and {name!r} have one name in results ({column_of(name)!r}); rename one"
     return None
@@ -94,36 +97,24 @@ def undeclarable(names: Iterable[str], known: Collection[str]) -> str | None:
 @lru_cache(maxsize=4096)
 def misspelt(name: str, known: tuple[str, ...]) -> str | None:
     """The known column that a name differs from by case, punctuation, or an edit or two; None if none is near."""
-    letters = _letters(name)
-    if not letters:
+    word = letters(name)
+    if not word:
         return None
-    distances = {other: _edits(letters, _letters(other)) for other in known}
+    distances = {other: _edits(word, letters(other)) for other in known}
     nearest = min(distances, key=lambda other: distances[other])
-    return nearest if distances[nearest] <= (1 if len(letters) < LONG_NAME else 2) else None
+    return nearest if distances[nearest] <= (1 if len(word) < LONG_NAME else 2) else None
 
 
-def own_values(values: Mapping[str, Any], known: Collection[str], strict: bool = True) -> dict[str, str]:
+def own_values(values: Mapping[str, Any], known: Collection[str]) -> dict[str, str]:
     """The own values of a manifest row as text, by column.
 
     Text stays as it is. Numbers, dates and truth values are written as JSON has them (a whole float without its
     point), lists and mappings as JSON.
 
     Args:
-        values: of the row, without the empty ones.
-        strict: raise where a value cannot be text; else leave it out.
-
-    Raises:
-        RequestError: a value cannot be text, such as bytes.
+        values: of the row, without the empty ones. None is or holds bytes: ``rows_of`` refuses such columns.
     """
-    own = {}
-    for name, value in values.items():
-        if name not in known:
-            try:
-                own[_composed(name)] = _text(value)
-            except TypeError as error:
-                if strict:
-                    raise RequestError(f"{name} holds bytes, which are no text; take the column out") from error
-    return own
+    return {composed(name): _text(value) for name, value in values.items() if name not in known}
 
 
 def column_of(name: str) -> str:
@@ -141,18 +132,18 @@ def with_columns_of(table: pa.Table, meta: pa.ChunkedArray | pa.Array) -> pa.Tab
 def spread_out(meta: pa.ChunkedArray | pa.Array) -> dict[str, pa.Array]:
     """A column ``meta`` as one column of text for each of its names, sorted; null where a row has none."""
     maps = meta.combine_chunks() if isinstance(meta, pa.ChunkedArray) else meta
-    names = pc.unique(maps.keys).to_pylist() if len(maps) else []
-    return {column_of(name): pc.map_lookup(maps, name, "first") for name in sorted(names)}
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    columns: dict[str, pa.Array] = {}
+    for name in sorted(pc.unique(pc.list_flatten(maps.cast(_ENTRIES)).field("key")).to_pylist()):
+        values, column = pc.map_lookup(maps, name, "first"), column_of(name)
+        # Rows of earlier launches may have "title" where later ones have "meta.title".
+        columns[column] = pc.coalesce(columns.get(column, values), values)
+    return columns
 
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+    if isinstance(value, float | np.floating) and value.is_integer() and abs(float(value)) < 2**53:
         value = int(value)
     if isinstance(value, bool | int | float | list | tuple | dict):
         return json.dumps(value, ensure_ascii=False, default=_plain)
@@ -163,13 +154,7 @@ def _plain(value: Any) -> str:
     """Dates as ISO 8601 has them; decimals and the like by their digits."""
     if isinstance(value, date | time):
         return value.isoformat()
-    if isinstance(value, bytes | bytearray | memoryview):
-        raise TypeError
     return str(value)
-
-
-def _letters(name: str) -> str:
-    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _edits(a: str, b: str) -> int:

@@ -37,7 +37,7 @@ def read_pairs(uri: str, own: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     sources: dict[str, str] = {}
     seen: dict[str, int] = {}
     columns: dict[str, None] = {}
-    for raw in rows_of(uri, partial(_check, own=own)):
+    for raw in rows_of(uri, partial(_check, own=own), COLUMNS):
         columns |= dict.fromkeys(raw.values)
         number, where = raw.number, f"{uri}: row {raw.number}"
         if raw.defect:

@@ -63,6 +63,9 @@ class Kept:
     def add(self, table: pa.Table) -> None:
         """Take rows; they are written now and then."""
         self.new += len(table)
+        self._take(table)
+
+    def _take(self, table: pa.Table) -> None:
         refused = pc.equal(table["status"], "rejected")
         self.rejected.add(table.filter(refused))
         if self.results.add(table.filter(pc.invert(refused))):
@@ -85,9 +88,7 @@ class Kept:
     def restate(self, plan: Plan) -> None:
         """Write rows of finished items anew where the manifest says something else in the user's own columns."""
         if plan.outdated:
-            new = self.new
-            self.add(restated(self.output, plan.outdated))
-            self.new = new
+            self._take(restated(self.output, plan.outdated))
 
     def flush(self) -> None:
         """Write what waits."""

@@ -2,7 +2,7 @@
 
 A list of files loses Unicode form, case, spaces and punctuation on its way through spreadsheets and other systems.
 Where only the Unicode form differs (macOS decomposes what others compose), the file is the one that was meant.
-Whether any other one is, the user has to say.
+Files that differ in anything else are named in the error message and not opened.
 """
 
 import os
@@ -21,6 +21,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from acestep.errors import RestyleError
+from acestep.values import composed
 from pipeline.storage import StorageError, escaped, locate, patiently
 
 THREADS = 16
@@ -33,46 +34,49 @@ ENCODINGS = ("cp1252", "latin-1", "cp437")  # of spreadsheets, and of archives
 _WINDOWS_DRIVE = re.compile(r"(?:^|/)[A-Za-z]:[\\/]")
 
 
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
 def _caseless(name: str) -> str:
-    return _composed(_composed(name).casefold())
+    return composed(composed(name).casefold())
 
 
 def _spaceless(name: str) -> str:
     return " ".join(_caseless(unicodedata.normalize("NFKC", name)).split())
 
 
-def _letters(name: str) -> str:
+def letters(name: str) -> str:
+    """The letters and digits of a name, without case: what names that read alike have in common."""
     return re.sub(r"[\W_]+", "", _spaceless(name))
 
 
+def _unaccented(name: str) -> str:
+    apart = unicodedata.normalize("NFD", letters(name))
+    return "".join(letter for letter in apart if not unicodedata.combining(letter))
+
+
 def _unescaped(name: str) -> str:
-    return _letters(unquote(name))
+    return letters(unquote(name))
 
 
 def _redecoded(name: str) -> str:
     """UTF-8 that was read in another encoding, as it was meant."""
     if not _is_text(name):  # on disk, a name that is not UTF-8: its bytes are surrogates
-        return _letters(os.fsencode(name).decode("cp1252", errors="replace"))
+        return letters(os.fsencode(name).decode("cp1252", errors="replace"))
     for encoding in ENCODINGS:
         with suppress(UnicodeError):
-            return _letters(name.encode(encoding).decode())
-    return _letters(name)
+            return letters(name.encode(encoding).decode())
+    return letters(name)
 
 
 def _stem(name: str) -> str:
-    return _letters(name.rpartition(".")[0] or name)
+    return letters(name.rpartition(".")[0] or name)
 
 
 # What names may differ in, the least first, and what such names have in common.
 DIFFERENCES: Mapping[str, Callable[[str], str]] = {
-    FORM: _composed,
+    FORM: composed,
     "case": _caseless,
     "spaces": _spaceless,
-    "punctuation": _letters,
+    "punctuation": letters,
+    "accents": _unaccented,
     "percent signs": _unescaped,
     "the encoding of the name": _redecoded,
     "the extension": _stem,
@@ -189,14 +193,19 @@ class Folders:
         return [info.base_name for info in answer]
 
     def _missing_part(self, filesystem: fs.FileSystem, path: str) -> str:
-        """Why nothing is like a path: the folder that is not there, or the drive of another system."""
+        """Why no file is like a path: a missing folder and what is like it, or the drive of another system."""
         if _WINDOWS_DRIVE.search(path):
             return "a path of Windows names no file on this machine"
         missing = path
         with suppress(OSError, ValueError, pa.ArrowException):
             while (folder := missing.rpartition("/")[0]) and not _is_folder(filesystem, folder):
                 missing = folder
-        return f"there is no folder {missing!r}" if missing != path else ""
+        if missing == path:
+            return ""
+        found, difference = self._find(filesystem, missing)
+        folders = [other for other in found if difference and _is_folder(filesystem, other)]
+        hint = f"; {_there_is(folders, missing, difference)}" if folders else ""
+        return f"there is no folder {missing!r}{hint}"
 
 
 class MissingFileError(RestyleError):
@@ -219,7 +228,7 @@ def spelled(uri: str) -> str:
 
 
 def no_such_file(near: Nearby) -> str:
-    """What is said of a missing file."""
+    """The error message for a missing file."""
     return "no such file" + (f"; {near.hint}" if near.hint else "")
 
 

@@ -187,7 +187,7 @@ def _sampled(rows: Iterable[RawRow], wanted: set[str], manifest: str) -> Iterato
                 for name, value in row.values.items()
                 if name not in SWEPT and (name not in COLUMNS or name in values)
             }
-            kept |= own_values(values, COLUMNS, strict=False)
+            kept |= own_values(values, COLUMNS)
             for name in ("source", "reference_audio"):
                 if name in kept:
                     kept[name] = absolute(str(kept[name]), manifest)

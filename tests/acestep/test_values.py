@@ -36,6 +36,9 @@ def test_not_empty(value: object) -> None:
         (np.float32(7), "7"),
         (143349558619761320, "143349558619761320"),
         (Decimal(143349558619761320), "143349558619761320"),
+        (Decimal("9007199254740993.5"), "9007199254740993.5"),
+        (np.float32(7.1), "7.1"),
+        (np.float32(2**24 - 1), "16777215"),
     ],
 )
 def test_text(value: object, text: str) -> None:
@@ -53,6 +56,9 @@ def test_text(value: object, text: str) -> None:
         (1,),
         datetime(2026, 4, 4),
         1e300,
+        np.float32(2**24),
+        np.float16(2**11),
+        np.float64(2**53),
         float("inf"),
         "\ud800",
         "a\0",
@@ -69,10 +75,26 @@ def test_whole_numbers(value: object) -> None:
     assert as_whole_number("bpm", value) == 108
 
 
-@pytest.mark.parametrize("value", [True, b"108", 108.5, "fast", [108], float("inf"), NAN, None, 10**400])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(True, b"108", 108.5, "fast", [108], float("inf"), NAN, None, 10**400),
+        *("1_0", "inf", "nan", Decimal("9007199254740993.5"), np.float32(2**24)),
+    ],
+)
 def test_not_whole_numbers(value: object) -> None:
     with pytest.raises(RequestError, match="bpm"):
         as_whole_number("bpm", value)
+
+
+def test_digits_beyond_a_float_are_kept() -> None:
+    assert as_whole_number("seed", "9007199254740993") == as_whole_number("seed", Decimal(2**53 + 1)) == 2**53 + 1
+
+
+def test_numbers_are_what_they_are_printed_as() -> None:
+    assert as_number("shift", np.float32(0.1)) == as_number("shift", " 0.1 ") == 0.1
+    with pytest.raises(RequestError, match="shift '1_0' is not a number"):
+        as_number("shift", "1_0")
 
 
 def test_a_decimal_comma_is_told() -> None:

@@ -7,6 +7,7 @@ import tracemalloc
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -62,7 +63,7 @@ def test_tabs_by_extension_and_json_lines_in_utf_16(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("t,a.wav,rock, loud", ("line 3 has 4 cells", "' loud'", "double quotes")),
+        ("t,a.wav,rock, loud", ("line 3 has 4 cells (delimiter ',')", "' loud'", "double quotes")),
         ("t,a.wav", ("line 3 has 2 cells", "3 columns")),
         ("track_id,source,caption", ("header again",)),
         ("\ufefftrack_id, source,caption", ("header again",)),
@@ -75,6 +76,61 @@ def test_a_row_of_other_length_is_set_aside_alone(tmp_path: Path, line: str, wor
     assert isinstance(wrong, RejectedRow)
     assert (wrong.kind, wrong.row) == ("malformed_row", 2)
     assert all(word in wrong.message for word in words)
+
+
+@pytest.mark.parametrize(
+    ("content", "delimiter"),
+    [
+        ("track_id;source;caption,with,commas\nt;a.wav;x\n", "';'"),
+        ("track_id|sorce|my, own, title\nt|a.wav|x\n", r"'\|'"),
+        ("track_id source title\nt a.wav x\n", "space"),
+        ("track_id\tsource\tmy, own, title\nt\ta.wav\tx\n", "tab"),
+        ("title,artist\nx,y\n", "','"),
+    ],
+)
+def test_the_delimiter_that_gives_known_columns_is_taken_and_named(
+    tmp_path: Path, content: str, delimiter: str
+) -> None:
+    with pytest.raises(
+        ManifestError, match=rf"\(delimiter {delimiter}\): unknown column .* has no column .*'caption'"
+    ):
+        read(tmp_path, content)
+
+
+def test_columns_parted_by_spaces(tmp_path: Path) -> None:
+    track, wrong = read(tmp_path, 'track_id  source   caption\nt  a.wav  "rock, loud"\nu b.wav rock, loud\n')
+    assert isinstance(track, Track)
+    assert (track.track_id, track.prompt.caption) == ("t", "rock, loud")
+    assert isinstance(wrong, RejectedRow)
+    assert (wrong.kind, "4 cells (delimiter space)" in wrong.message) == ("malformed_row", True)
+
+
+def test_a_byte_order_mark_of_a_joined_file_is_no_part_of_a_row(tmp_path: Path) -> None:
+    lyrics = "la\n\ufefflo"
+    rows = read(tmp_path, f'{HEADER[:-1]},lyrics\na,a.wav,x,\n\ufeffb,b.wav,x,"{lyrics}"\n\ufeff"c",c.wav,x,\n')
+    assert [row.track_id for row in rows] == ["a", "b", "c"]
+    assert isinstance(rows[1], Track)
+    assert rows[1].prompt.lyrics == lyrics
+    lines = [json.dumps({"track_id": name, "source": "a.wav", "caption": "x"}) for name in "ab"]
+    rows = read(tmp_path, "\n\ufeff".join(lines), "t.jsonl")
+    assert [row.track_id for row in rows] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "exact", "lost"), [(pa.float32(), 2**24 - 1, 2**24 + 1), (pa.float16(), 2**11 - 1, 2**11 + 1)]
+)
+def test_ids_that_a_narrow_float_has_changed_are_refused(
+    tmp_path: Path, kind: pa.DataType, exact: int, lost: int
+) -> None:
+    ids = pa.array(np.array([exact, lost], kind.to_pandas_dtype()))
+    table = pa.table({"track_id": ids, "source": ["a.wav"] * 2, "caption": ["x"] * 2})
+    strength = pa.array(np.array([0.1, 0.1], np.float32))
+    pq.write_table(table.append_column("audio_cover_strength", strength), tmp_path / "t.parquet")
+    track, rejected = read_manifest(str(tmp_path / "t.parquet"))
+    assert isinstance(track, Track)
+    assert (track.track_id, dict(track.overrides)) == (str(exact), {"audio_cover_strength": 0.1})
+    assert isinstance(rejected, RejectedRow)
+    assert (rejected.kind, "lost digits" in rejected.message) == ("not_text", True)
 
 
 def test_rows_are_counted_as_a_spreadsheet_shows_them(tmp_path: Path) -> None:

@@ -132,12 +132,71 @@ def test_names_of_result_columns_are_nobodys(tmp_path: Path) -> None:
     assert len(columns) == len(taken)
 
 
-@pytest.mark.parametrize("art", [b"\xff\xd8", {"bytes": b"\xff\xd8", "path": "x.jpg"}])
-def test_bytes_reject_the_row_by_name(tmp_path: Path, art: object) -> None:
-    (row,) = read(write(tmp_path, "parquet", ROW | OWN | {"art": art}), "*")
-    assert isinstance(row, RejectedRow)
-    assert (row.kind, row.meta) == ("not_text", OWN)
-    assert "art holds bytes" in row.message
+@pytest.mark.parametrize("art", [b"\xff\xd8", {"bytes": b"\xff\xd8", "path": "x.jpg"}, [b"\xff"]])
+def test_a_column_of_bytes_is_refused_once_by_name(tmp_path: Path, art: object) -> None:
+    uri = write(tmp_path, "parquet", ROW | OWN, ROW | OWN | {"track_id": "b", "art": art})
+    pq.write_table(pa.Table.from_pylist([ROW | OWN | {"art": None}, ROW | {"track_id": "b", "art": art}]), uri)
+    with pytest.raises(ManifestError, match=r"'art' holds bytes.*drop\(columns=\['art'\]\)"):
+        read(uri, "*")
+
+
+HOUR_NS = 3_600_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "text"),
+    [
+        ([HOUR_NS + 1], pa.time64("ns"), "01:00:00.000000001"),
+        ([HOUR_NS], pa.time64("ns"), "01:00:00"),
+        ([1], pa.timestamp("ns"), "1970-01-01T00:00:00.000000001"),
+        ([0], pa.timestamp("us"), "1970-01-01T00:00:00"),
+        ([1_500], pa.timestamp("ms", "Europe/Berlin"), "1970-01-01T01:00:01.500+01:00"),
+        ([0], pa.timestamp("s", "UTC"), "1970-01-01T00:00:00+00:00"),
+        ([2**59], pa.timestamp("us"), "20237-04-25T10:45:03.423488"),
+        ([0.1], pa.float32(), "0.1"),
+        ([1999.0], pa.float32(), "1999"),
+        ([16777216.0], pa.float32(), "16777216"),
+        ([0.1], pa.float16(), "0.1"),
+        ([0.1], pa.float64(), "0.1"),
+        ([3], pa.duration("s"), "0:00:03"),
+    ],
+)
+def test_typed_values_keep_their_precision(tmp_path: Path, values: list, kind: pa.DataType, text: str) -> None:
+    table = pa.Table.from_pylist([ROW, ROW | {"track_id": "b"}])
+    uri = str(tmp_path / "t.parquet")
+    pq.write_table(table.append_column("own", pa.array([*values, None], kind)), uri)
+    first, second = read(uri, "*")
+    assert (first.meta, second.meta) == ({"own": text}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("own", pa.array([2**62], pa.timestamp("us"))),
+        ("own", pa.array([2**30], pa.date32())),
+        ("own", pa.array([1], pa.timestamp("us", "Mars/Olympus"))),
+        ("own", pa.array([[2**60]], pa.list_(pa.timestamp("us")))),
+        ("lyrics", pa.array([2**60], pa.timestamp("us"))),
+    ],
+)
+def test_a_typed_value_that_cannot_be_read_is_one_error(tmp_path: Path, name: str, column: pa.Array) -> None:
+    uri = str(tmp_path / "t.parquet")
+    pq.write_table(pa.Table.from_pylist([ROW]).append_column(name, column), uri)
+    with pytest.raises(ManifestError, match=rf"column '{name}' \(.*write it as text"):
+        read(uri, "*")
+
+
+def test_the_two_names_of_one_column_are_spread_out_together() -> None:
+    """A row of an earlier launch may have ``title`` where a later one has ``meta.title``."""
+    rows = [{"title": "0"}, {"title": "1", "isrc": "i"}, None, {}, {"meta.title": "4"}]
+    for start in range(len(rows) + 1):
+        columns = spread_out(pa.chunked_array([pa.array(rows, META_TYPE).slice(start)]))
+        assert columns == spread_out(pa.array(rows, META_TYPE).slice(start))
+        assert columns.keys() == (
+            {"meta.title", "meta.isrc"} if start < 2 else {"meta.title"} if start < 5 else set()
+        )
+        if start < 5:
+            assert columns["meta.title"].to_pylist() == ["0", "1", None, None, "4"][start:]
 
 
 @pytest.mark.parametrize(

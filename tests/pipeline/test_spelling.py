@@ -93,6 +93,9 @@ def test_a_manifest_by_another_form_of_its_name(tmp_path: Path) -> None:
         ("my_song.wav", "My Song.wav", "punctuation"),
         ("Don't Stop.wav", "Don\u2019t Stop.wav", "punctuation"),
         ("a\u2013b.wav", "a-b.wav", "punctuation"),
+        ("Cafe.wav", COMPOSED, "accents"),
+        ("cafe_.wav", DECOMPOSED, "accents"),
+        ("Ágætis Byrjun.wav", "agætis byrjun.wav", "accents"),
         ("my%20song.wav", "my song.wav", "percent signs"),
         ("my song.wav", "my%20song.wav", "percent signs"),
         ("CafÃ©.wav", DECOMPOSED, "the encoding of the name"),
@@ -137,6 +140,20 @@ def test_what_is_like_a_name_is_pointed_to_and_not_taken(
 def test_where_nothing_is_alike(tmp_path: Path, asked: str, hint: str) -> None:
     touch(str(tmp_path), "song.wav")
     assert Folders().near(f"{tmp_path}/{asked}").hint == hint.format(folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        ("SUB/none.wav", "there is no folder '{folder}/SUB'; there is 'sub', which differs in case"),
+        ("sub/Cafe/none.wav", "there is no folder '{folder}/sub/Cafe'; there is 'Café', which differs in accents"),
+        ("SUB/café/none.wav", "there is no folder '{folder}/SUB'; there is 'sub', which differs in case"),
+        ("song/none.wav", "there is no folder '{folder}/song'"),
+    ],
+)
+def test_a_misspelt_folder_is_pointed_to_without_the_file(tmp_path: Path, asked: str, hint: str) -> None:
+    touch(str(tmp_path), "song.wav", "sub/Café/other.wav")
+    assert Folders().near(f"{tmp_path}/{asked}") == Nearby(hint=hint.format(folder=tmp_path))
 
 
 def test_a_folder_that_cannot_be_listed_is_not_said_to_be_missing(
