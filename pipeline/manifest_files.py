@@ -11,7 +11,7 @@ from pyarrow import fs
 
 from acestep.setting import SETTING_FIELDS
 from acestep.values import is_empty
-from pipeline.manifest_parquet import parquet_rows
+from pipeline.manifest_parquet import parquet_rows, refuse_bytes
 from pipeline.manifest_text import Check, ManifestError, RawRow, csv_rows, refuse_repeats, text_lines
 from pipeline.own_columns import OPTION, absent, how_to_declare, is_declared, misspelt, undeclarable
 from pipeline.spelling import MissingFileError, spelled
@@ -91,6 +91,7 @@ def _parquet_rows(
         file = pq.ParquetFile(stream)
         names = [name for name in file.schema_arrow.names if not _PANDAS_INDEX.fullmatch(name)]
         refuse_repeats(names, uri)
+        refuse_bytes(file.schema_arrow, names, uri, known)
         check(names, uri, True)
         yield from parquet_rows(file, names, uri, known)
 

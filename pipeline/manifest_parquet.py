@@ -13,6 +13,20 @@ BATCH_ROWS = 8192
 OUT_OF_RANGE = "<value out of range"  # Arrow's text for a date that it cannot write
 
 
+def refuse_bytes(schema: pa.Schema, names: list[str], uri: str, known: Collection[str]) -> None:
+    """Refuse columns of the user's own that hold bytes, such as a cover image, which no table of text can carry.
+
+    Raises:
+        ManifestError: naming them.
+    """
+    binary = [name for name in names if name not in known and _holds_bytes(schema.field(name).type)]
+    if binary:
+        raise ManifestError(
+            f"{uri}: {', '.join(map(repr, binary))} holds bytes, and only text and numbers can be carried; "
+            f"write the file without it (pandas: frame.drop(columns={binary!r}))"
+        )
+
+
 def parquet_rows(file: pq.ParquetFile, names: list[str], uri: str, known: Collection[str]) -> Iterator[RawRow]:
     """The rows of a Parquet file.
 
@@ -23,15 +37,8 @@ def parquet_rows(file: pq.ParquetFile, names: list[str], uri: str, known: Collec
         known: columns that a job reads; the others are the user's own.
 
     Raises:
-        ManifestError: one of the user's own columns holds bytes, or a value that cannot be read.
+        ManifestError: a value cannot be read.
     """
-    schema = file.schema_arrow
-    binary = [name for name in names if name not in known and _holds_bytes(schema.field(name).type)]
-    if binary:
-        raise ManifestError(
-            f"{uri}: {', '.join(map(repr, binary))} holds bytes, and only text and numbers can be carried; "
-            f"write the file without it (pandas: frame.drop(columns={binary!r}))"
-        )
     number = 0
     for batch in file.iter_batches(BATCH_ROWS, columns=names):
         columns = [_values(name, batch.column(name), uri, name not in known) for name in names]
@@ -48,12 +55,13 @@ def _values(name: str, column: pa.Array, uri: str, own: bool) -> list[Any]:
         if pa.types.is_float32(kind) or pa.types.is_float16(kind):
             numbers = column.to_numpy(zero_copy_only=False)
             return [
-                number if valid.as_py() else None for number, valid in zip(numbers, column.is_valid(), strict=True)
+                number if valid else None
+                for number, valid in zip(numbers, column.is_valid().to_pylist(), strict=True)
             ]
         return column.to_pylist()
     except (pa.ArrowException, ValueError, ArithmeticError, LookupError) as error:
         raise ManifestError(
-            f"{uri}: column {name!r} ({kind}) cannot be read ({error}); write it as text"
+            f"{uri}: column {name!r} ({kind}) cannot be read ({error}); write it as text in UTF-8"
         ) from error
 
 

@@ -192,7 +192,10 @@ def test_anybodys_covers_can_be_measured_and_compared(folder: Path, made: Summar
     pairs = MeasureJob(str(folder / "theirs"), str(folder / "pairs.csv"), cluster=ClusterSpec(workers=1))
     done = measure_all(pairs, lambda done: None)
     assert (done.covers, done.failed) == (len(rows), 1)
-    assert "text.flac: no samples" in done.reasons[0]
+    (broken,) = (row for row in current_rows(open_store(pairs.output)).to_pylist() if row["status"] != "ok")
+    assert (broken["setting_name"], broken["error_kind"]) == ("broken", "unreadable_audio")
+    assert done.reasons == [f"t0: {broken['error_message']}"]
+    assert f"{folder}/text.flac" in broken["error_message"]
     assert done.cost > 0
     uri = f"sqlite:///{folder}/theirs.db"
     theirs, _ = compare_folder(CompareJob(pairs.output, tracking=TrackingSpec(uri=uri)), pytest.fail)
