@@ -47,7 +47,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) ->
 
     def some_heads(pieces: Iterator[tuple[slice, slice, slice]]) -> None:
         for rows, heads, kv in pieces:
-            seen = visible if visible is None or len(visible) == 1 or visible.dim() < 4 else visible[rows]
+            seen = None if visible is None else _part(visible, rows, heads)
             out[rows, heads] = _attention(q[rows, heads], k[rows, kv], v[rows, kv], seen)
 
     share(some_heads, _pieces(len(q), k.shape[1], group))
@@ -56,6 +56,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) ->
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=k.shape[1] != q.shape[1])
+
+
+def _part(visible: Tensor, rows: slice, heads: slice) -> Tensor:
+    """What of a mask belongs to some rows and heads."""
+    visible = visible[(None,) * (4 - visible.dim())]
+    return visible[rows if len(visible) > 1 else slice(None), heads if visible.shape[1] > 1 else slice(None)]
 
 
 def _pieces(batch: int, kv_heads: int, group: int) -> list[tuple[slice, slice, slice]]:

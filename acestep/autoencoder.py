@@ -18,7 +18,7 @@ from acestep.autoencoder_rows import decode_rows, encode_rows
 from acestep.config import AutoencoderConfig
 from acestep.memory import longest_tile, total_bytes
 from acestep.rows import works_in_rows
-from acestep.threads import serial_ops
+from acestep.threads import parallel_ops, serial_ops
 
 # Receptive fields beyond a frame's own samples, in latent frames each side. With this much overlap a tile's
 # core equals the untiled result; with one frame less it does not.
@@ -179,7 +179,8 @@ class Autoencoder(nn.Module):
         """
         whole = lambda piece: self.posterior(piece)[0].float()  # noqa: E731
         chunk = self._chunk_frames(audio, overlap_frames) if chunk_frames is None else chunk_frames
-        latents = _tiled(whole, audio, chunk, overlap_frames, self.hop, 1)
+        with parallel_ops(audio):
+            latents = _tiled(whole, audio, chunk, overlap_frames, self.hop, 1)
         return latents[..., : audio.shape[-1] // self.hop].transpose(1, 2)
 
     def decode(
@@ -192,7 +193,8 @@ class Autoencoder(nn.Module):
         """
         whole = lambda piece: self.decoder(piece.to(self.dtype)).float()  # noqa: E731
         chunk = self._chunk_frames(latents, overlap_frames) if chunk_frames is None else chunk_frames
-        return _tiled(whole, latents.transpose(1, 2), chunk, overlap_frames, 1, self.hop)
+        with parallel_ops(latents):
+            return _tiled(whole, latents.transpose(1, 2), chunk, overlap_frames, 1, self.hop)
 
     def _chunk_frames(self, x: Tensor, overlap: int) -> int:
         """The usual tile, or the longest that a device of this size has memory for."""

@@ -10,7 +10,6 @@ from acestep.autoencoder import Autoencoder
 from acestep.constants import MIN_LATENT_FRAMES
 from acestep.errors import RequestError
 from acestep.model import AceStepModel
-from acestep.threads import inference
 from acestep.transformer import ConstantCrossAttention
 
 # Beyond a window and below it, and two of each: one length alone would be taken for constant. The longest first:
@@ -35,7 +34,7 @@ def compile_parts(model: AceStepModel, autoencoder: Autoencoder) -> None:
         half.compile(dynamic=True)
 
 
-@inference
+@torch.inference_mode()
 def warm_up(model: AceStepModel, autoencoder: Autoencoder, null: ConstantCrossAttention) -> None:
     """Run every compiled part, so that no track waits for the compiler.
 

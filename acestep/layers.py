@@ -20,7 +20,7 @@ class Linear(nn.Linear):
     """A linear map that on a CPU is cut into pieces by columns."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not in_pieces(x, self.weight):
+        if not in_pieces(x, *self.parameters()):
             return super().forward(x)
         rows = x.reshape(-1, self.in_features)
         out = rows.new_empty(len(rows), self.out_features)

@@ -5,6 +5,7 @@ order. Here torch itself never uses more than one thread: ``serial_ops`` sees to
 whose shapes depend on sizes alone, to as many threads as torch was set to use.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -22,37 +23,46 @@ Piece = TypeVar("Piece")
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-_lock = threading.Lock()
-_held = 0  # threads inside of ``serial_ops``
-_threads = 1  # what torch was set to use before the first of them entered
-_here = threading.local()
+_here = (
+    threading.local()
+)  # serial: how many threads this one may use, inside of ``serial_ops``; helper: of a share
 
 
 @contextmanager
 def serial_ops() -> Iterator[None]:
     """Torch operations of this Python thread run on one thread; ``share`` uses the others."""
-    global _held, _threads
     if is_serial():
         yield
         return
-    with _lock:
-        if _held == 0:
-            _threads = torch.get_num_threads()
-        _held += 1
-    _here.serial = True
-    torch.set_num_threads(1)
+    threads = torch.get_num_threads()
+    _set_threads_here(1, elsewhere=threads)
+    _here.serial = threads
     try:
         yield
     finally:
-        _here.serial = False
-        with _lock:
-            _held -= 1
-        torch.set_num_threads(_threads)
+        _here.serial = None
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def parallel_ops(x: Tensor) -> Iterator[None]:
+    """Inside of ``serial_ops``: operations that are not cut into pieces, on all threads; nothing on a GPU."""
+    threads = getattr(_here, "serial", None)
+    if threads is None or threads == 1 or x.device.type != "cpu" or torch.compiler.is_compiling():
+        yield
+        return
+    torch.set_num_threads(threads)
+    _here.serial = None
+    try:
+        yield
+    finally:
+        _set_threads_here(1, elsewhere=threads)
+        _here.serial = threads
 
 
 def is_serial() -> bool:
     """Whether this Python thread is inside of ``serial_ops``."""
-    return getattr(_here, "serial", False)
+    return getattr(_here, "serial", None) is not None
 
 
 def in_pieces(*tensors: Tensor) -> bool:
@@ -84,14 +94,21 @@ def share(work: Callable[[Iterator[Piece]], None], pieces: Iterable[Piece]) -> N
     with serial_ops():
         listed = list(pieces)
         remaining = iter(listed)  # shared by the threads: its next item is taken under the GIL
-        mode, helpers = torch.is_inference_mode_enabled(), 0 if _is_helper() else min(_threads, len(listed)) - 1
-        futures = [_pool().submit(_help, work, remaining, mode) for _ in range(helpers)]
+        helpers = 0 if getattr(_here, "helper", False) else min(_here.serial, len(listed)) - 1
+        if helpers < 1:
+            work(remaining)
+            return
+        mode = torch.is_inference_mode_enabled()
+        futures = [_pool().submit(_help, work, remaining, mode, _here.serial) for _ in range(helpers)]
+        _here.helper = True  # a share inside of this one has no threads left
         try:
             work(remaining)
         finally:
-            wait(futures)
+            _here.helper = False
+            wait([future for future in futures if not future.cancel()])
         for future in futures:
-            future.result()
+            if not future.cancelled():
+                future.result()
 
 
 def columns(count: int, multiple: int = 1, size: int = COLUMNS) -> list[slice]:
@@ -102,18 +119,39 @@ def columns(count: int, multiple: int = 1, size: int = COLUMNS) -> list[slice]:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(MAX_THREADS, "restyle-share", initializer=_become_helper)
+    return ThreadPoolExecutor(MAX_THREADS, "restyle-share")
 
 
-def _become_helper() -> None:
-    _here.serial = _here.helper = True
-    torch.set_num_threads(1)
+@cache
+def _keeper() -> ThreadPoolExecutor:
+    """A thread whose own number of torch threads is nobody's concern."""
+    return ThreadPoolExecutor(1, "restyle-threads")
 
 
-def _is_helper() -> bool:
-    return getattr(_here, "helper", False)
+def _forget_threads() -> None:
+    """A forked process has none of its parent's threads."""
+    _pool.cache_clear()
+    _keeper.cache_clear()
 
 
-def _help(work: Callable[[Iterator[Piece]], None], remaining: Iterator[Piece], inference_mode: bool) -> None:
-    with torch.inference_mode(inference_mode), torch.no_grad():
+os.register_at_fork(after_in_child=_forget_threads)
+
+
+def _set_threads_here(count: int, elsewhere: int) -> None:
+    """Set torch's number of threads for this Python thread, and leave it for Python threads that are new to torch.
+
+    Torch's own function sets both; a second thread that calls it sets the latter back.
+    """
+    torch.get_num_threads()  # at its first operation a thread takes the number for new ones
+    torch.set_num_threads(count)
+    _keeper().submit(torch.set_num_threads, elsewhere).result()
+
+
+def _help(
+    work: Callable[[Iterator[Piece]], None], remaining: Iterator[Piece], inference: bool, threads: int
+) -> None:
+    if not is_serial():
+        _set_threads_here(1, elsewhere=threads)
+        _here.serial, _here.helper = 1, True
+    with torch.inference_mode(inference), torch.no_grad():
         work(remaining)

@@ -21,7 +21,7 @@ from acestep.attention import Window, attention, block_mask, repeat_heads, windo
 from acestep.config import BlockConfig, ModelConfig
 from acestep.layers import Attention, Linear, Positions, RMSNorm, SwiGLU, positions
 from acestep.rows import works_in_rows
-from acestep.threads import serial_ops
+from acestep.threads import parallel_ops, serial_ops
 from acestep.transformer_rows import decoded
 
 TIME_FREQUENCIES = 256
@@ -273,7 +273,8 @@ class DiffusionTransformer(nn.Module):
         """Velocity under each of several conditions, sharing what comes before they are read."""
         read = [tensor for condition in conditions for tensor in condition.tensors]
         if self.compiled or not works_in_rows(self, self.proj_in.weight, x, context, *read):
-            return self._embedded_and_decoded(x, context, modulation, conditions, in_rows=False)
+            with parallel_ops(x):
+                return self._embedded_and_decoded(x, context, modulation, conditions, in_rows=False)
         alone = []
         with serial_ops():
             for i in range(len(x)):

@@ -1,16 +1,20 @@
 """The same bits on any number of threads: layers of the published width, covers of the built-in model."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torchaudio.functional
 from torch import Tensor
 
+from acestep import attention, autoencoder_rows, layers, sampler, transformer_rows
 from acestep.audio import resample
-from acestep.autoencoder import ResidualUnit
+from acestep.autoencoder import Decoder, ResidualUnit
 from acestep.autoencoder_rows import residual_unit
 from acestep.conditions import prepare
 from acestep.config import BlockConfig, ModelConfig
@@ -20,7 +24,7 @@ from acestep.layers import Linear, silu
 from acestep.prompt import Prompt
 from acestep.setting import CoverSetting
 from acestep.stages import Chain, Stage
-from acestep.threads import inference, serial_ops, share
+from acestep.threads import columns, inference, serial_ops, share
 from acestep.transformer import DiffusionTransformer
 from tests.conftest import tone
 from tests.parity.cases import ROUNDING, difference
@@ -163,6 +167,149 @@ def test_an_error_in_a_piece_is_raised_when_all_have_ended() -> None:
     finally:
         torch.set_num_threads(before)
     assert set(ended) == set(range(6))
+
+
+def test_what_is_not_cut_runs_on_one_thread(base: AceStepHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, set[int]] = {}
+
+    def watch(place: Any, name: str) -> None:
+        whole = getattr(place, name)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            seen.setdefault(name, set()).add(torch.get_num_threads())
+            return whole(*args, **kwargs)
+
+        monkeypatch.setattr(place, name, watched)
+
+    for place, name in (
+        (torch.nn.functional, "conv1d"),
+        (torchaudio.functional, "resample"),
+        (transformer_rows, "window_attention"),
+        (autoencoder_rows, "residual_unit"),
+        (sampler, "apg"),
+        (layers, "silu"),
+    ):
+        watch(place, name)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        source = resample(torch.from_numpy(tone(6.0, 44_100).T.copy()), 44_100)
+        setting = CoverSetting(inference_steps=2)
+        conditions = prepare(base, source, Prompt("jazz"), [resolve(setting, is_turbo=False)])
+        Chain(conditions, [((Stage(setting),), 1)]).run((Stage(setting),), 1)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) >= {"resample", "window_attention", "residual_unit", "apg", "silu"}
+    assert all(threads == {1} for threads in seen.values()), seen
+
+
+def test_pieces_depend_on_sizes_alone() -> None:
+    made = on_threads(lambda: tuple(torch.tensor([part.start, part.stop]) for part in columns(2048, 128)))
+    assert all(torch.equal(a, b) for other in made[1:] for a, b in zip(made[0], other, strict=True))
+    assert columns(6, 4) == [slice(0, 6)]
+    assert columns(1030, 100) == [slice(0, 500), slice(500, 1000), slice(1000, 1030)]
+    assert columns(900, 600) == [slice(0, 600), slice(600, 900)]
+
+
+def test_a_thread_that_is_new_to_torch_while_another_works_gets_all_threads() -> None:
+    before, found, by = torch.get_num_threads(), [], set()
+
+    def note(pieces: Iterator[int]) -> None:
+        for _ in pieces:
+            time.sleep(0.01)
+            by.add(threading.get_ident())
+
+    def begin() -> None:
+        found.append(torch.get_num_threads())
+        share(note, range(6))
+
+    torch.set_num_threads(3)
+    try:
+        with serial_ops():
+            other = threading.Thread(target=begin)
+            other.start()
+            other.join()
+    finally:
+        torch.set_num_threads(before)
+    assert found == [3]
+    assert len(by) == 3
+
+
+def test_shares_within_a_share_use_no_more_threads() -> None:
+    before, by = torch.get_num_threads(), set()
+
+    def inner(pieces: Iterator[int]) -> None:
+        for _ in pieces:
+            by.add(threading.get_ident())
+            time.sleep(0.005)
+
+    def outer(pieces: Iterator[int]) -> None:
+        for _ in pieces:
+            share(inner, range(4))
+
+    torch.set_num_threads(3)
+    try:
+        share(outer, range(6))
+    finally:
+        torch.set_num_threads(before)
+    assert len(by) <= 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_process_shares_among_threads_of_its_own() -> None:
+    share(lambda pieces: list(pieces), range(4))  # has a pool, where there are two threads
+    child = os.fork()
+    if child == 0:
+        done: list[int] = []
+        torch.set_num_threads(2)
+        share(lambda pieces: done.extend(pieces), range(100))
+        os._exit(0 if len(done) == 100 else 1)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            assert status == 0
+            return
+        time.sleep(0.05)
+    os.kill(child, 9)
+    pytest.fail("the child hangs")
+
+
+def test_a_network_that_is_not_cut_uses_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16 nothing is cut, and no bits are promised."""
+    handler = AceStepHandler.from_checkpoint("demo", device="cpu", dtype="bfloat16")
+    seen = set()
+    whole = Decoder.in_whole
+    monkeypatch.setattr(Decoder, "in_whole", lambda self, x: seen.add(torch.get_num_threads()) or whole(self, x))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with serial_ops():
+            handler.autoencoder.decode(torch.zeros(1, 4, handler.autoencoder.config.latent_channels))
+            assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {3}
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 700, 700), (2, 1, 1, 700), (2, 4, 700, 700), (700, 700), (1, 4, 1, 700)])
+@pytest.mark.parametrize("batch", [2, 33])
+def test_attention_in_pieces_is_attention(shape: tuple[int, ...], batch: int) -> None:
+    if len(shape) == 4 and shape[0] == 2:
+        shape = (batch, *shape[1:])
+    length = 700 if batch == 2 else 150
+    shape = tuple(length if n == 700 else n for n in shape)
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(batch, 4, length, 8, generator=generator)
+    k, v = (torch.randn(batch, 2, length, 8, generator=generator) for _ in range(2))
+    visible = torch.rand(shape, generator=generator) > 0.3
+    assert batch * 4 * length * length > attention.SHARED_PAIRS
+    both = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
+    reference = F.scaled_dot_product_attention(q.double(), *(x.double() for x in both), attn_mask=visible)
+    first, *others = on_threads(lambda: (attention.attention(q, k, v, visible),))
+    assert difference(first[0], reference) <= ROUNDING
+    assert all(torch.equal(first[0], other[0]) for other in others)
 
 
 def test_two_python_threads_at_once_leave_the_number_as_it_was() -> None:
