@@ -24,7 +24,13 @@ CONFIGURATIONS: tuple[dict[str, str], ...] = (
     {"OMP_NUM_THREADS": "2"},
     {"OMP_NUM_THREADS": "3"},
 )
-TESTS = ("tests/parity", "tests/acestep/test_threads.py", "tests/acestep/test_transformer.py")
+TESTS = (
+    "tests/parity",
+    "tests/acestep/test_threads.py",
+    "tests/acestep/test_transformer.py",
+    "tests/acestep/test_autoencoder_rows.py",
+    "tests/acestep/test_model.py",
+)
 JOBS = ("tests/jobs/test_same_audio.py",)
 
 
@@ -32,7 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="leave out the covers of whole jobs")
     paths = TESTS if parser.parse_args().quick else TESTS + JOBS
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--durations=0", *paths]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *paths]
     failures = 0
     print(f"| {'configuration':32} | passed | failed | seconds |\n| --- | ---: | ---: | ---: |")
     for variables in CONFIGURATIONS:
@@ -45,7 +51,8 @@ def main() -> int:
         print(f"| {name:32} | {figures} |", flush=True)
         if run.returncode:
             failures += 1
-            print("\n".join(line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))))
+            named = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+            print("\n".join(named or [run.stdout[-2000:], run.stderr[-2000:]]))
     return int(failures > 0)
 
 
