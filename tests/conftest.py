@@ -40,6 +40,16 @@ def melody(seconds: float, seed: int = 0, octave: int = 0, rate: int = 48_000) -
     return np.stack((wave, 0.8 * np.roll(wave, rate // 100)), axis=1).astype(np.float32)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_runs_in_the_working_directory() -> Iterator[None]:
+    """MLflow's defaults are paths relative to the working directory: no test may leave its files there."""
+    places = [Path(name).absolute() for name in ("mlartifacts", "mlruns", "mlflow.db")]
+    before = {place for place in places if place.exists()}
+    yield
+    left = [str(place) for place in places if place.exists() and place not in before]
+    assert not left, f"a test wrote to {', '.join(left)}"
+
+
 @pytest.fixture(scope="session")
 def base() -> AceStepHandler:
     """The built-in base model on the CPU."""
