@@ -94,7 +94,10 @@ def header_seconds(file: BinaryIO) -> float | None:
     file = closed(file)
     if has_no_count(file):
         return None
-    parts = parts_of(file, believe_count=True).parts
+    try:
+        parts = parts_of(file, believe_count=True).parts
+    except AudioError:
+        return None
     found = [_header_seconds(part.open(file), part) for part in parts]
     return None if None in found else sum(seconds for seconds in found if seconds is not None)
 

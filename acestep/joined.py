@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from acestep.chunks import end_of_content
+from acestep.errors import AudioError
 from acestep.mpeg import as_counted, counts_itself, stretches, tag_size
 from acestep.windows import Scan, Window
 
@@ -51,6 +52,9 @@ def parts_of(file: BinaryIO, believe_count: bool = False) -> Joined:
 
     Args:
         believe_count: do not look at every frame of an MP3 whose own count of bytes is right.
+
+    Raises:
+        AudioError: it joins more than ``MOST_PARTS``.
     """
     scan = Scan(file)
     tag = tag_size(scan, 0)
@@ -65,18 +69,20 @@ def parts_of(file: BinaryIO, believe_count: bool = False) -> Joined:
     else:
         joined = _mpeg(scan, believe_count)
     file.seek(0)
+    if len(joined.parts) > MOST_PARTS:
+        raise AudioError(f"joins more than {MOST_PARTS} files end to end; split it")
     return joined if joined.parts else Joined([Part(((0, scan.length),))], joined.left_over)
 
 
 def _mpeg(scan: Scan, believe_count: bool) -> Joined:
     counted = as_counted(scan) if believe_count else None
     found, lost = ([counted], 0) if counted else stretches(scan)
-    return Joined([Part(tuple(s.ranges), exceeds_count=s.exceeds_count) for s in found[:MOST_PARTS]], lost)
+    return Joined([Part(tuple(s.ranges), exceeds_count=s.exceeds_count) for s in found], lost)
 
 
 def _flac(scan: Scan) -> Joined:
     starts, place = [0], scan.find(_FLAC, 0)
-    while len(starts) < MOST_PARTS and (place := scan.find(_FLAC, place + 1)) < scan.length:
+    while len(starts) <= MOST_PARTS and (place := scan.find(_FLAC, place + 1)) < scan.length:
         starts.append(place)
     return Joined([Part(((a, b),)) for a, b in zip(starts, [*starts[1:], scan.length], strict=True)])
 
@@ -97,12 +103,17 @@ def _ogg(scan: Scan) -> Joined:
         if is_first and not beginning:
             parts.append(Part(((start, place),), streams))
             start, streams = place, 0
-            if len(parts) == MOST_PARTS:
+            if len(parts) > MOST_PARTS:
                 break
         streams += is_first
         beginning = is_first
         segments = scan.at(place + 27, head[26])
-        place += 27 + head[26] + sum(segments)
+        end = place + 27 + head[26] + sum(segments)
+        if end != scan.length and scan.at(end, 5) != b"OggS\0":
+            # Cut off: another page begins within it. The last page of all is left to the check for truncation.
+            inside = scan.find(_PAGE, place + 1)
+            end = inside if inside < min(end, scan.length) else end
+        place = end
     return Joined([*parts, Part(((start, scan.length),), streams)], lost)
 
 

@@ -48,7 +48,8 @@ class Frame:
 class Stretch:
     """Frames of one encoding.
 
-    ranges: where they stand, from a byte up to another, with the tag before them and without what is between them.
+    ranges: their bytes, from a place up to another, with the tag before the first frame and without tags and junk
+        between the frames.
     frames: those with sound; counted: as many as the frame without sound tells, None where there is none.
     """
 
@@ -127,7 +128,8 @@ def _bytes_before(head: bytes) -> int:
 def stretches(scan: Scan) -> tuple[list[Stretch], int]:
     """The encodings that a file of MPEG audio joins, and how many bytes of it are neither frames nor tags.
 
-    No stretch: it is no MPEG audio.
+    A frame with a count or a change of kind begins a new one. A tag does not: segmented streams have one every few
+    seconds, and the frames behind it depend on those before. No stretch: it is no MPEG audio.
     """
     found: list[Stretch] = []
     place = lost = frames = tries = 0
@@ -139,11 +141,15 @@ def stretches(scan: Scan) -> tuple[list[Stretch], int]:
         if frame is not None and ((goes_on and synchronized) or _are_frames(scan, place, goes_on or place == 0)):
             synchronized = True
             is_count, count = _count(scan.at(place, 64)) if frame.kind[1] else (False, None)
-            end = min(place + frame.size, scan.length)
-            if last is None or not goes_on or is_count or tag is not None:
+            end = _end(scan, place, frame)
+            if end < min(place + frame.size, scan.length):
+                lost += end - place
+                place = end
+                continue
+            if last is None or not goes_on or is_count:
                 last = Stretch([(place if tag is None else tag, place)], frame.kind, count)
                 found.append(last)
-                tag = None
+            tag = None
             last.extend(place, end)
             last.frames += 0 if is_count else 1
             place, frames = end, frames + 1
@@ -161,6 +167,30 @@ def stretches(scan: Scan) -> tuple[list[Stretch], int]:
     if frames == MOST_FRAMES:
         found[-1].extend(place, scan.length)
     return found, lost if found else 0
+
+
+def _end(scan: Scan, place: int, frame: Frame) -> int:
+    """Where a frame ends; one that was cut off ends at the tag or the frame with a count that follows it."""
+    end = min(place + frame.size, scan.length)
+    if scan.at(place + frame.size, 2) == scan.at(place, 2) or place + frame.size == scan.length:
+        return end
+    if tag_size(scan, end) or _are_frames(scan, end, may_end=True):
+        return end
+    start = place
+    while (start := scan.find(_CANDIDATE, start + 1)) < end:
+        head = scan.at(start, 64)
+        if head[0] == 0xFF:
+            is_start = frame_of(head[:6]) is not None and _count(head)[0]
+        elif head[:3] == b"ID3":
+            is_start = max(head[3:5]) < 0xFF and max(head[6:10]) < 0x80
+        else:
+            after = start + tag_size(scan, start)
+            is_start = after > start and (
+                after == scan.length or tag_size(scan, after) > 0 or _are_frames(scan, after, may_end=True)
+            )
+        if is_start:
+            return start
+    return end
 
 
 def counts_itself(scan: Scan) -> bool | None:

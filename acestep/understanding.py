@@ -119,7 +119,16 @@ def _from_json(block: str) -> dict[str, Any]:
     except ValueError:
         return {}
     known = {_field(key): value for key, value in found.items()} if isinstance(found, dict) else {}
-    return {name: "" if value is None else str(value).strip() for name, value in known.items() if name}
+    return {name: _text(value) for name, value in known.items() if name}
+
+
+def _text(value: Any) -> str:
+    """A value of JSON as text: whole floats without their point, the items of a list with commas between them."""
+    if isinstance(value, list):
+        return ", ".join(filter(None, map(_text, value)))
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "" if value is None else str(value).strip()
 
 
 def _field(key: str) -> str:

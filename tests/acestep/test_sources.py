@@ -11,9 +11,11 @@ import pytest
 import soundfile
 import torch
 
+from acestep import joined
 from acestep.audio import load_audio, read_audio
 from acestep.decoding import decode, header_seconds
 from acestep.errors import AudioError, TooLongError
+from acestep.mpeg import frame_of
 from acestep.source_notes import (
     DATA_LEFT_OUT,
     DOWNMIXED,
@@ -130,6 +132,59 @@ def test_frames_without_a_count_are_read_whatever_stands_around_them(name: str, 
     ((samples, _),) = pieces(torn)
     assert np.array_equal(samples, alone)
     assert kinds(torn) == [DATA_LEFT_OUT]
+
+
+@pytest.mark.parametrize("kind", ["aac", "mp3", "mp3 with a count"])
+def test_tags_within_a_stream_change_nothing(kind: str) -> None:
+    wave = tone(6.0) + 0.1 * np.random.default_rng(0).standard_normal((288_000, 2)).astype(np.float32)
+    container, codec = ("adts", "aac") if kind == "aac" else ("mp3", "libmp3lame")
+    options = {} if kind == "aac" else {"write_xing": "01"["count" in kind], "id3v2_version": "0"}
+    content = encoded(wave, container, codec, **options)
+    private = b"com.apple.streaming.transportStreamTimestamp\0" + bytes(8)
+    frame = b"PRIV" + len(private).to_bytes(4, "big") + bytes(2) + private
+    tag = b"ID3\4\0\0\0\0\0" + bytes([len(frame)]) + frame
+    tagged, place, count = b"", 0, 0
+    while header := frame_of(content[place : place + 6]):
+        tagged += (b"" if count % 40 else tag) + content[place : place + header.size]
+        place, count = place + header.size, count + 1
+    assert place == len(content)
+    assert tagged.count(tag) > 5
+    sound = read_audio(io.BytesIO(tagged))
+    assert torch.equal(sound.wave, load_audio(io.BytesIO(content)))
+    assert not sound.notes
+
+
+@pytest.mark.parametrize("kind", JOINABLE)
+@pytest.mark.parametrize("other", [1, 2], ids=["alike", "other rate, mono"])
+def test_a_first_part_that_was_cut_off_is_refused_as_it_is_alone(kind: str, other: int) -> None:
+    first, second = JOINABLE[kind][0], JOINABLE[kind][other]
+    for cut in (len(first) // 3, len(first) // 2, len(first) // 2 + 1):
+        for content in (first[:cut], first[:cut] + second):
+            with pytest.raises(AudioError, match="truncated"):
+                read_audio(io.BytesIO(content))
+
+
+@pytest.mark.parametrize("tagged", [False, True])
+def test_a_frame_that_was_cut_off_swallows_no_header(tagged: bool) -> None:
+    options = {} if tagged else {"id3v2_version": "0"}
+    first = encoded(tone(3.0), "mp3", "libmp3lame", **options)
+    second = encoded(tone(5.0), "mp3", "libmp3lame", **options)
+    for cut in range(len(first) // 2, len(first) // 2 + 500, 29):
+        with pytest.raises(AudioError, match="truncated"):
+            read_audio(io.BytesIO(first[:cut] + second))
+    without_count = encoded(tone(3.0), "mp3", "libmp3lame", write_xing="0", id3v2_version="0")
+    sound = read_audio(io.BytesIO(without_count[: len(without_count) // 2 + 99] + second))
+    assert {note.kind for note in sound.notes} == {JOINED, DATA_LEFT_OUT}
+    assert torch.equal(sound.wave[:, -240_000:], load_audio(io.BytesIO(second)))
+
+
+def test_a_file_of_too_many_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joined, "MOST_PARTS", 3)
+    for name, (content, _, _) in JOINABLE.items():
+        assert kinds(content * 3) == [JOINED], name
+        with pytest.raises(AudioError, match="more than 3 files"):
+            read_audio(io.BytesIO(content * 4))
+        assert header_seconds(io.BytesIO(content * 4)) is None
 
 
 @pytest.mark.parametrize("count", [0, 50])

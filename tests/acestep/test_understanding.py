@@ -146,6 +146,15 @@ def test_an_answer_in_json(frame: str, indent: int | None) -> None:
         assert parse_output(f"<think>{other}</think>")[0] == {}
 
 
+def test_values_of_json_that_are_no_strings() -> None:
+    said = {"bpm": 120.0, "duration": 1e2, "genres": ["folk", None, "rock"], "caption": [], "timesignature": 4.0}
+    wanted = {"bpm": 120, "duration": 100, "genres": "folk, rock", "caption": "", "timesignature": "4"}
+    assert parse_output(f"<think>{json.dumps(said)}</think>")[0] == wanted
+    assert parse_output('{"bpm": 120.5, "duration": Infinity}')[0] == {"bpm": "120.5", "duration": "inf"}
+    found = understanding_of(f"<think>{json.dumps(said)}</think>")
+    assert (found.bpm, found.duration, found.timesignature) == (120, 100, "4")
+
+
 def test_words_of_a_caption_are_no_names() -> None:
     said = 'caption: "Blue" and "Red": slow\n  bpm: 99, they said\nThe tempo: fast\nbpm 100\nbpm = 101'
     assert parse_output(f"<think>\n{said}\n</think>")[0] == {
