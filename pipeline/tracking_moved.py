@@ -6,11 +6,16 @@ MLflow keeps the absolute place of artifacts in every experiment and run, and fi
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pipeline.tracking_runs import TAG_KEY, TAG_OUTPUT
 from pipeline.tracking_uri import ARTIFACTS, local_path
 
 LOCK_S = 20.0
+_RUNS = (
+    f"SELECT run_uuid, EXISTS (SELECT 1 FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = '{TAG_OUTPUT}') "
+    "FROM runs WHERE experiment_id = ?"
+)
 _KEYS = (
     "SELECT DISTINCT found.value FROM tags AS found JOIN tags AS home USING (run_uuid) "
     f"WHERE found.key = '{TAG_KEY}' AND home.key = '{TAG_OUTPUT}' AND home.value = ?"
@@ -20,9 +25,11 @@ _KEYS = (
 def relocate(file: Path, whole: bool) -> list[str]:
     """Have a SQLite database name the artifacts beside it, where it was moved together with them.
 
+    Only experiments with runs of ours change, and only those whose artifacts are in a local folder.
+
     Args:
-        whole: the database belongs to a folder that is moved as one. Otherwise artifacts that are still where they
-            were, and not beside the database, are left there.
+        whole: the database belongs to a folder that is moved as one. Otherwise an experiment changes only if its
+            old place is gone and artifacts of a run of ours are beside the database.
 
     Returns:
         What the runs are found by of the folders that the database was in before.
@@ -36,20 +43,34 @@ def relocate(file: Path, whole: bool) -> list[str]:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"experiments", "runs", "tags"} <= tables:
             return []
-        known = database.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
-        for (old,) in known:
-            if not old or local_path(old).name != ARTIFACTS or old == here.as_uri():
+        for experiment, old in database.execute(
+            "SELECT experiment_id, artifact_location FROM experiments"
+        ).fetchall():
+            place = _local_folder(old or "")
+            if place is None or place.name != ARTIFACTS or old == here.as_uri():
                 continue
-            if whole or here.exists() or not local_path(old).exists():
-                _rename(database, old, here.as_uri())
-                before += database.execute(_KEYS, (str(local_path(old).parent),)).fetchall()
-    return [key for (key,) in before]
+            runs = dict(database.execute(_RUNS, (experiment,)).fetchall())  # whether each is ours
+            ours = [run for run, is_ours in runs.items() if is_ours]
+            moved = not place.exists() and any((here / run).exists() for run in ours)
+            if moved or (whole and (ours or not runs)):
+                _rename(database, experiment, old, here.as_uri())
+                before += database.execute(_KEYS, (str(place.parent),)).fetchall()
+    return list(dict.fromkeys(key for (key,) in before))
 
 
-def _rename(database: sqlite3.Connection, old: str, new: str) -> None:
-    database.execute("UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (new, old))
+def _local_folder(location: str) -> Path | None:
+    """The absolute path of an artifact location; None for one that is not on this machine, or relative."""
+    parts = urlsplit(location)
+    if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
+        return None
+    place = local_path(location)
+    return place if place.is_absolute() else None
+
+
+def _rename(database: sqlite3.Connection, experiment: int, old: str, new: str) -> None:
+    database.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (new, experiment))
     database.execute(
         "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, length(?) + 1) "
-        "WHERE substr(artifact_uri, 1, length(?) + 1) = ? || '/'",
-        (new, old, old, old),
+        "WHERE experiment_id = ? AND substr(artifact_uri, 1, length(?) + 1) = ? || '/'",
+        (new, old, experiment, old, old),
     )

@@ -28,6 +28,7 @@ from pipeline.storage import Store, open_store
 from pipeline.tracking import Tracker, TrackingSpec
 from pipeline.tracking_faults import TrackerError, fault_of
 from pipeline.tracking_look import usable
+from pipeline.tracking_moved import relocate
 from pipeline.tracking_uri import checked, shown, sqlite_file, sqlite_uri
 from pipeline.tune_job import TuneSpec, tune_catalogue
 from tests.mlflow_database import create_database
@@ -486,6 +487,71 @@ def test_artifacts_that_were_left_behind_stay_known(tmp_path: Path) -> None:
     track(store, TrackingSpec(uri=f"sqlite:///{tmp_path}/y/runs.db"), rows())
     (experiment,) = [found for found in client.search_experiments() if found.name == "songs"]
     assert experiment.artifact_location == (tmp_path / "x" / "mlartifacts").as_uri()
+
+
+def test_artifacts_that_moved_with_a_shared_database_are_found(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+    from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
+
+    store = folder_with_covers(tmp_path / "out", database=False)
+    create_database(tmp_path / "x" / "runs.db")
+    track(store, TrackingSpec(uri=f"sqlite:///{tmp_path}/x/runs.db"), rows())
+    (tmp_path / "x").rename(tmp_path / "y")
+    _artifact_repos_cache.clear()  # as in another process
+    track(store, TrackingSpec(uri=f"sqlite:///{tmp_path}/y/runs.db"), rows())
+    client = MlflowClient(f"sqlite:///{tmp_path}/y/runs.db")
+    experiment = client.get_experiment_by_name("songs")
+    assert experiment.artifact_location == (tmp_path / "y" / "mlartifacts").as_uri()
+    assert all(client.list_artifacts(run.info.run_id) for run in client.search_runs([experiment.experiment_id]))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(
+            "s3://bucket/team/mlartifacts",
+            "mlflow-artifacts:/mlartifacts",
+            "mlartifacts",
+        ),
+        *("file://{folder}/other/mlartifacts", "file://{folder}/gone/mlartifacts", "{folder}/gone/mlartifacts"),
+    ],
+)
+def test_artifacts_of_others_are_left_where_they_are(place: str, whole: bool, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    place = place.format(folder=tmp_path)
+    create_database(tmp_path / "db" / "mlflow.db")
+    (tmp_path / "db" / "mlartifacts").mkdir()
+    (tmp_path / "other" / "mlartifacts").mkdir(parents=True)
+    client = MlflowClient(f"sqlite:///{tmp_path}/db/mlflow.db")
+    theirs = client.create_experiment("theirs", artifact_location=place)
+    run = client.create_run(theirs).info
+    (tmp_path / "db" / "mlartifacts" / run.run_id).mkdir()
+    before = client.get_experiment(theirs).artifact_location, client.get_run(run.run_id).info.artifact_uri
+    assert relocate(tmp_path / "db" / "mlflow.db", whole) == []
+    assert before == (
+        client.get_experiment(theirs).artifact_location,
+        client.get_run(run.run_id).info.artifact_uri,
+    )
+
+
+@pytest.mark.parametrize(
+    "place", ["s3://bucket/mlartifacts", "mlflow-artifacts:/mlartifacts", "file://{}/mlartifacts"]
+)
+def test_artifacts_of_ours_that_are_still_elsewhere_are_left_there(place: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    create_database(tmp_path / "db" / "runs.db")
+    (tmp_path / "other" / "mlartifacts").mkdir(parents=True)
+    client = MlflowClient(f"sqlite:///{tmp_path}/db/runs.db")
+    ours = client.create_experiment("songs", artifact_location=place.format(tmp_path / "other"))
+    run = client.create_run(ours, tags={"restyle.output": "/out", "restyle.key": "k"}).info.run_id
+    (tmp_path / "db" / "mlartifacts" / run).mkdir(parents=True)
+    before = client.get_experiment(ours).artifact_location
+    relocate(tmp_path / "db" / "runs.db", whole=False)
+    assert client.get_experiment(ours).artifact_location == before
 
 
 def test_the_address_opens_on_the_runs(tmp_path: Path) -> None:
