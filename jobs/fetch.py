@@ -27,7 +27,7 @@ from acestep.hub import Source
 from jobs.command_line import complete, launch
 from jobs.schema import register
 from pipeline.printing import plain_console
-from pipeline.signals import raising, status_of
+from pipeline.signals import raising
 
 OK, FAILED = 0, 2
 LINE_INTERVAL_S = 10.0
@@ -75,7 +75,7 @@ def wanted(config: DictConfig, progress: type[Any] | None) -> Iterator[Fetched]:
 def _main(config: DictConfig) -> None:
     _entered.append(True)
     console, errors = plain_console(), plain_console(stderr=True)
-    with raising():
+    with raising() as status_of:
         try:
             complete(config)
             if config.list:

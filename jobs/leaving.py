@@ -1,7 +1,7 @@
 """How a job ends when it does not end well: one message, and a status that says which way."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -10,7 +10,7 @@ from pipeline.cluster import PoolError
 from pipeline.console import ConsoleReporter
 from pipeline.lease import LeaseLostError
 from pipeline.printing import plain_console
-from pipeline.signals import raising, status_of
+from pipeline.signals import handling, raising
 from pipeline.stopping import StoppedError
 
 OK, BROKE_OFF, COULD_NOT_START, INCOMPLETE = 0, 1, 2, 3
@@ -26,11 +26,13 @@ def leaving(reporter: ConsoleReporter | None = None, kept: str = KEPT) -> Iterat
         reporter: whose bar is taken away first; a job whose storage fails before it told the plan could not start.
         kept: what is left of the work that was under way.
     """
-    with raising():
-        yield from _telling(reporter, kept)
+    with raising() as status_of:
+        yield from _telling(reporter, kept, status_of)
 
 
-def _telling(reporter: ConsoleReporter | None, kept: str) -> Iterator[None]:
+def _telling(
+    reporter: ConsoleReporter | None, kept: str, status_of: Callable[[KeyboardInterrupt], int]
+) -> Iterator[None]:
     try:
         yield
     except (PoolError, LeaseLostError) as error:
@@ -48,7 +50,8 @@ def _telling(reporter: ConsoleReporter | None, kept: str) -> Iterator[None]:
 
 
 def _leave(reporter: ConsoleReporter | None, message: str, status: int) -> NoReturn:
-    if reporter is not None:
-        reporter.stop()
-    plain_console(stderr=True).print(message, style="red")
+    with handling(lambda number: None):  # the message and the status stand
+        if reporter is not None:
+            reporter.stop()
+        plain_console(stderr=True).print(message, style="red")
     sys.exit(status)

@@ -29,7 +29,7 @@ from pipeline.forecast import Forecast
 from pipeline.job import RestyleJob, assumed_dtype
 from pipeline.printing import plain_console
 from pipeline.problems import Problem
-from pipeline.signals import raising, status_of
+from pipeline.signals import raising
 from pipeline.validation import Check, ValidateSpec, Validation, validate
 
 OK, COULD_NOT_START, INCOMPLETE = 0, 2, 3
@@ -93,7 +93,7 @@ def parts_of(config: DictConfig) -> tuple[RestyleJob, ValidateSpec, int | None]:
 def _main(config: DictConfig) -> None:
     _entered.append(True)
     teller, errors = Teller(plain_console()), plain_console(stderr=True)
-    with raising():
+    with raising() as status_of:
         try:
             job, spec, workers = parts_of(config)
             found = validate(job, spec, teller)

@@ -110,7 +110,7 @@ class RestyleWorker:
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Restyle tracks (rows of ``PLAN_SCHEMA``); yields a row of the result ``SCHEMA`` for each item.
 
-        After a wish to stop, items that were not begun are left out.
+        After a stop request, items that were not begun are left out.
         """
         tracks = list(itertools.chain(*batch[TRACKS].to_pylist()))
         task, last = tracks[0]["items"][0]["item_id"], tracks[-1]["items"][-1]["item_id"]

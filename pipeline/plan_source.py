@@ -17,7 +17,7 @@ class PlanSource(Datasource):
     """Reads a plan in its order, one row for each task of a worker, until the flag is lowered.
 
     Ray's own Parquet reader makes one block of a small file, which keeps one worker busy and the others idle,
-    and would go on to the end of the catalogue after a wish to stop. The one reading task is a few hundred blocks
+    and would go on to the end of the catalogue after a stop request. The one reading task is a few hundred blocks
     ahead of the workers, and no more, since Ray holds it back.
     """
 

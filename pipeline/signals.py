@@ -12,7 +12,7 @@ from types import FrameType
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FROM_OUTSIDE = {signal.SIGTERM, signal.SIGHUP}
 # ``timeout`` sends its signal to the job and to the job's process group, and a closed terminal both the kernel's
-# and the shell's: what follows so soon is no second wish. Ctrl-C is pressed by hand and always counts.
+# and the shell's: what follows so soon is the same stop request. Ctrl-C is pressed by hand and always counts.
 REPEAT_S = 1.0
 
 
@@ -22,11 +22,6 @@ class StoppedNow(KeyboardInterrupt):
     def __init__(self, number: int):
         super().__init__()
         self.signal = number
-
-
-def status_of(stopped: KeyboardInterrupt) -> int:
-    """The exit status that tells a shell which signal ended a job."""
-    return 128 + (stopped.signal if isinstance(stopped, StoppedNow) else signal.SIGINT)
 
 
 @contextmanager
@@ -61,14 +56,24 @@ def handling(handle: Callable[[int], None]) -> Iterator[None]:
 
 
 @contextmanager
-def raising() -> Iterator[None]:
-    """Within the block, a signal that ends a job raises StoppedNow."""
+def raising() -> Iterator[Callable[[KeyboardInterrupt], int]]:
+    """Within the block, a signal that ends a job raises StoppedNow.
+
+    Yields the function that gives the exit status for a KeyboardInterrupt, 128 + the signal's number. Ray replaces
+    an exception of a signal handler by a plain KeyboardInterrupt; its status is that of the last signal.
+    """
+    last: int = signal.SIGINT
 
     def stop(number: int) -> None:
+        nonlocal last
+        last = number
         raise StoppedNow(number)
 
+    def status_of(stopped: KeyboardInterrupt) -> int:
+        return 128 + (stopped.signal if isinstance(stopped, StoppedNow) else last)
+
     with handling(stop):
-        yield
+        yield status_of
 
 
 @contextmanager

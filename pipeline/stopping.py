@@ -1,7 +1,7 @@
 """Stopping a job cleanly: what is under way is finished and written, nothing new is begun."""
 
 import asyncio
-import os
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +16,7 @@ from acestep.errors import RestyleError
 from pipeline.signals import StoppedNow, handling
 
 MOST_WAITING = 10_000
+log = logging.getLogger(__name__)
 
 
 class StoppedError(RestyleError):
@@ -74,7 +75,7 @@ def _start_flag() -> Any:
 
 
 class StopRequest:
-    """What the driver knows of a wish to stop; ``signal`` is the signal that came, or None."""
+    """Whether the job was asked to stop; ``signal`` is the signal that came, or None."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -85,10 +86,11 @@ class StopRequest:
 def stop_signals(on_first: Callable[[], bool]) -> Iterator[StopRequest]:
     """Within the block, the first Ctrl-C, SIGTERM or SIGHUP calls ``on_first``; the second raises StoppedNow.
 
-    So does the first, where ``on_first`` says that there is nothing to wait for. Signals reach the main thread
-    only; elsewhere the block changes nothing.
+    So does the first, where ``on_first`` returns True: there is nothing to wait for. An exception of ``on_first``
+    is logged and counts as False. StoppedNow names the first signal. Signals reach the main thread only; elsewhere
+    the block changes nothing.
     """
-    request = StopRequest()
+    request, lock, active = StopRequest(), threading.Lock(), True
 
     def handle(number: int) -> None:
         if request.signal is not None:
@@ -99,14 +101,34 @@ def stop_signals(on_first: Callable[[], bool]) -> Iterator[StopRequest]:
     def wait() -> None:
         # Not in the handler: it may have interrupted Ray while that holds a lock.
         request.came.wait()
-        if request.signal is not None and on_first():
-            os.kill(os.getpid(), signal.SIGINT)
+        if request.signal is None or not _answer(on_first):
+            return
+        with lock:  # after the block, the signal would reach somebody else's handler
+            if active:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     waiter = threading.Thread(target=wait, daemon=True)
     waiter.start()
     try:
         with handling(handle):
-            yield request
+            try:
+                yield request
+            finally:
+                with lock:
+                    active = False
+    except KeyboardInterrupt as stopped:
+        if request.signal is None or isinstance(stopped, StoppedNow):
+            raise
+        # Ray replaces an exception of a signal handler by a plain KeyboardInterrupt.
+        raise StoppedNow(request.signal) from stopped
     finally:
         request.came.set()
         waiter.join(timeout=1)
+
+
+def _answer(on_first: Callable[[], bool]) -> bool:
+    try:
+        return on_first()
+    except Exception as error:
+        log.warning("the stop request could not be passed on (%r); a second signal stops at once", error)
+        return False

@@ -4,13 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
 
-from pipeline.signals import StoppedNow, handling, raising, status_of, withheld
-from pipeline.stopping import stop_signals
+from jobs.leaving import leaving
+from pipeline.signals import StoppedNow, handling, raising, withheld
+from pipeline.stopping import StopFlag, stop_signals
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -26,8 +30,8 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(job, 0)[1]))
 """
 JOB = """
 import sys, time
-from pipeline.signals import raising, status_of
-with raising():
+from pipeline.signals import raising
+with raising() as status_of:
     try:
         print("ready", flush=True)
         time.sleep(60)
@@ -44,12 +48,43 @@ def send(number: signal.Signals, wait_s: float = 0.05) -> None:
 
 @pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_each_signal_has_its_status(number: str, status: int) -> None:
-    with pytest.raises(KeyboardInterrupt) as stopped, raising():
-        send(signal.Signals[number])
-    assert status_of(stopped.value) == status
+    with raising() as status_of:
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            send(signal.Signals[number])
+        assert status_of(stopped.value) == status
 
 
-def test_a_signal_that_is_sent_twice_at_once_is_one_wish() -> None:
+@pytest.mark.usefixtures("ray_cluster")
+def test_each_signal_has_its_status_while_ray_waits() -> None:
+    """Ray replaces the exception of a signal handler by a plain KeyboardInterrupt."""
+    flag = StopFlag()
+
+    def status(number: signal.Signals) -> object:
+        with pytest.raises(SystemExit) as left, leaving():
+            wait_in_ray(number)
+        return left.value.code
+
+    def wait_in_ray(number: signal.Signals) -> None:
+        threading.Timer(0.2, os.kill, [os.getpid(), number]).start()
+        ray.get(flag.actor.wait.remote(), timeout=30)
+
+    def status_at(number: signal.Signals, on_first: Callable[[], bool]) -> object:
+        with pytest.raises(SystemExit) as left, leaving(), stop_signals(on_first):
+            wait_in_ray(number)
+        return left.value.code
+
+    def second() -> bool:
+        os.kill(os.getpid(), signal.SIGINT)
+        return False
+
+    assert status(signal.SIGTERM) == 143
+    assert status_at(signal.SIGTERM, lambda: True) == 143
+    assert status_at(signal.SIGHUP, lambda: True) == 129
+    assert status_at(signal.SIGTERM, second) == 143
+
+
+def test_a_signal_that_is_sent_twice_at_once_is_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.signals.REPEAT_S", 60.0)
     got: list[int] = []
     with handling(got.append):
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP):  # timeout, and a closed terminal
@@ -60,20 +95,54 @@ def test_a_signal_that_is_sent_twice_at_once_is_one_wish() -> None:
     assert got == [signal.SIGTERM, signal.SIGINT, signal.SIGINT]
 
 
-def test_a_later_signal_is_another_wish(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_signal_is_another_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.signals.REPEAT_S", 0.01)
     with stop_signals(lambda: False) as request:
         send(signal.SIGTERM)
         assert request.signal == signal.SIGTERM
         with pytest.raises(StoppedNow) as stopped:
             send(signal.SIGHUP)
-    assert status_of(stopped.value) == 143
+    assert stopped.value.signal == signal.SIGTERM
 
 
 def test_where_there_is_nothing_to_wait_for_the_first_signal_ends_it() -> None:
     with stop_signals(lambda: True), pytest.raises(StoppedNow) as stopped:
-        send(signal.SIGHUP, 10)
-    assert status_of(stopped.value) == 129
+        send(signal.SIGHUP)
+        for _ in range(200):  # a signal just before a sleep does not end that one
+            time.sleep(0.05)
+    assert stopped.value.signal == signal.SIGHUP
+
+
+def test_an_answer_after_the_end_of_the_block_stops_nobody_else() -> None:
+    ended, answered = threading.Event(), threading.Event()
+
+    def late() -> bool:
+        ended.wait(30)
+        answered.set()
+        return True
+
+    with raising():
+        with stop_signals(late):
+            send(signal.SIGTERM)
+        ended.set()
+        assert answered.wait(30)
+        time.sleep(0.2)
+
+
+def test_a_stop_request_that_cannot_be_passed_on_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pipeline.signals.REPEAT_S", 0.01)
+
+    def broken() -> bool:
+        raise OSError("the storage is away")
+
+    with stop_signals(broken) as request:
+        send(signal.SIGTERM)
+        assert request.signal == signal.SIGTERM
+        with pytest.raises(StoppedNow):
+            send(signal.SIGTERM)
+    assert "the storage is away" in caplog.text
 
 
 def test_nohup_is_respected() -> None:
