@@ -1,7 +1,7 @@
-"""Any container to samples: libsndfile reads what it knows, FFmpeg the rest; neither is believed.
+"""Decode any container to samples: libsndfile reads the formats that it supports, FFmpeg the others.
 
-A file may promise anything, so memory follows what was decoded and never what a header says, and nothing but the
-file itself is ever opened.
+Headers are not trusted: memory grows with the samples decoded, and a length in a header is checked against them.
+No file but the one given is opened.
 
 Legend: n samples at the file's own rate.
 """
@@ -25,7 +25,7 @@ from acestep.windows import Scan
 RATES_HZ = (1_000, 384_000)
 BLOCK_SAMPLES = 1 << 20  # decoded at once, over all channels
 VORBIS_BLOCK_SAMPLES = 8192  # the longest one: of a stream that was cut off its start the first has no sound
-UNKNOWN_FRAMES = 1 << 62  # libsndfile's word for a length that is not in the header
+UNKNOWN_FRAMES = 1 << 62  # libsndfile reports this many or more where the header has no length
 
 
 def decode(file: BinaryIO, most_seconds: float | None) -> tuple[list[Block], list[SourceNote]]:

@@ -14,6 +14,8 @@ WITHOUT_LENGTH = ("aac", "mp3", "ac3", "eac3", "dts")  # bare frames: FFmpeg gue
 # A playlist (HLS, concat, DASH, SDP ...) names other files and addresses: no protocol may open any of them.
 NOTHING_ELSE = {"protocol_whitelist": "none"}
 AS_THEY_ARE = ("mono", "stereo", "1 channels", "2 channels", "downmix")
+# What FFmpeg takes for a number of channels without a layout.
+DEFAULT_LAYOUTS = {3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 
 Block = tuple[np.ndarray, int]
 
@@ -84,7 +86,16 @@ def _resampler(frame: av.AudioFrame, notes: list[SourceNote]) -> av.AudioResampl
     layout = frame.layout.name
     if layout in AS_THEY_ARE:
         return av.AudioResampler(format="flt")
-    note = SourceNote(DOWNMIXED, f"{layout} is mixed to stereo (ITU-R BS.775)")
+    count = frame.layout.nb_channels
+    if layout == f"{count} channels":
+        default = f" ({DEFAULT_LAYOUTS[count]})" if count in DEFAULT_LAYOUTS else ""
+        said = (
+            f"{count} channels without a layout are mixed to stereo (ITU-R BS.775), "
+            f"in FFmpeg's default layout for {count} channels{default}"
+        )
+    else:
+        said = f"{count} channels ({layout}) are mixed to stereo (ITU-R BS.775)"
+    note = SourceNote(DOWNMIXED, said)
     if note not in notes:
         notes.append(note)
     return av.AudioResampler(format="flt", layout="stereo")

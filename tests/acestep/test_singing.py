@@ -35,7 +35,22 @@ screaming vocals without autotune
 tenor singing in Italian
 heavy metal, growls
 with lyrics about the sea
-call and response, gospel choir""".splitlines()
+call and response, gospel choir
+not only vocals
+not just a choir
+not too loud vocals
+non-stop rapping
+nonstop rapping
+non-English vocals
+no-nonsense rapping
+no wave with vocals
+never-ending chants
+a love duet
+duet of two singers
+rap over a trap beat
+instrumental version of a folk song with a choir
+humming along
+a vocal duet of flute and harp""".splitlines()
 DOES_NOT = """instrumental, no vocals
 instrumental jazz, without any singing
 no singing or rapping
@@ -64,7 +79,22 @@ growling bass
 instrumental, voiceless
 featuring no vocals
 lyric-free
-layered harmonies""".splitlines()
+layered harmonies
+a duet of flute and harp
+duet for violin and piano
+flute and harp duet
+instrumental rap beat
+rap beats
+instrumental rap
+humming synths
+humming analog synths
+a violin sings over soft pads
+the bass growls
+instrumental version of a vocal track
+an instrumental arrangement of a choral work
+non vocal
+not vocals
+never sung""".splitlines()
 
 
 @pytest.mark.parametrize("caption", ASKS)

@@ -15,6 +15,7 @@ from acestep import joined
 from acestep.audio import load_audio, read_audio
 from acestep.decoding import decode, header_seconds
 from acestep.errors import AudioError, TooLongError
+from acestep.ffmpeg import DEFAULT_LAYOUTS
 from acestep.mpeg import frame_of
 from acestep.source_notes import (
     DATA_LEFT_OUT,
@@ -270,7 +271,23 @@ def test_a_loud_mix_is_scaled_and_not_clipped() -> None:
     assert [note.kind for note in sound.notes] == [DOWNMIXED, DOWNMIXED]
 
 
-def test_channels_without_a_layout_are_refused() -> None:
+@pytest.mark.parametrize("channels", DEFAULT_LAYOUTS)
+def test_channels_without_a_layout_are_in_the_default_one_and_the_note_says_so(channels: int) -> None:
+    wave = 0.05 * np.random.default_rng(0).standard_normal((4_800, channels)).astype(np.float32)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, 48_000, format="WAV", subtype="FLOAT")
+    layout = DEFAULT_LAYOUTS[channels]
+    found = read_audio(io.BytesIO(buffer.getvalue()))
+    named = read_audio(io.BytesIO(encoded(wave, "wav", "pcm_f32le", layout)))
+    assert torch.equal(found.wave, named.wave)
+    assert [note.kind for note in (*found.notes, *named.notes)] == [DOWNMIXED] * 2
+    assert f"{channels} channels without a layout" in found.notes[0].text
+    assert f"default layout for {channels} channels ({layout})" in found.notes[0].text
+    assert f"{channels} channels ({layout})" in named.notes[0].text
+    assert "default" not in named.notes[0].text
+
+
+def test_a_number_of_channels_without_a_default_layout_is_refused() -> None:
     buffer = io.BytesIO()
     soundfile.write(buffer, np.repeat(tone(1.0)[:, :1], 9, axis=1), 48_000, format="WAV")
     with pytest.raises(AudioError, match="no layout of its 9 channels"):
