@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 import shlex
 import sys
 import uuid
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+
+from pipeline.passwords import shown
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def ourselves() -> Holder:
         host=platform.node(),
         pid=os.getpid(),
         since=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        command=re.sub(r"://[^/\s'\"]*@", "://***@", shlex.join(words)),
+        command=shlex.join(map(shown, words)),
         machine=_machine(),
         started=_started(os.getpid()) or "",
         token=uuid.uuid4().hex,

@@ -17,9 +17,9 @@ from acestep.errors import RestyleError
 from acestep.stages import WORDS
 from pipeline.cluster import Pool
 from pipeline.items import ModelFacts
+from pipeline.passwords import shown
 from pipeline.settings import Setting, own_names
 from pipeline.storage import Store, open_store
-from pipeline.tracking_uri import shown
 
 if TYPE_CHECKING:
     from pipeline.job import RestyleJob

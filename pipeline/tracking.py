@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from acestep.errors import RequestError
 from pipeline.background import Background
 from pipeline.findings import Findings
+from pipeline.passwords import shown
 from pipeline.progress import Progress
 from pipeline.record import folder_of, tracking_key
 from pipeline.storage import Store
@@ -38,7 +39,7 @@ from pipeline.tracking_runs import (
     log_setting,
     open_runs,
 )
-from pipeline.tracking_uri import ARTIFACTS, DATABASE, checked, links, shown, sqlite_file, sqlite_uri
+from pipeline.tracking_uri import ARTIFACTS, DATABASE, checked, links, sqlite_file, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

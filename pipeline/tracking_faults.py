@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pipeline.tracking_uri import shown
+from pipeline.passwords import shown
 
 if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException

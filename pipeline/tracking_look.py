@@ -6,8 +6,9 @@ from shlex import quote
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from pipeline.passwords import shown
 from pipeline.tracking_faults import ARTIFACT_STORE, TrackerError, fault_of, in_words, status_fault
-from pipeline.tracking_uri import ARTIFACTS, local_path, shown, sqlite_file
+from pipeline.tracking_uri import ARTIFACTS, local_path, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment

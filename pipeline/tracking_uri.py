@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from acestep.errors import RequestError
+from pipeline.passwords import shown
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 HOSTED = ("databricks", "databricks-uc", "uc")
@@ -115,13 +116,6 @@ def _refused(uri: str, reason: str, remedy: str = REMEDY) -> RequestError:
 
 def _scheme(uri: str) -> str:
     return uri.partition(":")[0].lower() if ":" in uri else ""
-
-
-def shown(uri: str) -> str:
-    """A URI without the user and the password in it."""
-    head, mark, rest = uri.partition("://")
-    place, slash, path = rest.partition("/")
-    return f"{head}{mark}***@{place.rpartition('@')[2]}{slash}{path}" if mark and "@" in place else uri
 
 
 def links(uri: str, experiment: str, runs: Sequence[str]) -> dict[str, str]:

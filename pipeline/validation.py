@@ -26,6 +26,7 @@ from pipeline.forecast import Forecast
 from pipeline.job import RestyleJob, check_model, dry_run, open_output, option_errors, refuse_repeats
 from pipeline.lease import holder_of
 from pipeline.manifest import RejectedRow, Track, as_spelled, read_manifest
+from pipeline.passwords import shown
 from pipeline.presets import check_preset
 from pipeline.probe import Probes
 from pipeline.problems import Problem, ProblemLog
@@ -35,7 +36,6 @@ from pipeline.sources import DECODES, Decode, Sources, check_sources, probe_all
 from pipeline.storage import Store, no_empty_folders, open_store
 from pipeline.tracking import Tracker
 from pipeline.tracking_faults import TrackerError
-from pipeline.tracking_uri import shown
 
 Found = TypeVar("Found")
 Model = tuple[CheckpointFolders, bool]  # and whether it is a turbo model

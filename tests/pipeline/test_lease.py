@@ -286,4 +286,6 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_passwords_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["/usr/bin/python3", "-m", "jobs.restyle", "tracking.uri=http://me:secret@mlflow:5000", "output=a b"]
     monkeypatch.setattr(sys, "orig_argv", words)
-    assert ourselves().command == "python -m jobs.restyle tracking.uri=http://***@mlflow:5000 'output=a b'"
+    assert ourselves().command == "python -m jobs.restyle 'tracking.uri=http://***@mlflow:5000' 'output=a b'"
+    words[3] = "tracking.uri=postgresql://host/db?user=u&password=hunter2"
+    assert ourselves().command.endswith("'tracking.uri=postgresql://host/db?user=u&password=***' 'output=a b'")

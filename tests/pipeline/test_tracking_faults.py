@@ -22,6 +22,7 @@ from pipeline.cluster import Pool
 from pipeline.console import ConsoleReporter
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob
+from pipeline.passwords import shown
 from pipeline.record import read_record, tracking_key, write_job_file
 from pipeline.restyle import run as restyle
 from pipeline.storage import Store, open_store
@@ -29,7 +30,7 @@ from pipeline.tracking import Tracker, TrackingSpec
 from pipeline.tracking_faults import TrackerError, fault_of
 from pipeline.tracking_look import usable
 from pipeline.tracking_moved import relocate
-from pipeline.tracking_uri import checked, shown, sqlite_file, sqlite_uri
+from pipeline.tracking_uri import checked, sqlite_file, sqlite_uri
 from pipeline.tune_job import TuneSpec, tune_catalogue
 from tests.mlflow_database import create_database
 from tests.pipeline.test_tracking import rows, track
@@ -397,6 +398,24 @@ def test_a_password_is_not_printed(tmp_path: Path) -> None:
     _, warnings = track(store, TrackingSpec(uri=uri), rows())
     assert "127.0.0.1:9" in warnings[-1]
     assert "secret" not in " ".join(warnings)
+
+
+@pytest.mark.parametrize(
+    ("uri", "masked"),
+    [
+        ("postgresql://host/db?user=u&password=hunter2", "postgresql://host/db?user=u&password=***"),
+        ("mysql+pymysql://u:hunter2@host/db?ssl=1", "mysql+pymysql://***@host/db?ssl=1"),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Du%3BPWD%3Dhunter2", "mssql+pyodbc:///?odbc_connect=***"),
+        ("mssql+pyodbc:///?odbc_connect=UID=u;PWD=hunter2&x=1", "mssql+pyodbc:///?odbc_connect=***&x=1"),
+        ("postgresql://host/db?sslpassword=hunter2%26#hunter2", "postgresql://host/db?sslpassword=***"),
+        ("https://host/?X-Amz-Signature=hunter2&page=2", "https://host/?X-Amz-Signature=***&page=2"),
+        ("https://host/?Access_Token=hunter2&sig=hunter2", "https://host/?Access_Token=***&sig=***"),
+        ("sqlite:////home/my@pwd=token/mlflow.db?mode=rw", "sqlite:////home/my@pwd=token/mlflow.db?mode=rw"),
+        ("http://host:5000/?workflow=key", "http://host:5000/?workflow=key"),
+    ],
+)
+def test_passwords_in_a_query_are_not_printed(uri: str, masked: str) -> None:
+    assert shown(uri) == masked
 
 
 def runs_in(folder: Path) -> dict[str, str]:
