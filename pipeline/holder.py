@@ -20,6 +20,7 @@ class Holder:
     since: ISO 8601, UTC. command: its command line, without passwords.
     machine: names the boot and the process namespace in which ``pid`` means something; "" where that is not known.
     started: when its process started, in ticks since the boot: process ids are used again.
+    inode: of the folder, which a copy of the folder does not have and a moved one keeps; 0 on an object store.
     """
 
     host: str = "an unknown machine"
@@ -29,8 +30,11 @@ class Holder:
     machine: str = ""
     started: str = ""
     token: str = ""
+    inode: int = 0
 
     def __str__(self) -> str:
+        if not self.pid:
+            return "an unknown process"
         return f"process {self.pid} on {self.host} since {self.since} ({self.command})"
 
 
@@ -48,10 +52,15 @@ def ourselves() -> Holder:
     )
 
 
-def is_alive(holder: Holder) -> bool | None:
-    """Whether a holder's process runs; None where that cannot be seen from here."""
+def is_alive(holder: Holder, inode: int) -> bool | None:
+    """Whether a holder's process runs and holds the folder with this inode; None where that cannot be seen.
+
+    The device is not compared: a network folder that is mounted twice has two.
+    """
     if not holder.machine or holder.machine != _machine():
         return None
+    if holder.inode and holder.inode != inode:
+        return False
     try:
         os.kill(holder.pid, 0)
     except ProcessLookupError:

@@ -3,7 +3,8 @@
 A lease is a file ``.N.lease`` in the folder, and the highest N holds the folder. The next holder creates N + 1,
 which only one of several can do, sees that the older ones are still those of the dead, and removes them. A holder
 touches its file every ``BEAT_S`` seconds. It is dead when its process is gone, where that can be seen (on the same
-machine), and otherwise when its file was not touched for ``DEAD_S`` seconds by the clock of the storage.
+machine), and otherwise when its file was not touched for ``DEAD_S`` seconds by the clock of the storage. A lease
+that was copied with its folder holds nothing.
 
 A holder that was paused for longer may have lost its lease without knowing: ``HeldStore`` looks before it writes.
 """
@@ -18,7 +19,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 
@@ -41,10 +42,8 @@ class HeldError(RequestError):
     """Another launch holds the folder; ``holder`` says which."""
 
     def __init__(self, name: str, holder: Holder):
-        super().__init__(
-            f"{name} is in use by {holder}; wait until it ends, stop it (`kill {holder.pid}` on {holder.host}), "
-            "or name another folder"
-        )
+        stop = f"stop it (`kill {holder.pid}` on {holder.host}), " if holder.pid else ""
+        super().__init__(f"{name} is in use by {holder}; wait until it ends, {stop}or name another folder")
         self.holder = holder
 
 
@@ -147,14 +146,14 @@ def holding(store: Store, name: str, say: Callable[[str], None] = log.warning) -
 
     Args:
         name: what messages call the folder.
-        say: takes a word where a silent holder on another machine is waited for, for at most ``DEAD_S`` seconds.
+        say: called with a warning before the wait for a silent holder on another machine, of up to ``DEAD_S``.
 
     Raises:
         HeldError: somebody else holds it.
         RequestError: it cannot be written.
     """
-    holder = ourselves()
     try:
+        holder = replace(ourselves(), inode=_inode(store))
         number = _acquire(store, name, holder, say)
     except OSError as error:
         raise RequestError(f"{name} cannot be written ({error})") from error
@@ -171,7 +170,7 @@ def holder_of(store: Store) -> Holder | None:
     found = _read(store, newest)
     if found is None:
         return None
-    alive = is_alive(found[0])
+    alive = is_alive(found[0], _inode(store))
     if alive is None:
         alive = _silence(store, found[1]) <= DEAD_S
     return found[0] if alive else None
@@ -204,7 +203,7 @@ def _outlive(store: Store, name: str, number: int, say: Callable[[str], None]) -
     if found is None:
         return None
     holder, touched_ns = found
-    alive = is_alive(holder)
+    alive = is_alive(holder, _inode(store))
     if alive is None and (silence := _silence(store, touched_ns)) <= DEAD_S:
         if silence > 2 * BEAT_S:
             say(f"{name} is held by {holder}, silent for {silence:.0f} s; waiting until it is for {DEAD_S:g} s")
@@ -267,6 +266,10 @@ def _read(store: Store, number: int) -> tuple[Holder, int] | None:
             return None
         raise
     return _parsed(content), info.mtime_ns or 0
+
+
+def _inode(store: Store) -> int:
+    return os.stat(store.root or "/").st_ino if store.is_local else 0
 
 
 def _token(store: Store, number: int) -> str | None:

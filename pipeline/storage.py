@@ -194,7 +194,7 @@ def no_empty_folders(store: Store) -> Iterator[None]:
 def absolute(uri: str, base: str) -> str:
     """``uri`` as it is when it names a scheme or an absolute path, else relative to the folder of ``base``.
 
-    A relative name is a plain one, also where ``base`` is a URI: signs that mean something there are escaped.
+    A relative name is a plain one, also where ``base`` is a URI: characters with a meaning in URIs are escaped.
     """
     if "://" in uri or os.path.isabs(os.path.expanduser(uri)):
         return uri

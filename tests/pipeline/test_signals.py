@@ -106,10 +106,13 @@ def test_a_later_signal_is_another_request(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_where_there_is_nothing_to_wait_for_the_first_signal_ends_it() -> None:
-    with stop_signals(lambda: True), pytest.raises(StoppedNow) as stopped:
+    def work() -> None:
         send(signal.SIGHUP)
         for _ in range(200):  # a signal just before a sleep does not end that one
             time.sleep(0.05)
+
+    with stop_signals(lambda: True), pytest.raises(StoppedNow) as stopped:
+        work()
     assert stopped.value.signal == signal.SIGHUP
 
 
