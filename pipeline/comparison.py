@@ -43,7 +43,7 @@ class Comparison:
         setting is setting_a of its pairs; the pairs of the others are listed up to 20 settings.
     front: ids of the settings that no other setting equals in kept and moved and surpasses in one of them.
     best: id of the setting with the highest mean score; None where none is above 0. Neither is of a setting that
-        has scores of less than half as many tracks as the one with the most.
+        has no judged cover, or scores of less than half as many tracks as the one with the most.
     """
 
     settings: pa.Table
@@ -67,8 +67,9 @@ def compare(rows: pa.Table, objective: Objective | None = None) -> Comparison:
     layout = layout_of(rows, ids)
     by_track = layout.by_track(numbers(scores, SCORE))
     # A setting that has few of the tracks may have the easy ones.
-    tracks = (~np.isnan(by_track)).sum(0)
-    known = 2 * tracks >= tracks.max(initial=0)
+    judged = np.array([is_judged(row) for row in outcomes.to_pylist()], bool)
+    tracks = np.where(judged, (~np.isnan(by_track)).sum(0), 0)
+    known = judged & (2 * tracks >= tracks.max(initial=0))
     best = _highest(np.where(known, by_track, np.nan))
     settings, pairs, means = [SETTINGS.empty_table()], [PAIRS.empty_table()], {}
     for name in (SCORE, KEPT, MOVED, *(measure.name for measure in MEASURES)):
@@ -88,6 +89,16 @@ def compare(rows: pa.Table, objective: Objective | None = None) -> Comparison:
         front=tuple(ids[k] for k in _front(means[KEPT], means[MOVED])) if means.keys() >= {KEPT, MOVED} else (),
         best=None if best is None else ids[best],
     )
+
+
+def is_judged(row: Mapping[str, Any]) -> bool:
+    """Whether a setting has a judged cover, from its row in ``outcomes``."""
+    return bool(row["ok"] + row["copy"] + row["lost"])
+
+
+def not_judged(row: Mapping[str, Any]) -> int:
+    """How many covers of a setting were made and not judged, from its row in ``outcomes``."""
+    return int(row["covers"] - row["failed"] - row["ok"] - row["copy"] - row["lost"])
 
 
 def explain(
@@ -118,6 +129,9 @@ def _best_and_others(comparison: Comparison, names: Mapping[str, str], most: int
     if comparison.best is None:
         scored = pc.any(pc.equal(comparison.settings["measure"], SCORE)).as_py()
         reason = "no setting kept the song and moved its sound" if scored else "no cover has a score"
+        outcomes = comparison.outcomes.to_pylist()
+        if any(map(not_judged, outcomes)) and not any(map(is_judged, outcomes)):
+            reason = "no cover could be judged"
         return [f"{reason}, so no setting is best"]
     scores = comparison.settings.filter(pc.equal(comparison.settings["measure"], SCORE)).to_pylist()
     best = next(row for row in scores if row["setting_id"] == comparison.best)

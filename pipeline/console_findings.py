@@ -5,6 +5,7 @@ from typing import Any
 import pyarrow.compute as pc
 from rich.console import Console
 
+from pipeline.comparison import is_judged, not_judged
 from pipeline.findings import Findings
 from pipeline.objective import KEPT, MOVED, SCORE
 from pipeline.printing import table_lines
@@ -41,7 +42,8 @@ def _rows(findings: Findings) -> list[dict[str, Any]]:
     for row in settings.filter(
         pc.is_in(settings["measure"], value_set=pc.cast(list(SHOWN), "string"))
     ).to_pylist():
-        rows[row["setting_id"]][row["measure"]] = row
+        if row["measure"] != SCORE or is_judged(rows[row["setting_id"]]):
+            rows[row["setting_id"]][row["measure"]] = row
     return sorted(rows.values(), key=lambda row: -(row[SCORE]["mean"] or 0.0) if SCORE in row else 1.0)
 
 
@@ -54,4 +56,5 @@ def _number(row: dict[str, Any], name: str) -> str:
 
 
 def _counts(row: dict[str, Any]) -> str:
-    return ", ".join(f"{row[kind]} {kind}" for kind in ("ok", "copy", "lost", "failed") if row[kind])
+    counts = {kind: row[kind] for kind in ("ok", "copy", "lost", "failed")} | {"not judged": not_judged(row)}
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)

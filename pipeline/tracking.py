@@ -254,7 +254,7 @@ class Tracker:
             return f"{said}{fault.remedy}. {files}once it does, the same command brings the tracking up to date"
         if fault.remedy:
             return f"{said}{fault.remedy}. {files}until that is done, the same command cannot track them either"
-        return f"{said}the reason is not known to pass. {files}the same command tries again"
+        return f"{said}it is unknown whether this will pass by itself. {files}the same command tries again"
 
 
 def progress_metrics(progress: Progress) -> dict[str, float]:

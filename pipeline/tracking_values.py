@@ -8,6 +8,7 @@ the question that is asked.
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.comparison import is_judged, not_judged
 from pipeline.findings import Findings
 from pipeline.objective import KEPT, MOVED, SCORE
 from pipeline.summary import WORK_COLUMNS, count_kinds
@@ -52,21 +53,22 @@ def measures(rows: pa.Table) -> dict[str, float]:
 def setting_metrics(findings: Findings, setting_id: str) -> dict[str, float]:
     """What one setting came to, as metric names: the mean of each measure over tracks, and of some its spread."""
     values: dict[str, float] = {}
-    settings = findings.comparison.settings
+    settings, outcomes = findings.comparison.settings, findings.comparison.outcomes
+    (told_of,) = outcomes.filter(pc.equal(outcomes["setting_id"], setting_id)).to_pylist() or [None]
     for row in settings.filter(pc.equal(settings["setting_id"], setting_id)).to_pylist():
         if row["mean"] is None:  # none of its covers has it
+            continue
+        if row["measure"] == SCORE and not (told_of and is_judged(told_of)):
             continue
         name = OBJECTIVE if row["measure"] == SCORE else row["measure"]
         values[name] = row["mean"]
         if row["measure"] in SPREAD:
             told = {key: row[key] for key in ("sd", "low", "high", "n", "tracks") if row[key] is not None}
             values |= {f"stats/{name}/{key}": float(value) for key, value in told.items()}
-    outcomes = findings.comparison.outcomes
-    for row in outcomes.filter(pc.equal(outcomes["setting_id"], setting_id)).to_pylist():
-        judged = {f"outcome/{kind}": float(row[kind]) for kind in ("ok", "copy", "lost")}
-        unknown = row["covers"] - row["failed"] - sum(judged.values())
-        steps = {"cover/steps_cover": row["cover_steps"], "cover/t_switch": row["t_switch"]}
-        values |= judged | {"outcome/not_judged": float(unknown)}
+    if told_of:
+        judged = {f"outcome/{kind}": float(told_of[kind]) for kind in ("ok", "copy", "lost")}
+        steps = {"cover/steps_cover": told_of["cover_steps"], "cover/t_switch": told_of["t_switch"]}
+        values |= judged | {"outcome/not_judged": float(not_judged(told_of))}
         values |= {name: float(value) for name, value in steps.items() if value is not None}
     return values
 

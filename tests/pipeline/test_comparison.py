@@ -1,5 +1,6 @@
 """A comparison says what the covers say: means by hand, verdicts on paired tracks, and no verdict on too few."""
 
+import io
 import time
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +8,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
 from pipeline.comparison import Comparison, compare, explain
+from pipeline.console_findings import print_findings
+from pipeline.findings import Findings
 from pipeline.metrics.names import MEASURES
+from pipeline.metrics.null import Null
 from pipeline.objective import DISTANCE, HALF_MOVED, SCORE, Objective
+from pipeline.tracking_values import setting_metrics
 
 HARMONY, MELODY = "harmony/chroma_excess", "melody/salience_excess"
 TYPES = {"track_id": pa.string(), "setting_id": pa.string(), "setting_name": pa.string(), "seed": pa.int64()}
@@ -200,6 +206,27 @@ def test_where_every_score_is_zero_none_is_best() -> None:
     found = compare(table(lost))
     assert found.best is None
     assert explain(found)[0] == "no setting kept the song and moved its sound, so no setting is best"
+
+
+def test_a_setting_without_a_judged_cover_is_never_best() -> None:
+    rows = covers(8, 2, 1, lambda track, setting, seed: 0.2 + 0.6 * setting)
+    for row in rows:
+        if row["setting_id"] == "id1":
+            row["cover/outcome"] = None
+    found = compare(table(rows))
+    assert found.best == "id0"
+    assert found.front == ("id0",)
+    unknown = [row | {"cover/outcome": None} for row in rows]
+    found = compare(table(unknown))
+    assert (found.best, found.front) == (None, ())
+    assert explain(found)[0] == "no cover could be judged, so no setting is best"
+    told = Findings(table(unknown), found, Null(0, {}, {}), (), {})
+    console = Console(file=io.StringIO(), width=200)
+    print_findings(console, told)
+    assert console.file.getvalue().count("8 not judged") == 2  # type: ignore[attr-defined]
+    values = setting_metrics(told, "id0")
+    assert values["outcome/not_judged"] == 8
+    assert "Objective" not in values
 
 
 def test_a_comparison_is_told_in_sentences() -> None:
