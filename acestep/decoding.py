@@ -17,6 +17,7 @@ from acestep import ffmpeg
 from acestep.chunks import closed
 from acestep.errors import AudioError, TooLongError
 from acestep.ffmpeg import Block
+from acestep.flac_end import bytes_behind
 from acestep.joined import Part, has_no_count, parts_of
 from acestep.source_notes import DATA_LEFT_OUT, DOWNMIXED, JOINED, Meter, SourceNote
 from acestep.truncation import MPEG_FRAME_SAMPLES, keeps_count, refuse_cut
@@ -163,8 +164,8 @@ def _blocks_of_part(
                 refuse_longer(before_s + promised, most_seconds)
             if not reason:
                 yield from _complete(_sound_blocks(sound), sound)
-                if sound.format == "FLAC" and (unread := _unread(file)):
-                    notes.append(_left_out(unread))
+                if sound.format == "FLAC" and (behind := bytes_behind(Scan(file), file.tell())):
+                    notes.append(_left_out(behind, at_most=True))
                 return
             file.seek(0)
             blocks = ffmpeg.blocks_of(file, reason, notes)
@@ -175,14 +176,9 @@ def _blocks_of_part(
     yield from ffmpeg.blocks_of(file, reason, notes)
 
 
-def _unread(file: BinaryIO) -> int:
-    """Bytes that nothing has read up to the end; 0 where they are zeros."""
-    place, scan = file.tell(), Scan(file)
-    return 0 if scan.is_blank(place, scan.length) else scan.length - place
-
-
-def _left_out(count: int) -> SourceNote:
-    return SourceNote(DATA_LEFT_OUT, f"{count} bytes of the file are no part of its sound and are left out")
+def _left_out(count: int, at_most: bool = False) -> SourceNote:
+    said = f"{'up to ' if at_most else ''}{count} bytes of the file are no part of its sound and are left out"
+    return SourceNote(DATA_LEFT_OUT, said)
 
 
 def _reason_for_ffmpeg(sound: soundfile.SoundFile, part: Part, promised: float | None) -> str:

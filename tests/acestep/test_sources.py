@@ -1,6 +1,7 @@
 """Sources are heard as a player plays them, and what is left out of them is said."""
 
 import io
+import re
 import shutil
 import struct
 import subprocess
@@ -227,6 +228,28 @@ def test_what_stands_behind_the_sound_is_a_note_unless_it_is_a_tag() -> None:
     assert kinds(files["wav"] + files["wav"]) == [DATA_LEFT_OUT]  # players stop after the first
     assert kinds(files["wav"] + b"LIST\x08\0\0\0INFOabcd" + b"id3 \x04\0\0\0abcd") == []
     assert kinds(files["mp3"] + b"TAG" + bytes(125)) == []
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+@pytest.mark.parametrize("seconds", [0.05, 2.0])
+def test_what_stands_behind_flac_is_a_note_however_little_it_is(subtype: str, seconds: float) -> None:
+    random = np.random.default_rng(0)
+    buffer = io.BytesIO()
+    wave = tone(seconds) + 0.01 * random.standard_normal((round(48_000 * seconds), 2))
+    soundfile.write(buffer, wave, 48_000, format="FLAC", subtype=subtype)
+    tag = b"ID3\4\0\0\0\0\0\x0a" + bytes(10)
+    for start in (b"", tag):
+        content = start + buffer.getvalue()
+        alone = load_audio(io.BytesIO(content))
+        for silent in (b"", bytes(300), bytes(20_000), b"TAG" + bytes(range(125))):
+            assert kinds(content + silent) == []
+        for size in (1, 120, 5_000, 120_000):
+            sound = read_audio(io.BytesIO(content + random.bytes(size)))
+            assert torch.equal(sound.wave, alone)
+            assert [note.kind for note in sound.notes] == [DATA_LEFT_OUT]
+            said = re.fullmatch("up to (\\d+) bytes .*", sound.notes[0].text)
+            assert said
+            assert size <= int(said[1]) <= size + len(content)
 
 
 @pytest.mark.parametrize("container", ["flac", "wav"])
