@@ -173,10 +173,12 @@ def test_a_closed_terminal() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_job_that_is_still_importing(number: signal.Signals) -> None:
+def test_a_job_that_is_still_importing(number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "hydra.py").write_text("import time\ntime.sleep(60)\n")  # its imports do not end before the signal
+    path = os.pathsep.join((str(tmp_path), ENVIRONMENT.get("PYTHONPATH", "")))
     job = subprocess.Popen(
         [sys.executable, "-m", "jobs.restyle", "manifest=m.csv", "output=out", "model=demo"],
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | {"PYTHONPATH": path},
         stderr=subprocess.PIPE,
     )
     mask = 0
