@@ -135,6 +135,9 @@ def _best_and_others(comparison: Comparison, names: Mapping[str, str], most: int
         return [f"{reason}, so no setting is best"]
     scores = comparison.settings.filter(pc.equal(comparison.settings["measure"], SCORE)).to_pylist()
     best = next(row for row in scores if row["setting_id"] == comparison.best)
+    if not any(row["ok"] for row in comparison.outcomes.to_pylist()):
+        highest = f"the highest score is {best['mean']:.2f}, of {names[best['setting_id']]}"
+        return [f"no cover kept the song and moved its sound, so no setting is best ({highest})"]
     sure = "no interval" if best["low"] is None else f"{best['low']:.2f}..{best['high']:.2f}"
     on = f"{best['tracks']} track{'s' * (best['tracks'] != 1)}"
     said = [f"best is {names[best['setting_id']]}: score {best['mean']:.2f} ({sure}) on {on}"]

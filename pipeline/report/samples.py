@@ -35,7 +35,7 @@ def choose(rows: pa.Table, most: int = 6) -> list[Sample]:
     scored = sorted((t for t in tracks if t[SCORE] is not None), key=lambda t: (-t[SCORE], t["track_id"]))
     places = {"best": 0, "median": (len(scored) - 1) // 2, "worst": -1}
     samples = [
-        Sample(scored[k]["track_id"], f"{rule} by mean score ({scored[k][SCORE]:.2f})")
+        Sample(scored[k]["track_id"], f"{rule} track by mean score ({scored[k][SCORE]:.2f})")
         for rule, k in places.items()
         if scored
     ]

@@ -208,6 +208,13 @@ def test_where_every_score_is_zero_none_is_best() -> None:
     assert explain(found)[0] == "no setting kept the song and moved its sound, so no setting is best"
 
 
+def test_where_every_cover_lost_the_song_none_is_called_best() -> None:
+    lost = [row | {"cover/outcome": "lost"} for row in covers(8, 2, 1, noisy(lambda setting: 0.1 * setting))]
+    said = explain(compare(table(lost)))
+    assert "so no setting is best" in said[0]
+    assert not any("best is" in line or "verdict" in line for line in said)
+
+
 def test_a_setting_without_a_judged_cover_is_never_best() -> None:
     rows = covers(8, 2, 1, lambda track, setting, seed: 0.2 + 0.6 * setting)
     for row in rows:

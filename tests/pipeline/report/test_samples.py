@@ -22,9 +22,9 @@ def test_the_best_median_and_worst_tracks_come_first_then_one_of_each_trouble() 
     chosen = [(sample.track_id, sample.rule) for sample in choose(table(rows))]
     # Means with the zeros of the troubled covers: b .90, h .56, a .50, e .40, f .37, d .27, g .23, c .10
     assert chosen == [
-        ("b", "best by mean score (0.90)"),
-        ("e", "median by mean score (0.40)"),
-        ("c", "worst by mean score (0.10)"),
+        ("b", "best track by mean score (0.90)"),
+        ("e", "median track by mean score (0.40)"),
+        ("c", "worst track by mean score (0.10)"),
         ("d", "most covers that lost the song (1)"),
         ("g", "most covers that failed (2)"),
         ("a", FILL),
