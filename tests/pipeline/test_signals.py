@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,6 +39,17 @@ with raising() as status_of:
         print("interrupted", flush=True)
         sys.exit(status_of(stopped))
 """
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """In the background of a shell SIGINT is ignored, under ``nohup`` SIGHUP, and processes inherit it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, earlier in before.items():
+        signal.signal(number, earlier)
 
 
 def send(number: signal.Signals, wait_s: float = 0.05) -> None:
@@ -176,8 +187,9 @@ def test_a_closed_terminal() -> None:
 def test_a_job_that_is_still_importing(number: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "hydra.py").write_text("import time\ntime.sleep(60)\n")  # its imports do not end before the signal
     path = os.pathsep.join((str(tmp_path), ENVIRONMENT.get("PYTHONPATH", "")))
+    arguments = ["-m", "jobs.restyle", "manifest=m.csv", "output=out", "model=demo"]
     job = subprocess.Popen(
-        [sys.executable, "-m", "jobs.restyle", "manifest=m.csv", "output=out", "model=demo"],
+        [sys.executable, *arguments],
         env=ENVIRONMENT | {"PYTHONPATH": path},
         stderr=subprocess.PIPE,
     )
