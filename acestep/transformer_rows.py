@@ -96,7 +96,7 @@ def attend_self(
 
 
 def attend_condition(h: Tensor, layer: "DecoderLayer", cross: "LayerCross", buffers: _Buffers) -> None:
-    """Add cross-attention to ``h`` ``[l, h]``: over keys and values, or what it amounts to."""
+    """Add cross-attention to ``h`` ``[l, h]``; over a condition of one row it is a constant, given as a tensor."""
     if isinstance(cross, Tensor):
         h.add_(cross[0])
         return

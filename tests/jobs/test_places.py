@@ -1,20 +1,20 @@
 """A machine whose folders cannot be used: what could not start ends with 2 and the variable to set."""
 
 import errno
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from hydra.core.global_hydra import GlobalHydra
 
 from acestep import demo, hub
 from acestep.errors import CheckpointError, RequestError
 from jobs import benchmark, restyle
 from jobs.leaving import BROKE_OFF, COULD_NOT_START, leaving
-from pipeline.cluster import ClusterSpec, connect
 from pipeline.console import ConsoleReporter
 from pipeline.printing import plain_console
 from pipeline.service.spec import Access
@@ -30,32 +30,40 @@ def main(module: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
     return left.value.code
 
 
-@pytest.fixture
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if no cluster ran yet in this process."""
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+# A process of its own, since one that has a cluster starts no second one.
+STARTS = """
+import json, os, sys
+from acestep.errors import RequestError
+from pipeline.cluster import ClusterSpec, connect
+said = []
+for variable, folder in json.loads(sys.argv[1]):
+    os.environ.pop("RAY_TMPDIR", None)
+    kept = os.environ.get("TMPDIR")
+    os.environ[variable] = folder
+    try:
+        connect(ClusterSpec(address="local", cpus=1, gpus=0))
+        said.append("started")
+    except RequestError as error:
+        said.append(str(error))
+    os.environ.pop(variable)
+    if kept is not None:
+        os.environ["TMPDIR"] = kept
+print(json.dumps(said))
+"""
 
 
-@pytest.mark.usefixtures("no_ray")
-@pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
-def test_a_long_scratch_folder_names_the_variable(
-    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scratch_folder_that_cannot_be_used_names_the_variable(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 20)
     folder.mkdir()
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setenv(variable, str(folder))
-    with pytest.raises(RequestError, match="set RAY_TMPDIR to a folder with a shorter path") as caught:
-        connect(ClusterSpec(cpus=1, gpus=0))
-    assert str(folder) in str(caught.value)
-
-
-@pytest.mark.usefixtures("no_ray")
-def test_a_scratch_folder_that_cannot_be_written_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", "/proc")
-    with pytest.raises(RequestError, match="set RAY_TMPDIR to a folder that can be written"):
-        connect(ClusterSpec(cpus=1, gpus=0))
+    tried = [("TMPDIR", str(folder)), ("RAY_TMPDIR", str(folder)), ("RAY_TMPDIR", "/proc")]
+    done = subprocess.run(
+        [sys.executable, "-c", STARTS, json.dumps(tried)], capture_output=True, text=True, timeout=300, check=True
+    )
+    *long, closed = json.loads(done.stdout.splitlines()[-1])
+    for said in long:
+        assert "set RAY_TMPDIR to a folder with a shorter path" in said
+        assert str(folder) in said
+    assert "set RAY_TMPDIR to a folder that can be written" in closed
 
 
 @pytest.mark.parametrize("cache", ["/proc/nowhere", "/dev/null"])
