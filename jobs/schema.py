@@ -213,6 +213,8 @@ class AccessConfig:
 
     roots: list[str] = field(default_factory=list)
     url_hosts: list[str] = field(default_factory=list)
+    hosts: list[str] = field(default_factory=list)
+    origins: list[str] = field(default_factory=list)
 
 
 # See ``pipeline.service.spec.Limits``.

@@ -2,12 +2,15 @@
 
 import os
 import posixpath
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from pipeline.failures import TOO_LONG
 from pipeline.probe import probe
+from pipeline.service.beneath import open_beneath
 from pipeline.service.problem import STATUS_OF_KIND, Problem, said_and_remedy
 from pipeline.service.spec import Access, Limits
 from pipeline.service.uploads import Keep
@@ -28,6 +31,15 @@ class Admitted:
     duration_s: float | None
 
 
+@dataclass(frozen=True)
+class Found:
+    """A file that may be read. root: the local folder below which it lies, its links resolved like those of the
+    path; None in an object store."""
+
+    uri: str
+    root: str | None = None
+
+
 def admit(field: str, value: str, access: Access, limits: Limits, keep: Keep) -> Admitted:
     """The source that a client names, by path or by address.
 
@@ -37,7 +49,9 @@ def admit(field: str, value: str, access: Access, limits: Limits, keep: Keep) ->
     scheme = value.partition("://")[0].lower() if "://" in value else ""
     if scheme in PORTS:
         return _looked_at(field, value, fetch(field, value, access.url_hosts, limits, keep), limits)
-    return _looked_at(field, value, find(field, value, access, keep.store), limits)
+    found = find(field, value, access, keep.store)
+    with _held(field, value, found) as name:
+        return _looked_at(field, value, found.uri, limits, name)
 
 
 def upload(field: str, file: BinaryIO, name: str, limits: Limits, keep: Keep) -> Admitted:
@@ -49,7 +63,7 @@ def upload(field: str, file: BinaryIO, name: str, limits: Limits, keep: Keep) ->
     return _looked_at(field, name, keep.put(file), limits)
 
 
-def find(field: str, value: str, access: Access, output: Store) -> str:
+def find(field: str, value: str, access: Access, output: Store) -> Found:
     """The file that a client's path names: absolute, or relative to a root; symbolic links are followed first.
 
     Raises:
@@ -65,36 +79,62 @@ def find(field: str, value: str, access: Access, output: Store) -> str:
             field,
             value,
         )
-    for path in allowed:
-        if "://" in path or os.path.lexists(path):
-            return path
+    for found in allowed:
+        if found.root is None or os.path.lexists(found.uri):
+            return found
     # A name in another Unicode form is the same name; what it leads to is judged like any other path.
-    for other in Folders().actual(allowed).values():
-        for path in _allowed(other, access, output):
-            return path
+    for other in Folders().actual([found.uri for found in allowed]).values():
+        for found in _allowed(other, access, output):
+            return found
     raise _missing(field, value)
 
 
-def _allowed(value: str, access: Access, output: Store) -> list[str]:
+@contextmanager
+def _held(field: str, value: str, found: Found) -> Iterator[str]:
+    """A name that stays the file's while the block runs, whatever is renamed meanwhile.
+
+    Raises:
+        Problem: 404 it is gone; 422 it cannot be opened, or a link stands in its path by now.
+    """
+    if found.root is None:
+        yield found.uri
+        return
+    with ExitStack() as stack:
+        try:
+            name = stack.enter_context(open_beneath(found.root, found.uri))
+        except FileNotFoundError:
+            raise _missing(field, value) from None
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise _refused(field, value, found.uri, "unreadable_file", reason) from None
+        yield name
+
+
+def _allowed(value: str, access: Access, output: Store) -> list[Found]:
     """Where a path leads, seen from each root, as far as it may be read."""
     inside = [_inside(root, value) for root in access.roots]
-    return [path for path in inside if path is not None and not _is_ours(path, output)]
+    return [found for found in inside if found is not None and not _is_ours(found.uri, output)]
 
 
-def _looked_at(field: str, said: str, uri: str, limits: Limits) -> Admitted:
-    """A file, proven to be audio of a length that is taken, as far as its header and its beginning tell."""
-    found = probe(uri)
+def _looked_at(field: str, said: str, uri: str, limits: Limits, name: str | None = None) -> Admitted:
+    """A file, proven to be audio of a length that is taken, as far as its header and its beginning tell.
+
+    Args:
+        name: under which it is read here, where that is not its URI.
+    """
+    name = name or uri
+    found = probe(name)
     if found.error_kind == "missing_file":
         raise _missing(field, said)
     if found.error_kind is not None:
-        raise _refused(field, said, uri, found.error_kind, found.error or "")
+        raise _refused(field, said, name, found.error_kind, found.error or "")
     if is_longer(found, limits.source_seconds):
         longer = f"{found.duration_s:.1f} s is longer than {limits.source_seconds:g} s; cut it"
-        raise _refused(field, said, uri, TOO_LONG, longer)
+        raise _refused(field, said, name, TOO_LONG, longer)
     # Where the header says no length, only decoding tells it, and stops at what is taken.
-    defect = listen(uri, found.duration_s is None, limits.source_seconds).defect
+    defect = listen(name, found.duration_s is None, limits.source_seconds).defect
     if defect is not None:
-        raise _refused(field, said, uri, *defect)
+        raise _refused(field, said, name, *defect)
     return Admitted(uri, found.digest, found.duration_s)
 
 
@@ -115,18 +155,19 @@ def _is_odd(value: str) -> bool:
         return True
 
 
-def _inside(root: str, value: str) -> str | None:
+def _inside(root: str, value: str) -> Found | None:
     """Where a path leads from a root, None where that is outside of it."""
-    if "://" in root:
-        return _inside_uri(root, value)
+    if "://" in root and not root.startswith("file://"):
+        uri = _inside_uri(root, value)
+        return Found(uri) if uri is not None else None
     if "://" in value:
         return None
-    real_root = os.path.realpath(os.path.expanduser(root))
+    real_root = os.path.realpath(locate(root)[1])
     try:
         real = os.path.realpath(os.path.join(real_root, value))
     except (OSError, ValueError):
         return None
-    return real if real.startswith(real_root.rstrip("/") + "/") else None
+    return Found(real, real_root) if real.startswith(real_root.rstrip("/") + "/") else None
 
 
 def _inside_uri(root: str, value: str) -> str | None:

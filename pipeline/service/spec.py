@@ -1,5 +1,6 @@
 """What a service is told: which model, where results lie, what it may read, and how much at once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from acestep.constants import MAX_SOURCE_SECONDS
@@ -7,6 +8,7 @@ from acestep.errors import RequestError
 from pipeline.cluster import ClusterSpec
 from pipeline.measuring import MetricsSpec
 from pipeline.presets import Preset
+from pipeline.service.hosts import parse_host, parse_origin
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -48,20 +50,36 @@ class Limits:
 
 @dataclass(frozen=True)
 class Access:
-    """Which sources a request may name.
+    """Which sources a request may name, and from where the service may be used.
 
     roots: folders of this service's machine, or URIs such as ``s3://bucket/music``; what lies in them may be named
         by path. None: nothing may.
     url_hosts: hosts that ``http`` and ``https`` sources may come from, as ``host`` or ``host:port``.
+    hosts: names by which clients reach the service, beside those of loopback. Without keys a service on loopback
+        answers to no other name; where any is listed, no service does.
+    origins: web pages of other origins, as ``https://host:port``, that may use the service from a browser.
     """
 
     roots: tuple[str, ...] = ()
     url_hosts: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, values in vars(self).items():
             if not all(value.strip() for value in values):
                 raise RequestError(f"access.{name} holds an empty name; is a shell variable not set?")
+        for name in ("url_hosts", "hosts"):
+            _each(name, getattr(self, name), parse_host, "host or host:port")
+        _each("origins", self.origins, parse_origin, "https://host or https://host:port")
+
+
+def _each(name: str, values: tuple[str, ...], parse: Callable[[str], object], form: str) -> None:
+    for value in values:
+        try:
+            parse(value)
+        except ValueError:
+            raise RequestError(f"access.{name}: {value!r} is not understood; write {form}") from None
 
 
 @dataclass(frozen=True)

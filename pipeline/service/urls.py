@@ -1,22 +1,24 @@
 """Sources on other hosts: fetched from those that are listed, from the very address that was checked."""
 
+import http.client
 import ipaddress
 import socket
+import ssl
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
-import urllib3
-
+from pipeline.service.networks import Address, is_public
 from pipeline.service.problem import Problem
 from pipeline.service.spec import Limits
 from pipeline.service.uploads import Keep
 
 PORTS = {"http": 80, "https": 443}
 CHUNK_BYTES = 1 << 16
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def fetch(field: str, value: str, hosts: Sequence[str], limits: Limits, keep: Keep) -> str:
@@ -45,16 +47,18 @@ def fetch(field: str, value: str, hosts: Sequence[str], limits: Limits, keep: Ke
     with tempfile.TemporaryFile() as file:
         try:
             _download(field, value, parts, port, str(address), limits, until, file)
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise _unreachable(field, value, type(error).__name__) from None
+        except (http.client.HTTPException, OSError) as error:
+            late = time.monotonic() >= until
+            reason = f"it took longer than {limits.fetch_s:g} s" if late else type(error).__name__
+            raise _unreachable(field, value, reason) from None
         return keep.put(file)
 
 
 def _parts(field: str, value: str) -> tuple[SplitResult, int]:
     try:
         parts = urlsplit(value)
-        port = parts.port or PORTS[parts.scheme]
-        plain = parts.hostname and parts.username is None and parts.password is None
+        port = PORTS[parts.scheme] if parts.port is None else parts.port
+        plain = port and parts.hostname and parts.username is None and parts.password is None
         if not plain or any(ord(c) <= 32 or ord(c) > 126 for c in value) or "\\" in value:
             raise ValueError
     except (ValueError, KeyError):
@@ -62,7 +66,7 @@ def _parts(field: str, value: str) -> tuple[SplitResult, int]:
             422,
             "invalid_value",
             f"{field} is no address of a file",
-            "write it as https://host/path, without user, password or spaces",
+            "write it as https://host/path, without user, password, spaces or port 0",
             field,
             value,
         ) from None
@@ -90,7 +94,7 @@ def _address(field: str, value: str, host: str, port: int, listed: str) -> Addre
         raise _unreachable(field, value, "its name is not known") from None
     addresses = [ipaddress.ip_address(str(info[4][0]).partition("%")[0]) for info in found]
     for address in addresses:
-        if address == literal or _is_public(address):
+        if address == literal or is_public(address):
             return address
     raise Problem(
         422,
@@ -110,12 +114,6 @@ def _literal(listed: str) -> Address | None:
         return None
 
 
-def _is_public(address: Address) -> bool:
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    known = mapped or address
-    return known.is_global and not known.is_multicast
-
-
 def _download(
     field: str,
     value: str,
@@ -128,43 +126,73 @@ def _download(
 ) -> None:
     most = int(limits.upload_mb * 1e6)
     too_large = Problem(413, "too_large", f"{field} is larger than {most} bytes", "cut it", field, value)
-    timeout = urllib3.Timeout(total=limits.fetch_s)
-    pool: urllib3.HTTPConnectionPool
-    if parts.scheme == "https":
-        pool = urllib3.HTTPSConnectionPool(
-            address, port, timeout=timeout, server_hostname=parts.hostname, assert_hostname=parts.hostname
+    with ExitStack() as stack:
+        connection = stack.enter_context(_connected(parts, port, address, until))
+        connection.putrequest(
+            "GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), skip_host=True
         )
-    else:
-        pool = urllib3.HTTPConnectionPool(address, port, timeout=timeout)
-    with pool:
-        reply = pool.urlopen(
-            "GET",
-            (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
-            headers={"Host": parts.netloc, "Accept-Encoding": "identity", "User-Agent": "restyle"},
-            redirect=False,
-            retries=False,
-            preload_content=False,
-            decode_content=False,
-        )
-        try:
-            if 300 <= reply.status < 400:
-                raise _unreachable(field, value, "it leads on to another address; give that one")
-            if reply.status != 200:
-                raise _unreachable(field, value, f"it answers {reply.status}")
-            announced = reply.headers.get("Content-Length", "0")
-            if announced.isdigit() and int(announced) > most:
+        for name, text in (("Host", parts.netloc), ("User-Agent", "restyle"), ("Connection", "close")):
+            connection.putheader(name, text)
+        connection.endheaders()
+        reply = stack.enter_context(connection.getresponse())
+        if 300 <= reply.status < 400:
+            raise _unreachable(field, value, "it leads on to another address; give that one")
+        if reply.status != 200:
+            raise _unreachable(field, value, f"it answers {reply.status}")
+        if (reply.length or 0) > most:
+            raise too_large
+        read = 0
+        while chunk := reply.read1(CHUNK_BYTES):
+            read += len(chunk)
+            if read > most:
                 raise too_large
-            read = 0
-            # At most what has arrived: a server that drips is seen dripping.
-            while chunk := reply.read1(CHUNK_BYTES):
-                read += len(chunk)
-                if read > most:
-                    raise too_large
-                if time.monotonic() > until:
-                    raise _unreachable(field, value, f"it took longer than {limits.fetch_s:g} s")
-                file.write(chunk)
-        finally:
-            reply.close()
+            file.write(chunk)
+        _left(until)  # a connection that was ended reads like the end of a body without a length
+        if reply.length:
+            raise http.client.IncompleteRead(b"", reply.length)
+
+
+@contextmanager
+def _connected(parts: SplitResult, port: int, address: str, until: float) -> Iterator[http.client.HTTPConnection]:
+    """A connection to the address, ended at ``until`` whatever its host does: a timeout of the socket alone would
+    begin anew with each byte.
+
+    Raises:
+        OSError: nobody answers there, or the certificate is not the host's.
+    """
+    connection = http.client.HTTPConnection(parts.hostname or "", port)
+    stream = socket.create_connection((address, port), timeout=_left(until))
+
+    def end() -> None:
+        with suppress(OSError):  # it is over already
+            socket.socket.shutdown(stream, socket.SHUT_RDWR)
+
+    ended = threading.Timer(_left(until), end)
+    ended.daemon = True
+    ended.start()
+    try:
+        if parts.scheme == "https":
+            stream = ssl.create_default_context().wrap_socket(
+                stream, server_hostname=parts.hostname, do_handshake_on_connect=False
+            )
+            stream.do_handshake()
+        connection.sock = stream
+        yield connection
+    finally:
+        ended.cancel()
+        stream.close()
+
+
+def _left(until: float) -> float:
+    """Seconds until then.
+
+    Raises:
+        TimeoutError: it has passed.
+    """
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
 
 
 def _unreachable(field: str, value: str, reason: str) -> Problem:

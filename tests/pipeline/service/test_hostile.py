@@ -1,5 +1,7 @@
 """What a service may be made to read, and what it answers."""
 
+import contextlib
+import hashlib
 import http.server
 import io
 import json
@@ -11,6 +13,7 @@ import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import httpx
@@ -20,6 +23,7 @@ import soundfile
 
 from acestep.audio import load_audio
 from pipeline.loading import load
+from pipeline.service.beneath import open_beneath
 from pipeline.service.problem import Problem
 from pipeline.service.sources import admit, find, upload
 from pipeline.service.spec import Access, Limits
@@ -96,6 +100,8 @@ def root(tmp_path: Path) -> Path:
         ("http://2130706433/", 422),
         ("http://0x7f.1/", 422),
         ("http://user:pw@example.org/a.wav", 422),
+        ("http://example.org:0/a.wav", 422),
+        ("http://example.org:65536/a.wav", 422),
         ("ftp://example.org/a.wav", 422),
         ("gopher://127.0.0.1:25/x", 422),
     ],
@@ -112,6 +118,72 @@ def test_paths_and_addresses(root: Path, keep: Keep, value: str, expected: int) 
     assert (told.value.status, told.value.field) == (expected, "src_audio")
     assert "music-secret" not in told.value.message.replace(said, "")
     assert told.value.remedy
+
+
+def swapped(folder: Path, other: Path) -> None:
+    """Put a link to another folder in a folder's place."""
+    folder.rename(folder.with_name("kept"))
+    folder.symlink_to(other)
+
+
+@pytest.mark.parametrize("value", ["in/deep/a.wav", "link.wav"])
+@pytest.mark.parametrize("what", ["in", "in/deep", "in/deep/a.wav"])
+def test_a_link_that_is_set_after_the_check_is_not_followed(
+    tmp_path: Path, keep: Keep, value: str, what: str
+) -> None:
+    for folder, seconds in (("root/in/deep", 1.0), ("secret/deep", 2.0)):
+        (tmp_path / folder).mkdir(parents=True)
+        soundfile.write(tmp_path / folder / "a.wav", tone(seconds), 48_000)
+    root = tmp_path / "root"
+    (root / "link.wav").symlink_to("in/deep/a.wav")
+    access = Access(roots=(str(root),))
+    found = find("src_audio", value, access, keep.store)
+    assert found.root is not None
+    before = (root / "in" / "deep" / "a.wav").read_bytes()
+    with open_beneath(found.root, found.uri) as name:
+        swapped(root / what, tmp_path / "secret" / what[3:])
+        assert Path(found.uri).read_bytes() != before
+        assert Path(name).read_bytes() == before
+    with pytest.raises(OSError, match=r"symbolic links|Not a directory"), open_beneath(found.root, found.uri):
+        pass
+
+
+def test_a_folder_that_is_swapped_all_the_time_gives_its_own_files_alone(tmp_path: Path, keep: Keep) -> None:
+    """What is digested is what was checked, whichever of the two the name leads to."""
+    for folder, seconds in (("root/in", 0.2), ("secret", 0.3)):
+        (tmp_path / folder).mkdir(parents=True)
+        soundfile.write(tmp_path / folder / "a.wav", tone(seconds), 48_000)
+    root, over = tmp_path / "root", threading.Event()
+    inside = hashlib.sha256((root / "in" / "a.wav").read_bytes()).hexdigest()
+
+    def swap() -> None:
+        while not over.is_set():
+            swapped(root / "in", tmp_path / "secret")
+            (root / "in").unlink()
+            (root / "kept").rename(root / "in")
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    digests, tried = set(), 0
+    until = time.monotonic() + 20
+    try:
+        while (len(digests) < 1 or tried < 150) and time.monotonic() < until:
+            tried += 1
+            with contextlib.suppress(Problem):
+                digests.add(admit("src_audio", "in/a.wav", Access(roots=(str(root),)), LIMITS, keep).digest)
+    finally:
+        over.set()
+        swapping.join()
+    assert digests == {inside}
+
+
+def test_a_root_that_is_written_as_a_file_uri_is_a_folder(root: Path, keep: Keep) -> None:
+    access = Access(roots=(root.as_uri(),))
+    assert admit("src_audio", "a.wav", access, LIMITS, keep).digest
+    for value in ("out.wav", "out/s.wav", "up/music-secret/s.wav"):
+        with pytest.raises(Problem) as told:
+            admit("src_audio", value, access, LIMITS, keep)
+        assert told.value.kind == "not_allowed"
 
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="its file systems fold names")
@@ -278,6 +350,13 @@ class Remote(http.server.BaseHTTPRequestHandler):
             self._start(200, {})
             while self._wrote(bytes(1 << 16)):
                 pass
+        elif self.path == "/dripping-head":
+            while self._wrote(b"HTTP/1.1 200 OK\r\nX: " if not self.close_connection else b"a"):
+                self.close_connection = True
+                time.sleep(0.1)
+        elif self.path == "/cut":
+            self._start(200, {"Content-Length": str(len(self.song) + 1)})
+            self.wfile.write(self.song)
         elif self.path == "/dripping":
             self._start(200, {"Content-Length": "1000"})
             while self._wrote(b"R"):
@@ -326,6 +405,8 @@ def test_a_listed_host_gives_a_source(remote: str, keep: Keep) -> None:
         ("/announced", 413, "larger than"),
         ("/endless", 413, "larger than"),
         ("/dripping", 422, "took longer than 1 s"),
+        ("/dripping-head", 422, "took longer than 1 s"),
+        ("/cut", 422, "IncompleteRead"),
     ],
 )
 def test_hosts_that_do_not_behave(remote: str, keep: Keep, path: str, status: int, said: str) -> None:
@@ -345,6 +426,33 @@ def test_a_name_that_leads_into_the_private_network_is_not_followed(remote: str,
     for other in (f"127.0.0.1:{int(port) + 1}", "127.0.0.1", f"127.0.0.2:{port}"):
         with pytest.raises(Problem, match="fetches nothing from"):
             fetch("src_audio", f"http://{remote}/song", [other], LIMITS, keep)
+
+
+def test_a_name_is_asked_once_and_the_answer_is_what_is_connected_to(
+    remote: str, keep: Keep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name whose owner changes its address between the check and the connection."""
+    port = int(remote.rpartition(":")[2])
+    asked: list[str] = []
+    connected: list[tuple[str, int]] = []
+    truly = socket.getaddrinfo
+
+    def answers(host: str, *rest: Any, **named: Any) -> Any:
+        if host != "music.example":
+            return truly(host, *rest, **named)
+        asked.append(host)
+        address = "8.8.8.8" if len(asked) == 1 else "127.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    def connects(address: tuple[str, int], timeout: float) -> socket.socket:
+        connected.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "getaddrinfo", answers)
+    monkeypatch.setattr(socket, "create_connection", connects)
+    with pytest.raises(Problem, match="ConnectionRefusedError"):
+        fetch("src_audio", f"http://music.example:{port}/song", [f"music.example:{port}"], LIMITS, keep)
+    assert (asked, connected) == (["music.example"], [("8.8.8.8", port)])
 
 
 def test_a_host_that_is_away(keep: Keep) -> None:
