@@ -40,6 +40,7 @@ from pipeline.failures import outcome
 from pipeline.items import effective_columns, item_columns
 from pipeline.loading import read_source
 from pipeline.measuring import Listened, Ruler
+from pipeline.output import OutputError
 from pipeline.own_columns import META
 from pipeline.plan_schema import TRACKS
 from pipeline.receipts import LAST, TASK, leave, of_track
@@ -156,6 +157,8 @@ class RestyleWorker:
                 heard = self.ruler.listen(source)
             chain = self.chain(track, conditions, list(zip(chains, (row["seed"] for row in rows), strict=True)))
         except Exception as error:
+            if self._stops(error):
+                return
             found = self._outcome(error)
             message = f"{track['source']}: {found['error_message']}"
             yield from (row | found | {"error_message": message} for row in rows)
@@ -172,7 +175,10 @@ class RestyleWorker:
         for row, stages in zip(rows, chains, strict=True):
             if self._stopping:
                 return
-            yield self._item(track, row | shared, stages, chain, heard, len(rows))
+            made = self._item(track, row | shared, stages, chain, heard, len(rows))
+            if made is None:
+                return
+            yield made
 
     def _read(self, track: dict[str, Any]) -> tuple[Tensor, Tensor | None, list[SourceNote]]:
         """The source and the timbre reference ``[2, n]``, and what is worth knowing of them."""
@@ -229,7 +235,8 @@ class RestyleWorker:
         chain: Chain,
         heard: Listened | None,
         covers: int,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any] | None:
+        """The row of one cover; None where the output folder failed, which ends the job."""
         plan = resolve(stages[-1].setting, self.handler.is_turbo)
         row = row | effective_columns(plan)
         try:
@@ -247,14 +254,26 @@ class RestyleWorker:
                 row["write_s"] = time.perf_counter() - started
                 row |= self.ruler.measure(heard, wave, prompt.caption, covers)
         except Exception as error:
-            return row | self._outcome(error)
+            return None if self._stops(error) else row | self._outcome(error)
         row |= {"status": "ok", "finished_at": datetime.now(UTC)}
-        leave(self.spec.output, row)
+        try:
+            leave(self.spec.output, row)
+        except OSError as error:
+            log.warning("no receipt for %s: %s", row["item_id"], error)
+            self._stops(error)
         return row
 
     @property
     def _stopping(self) -> bool:
         return self.stop is not None and self.stop.lowered
+
+    def _stops(self, error: Exception) -> bool:
+        """Whether an error is the output folder's, which then stops the job; a service goes on."""
+        if self.stop is None or not isinstance(error, OutputError):
+            return False
+        here = "" if platform.node() == self.spec.node else f" (on {platform.node()})"
+        self.stop.lower(f"{error}{here}")
+        return True
 
     def _guard(self, name: str) -> "AttemptGuard":
         return AttemptGuard(self.spec.output, f"{self.spec.launch}/{name}", self.spec.max_attempts)

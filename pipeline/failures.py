@@ -8,16 +8,21 @@ import torch
 
 from acestep.errors import AudioError, GenerationError, RestyleError, TooLongError
 from pipeline.attempts import WorkerDiedError
+from pipeline.loading import UnavailableError
 from pipeline.spelling import MissingFileError
+from pipeline.transient import is_transient
 
 log = logging.getLogger(__name__)
 TOO_LONG = "too_long"
+UNAVAILABLE = "source_unavailable"
 
 
 def source_kind(error: Exception) -> str:
     """The kind of an error that a source causes."""
     if isinstance(error, TooLongError):
         return TOO_LONG
+    if isinstance(error, OSError) and is_transient(error):
+        return UNAVAILABLE
     return "unreadable_audio" if isinstance(error, AudioError) else "unreadable_file"
 
 
@@ -39,6 +44,8 @@ def outcome(error: Exception) -> dict[str, Any]:
         kind, message = "missing_file", str(error)
     elif isinstance(error, RestyleError):
         kind, message = "bad_request", str(error)
+    elif isinstance(error, UnavailableError):
+        kind, message = UNAVAILABLE, str(error)
     elif isinstance(error, OSError):
         kind = "storage_error"
     if kind == "internal_error":

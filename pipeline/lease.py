@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from acestep.errors import RequestError, RestyleError
 from pipeline.holder import Holder, is_alive, ourselves
+from pipeline.output import OutputStore
 from pipeline.storage import Store
 
 SUFFIX = ".lease"
@@ -101,6 +102,8 @@ class Lease:
             if self._stands():
                 return ""
         other = _read(self.store, max(_numbers(self.store), default=0))
+        if other is None and not self.store.exists(""):
+            return f"{self.name} is gone: the folder was moved or deleted while this launch worked on it"
         by = f"taken over by {other[0]}" if other else "removed"
         return f"the hold on {self.name} was {by}, so nothing more is written there"
 
@@ -116,27 +119,27 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class HeldStore(Store):
-    """A folder that is written only while the lease on it stands. Sent elsewhere, it is a plain ``Store``.
+class HeldStore(OutputStore):
+    """A folder that is written only while the lease on it stands. Sent elsewhere, it is an ``OutputStore``.
 
     Its methods raise ``LeaseLostError`` where it does not.
     """
 
     lease: Lease
 
-    def __reduce__(self) -> tuple[type[Store], tuple[object, str]]:
-        return Store, (self.filesystem, self.root)
+    def __reduce__(self) -> tuple[type[OutputStore], tuple[object, str]]:
+        return OutputStore, (self.filesystem, self.root)
 
     def write(self, name: str, content: bytes | pa.Buffer) -> None:
-        self.lease.check()
+        self.retrying(self.lease.check)
         super().write(name, content)
 
     def delete(self, name: str) -> None:
-        self.lease.check()
+        self.retrying(self.lease.check)
         super().delete(name)
 
     def delete_folder(self, name: str) -> None:
-        self.lease.check()
+        self.retrying(self.lease.check)
         super().delete_folder(name)
 
 

@@ -9,6 +9,10 @@ from acestep.audio import Sound, read_audio
 from pipeline.storage import Store, locate, read_file
 
 
+class UnavailableError(OSError):
+    """A source cannot be read now, which says nothing of what it holds."""
+
+
 def load(uri: str, most_seconds: float | None = None) -> Tensor:
     """The wave alone of ``read_source``."""
     return read_source(uri, most_seconds).wave
@@ -21,9 +25,12 @@ def read_source(uri: str, most_seconds: float | None = None) -> Sound:
         TooLongError: it is longer than ``most_seconds``.
         AudioError: it cannot be decoded.
         StorageError: the URI is not understood.
-        OSError: it cannot be read.
+        UnavailableError: it cannot be read.
     """
-    return _decoded(*locate(uri), most_seconds, clip=True)
+    try:
+        return _decoded(*locate(uri), most_seconds, clip=True)
+    except OSError as error:
+        raise UnavailableError(f"it cannot be read now ({error})") from error
 
 
 def load_cover(output: Store, audio_path: str, most_seconds: float | None = None) -> Tensor:

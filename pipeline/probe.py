@@ -19,6 +19,7 @@ from pyarrow import fs
 from acestep.constants import MAX_FILE_BYTES, NUMERICS_VERSION
 from acestep.decoding import header_seconds
 from acestep.errors import RestyleError
+from pipeline.failures import source_kind
 from pipeline.spelling import Folders, Nearby, no_such_file
 from pipeline.storage import Store, locate, patiently
 
@@ -144,7 +145,7 @@ def probe(uri: str, folders: Folders | None = None) -> Probe:
         missing = no_such_file(folders.near(uri) if folders else Nearby())
         return Probe(error_kind="missing_file", error=f"{uri}: {missing}")
     except (OSError, ValueError, RestyleError) as error:  # ValueError: a name that no file can have
-        return Probe(error_kind="unreadable_file", error=f"{uri}: {error}")
+        return Probe(error_kind=source_kind(error), error=f"{uri}: {error}")
 
 
 def _look(filesystem: fs.FileSystem, path: str, uri: str) -> Probe:

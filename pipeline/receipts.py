@@ -23,14 +23,15 @@ log = logging.getLogger(__name__)
 
 
 def leave(store: Store, row: dict[str, Any]) -> None:
-    """Leave the receipt of a cover. Without one it may be made twice, which is better than not at all."""
+    """Leave the receipt of a cover.
+
+    Raises:
+        OSError: it cannot be written; the cover may be made twice, which is better than not at all.
+    """
     stream = pa.BufferOutputStream()
     with pa.ipc.new_stream(stream, SCHEMA) as writer:
         writer.write_table(as_table([row]))
-    try:
-        store.write(_name(row["track_id"], row["item_id"]), stream.getvalue())
-    except OSError as error:
-        log.warning("no receipt for %s: %s", row["item_id"], error)
+    store.write(_name(row["track_id"], row["item_id"]), stream.getvalue())
 
 
 def of_track(store: Store, track_id: str) -> dict[str, dict[str, Any]]:

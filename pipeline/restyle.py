@@ -21,6 +21,7 @@ from pipeline.findings import FOUND_COLUMNS, any_measured, find
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob, check_options, open_job, open_output, plan_job
 from pipeline.lease import HeldStore, LeaseLostError, holding
+from pipeline.output import OutputError
 from pipeline.plan import Plan
 from pipeline.plan_file import PLAN_FILE, PlanWriter
 from pipeline.progress import Progress
@@ -109,6 +110,7 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
         RestyleError: nothing could start (manifest, model, setting, cluster or output folder).
         HeldError: another launch works on the output folder.
         PoolError: the workers broke off; what was finished before is kept.
+        OutputError: the output folder failed; covers under way were finished where they could be.
         LeaseLostError: another launch took the output folder over; what was finished before is kept.
         StoppedError: Ctrl-C, SIGTERM or SIGHUP; covers under way were finished.
     """
@@ -206,7 +208,10 @@ def _make_covers(
         watching(reporter.warned, partial(describe_cluster, pool)) as silence,
     ):
         for table in stream(worker.output, worker, job.cluster, pool, stop, worker_class):
-            kept.add_new(table)
+            try:
+                kept.add_new(table)
+            except OutputError as error:  # the rows wait; covers under way have their receipts
+                stop.lower(str(error))
             progress.add(table)
             silence.heard()
             reporter.advanced(progress)
@@ -214,6 +219,8 @@ def _make_covers(
     if progress.done < progress.items:
         if request.signal is not None:
             raise StoppedError(f"stopped: {progress.done} of {progress.items} covers are done", request.signal)
+        if fault := stop.fault():
+            raise OutputError(fault)
         raise PoolError(
             f"{progress.items - progress.done} of {progress.items} covers never came back from the pool"
         )

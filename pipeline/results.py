@@ -15,6 +15,7 @@ from acestep.setting import SETTING_TYPES
 from pipeline.metrics.names import MEASURES
 from pipeline.own_columns import META, META_TYPE
 from pipeline.storage import Store
+from pipeline.transient import TRANSIENT_KINDS
 
 RESULTS, REJECTED = "results", "rejected"
 
@@ -191,11 +192,15 @@ def newest_of_each(rows: pa.Table) -> pa.Table:
 
 
 def finished_items(store: Store, retry_failed: bool = False) -> set[str]:
-    """Ids of the items that have a final row: all, or (``retry_failed``) only those that are ok."""
-    rows = read_results(store, RESULTS, REJECTED, columns=("item_id", "status"))
-    if retry_failed:
-        rows = rows.filter(pc.equal(rows["status"], "ok"))
-    return set(rows["item_id"].to_pylist())
+    """Ids of the items that are ok and, unless ``retry_failed``, of those whose newest row is a final failure."""
+    rows = read_results(store, RESULTS, REJECTED, columns=("item_id", "status", "error_kind"))
+    ok = pc.equal(rows["status"], "ok")
+    finished = set(rows["item_id"].filter(ok).to_pylist())
+    if not retry_failed:
+        failed = rows.filter(pc.invert(ok))
+        newest = dict(zip(failed["item_id"].to_pylist(), failed["error_kind"].to_pylist(), strict=True))
+        finished |= {item_id for item_id, kind in newest.items() if kind not in TRANSIENT_KINDS}
+    return finished
 
 
 def made_with(store: Store) -> set[str]:

@@ -16,6 +16,7 @@ from acestep.errors import RestyleError
 from pipeline.signals import StoppedNow, handling
 
 MOST_WAITING = 10_000
+ANSWER_S = 10.0
 log = logging.getLogger(__name__)
 
 
@@ -32,12 +33,17 @@ class _Flag:
 
     def __init__(self) -> None:
         self.lowered = asyncio.Event()
+        self.fault = ""
 
     async def wait(self) -> None:
         await self.lowered.wait()
 
-    async def lower(self) -> None:
+    async def lower(self, fault: str) -> None:
+        self.fault = self.fault or fault
         self.lowered.set()
+
+    async def why(self) -> str:
+        return self.fault
 
 
 class StopFlag:
@@ -46,17 +52,28 @@ class StopFlag:
     def __init__(self, actor: Any = None):
         self.actor = actor or _start_flag()
         self.waiting: ray.ObjectRef | None = None
+        self.lowered_here = False
 
     def __reduce__(self) -> tuple[type["StopFlag"], tuple[Any]]:
         return StopFlag, (self.actor,)
 
-    def lower(self) -> None:
-        """Ask everyone to stop."""
-        self.actor.lower.remote()
+    def lower(self, fault: str = "") -> None:
+        """Ask everyone to stop.
+
+        Args:
+            fault: what of the job failed, such as its output folder; "" for a request. It is known to the driver
+                before the worker's task ends.
+        """
+        self.lowered_here = True
+        lowering = self.actor.lower.remote(fault)
+        if fault:
+            ray.wait([lowering], timeout=ANSWER_S)
 
     @property
     def lowered(self) -> bool:
         """Whether that was asked; False too where the flag's node is lost."""
+        if self.lowered_here:
+            return True
         if self.waiting is None:
             self.waiting = self.actor.wait.remote()
         if not ray.wait([self.waiting], timeout=0)[0]:
@@ -66,6 +83,13 @@ class StopFlag:
         except RayError:
             return False
         return True
+
+    def fault(self) -> str:
+        """The first fault that the flag was lowered for, "" where there was none."""
+        try:
+            return str(ray.get(self.actor.why.remote(), timeout=ANSWER_S))
+        except RayError:
+            return ""
 
 
 def _start_flag() -> Any:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -23,6 +23,7 @@ PAUSES_S = (1.0, 4.0, 10.0)
 S3_ATTEMPTS = 10  # with growing pauses between them: a server that is down for half a minute costs no result
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
+UNFINISHED = ".tmp"  # how the name of a file ends that is being written
 _LOCAL = fs.LocalFileSystem()
 
 
@@ -64,28 +65,32 @@ class Store:
         return action() if self.is_local else patiently(action)
 
     def read(self, name: str) -> bytes:
-        return read_file(self.filesystem, self.path(name))
+        return self.retrying(partial(_content, self.filesystem, self.path(name)))
 
     def write(self, name: str, content: bytes | pa.Buffer) -> None:
         """Write a file whole or not at all: object stores do so themselves, elsewhere by renaming."""
         final = self.path(name)
-        if not self.is_local:
+        unfinished = f"{final}.{uuid.uuid4().hex}{UNFINISHED}" if self.is_local else final
 
-            def put() -> None:
-                with self.filesystem.open_output_stream(final) as stream:
-                    stream.write(content)
-
-            self.retrying(put)
-            return
-        self.filesystem.create_dir(final.rsplit("/", 1)[0], recursive=True)
-        unfinished = f"{final}.{uuid.uuid4().hex}.tmp"
-        try:
+        def put() -> None:
+            self._make_parent(name)
             with self.filesystem.open_output_stream(unfinished) as stream:
                 stream.write(content)
-            self.filesystem.move(unfinished, final)
+
+        try:
+            self.retrying(put)
+            if self.is_local:
+                self.retrying(lambda: self.filesystem.move(unfinished, final))
         except BaseException:
-            Path(unfinished).unlink(missing_ok=True)
+            if self.is_local:
+                with suppress(OSError):
+                    Path(unfinished).unlink()
             raise
+
+    def _make_parent(self, name: str) -> None:
+        """Create the folder of a file; object stores have none."""
+        if self.is_local:
+            self.filesystem.create_dir(self.path(name).rsplit("/", 1)[0], recursive=True)
 
     def delete_folder(self, name: str) -> None:
         """Remove a folder and what is in it; one that is not there is fine."""
@@ -101,12 +106,13 @@ class Store:
 
 def read_file(filesystem: fs.FileSystem, path: str) -> bytes:
     """A file's content; where it lies behind a network, transfers that break off are tried again."""
-
-    def get() -> bytes:
-        with filesystem.open_input_stream(path) as stream:
-            return stream.read()
-
+    get = partial(_content, filesystem, path)
     return get() if isinstance(filesystem, fs.LocalFileSystem) else patiently(get)
+
+
+def _content(filesystem: fs.FileSystem, path: str) -> bytes:
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read()
 
 
 def patiently(action: Callable[[], Result]) -> Result:

@@ -6,10 +6,11 @@ from typing import Any
 
 from acestep.errors import AudioError, RestyleError
 from pipeline.failures import TOO_LONG, source_kind
+from pipeline.transient import TRANSIENT_KINDS
 
 UNAVAILABLE = "unavailable"
 # How a failed item's kind reads as an HTTP status; what is not here is the service's own fault.
-STATUS_OF_KIND = {
+STATUS_OF_KIND = dict.fromkeys(TRANSIENT_KINDS, 503) | {
     "unreadable_audio": 415,
     "unreadable_file": 422,
     "missing_file": 404,
@@ -22,8 +23,6 @@ STATUS_OF_KIND = {
     "parent_failed": 422,
     UNAVAILABLE: 503,
     "worker_died": 503,
-    "out_of_memory": 503,
-    "storage_error": 503,
 }
 _FIELDS = {"language": "vocal_language"}  # names of a manifest that a request has otherwise
 MOST_SHOWN, MOST_SAID = 200, 1000  # characters of a value that are said back, and of a message

@@ -21,6 +21,7 @@ from acestep.errors import RequestError
 from pipeline import lease
 from pipeline.holder import Holder, ourselves
 from pipeline.lease import HeldError, LeaseLostError, holder_of, holding
+from pipeline.output import OutputStore
 from pipeline.storage import Store, open_store
 from tests.s3_server import S3Server
 
@@ -107,7 +108,7 @@ def test_a_folder_is_held_by_one_and_given_back(store: Store) -> None:
         assert refused.value.holder.host in str(refused.value)
         assert refused.value.holder.since in str(refused.value)
         assert isinstance(refused.value, RequestError)
-        assert type(pickle.loads(pickle.dumps(held))) is Store  # workers write without asking
+        assert type(pickle.loads(pickle.dumps(held))) is OutputStore  # workers write without asking
     assert holder_of(store) is None
     assert leases(store) == []
     assert store.files("", "") == ["a"]

@@ -63,12 +63,6 @@ def test_half_a_receipt_is_none(store: Store, caplog: pytest.LogCaptureFixture) 
     assert "a3.arrow is no receipt" in caplog.text
 
 
-def test_a_full_disk_costs_a_receipt_and_no_cover(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "receipts").write_text("a file where the folder should be")
-    leave(open_store(str(tmp_path)), row("a", "a1"))
-    assert "no receipt for a1" in caplog.text
-
-
 def test_receipts_go_only_when_their_rows_were_taken(store: Store) -> None:
     receipts = Receipts(store)
     leave(store, row("a", "a1"))
