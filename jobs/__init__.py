@@ -3,15 +3,20 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
+
+from jobs.streams import make_lasting
 
 
 def _stopped(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"stopped\n")
+    with suppress(OSError):
+        os.write(2, b"stopped\n")
     os._exit(128 + number)
 
 
 if sys.argv[0] == "-m":  # A job is being launched. Its imports take seconds, and only then it listens to signals.
+    make_lasting()
     for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(_number) is not signal.SIG_IGN:
             signal.signal(_number, _stopped)

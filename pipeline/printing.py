@@ -1,6 +1,5 @@
 """Text on a console as it is: no emoji codes, no markup, and no number cut off by the width of a terminal."""
 
-import os
 from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
@@ -9,14 +8,7 @@ from rich.console import Console
 
 def plain_console(stderr: bool = False) -> Console:
     """A console that prints text unchanged; a line longer than the terminal is wrapped by the terminal alone."""
-    return _Console(stderr=stderr, emoji=False, markup=False, highlight=False, soft_wrap=True)
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Go on in silence when nobody reads any more, as after ``| head``: a job ends with its own status."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+    return Console(stderr=stderr, emoji=False, markup=False, highlight=False, soft_wrap=True)
 
 
 def table_lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:

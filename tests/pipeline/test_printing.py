@@ -1,8 +1,6 @@
 """Text arrives as it is, whatever the width of the output: no number is cut off and no name is rewritten."""
 
 import re
-import subprocess
-import sys
 from typing import Any, cast
 
 import pytest
@@ -76,18 +74,3 @@ def test_settings_of_a_plan_are_lines(capsys: pytest.CaptureFixture[str], monkey
     lines = capsys.readouterr().out.splitlines()
     assert "model      /models/[x] (f00d, float32)" in lines
     assert "to do      10 covers of 10 tracks" in lines
-
-
-def test_a_reader_that_goes_away_ends_nothing() -> None:
-    code = (
-        "import sys\nfrom pipeline.printing import plain_console\nconsole = plain_console()\n"
-        "for _ in range(2000):\n    console.print(100 * 'x')\nplain_console(stderr=True).print('made')\n"
-        "sys.exit(3)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
-        assert job.stdout is not None
-        assert job.stderr is not None
-        job.stdout.readline()
-        job.stdout.close()
-        assert job.stderr.read() == b"made\n"
-        assert job.wait(60) == 3

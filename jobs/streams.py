@@ -1,0 +1,52 @@
+"""Standard streams that never end a job: what nobody can read any more is dropped."""
+
+import errno
+import io
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
+GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)  # a reader that ended, a terminal that was closed
+WORD = b"warning: nobody reads the standard output any more; the job goes on without it\n"
+
+
+class _Output(io.FileIO):
+    """The descriptor of a standard stream; a write that fails counts as done."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno in GONE:
+                self._leave()
+            return memoryview(data).nbytes
+
+    def _leave(self) -> None:
+        # For native code and child processes too.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+        if self.fileno() == 1:
+            with suppress(OSError):
+                os.write(2, WORD)
+
+
+def make_lasting() -> None:
+    """Let this process outlive the readers of its output.
+
+    Descriptors that were closed by whoever started it are opened on nothing: the next file to be opened would get
+    their numbers, and with them whatever libraries print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdout, sys.stderr = _lasting(1, sys.stdout), _lasting(2, sys.stderr)
+
+
+def _lasting(number: int, stream: Any) -> io.TextIOWrapper:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    raw = io.BufferedWriter(_Output(number, "w", closefd=False))
+    return io.TextIOWrapper(raw, encoding, errors="backslashreplace", line_buffering=True)
