@@ -7,6 +7,7 @@ name alone.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,9 +127,9 @@ def open_adapter(path: Path) -> Adapter:
     for name, match in known.items():
         named.setdefault((match["layer"], _PARTS.get(match["part"], "alpha")), name)
     layers = {layer: _layer(layer) for layer, _ in named}
-    taken = sorted(layers.values())
+    taken = Counter(layers.values())
     unknown = sorted(shapes.keys() - named.values())
-    unknown += sorted(layer for layer, ours in layers.items() if taken.count(ours) > 1)
+    unknown += sorted(layer for layer, ours in layers.items() if taken[ours] > 1)
     if unknown or not named:
         raise CheckpointError(f"adapter {files.path}: {_strange(unknown)}")
     alone = sorted(

@@ -1,12 +1,12 @@
 """Where the weights of a LoRA adapter lie: a folder, a single file, or a folder inside a trainer's run folder."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from acestep.config import read_json
 from acestep.errors import CheckpointError
+from acestep.values import from_json
 from acestep.weights import PICKLES, read_metadata
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -46,7 +46,7 @@ class AdapterFiles:
         if header is None:
             return None
         try:
-            values = json.loads(header)
+            values = from_json(header)
         except ValueError as error:
             raise CheckpointError(
                 f"adapter {self.path}: its header's {DIFFUSERS_METADATA} is no JSON ({error})"

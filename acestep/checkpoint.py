@@ -17,7 +17,7 @@ from acestep import diffusers_layout, original_layout
 from acestep.adapter import merge_adapter, open_adapter
 from acestep.autoencoder import Autoencoder, fold_weight_norm, weight_norm_shapes
 from acestep.autoencoder_rows import lay_out
-from acestep.config import AutoencoderConfig, parse_autoencoder_config, parse_model_config, read_json
+from acestep.config import AutoencoderConfig, parse_autoencoder_config, parse_model_config, read_json, sizes_of
 from acestep.errors import CheckpointError
 from acestep.model import AceStepModel
 from acestep.original_layout import SILENCE_FILE as SILENCE_FILE
@@ -27,6 +27,7 @@ from acestep.weights import (
     Shape,
     Sizes,
     check_shapes,
+    check_sizes,
     described_by,
     read_shapes,
     read_tensors,
@@ -172,10 +173,13 @@ def open_model(folder: Path, name: str = "") -> AceStepModel:
     """
     layout = layout_of(folder)
     config = parse_model_config(layout.model_config(folder), name or folder.name)
+    found = layout.tensor_shapes(folder)
+    layers = config.decoder_layers + config.lyric_layers + config.timbre_layers + 2 * config.pooler_layers
+    check_sizes(sizes_of(config), layers, found, folder)
     with described_by(folder, "model"):
         model = AceStepModel(config)
     expected = layout.expected_tensors(model_shapes(model), config.latent_channels)
-    check_shapes(layout.tensor_shapes(folder), expected, folder)
+    check_shapes(found, expected, folder)
     return model
 
 
@@ -213,9 +217,10 @@ def open_autoencoder(folder: Path) -> Autoencoder:
         CheckpointError: the configuration or the file does not fit.
     """
     config = _autoencoder_config(folder)
+    shapes = {_weight_norm_name(n): s for n, s in read_shapes(folder, AUTOENCODER_WEIGHTS).items()}
+    check_sizes(sizes_of(config), 2 * len(config.ratios), shapes, folder)
     with described_by(folder / "config.json", "autoencoder"):
         autoencoder = Autoencoder(config)
-    shapes = {_weight_norm_name(n): s for n, s in read_shapes(folder, AUTOENCODER_WEIGHTS).items()}
     check_shapes(shapes, weight_norm_shapes(autoencoder), folder)
     return autoencoder
 

@@ -1,12 +1,13 @@
 """Model sizes, read from a checkpoint's config.json and never assumed."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from acestep.errors import CheckpointError
+from acestep.values import from_json
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class AutoencoderConfig:
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 MOST = 1e12  # of any number; also what infinities and huge integers are not
+MOST_LAYERS = 1000  # of one stack; building a layer takes about a millisecond even without its weights
+MOST_JSON_BYTES = 100_000_000
+MOST_CODES = 2**62  # code indices are int64
+MOST_TIMBRE_FRAMES = 15_000  # ten minutes at 25 Hz
+_NO_DIMENSION = ("timbre_frames", "sample_rate")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -77,7 +83,12 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing or is not a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # A pipe would be waited for, and a device never ends.
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path}: is no file")
+        if path.stat().st_size > MOST_JSON_BYTES:
+            raise CheckpointError(f"{path}: is larger than {MOST_JSON_BYTES} bytes; fetch it again")
+        content = from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; is the checkpoint folder complete?") from error
     except (OSError, ValueError) as error:
@@ -101,18 +112,19 @@ def parse_model_config(raw: dict[str, Any], name: str) -> ModelConfig:
         CheckpointError: a needed key is missing or the file describes another kind of model.
     """
     if raw.get("model_type", "acestep") != "acestep":
-        raise CheckpointError(f"{name}: model_type is {raw['model_type']!r}, expected 'acestep'")
+        raise CheckpointError(f"{name}: model_type is {raw['model_type']!r:.200}, expected 'acestep'")
     for key, only in (("rope_scaling", None), ("hidden_act", "silu"), ("attention_bias", False)):
         if raw.get(key, only) != only:
-            raise CheckpointError(f"{name}: {key} is {raw[key]!r}; only {only!r} is supported")
+            raise CheckpointError(f"{name}: {key} is {raw[key]!r:.200}; only {only!r} is supported")
     if raw.get("fsq_input_num_quantizers", 1) != 1:
-        raise CheckpointError(f"{name}: {raw['fsq_input_num_quantizers']} quantizers; only one is supported")
+        raise CheckpointError(f"{name}: {raw['fsq_input_num_quantizers']!r:.200} quantizers; only one is supported")
     try:
         config = _model_config(raw, name)
     except KeyError as error:
         raise CheckpointError(f"{name}: config.json has no {error}; is this an ACE-Step 1.5 model?") from error
     except ValueError as error:
         raise CheckpointError(f"{name}: config.json has a value of the wrong kind ({error})") from error
+    _check_sizes(config, name)
     if config.in_channels != 3 * config.latent_channels:
         raise CheckpointError(
             f"{name}: in_channels {config.in_channels} is not 3 x {config.latent_channels} latent channels"
@@ -120,10 +132,30 @@ def parse_model_config(raw: dict[str, Any], name: str) -> ModelConfig:
     return config
 
 
+def _check_sizes(config: ModelConfig, name: str) -> None:
+    """Refuse sizes that fit their tensors and that nothing can be computed with."""
+    for block in (config.decoder, config.encoder):
+        if block.head_dim % 2:
+            raise CheckpointError(f"{name}: head_dim is {block.head_dim}, expected an even number")
+        if block.heads % block.kv_heads:
+            raise CheckpointError(
+                f"{name}: {block.heads} attention heads do not share {block.kv_heads} key-value heads evenly"
+            )
+    if min(config.fsq_levels) < 2 or math.prod(config.fsq_levels) > MOST_CODES:
+        raise CheckpointError(
+            f"{name}: fsq_input_levels is {config.fsq_levels!r:.200}, expected at least 2 each and at most "
+            f"{MOST_CODES} codes in all"
+        )
+    if config.timbre_frames > MOST_TIMBRE_FRAMES:
+        raise CheckpointError(
+            f"{name}: timbre_fix_frame is {config.timbre_frames}, expected at most {MOST_TIMBRE_FRAMES}"
+        )
+
+
 def _model_config(raw: dict[str, Any], name: str) -> ModelConfig:
-    layers = _size(raw, "num_hidden_layers")
+    layers = layer_count(raw, "num_hidden_layers")
     lyric, timbre, pooler = (
-        _size(raw, f"num_{part}_hidden_layers") for part in ("lyric_encoder", "timbre_encoder", "attention_pooler")
+        layer_count(raw, f"num_{part}_hidden_layers") for part in ("lyric_encoder", "timbre_encoder", "attention_pooler")
     )
     encoder_layers = max(lyric, timbre, pooler)
     windows = _windows(raw, max(layers, encoder_layers))
@@ -167,7 +199,7 @@ def _model_config(raw: dict[str, Any], name: str) -> ModelConfig:
 def _is_turbo(raw: dict[str, Any], name: str) -> bool:
     said, version = raw.get("is_turbo"), raw.get("model_version")
     if said not in (None, True, False):
-        raise ValueError(f"is_turbo is {said!r}, expected true or false")
+        raise ValueError(f"is_turbo is {said!r:.200}, expected true or false")
     # Diffusers writes is_turbo: false where nobody set it, so that a false alone says nothing.
     return bool(said) or version == "turbo" or (version is None and "turbo" in name.rsplit("/", 1)[-1])
 
@@ -192,7 +224,7 @@ def layer_kinds(raw: dict[str, Any]) -> list[str] | None:
     if not kinds and (kinds is None or kinds == []):
         return None
     if not isinstance(kinds, list) or any(kind not in (SLIDING, FULL) for kind in kinds):
-        raise ValueError(f"layer_types is {kinds!r}, expected a list of {SLIDING!r} and {FULL!r}")
+        raise ValueError(f"layer_types is {kinds!r:.200}, expected a list of {SLIDING!r} and {FULL!r}")
     return kinds
 
 
@@ -203,7 +235,7 @@ def parse_autoencoder_config(raw: dict[str, Any], name: str) -> AutoencoderConfi
         CheckpointError: a needed key is missing or the file describes another autoencoder.
     """
     if raw.get("_class_name", "AutoencoderOobleck") != "AutoencoderOobleck":
-        raise CheckpointError(f"{name}: _class_name is {raw['_class_name']!r}, expected 'AutoencoderOobleck'")
+        raise CheckpointError(f"{name}: _class_name is {raw['_class_name']!r:.200}, expected 'AutoencoderOobleck'")
     try:
         config = AutoencoderConfig(
             audio_channels=_size(raw, "audio_channels"),
@@ -242,22 +274,47 @@ def _given(raw: Mapping[str, Any], key: str, default: float | None) -> Any:
     return raw[key] if default is None else default
 
 
+def layer_count(raw: Mapping[str, Any], key: str) -> int:
+    """A number of layers.
+
+    Raises:
+        KeyError: there is none.
+        ValueError: it is not a whole number from 1 to ``MOST_LAYERS``.
+    """
+    count = _size(raw, key)
+    if count > MOST_LAYERS:
+        raise ValueError(f"{key} is {count}, expected at most {MOST_LAYERS}")
+    return count
+
+
 def _size(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
     value = _given(raw, key, default)
     if not is_size(value):
-        raise ValueError(f"{key} is {value!r}, expected a whole number above 0")
+        raise ValueError(f"{key} is {value!r:.200}, expected a whole number above 0")
     return value
 
 
 def _positive(raw: Mapping[str, Any], key: str, default: float) -> float:
     value = _given(raw, key, default)
     if not is_number(value) or value <= 0:
-        raise ValueError(f"{key} is {value!r}, expected a number above 0")
+        raise ValueError(f"{key} is {value!r:.200}, expected a number above 0")
     return float(value)
 
 
 def _several_sizes(raw: Mapping[str, Any], key: str) -> tuple[int, ...]:
     values = raw[key]
     if not isinstance(values, list) or not values or not all(map(is_size, values)):
-        raise ValueError(f"{key} is {values!r}, expected a list of whole numbers above 0")
+        raise ValueError(f"{key} is {values!r:.200}, expected a list of whole numbers above 0")
+    if len(values) > MOST_LAYERS:
+        raise ValueError(f"{key} has {len(values)} entries, expected at most {MOST_LAYERS}")
     return tuple(values)
+
+
+def sizes_of(config: ModelConfig | BlockConfig | AutoencoderConfig) -> Iterator[tuple[str, int]]:
+    """Names and values of what has to be a dimension of some tensor."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            yield from ((f"{field.name}.{name}", size) for name, size in sizes_of(value))
+        elif is_size(value) and field.name not in _NO_DIMENSION:
+            yield field.name, value

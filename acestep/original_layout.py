@@ -56,9 +56,13 @@ def silence(folder: Path, channels: int) -> Tensor:
     """
     file = folder / SILENCE_FILE
     try:
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise CheckpointError(f"{file}: is no file; fetch it again")
         found = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{file}: no such file; the folder is incomplete, fetch it again") from error
+    except CheckpointError:
+        raise
     except Exception as error:  # torch reports damage by many types
         raise CheckpointError(
             f"{file}: not readable as a plain tensor ({type(error).__name__}); fetch it again"

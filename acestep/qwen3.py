@@ -3,7 +3,7 @@
 A folder is opened first, which looks at every file without reading the weights, and then loaded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,12 +11,15 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3Model
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX as QWEN2_PATTERN
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
+from transformers.models.qwen3_5.tokenization_qwen3_5 import PRETOKENIZE_REGEX as QWEN3_PATTERN
 
-from acestep.config import read_json
+from acestep.config import layer_count, read_json
 from acestep.errors import CheckpointError
 from acestep.layers import Linear, Silu
-from acestep.weights import check_shapes, described_by, read_shapes, read_tensors
+from acestep.own_files import renewal
+from acestep.weights import check_shapes, check_sizes, described_by, read_shapes, read_tensors
 
 WEIGHTS = "model"
 TOKENIZER_FILE = "tokenizer.json"
@@ -41,7 +44,23 @@ _DECIDING = (
     "use_sliding_window",
     "vocab_size",
 )
+_READ = (*_DECIDING, "max_window_layers", "rope_scaling", "rope_theta")
+_SIZES = (
+    "head_dim",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+# What the sections of Qwen's tokenizers are made of.
+_PARTS = {
+    "normalizer": ("Sequence", "NFC", "NFD", "NFKC", "NFKD"),
+    "pre_tokenizer": ("Sequence", "Split", "ByteLevel"),
+}
+PATTERNS = (QWEN2_PATTERN, QWEN3_PATTERN)
 
 Kind = type[Qwen3Model] | type[Qwen3ForCausalLM]
 Content = TypeVar("Content")
@@ -61,6 +80,8 @@ def open_qwen3(
     """
     config = read_config(folder, remedy)
     file = folder / "config.json"
+    shapes = read_shapes(folder, WEIGHTS)
+    check_sizes(((name, getattr(config, name)) for name in _SIZES), config.num_hidden_layers, shapes, folder)
     with described_by(file, "Qwen3 model"):
         expected = {name: tuple(tensor.shape) for name, tensor in kind(config).state_dict().items()}
     tokenizer = open_tokenizer(tokenizer_file(folder))
@@ -70,7 +91,9 @@ def open_qwen3(
             f"{file}: vocab_size is {config.vocab_size}, but the highest token of {tokenizer_file(folder)} is "
             f"{highest}; the two are of different models, fetch both again"
         )
-    check_shapes(_as_in(kind, config, read_shapes(folder, WEIGHTS)), expected, folder)
+    check_shapes(_as_in(kind, config, shapes), expected, folder)
+    with described_by(file, "Qwen3 model"):
+        Qwen3RotaryEmbedding(config)
     return config, tokenizer
 
 
@@ -84,8 +107,13 @@ def read_config(folder: Path, remedy: str = "give the folder of a Qwen3 model") 
     raw = read_json(file)
     if raw.get("model_type") != "qwen3":
         raise CheckpointError(f"{file}: model_type is {raw.get('model_type')!r}, expected 'qwen3'; {remedy}")
+    try:
+        layer_count(raw, "num_hidden_layers")
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{file}: num_hidden_layers is missing or out of range ({error}); {remedy}") from error
     with described_by(file, "Qwen3 model"):
-        return Qwen3Config.from_dict(raw)
+        # Other keys can do more than set sizes: attn_implementation names code to fetch from the hub.
+        return Qwen3Config.from_dict({key: raw[key] for key in _READ if key in raw})
 
 
 def deciding(config: Qwen3Config) -> dict[str, Any]:
@@ -112,14 +140,49 @@ def open_tokenizer(file: Path) -> Tokenizer:
         CheckpointError: the file is damaged.
     """
     try:
+        _check_parts(file, read_json(file))
         tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing more particular
-        raise CheckpointError(
-            f"{file}: not readable as a tokenizer ({error}); delete {file.resolve()} and fetch it again"
-        ) from error
+    except (UnknownPartError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises nothing more particular, and panics beside
+        raise CheckpointError(f"{file}: not readable as a tokenizer ({error}); {renewal(file)}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+class UnknownPartError(CheckpointError):
+    """A tokenizer has a part that Qwen's have not."""
+
+
+def _check_parts(file: Path, raw: dict[str, Any]) -> None:
+    """Refuse parts of a tokenizer that other tokenizers than Qwen's have.
+
+    Patterns of other makes can take exponential time or end in a panic, and replacements any amount of memory.
+    """
+    for section, known in _PARTS.items():
+        for part in _nested(raw.get(section)):
+            kind, pattern = part.get("type"), part.get("pattern", {})
+            if "type" in part and kind not in known:
+                raise UnknownPartError(
+                    f"{file}: {section} is a {kind!r:.200}, expected {' or '.join(known)}; fetch it again"
+                )
+            if "pattern" in part and (not isinstance(pattern, dict) or pattern.get("Regex") not in PATTERNS):
+                raise UnknownPartError(
+                    f"{file}: {section} splits at {pattern!r:.200}, unlike Qwen's; fetch it again"
+                )
+
+
+def _nested(part: Any) -> Iterator[dict[str, Any]]:
+    """The mappings in a value of JSON, however deep."""
+    waiting = [part]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
 
 
 def load_qwen3(folder: Path, kind: Kind, config: Qwen3Config, device: torch.device, dtype: torch.dtype) -> Any:

@@ -17,7 +17,6 @@ The model is shown a track as audio codes (tokenizer indices, five per second) a
     [Verse 1]
 """
 
-import json
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -28,6 +27,7 @@ import yaml
 
 from acestep.constants import BPM_RANGE, LANGUAGES, TIME_SIGNATURES
 from acestep.prompt import Prompt, read_keyscale, read_language
+from acestep.values import from_json
 
 THINK, END_THINK = "<think>", "</think>"
 START_TURN, END_TURN = "<|im_start|>", "<|im_end|>"
@@ -115,7 +115,7 @@ def _from_lines(block: str) -> dict[str, Any]:
 def _from_json(block: str) -> dict[str, Any]:
     """The fields of a block that is a JSON object; {} of any other."""
     try:
-        found = json.loads(block)
+        found = from_json(block)
     except ValueError:
         return {}
     known = {_field(key): value for key, value in found.items()} if isinstance(found, dict) else {}

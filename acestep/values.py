@@ -4,6 +4,7 @@ None, NaN and blank text are empty. Numbers may stand where text belongs, and nu
 lists, mappings, booleans and bytes may not.
 """
 
+import json
 import math
 import re
 import unicodedata
@@ -21,6 +22,18 @@ SHEET_ERRORS = frozenset(
 )
 _LINE_END = re.compile(r"(?:_x000D_)?\r?\n|\r|_x000D_", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
+
+
+def from_json(text: str | bytes) -> Any:
+    """The value that a JSON text stands for.
+
+    Raises:
+        ValueError: it is not JSON, or its brackets are nested too deep to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deep") from None
 
 
 def composed(text: str) -> str:

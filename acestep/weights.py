@@ -1,6 +1,6 @@
 """Safetensors files of a folder: one file or shards, read by header or in full. Pickles never are."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from acestep.config import read_json
 from acestep.errors import CheckpointError
+from acestep.own_files import renewal, shard
 
 READ_DTYPES = ("BF16", "F16", "F32")
 PICKLES = (".bin", ".ckpt", ".pth", ".pkl")
@@ -33,7 +34,7 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise CheckpointError(f"{index}: has no weight_map from tensors to files; fetch it again")
-        files = [folder / name for name in sorted(set(weight_map.values()))]
+        files = [shard(folder, name, index) for name in sorted(set(weight_map.values()))]
     else:
         files = [folder / f"{stem}.safetensors"]
     for file in files:
@@ -70,10 +71,7 @@ def _opened(file: Path) -> Iterator[Any]:
         with safe_open(file, "pt") as content:
             yield content
     except (SafetensorError, OSError) as error:
-        # The real path: a file of a hub cache is a link, and its content stays when the link is deleted.
-        raise CheckpointError(
-            f"{file}: damaged or not a safetensors file ({error}); delete {file.resolve()} and fetch it again"
-        ) from error
+        raise CheckpointError(f"{file}: damaged or not a safetensors file ({error}); {renewal(file)}") from error
 
 
 def read_shapes(folder: Path, stem: str) -> dict[str, Shape]:
@@ -159,6 +157,32 @@ def _fits(shape: Shape, sizes: Sizes) -> bool:
     return len(shape) == len(sizes) and all(
         size in (None, found) for found, size in zip(shape, sizes, strict=True)
     )
+
+
+def check_sizes(
+    sizes: Iterable[tuple[str, int]], layers: int, found: Mapping[str, Shape], source: Path
+) -> None:
+    """Compare the sizes of a configuration with the tensors of its files, before anything is built from them.
+
+    Args:
+        sizes: names and values of what has to be a dimension of some tensor.
+        layers: how many there are in all stacks, each of which has tensors of its own.
+
+    Raises:
+        CheckpointError: there are too few tensors for the layers, or none as large as a size.
+    """
+    if layers > len(found):
+        raise CheckpointError(
+            f"{source}: the configuration has {layers} layers and the files {len(found)} tensors; the two are of "
+            "different models, fetch both again"
+        )
+    largest = max((size for shape in found.values() for size in shape), default=0)
+    for name, size in sizes:
+        if size > largest:
+            raise CheckpointError(
+                f"{source}: {name} is {size} and the largest dimension of a tensor {largest}; the configuration "
+                "and the files are of different models, fetch both again"
+            )
 
 
 @contextmanager

@@ -203,7 +203,7 @@ def test_what_is_empty_is_not_given() -> None:
         ({"sliding_window": None}, "sliding_window is None, expected a whole number above 0"),
         ({"hidden_size": True}, "hidden_size is True, expected a whole number above 0"),
         ({"layer_types": 5}, "layer_types is 5, expected a list"),
-        ({"hidden_size": 10**9, "intermediate_size": 10**12}, "describes no model"),
+        ({"hidden_size": 10**9, "intermediate_size": 10**12}, "hidden_size is 1000000000 and the largest"),
     ],
 )
 def test_configurations_of_something_else(folder: Path, change: dict, message: str) -> None:

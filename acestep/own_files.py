@@ -1,0 +1,45 @@
+"""Which files are a checkpoint folder's own: what an index may name, and what a person is told to delete."""
+
+from pathlib import Path
+
+from acestep.errors import CheckpointError
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name is that of a file in a folder, and leads nowhere else."""
+    return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
+
+
+def shard(folder: Path, name: str, index: Path) -> Path:
+    """The file of a folder that an index names.
+
+    Raises:
+        CheckpointError: the name leads out of the folder.
+    """
+    if not is_plain_name(name):
+        raise CheckpointError(f"{index}: names {name!r:.200}, which is no file of its folder; fetch it again")
+    file = folder / name
+    if file.is_file() and not is_own(file):
+        raise CheckpointError(
+            f"{file}: is a link to {file.resolve()}, outside of its folder; give the folder that holds the files"
+        )
+    return file
+
+
+def is_own(file: Path) -> bool:
+    """Whether a file's content lies in its folder, or in the blobs of the hub cache that the folder belongs to."""
+    try:
+        content = file.resolve(strict=True)
+        folder = file.parent.resolve(strict=True)
+    except (OSError, RuntimeError):  # a link to itself
+        return False
+    snapshots = next((place for place in (folder, *folder.parents) if place.name == "snapshots"), None)
+    return content.is_relative_to(folder) or (snapshots is not None and content.parent == snapshots.parent / "blobs")
+
+
+def renewal(file: Path) -> str:
+    """What to do about a damaged file, as an imperative."""
+    if is_own(file):
+        # The real path: a file of a hub cache is a link, and its content stays when the link is deleted.
+        return f"delete {file.resolve()} and fetch it again"
+    return f"{file.name} is a link to a file outside of its folder; put the file itself in its place, fetch it again"
