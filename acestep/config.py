@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -117,7 +117,9 @@ def parse_model_config(raw: dict[str, Any], name: str) -> ModelConfig:
         if raw.get(key, only) != only:
             raise CheckpointError(f"{name}: {key} is {raw[key]!r:.200}; only {only!r} is supported")
     if raw.get("fsq_input_num_quantizers", 1) != 1:
-        raise CheckpointError(f"{name}: {raw['fsq_input_num_quantizers']!r:.200} quantizers; only one is supported")
+        raise CheckpointError(
+            f"{name}: {raw['fsq_input_num_quantizers']!r:.200} quantizers; only one is supported"
+        )
     try:
         config = _model_config(raw, name)
     except KeyError as error:
@@ -155,7 +157,8 @@ def _check_sizes(config: ModelConfig, name: str) -> None:
 def _model_config(raw: dict[str, Any], name: str) -> ModelConfig:
     layers = layer_count(raw, "num_hidden_layers")
     lyric, timbre, pooler = (
-        layer_count(raw, f"num_{part}_hidden_layers") for part in ("lyric_encoder", "timbre_encoder", "attention_pooler")
+        layer_count(raw, f"num_{part}_hidden_layers")
+        for part in ("lyric_encoder", "timbre_encoder", "attention_pooler")
     )
     encoder_layers = max(lyric, timbre, pooler)
     windows = _windows(raw, max(layers, encoder_layers))
@@ -314,7 +317,7 @@ def sizes_of(config: ModelConfig | BlockConfig | AutoencoderConfig) -> Iterator[
     """Names and values of what has to be a dimension of some tensor."""
     for field in fields(config):
         value = getattr(config, field.name)
-        if is_dataclass(value):
+        if isinstance(value, BlockConfig):
             yield from ((f"{field.name}.{name}", size) for name, size in sizes_of(value))
         elif is_size(value) and field.name not in _NO_DIMENSION:
             yield field.name, value

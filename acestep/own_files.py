@@ -34,7 +34,9 @@ def is_own(file: Path) -> bool:
     except (OSError, RuntimeError):  # a link to itself
         return False
     snapshots = next((place for place in (folder, *folder.parents) if place.name == "snapshots"), None)
-    return content.is_relative_to(folder) or (snapshots is not None and content.parent == snapshots.parent / "blobs")
+    return content.is_relative_to(folder) or (
+        snapshots is not None and content.parent == snapshots.parent / "blobs"
+    )
 
 
 def renewal(file: Path) -> str:
@@ -42,4 +44,6 @@ def renewal(file: Path) -> str:
     if is_own(file):
         # The real path: a file of a hub cache is a link, and its content stays when the link is deleted.
         return f"delete {file.resolve()} and fetch it again"
-    return f"{file.name} is a link to a file outside of its folder; put the file itself in its place, fetch it again"
+    return (
+        f"{file.name} is a link to a file outside of its folder; put the file itself in its place, fetch it again"
+    )

@@ -110,7 +110,9 @@ def read_config(folder: Path, remedy: str = "give the folder of a Qwen3 model") 
     try:
         layer_count(raw, "num_hidden_layers")
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{file}: num_hidden_layers is missing or out of range ({error}); {remedy}") from error
+        raise CheckpointError(
+            f"{file}: num_hidden_layers is missing or out of range ({error}); {remedy}"
+        ) from error
     with described_by(file, "Qwen3 model"):
         # Other keys can do more than set sizes: attn_implementation names code to fetch from the hub.
         return Qwen3Config.from_dict({key: raw[key] for key in _READ if key in raw})

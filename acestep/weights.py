@@ -159,9 +159,7 @@ def _fits(shape: Shape, sizes: Sizes) -> bool:
     )
 
 
-def check_sizes(
-    sizes: Iterable[tuple[str, int]], layers: int, found: Mapping[str, Shape], source: Path
-) -> None:
+def check_sizes(sizes: Iterable[tuple[str, int]], layers: int, found: Mapping[str, Shape], source: Path) -> None:
     """Compare the sizes of a configuration with the tensors of its files, before anything is built from them.
 
     Args:

@@ -21,6 +21,7 @@ from acestep.nearest import nearest
 from jobs.arguments import FIXED, checked, is_text
 
 MODELS = "model=turbo takes the published weights, model=demo the built-in ones, which are random and make noise"
+NESTED = "an argument, or a file of presets, has brackets nested too deep to be read"
 INTERPOLATION = (
     "${name} is the value of another key, ${oc.env:NAME} of an environment variable; \\${ is a dollar and a brace"
 )
@@ -94,6 +95,9 @@ def launch(main: Callable[[], None], job: str, could_not_start: int, entered: li
     except RequestError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(could_not_start)
+    except RecursionError:
+        print(f"error: {NESTED}", file=sys.stderr)
+        sys.exit(could_not_start)
     try:
         main()
     except SystemExit as leaving:
@@ -113,6 +117,8 @@ def hint(job: str, arguments: Sequence[str]) -> str:
             compose(job, overrides=overrides)
     except (HydraException, ValueError) as error:  # a group set to null is a ValueError
         return nearest_key(error) or "no preset is preset=none" * ("preset=null" in overrides)
+    except RecursionError:
+        return f"error: {NESTED}"
     return ""
 
 

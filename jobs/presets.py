@@ -51,7 +51,7 @@ def read_preset(file: Path) -> Preset:
         words = OmegaConf.merge(OmegaConf.structured(PresetConfig), raw.get("preset") or {})
         values = raw.get("cover") or OmegaConf.create({})
         OmegaConf.merge(OmegaConf.structured(CoverConfig), values)
-    except (OmegaConfBaseException, YAMLError, OSError) as error:
+    except (OmegaConfBaseException, YAMLError, OSError, RecursionError) as error:
         hint = nearest_key(error)
         reason = str(error).splitlines()[0]
         raise RequestError(f"{file}: {reason}" + (f"; {hint}" if hint else "")) from error

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, replace
 import pyarrow as pa
 
 from acestep.errors import RequestError, RestyleError
+from acestep.values import from_json
 from pipeline.holder import Holder, is_alive, ourselves
 from pipeline.output import OutputStore
 from pipeline.storage import Store
@@ -282,7 +283,7 @@ def _token(store: Store, number: int) -> str | None:
 
 def _parsed(content: bytes) -> Holder:
     try:
-        return Holder(**json.loads(content))
+        return Holder(**from_json(content))
     except (ValueError, TypeError):  # half written, or by another version
         return Holder()
 

@@ -15,6 +15,7 @@ import torch
 from acestep.constants import NUMERICS_VERSION
 from acestep.errors import RestyleError
 from acestep.stages import WORDS
+from acestep.values import from_json
 from pipeline.cluster import Pool
 from pipeline.items import ModelFacts
 from pipeline.passwords import shown
@@ -67,7 +68,7 @@ def job_labels(job: "RestyleJob", settings: list[Setting]) -> dict[str, str]:
 def read_record(output: Store) -> dict[str, Any]:
     """What the folder's own job wrote down about itself."""
     empty: dict[str, Any] = {"catalogue": None, "parameters": {}, "labels": {}}
-    return empty | (json.loads(output.read(JOB_FILE)) if output.exists(JOB_FILE) else {})
+    return empty | (from_json(output.read(JOB_FILE)) if output.exists(JOB_FILE) else {})
 
 
 def folder_of(output: Store, uri: str) -> str:

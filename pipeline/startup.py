@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acestep.values import from_json
 from pipeline import IMPORTED_AT
 from pipeline.attempts import ATTEMPTS
 from pipeline.storage import Store
@@ -72,7 +73,7 @@ def start_up(store: Store, launch: str, began_at: float, rows: pa.Table) -> Star
         rows: results; those finished since ``began_at`` count.
     """
     try:
-        starts = [json.loads(store.read(name)) for name in store.files(_folder(launch), ".json")]
+        starts = [from_json(store.read(name)) for name in store.files(_folder(launch), ".json")]
     except (OSError, ValueError) as error:
         log.warning("what the workers' start took cannot be read: %s", error)
         return StartUp()

@@ -3,7 +3,6 @@
 Its own extractor crops at random what is longer than 10 s; here it gets windows of 10 s, always the same.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, HTTPError
 from torch import Tensor
 
+from acestep.config import read_json
 from acestep.constants import SAMPLE_RATE, SILENT_PEAK
 from acestep.errors import RequestError
 from acestep.hub import HUB_ID
@@ -41,6 +41,7 @@ def check_style(model: str) -> Path:
 
     Raises:
         RequestError: there is none, or it lacks something.
+        CheckpointError: its configuration is no JSON.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():
@@ -49,7 +50,7 @@ def check_style(model: str) -> Path:
     missing = [name for name in named if not (folder / name).is_file()]
     if not weights_are_in(folder):
         missing.append("weights as safetensors")
-    if not missing and (kind := json.loads((folder / "config.json").read_text()).get("model_type")) != "clap":
+    if not missing and (kind := read_json(folder / "config.json").get("model_type")) != "clap":
         missing.append(f"CLAP model but one of type {kind!r}")
     if missing:
         raise RequestError(

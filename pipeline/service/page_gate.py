@@ -85,10 +85,10 @@ async def _checked(request: Request) -> Receive:
         if len(body) > MOST_BYTES:
             raise Problem(413, "too_large", f"the controls hold more than {MOST_BYTES} bytes", "shorten the texts")
     try:
-        values = json.loads(body)
+        named = list(_paths(json.loads(body)))
     except (ValueError, RecursionError):
         raise Problem(422, "invalid_value", "the event is no JSON", "load the page again") from None
-    for path in _paths(values):
+    for path in named:
         if not _sent(path):
             raise Problem(422, "not_sent", "the file was not uploaded here", "upload it", "path", path)
 

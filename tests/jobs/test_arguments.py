@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from acestep.errors import RequestError
 from jobs.arguments import FIXED, checked
+from jobs.command_line import NESTED, hint, launch
+from jobs.presets import read_presets
 from jobs.schema import JOBS
 from pipeline.overrides import quoted
 
@@ -281,3 +283,20 @@ def test_an_output_that_cannot_encode_a_name_gets_the_report_all_the_same(
 @given(st.lists(AWKWARD | TEXT, min_size=1, max_size=3))
 def test_quoted_texts_of_a_list_do_not_run_into_each_other(texts: list[str]) -> None:
     assert parsed(f"key=[{','.join(map(quoted, texts))}]") == texts
+
+
+def test_brackets_nested_too_deep_are_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nested = "[" * 3000 + "]" * 3000
+    monkeypatch.setattr(sys, "argv", ["validate", f"grid.guidance_scale={nested}"])
+    with pytest.raises(SystemExit) as left:
+        launch(lambda: None, "validate", 2, [])
+    assert left.value.code == 2
+    assert capsys.readouterr().err == f"error: {NESTED}\n"
+    file = tmp_path / "preset" / "nested.yaml"
+    file.parent.mkdir()
+    file.write_text(f"preset: {nested}\n")
+    with pytest.raises(RequestError):
+        read_presets([tmp_path])
+    assert NESTED in hint("validate", [f"hydra.searchpath=[file://{tmp_path}]", "preset=nested"])
