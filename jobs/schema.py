@@ -8,6 +8,7 @@ from omegaconf import MISSING
 
 from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.setting import SETTING_FIELDS, SETTING_TYPES, CoverSetting
+from pipeline.cluster import ClusterSpec
 from pipeline.objective import Objective
 from pipeline.service.spec import Limits
 from pipeline.tuning import Space
@@ -51,6 +52,7 @@ class ClusterConfig:
     address: str = "auto"
     cpus: int | None = None
     gpus: int | None = None
+    node_ip_address: str | None = ClusterSpec.node_ip_address
     workers: int | None = None
     max_workers: int | None = None
     threads_per_worker: int | None = None

@@ -8,6 +8,7 @@ from acestep.errors import RequestError
 
 KNOCK_SECONDS = 5.0
 LOCAL = "local"
+LOOPBACK = "127.0.0.1"
 
 
 def find(address: str) -> str:

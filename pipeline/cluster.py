@@ -10,8 +10,9 @@ from pathlib import Path
 import ray
 
 from acestep.errors import RequestError, RestyleError
-from pipeline.addresses import LOCAL, find, knock, scratch_folder, started_here
-from pipeline.daemons import handlers_kept, sheltered
+from pipeline import local_cluster
+from pipeline.addresses import LOCAL, LOOPBACK, find, knock, started_here
+from pipeline.daemons import handlers_kept
 from pipeline.shipping import inside_ray_job, runtime_environment
 
 
@@ -27,6 +28,8 @@ class ClusterSpec:
         one that ``ray start`` started on this machine; "auto" joins where RAY_ADDRESS is set and else is "local";
         host:port joins that one.
     cpus, gpus: of a local cluster; None takes what the machine has.
+    node_ip_address: of a local cluster, where its ports listen. Loopback is this machine alone; another of the
+        machine's addresses opens the ports to the network, and so does None, where Ray chooses.
     workers: loaded models; None is as many as the nodes have place for by ``gpus_per_worker`` and ``resources``,
         or one a node without GPUs.
     max_workers: let the pool grow up to this while work waits; None keeps it at ``workers``.
@@ -39,13 +42,15 @@ class ClusterSpec:
     ship_code: send this code to the nodes of a cluster that is joined.
     install: let those nodes install what this code needs, at the versions of constraints.txt, into an environment
         of its own; for nodes that have nothing but Ray.
-    start_timeout_s: how long the first workers may take to find a place and to load their model.
+    start_timeout_s: how long Ray may take to start here, and how long the first workers may take to find a place
+        and to load their model.
     stall_timeout_s: give up when no track finishes for so long; None never does.
     """
 
     address: str = "auto"
     cpus: int | None = None
     gpus: int | None = None
+    node_ip_address: str | None = LOOPBACK
     workers: int | None = None
     max_workers: int | None = None
     threads_per_worker: int | None = None
@@ -115,7 +120,8 @@ def connect(cluster: ClusterSpec) -> None:
     """Start or join a Ray cluster, quietly.
 
     Raises:
-        RequestError: there is no cluster at the address, or it does not let us in.
+        RequestError: there is no cluster at the address, it does not let us in, or none may be started so.
+        ClusterStartError: Ray did not start on this machine.
     """
     check(cluster)
     for chatty in ("ray.data", "ray._private.authentication"):
@@ -127,30 +133,9 @@ def connect(cluster: ClusterSpec) -> None:
         return
     address = find(cluster.address)
     if address == LOCAL:
-        _start(cluster)
+        local_cluster.start(cluster.cpus, cluster.gpus, cluster.node_ip_address, cluster.start_timeout_s)
     else:
         _join(cluster, address)
-
-
-def _start(cluster: ClusterSpec) -> None:
-    try:
-        with sheltered():
-            ray.init(
-                address=LOCAL,
-                num_cpus=cluster.cpus,
-                num_gpus=cluster.gpus,
-                include_dashboard=False,
-                object_store_memory=300_000_000,
-                logging_level=logging.WARNING,
-                runtime_env=runtime_environment(ship_code=False, install=False),
-            )
-    except OSError as error:
-        folder = scratch_folder()
-        wants = "a folder with a shorter path" if "AF_UNIX" in str(error) else "a folder that can be written"
-        raise RequestError(
-            f"Ray cannot start with its files in {folder} ({error}); set RAY_TMPDIR to {wants}, such as "
-            "RAY_TMPDIR=/tmp"
-        ) from error
 
 
 def _join(cluster: ClusterSpec, address: str) -> None:
@@ -158,6 +143,11 @@ def _join(cluster: ClusterSpec, address: str) -> None:
         raise RequestError(
             f"cluster.cpus and cluster.gpus size a cluster that is started here, and this job joins {address}; "
             "leave them out, or take cluster=local"
+        )
+    if cluster.node_ip_address not in (LOOPBACK, None):
+        raise RequestError(
+            f"cluster.node_ip_address {cluster.node_ip_address} is for a cluster that is started here, and this "
+            f"job joins {address}; leave it out"
         )
     # Ray would go on trying an address where nobody listens for minutes, one in a file left behind included.
     knock(started_here() or address if address == "auto" else address)

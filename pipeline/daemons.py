@@ -8,7 +8,8 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import psutil
@@ -17,8 +18,14 @@ from ray._private import services, utils
 from pipeline.signals import withheld
 
 
-class _Daemon(services.ConsolePopen):
+class Daemon(services.ConsolePopen):
     """A process of Ray that does not listen to SIGTERM, and is killed together with those that it started."""
+
+    @property
+    def name(self) -> str:
+        """Such as "gcs_server"."""
+        command: Any = self.args
+        return Path(command[0]).name
 
     def terminate(self) -> None:
         self.kill()
@@ -33,14 +40,20 @@ class _Daemon(services.ConsolePopen):
 
 
 @contextmanager
-def sheltered() -> Iterator[None]:
+def sheltered() -> Iterator[list[Daemon]]:
     """Within the block, ``ray.init`` starts daemons in groups of their own that ignore SIGTERM and SIGHUP.
 
-    They die with the job all the same: Ray has the kernel see to it.
+    They die with the job all the same: Ray has the kernel see to it. Yields the list of those started.
     """
+    started: list[Daemon] = []
+
+    def start(*arguments: Any, **settings: Any) -> Daemon:
+        started.append(Daemon(*arguments, **settings, process_group=0))
+        return started[-1]
+
     # Ray has no option for it.
-    with patch.object(services, "ConsolePopen", partial(_Daemon, process_group=0)), withheld(), handlers_kept():
-        yield
+    with patch.object(services, "ConsolePopen", start), withheld(), handlers_kept():
+        yield started
 
 
 @contextmanager

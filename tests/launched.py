@@ -14,8 +14,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parents[1]
 PORTS = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 @dataclass(frozen=True)
@@ -89,3 +92,15 @@ def start() -> Iterator[Launched]:
             os.killpg(head.pid, signal.SIGKILL)
         head.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def listeners(process: psutil.Process) -> set[tuple[str, str]]:
+    """Name of the process and address of each TCP port that a process and its descendants listen at."""
+    found = set()
+    for one in (process, *process.children(recursive=True)):
+        try:
+            sockets = one.net_connections(kind="tcp")
+            found |= {(one.name(), each.laddr.ip) for each in sockets if each.status == psutil.CONN_LISTEN}
+        except psutil.NoSuchProcess:
+            continue
+    return found

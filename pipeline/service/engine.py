@@ -17,6 +17,7 @@ from acestep.params import GenerationConfig, GenerationParams
 from acestep.request import kbps
 from acestep.stages import Chain, Cover, Key, Stage
 from pipeline.actors import RestyleWorker
+from pipeline.service.ports import keep_to_this_machine
 from pipeline.worker_spec import WorkerSpec
 
 CALLS = 2  # one request on the device, one that is read or written meanwhile
@@ -67,6 +68,7 @@ class Engine:
     """A Serve deployment: tracks with items in, steps and result rows out."""
 
     def __init__(self, spec: WorkerSpec):
+        keep_to_this_machine()
         self.worker = RequestWorker(spec)
         self.threads = ThreadPoolExecutor(CALLS, "engine")
 

@@ -33,6 +33,7 @@ from pipeline.service.app import make_app
 from pipeline.service.counter import Counter
 from pipeline.service.desk import Desk
 from pipeline.service.engine import CALLS, Engine
+from pipeline.service.ports import keep_to_this_machine
 from pipeline.service.shelf import Shelf
 from pipeline.service.spec import LOOPBACK, ServiceSpec
 from pipeline.storage import Store, absolute
@@ -184,6 +185,8 @@ def _other_applications() -> list[str]:
 
 def _builder(spec: ServiceSpec, model: ModelFacts, slots: int, keys: Sequence[str]) -> Any:
     def build() -> Any:
+        keep_to_this_machine()
+
         async def open_counter() -> Counter:
             store = open_output(spec.output)
             shelf = await asyncio.to_thread(Shelf, store)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import soundfile
 from rich.console import Console
@@ -33,7 +34,7 @@ from pipeline.restyle import run
 from pipeline.results import read_results
 from pipeline.storage import open_store
 from pipeline.tracking import TrackingSpec
-from tests.launched import free_ports
+from tests.launched import LOOPBACK, free_ports, listeners
 
 ROOT = Path(__file__).parents[2]
 SECTION = (ROOT / "README.md").read_text().partition("## Covers on request")[2].partition("\n## ")[0]
@@ -68,11 +69,22 @@ def served(command: str, **more: str) -> Iterator[tuple[str, subprocess.Popen[by
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     start = next(command for command in COMMANDS if "jobs.serve" in command)
     output = tmp_path_factory.mktemp("service")
-    with served(start, output=str(output), **{"cluster.workers": "1"}) as (address, _):
-        yield address
+    with served(start, output=str(output), **{"cluster.workers": "1"}) as running:
+        yield running
+
+
+@pytest.fixture
+def address(service: tuple[str, subprocess.Popen[bytes]]) -> str:
+    return service[0]
+
+
+def test_every_port_listens_on_loopback(service: tuple[str, subprocess.Popen[bytes]]) -> None:
+    found = listeners(psutil.Process(service[1].pid))
+    assert {name for name, _ in found} >= {"gcs_server", "raylet"}
+    assert {ip for _, ip in found} <= LOOPBACK
 
 
 def test_the_call_of_the_readme(address: str, tmp_path: Path) -> None:

@@ -1,0 +1,21 @@
+"""The port at which replicas of a service call each other."""
+
+from functools import partial
+
+import ray
+from ray._common.network_utils import build_address, is_localhost
+from ray._common.tls_utils import add_port_to_grpc_server
+from ray.serve._private import replica
+
+
+def keep_to_this_machine() -> None:
+    """Where the node listens on loopback, let the replica in this process do so too; to be called before it is
+    initialized."""
+    # Serve has "every interface" written into its code.
+    address = ray.util.get_node_ip_address()
+    if is_localhost(address):
+        replica.add_port_to_grpc_server = partial(_add_port, build_address(address, 0))
+
+
+def _add_port(address: str, server: object, asked: str) -> int:
+    return int(add_port_to_grpc_server(server, address))
