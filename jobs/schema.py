@@ -10,7 +10,7 @@ from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.setting import SETTING_FIELDS, SETTING_TYPES, CoverSetting
 from pipeline.cluster import ClusterSpec
 from pipeline.objective import Objective
-from pipeline.service.spec import Limits
+from pipeline.service.spec import Limits, StoreSpec
 from pipeline.tuning import Space
 
 
@@ -224,6 +224,11 @@ LimitsConfig: Any = make_dataclass(
     "LimitsConfig", [(f.name, f.type, field(default=f.default)) for f in fields(Limits)]
 )
 
+# See ``pipeline.service.spec.StoreSpec``.
+StoreConfig: Any = make_dataclass(
+    "StoreConfig", [(f.name, f.type, field(default=f.default)) for f in fields(StoreSpec)]
+)
+
 
 @dataclass
 class ServeConfig:
@@ -244,6 +249,7 @@ class ServeConfig:
     max_attempts: int = 3
     access: AccessConfig = field(default_factory=AccessConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
 

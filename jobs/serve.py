@@ -31,7 +31,7 @@ from pipeline.job import open_output
 from pipeline.lease import BEAT_S, holding
 from pipeline.measuring import MetricsSpec
 from pipeline.printing import plain_console
-from pipeline.service.spec import Access, Limits, ServiceSpec
+from pipeline.service.spec import Access, Limits, ServiceSpec, StoreSpec
 from pipeline.stopping import stop_signals
 
 KEYS = "RESTYLE_API_KEYS"
@@ -54,6 +54,7 @@ def spec_of(config: DictConfig) -> ServiceSpec:
         | {
             "access": Access(**access),
             "limits": Limits(**values["limits"]),
+            "store": StoreSpec(**values["store"]),
             "cluster": ClusterSpec(**values["cluster"]),
             "metrics": MetricsSpec(**values["metrics"]),
             "presets": tuple(read_presets(search_path())),

@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from acestep.constants import NUMERICS_VERSION
 from acestep.demo import NO_MUSIC, VARIANTS
@@ -22,11 +23,13 @@ from pipeline.service.body import NAMES, Body, read_body
 from pipeline.service.counter import Counter, Upload
 from pipeline.service.desk import Ticket
 from pipeline.service.gauges import Gauges
-from pipeline.service.problem import Problem, of_error, of_row
+from pipeline.service.problem import SHORT_OF_SPACE, Problem, gone, is_full, of_error, of_row, short_of_space
 from pipeline.service.replies import as_json, audio_headers, media_type
+from pipeline.service.shelf import Shelf
 
 log = logging.getLogger(__name__)
 GENERATIONS = "/v1/audio/generations"
+TIDY_S = 5.0
 UPLOADS = 8  # bodies that are received at once; the others' bytes wait in their sockets
 Ready = Callable[[], Awaitable[bool]]
 
@@ -48,7 +51,9 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
         resumed = await counter.desk.resume()
         if resumed:
             log.warning("going on with %d generations that an earlier run left open", resumed)
+        tidying = asyncio.create_task(_tidy(app))
         yield
+        tidying.cancel()
 
     app = FastAPI(
         title="Restyle",
@@ -87,6 +92,8 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
     @app.exception_handler(OSError)
     async def not_stored(request: Request, error: OSError) -> JSONResponse:
         log.error("storage failed: %s", error)
+        if is_full(str(error)):
+            return await refused(request, short_of_space("the service's disk is full"))
         problem = Problem(503, "storage_error", "the service cannot read or write its folder", "come again later")
         return JSONResponse(problem.as_json(), 503, {"Retry-After": "30"})
 
@@ -134,7 +141,7 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
                 "description": "async: what to ask for",
                 "content": {"application/json": {"schema": openapi.GENERATION}},
             },
-            **openapi.problems(400, 401, 404, 409, 413, 415, 422, 429, 503),
+            **openapi.problems(400, 401, 404, 409, 413, 415, 422, 429, 503, 507),
         },
         openapi_extra={"requestBody": openapi.request_body()},
     )
@@ -149,19 +156,22 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
             ticket = await counter.order(
                 body.params, body.config, owner, uploads.get("src_audio"), uploads.get("reference_audio")
             )
+            for file in body.files.values():
+                await file.close()  # else its copy lies in the temporary folder until the cover is made
         if body.later:
             return JSONResponse(as_json(ticket, counter.desk), 202, {"Location": _url(ticket)})
-        try:
-            rows = await counter.wait(ticket)
-        except asyncio.CancelledError:
-            counter.desk.cancel(ticket)  # the client is gone
-            raise
-        finally:
-            app.state.gauges.covers.labels(ticket.status).inc(len(ticket.order.covers))
-        app.state.gauges.seconds.observe(time.monotonic() - began)
-        if wants_json:
-            return JSONResponse(as_json(ticket, counter.desk))
-        content = await asyncio.to_thread(counter.shelf.audio, rows[0])
+        with counter.shelf.room.holding(*counter.shelf.names_of(ticket.order)):
+            try:
+                rows = await counter.wait(ticket)
+            except asyncio.CancelledError:
+                counter.desk.cancel(ticket)  # the client is gone
+                raise
+            finally:
+                app.state.gauges.covers.labels(ticket.status).inc(len(ticket.order.covers))
+            app.state.gauges.seconds.observe(time.monotonic() - began)
+            if wants_json:
+                return JSONResponse(as_json(ticket, counter.desk))
+            content = await asyncio.to_thread(counter.shelf.audio, rows[0])
         return Response(content, headers=audio_headers(ticket, rows[0]), media_type=media_type(ticket))
 
     @app.get(
@@ -197,7 +207,7 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
             },
             206: {"description": "a part of it"},
             416: {"description": "a part that it does not have"},
-            **openapi.problems(400, 401, 404, 409, 415, 413, 422, 503),
+            **openapi.problems(400, 401, 404, 409, 410, 415, 413, 422, 503, 507),
         },
     )
     async def audio(id: str, number: int, request: Request) -> Response:
@@ -210,19 +220,21 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
         if row["status"] != "ok":
             raise of_row(row, ticket.order.track["source"])
         headers, kind = audio_headers(ticket, row), media_type(ticket)
-        store = counter.shelf.store
-        if store.is_local and await asyncio.to_thread(store.exists, row["audio_path"]):
-            return FileResponse(store.path(row["audio_path"]), headers=headers, media_type=kind)
+        if counter.shelf.store.is_local:
+            return HeldFile(counter.shelf, row["audio_path"], headers=headers, media_type=kind)
         try:
             content = await asyncio.to_thread(counter.shelf.audio, row)
         except FileNotFoundError:
-            raise Problem(404, "gone", "the file was taken out of the output folder", "ask for it anew") from None
+            raise gone() from None
         return Response(content, headers=headers, media_type=kind)
 
     @app.get("/health", summary="Whether a model is ready", responses=openapi.replies({"type": "object"}, 503))
     async def health() -> JSONResponse:
         desk = app.state.counter.desk
         state = {"status": "ok", "waiting": len(desk.queue), "busy": desk.busy, "slots": desk.slots}
+        state["store"] = kept = desk.shelf.room.state()
+        if kept["short"]:
+            state["status"] = SHORT_OF_SPACE
         if not await ready():
             raise Problem(503, "unavailable", "no model is ready", "come again", retry_after_s=10)
         return JSONResponse(state)
@@ -243,6 +255,7 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
             "dtype": model.dtype,
             "language_model": spec.language_model,
             "limits": vars(spec.limits),
+            "store": vars(spec.store),
             "note": NO_MUSIC if model.name in VARIANTS else "",
         }
         return JSONResponse({"object": "list", "data": [entry]})
@@ -258,6 +271,34 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
         return Response(app.state.gauges.text(), media_type="text/plain; version=0.0.4")
 
     return app
+
+
+class HeldFile(FileResponse):
+    """A cover's file, which is not removed while a client reads it."""
+
+    def __init__(self, shelf: Shelf, name: str, headers: dict[str, str], media_type: str):
+        super().__init__(shelf.store.path(name), headers=headers, media_type=media_type)
+        self.shelf, self.name = shelf, name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.shelf.room.holding(self.name):
+            if await asyncio.to_thread(self.shelf.has, self.name):
+                await super().__call__(scope, receive, send)
+                return
+        problem = gone()
+        await JSONResponse(problem.as_json(), problem.status)(scope, receive, send)
+
+
+async def _tidy(app: FastAPI) -> None:
+    """Keep the service's files in bounds, for ever."""
+    while True:
+        try:
+            await asyncio.to_thread(app.state.counter.shelf.tidy)
+            if page_files := getattr(app.state, "page_files", None):
+                await asyncio.to_thread(page_files.tidy)
+        except (OSError, RestyleError) as error:
+            log.error("the output folder cannot be tidied: %s", error)
+        await asyncio.sleep(TIDY_S)
 
 
 async def _found(app: FastAPI, order_id: str, owner: str) -> Ticket:

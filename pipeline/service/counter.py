@@ -1,18 +1,20 @@
 """The counter: a request becomes an order at the desk, whether it came over HTTP or from the page."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from acestep.params import GenerationConfig, GenerationParams
 from pipeline.items import ModelFacts
 from pipeline.service.desk import Desk, Ticket
 from pipeline.service.orders import Order, Requested, look_at, make_order
-from pipeline.service.problem import Problem, of_row
+from pipeline.service.problem import Problem, is_full, of_row, short_of_space
 from pipeline.service.shelf import Shelf
 from pipeline.service.sources import Admitted, admit, upload
 from pipeline.service.spec import ServiceSpec
-from pipeline.service.uploads import Keep
+from pipeline.service.uploads import Brought, Keep
 
 READERS = 8  # sources that are fetched, hashed and looked at side by side
 
@@ -30,7 +32,7 @@ class Counter:
 
     def __init__(self, spec: ServiceSpec, model: ModelFacts, shelf: Shelf, desk: Desk):
         self.spec, self.model, self.shelf, self.desk = spec, model, shelf, desk
-        self.keep = Keep(shelf.store, spec.output)
+        self.keep = Keep(shelf.store, spec.output, shelf.room)
         self.reading = asyncio.Semaphore(READERS)
 
     def look_at(self, params: GenerationParams, config: GenerationConfig) -> Requested:
@@ -52,10 +54,13 @@ class Counter:
         """Place an order; see ``prepared``.
 
         Raises:
-            RequestError, Problem: the request, or its source, cannot be served; 429 where too many wait.
+            RequestError, Problem: the request, or its source, cannot be served; 429 where too many wait; 507 where
+                there is no room for its covers.
         """
-        return await self.desk.take(await self.prepared(params, config, owner, source, reference))
+        async with self.prepared(params, config, owner, source, reference) as order:
+            return await self.desk.take(order)
 
+    @asynccontextmanager
     async def prepared(
         self,
         params: GenerationParams,
@@ -63,8 +68,8 @@ class Counter:
         owner: str = "",
         source: Upload | None = None,
         reference: Upload | None = None,
-    ) -> Order:
-        """The order of a request, not placed yet.
+    ) -> AsyncIterator[Order]:
+        """The order of a request, not placed yet. Its uploads are there for the block, and go where that fails.
 
         Args:
             source, reference: uploads in place of the paths in ``params``.
@@ -73,24 +78,36 @@ class Counter:
             RequestError, Problem: the request, or its source, cannot be served.
         """
         self.look_at(params, config)
-        async with self.reading:
-            admitted = await asyncio.to_thread(self._admit, "src_audio", params.src_audio, source)
-            heard = None
-            if reference is not None or params.reference_audio:
-                heard = await asyncio.to_thread(self._admit, "reference_audio", params.reference_audio, reference)
-            return await asyncio.to_thread(
-                make_order, params, config, admitted, heard, self.model, self.spec.limits, owner
-            )
+        brought = Brought(self.shelf.room)
+        keep, refused = replace(self.keep, brought=brought), True
+        try:
+            async with self.reading:
+                admitted = await asyncio.to_thread(self._admit, "src_audio", params.src_audio, source, keep)
+                heard = None
+                if reference is not None or params.reference_audio:
+                    named = params.reference_audio
+                    heard = await asyncio.to_thread(self._admit, "reference_audio", named, reference, keep)
+                order = await asyncio.to_thread(
+                    make_order, params, config, admitted, heard, self.model, self.spec.limits, owner
+                )
+            yield order
+            refused = False
+        except OSError as error:
+            if is_full(str(error)):
+                raise short_of_space("the service's disk is full") from error
+            raise
+        finally:
+            await asyncio.shield(asyncio.to_thread(brought.end, refused))
 
-    def _admit(self, field: str, value: str | None, sent: Upload | None) -> Admitted:
+    def _admit(self, field: str, value: str | None, sent: Upload | None, keep: Keep) -> Admitted:
         limits = self.spec.limits
         if sent is not None:
-            return upload(field, sent.file, sent.name, limits, self.keep)
+            return upload(field, sent.file, sent.name, limits, keep)
         if not value:
             raise Problem(
                 422, "missing_field", f"{field} is not given", "send a file, a path or an address", field
             )
-        return admit(field, value, self.spec.access, limits, self.keep)
+        return admit(field, value, self.spec.access, limits, keep)
 
     async def wait(self, ticket: Ticket) -> list[dict[str, Any]]:
         """The rows of an order's covers, when they are done.

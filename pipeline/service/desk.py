@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from pipeline.service.orders import Order
 from pipeline.service.problem import UNAVAILABLE, Problem
-from pipeline.service.shelf import Shelf
+from pipeline.service.shelf import Shelf, size_of
 
 log = logging.getLogger(__name__)
 Make = Callable[[dict[str, Any]], AsyncGenerator[dict[str, Any], None]]
@@ -98,12 +98,35 @@ class Desk:
         return await self._take(order, limited=True)
 
     async def _take(self, order: Order, limited: bool) -> Ticket:
-        found = await asyncio.to_thread(self._known, order)
-        # From here on nothing is awaited for an order that is taken, so that what is counted is what is queued.
+        files = self.shelf.names_of(order)
+        self.shelf.room.hold(*files)  # until the order is over
+        looking = asyncio.ensure_future(asyncio.to_thread(self._known, order))
+        try:
+            found = await asyncio.shield(looking)
+            ticket = self._placed(order, found, limited)
+        except BaseException:
+            self._start(self._refused(order, looking))
+            raise
+        self._start(self._follow(ticket))
+        self._start(asyncio.to_thread(self.shelf.room.make_way))
+        self._dispatch()
+        return ticket
+
+    async def _refused(self, order: Order, looking: asyncio.Future[Any]) -> None:
+        """Forget an order that is not taken, once nothing is written for it any more."""
+        try:
+            await asyncio.wait([looking])
+            await asyncio.to_thread(self.shelf.dropped, order)
+        except OSError as error:
+            log.warning("%s: its record cannot be removed: %s", order.id, error)
+        finally:
+            self.shelf.room.release(*self.shelf.names_of(order))
+
+    def _placed(self, order: Order, found: dict[str, dict[str, Any]], limited: bool) -> Ticket:
+        # Nothing is awaited here, so that what is counted is what is queued.
         items = {item["item_id"]: item for item in order.track["items"]}
         new = [item_id for item_id in items if item_id not in found and item_id not in self.jobs]
         if limited and len(self.queue) + len(new) > self.most_waiting:
-            await asyncio.to_thread(self.shelf.dropped, order)
             raise Problem(
                 429,
                 "busy",
@@ -111,6 +134,8 @@ class Desk:
                 "come again later, or ask for fewer at once",
                 retry_after_s=self.retry_after_s(),
             )
+        if new:
+            self.shelf.room.promise(dict.fromkeys(new, size_of(order)), refuse=limited)
         track = {name: value for name, value in order.track.items() if name != "items"}
         for item_id in new:
             row = asyncio.get_running_loop().create_future()
@@ -119,11 +144,11 @@ class Desk:
         ticket = self.tickets[order.id] = Ticket(order, jobs, found)
         for job in jobs.values():
             job.wanted += 1
-        self._start(self._follow(ticket))
-        self._dispatch()
         return ticket
 
     def _known(self, order: Order) -> dict[str, dict[str, Any]]:
+        self.shelf.room.look()
+        self.shelf.room.used(*self.shelf.names_of(order))
         rows = {item_id: self.shelf.row(order.track["track_id"], item_id) for item_id in order.item_ids}
         if not all(rows.values()):
             self.shelf.opened(order)
@@ -173,6 +198,7 @@ class Desk:
         except OSError as error:
             log.warning("%s: its record cannot be written: %s", ticket.order.id, error)
         ticket.over.set()
+        self.shelf.room.release(*self.shelf.names_of(ticket.order))
         done = [order_id for order_id, known in self.tickets.items() if known.over.is_set()]
         for order_id in done[: max(len(done) - MOST_REMEMBERED, 0)]:
             del self.tickets[order_id]
@@ -218,6 +244,7 @@ class Desk:
         async with aclosing(self.make(jobs[0].track | {"items": [job.item for job in missing.values()]})) as news:
             async for told in news:
                 if "row" in told:
+                    await asyncio.to_thread(self.shelf.made, told["row"])
                     self._done(missing[told["row"]["item_id"]], told["row"])
                 else:
                     job = missing[told["item_id"]]
@@ -229,6 +256,7 @@ class Desk:
 
     def _done(self, job: Job, row: dict[str, Any]) -> None:
         self.jobs.pop(job.item["item_id"], None)
+        self.shelf.room.fulfil(job.item["item_id"])
         if not job.row.done():
             job.row.set_result(row)
 

@@ -33,7 +33,9 @@ from pipeline.service.app import make_app
 from pipeline.service.counter import Counter
 from pipeline.service.desk import Desk
 from pipeline.service.engine import CALLS, Engine
+from pipeline.service.kept_files import kept_files
 from pipeline.service.ports import keep_to_this_machine
+from pipeline.service.rows import Rows
 from pipeline.service.shelf import Shelf
 from pipeline.service.spec import LOOPBACK, ServiceSpec
 from pipeline.storage import Store, absolute
@@ -170,6 +172,7 @@ def running(opened: Opened) -> Iterator[str]:
     finally:
         _take_down()
         Kept(output).adopt()
+        Rows(output, {file.name for file in kept_files(output)})  # a job finds no row without its file
         ray.shutdown()
 
 
@@ -189,7 +192,7 @@ def _builder(spec: ServiceSpec, model: ModelFacts, slots: int, keys: Sequence[st
 
         async def open_counter() -> Counter:
             store = open_output(spec.output)
-            shelf = await asyncio.to_thread(Shelf, store)
+            shelf = await asyncio.to_thread(Shelf, store, spec.store)
             handle = serve.get_deployment_handle(ENGINE, APP).options(stream=True)
 
             async def make(track: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:

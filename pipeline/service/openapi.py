@@ -103,7 +103,7 @@ COVER = {
     "properties": {
         "item_id": {"type": "string"},
         "seed": {"type": "integer"},
-        "status": {"type": "string", "enum": ["queued", "running", "done", "failed", "cancelled"]},
+        "status": {"type": "string", "enum": ["queued", "running", "done", "failed", "cancelled", "gone"]},
         "step": {"type": "integer"},
         "steps": {"type": "integer"},
         "audio_url": {"type": ["string", "null"]},
@@ -141,11 +141,13 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         404: "there is no such generation, or no such source",
         405: "not a method of this address",
         409: "the generation was cancelled",
+        410: "the cover was removed to make room; the same request makes it again",
         413: "too large, or too long",
         415: "a kind of content, or of audio, that is not taken",
         422: "a value is unknown, out of range or not allowed",
         429: "too many covers wait; Retry-After says when to come again",
         503: "no model is ready, or one was lost",
+        507: "the service has no room for the upload, or for the covers",
     }
     return {
         status: {"description": words[status], "content": {"application/json": {"schema": PROBLEM}}}

@@ -14,12 +14,14 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # catalogues are nob
 import gradio as gr
 
 from pipeline.service.page_events import wire
+from pipeline.service.page_files import KEPT_S, PAGE, SHARE, PageFiles
 from pipeline.service.page_gate import gate
 from pipeline.service.page_layout import lay_out
+from pipeline.service.scratch import scratch_of
 from pipeline.service.spec import ServiceSpec
+from pipeline.storage import open_store
 
 PATH = "/cover"
-KEPT_S = 24 * 3600  # a visitor's copies of covers; the service's own are kept
 SYSTEM_FONTS = (["system-ui", "sans-serif"], ["ui-monospace", "monospace"])
 CSS = """
 .measures table { font-size: .85em; display: block; overflow-x: auto; border: 0; }
@@ -50,6 +52,10 @@ def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: Sequence[str]) 
     async def no_icon() -> Response:
         return Response(status_code=204)
 
+    # Where Gradio puts what visitors send: by default a folder that all its applications share, and nobody bounds.
+    folder = scratch_of(open_store(spec.output)) / PAGE
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    files = app.state.page_files = PageFiles(folder, lambda: SHARE * app.state.counter.shelf.room.most)
     with gr.Blocks(title="Restyle: Cover", analytics_enabled=False, delete_cache=(3600, KEPT_S)) as page:
         # The counter opens after the page is built, so it is asked for when something happens.
         wire(lambda: app.state.counter, is_turbo, spec.presets, lay_out(spec, is_turbo), page)
@@ -62,7 +68,7 @@ def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: Sequence[str]) 
         auth=knows if keys else None,
         auth_message="Any name; the password is a key of this service." if keys else None,
         max_file_size=int(spec.limits.upload_mb * 1e6),
-        app_kwargs={"middleware": [Middleware(gate)]},
+        app_kwargs={"middleware": [Middleware(gate, files=files)]},
         show_error=False,  # what a visitor can help is said on the page itself
         run_history=False,
         enable_monitoring=False,

@@ -4,16 +4,17 @@ Gradio as a mounted application takes any path of this machine, and any address,
 addresses for whoever asks. A service says itself what may be read.
 """
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gradio.utils import get_upload_folder
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipeline.service.page_files import PageFiles
 from pipeline.service.problem import Problem
 
 API = "/gradio_api"
@@ -38,12 +39,17 @@ NEEDED = {
     f"{API}/reset",
 }
 NEEDED_BELOW = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/")
-JOIN, FILE = f"{API}/queue/join", f"{API}/file="
+JOIN, UPLOAD, FILE = f"{API}/queue/join", f"{API}/upload", f"{API}/file="
 MOST_BYTES = 1_000_000  # of the values of all controls
 
 
-def gate(app: ASGIApp) -> ASGIApp:
-    """The page's server behind the gate."""
+def gate(app: ASGIApp, files: PageFiles) -> ASGIApp:
+    """The page's server behind the gate.
+
+    Args:
+        files: what visitors sent and were shown.
+    """
+    folder = files.folder.resolve()
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -51,9 +57,12 @@ def gate(app: ASGIApp) -> ASGIApp:
             return
         try:
             path = scope["path"].removeprefix(scope.get("root_path", ""))
-            _refuse_address(path)
+            _refuse_address(path, folder)
             if path == JOIN:
-                receive = await _checked(Request(scope, receive))
+                receive = await _checked(Request(scope, receive), folder)
+            if path == UPLOAD:
+                announced = Request(scope).headers.get("content-length", "")
+                await asyncio.to_thread(files.arrived, int(announced) if announced.isdigit() else 0)
         except Problem as problem:
             await JSONResponse(problem.as_json(), problem.status)(scope, receive, send)
             return
@@ -62,18 +71,18 @@ def gate(app: ASGIApp) -> ASGIApp:
     return guarded
 
 
-def _refuse_address(path: str) -> None:
+def _refuse_address(path: str, folder: Path) -> None:
     """Refuse an address that the page has no use for.
 
     Raises:
         Problem: 404.
     """
     needed = path.rstrip("/") in NEEDED or path == "/" or path.startswith(NEEDED_BELOW)
-    if not needed and not (path.startswith(FILE) and _sent(path.removeprefix(FILE))):
+    if not needed and not (path.startswith(FILE) and _sent(path.removeprefix(FILE), folder)):
         raise Problem(404, "unknown_address", "the page has no such address", "see /openapi.json")
 
 
-async def _checked(request: Request) -> Receive:
+async def _checked(request: Request, folder: Path) -> Receive:
     """The body of an event, to be read again, when all files in it are ones that were sent.
 
     Raises:
@@ -89,7 +98,7 @@ async def _checked(request: Request) -> Receive:
     except (ValueError, RecursionError):
         raise Problem(422, "invalid_value", "the event is no JSON", "load the page again") from None
     for path in named:
-        if not _sent(path):
+        if not _sent(path, folder):
             raise Problem(422, "not_sent", "the file was not uploaded here", "upload it", "path", path)
 
     async def again() -> Message:
@@ -112,7 +121,6 @@ def _paths(values: Any) -> Iterator[Any]:
         yield from _paths(value)
 
 
-def _sent(path: Any) -> bool:
+def _sent(path: Any, folder: Path) -> bool:
     """Whether a path lies in the folder of what visitors sent and what they were shown."""
-    folder = Path(get_upload_folder()).resolve()
     return isinstance(path, str) and "\0" not in path and Path(path).resolve().is_relative_to(folder)

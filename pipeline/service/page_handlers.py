@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gradio.processing_utils import save_bytes_to_cache
-from gradio.utils import get_upload_folder
 
 from acestep.constants import SEED_LIMIT
 from acestep.errors import RequestError
@@ -19,6 +18,7 @@ from pipeline.service import page_words as words
 from pipeline.service.batch import command_of, manifest_of
 from pipeline.service.counter import Counter, Upload
 from pipeline.service.desk import Ticket
+from pipeline.service.page_files import PAGE
 from pipeline.service.problem import of_row
 from pipeline.service.replies import progress, waiting_before
 
@@ -59,10 +59,14 @@ async def generate(
         RestyleError: one cannot be served.
     """
     tickets: list[Ticket] = []
+    room, held = counter.shelf.room, list[str]()
     try:
         for _, params in requests:
             with _opened(source) as file:
-                tickets.append(await counter.order(params, config, OWNER, Upload(Path(file.name).name, file)))
+                ticket = await counter.order(params, config, OWNER, Upload(Path(file.name).name, file))
+            tickets.append(ticket)
+            held += (files := counter.shelf.names_of(ticket.order))
+            room.hold(*files)  # until they are shown
         ids = [ticket.order.id for ticket in tickets]
         covers = sum(len(ticket.order.covers) for ticket in tickets)
         over = asyncio.gather(*(ticket.over.wait() for ticket in tickets))
@@ -71,14 +75,17 @@ async def generate(
             share = sum(map(progress, tickets)) / len(tickets)
             yield words.status(done, covers, share, waiting_before(tickets[0], counter.desk)), ids, []
             await asyncio.wait([over], timeout=TELL_S)
+        shown = [
+            await asyncio.to_thread(
+                _shown, counter, ticket, number, title, words.controls_of(params, config, seed)
+            )
+            for (title, params), ticket in zip(requests, tickets, strict=True)
+            for number, seed in enumerate(ticket.order.track["config"]["seeds"])
+        ]
     finally:
         for ticket in tickets:
             counter.desk.cancel(ticket)  # one that is over stays as it is
-    shown = [
-        await asyncio.to_thread(_shown, counter, ticket, number, title, words.controls_of(params, config, seed))
-        for (title, params), ticket in zip(requests, tickets, strict=True)
-        for number, seed in enumerate(ticket.order.track["config"]["seeds"])
-    ]
+        room.release(*held)
     ended = "cancelled" if all(ticket.cancelled for ticket in tickets) else "done"
     count = sum(not one.error for one in shown)
     told = f"{ended}: {count} of {covers} covers"
@@ -107,7 +114,7 @@ def _shown(counter: Counter, ticket: Ticket, number: int, title: str, controls: 
         return Shown(title or "cover", "", row, said)
     title = ", ".join(filter(None, [title, f"seed {row['seed']}"]))
     name = f"{title}.{ticket.order.extension}"
-    path = save_bytes_to_cache(counter.shelf.audio(row), name, get_upload_folder())
+    path = save_bytes_to_cache(counter.shelf.audio(row), name, str(counter.shelf.scratch / PAGE))
     return Shown(title, path, row, controls=controls)
 
 
@@ -168,10 +175,12 @@ async def batch_command(
     if params.seed < 0 and heard:
         config = replace(config, seeds=as_many(heard, config.batch_size))
     with _opened(source) as file:
-        order = await counter.prepared(params, config, OWNER, Upload(Path(file.name).name, file))
-    # A tenth of a second tells the commands of one visitor apart.
-    name = f"batches/{order.track['track_id']}-{time.time_ns() // 10**8}"
-    manifest, output = (counter.keep.uri(f"{name}/{part}") for part in ("manifest.csv", "out"))
-    command = command_of(manifest, output, counter.spec, params, config, order.track["config"]["seeds"], axes)
-    await asyncio.to_thread(counter.shelf.store.write, f"{name}/manifest.csv", manifest_of(order.track))
-    return command
+        sent = Upload(Path(file.name).name, file)
+        async with counter.prepared(params, config, OWNER, sent) as order:
+            # A tenth of a second tells the commands of one visitor apart.
+            name = f"batches/{order.track['track_id']}-{time.time_ns() // 10**8}"
+            manifest, output = (counter.keep.uri(f"{name}/{part}") for part in ("manifest.csv", "out"))
+            seeds = order.track["config"]["seeds"]
+            command = command_of(manifest, output, counter.spec, params, config, seeds, axes)
+            await asyncio.to_thread(counter.shelf.batch, name, manifest_of(order.track), order)
+            return command

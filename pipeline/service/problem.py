@@ -1,5 +1,7 @@
 """What a client is told when it gets no cover: one form for every error, over HTTP and on the page."""
 
+import errno
+import os
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -8,7 +10,7 @@ from acestep.errors import AudioError, RestyleError
 from pipeline.failures import TOO_LONG, source_kind
 from pipeline.transient import TRANSIENT_KINDS
 
-UNAVAILABLE = "unavailable"
+UNAVAILABLE, SHORT_OF_SPACE = "unavailable", "short_of_space"
 # How a failed item's kind reads as an HTTP status; what is not here is the service's own fault.
 STATUS_OF_KIND = dict.fromkeys(TRANSIENT_KINDS, 503) | {
     "unreadable_audio": 415,
@@ -92,8 +94,26 @@ def of_row(row: Mapping[str, Any], source: str) -> Problem:
     kind = row["error_kind"] or "internal_error"
     said = str(row["error_message"]).replace(f"{source}: ", "").replace(source, "the source")
     message, remedy = said_and_remedy(said)
+    if kind == "storage_error" and is_full(said):
+        return short_of_space("the service's disk is full")
     status = STATUS_OF_KIND.get(kind, 500)
     return Problem(status, kind, message, remedy, retry_after_s=30 if status == 503 else None)
+
+
+def gone() -> Problem:
+    """What a client is told of a cover that was removed."""
+    return Problem(410, "gone", "the cover was removed to make room", "send the same request; it is made again")
+
+
+def is_full(message: str) -> bool:
+    """Whether an error's message says that a disk, or somebody's share of it, is full."""
+    return any(os.strerror(number) in message for number in (errno.ENOSPC, errno.EDQUOT))
+
+
+def short_of_space(reason: str) -> Problem:
+    """What a client is told where there is no room."""
+    remedy = "come again later; whoever runs the service makes room, or sets store.max_gb"
+    return Problem(507, SHORT_OF_SPACE, reason, remedy, retry_after_s=60)
 
 
 def said_and_remedy(text: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.service.desk import Desk, Ticket
-from pipeline.service.problem import MOST_SAID, of_row, shortened
+from pipeline.service.problem import MOST_SAID, gone, of_row, shortened
 
 MEDIA_TYPES = {
     "wav": "audio/wav",
@@ -23,7 +23,7 @@ _NOT_TOLD = ("source", "reference_audio", "audio_path", "node")
 
 def as_json(ticket: Ticket, desk: Desk) -> dict[str, Any]:
     """An order's state, with a link to each finished cover."""
-    covers = [_cover(ticket, number) for number in range(len(ticket.order.covers))]
+    covers = [_cover(ticket, number, desk) for number in range(len(ticket.order.covers))]
     return {
         "id": ticket.order.id,
         "status": ticket.status,
@@ -55,7 +55,7 @@ def waiting_before(ticket: Ticket, desk: Desk) -> int:
     return 0
 
 
-def _cover(ticket: Ticket, number: int) -> dict[str, Any]:
+def _cover(ticket: Ticket, number: int, desk: Desk) -> dict[str, Any]:
     item_id = ticket.order.covers[number]
     item = next(item for item in ticket.order.track["items"] if item["item_id"] == item_id)
     job, row = ticket.jobs.get(item_id), ticket.rows.get(item_id)
@@ -66,6 +66,9 @@ def _cover(ticket: Ticket, number: int) -> dict[str, Any]:
         status = "done" if ok else "cancelled" if cancelled else "failed"
     elif ticket.cancelled:
         status = "cancelled"
+    error = None if row is None or ok else of_row(row, ticket.order.track["source"])
+    if ok and row is not None and row["audio_path"] not in desk.shelf.room:
+        status, ok, error = "gone", False, gone()
     return {
         "item_id": item_id,
         "seed": item["seed"],
@@ -74,9 +77,7 @@ def _cover(ticket: Ticket, number: int) -> dict[str, Any]:
         "steps": job.steps if job is not None else 0,
         "audio_url": f"/v1/audio/generations/{ticket.order.id}/audio/{number}" if ok else None,
         "row": told(row) if ok and row is not None else None,
-        "error": of_row(row, ticket.order.track["source"]).as_json()["error"]
-        if row is not None and not ok
-        else None,
+        "error": error.as_json()["error"] if error else None,
     }
 
 

@@ -4,7 +4,7 @@ import os
 import posixpath
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
@@ -13,7 +13,7 @@ from pipeline.probe import probe
 from pipeline.service.beneath import open_beneath
 from pipeline.service.problem import STATUS_OF_KIND, Problem, said_and_remedy
 from pipeline.service.spec import Access, Limits
-from pipeline.service.uploads import Keep
+from pipeline.service.uploads import Draft, Keep
 from pipeline.service.urls import PORTS, fetch
 from pipeline.sources import is_longer, listen
 from pipeline.spelling import Folders
@@ -48,7 +48,8 @@ def admit(field: str, value: str, access: Access, limits: Limits, keep: Keep) ->
     """
     scheme = value.partition("://")[0].lower() if "://" in value else ""
     if scheme in PORTS:
-        return _looked_at(field, value, fetch(field, value, access.url_hosts, limits, keep), limits)
+        with fetch(field, value, access.url_hosts, limits, keep) as draft:
+            return _kept(field, value, draft, limits)
     found = find(field, value, access, keep.store)
     with _held(field, value, found) as name:
         return _looked_at(field, value, found.uri, limits, name)
@@ -60,7 +61,14 @@ def upload(field: str, file: BinaryIO, name: str, limits: Limits, keep: Keep) ->
     Raises:
         Problem: 413 too long; 415 no audio.
     """
-    return _looked_at(field, name, keep.put(file), limits)
+    with keep.draft(file) as draft:
+        return _kept(field, name, draft, limits)
+
+
+def _kept(field: str, said: str, draft: Draft, limits: Limits) -> Admitted:
+    """A file that was sent, kept where it can be used."""
+    looked = _looked_at(field, said, str(draft.path), limits)
+    return replace(looked, uri=draft.kept())
 
 
 def find(field: str, value: str, access: Access, output: Store) -> Found:

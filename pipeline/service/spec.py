@@ -1,5 +1,6 @@
 """What a service is told: which model, where results lie, what it may read, and how much at once."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -83,6 +84,33 @@ def _each(name: str, values: tuple[str, ...], parse: Callable[[str], object], fo
 
 
 @dataclass(frozen=True)
+class StoreSpec:
+    """How much a service keeps of what it was sent and what it made: uploads, covers, orders, batches.
+
+    What was not used for the longest time is removed first, and what is in use never.
+
+    max_gb: of all of it, in 10^9 bytes; less where the disk has less room.
+    keep_days: after its last use; None keeps it as long as there is room.
+    """
+
+    max_gb: float = 50.0
+    keep_days: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not value > 0:
+                raise RequestError(f"store.{name} {value!r} must be above zero")
+
+    @property
+    def max_bytes(self) -> float:
+        return self.max_gb * 1e9
+
+    @property
+    def keep_s(self) -> float:
+        return math.inf if self.keep_days is None else self.keep_days * 86_400
+
+
+@dataclass(frozen=True)
 class ServiceSpec:
     """One service.
 
@@ -107,6 +135,7 @@ class ServiceSpec:
     max_attempts: int = 3
     access: Access = field(default_factory=Access)
     limits: Limits = field(default_factory=Limits)
+    store: StoreSpec = field(default_factory=StoreSpec)
     cluster: ClusterSpec = field(default_factory=ClusterSpec)
     metrics: MetricsSpec = field(default_factory=MetricsSpec)
     presets: tuple[Preset, ...] = ()

@@ -1,17 +1,61 @@
-"""Files that clients send, kept by the digest of their bytes, where workers find them."""
+"""Files that clients send: looked at first, then kept by the digest of their bytes, where workers find them."""
 
 import hashlib
 import os
 import shutil
-import tempfile
-from dataclasses import dataclass
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from pipeline.service.problem import Problem
+from pipeline.service.room import Room
+from pipeline.service.scratch import scratch_of
 from pipeline.storage import Store, absolute
 
 UPLOADS = "uploads"
 CHUNK_BYTES = 1 << 20
+
+
+class Brought:
+    """The uploads of one request: held until its end, and removed again where it is refused."""
+
+    def __init__(self, room: Room):
+        self.room = room
+        self.held: list[str] = []
+        self.new: list[str] = []
+        self.over = False
+        self.lock = threading.Lock()
+
+    def hold(self, name: str) -> None:
+        """Hold an upload that is about to be kept.
+
+        Raises:
+            Problem: nobody waits for the request any more.
+        """
+        with self.lock:
+            if self.over:
+                raise Problem(409, "cancelled", "the client has left")
+            self.room.hold(name)
+            self.held.append(name)
+
+    def kept(self, name: str) -> None:
+        """An upload was not there before."""
+        with self.lock:
+            self.new.append(name)
+            if self.over:
+                self.room.discard(name)
+
+    def end(self, refused: bool) -> None:
+        """Let go."""
+        with self.lock:
+            self.over = True
+            self.room.release(*self.held)
+            for name in self.new if refused else ():
+                self.room.discard(name)
 
 
 @dataclass(frozen=True)
@@ -19,47 +63,77 @@ class Keep:
     """Where sent files are kept: ``uploads/<sha256>`` in the service's output folder.
 
     output: the folder as it was given, since workers open it by that name.
+    brought: the uploads of the request at hand.
     """
 
     store: Store
     output: str
+    room: Room = field(default_factory=Room)
+    brought: Brought | None = None
 
-    def put(self, file: IO[bytes]) -> str:
-        """Keep a file from its start, once whatever it is called, whole or not at all; its URI."""
-        with tempfile.NamedTemporaryFile(dir=self._near(), delete=False) as copy:
-            try:
+    @contextmanager
+    def draft(self, file: IO[bytes]) -> Iterator["Draft"]:
+        """A copy of a file from its start, to look at; it is gone after the block unless it was kept."""
+        path = scratch_of(self.store) / uuid.uuid4().hex
+        try:
+            with path.open("xb") as copy:
                 digest = _copied(file, copy)
-                name = f"{UPLOADS}/{digest}"
-                if not self.store.exists(name):
-                    self._take(Path(copy.name), name)
-            finally:
-                Path(copy.name).unlink(missing_ok=True)
-        return self.uri(name)
+            yield Draft(self, path, digest)
+        finally:
+            path.unlink(missing_ok=True)
 
     def uri(self, name: str) -> str:
         """What ``pipeline.loading.load`` takes for a file of the output folder."""
         return absolute(name, f"{self.output.partition('?')[0].rstrip('/')}/_{_query(self.output)}")
 
-    def _near(self) -> str | None:
-        """A folder from which a rename is enough, where there is one."""
-        if not self.store.is_local:
-            return None
-        self.store.filesystem.create_dir(self.store.path(UPLOADS), recursive=True)
-        return self.store.path(UPLOADS)
-
-    def _take(self, copy: Path, name: str) -> None:
+    def take(self, path: Path, name: str) -> None:
+        """Move a file of this machine into the output folder."""
         if self.store.is_local:
-            os.chmod(copy, 0o644)
-            os.replace(copy, self.store.path(name))
+            final = Path(self.store.path(name))
+            final.parent.mkdir(parents=True, exist_ok=True)
+            os.chmod(path, 0o644)
+            os.replace(path, final)
             return
 
         def put() -> None:
             # What breaks off in the middle is no object: the store shows it when the stream is closed.
-            path = self.store.path(name)
-            with copy.open("rb") as read, self.store.filesystem.open_output_stream(path) as stream:
+            final = self.store.path(name)
+            with path.open("rb") as read, self.store.filesystem.open_output_stream(final) as stream:
                 shutil.copyfileobj(read, stream, CHUNK_BYTES)
 
         self.store.retrying(put)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A file that was sent and is not kept yet; ``path`` is on this machine, ``digest`` that of its bytes."""
+
+    keep: Keep
+    path: Path
+    digest: str
+
+    def kept(self) -> str:
+        """Keep it, once whatever it is called, whole or not at all; its URI.
+
+        Raises:
+            Problem: 507 there is no room for it.
+        """
+        keep, name = self.keep, f"{UPLOADS}/{self.digest}"
+        brought = keep.brought or Brought(keep.room)
+        brought.hold(name)
+        try:
+            size, is_new = self.path.stat().st_size, not keep.store.exists(name)
+            if is_new:
+                keep.room.look()
+                keep.room.demand(size)
+                keep.take(self.path, name)
+            keep.room.add(name, size)
+            if is_new:
+                brought.kept(name)
+        finally:
+            if keep.brought is None:
+                brought.end(refused=False)
+        return keep.uri(name)
 
 
 def _copied(file: IO[bytes], copy: IO[bytes]) -> str:

@@ -15,14 +15,15 @@ from urllib.parse import SplitResult, urlsplit
 from pipeline.service.networks import Address, is_public
 from pipeline.service.problem import Problem
 from pipeline.service.spec import Limits
-from pipeline.service.uploads import Keep
+from pipeline.service.uploads import Draft, Keep
 
 PORTS = {"http": 80, "https": 443}
 CHUNK_BYTES = 1 << 16
 
 
-def fetch(field: str, value: str, hosts: Sequence[str], limits: Limits, keep: Keep) -> str:
-    """Fetch a source and keep it like a file that was sent; its URI.
+@contextmanager
+def fetch(field: str, value: str, hosts: Sequence[str], limits: Limits, keep: Keep) -> Iterator[Draft]:
+    """Fetch a source, to be looked at and kept like a file that was sent.
 
     Args:
         hosts: see ``Access.url_hosts``. One that is written as an address may lie in a private network; a name
@@ -51,7 +52,8 @@ def fetch(field: str, value: str, hosts: Sequence[str], limits: Limits, keep: Ke
             late = time.monotonic() >= until
             reason = f"it took longer than {limits.fetch_s:g} s" if late else type(error).__name__
             raise _unreachable(field, value, reason) from None
-        return keep.put(file)
+        with keep.draft(file) as draft:
+            yield draft
 
 
 def _parts(field: str, value: str) -> tuple[SplitResult, int]:

@@ -25,7 +25,7 @@ from pipeline.service.desk import Desk
 from pipeline.service.engine import Engine
 from pipeline.service.page import mount
 from pipeline.service.shelf import Shelf
-from pipeline.service.spec import Access, Limits, ServiceSpec
+from pipeline.service.spec import Access, Limits, ServiceSpec, StoreSpec
 from pipeline.storage import Store, open_store
 from pipeline.worker_spec import WorkerSpec
 from tests.conftest import tone
@@ -85,10 +85,15 @@ def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def serving(
-    music: Path, output: Path, limits: Limits, keys: tuple[str, ...] = (), page: bool = False
+    music: Path,
+    output: Path,
+    limits: Limits,
+    keys: tuple[str, ...] = (),
+    page: bool = False,
+    keep: StoreSpec | None = None,
 ) -> Iterator[Served]:
     """A server, up while the block runs."""
-    spec = ServiceSpec(str(output), access=Access(roots=(str(music),)), limits=limits, page=page)
+    spec = ServiceSpec(str(output), access=Access(roots=(str(music),)), limits=limits, page=page, store=keep or StoreSpec())
     store = open_store(str(output))
     made: list[Counter] = []
     loops: list[asyncio.AbstractEventLoop] = []
@@ -96,7 +101,7 @@ def serving(
 
     async def open_counter() -> Counter:
         loops.append(asyncio.get_running_loop())
-        shelf = Shelf(store)
+        shelf = Shelf(store, spec.store)
         made.append(Counter(spec, facts(), shelf, Desk(engine.make, shelf, 1, limits.waiting, 2)))
         return made[0]
 
