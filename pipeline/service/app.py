@@ -23,7 +23,7 @@ from pipeline.service.body import NAMES, Body, read_body
 from pipeline.service.counter import Counter, Upload
 from pipeline.service.desk import Ticket
 from pipeline.service.gauges import Gauges
-from pipeline.service.problem import SHORT_OF_SPACE, Problem, gone, is_full, of_error, of_row, short_of_space
+from pipeline.service.problem import SHORT_OF_SPACE, Problem, gone, not_stored, of_error, of_row
 from pipeline.service.replies import as_json, audio_headers, media_type
 from pipeline.service.shelf import Shelf
 
@@ -90,12 +90,9 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
         return JSONResponse(problem.as_json(), problem.status, headers)
 
     @app.exception_handler(OSError)
-    async def not_stored(request: Request, error: OSError) -> JSONResponse:
+    async def storage_failed(request: Request, error: OSError) -> JSONResponse:
         log.error("storage failed: %s", error)
-        if is_full(str(error)):
-            return await refused(request, short_of_space("the service's disk is full"))
-        problem = Problem(503, "storage_error", "the service cannot read or write its folder", "come again later")
-        return JSONResponse(problem.as_json(), 503, {"Retry-After": "30"})
+        return await refused(request, not_stored(str(error)))
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:

@@ -1,6 +1,7 @@
 """The counter: a request becomes an order at the desk, whether it came over HTTP or from the page."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -10,12 +11,13 @@ from acestep.params import GenerationConfig, GenerationParams
 from pipeline.items import ModelFacts
 from pipeline.service.desk import Desk, Ticket
 from pipeline.service.orders import Order, Requested, look_at, make_order
-from pipeline.service.problem import Problem, is_full, of_row, short_of_space
+from pipeline.service.problem import Problem, not_stored, of_row
 from pipeline.service.shelf import Shelf
 from pipeline.service.sources import Admitted, admit, upload
 from pipeline.service.spec import ServiceSpec
 from pipeline.service.uploads import Brought, Keep
 
+log = logging.getLogger(__name__)
 READERS = 8  # sources that are fetched, hashed and looked at side by side
 
 
@@ -93,9 +95,8 @@ class Counter:
             yield order
             refused = False
         except OSError as error:
-            if is_full(str(error)):
-                raise short_of_space("the service's disk is full") from error
-            raise
+            log.error("storage failed: %s", error)
+            raise not_stored(str(error)) from error
         finally:
             await asyncio.shield(asyncio.to_thread(brought.end, refused))
 

@@ -105,7 +105,7 @@ class Desk:
             found = await asyncio.shield(looking)
             ticket = self._placed(order, found, limited)
         except BaseException:
-            self._start(self._refused(order, looking))
+            await asyncio.shield(self._start(self._refused(order, looking)))
             raise
         self._start(self._follow(ticket))
         self._start(asyncio.to_thread(self.shelf.room.make_way))
@@ -260,10 +260,11 @@ class Desk:
         if not job.row.done():
             job.row.set_result(row)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self.running.add(task)
         task.add_done_callback(self.running.discard)
+        return task
 
 
 def _missing(jobs: Iterable[Job]) -> list[Job]:

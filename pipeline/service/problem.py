@@ -94,20 +94,23 @@ def of_row(row: Mapping[str, Any], source: str) -> Problem:
     kind = row["error_kind"] or "internal_error"
     said = str(row["error_message"]).replace(f"{source}: ", "").replace(source, "the source")
     message, remedy = said_and_remedy(said)
-    if kind == "storage_error" and is_full(said):
-        return short_of_space("the service's disk is full")
+    if kind == "storage_error":
+        return not_stored(said)
     status = STATUS_OF_KIND.get(kind, 500)
     return Problem(status, kind, message, remedy, retry_after_s=30 if status == 503 else None)
+
+
+def not_stored(message: str) -> Problem:
+    """What a client is told where the service's storage failed with this message, which names its places."""
+    if any(os.strerror(number) in message for number in (errno.ENOSPC, errno.EDQUOT)):
+        return short_of_space("the service's disk is full")
+    said = "the service cannot read or write its folder"
+    return Problem(503, "storage_error", said, "come again later", retry_after_s=30)
 
 
 def gone() -> Problem:
     """What a client is told of a cover that was removed."""
     return Problem(410, "gone", "the cover was removed to make room", "send the same request; it is made again")
-
-
-def is_full(message: str) -> bool:
-    """Whether an error's message says that a disk, or somebody's share of it, is full."""
-    return any(os.strerror(number) in message for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def short_of_space(reason: str) -> Problem:

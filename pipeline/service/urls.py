@@ -13,7 +13,7 @@ from typing import BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
 from pipeline.service.networks import Address, is_public
-from pipeline.service.problem import Problem
+from pipeline.service.problem import Problem, not_stored
 from pipeline.service.spec import Limits
 from pipeline.service.uploads import Draft, Keep
 
@@ -49,6 +49,8 @@ def fetch(field: str, value: str, hosts: Sequence[str], limits: Limits, keep: Ke
         try:
             _download(field, value, parts, port, str(address), limits, until, file)
         except (http.client.HTTPException, OSError) as error:
+            if not_stored(str(error)).status == 507:
+                raise  # our own disk is full
             late = time.monotonic() >= until
             reason = f"it took longer than {limits.fetch_s:g} s" if late else type(error).__name__
             raise _unreachable(field, value, reason) from None

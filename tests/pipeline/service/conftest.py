@@ -93,7 +93,9 @@ def serving(
     keep: StoreSpec | None = None,
 ) -> Iterator[Served]:
     """A server, up while the block runs."""
-    spec = ServiceSpec(str(output), access=Access(roots=(str(music),)), limits=limits, page=page, store=keep or StoreSpec())
+    spec = ServiceSpec(
+        str(output), access=Access(roots=(str(music),)), limits=limits, page=page, store=keep or StoreSpec()
+    )
     store = open_store(str(output))
     made: list[Counter] = []
     loops: list[asyncio.AbstractEventLoop] = []

@@ -411,9 +411,11 @@ def test_a_listed_host_gives_a_source(remote: str, keep: Keep) -> None:
 )
 def test_hosts_that_do_not_behave(remote: str, keep: Keep, path: str, status: int, said: str) -> None:
     began = time.monotonic()
-    with pytest.raises(Problem, match=said) as told:
-        with fetch("src_audio", f"http://{remote}{path}", [remote], LIMITS, keep):
-            pass
+    with (
+        pytest.raises(Problem, match=said) as told,
+        fetch("src_audio", f"http://{remote}{path}", [remote], LIMITS, keep),
+    ):
+        pass
     assert told.value.status == status
     assert time.monotonic() - began < 3
     assert not list(Path(keep.store.root).rglob("*"))
@@ -422,13 +424,17 @@ def test_hosts_that_do_not_behave(remote: str, keep: Keep, path: str, status: in
 def test_a_name_that_leads_into_the_private_network_is_not_followed(remote: str, keep: Keep) -> None:
     """The owner of a listed name may point it anywhere; an address that is listed is meant."""
     port = remote.rpartition(":")[2]
-    with pytest.raises(Problem, match="not public"):
-        with fetch("src_audio", f"http://localhost:{port}/song", [f"localhost:{port}"], LIMITS, keep):
-            pass
+    with (
+        pytest.raises(Problem, match="not public"),
+        fetch("src_audio", f"http://localhost:{port}/song", [f"localhost:{port}"], LIMITS, keep),
+    ):
+        pass
     for other in (f"127.0.0.1:{int(port) + 1}", "127.0.0.1", f"127.0.0.2:{port}"):
-        with pytest.raises(Problem, match="fetches nothing from"):
-            with fetch("src_audio", f"http://{remote}/song", [other], LIMITS, keep):
-                pass
+        with (
+            pytest.raises(Problem, match="fetches nothing from"),
+            fetch("src_audio", f"http://{remote}/song", [other], LIMITS, keep),
+        ):
+            pass
 
 
 def test_a_name_is_asked_once_and_the_answer_is_what_is_connected_to(
@@ -453,15 +459,20 @@ def test_a_name_is_asked_once_and_the_answer_is_what_is_connected_to(
 
     monkeypatch.setattr(socket, "getaddrinfo", answers)
     monkeypatch.setattr(socket, "create_connection", connects)
-    with pytest.raises(Problem, match="ConnectionRefusedError"):
-        fetch("src_audio", f"http://music.example:{port}/song", [f"music.example:{port}"], LIMITS, keep)
+    with (
+        pytest.raises(Problem, match="ConnectionRefusedError"),
+        fetch("src_audio", f"http://music.example:{port}/song", [f"music.example:{port}"], LIMITS, keep),
+    ):
+        pass
     assert (asked, connected) == (["music.example"], [("8.8.8.8", port)])
 
 
 def test_a_host_that_is_away(keep: Keep) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with pytest.raises(Problem, match="cannot be fetched") as told:
-        with fetch("src_audio", f"http://127.0.0.1:{port}/a?secret=1", [f"127.0.0.1:{port}"], LIMITS, keep):
-            pass
+    with (
+        pytest.raises(Problem, match="cannot be fetched") as told,
+        fetch("src_audio", f"http://127.0.0.1:{port}/a?secret=1", [f"127.0.0.1:{port}"], LIMITS, keep),
+    ):
+        pass
     assert "secret" not in json.dumps(told.value.as_json())
