@@ -8,7 +8,7 @@ from typing import NoReturn
 from acestep.errors import RestyleError
 from pipeline.cluster import PoolError
 from pipeline.console import ConsoleReporter
-from pipeline.lease import LeaseLostError
+from pipeline.lease import LeaseLostError, OutputGoneError
 from pipeline.printing import plain_console
 from pipeline.signals import handling, raising
 from pipeline.stopping import StoppedError
@@ -35,6 +35,8 @@ def _telling(
 ) -> Iterator[None]:
     try:
         yield
+    except OutputGoneError as error:  # nothing can be said of what is kept
+        _leave(reporter, f"error: {error}", BROKE_OFF)
     except (PoolError, LeaseLostError) as error:
         _leave(reporter, f"error: {error}; {kept}", BROKE_OFF)
     except StoppedError as error:

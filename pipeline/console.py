@@ -64,6 +64,9 @@ class ConsoleReporter:
         self._fact("workers", f"{pool.workers}{most} ({where})")
         todo = f"{plan.items} covers of {plan.tracks} tracks"
         self._fact("to do", todo + (f" ({plan.done} are done already)" if plan.done else ""))
+        if plan.lost:
+            gone = "were finished, and their audio files are gone or not whole; they are made again"
+            self._fact("lost", f"{len(plan.lost)} of these {gone}")
         if plan.outdated:
             self._fact("columns", f"{len(plan.outdated)} finished rows are written again with columns of your own")
         if plan.set_aside:
@@ -138,6 +141,14 @@ class ConsoleReporter:
             f"{summary.audio_s:.0f} s of audio in {summary.seconds:.0f} s",
             style="green" if summary.complete else "red",
         )
+        if summary.remade:
+            self.console.print(f"made again: {summary.remade} covers whose audio files were gone or not whole")
+        if summary.lost:
+            self.console.print(
+                f"lost: the audio files of {summary.lost} covers were deleted or cut while the job ran; the same "
+                "command makes them again",
+                style="red",
+            )
         if summary.by_kind:
             self.console.print(f"problems: {kinds_in_words(summary.by_kind)}")
         self._problems(summary.problems)

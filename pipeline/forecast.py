@@ -25,6 +25,7 @@ class Forecast:
     worker_hours, gigabytes: at the rates of covers of this model, from the folder itself or else from the one
         named for its rates; None where there are none.
     problems: rows that cannot be run, with the reason.
+    lost: of the items to make, those whose audio files are gone or not whole.
     """
 
     items: int
@@ -34,6 +35,7 @@ class Forecast:
     worker_hours: float | None
     gigabytes: float | None
     problems: pa.Table
+    lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def forecast(
         worker_hours=None if work_s is None else work_s / 3600,
         gigabytes=None if rates is None else audio_s * rates.bytes / 1e9,
         problems=problems,
+        lost=len(plan.lost),
     )
 
 
@@ -102,8 +105,10 @@ def _total(column: pa.ChunkedArray) -> float:
 def lines(found: Forecast) -> Mapping[str, str]:
     """A forecast in words, by what it is about."""
     unknown = "not known before a cover of this model is made here"
+    gone = {"lost": f"{found.lost} of these were finished, and their audio files are gone or not whole"}
     return {
         "to do": f"{found.items} covers of {found.tracks} tracks, {found.audio_hours:.2f} h of audio",
+        **(gone if found.lost else {}),
         "done": f"{found.done} items",
         "time": unknown if found.worker_hours is None else f"{found.worker_hours:.2f} worker hours",
         "space": unknown if found.gigabytes is None else f"{found.gigabytes:.2f} GB",

@@ -23,6 +23,7 @@ from pipeline.cluster import ClusterSpec, refuse_ephemeral
 from pipeline.findings import FindingsSpec
 from pipeline.forecast import Forecast, forecast
 from pipeline.items import ModelFacts, Rules
+from pipeline.lost import lost_covers
 from pipeline.manifest import RejectedRow, Track, as_spelled, read_manifest
 from pipeline.measuring import MetricsSpec
 from pipeline.plan import Plan, make_plan
@@ -226,9 +227,11 @@ def plan_job(
         duplicates=job.duplicates,
         preset=job.preset,
     )
-    finished = finished_items(opened.output, job.retry_failed)
+    lost = lost_covers(opened.output)
+    finished = finished_items(opened.output, job.retry_failed) - lost
     carried = Carried(opened.output) if job.manifest_columns and finished else None
     plan = make_plan(opened.rows, rules, finished, Probes(opened.output, launch).of, todo, final, carried)
+    plan.lost = lost & plan.ids
     return plan, model, _run(opened.settings, plan, job.duplicates, opened.is_turbo)
 
 

@@ -53,6 +53,10 @@ class LeaseLostError(RestyleError):
     """This launch held a folder and holds it no longer."""
 
 
+class OutputGoneError(LeaseLostError):
+    """The folder itself was moved or deleted."""
+
+
 class Lease:
     """A lease of this process."""
 
@@ -60,7 +64,7 @@ class Lease:
         self.store, self.name, self.number, self.holder = store, name, number, holder
         self.lock, self.ended = threading.Lock(), threading.Event()
         self.looked_at = (0.0, 0.0)
-        self.lost = ""
+        self.lost: LeaseLostError | None = None
         self.keeper = threading.Thread(target=self._keep, name="restyle-lease", daemon=True)
         self.keeper.start()
 
@@ -76,7 +80,7 @@ class Lease:
                 self.lost = self._look()
                 self.looked_at = _now()
             if self.lost:
-                raise LeaseLostError(self.lost)
+                raise self.lost
 
     def release(self) -> None:
         """Let others have the folder."""
@@ -94,19 +98,22 @@ class Lease:
     def _is_ours(self) -> bool:
         return _token(self.store, self.number) == self.holder.token
 
-    def _look(self) -> str:
-        """How the lease was lost, "" where it stands."""
+    def _look(self) -> LeaseLostError | None:
+        """How the lease was lost, None where it stands."""
         if self._stands():
-            return ""
+            return None
         if self._is_ours():  # a newer one may be withdrawn at once
             time.sleep(SETTLE_S + LOOK_S)
             if self._stands():
-                return ""
+                return None
         other = _read(self.store, max(_numbers(self.store), default=0))
         if other is None and not self.store.exists(""):
-            return f"{self.name} is gone: the folder was moved or deleted while this launch worked on it"
+            return OutputGoneError(
+                f"{self.name} is gone: the folder was moved or deleted while this launch worked on it; put it "
+                "back, and the same command goes on"
+            )
         by = f"taken over by {other[0]}" if other else "removed"
-        return f"the hold on {self.name} was {by}, so nothing more is written there"
+        return LeaseLostError(f"the hold on {self.name} was {by}, so nothing more is written there")
 
     def _keep(self) -> None:
         while not self.ended.wait(BEAT_S):

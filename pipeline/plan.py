@@ -36,6 +36,7 @@ class Plan:
     seconds: of source audio to do, by setting, one count for each item.
     ids, settings: of every item of this launch, done or not.
     outdated: own columns of items that are done, where their rows hold others.
+    lost: items to do that an earlier launch finished, and whose audio file is gone or not whole.
     """
 
     tracks: int = 0
@@ -46,6 +47,7 @@ class Plan:
     ids: set[str] = field(default_factory=set)
     settings: set[str] = field(default_factory=set)
     outdated: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
 
 
 def make_plan(

@@ -21,6 +21,7 @@ from pipeline.findings import FOUND_COLUMNS, any_measured, find
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob, check_options, open_job, open_output, plan_job
 from pipeline.lease import HeldStore, LeaseLostError, holding
+from pipeline.lost import forget, lost_covers
 from pipeline.output import OutputError
 from pipeline.plan import Plan
 from pipeline.plan_file import PLAN_FILE, PlanWriter
@@ -144,6 +145,7 @@ def run_in(
             plan, model, settings = plan_job(job, opened, dtype, launch, work.add, kept.add)
             if plan.items:
                 work.write(output)
+        forget(output, plan.lost)
         kept.restate(plan)
         progress = Progress(plan.items, plan.tracks, sum(plan.seconds.values()))
         reporter.planned(job, plan, settings, model, pool)
@@ -163,8 +165,10 @@ def run_in(
         raise
     kept.flush()
     kept.adopt()
+    lost = lost_covers(output) & plan.ids if plan.items else set()
+    forget(output, lost)
     made = current_rows(output, plan.ids, FOUND_COLUMNS)
-    summary = summarize(made, kept.new, time.perf_counter() - started)
+    summary = summarize(made, kept.new, time.perf_counter() - started, len(plan.lost), len(lost))
     summary = replace(summary, start_up=start_up(output, launch, began_at, made))
     output.delete_folder(ATTEMPTS)
     output.delete(PLAN_FILE)

@@ -3,7 +3,7 @@
 import io
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -155,6 +155,24 @@ def _read_part(store: Store, name: str, schema: pa.Schema) -> pa.Table:
     return store.retrying(
         lambda: pq.read_table(path, filesystem=store.filesystem, columns=columns, schema=schema).cast(schema)
     )
+
+
+def each_part(store: Store, folder: str, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+    """Name and rows of each part of a folder, oldest launch first."""
+    schema = pa.schema([SCHEMA.field(name) for name in columns])
+    for name in store.files(folder, ".parquet"):
+        yield name, _read_part(store, name, schema)
+
+
+def keep_rows(store: Store, name: str, kept: pa.ChunkedArray) -> None:
+    """Write a part anew with some of its rows, by a mask."""
+    rows = _read_part(store, name, SCHEMA).filter(kept)
+    if len(rows):
+        buffer = io.BytesIO()
+        pq.write_table(rows, buffer, compression="zstd")
+        store.write(name, buffer.getvalue())
+    else:
+        store.delete(name)
 
 
 def current_rows(store: Store, items: set[str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:

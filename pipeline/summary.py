@@ -30,6 +30,8 @@ class Summary:
     by_kind: failed and rejected items by the kind of their error, the most frequent first.
     slowest: the covers with the most seconds of work (``work_s``), with track_id, setting_name and duration_s.
     start_up: of this launch's workers.
+    remade: items that an earlier launch had finished, and whose audio files were gone or not whole.
+    lost: items whose audio files went while the job ran; the next launch makes them.
     """
 
     ok: int
@@ -45,13 +47,15 @@ class Summary:
     tracking: Mapping[str, str]
     findings: "Findings | None" = None
     start_up: StartUp = field(default_factory=StartUp)
+    remade: int = 0
+    lost: int = 0
 
     @property
     def complete(self) -> bool:
-        return not self.failed and not self.rejected
+        return not (self.failed or self.rejected or self.lost)
 
 
-def summarize(rows: pa.Table, new: int, seconds: float) -> Summary:
+def summarize(rows: pa.Table, new: int, seconds: float, remade: int = 0, lost: int = 0) -> Summary:
     """Counts of a job's rows, those that are not ok, and the slowest of the others."""
     counts = {entry["values"]: entry["counts"] for entry in rows["status"].value_counts().to_pylist()}
     ok = pc.equal(rows["status"], "ok")
@@ -68,6 +72,8 @@ def summarize(rows: pa.Table, new: int, seconds: float) -> Summary:
         noted=count_noted(rows),
         slowest=slowest(rows),
         tracking={},
+        remade=remade,
+        lost=lost,
     )
 
 

@@ -163,6 +163,8 @@ def _validate(job: RestyleJob, spec: ValidateSpec, watcher: Watcher, log: Proble
     if output is not None and not any(check.errors for check in checks):
         forecast, check = _plan(job, spec, log)
         told(check)
+        if forecast is not None and forecast.lost:
+            told(_lost(forecast.lost, log))
     if output is not None and forecast is not None:
         space = space_for(forecast, job.audio_format, output)
         told(_space_check(space, log))
@@ -321,6 +323,12 @@ def _plan(job: RestyleJob, spec: ValidateSpec, log: ProblemLog) -> tuple[Forecas
         f"{bad} tracks set what the job sweeps, or repeat themselves" if bad else "tracks and settings go together"
     )
     return forecast, Check("plan", said, bad=bad)
+
+
+def _lost(count: int, log: ProblemLog) -> Check:
+    said = f"{count} covers that are ok by their rows have no whole audio file; the job makes them again"
+    log.note("audio files", said)
+    return Check("audio files", said, bad=count)
 
 
 def _space_check(space: Space, log: ProblemLog) -> Check:

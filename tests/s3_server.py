@@ -18,12 +18,16 @@ CREDENTIALS = {
 
 
 class S3Server:
-    """``fail_every`` = 5 answers each fifth request with 503; ``down`` refuses connections while it lasts."""
+    """``fail_every`` = 5 answers each fifth request with 503; ``down`` refuses connections while it lasts.
+
+    refuse: status and code of the answer to each request that writes below a path such as "/songs/out/audio/".
+    """
 
     def __init__(self) -> None:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self.backend = DomainDispatcherApplication(create_backend_app)
         self.fail_every = self.requests = self.failed = 0
+        self.refuse: dict[str, tuple[str, str]] = {}
         self._listen(0)
         self.port = self.server.server_port
 
@@ -43,6 +47,12 @@ class S3Server:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start("503 Service Unavailable", [("Content-Type", "application/xml")])
             return [b"<Error><Code>SlowDown</Code></Error>"]
+        for path, (status, code) in self.refuse.items():
+            if environ["REQUEST_METHOD"] in ("PUT", "POST") and environ["PATH_INFO"].startswith(path):
+                self.failed += 1
+                environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+                start(status, [("Content-Type", "application/xml")])
+                return [f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()]
         return self.backend(environ, start)
 
     @contextmanager
