@@ -8,6 +8,7 @@ import json
 import math
 import re
 import unicodedata
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from numbers import Integral, Number, Real
@@ -20,20 +21,37 @@ from acestep.errors import RequestError
 SHEET_ERRORS = frozenset(
     {"#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!", "#SPILL!", "#CALC!", "#FIELD!", "#ERROR!"}
 )
+MOST_LEVELS = 100
 _LINE_END = re.compile(r"(?:_x000D_)?\r?\n|\r|_x000D_", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 
 
-def from_json(text: str | bytes) -> Any:
+def from_json(
+    text: str | bytes,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+    constant: Callable[[str], Any] | None = None,
+) -> Any:
     """The value that a JSON text stands for.
 
+    Args:
+        pairs, constant: see ``object_pairs_hook`` and ``parse_constant`` of ``json.loads``.
+
     Raises:
-        ValueError: it is not JSON, or its brackets are nested too deep to be read.
+        ValueError: it is not JSON, or its brackets are nested deeper than ``MOST_LEVELS``: what copies or prints
+            such a value would have no stack for it.
     """
+    nested = f"its brackets are nested more than {MOST_LEVELS} deep"
     try:
-        return json.loads(text)
+        value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
     except RecursionError:
-        raise ValueError("its brackets are nested too deep") from None
+        raise ValueError(nested) from None
+    level = [value]
+    for _ in range(MOST_LEVELS + 1):
+        outer = [one for one in level if isinstance(one, dict | list)]
+        level = [inner for one in outer for inner in (one.values() if isinstance(one, dict) else one)]
+    if level:
+        raise ValueError(nested)
+    return value
 
 
 def composed(text: str) -> str:

@@ -1,6 +1,5 @@
 """The rows of a manifest file, whatever its kind, streamed: a catalogue may be larger than memory."""
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from acestep.setting import SETTING_FIELDS
-from acestep.values import is_empty
+from acestep.values import from_json, is_empty
 from pipeline.manifest_parquet import parquet_rows, refuse_bytes
 from pipeline.manifest_text import Check, ManifestError, RawRow, csv_rows, refuse_repeats, text_lines
 from pipeline.own_columns import OPTION, absent, how_to_declare, is_declared, misspelt, undeclarable
@@ -117,8 +116,8 @@ def _json_rows(
             return dict(pairs)
 
         try:
-            values = json.loads(line, object_pairs_hook=each_once)
-        except (ValueError, RecursionError) as error:
+            values = from_json(line, each_once)
+        except ValueError as error:
             raise ManifestError(f"{where} is not JSON ({error}); write one whole object on each line") from error
         if not isinstance(values, dict):
             raise ManifestError(

@@ -1,6 +1,5 @@
 """A request's body, as JSON or as a form with files, under the names of ``GenerationParams``."""
 
-import json
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -13,7 +12,7 @@ from starlette.requests import Request
 from acestep.nearest import nearest
 from acestep.params import SUPPORTED, SUPPORTED_CONFIG, GenerationConfig, GenerationParams
 from acestep.setting import CoverSetting
-from acestep.values import is_empty
+from acestep.values import from_json, is_empty
 from pipeline.service.problem import Problem, shortened
 from pipeline.service.spec import Limits
 
@@ -143,8 +142,8 @@ def _json(content: bytes) -> dict[str, Any]:
         return math.nan
 
     try:
-        values = json.loads(content, parse_constant=number, object_pairs_hook=_each_once)
-    except (ValueError, RecursionError) as error:
+        values = from_json(content, _each_once, number)
+    except ValueError as error:
         raise Problem(400, "malformed_json", f"the body is not JSON: {error}", "send one JSON object") from None
     if not isinstance(values, dict):
         raise Problem(400, "malformed_json", "the body is not a JSON object", 'send {"src_audio": ..., ...}')

@@ -5,7 +5,6 @@ addresses for whoever asks. A service says itself what may be read.
 """
 
 import asyncio
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from acestep.values import from_json
 from pipeline.service.page_files import PageFiles
 from pipeline.service.problem import Problem
 
@@ -94,8 +94,8 @@ async def _checked(request: Request, folder: Path) -> Receive:
         if len(body) > MOST_BYTES:
             raise Problem(413, "too_large", f"the controls hold more than {MOST_BYTES} bytes", "shorten the texts")
     try:
-        named = list(_paths(json.loads(body)))
-    except (ValueError, RecursionError):
+        named = list(_paths(from_json(body)))
+    except ValueError:
         raise Problem(422, "invalid_value", "the event is no JSON", "load the page again") from None
     for path in named:
         if not _sent(path, folder):

@@ -9,7 +9,7 @@ import pytest
 from acestep.errors import RequestError
 from acestep.prompt import Prompt, check_prompt
 from acestep.stages import parse_stage
-from acestep.values import as_number, as_text, as_whole_number, is_empty
+from acestep.values import MOST_LEVELS, as_number, as_text, as_whole_number, from_json, is_empty
 
 NAN = float("nan")
 
@@ -152,3 +152,14 @@ def test_other_time_signatures_are_refused(timesignature: str) -> None:
 def test_line_ends_of_stages_are_those_of_tracks() -> None:
     windows = parse_stage({"lyrics": "a\r\nb", "caption": "c\rd", "flow_edit_source_lyrics": "e\r\nf"})
     assert windows == parse_stage({"lyrics": "a\nb", "caption": "c\nd", "flow_edit_source_lyrics": "e\nf"})
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_json_is_read_down_to_a_depth(opening: str, closing: str) -> None:
+    def text(levels: int) -> str:
+        return opening * levels + "1" + closing * levels
+
+    assert from_json(text(MOST_LEVELS))
+    for levels in (MOST_LEVELS + 1, 900, 200_000):
+        with pytest.raises(ValueError, match="nested"):
+            from_json(text(levels))

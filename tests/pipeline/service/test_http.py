@@ -371,3 +371,14 @@ def test_a_body_without_end_is_cut_off(served: Served) -> None:
         except (BrokenPipeError, ConnectionResetError):
             pass
         assert sent < 20 << 20
+
+
+@pytest.mark.parametrize("name", ["caption", "seed", "timesteps", "src_audio", "unknown"])
+@pytest.mark.parametrize("levels", [50, 101, 900, 980, 100_000])
+def test_values_nested_too_deep_are_the_senders_mistake(served: Served, name: str, levels: int) -> None:
+    for opening, closing in (("[", "]"), ('{"a":', "}")):
+        value = opening * levels + "1" + closing * levels
+        sent = f'{{"{name}": {value}}}'.encode()
+        reply = httpx.post(served.generations, content=sent, headers={"content-type": "application/json"})
+        assert reply.status_code in (400, 413, 422)
+        assert httpx.post(served.generations, data={name: value}).status_code in (400, 413, 422)
