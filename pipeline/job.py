@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from pipeline.results import (
     ResultWriter,
     as_table,
     finished_items,
+    made_tracks,
     made_with,
 )
 from pipeline.settings import DUPLICATES, Point, Setting, distinct, make_settings
@@ -144,7 +146,8 @@ def open_job(job: RestyleJob, output: Store) -> Opened:
     """
     check_options(job)
     presets = [check_preset(preset) for preset in job.presets]
-    rows = as_spelled(read_manifest(job.manifest, presets, job.caption, job.manifest_columns))
+    made = lru_cache(lambda: made_tracks(output))
+    rows = as_spelled(read_manifest(job.manifest, presets, job.caption, job.manifest_columns, made=made))
     first = next(rows)
     settings = job.settings()
     listener = hub.find_language_model(job.language_model) if job.language_model else None

@@ -6,7 +6,7 @@ only what concerns the whole file (unreadable, unknown column) stops the job.
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,6 +35,7 @@ MOST_ID_BYTES = 200  # file systems allow 255 for a name
 TEXTS = tuple(name for name in (*REQUIRED, *OPTIONAL) if name != "bpm")
 _WHOLE_FLOAT = re.compile(r"(\d+)\.0+", re.ASCII)
 _SHORTENED = re.compile(r"\d[.,]\d+E\+?\d{2,}", re.ASCII | re.IGNORECASE)  # as a spreadsheet shows long numbers
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]) *(\..*)?")  # of Windows, whatever the extension
 _PLAIN_NAME = re.compile(r"\w[\w\-. ]*(?<![. ])", re.ASCII)
 
 
@@ -75,6 +76,7 @@ def read_manifest(
     caption: str = "",
     own: Sequence[str] = (),
     wrong: Callable[[ManifestError], None] | None = None,
+    made: Callable[[], Collection[str]] = frozenset,
 ) -> Iterator[Track | RejectedRow]:
     """Read and check a manifest, row by row: it may be larger than memory.
 
@@ -86,12 +88,15 @@ def read_manifest(
         own: columns of the user's own to carry along, as ``pipeline.own_columns.parse_declared`` gives them.
         wrong: called with the error where columns cannot be used; reading goes on, with misspelt columns under
             the names they are taken for. None raises the error.
+        made: gives the ids of tracks that an output folder has covers of. Those are taken, although they name a
+            device, or one file with another's where case does not count, as folders of earlier versions may have.
 
     Raises:
         ManifestError: the file cannot be read, has no rows, lacks a required column or has an unknown one.
     """
     columns = _Columns(caption, own, wrong)
     first_seen: dict[str, int] = {}
+    named: dict[str, str] = {}  # ids by file_name_key, where that is not the id itself
     number = 0
     for raw in rows_of(uri, columns.check):
         number, values = raw.number, filled(columns.meant(raw.values))
@@ -99,22 +104,48 @@ def read_manifest(
             if raw.defect:
                 raise _RowError("malformed_row", raw.defect)
             track = parse_track(values, uri, presets, columns.caption)
-            if track.track_id in first_seen:
-                raise _RowError(
-                    "duplicate_track_id",
-                    f"track_id {track.track_id!r} is taken by row {first_seen[track.track_id]}; "
-                    "give every row its own",
-                )
+            name = file_name_key(track.track_id)
+            _check_id(track.track_id, named.get(name, name), first_seen, made)
         except _RowError as error:
             track_id, source, said = (_shown(values.get(name, "")) for name in REQUIRED)
             meta = {name: _shown(text) for name, text in own_values(values, COLUMNS).items()}
             yield RejectedRow(number, track_id, source, said, error.kind, f"row {number}: {error}", meta)
             continue
         first_seen[track.track_id] = number
+        if name != track.track_id:
+            named.setdefault(name, track.track_id)
         yield track
     if number == 0:
         raise ManifestError(f"{uri}: holds no rows")
     columns.finish(uri)
+
+
+def _check_id(
+    track_id: str, other: str, first_seen: Mapping[str, int], made: Callable[[], Collection[str]]
+) -> None:
+    """Refuse an id that another row has, or that names another row's file or a device on some systems.
+
+    Args:
+        other: the id that would name the same file, if a row has it.
+
+    Raises:
+        _RowError: naming both.
+    """
+    if track_id in first_seen:
+        raise _RowError(
+            "duplicate_track_id",
+            f"track_id {track_id!r} is taken by row {first_seen[track_id]}; give every row its own",
+        )
+    if other in first_seen and track_id not in made():
+        raise _RowError(
+            "duplicate_track_id",
+            f"track_id {track_id!r} names the same file as {other!r} of row {first_seen[other]} where case and "
+            "the form of letters do not count; rename one of them",
+        )
+    if is_device(track_id) and track_id not in made():
+        raise _RowError(
+            "unsafe_track_id", f"track_id {track_id!r} names a device on Windows; give it another name"
+        )
 
 
 def as_spelled(rows: Iterable[Track | RejectedRow]) -> Iterator[Track | RejectedRow]:
@@ -294,6 +325,18 @@ def _preset(texts: Mapping[str, str], presets: Sequence[Preset]) -> Preset | Non
         return for_genres(presets, *genres)
     except RequestError as error:
         raise _RowError("unknown_preset", str(error)) from error
+
+
+def file_name_key(text: str) -> str:
+    """What names have in common that are one file where case and the form of letters do not count."""
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def is_device(name: str) -> bool:
+    """True for a name that Windows gives to a device, such as ``con`` or ``COM1.wav``."""
+    return _DEVICE.fullmatch(file_name_key(name)) is not None
 
 
 def names_a_folder(text: str) -> bool:

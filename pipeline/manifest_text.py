@@ -11,6 +11,7 @@ from typing import Any
 from pyarrow import fs
 
 from acestep.errors import RestyleError
+from pipeline.spreadsheet import MARK, text_of
 
 MAX_LINE_CHARACTERS = 1 << 24  # of a line or a cell: a file without line ends is never held as a whole
 READ_BYTES = 1 << 20
@@ -106,6 +107,8 @@ def _encoding(head: bytes) -> str:
 def csv_rows(lines: Iterator[str], uri: str, check: Check, known: Collection[str] = ()) -> Iterator[RawRow]:
     """The rows of a CSV file, every value as text: the number 1 would not be the track_id 001.
 
+    Marks that keep a spreadsheet from reading a formula are taken away, see ``pipeline.spreadsheet``.
+
     The delimiter is what a ``sep=`` line says, else the one that gives the header the most known columns, and of
     those with equally many the most columns. A byte order mark at the start of a row, which joined files leave, is
     removed.
@@ -141,7 +144,7 @@ def csv_rows(lines: Iterator[str], uri: str, check: Check, known: Collection[str
     reader = csv.reader(unmarked(), delimiter=delimiter, skipinitialspace=loose, strict=True)
     begins = skipped + 1
     try:
-        names = [name.strip() for name in next(reader)]
+        names = [text_of(name.strip()) for name in next(reader)]
         while names and not names[-1]:
             names.pop()
         if "" in names:
@@ -152,7 +155,8 @@ def csv_rows(lines: Iterator[str], uri: str, check: Check, known: Collection[str
         refuse_repeats(names, uri)
         check(names, f"{uri} (delimiter {_shown(delimiter)})", True)
         begins, row_begins = skipped + reader.line_num + 1, True
-        for number, cells in enumerate(reader, start=1):
+        for number, written in enumerate(reader, start=1):
+            cells = [text_of(cell) if cell[:1] == MARK else cell for cell in written]
             yield RawRow(number, dict(zip(names, cells, strict=False)), _defect(cells, names, delimiter, begins))
             begins, row_begins = skipped + reader.line_num + 1, True
     except csv.Error as error:

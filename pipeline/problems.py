@@ -9,6 +9,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from acestep.errors import RequestError
+from pipeline.spreadsheet import as_cells
 from pipeline.storage import locate
 
 KEPT = 20
@@ -49,6 +50,7 @@ class ProblemLog:
         self.first_noted: list[Problem] = []
         self.waiting: list[Problem] = []
         self.stream = self.writer = None
+        self.is_csv = report is not None and report.lower().endswith(".csv")
         if report is None:
             return
         kind = report.rsplit(".", 1)[-1].lower()
@@ -87,7 +89,8 @@ class ProblemLog:
 
     def _write(self) -> None:
         if self.writer is not None and self.waiting:
-            self.writer.write_table(pa.Table.from_pylist([asdict(p) for p in self.waiting], schema=SCHEMA))
+            table = pa.Table.from_pylist([asdict(p) for p in self.waiting], schema=SCHEMA)
+            self.writer.write_table(as_cells(table) if self.is_csv else table)
             self.waiting = []
 
     def __enter__(self) -> "ProblemLog":

@@ -221,6 +221,13 @@ def finished_items(store: Store, retry_failed: bool = False) -> set[str]:
     return finished
 
 
+def made_tracks(store: Store) -> set[str]:
+    """Ids of the tracks that a folder holds covers of."""
+    rows = read_results(store, RESULTS, columns=("track_id", "status"))
+    made = rows.filter(pc.equal(rows["status"], "ok"))["track_id"]
+    return set(pc.unique(made).drop_null().to_pylist())
+
+
 def made_with(store: Store) -> set[str]:
     """Fingerprints of the models whose covers a folder holds."""
     rows = read_results(store, RESULTS, columns=("model_fingerprint", "status"))

@@ -12,9 +12,11 @@ from pipeline.findings import chance, judged, measured_rows
 from pipeline.job import open_output
 from pipeline.lease import holding
 from pipeline.loading import fetch_cover
+from pipeline.manifest import file_name_key, is_device
 from pipeline.objective import Objective
 from pipeline.own_columns import META, with_columns_of
 from pipeline.selection import select
+from pipeline.spreadsheet import as_cells
 from pipeline.storage import Store, open_store
 
 TABLE = "winners.csv"
@@ -51,11 +53,12 @@ def select_winners(job: SelectJob) -> pa.Table:
     with holding(open_output(job.export), f"export {job.export}") as export:
         winners = select(judged(rows, chance(output, rows), job.objective), job.objective)
         paths = dict(zip(rows["item_id"].to_pylist(), rows["audio_path"].to_pylist(), strict=True))
-        copied = [_copied(output, export, row, paths.get(row["item_id"])) for row in winners.to_pylist()]
+        taken: dict[str, str] = {}
+        copied = [_copied(output, export, row, paths.get(row["item_id"]), taken) for row in winners.to_pylist()]
         winners = _with_copies(winners, copied)
         winners = with_columns_of(winners, _own_columns(rows, winners["track_id"]))
         buffer = io.BytesIO()
-        pyarrow.csv.write_csv(winners, buffer)
+        pyarrow.csv.write_csv(as_cells(winners), buffer)
         export.write(TABLE, buffer.getvalue())
     return winners
 
@@ -73,10 +76,23 @@ def _own_columns(rows: pa.Table, track_ids: pa.ChunkedArray) -> pa.ChunkedArray:
     return rows[META].take(pa.array([newest[track_id] for track_id in track_ids.to_pylist()], pa.int64()))
 
 
-def _copied(output: Store, export: Store, row: dict[str, Any], path: str | None) -> tuple[str | None, str | None]:
-    """The copy's name, or None, and the reason why there is none."""
+def _copied(
+    output: Store, export: Store, row: dict[str, Any], path: str | None, taken: dict[str, str]
+) -> tuple[str | None, str | None]:
+    """The copy's name, or None, and the reason why there is none.
+
+    Args:
+        taken: ids of tracks that have a copy, by ``file_name_key``.
+    """
     if path is None:
         return None, row["reason"]
+    if is_device(row["track_id"]):
+        return None, f"{row['track_id']!r} names a device on Windows, not a file"
+    other = taken.setdefault(file_name_key(row["track_id"]), row["track_id"])
+    if other != row["track_id"]:
+        return None, (
+            f"{row['track_id']!r} names the same file as {other!r} where case and the form of letters do not count"
+        )
     try:
         content = fetch_cover(output, path)
     except OSError as error:

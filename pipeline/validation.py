@@ -5,10 +5,10 @@ so that a missing model does not hide a missing source. Nothing is downloaded an
 sources are is remembered under ``probes/`` of the output folder, as a job does, which then starts the faster.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -30,7 +30,7 @@ from pipeline.passwords import shown
 from pipeline.presets import check_preset
 from pipeline.probe import Probes
 from pipeline.problems import Problem, ProblemLog
-from pipeline.results import RESULTS, ResultWriter
+from pipeline.results import RESULTS, ResultWriter, made_tracks
 from pipeline.settings import Setting, names_of
 from pipeline.sources import DECODES, Decode, Sources, check_sources, probe_all
 from pipeline.storage import Store, no_empty_folders, open_store
@@ -151,12 +151,15 @@ def _validate(job: RestyleJob, spec: ValidateSpec, watcher: Watcher, log: Proble
     output = attempt("output", lambda: _output(job))
     if job.tracking.enabled:
         told(_tracking(job, log))
-    tracks, first, check = _manifest(job, log)
+    made = lru_cache(lambda: made_tracks(output) if output else frozenset())
+    tracks, first, check = _manifest(job, log, made)
     told(check)
     attempt("settings", lambda: _settings(job, first, model))
     look = Probes(output, ResultWriter(output, RESULTS).launch).of if output else probe_all
     looked = partial(watcher.looked, total=tracks)
-    sources = check_sources(_tracks(job), look, spec.decode, job.max_source_seconds, log.add, log.remark, looked)
+    sources = check_sources(
+        _tracks(job, made), look, spec.decode, job.max_source_seconds, log.add, log.remark, looked
+    )
     if tracks:
         told(_sources(sources, spec.decode))
     forecast = space = None
@@ -251,13 +254,15 @@ def _tracking(job: RestyleJob, log: ProblemLog) -> Check:
         return Check("tracking", f"{said}. The job would run, and not be tracked", bad=1)
 
 
-def _manifest(job: RestyleJob, log: ProblemLog) -> tuple[int, Track | RejectedRow | None, Check]:
+def _manifest(
+    job: RestyleJob, log: ProblemLog, made: Callable[[], Collection[str]]
+) -> tuple[int, Track | RejectedRow | None, Check]:
     """How many tracks there are (up to a line that ends it all), the first row, and what to say."""
     rows = rejected = 0
     first: Track | RejectedRow | None = None
     errors: list[str] = []
     try:
-        for row in _rows(job, lambda error: errors.append(str(error))):
+        for row in _rows(job, lambda error: errors.append(str(error)), made):
             rows, first = rows + 1, first or row
             if isinstance(row, RejectedRow):
                 rejected += 1
@@ -271,14 +276,17 @@ def _manifest(job: RestyleJob, log: ProblemLog) -> tuple[int, Track | RejectedRo
     return rows - rejected, first, Check("manifest", said, tuple(errors), rejected)
 
 
-def _rows(job: RestyleJob, wrong: Callable[[RestyleError], None]) -> Iterator[Track | RejectedRow]:
+def _rows(
+    job: RestyleJob, wrong: Callable[[RestyleError], None], made: Callable[[], Collection[str]]
+) -> Iterator[Track | RejectedRow]:
     """The manifest's rows by the presets that can be used; the configuration's check names the others.
 
     Args:
         wrong: is told of columns that cannot be used.
+        made: see ``read_manifest``.
     """
     usable = [preset for preset in job.presets if not _error(partial(check_preset, preset))]
-    return read_manifest(job.manifest, usable, job.caption, job.manifest_columns, wrong)
+    return read_manifest(job.manifest, usable, job.caption, job.manifest_columns, wrong, made)
 
 
 def _settings(
@@ -298,10 +306,10 @@ def _sources(found: Sources, decode: Decode) -> Check:
     return Check("sources", said, bad=found.bad)
 
 
-def _tracks(job: RestyleJob) -> Iterator[Track]:
+def _tracks(job: RestyleJob, made: Callable[[], Collection[str]]) -> Iterator[Track]:
     """The tracks of the manifest, up to where it cannot be read any further, which its own check tells."""
     with suppress(RestyleError):
-        for row in as_spelled(_rows(job, lambda error: None)):
+        for row in as_spelled(_rows(job, lambda error: None, made)):
             if isinstance(row, Track):
                 yield row
 

@@ -16,6 +16,7 @@ from acestep.setting import CoverSetting
 from pipeline.overrides import written
 from pipeline.service.orders import beyond_items
 from pipeline.service.spec import ServiceSpec
+from pipeline.spreadsheet import cell
 
 COLUMNS = ("caption", "lyrics", "language", "bpm", "keyscale", "timesignature")
 # Of a service's settings those that make another cover of the same request.
@@ -30,7 +31,7 @@ def manifest_of(track: Mapping[str, Any]) -> bytes:
     text = io.StringIO()
     written = csv.DictWriter(text, list(row))
     written.writeheader()
-    written.writerow(row)
+    written.writerow({name: cell(text) for name, text in row.items()})
     return text.getvalue().encode()
 
 

@@ -213,19 +213,20 @@ def test_anybodys_covers_can_be_measured_and_compared(folder: Path, made: Summar
 
 def test_the_best_cover_of_every_track_is_copied(folder: Path, ray_cluster: None) -> None:
     """Covers an octave up keep the song; another tune has lost it, and the source itself is a copy."""
-    lines = ["source,output,setting"]
+    lines = ["source,output,setting,track_id"]
     for k in range(TRACKS):
         for setting, wave in {"up": melody(10.5, k, 1), "other": melody(10.5, k + 50, 1)}.items():
             soundfile.write(folder / f"{setting}{k}.wav", wave, 48_000)
-            lines.append(f"t{k}.flac,{setting}{k}.wav,{setting}")
-        lines.append(f"t{k}.flac,t{k}.flac,same")
-    lines.append("t0.flac,nothing.wav,gone")
+            lines.append(f"t{k}.flac,{setting}{k}.wav,{setting},")
+        lines.append(f"t{k}.flac,t{k}.flac,same,")
+    lines.append("t0.flac,nothing.wav,gone,")
+    lines += ["t0.flac,up0.wav,up,T0", "t0.flac,up0.wav,up,Aux.1"]
     soundfile.write(folder / "alone.flac", melody(10.5, 90), 48_000)
-    lines.append("alone.flac,alone.flac,same")
+    lines.append("alone.flac,alone.flac,same,")
     (folder / "choice.csv").write_text("\n".join(lines))
     output = str(folder / "choice")
     done = measure_all(MeasureJob(output, str(folder / "choice.csv")), lambda done: None)
-    assert (done.covers, done.failed) == (3 * TRACKS + 1, 1)
+    assert (done.covers, done.failed) == (3 * TRACKS + 3, 1)
     winners = {
         row["track_id"]: row for row in select_winners(SelectJob(output, str(folder / "winners"))).to_pylist()
     }
@@ -235,6 +236,8 @@ def test_the_best_cover_of_every_track_is_copied(folder: Path, ray_cluster: None
         assert copied.read_bytes() == (folder / f"up{k}.wav").read_bytes()
     assert winners["alone"]["file"] is None
     assert winners["alone"]["reason"]
+    assert (winners["Aux.1"]["file"], winners["T0"]["file"]) == (None, None)
+    assert "'T0' names the same file as 't0'" in winners["T0"]["reason"]
     table = pyarrow.csv.read_csv(folder / "winners" / "winners.csv").to_pylist()
     assert {row["track_id"] for row in table} == set(winners)
 

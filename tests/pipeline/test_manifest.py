@@ -169,3 +169,50 @@ def test_half_a_character_is_a_rejected_row(tmp_path: Path) -> None:
     assert isinstance(row, RejectedRow)
     assert (row.kind, row.source) == ("garbled_text", "?.wav")
     assert "row 1: source '?.wav' holds half a character" in row.message
+
+
+def rows_with(*ids: str) -> list[dict]:
+    return [{"track_id": track_id, "source": "a.wav", "caption": "x"} for track_id in ids]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("A", "a"),
+        ("a", "A"),
+        ("fix", "\ufb01x"),  # a ligature
+        ("stra\u00dfe", "STRASSE"),
+        ("\uff41", "a"),  # a wide letter
+        ("\u00c5", "\u00e5"),
+    ],
+)
+def test_two_ids_that_name_one_file_somewhere(tmp_path: Path, first: str, second: str) -> None:
+    uri = write(tmp_path, "jsonl", rows_with(first, "b", second, first, second))
+    tracks, rejected = read_manifest(uri)
+    assert [track.track_id for track in tracks] == [first, "b"]
+    assert {(row.row, row.kind) for row in rejected} == {
+        (3, "duplicate_track_id"),
+        (4, "duplicate_track_id"),
+        (5, "duplicate_track_id"),
+    }
+    assert repr(first) in rejected[0].message
+    assert repr(second) in rejected[0].message
+    # An older folder has covers of both.
+    tracks = [row for row in stream_manifest(uri, made=lambda: {first, second}) if isinstance(row, Track)]
+    assert [track.track_id for track in tracks] == [first, "b", second]
+
+
+@pytest.mark.parametrize("name", ["con", "CON", "Aux.flac", "nul.tar.gz", "COM1", "lpt9.x", "com\u00b9", "PRN .a"])
+def test_names_of_devices(tmp_path: Path, name: str) -> None:
+    uri = write(tmp_path, "jsonl", rows_with(name, "icon", "con1", "com10", "a.con", "auxiliary"))
+    tracks, (row,) = read_manifest(uri)
+    assert len(tracks) == 5
+    assert (row.kind, row.track_id) == ("unsafe_track_id", name)
+    assert len(list(stream_manifest(uri, made=lambda: {name}))) == 6
+    assert all(isinstance(row, Track) for row in stream_manifest(uri, made=lambda: {name}))
+
+
+@pytest.mark.parametrize("name", ["a.", "a ", "a. ", " a"])
+def test_ends_that_windows_takes_away(tmp_path: Path, name: str) -> None:
+    tracks, rejected = read_manifest(write(tmp_path, "jsonl", rows_with(name)))
+    assert [row.kind for row in rejected] == ["unsafe_track_id"] or [track.track_id for track in tracks] == ["a"]
