@@ -220,10 +220,10 @@ def test_the_best_cover_of_every_track_is_copied(folder: Path, ray_cluster: None
             lines.append(f"t{k}.flac,{setting}{k}.wav,{setting},")
         lines.append(f"t{k}.flac,t{k}.flac,same,")
     lines.append("t0.flac,nothing.wav,gone,")
-    lines += ["t0.flac,up0.wav,up,T0", "t0.flac,up0.wav,up,Aux.1"]
+    lines += ["t0.flac,up0.wav,up,t\uff10", "t0.flac,up0.wav,up,Aux.1"]
     soundfile.write(folder / "alone.flac", melody(10.5, 90), 48_000)
     lines.append("alone.flac,alone.flac,same,")
-    (folder / "choice.csv").write_text("\n".join(lines))
+    (folder / "choice.csv").write_text("\n".join(lines), encoding="utf-8")
     output = str(folder / "choice")
     done = measure_all(MeasureJob(output, str(folder / "choice.csv")), lambda done: None)
     assert (done.covers, done.failed) == (3 * TRACKS + 3, 1)
@@ -236,8 +236,8 @@ def test_the_best_cover_of_every_track_is_copied(folder: Path, ray_cluster: None
         assert copied.read_bytes() == (folder / f"up{k}.wav").read_bytes()
     assert winners["alone"]["file"] is None
     assert winners["alone"]["reason"]
-    assert (winners["Aux.1"]["file"], winners["T0"]["file"]) == (None, None)
-    assert "'T0' names the same file as 't0'" in winners["T0"]["reason"]
+    assert (winners["Aux.1"]["file"], winners["t\uff10"]["file"]) == (None, None)
+    assert "names the same file as 't0'" in winners["t\uff10"]["reason"]
     table = pyarrow.csv.read_csv(folder / "winners" / "winners.csv").to_pylist()
     assert {row["track_id"] for row in table} == set(winners)
 
