@@ -17,6 +17,7 @@ from pipeline.demo_model.training import Draws, Losses, Schedule, State, average
 Tell = Callable[[str, int, Mapping[str, float]], None]
 CLIP_FRAMES = 32
 TEACHER_CLIPS = 2000
+BEFORE = 10**9  # a step that is none: what is drawn before the first
 TEACHER_RATE, RATE = 3e-3, 2e-3
 
 
@@ -35,7 +36,7 @@ class Folder:
 
 def teacher(folder: Folder, seeds: list[int], schedule: Schedule, seed: int, tell: Tell) -> None:
     """Train the bottleneck on frames of random clips."""
-    clips, draws = Clips(folder.songs("train"), seeds), Draws.at(seed, -1)
+    clips, draws = Clips(folder.songs("train"), seeds), Draws.at(seed, BEFORE)
     found = [varied(clips.draw(draws.numpy, 4, CLIP_FRAMES), draws.numpy) for _ in range(TEACHER_CLIPS // 4)]
     x = torch.cat([features(clip)[:, EDGE_FRAMES:-EDGE_FRAMES].flatten(0, 1) for clip in found])
     phase = torch.cat([phasors(clip).flatten(0, 1) for clip in found])
