@@ -4,7 +4,6 @@ Legend: b batch, t latent frames, w = t / 5 windows, c latent channels, n songs,
 """
 
 import json
-import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,8 +151,3 @@ def validation(network: Network, data: Latents, count: int = 48, frames: int = 1
     with torch.no_grad(), torch.random.fork_rng():
         draws = Draws.at(12345, 0)
         return float(losses(network, data, draw_batch(data, draws.numpy, count, frames))[1]["cover"])
-
-
-def seeded(seed: int) -> random.Random:
-    """For choosing prompts."""
-    return random.Random(f"prompts {seed}")

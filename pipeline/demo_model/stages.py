@@ -1,103 +1,332 @@
-"""The stages of training, in order; each starts from what the one before left on disk."""
+"""The stages of training, in order; each starts from what the ones before left on disk.
+
+    songs            compositions played in all genres
+    teacher          the latents to be learned
+    encoder          sound to latents              (independent of the decoder: both can be trained at the same time)
+    decoder          latents to sound
+    refined_decoder  the decoder on what the encoder says
+    latents          songs as latents, in one file
+    base             codes, conditions and the diffusion transformer, by flow matching
+    turbo            eight steps without guidance, distilled from base
+    export           a checkpoint folder in the published layout
+"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
 
-from pipeline.demo_model import autoencoding, songs
+from acestep.autoencoder import Autoencoder
+from pipeline.demo_model import (
+    autoencoding,
+    distilling,
+    export,
+    flow,
+    network,
+    preparing,
+    songs,
+    text,
+)
 from pipeline.demo_model.sound_data import Clips, varied
 from pipeline.demo_model.spectra import EDGE_FRAMES, features, phasors
-from pipeline.demo_model.teacher import SPECTRAL, Teacher, bottleneck_loss
+from pipeline.demo_model.teacher import Teacher, bottleneck_loss
 from pipeline.demo_model.training import Draws, Losses, Schedule, State, averaged, fit
 
-Tell = Callable[[str, int, Mapping[str, float]], None]
-CLIP_FRAMES = 32
-TEACHER_CLIPS = 2000
+CLIP_FRAMES, CLIPS_AT_ONCE = 32, 4
 BEFORE = 10**9  # a step that is none: what is drawn before the first
-TEACHER_RATE, RATE = 3e-3, 2e-3
+TEACHER_RATE, AUTOENCODER_RATE, TURBO_RATE = 3e-3, 2e-3, 5e-4
+LATENT_NOISE = 0.15  # the most that the decoder is trained with: latents that a network makes are not exact
 
 
 @dataclass(frozen=True)
-class Folder:
-    """Where everything is."""
+class Plan:
+    """How much of everything; ``frames`` and ``batch`` are of the network's training."""
+
+    songs: int = 360
+    song_s: float = 9.6
+    held_out: int = 12
+    held_out_s: float = 12.8
+    teacher_clips: int = 2000
+    teacher_steps: int = 1500
+    encoder_steps: int = 6000
+    decoder_steps: int = 12_000
+    refined_decoder_steps: int = 3000
+    base_steps: int = 6000
+    turbo_steps: int = 1500
+    batch: int = 32
+    frames: int = 160
+    save_every_s: float = 120.0
+
+
+PLANS = {
+    "full": Plan(),
+    "small": Plan(1, 6.4, 1, 6.4, 8, 20, 3, 3, 2, 3, 2, 4, 160, 0.0),  # whether it all runs; saved at every step
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: its folder and what steers it.
+
+    device: of the network's training; everything else is on the CPU.
+    tell: gets a stage's name, the step and smoothed losses.
+    """
 
     root: Path
+    plan: Plan
+    seed: int
+    device: torch.device
+    tell: Callable[[str, int, Mapping[str, float]], None]
+
+    @property
+    def latents(self) -> Path:
+        return self.root / "latents.safetensors"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.root / "tokenizer.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
 
     def songs(self, split: str) -> Path:
         return self.root / "data" / split
 
-    def checkpoint(self, stage: str) -> Path:
+    def state(self, stage: str) -> Path:
         return self.root / f"{stage}.safetensors"
 
+    @property
+    def seeds(self) -> range:
+        return range(self.plan.songs)
 
-def teacher(folder: Folder, seeds: list[int], schedule: Schedule, seed: int, tell: Tell) -> None:
+    @property
+    def held_out_seeds(self) -> range:
+        return range(songs.HELD_OUT, songs.HELD_OUT + self.plan.held_out)
+
+
+def make_songs(training: Training) -> None:
+    """Play the compositions that are not there yet; those held out first, since they are few.
+
+    Raises:
+        RenderingError: they cannot be played here.
+    """
+    plan = training.plan
+    for split, seeds, seconds in (
+        ("held_out", training.held_out_seeds, plan.held_out_s),
+        ("train", training.seeds, plan.song_s),
+    ):
+        for done, _ in enumerate(songs.make(training.songs(split), seeds, seconds), start=1):
+            training.tell(f"songs {split}", done, {})
+
+
+def train_teacher(training: Training) -> None:
     """Train the bottleneck on frames of random clips."""
-    clips, draws = Clips(folder.songs("train"), seeds), Draws.at(seed, BEFORE)
-    found = [varied(clips.draw(draws.numpy, 4, CLIP_FRAMES), draws.numpy) for _ in range(TEACHER_CLIPS // 4)]
-    x = torch.cat([features(clip)[:, EDGE_FRAMES:-EDGE_FRAMES].flatten(0, 1) for clip in found])
-    phase = torch.cat([phasors(clip).flatten(0, 1) for clip in found])
+    x, phase = _frames(training)
     module = Teacher()
     module.mean.copy_(x.mean(0))
     module.std.copy_(x.std(0).clamp_min(0.3))
-    module.phase_std.copy_(phase.square().mean(0).sqrt())
+    module.phase_std.copy_(phase.square().mean(0).sqrt().clamp_min(1e-3))
     adam = torch.optim.AdamW(module.parameters(), TEACHER_RATE, weight_decay=1e-4)
-    state = State.fresh(module, [adam])
+    schedule = Schedule(training.plan.teacher_steps, decay=0.9)
 
     def losses(draws: Draws) -> Losses:
         return bottleneck_loss(module, x[torch.randint(len(x), (1024,))])
 
-    fit(state, folder.checkpoint("teacher"), schedule, seed, losses, tell)
+    state = _fit(training, "teacher_training", module, [adam], schedule, losses)
     with torch.no_grad():
         code = module.narrow((x - module.mean) / module.std)
         module.code_mean.copy_(code.mean(0))
         module.code_std.copy_(code.std(0))
-    state.save(folder.checkpoint("teacher"))
+    state.save(training.state("teacher"))
 
 
-def load_teacher(folder: Folder) -> Teacher:
+def _frames(training: Training) -> tuple[Tensor, Tensor]:
+    """Features ``[n, f]`` and phasors ``[m, 2 o]`` of frames of random clips, kept in a file."""
+    file = training.root / "frames.safetensors"
+    if not file.exists():
+        clips, draw = _clips(training), Draws.at(training.seed, BEFORE).numpy
+        rounds = training.plan.teacher_clips // CLIPS_AT_ONCE
+        found = [varied(clips.draw(draw, CLIPS_AT_ONCE, CLIP_FRAMES), draw) for _ in range(rounds)]
+        x = torch.cat([features(clip)[:, EDGE_FRAMES:-EDGE_FRAMES].flatten(0, 1) for clip in found])
+        phase = torch.cat([phasors(clip).flatten(0, 1) for clip in found])
+        unfinished = file.with_suffix(".part")
+        save_file({"features": x, "phasors": phase}, unfinished)
+        unfinished.replace(file)
+    kept = load_file(file)
+    return kept["features"], kept["phasors"]
+
+
+def train_encoder(training: Training) -> None:
+    """Train the encoder: waveforms to the teacher's latents."""
+    clips, teacher = _clips(training), load_teacher(training)
+    module = autoencoding.build(training.seed).encoder
+
+    def losses(draws: Draws) -> Losses:
+        audio = varied(clips.draw(draws.numpy, CLIPS_AT_ONCE, CLIP_FRAMES), draws.numpy)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = autoencoding.encode(module, audio)
+        return autoencoding.encoder_losses(found, teacher.latents(audio))
+
+    _fit(training, "encoder", module, [_adam(module)], Schedule(training.plan.encoder_steps), losses)
+
+
+def train_decoder(training: Training) -> None:
+    """Train the decoder: the teacher's latents to waveforms."""
+    clips, teacher = _clips(training), load_teacher(training)
+    module = autoencoding.build(training.seed).decoder
+
+    def losses(draws: Draws) -> Losses:
+        audio = clips.draw(draws.numpy, CLIPS_AT_ONCE, CLIP_FRAMES)
+        return _decoded(module, teacher.latents(audio), audio, draws)
+
+    _fit(training, "decoder", module, [_adam(module)], Schedule(training.plan.decoder_steps), losses)
+
+
+def refine_decoder(training: Training) -> None:
+    """Train the decoder further, half of the time on what the trained encoder says."""
+    clips, teacher = _clips(training), load_teacher(training)
+    autoencoder = load_autoencoder(training, "decoder")
+    encoder, module = autoencoder.encoder.requires_grad_(False), autoencoder.decoder
+
+    def losses(draws: Draws) -> Losses:
+        audio = clips.draw(draws.numpy, CLIPS_AT_ONCE, CLIP_FRAMES)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            heard = autoencoding.encode(encoder, audio)
+        latents = torch.where(torch.rand(len(audio), 1, 1) < 0.5, heard, teacher.latents(audio))
+        return _decoded(module, latents, audio, draws)
+
+    schedule = Schedule(training.plan.refined_decoder_steps, decay=0.9)
+    _fit(training, "refined_decoder", module, [_adam(module)], schedule, losses)
+
+
+def _decoded(module: nn.Module, latents: Tensor, audio: Tensor, draws: Draws) -> Losses:
+    noisy = latents + LATENT_NOISE * draws.numpy.random() * torch.randn_like(latents)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = autoencoding.decode(module, noisy)
+    return autoencoding.decoder_losses(found, audio)
+
+
+def make_latents(training: Training) -> None:
+    """Write the file that the network is trained on, and the vocabulary."""
+    if training.latents.exists():
+        return
+    tokenizer = text.learn()
+    tokenizer.save(str(training.tokenizer))
+    encoder = load_encoder(training)
+    made = preparing.prepare(
+        training.songs("train"), training.seeds, load_teacher(training), encoder, tokenizer, training.latents
+    )
+    for done, _ in enumerate(made, start=1):
+        training.tell("latents", done, {})
+
+
+def train_base(training: Training) -> None:
+    """Train the network on latents."""
+    data = flow.Latents.read(training.latents, training.device)
+    module = network.Network(data.vocabulary, training.seed).to(training.device)
+
+    def losses(draws: Draws) -> Losses:
+        batch = flow.draw_batch(data, draws.numpy, training.plan.batch, training.plan.frames)
+        with torch.autocast(training.device.type, torch.bfloat16):
+            return flow.losses(module, data, batch)
+
+    schedule = Schedule(training.plan.base_steps, clip=2.0)
+    _fit(training, "base", module, network.optimisers(module), schedule, losses)
+
+
+def distil_turbo(training: Training) -> None:
+    """Distil the turbo model from the base one; what reads the source and the words stays as it is."""
+    data = flow.Latents.read(training.latents, training.device)
+    teacher, student = (load_network(training, "base").to(training.device) for _ in range(2))
+    adam = torch.optim.AdamW(student.model.decoder.parameters(), TURBO_RATE, betas=(0.9, 0.98), weight_decay=0.0)
+
+    def losses(draws: Draws) -> Losses:
+        batch = flow.draw_batch(data, draws.numpy, training.plan.batch, training.plan.frames)
+        with torch.autocast(training.device.type, torch.bfloat16):
+            return distilling.losses(student, teacher, data, batch)
+
+    _fit(training, "turbo", student, [adam], Schedule(training.plan.turbo_steps), losses)
+
+
+def write_checkpoints(training: Training) -> None:
+    """Export everything that is trained, in the published layout."""
+    refined = training.state("refined_decoder").exists()
+    autoencoder = load_autoencoder(training, "refined_decoder" if refined else "decoder")
+    export.write_autoencoder(training.checkpoints, autoencoder)
+    silence = preparing.silence_latent(autoencoder.encoder)
+    for variant in ("base", "turbo"):
+        if training.state(variant).exists():
+            module = load_network(training, variant)
+            export.write_model(training.checkpoints, variant, module, silence)
+    tokenizer = Tokenizer.from_file(str(training.tokenizer))
+    export.write_text_encoder(training.checkpoints, load_network(training, "base"), tokenizer)
+
+
+STAGES: dict[str, Callable[[Training], None]] = {
+    "songs": make_songs,
+    "teacher": train_teacher,
+    "encoder": train_encoder,
+    "decoder": train_decoder,
+    "refined_decoder": refine_decoder,
+    "latents": make_latents,
+    "base": train_base,
+    "turbo": distil_turbo,
+    "export": write_checkpoints,
+}
+
+
+def load_teacher(training: Training) -> Teacher:
     """The trained bottleneck."""
     module = Teacher()
-    module.load_state_dict(averaged(folder.checkpoint("teacher")))
+    module.load_state_dict(averaged(training.state("teacher")))
     return module.requires_grad_(False).eval()
 
 
-def encoder(folder: Folder, seeds: list[int], schedule: Schedule, seed: int, tell: Tell) -> None:
-    """Train the encoder: waveforms to the teacher's latents."""
-    clips, taught = Clips(folder.songs("train"), seeds), load_teacher(folder)
-    module = autoencoding.build(seed).encoder
-    state = State.fresh(module, [_adam(module)])
-
-    def losses(draws: Draws) -> Losses:
-        audio = varied(clips.draw(draws.numpy, 4, CLIP_FRAMES), draws.numpy)
-        wanted = taught.latents(audio)
-        with torch.autocast("cpu", torch.bfloat16):
-            found = autoencoding.encode(module, audio)
-        return autoencoding.encoder_losses(found, wanted)
-
-    fit(state, folder.checkpoint("encoder"), schedule, seed, losses, tell)
+def load_encoder(training: Training) -> autoencoding.Encoder:
+    """The trained encoder."""
+    encoder = autoencoding.build(training.seed).encoder
+    encoder.load_state_dict(averaged(training.state("encoder")))
+    return encoder.eval()
 
 
-def decoder(folder: Folder, seeds: list[int], schedule: Schedule, seed: int, tell: Tell) -> None:
-    """Train the decoder: the teacher's latents, a little noisy, to waveforms."""
-    clips, taught = Clips(folder.songs("train"), seeds), load_teacher(folder)
-    module = autoencoding.build(seed).decoder
-    state = State.fresh(module, [_adam(module)])
-
-    def losses(draws: Draws) -> Losses:
-        audio = clips.draw(draws.numpy, 4, CLIP_FRAMES)
-        latents = taught.latents(audio)
-        latents = latents + 0.15 * draws.numpy.random() * torch.randn_like(latents)
-        with torch.autocast("cpu", torch.bfloat16):
-            found = autoencoding.decode(module, latents)
-        return autoencoding.decoder_losses(found, audio)
-
-    fit(state, folder.checkpoint("decoder"), schedule, seed, losses, tell)
+def load_autoencoder(training: Training, decoder: str) -> Autoencoder:
+    """The trained encoder, and the decoder of a stage."""
+    autoencoder = autoencoding.build(training.seed)
+    autoencoder.encoder.load_state_dict(averaged(training.state("encoder")))
+    autoencoder.decoder.load_state_dict(averaged(training.state(decoder)))
+    return autoencoder.eval()
 
 
-def _adam(module: torch.nn.Module) -> torch.optim.Optimizer:
+def load_network(training: Training, stage: str) -> network.Network:
+    """The network that a stage left."""
+    vocabulary = Tokenizer.from_file(str(training.tokenizer)).get_vocab_size()
+    module = network.Network(vocabulary, training.seed)
+    module.load_state_dict(averaged(training.state(stage)))
+    return module.eval()
+
+
+def _clips(training: Training) -> Clips:
+    return Clips(training.songs("train"), training.seeds)
+
+
+def _adam(module: nn.Module) -> torch.optim.Optimizer:
     trained = [p for p in module.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trained, RATE, betas=(0.9, 0.98), weight_decay=0.0)
+    return torch.optim.AdamW(trained, AUTOENCODER_RATE, betas=(0.9, 0.98), weight_decay=0.0)
+
+
+def _fit(
+    training: Training,
+    stage: str,
+    module: nn.Module,
+    optimisers: list[torch.optim.Optimizer],
+    schedule: Schedule,
+    losses: Callable[[Draws], Losses],
+) -> State:
+    state = State.fresh(module, optimisers)
+    fit(state, training.state(stage), schedule, training.seed, losses, training.tell, training.plan.save_every_s)
+    return state

@@ -69,8 +69,15 @@ class State:
     @classmethod
     def fresh(cls, module: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> "State":
         """The state before the first step."""
-        trained = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
-        return cls(module, optimisers, trained)
+        state = cls(module, optimisers, {})
+        state.average = {name: p.detach().clone() for name, p in state.trained().items()}
+        return state
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that the optimisers have, by their names."""
+        groups = [group for optimiser in self.optimisers for group in optimiser.param_groups]
+        known = {id(p) for group in groups for p in group["params"]}
+        return {name: p for name, p in self.module.named_parameters() if id(p) in known}
 
     def save(self, file: Path) -> None:
         """Write a checkpoint; a reader finds the one before or this one, never a part of one."""
@@ -129,14 +136,14 @@ def fit(
     if file.exists():
         state.load(file)
     rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in state.optimisers]
-    trained = {name: p for name, p in state.module.named_parameters() if p.requires_grad}
+    trained = state.trained()
     saved, smooth = time.monotonic(), {}
     while state.step < schedule.steps:
         scale = schedule.scale(state.step)
         for optimiser, initial in zip(state.optimisers, rates, strict=True):
             for group, rate in zip(optimiser.param_groups, initial, strict=True):
                 group["lr"] = rate * scale
-            optimiser.zero_grad(set_to_none=True)
+        state.module.zero_grad(set_to_none=True)
         loss, parts = losses(Draws.at(seed, state.step))
         loss.backward()
         nn.utils.clip_grad_norm_([p for p in trained.values() if p.grad is not None], schedule.clip)
@@ -146,7 +153,7 @@ def fit(
         with torch.no_grad():
             torch._foreach_lerp_(list(state.average.values()), list(trained.values()), 1 - keep)
         for name, value in parts.items():
-            now = float(value)
+            now = float(value.detach())
             if now == now:  # a part may be missing from a batch
                 smooth[name] = SMOOTH * smooth.get(name, now) + (1 - SMOOTH) * now
         state.step += 1
