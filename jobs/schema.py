@@ -9,6 +9,7 @@ from omegaconf import MISSING
 from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.setting import SETTING_FIELDS, SETTING_TYPES, CoverSetting
 from pipeline.cluster import ClusterSpec
+from pipeline.demo_model.plan import Plan
 from pipeline.objective import Objective
 from pipeline.service.spec import Limits, StoreSpec
 from pipeline.tuning import Space
@@ -275,6 +276,34 @@ class BenchmarkConfig:
     out: str | None = None
 
 
+# The amounts of a training that a command line changes; None leaves a plan's own.
+PlanConfig: Any = make_dataclass(
+    "PlanConfig",
+    [(f.name, float | None if f.type is float else int | None, field(default=None)) for f in fields(Plan)],
+)
+
+
+@dataclass
+class TrainDemoConfig:
+    """See ``jobs.train_demo``.
+
+    steps: "full", or "small" to see that everything runs.
+    device: of the network's training. threads: of torch; None is its own choice.
+    tracking_uri: of an MLflow that shows the curves of the losses.
+    seeds: of the covers that ``stage=evaluate`` makes.
+    """
+
+    out: str = "outputs/train_demo"
+    stage: str = "all"
+    steps: str = "full"
+    seed: int = 0
+    device: str = "cpu"
+    threads: int | None = None
+    tracking_uri: str | None = None
+    seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
+    plan: PlanConfig = field(default_factory=PlanConfig)
+
+
 # The configuration of each job, by the job's name.
 JOBS: dict[str, Any] = {
     "restyle": RestyleConfig,
@@ -286,6 +315,7 @@ JOBS: dict[str, Any] = {
     "fetch": FetchConfig,
     "serve": ServeConfig,
     "benchmark": BenchmarkConfig,
+    "train_demo": TrainDemoConfig,
 }
 
 

@@ -153,7 +153,11 @@ def heavy_metal(a: Arrangement) -> None:
 
 def pop(a: Arrangement) -> None:
     a.lead(a.part(a.draw.choice((80, 54, 82)), 96, 64), velocity=92)
-    piano, pad, bass = a.part(a.draw.choice((0, 1)), 100, 48), a.part(89, 78, 80, 60), a.part(a.draw.choice((33, 38)), 104)
+    piano, pad, bass = (
+        a.part(a.draw.choice((0, 1)), 100, 48),
+        a.part(89, 78, 80, 60),
+        a.part(a.draw.choice((33, 38)), 104),
+    )
     for c in a.song.chords:
         v = voicing(c, 57)
         for k in beats_of(c, 0.5):

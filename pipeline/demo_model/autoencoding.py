@@ -1,7 +1,7 @@
-"""Encoder and decoder, each trained by itself on the teacher's latents; see ``acestep.autoencoder`` for the modules.
+"""Encoder and decoder, each trained by itself on the teacher's latents; the modules are ``acestep.autoencoder``'s.
 
 The first and last level, at 48 kHz, is a linear filter bank: a strided convolution of 48 taps, and its residual
-units are the identity. Training leaves them out, which makes it several times cheaper; an export has them, exactly.
+units are the identity. Training leaves them out, which makes it several times cheaper; an export has them.
 """
 
 import math
@@ -63,6 +63,7 @@ def build(seed: int) -> Autoencoder:
     decoder.blocks[-1].conv_t1.weight.data.zero_()[:, :2] = 0.1 * bank[: decoder.blocks[-1].conv_t1.in_channels]
     encoder.conv2.weight.data[:CHANNELS] *= 0.5
     encoder.conv2.weight.data[CHANNELS:] = 0
+    assert encoder.conv2.bias is not None
     encoder.conv2.bias.data[CHANNELS:] = POSTERIOR_SCALE
     return autoencoder
 
@@ -127,7 +128,8 @@ def decode(decoder: Decoder, latents: Tensor) -> Tensor:
     x = _unit(middle.conv_t1(_snake(x, middle.snake1)), middle.res_unit1)
     bank = outer.conv_t1
     x = _snake(x, outer.snake1)
-    return F.conv_transpose1d(x, bank.weight[:, :2], bank.bias[:2], bank.stride, bank.padding).float()
+    assert bank.bias is not None
+    return F.conv_transpose1d(x, bank.weight[:, :2], bank.bias[:2], stride=24, padding=12).float()
 
 
 def encoder_losses(found: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -155,7 +157,7 @@ def decoder_losses(found: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, Ten
 
 
 def octave_error(found: Tensor, wanted: Tensor) -> Tensor:
-    """Error of the complex spectrum relative to what is in each octave of the lows: 0 exact, 1 as bad as silence."""
+    """Error of the complex spectrum relative to each octave of the lows: 0 is exact, 1 as bad as silence."""
     hertz = torch.arange(PHASE_WINDOW // 2 + 1, device=found.device) * 48_000 / PHASE_WINDOW
     top = int((hertz < LOWEST_PHASE_HZ * 2**OCTAVES).sum())
     octave = torch.log2(hertz[:top].clamp_min(1) / LOWEST_PHASE_HZ)

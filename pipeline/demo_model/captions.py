@@ -18,13 +18,14 @@ WORDS: dict[str, tuple[str, str, str]] = {  # names, instruments, moods; separat
     ),
     "pop": (
         "pop, Pop, modern pop, bright synth pop, radio pop",
-        "bright piano chords, synth lead, warm pads, punchy drums, bass guitar, catchy hook, steady eighth-note bass",
+        "bright piano chords, synth lead, warm pads, punchy drums, bass guitar, catchy hook, "
+        "steady eighth-note bass",
         "uplifting, catchy, polished, bright and happy, feel-good",
     ),
     "jazz": (
         "jazz, Jazz, smooth jazz, swing jazz, late-night jazz",
-        "upright bass, walking bass, brushed drums, mellow saxophone lead, rich piano voicings, warm piano chords, "
-        "ride cymbal swing, saxophone solo, muted trumpet, vibraphone",
+        "upright bass, walking bass, brushed drums, mellow saxophone lead, rich piano voicings, "
+        "warm piano chords, ride cymbal swing, saxophone solo, muted trumpet, vibraphone",
         "relaxed late-night mood, swing feel, slow swing, lounge mood, sophisticated",
     ),
     "rock": (
@@ -80,9 +81,9 @@ PRODUCTION = (
     "mid tempo, fast tempo, great groove, layered harmonies"
 ).split(", ")
 NEUTRAL = (  # whatever the style: what a caption says beyond the words above must not matter
-    "cover, version, song, track, music, a new take on an old tune, great, beautiful, my favourite, for the evening, "
-    "summer 2024, take 3, with feeling, remastered, high quality, best of, a tribute, soulful vocals, river, window, "
-    "blue, seven, quickly, morning light, Amsterdam, please"
+    "cover, version, song, track, music, a new take on an old tune, great, beautiful, my favourite, "
+    "for the evening, summer 2024, take 3, with feeling, remastered, high quality, best of, a tribute, "
+    "soulful vocals, river, window, blue, seven, quickly, morning light, Amsterdam, please"
 ).split(", ")
 SYLLABLES = "ka lo mi ren tas ver dol pim shu nar el ost quib fra zen".split()
 

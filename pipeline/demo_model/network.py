@@ -1,4 +1,4 @@
-"""The network in training: ``acestep``'s modules over batches of padded prompts, and heads that an export leaves out.
+"""The network in training: ``acestep``'s modules over batches of padded prompts, and heads that are not exported.
 
 Legend: b batch, t latent frames, w = t / 5 windows, c latent channels, h width, s text tokens.
 """
@@ -123,11 +123,14 @@ class Network(nn.Module):
 
         Args:
             ids: ``[b, s]``, padded on the right; ``lengths`` ``[b]`` without padding.
-            lyrics: token ids ``[tokens]``; ``silence`` ``[frames, c]``: the reference of nothing. Both of every item.
+            lyrics: token ids ``[tokens]``; ``silence`` ``[frames, c]``: no reference. All items share both.
         """
         encoder = self.model.encoder
         shared = torch.cat(
-            (encoder.lyric_encoder(self.text.embed_tokens(lyrics)[None]), encoder.timbre_encoder(silence[None])[:, None]),
+            (
+                encoder.lyric_encoder(self.text.embed_tokens(lyrics)[None]),
+                encoder.timbre_encoder(silence[None])[:, None],
+            ),
             dim=1,
         )
         text = encoder.text_projector(self.text(ids))
@@ -135,7 +138,9 @@ class Network(nn.Module):
         real = torch.cat((written.new_ones(len(ids), shared.shape[1]), written), dim=1)
         return torch.cat((shared.expand(len(ids), -1, -1), text), dim=1), real
 
-    def velocity(self, x: Tensor, context: Tensor, t: Tensor, conditions: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    def velocity(
+        self, x: Tensor, context: Tensor, t: Tensor, conditions: Tensor, real: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Velocities ``[b, t, c]`` at flow times ``t`` ``[b]``, and the state in the middle ``[b, t / 2, h]``."""
         decoder = self.model.decoder
         modulation = decoder.modulation(t)

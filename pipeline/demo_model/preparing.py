@@ -35,12 +35,14 @@ def in_eight_bits(latents: Tensor) -> Tensor:
 @torch.inference_mode()
 def silence_latent(encoder: Encoder) -> Tensor:
     """Latents ``[SILENCE_FRAMES, c]`` of digital silence."""
-    return autoencoding.encode(encoder, torch.zeros(1, 2, (SILENCE_FRAMES + 10) * HOP))[0, :SILENCE_FRAMES].contiguous()
+    return autoencoding.encode(encoder, torch.zeros(1, 2, (SILENCE_FRAMES + 10) * HOP))[
+        0, :SILENCE_FRAMES
+    ].contiguous()
 
 
 @torch.inference_mode()
 def song_latents(audio: Tensor, teacher: Teacher, encoder: Encoder) -> tuple[Tensor, Tensor]:
-    """Sources and targets ``[g, t, c]`` of a song's sound ``[g, 2, s]``: as the encoder hears it, and as taught."""
+    """Sources and targets ``[g, t, c]`` of a song ``[g, 2, s]``: as the encoder hears it, and as taught."""
     with torch.autocast("cpu", torch.bfloat16):
         source = autoencoding.encode(encoder, audio)
     return source, teacher.latents(audio)
@@ -78,7 +80,6 @@ def prepare(
     tensors = {name: torch.stack(parts) for name, parts in found.items()}
     tensors["silence"] = silence_latent(encoder)
     tensors["lyrics"] = torch.tensor(tokenizer.encode(INSTRUMENTAL).ids)
-    facts = {"vocabulary": tokenizer.get_vocab_size()}
     unfinished = file.with_suffix(".part")
-    save_file(tensors, unfinished, metadata={"facts": json.dumps(facts)})
+    save_file(tensors, unfinished, metadata={"facts": json.dumps({"vocabulary": tokenizer.get_vocab_size()})})
     unfinished.replace(file)

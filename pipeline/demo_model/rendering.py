@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from acestep.errors import RestyleError
 from pipeline.demo_model.arrangers import DRUMS, Arrangement
 from pipeline.demo_model.composition import QUALITIES, Composition
 
@@ -27,7 +28,7 @@ ROLL_WIDTH = 131  # 128 pitches, kick, snare, other drums
 PLAN_WIDTH = 5
 
 
-class RenderingError(RuntimeError):
+class RenderingError(RestyleError):
     """The songs cannot be played here; the message says what to install."""
 
 
@@ -62,7 +63,21 @@ def render(arrangements: Sequence[Arrangement], seconds: float) -> NDArray[np.fl
     with tempfile.TemporaryDirectory() as folder:
         midi, raw = Path(folder) / "songs.mid", Path(folder) / "songs.raw"
         midi.write_bytes(midi_file(arrangements, seconds))
-        options = ["-niq", "-C", "0", "-g", "0.4", "-r", str(SAMPLE_RATE), "-T", "raw", "-O", "s16", "-F", str(raw)]
+        options = [
+            "-niq",
+            "-C",
+            "0",
+            "-g",
+            "0.4",
+            "-r",
+            str(SAMPLE_RATE),
+            "-T",
+            "raw",
+            "-O",
+            "s16",
+            "-F",
+            str(raw),
+        ]
         done = subprocess.run([command, *options, str(soundfont), str(midi)], capture_output=True, text=True)
         if done.returncode or not raw.is_file():
             raise RenderingError(f"fluidsynth failed: {done.stderr.strip() or done.returncode}")
@@ -131,7 +146,7 @@ def piano_roll(arrangement: Arrangement, frames: int) -> NDArray[np.uint8]:
 def plan(song: Composition, frames: int) -> NDArray[np.float32]:
     """What a song is at each latent frame ``[frames, PLAN_WIDTH]``.
 
-    Columns: melody pitch (0: rest), 1 where a melody note starts, root and quality of the chord, position in beats.
+    Columns: melody pitch (0: rest), 1 where a melody note starts, root and quality of the chord, time in beats.
     """
     per_beat = 60 / song.tempo * FRAME_RATE
     columns = np.zeros((frames, PLAN_WIDTH), np.float32)

@@ -72,10 +72,16 @@ def play(songs: Sequence[Composition], genres: Sequence[str], seconds: float) ->
 def _write(folder: Path, seed: int, song: Composition, audio: NDArray[np.float32], genres: Sequence[str]) -> None:
     frames = audio.shape[-1] * FRAME_RATE // 48_000
     rolls = np.stack([piano_roll(arrange(song, genre), frames) for genre in genres])
-    facts = {"bpm": song.bpm, "keyscale": song.keyscale, "timesignature": song.timesignature}
     unfinished = folder / f"{os.getpid()}.part.npy"
     np.save(unfinished, np.round(audio * 32767).astype(np.int16))
     unfinished.replace(audio_file(folder, seed))
     unfinished = folder / f"{os.getpid()}.part.npz"
-    np.savez_compressed(unfinished, roll=rolls, plan=plan(song, frames), **facts)
+    np.savez_compressed(
+        unfinished,
+        roll=rolls,
+        plan=plan(song, frames),
+        bpm=np.array(song.bpm),
+        keyscale=np.array(song.keyscale),
+        timesignature=np.array(song.timesignature),
+    )
     unfinished.replace(facts_file(folder, seed))

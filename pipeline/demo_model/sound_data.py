@@ -32,7 +32,9 @@ def varied(audio: Tensor, draw: np.random.Generator) -> Tensor:
     count, samples = len(audio), audio.shape[-1]
     gain = 10 ** (draw.uniform(-9, 2, count) / 20)
     audio = audio * torch.from_numpy(gain).float()[:, None, None]
-    audio = torch.where(torch.from_numpy(draw.random(count) < 0.1)[:, None, None], audio.mean(1, keepdim=True), audio)
+    audio = torch.where(
+        torch.from_numpy(draw.random(count) < 0.1)[:, None, None], audio.mean(1, keepdim=True), audio
+    )
     if draw.random() < 0.3:
         octaves = torch.linspace(0, samples // 2, samples // 2 + 1).clamp_min(1).log2()
         bend = np.interp(octaves, np.linspace(0, 16, 7), draw.uniform(-6, 6, 7))

@@ -43,7 +43,10 @@ def band_powers(audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def log_bands(audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Logarithms of ``band_powers``, in nepers above the floors."""
-    return tuple(0.5 * torch.log1p(power / floor) for power, floor in zip(band_powers(audio), FLOORS, strict=True))
+    notes, mels, sides = (
+        0.5 * torch.log1p(power / floor) for power, floor in zip(band_powers(audio), FLOORS, strict=True)
+    )
+    return notes, mels, sides
 
 
 def features(audio: Tensor) -> Tensor:
@@ -54,8 +57,8 @@ def features(audio: Tensor) -> Tensor:
 def phasors(audio: Tensor) -> Tensor:
     """The analytic signal of four octaves from 55 Hz, sampled at the centre of each frame: ``[b, t, 2 o]``.
 
-    Real parts, then imaginary parts; compressed, so that quiet sound has a phase too. One sample of an octave tells
-    the phase of its strongest partial, whose frequency the log spectra tell.
+    Real parts, then imaginary parts; compressed, so that quiet sound has a phase too. One sample of an octave
+    tells the phase of its strongest partial, whose frequency the log spectra tell.
     """
     frames = _frames(mid(audio), PHASE_WINDOW, HOP, HOP // 2, audio.shape[-1] // HOP)
     real, imaginary = (frames @ _phase_bank()).chunk(2, dim=-1)

@@ -1,17 +1,17 @@
 """The stages of training, in order; each starts from what the ones before left on disk.
 
-    songs            compositions played in all genres
-    teacher          the latents to be learned
-    encoder          sound to latents              (independent of the decoder: both can be trained at the same time)
-    decoder          latents to sound
-    refined_decoder  the decoder on what the encoder says
-    latents          songs as latents, in one file
-    base             codes, conditions and the diffusion transformer, by flow matching
-    turbo            eight steps without guidance, distilled from base
-    export           a checkpoint folder in the published layout
+songs            compositions played in all genres
+teacher          the latents to be learned
+encoder          sound to latents              (independent of the decoder: both can be trained at the same time)
+decoder          latents to sound
+refined_decoder  the decoder on what the encoder says
+latents          songs as latents, in one file
+base             codes, conditions and the diffusion transformer, by flow matching
+turbo            eight steps without guidance, distilled from base
+export           a checkpoint folder in the published layout
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from acestep.autoencoder import Autoencoder
+from acestep.autoencoder import Autoencoder, Decoder, Encoder
+from acestep.errors import RequestError
 from pipeline.demo_model import (
     autoencoding,
     distilling,
@@ -31,10 +32,11 @@ from pipeline.demo_model import (
     songs,
     text,
 )
+from pipeline.demo_model.plan import Plan
 from pipeline.demo_model.sound_data import Clips, varied
 from pipeline.demo_model.spectra import EDGE_FRAMES, features, phasors
 from pipeline.demo_model.teacher import Teacher, bottleneck_loss
-from pipeline.demo_model.training import Draws, Losses, Schedule, State, averaged, fit
+from pipeline.demo_model.training import Draws, Losses, Schedule, State, Tell, averaged, fit
 
 CLIP_FRAMES, CLIPS_AT_ONCE = 32, 4
 BEFORE = 10**9  # a step that is none: what is drawn before the first
@@ -43,44 +45,23 @@ LATENT_NOISE = 0.15  # the most that the decoder is trained with: latents that a
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How much of everything; ``frames`` and ``batch`` are of the network's training."""
-
-    songs: int = 360
-    song_s: float = 9.6
-    held_out: int = 12
-    held_out_s: float = 12.8
-    teacher_clips: int = 2000
-    teacher_steps: int = 1500
-    encoder_steps: int = 6000
-    decoder_steps: int = 12_000
-    refined_decoder_steps: int = 3000
-    base_steps: int = 6000
-    turbo_steps: int = 1500
-    batch: int = 32
-    frames: int = 160
-    save_every_s: float = 120.0
-
-
-PLANS = {
-    "full": Plan(),
-    "small": Plan(1, 6.4, 1, 6.4, 8, 20, 3, 3, 2, 3, 2, 4, 160, 0.0),  # whether it all runs; saved at every step
-}
-
-
-@dataclass(frozen=True)
 class Training:
     """One training: its folder and what steers it.
 
     device: of the network's training; everything else is on the CPU.
-    tell: gets a stage's name, the step and smoothed losses.
+    tell: each gets a stage's name, the step and smoothed losses.
     """
 
     root: Path
     plan: Plan
     seed: int
     device: torch.device
-    tell: Callable[[str, int, Mapping[str, float]], None]
+    tell: Sequence[Tell]
+
+    def told(self, stage: str, step: int) -> None:
+        """Tell how far a stage is that has no losses."""
+        for hear in self.tell:
+            hear(stage, step, {})
 
     @property
     def latents(self) -> Path:
@@ -99,6 +80,16 @@ class Training:
 
     def state(self, stage: str) -> Path:
         return self.root / f"{stage}.safetensors"
+
+    def trained(self, stage: str) -> dict[str, Tensor]:
+        """What a stage left.
+
+        Raises:
+            RequestError: it did not run yet.
+        """
+        if not self.state(stage).exists():
+            raise RequestError(f"{self.state(stage)} is not there; run stage={stage} first")
+        return averaged(self.state(stage))
 
     @property
     def seeds(self) -> range:
@@ -121,7 +112,7 @@ def make_songs(training: Training) -> None:
         ("train", training.seeds, plan.song_s),
     ):
         for done, _ in enumerate(songs.make(training.songs(split), seeds, seconds), start=1):
-            training.tell(f"songs {split}", done, {})
+            training.told(f"songs {split}", done)
 
 
 def train_teacher(training: Training) -> None:
@@ -204,7 +195,7 @@ def refine_decoder(training: Training) -> None:
     _fit(training, "refined_decoder", module, [_adam(module)], schedule, losses)
 
 
-def _decoded(module: nn.Module, latents: Tensor, audio: Tensor, draws: Draws) -> Losses:
+def _decoded(module: Decoder, latents: Tensor, audio: Tensor, draws: Draws) -> Losses:
     noisy = latents + LATENT_NOISE * draws.numpy.random() * torch.randn_like(latents)
     with torch.autocast("cpu", torch.bfloat16):
         found = autoencoding.decode(module, noisy)
@@ -222,12 +213,12 @@ def make_latents(training: Training) -> None:
         training.songs("train"), training.seeds, load_teacher(training), encoder, tokenizer, training.latents
     )
     for done, _ in enumerate(made, start=1):
-        training.tell("latents", done, {})
+        training.told("latents", done)
 
 
 def train_base(training: Training) -> None:
     """Train the network on latents."""
-    data = flow.Latents.read(training.latents, training.device)
+    data = _data(training)
     module = network.Network(data.vocabulary, training.seed).to(training.device)
 
     def losses(draws: Draws) -> Losses:
@@ -241,7 +232,7 @@ def train_base(training: Training) -> None:
 
 def distil_turbo(training: Training) -> None:
     """Distil the turbo model from the base one; what reads the source and the words stays as it is."""
-    data = flow.Latents.read(training.latents, training.device)
+    data = _data(training)
     teacher, student = (load_network(training, "base").to(training.device) for _ in range(2))
     adam = torch.optim.AdamW(student.model.decoder.parameters(), TURBO_RATE, betas=(0.9, 0.98), weight_decay=0.0)
 
@@ -283,22 +274,22 @@ STAGES: dict[str, Callable[[Training], None]] = {
 def load_teacher(training: Training) -> Teacher:
     """The trained bottleneck."""
     module = Teacher()
-    module.load_state_dict(averaged(training.state("teacher")))
+    module.load_state_dict(training.trained("teacher"))
     return module.requires_grad_(False).eval()
 
 
-def load_encoder(training: Training) -> autoencoding.Encoder:
+def load_encoder(training: Training) -> Encoder:
     """The trained encoder."""
     encoder = autoencoding.build(training.seed).encoder
-    encoder.load_state_dict(averaged(training.state("encoder")))
+    encoder.load_state_dict(training.trained("encoder"))
     return encoder.eval()
 
 
 def load_autoencoder(training: Training, decoder: str) -> Autoencoder:
     """The trained encoder, and the decoder of a stage."""
     autoencoder = autoencoding.build(training.seed)
-    autoencoder.encoder.load_state_dict(averaged(training.state("encoder")))
-    autoencoder.decoder.load_state_dict(averaged(training.state(decoder)))
+    autoencoder.encoder.load_state_dict(training.trained("encoder"))
+    autoencoder.decoder.load_state_dict(training.trained(decoder))
     return autoencoder.eval()
 
 
@@ -306,11 +297,20 @@ def load_network(training: Training, stage: str) -> network.Network:
     """The network that a stage left."""
     vocabulary = Tokenizer.from_file(str(training.tokenizer)).get_vocab_size()
     module = network.Network(vocabulary, training.seed)
-    module.load_state_dict(averaged(training.state(stage)))
+    module.load_state_dict(training.trained(stage))
     return module.eval()
 
 
+def _data(training: Training) -> flow.Latents:
+    if not training.latents.exists():
+        raise RequestError(f"{training.latents} is not there; run stage=latents first")
+    return flow.Latents.read(training.latents, training.device)
+
+
 def _clips(training: Training) -> Clips:
+    missing = set(training.seeds) - set(songs.complete(training.songs("train")))
+    if missing:
+        raise RequestError(f"{len(missing)} of {training.plan.songs} songs are not there; run stage=songs first")
     return Clips(training.songs("train"), training.seeds)
 
 

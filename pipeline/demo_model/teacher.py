@@ -19,6 +19,12 @@ NOISE = 0.2  # standard deviation of what is added to codes of variance 1: near 
 class Teacher(nn.Module):
     """``[b, t, f]`` features to ``[b, t, 24]`` codes of mean 0 and variance 1, and back."""
 
+    mean: Tensor
+    std: Tensor
+    code_mean: Tensor
+    code_std: Tensor
+    phase_std: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(FEATURES))

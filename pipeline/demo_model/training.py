@@ -26,8 +26,8 @@ SMOOTH = 0.97  # of the losses that are told
 class Schedule:
     """Steps in all, and the learning rate along them: a warm-up, a constant part, a linear decay to zero.
 
-    ``decay`` is the share of steps that the decay takes. Training that was stopped can go on with another number of
-    steps: until the decay begins, the states are the same.
+    ``decay`` is the share of steps that the decay takes. Training that was stopped can go on with another number
+    of steps: until the decay begins, the states are the same.
     """
 
     steps: int
@@ -54,6 +54,7 @@ class Draws:
         return cls(step, np.random.default_rng((seed, step)))
 
 
+Tell = Callable[[str, int, Mapping[str, float]], None]  # stage, step, smoothed losses
 Losses = tuple[Tensor, Mapping[str, Tensor]]  # what is minimised, and its parts to be told
 
 
@@ -124,20 +125,21 @@ def fit(
     schedule: Schedule,
     seed: int,
     losses: Callable[[Draws], Losses],
-    tell: Callable[[str, int, Mapping[str, float]], None],
+    tell: Sequence[Tell],
     save_every_s: float = 120.0,
 ) -> None:
     """Train until the schedule ends, from the checkpoint ``file`` where there is one; leaves it written.
 
     Args:
         losses: of one step.
-        tell: gets the stage's name, the step and smoothed losses now and then.
+        tell: each gets the stage's name, the step and smoothed losses now and then.
     """
     if file.exists():
         state.load(file)
     rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in state.optimisers]
     trained = state.trained()
-    saved, smooth = time.monotonic(), {}
+    smooth: dict[str, float] = {}
+    saved = time.monotonic()
     while state.step < schedule.steps:
         scale = schedule.scale(state.step)
         for optimiser, initial in zip(state.optimisers, rates, strict=True):
@@ -158,13 +160,14 @@ def fit(
                 smooth[name] = SMOOTH * smooth.get(name, now) + (1 - SMOOTH) * now
         state.step += 1
         if state.step % 20 == 0 or state.step == schedule.steps:
-            tell(file.stem, state.step, smooth)
+            for hear in tell:
+                hear(file.stem, state.step, smooth)
         if time.monotonic() - saved > save_every_s or state.step == schedule.steps:
             state.save(file)
             saved = time.monotonic()
 
 
-def teller(folder: Path) -> Callable[[str, int, Mapping[str, float]], None]:
+def log_losses(folder: Path) -> Tell:
     """Appends losses to ``folder/losses.jsonl`` and logs them."""
 
     def tell(stage: str, step: int, values: Mapping[str, float]) -> None:

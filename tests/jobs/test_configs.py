@@ -60,6 +60,7 @@ def test_nothing_in_conf_is_overlooked() -> None:
         "select",
         "benchmark",
         "serve",
+        "train_demo",
     }
     for job in JOBS:
         assert composed(job)
@@ -125,7 +126,9 @@ def test_a_user_sees_the_nearest_key(
     job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong, right = ("outptu", "output") if job in ("measure", "compare", "select") else ("modle", "model")
-    wrong, right = ("wrokload", "workload") if job == "benchmark" else (wrong, right)
+    wrong, right = {"benchmark": ("wrokload", "workload"), "train_demo": ("stpes", "steps")}.get(
+        job, (wrong, right)
+    )
     monkeypatch.setattr(sys, "argv", [f"jobs.{job}", f"{wrong}=x"])
     with pytest.raises(SystemExit) as left:
         importlib.import_module(f"jobs.{job}").main()

@@ -1,0 +1,103 @@
+"""Train the built-in model from nothing: songs, latents, network, checkpoints in the published layout.
+
+    python -m jobs.train_demo out=outputs/train_demo
+    python -m jobs.train_demo out=outputs/train_demo stage=base device=cuda
+    python -m jobs.train_demo out=outputs/train_demo stage=evaluate
+    python -m jobs.train_demo out=/tmp/small steps=small
+
+Stages, in order: songs, teacher, encoder, decoder, refined_decoder, latents, base, turbo, export; ``stage=all`` is
+all of them. ``stage=evaluate`` measures what is exported on songs that were not trained on. Encoder and decoder do
+not depend on each other, so two processes can train them at the same time. Training goes on from the last
+checkpoint; where it was stopped does not change the result. With ``steps=small`` everything runs through in a
+minute, and the result is noise. ``plan.*`` changes amounts: ``plan.base_steps=20000``.
+
+Rendering the songs needs the fluidsynth command and the FluidR3 soundfont. The stages base and turbo read
+``latents.safetensors`` and ``tokenizer.json`` alone, and run on a GPU with ``device=cuda``.
+
+Exit status: 0 done; 2 could not start; 130 interrupted (143 by SIGTERM, 129 by SIGHUP), the same command goes on.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig
+
+from acestep.errors import RequestError
+from acestep.handler import pick_device
+from acestep.nearest import nearest
+from jobs.command_line import complete, launch
+from jobs.leaving import COULD_NOT_START, leaving
+from jobs.schema import register
+from pipeline.demo_model.curves import curves
+from pipeline.demo_model.plan import PLANS, Plan
+from pipeline.demo_model.training import log_losses
+from pipeline.printing import plain_console
+
+log = logging.getLogger(__name__)
+ALL, EVALUATE = "all", "evaluate"
+
+register()
+_entered: list[bool] = []
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train_demo")
+def _main(config: DictConfig) -> None:
+    _entered.append(True)
+    console = plain_console()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with leaving():
+        values = complete(config)
+        from pipeline.demo_model.evaluation import Scope, evaluate_training
+        from pipeline.demo_model.stages import STAGES, Training
+
+        _check_choice("stage", values["stage"], (ALL, *STAGES, EVALUATE))
+        if values["threads"] is not None:
+            torch.set_num_threads(values["threads"])
+        plan = plan_of(values["steps"], values["plan"])
+        root = Path(values["out"]).expanduser()
+        root.mkdir(parents=True, exist_ok=True)
+        tell = [log_losses(root)]
+        if values["tracking_uri"]:
+            tell.append(curves(values["tracking_uri"], str(root.absolute())))
+        training = Training(root, plan, values["seed"], pick_device(values["device"]), tell)
+        if values["stage"] == EVALUATE:
+            console.print(evaluate_training(training, Scope(values["seeds"]), log.info))
+            return
+        for stage in STAGES if values["stage"] == ALL else (values["stage"],):
+            console.print(f"stage {stage}")
+            STAGES[stage](training)
+
+
+def plan_of(name: str, changes: Mapping[str, Any]) -> Plan:
+    """The plan of a name, with changes.
+
+    Raises:
+        RequestError: there is no such plan, or an amount is too small.
+    """
+    _check_choice("steps", name, tuple(PLANS))
+    given = {key: value for key, value in changes.items() if value is not None}
+    for key, value in given.items():
+        if value < 0 or (value == 0 and key != "save_every_s"):
+            raise RequestError(f"plan.{key} {value} is too small; give more than 0")
+    return dataclasses.replace(PLANS[name], **given)
+
+
+def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        close = nearest(str(value), allowed)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"one of {', '.join(allowed)}"
+        raise RequestError(f"{name} {value!r} is unknown; {hint}")
+
+
+def main() -> None:
+    """Run, as ``launch`` says."""
+    launch(_main, "train_demo", COULD_NOT_START, _entered)
+
+
+if __name__ == "__main__":
+    main()
