@@ -293,7 +293,7 @@ class TrainDemoConfig:
     seeds: of the covers that ``stage=evaluate`` makes.
     """
 
-    out: str = "outputs/train_demo"
+    output: str = "outputs/train_demo"
     stage: str = "all"
     steps: str = "full"
     seed: int = 0

@@ -1,9 +1,9 @@
 """Train the built-in model from nothing: songs, latents, network, checkpoints in the published layout.
 
-    python -m jobs.train_demo out=outputs/train_demo
-    python -m jobs.train_demo out=outputs/train_demo stage=base device=cuda
-    python -m jobs.train_demo out=outputs/train_demo stage=evaluate
-    python -m jobs.train_demo out=/tmp/small steps=small
+    python -m jobs.train_demo output=outputs/train_demo
+    python -m jobs.train_demo output=outputs/train_demo stage=base device=cuda
+    python -m jobs.train_demo output=outputs/train_demo stage=evaluate
+    python -m jobs.train_demo output=/tmp/small steps=small
 
 Stages, in order: songs, teacher, encoder, decoder, refined_decoder, latents, base, turbo, export; ``stage=all`` is
 all of them. ``stage=evaluate`` measures what is exported on songs that were not trained on. Encoder and decoder do
@@ -59,7 +59,7 @@ def _main(config: DictConfig) -> None:
         if values["threads"] is not None:
             torch.set_num_threads(values["threads"])
         plan = plan_of(values["steps"], values["plan"])
-        root = Path(values["out"]).expanduser()
+        root = Path(values["output"]).expanduser()
         root.mkdir(parents=True, exist_ok=True)
         tell = [log_losses(root)]
         if values["tracking_uri"]:

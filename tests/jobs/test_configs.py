@@ -125,10 +125,10 @@ def test_a_mistyped_key_names_the_nearest(override: str, nearest: str) -> None:
 def test_a_user_sees_the_nearest_key(
     job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrong, right = ("outptu", "output") if job in ("measure", "compare", "select") else ("modle", "model")
-    wrong, right = {"benchmark": ("wrokload", "workload"), "train_demo": ("stpes", "steps")}.get(
-        job, (wrong, right)
+    wrong, right = (
+        ("outptu", "output") if job in ("measure", "compare", "select", "train_demo") else ("modle", "model")
     )
+    wrong, right = {"benchmark": ("wrokload", "workload")}.get(job, (wrong, right))
     monkeypatch.setattr(sys, "argv", [f"jobs.{job}", f"{wrong}=x"])
     with pytest.raises(SystemExit) as left:
         importlib.import_module(f"jobs.{job}").main()
