@@ -1,18 +1,19 @@
 """The HTTP side: routes, keys, errors in one form."""
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from acestep.constants import NUMERICS_VERSION
@@ -22,38 +23,48 @@ from pipeline.service import openapi
 from pipeline.service.body import NAMES, Body, read_body
 from pipeline.service.counter import Counter, Upload
 from pipeline.service.desk import Ticket
-from pipeline.service.gauges import Gauges
-from pipeline.service.problem import SHORT_OF_SPACE, Problem, gone, not_stored, of_error, of_row
-from pipeline.service.replies import as_json, audio_headers, media_type
+from pipeline.service.gauges import Gauges, counting
+from pipeline.service.guard import Guard, rules_of
+from pipeline.service.hosts import parse_origin
+from pipeline.service.intake import HELD, Intake, while_connected
+from pipeline.service.keys import Keys
+from pipeline.service.problem import SHORT_OF_SPACE, Problem, gone, not_stored, of_error, of_row, retry_after
+from pipeline.service.replies import EXPOSED, as_json, audio_headers, media_type
 from pipeline.service.shelf import Shelf
+from pipeline.service.spec import ServiceSpec
 
 log = logging.getLogger(__name__)
 GENERATIONS = "/v1/audio/generations"
 TIDY_S = 5.0
-UPLOADS = 8  # bodies that are received at once; the others' bytes wait in their sockets
+LOOK_S, LOOKS_S = 1.0, 10.0  # between two looks at the models, and how long one may take
 Ready = Callable[[], Awaitable[bool]]
 
 
-def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys: Sequence[str] = ()) -> FastAPI:
+def make_app(
+    open_counter: Callable[[], Awaitable[Counter]],
+    ready: Ready,
+    spec: ServiceSpec,
+    keys: Keys,
+) -> FastAPI:
     """The application.
 
     Args:
         open_counter: called once, within the event loop that serves.
-        ready: whether a model is there to work.
-        keys: SHA-256 digests of the keys that open it; none means that it is open.
+        ready: whether a model is there to work; asked now and then, and not by clients.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         counter = app.state.counter = await open_counter()
         app.state.gauges = Gauges(lambda: len(counter.desk.queue), lambda: counter.desk.busy)
-        app.state.uploads = asyncio.Semaphore(UPLOADS)
         resumed = await counter.desk.resume()
         if resumed:
             log.warning("going on with %d generations that an earlier run left open", resumed)
-        tidying = asyncio.create_task(_tidy(app))
+        app.state.ready = False
+        background = [asyncio.create_task(work) for work in (_look(app, ready), _tidy(app))]
         yield
-        tidying.cancel()
+        for task in background:
+            task.cancel()
 
     app = FastAPI(
         title="Restyle",
@@ -69,21 +80,15 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
         """Whose request it is, as a digest.
 
         Raises:
-            Problem: 401 without a key that opens this service.
+            Problem: 401 without a key that opens this service; 429 after too many wrong ones.
         """
-        if not keys:
-            return ""
         bearer = request.headers.get("authorization", "")
-        key = bearer[7:] if bearer[:7].lower() == "bearer " else request.headers.get("x-api-key", "")
-        digest = hashlib.sha256(key.encode()).hexdigest()
-        if not any(hmac.compare_digest(digest, known) for known in keys):
-            raise Problem(401, "unauthorized", "no key, or a wrong one", "send Authorization: Bearer <key>")
-        return digest
+        return keys.owner(bearer[7:] if bearer[:7].lower() == "bearer " else request.headers.get("x-api-key", ""))
 
     @app.exception_handler(RestyleError)
     async def refused(request: Request, error: RestyleError) -> JSONResponse:
         problem = of_error(error, getattr(request.state, "given", {}), NAMES)
-        headers = {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
+        headers = retry_after(problem)
         headers |= {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
         # What is left of a body that is too large would be read to its end, if it has one.
         headers |= {"Connection": "close"} if problem.status == 413 else {}
@@ -113,13 +118,18 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
         problem = Problem(422, "invalid_value", f"{field}: {first['msg']}", "see /openapi.json", field)
         return JSONResponse(problem.as_json(), 422)
 
-    @app.middleware("http")
-    async def counted(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await go_on(request)
-        route = request.scope.get("route")
-        path = getattr(route, "path", "other")
-        app.state.gauges.replies.labels(path, str(response.status_code)).inc()
-        return response
+    # The last one that is added comes first.
+    app.add_middleware(Intake, limits=spec.limits)
+    # Gradio leaves these headers to the application it is mounted in, and would let every origin in by itself.
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=[str(origin) for origin in map(parse_origin, spec.access.origins)],
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["Authorization", "X-API-Key", "Content-Type"],
+        expose_headers=EXPOSED,
+    )
+    app.add_middleware(Guard, rules=rules_of(spec, bool(keys)))
+    app.add_middleware(counting, gauges=lambda: app.state.gauges)
 
     @app.post(
         GENERATIONS,
@@ -138,44 +148,45 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
                 "description": "async: what to ask for",
                 "content": {"application/json": {"schema": openapi.GENERATION}},
             },
-            **openapi.problems(400, 401, 404, 409, 413, 415, 422, 429, 503, 507),
+            **openapi.problems(400, 401, 403, 404, 408, 409, 413, 415, 421, 422, 429, 503, 507),
         },
         openapi_extra={"requestBody": openapi.request_body()},
     )
     async def generate(request: Request) -> Response:
         owner, counter = owner_of(request), app.state.counter
         began = time.monotonic()
-        async with app.state.uploads:
-            body = await read_body(request, counter.spec.limits)
-            request.state.given = body.given
-            wants_json = _wants_json(request, body)
-            uploads = {n: Upload(file.filename or n, file.file) for n, file in body.files.items()}
+        body = await read_body(request, counter.spec.limits)
+        request.state.given = body.given
+        wants_json = _wants_json(request, body)
+        uploads = {n: Upload(file.filename or n, file.file) for n, file in body.files.items()}
+        try:
             ticket = await counter.order(
                 body.params, body.config, owner, uploads.get("src_audio"), uploads.get("reference_audio")
             )
+        finally:
             for file in body.files.values():
                 await file.close()  # else its copy lies in the temporary folder until the cover is made
+            request.scope[HELD].release()
         if body.later:
             return JSONResponse(as_json(ticket, counter.desk), 202, {"Location": _url(ticket)})
         with counter.shelf.room.holding(*counter.shelf.names_of(ticket.order)):
             try:
-                rows = await counter.wait(ticket)
-            except asyncio.CancelledError:
-                counter.desk.cancel(ticket)  # the client is gone
+                rows = await while_connected(request, counter.wait(ticket))
+            except (asyncio.CancelledError, ClientDisconnect):
+                counter.desk.cancel(ticket)
                 raise
             finally:
                 app.state.gauges.covers.labels(ticket.status).inc(len(ticket.order.covers))
             app.state.gauges.seconds.observe(time.monotonic() - began)
             if wants_json:
                 return JSONResponse(as_json(ticket, counter.desk))
-            content = await asyncio.to_thread(counter.shelf.audio, rows[0])
-        return Response(content, headers=audio_headers(ticket, rows[0]), media_type=media_type(ticket))
+            return await _file(counter, ticket, rows[0])
 
     @app.get(
         f"{GENERATIONS}/{{id}}",
         summary="How far a generation is, and what came of it",
         operation_id="get_generation",
-        responses=openapi.replies(openapi.GENERATION, 401, 404, 422),
+        responses=openapi.replies(openapi.GENERATION, 401, 403, 404, 421, 422, 429),
     )
     async def generation(id: str, request: Request) -> JSONResponse:
         ticket = await _found(app, id, owner_of(request))
@@ -185,7 +196,7 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
         f"{GENERATIONS}/{{id}}",
         summary="Cancel a generation; one that is over stays as it is",
         operation_id="cancel_generation",
-        responses=openapi.replies(openapi.GENERATION, 401, 404, 422),
+        responses=openapi.replies(openapi.GENERATION, 401, 403, 404, 421, 422, 429),
     )
     async def cancel(id: str, request: Request) -> JSONResponse:
         ticket = await _found(app, id, owner_of(request))
@@ -204,7 +215,7 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
             },
             206: {"description": "a part of it"},
             416: {"description": "a part that it does not have"},
-            **openapi.problems(400, 401, 404, 409, 410, 415, 413, 422, 503, 507),
+            **openapi.problems(400, 401, 403, 404, 409, 410, 415, 413, 421, 422, 429, 503, 507),
         },
     )
     async def audio(id: str, number: int, request: Request) -> Response:
@@ -216,30 +227,25 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
             raise Problem(404, "not_finished", f"cover {number} is not finished", "come again later")
         if row["status"] != "ok":
             raise of_row(row, ticket.order.track["source"])
-        headers, kind = audio_headers(ticket, row), media_type(ticket)
-        if counter.shelf.store.is_local:
-            return HeldFile(counter.shelf, row["audio_path"], headers=headers, media_type=kind)
-        try:
-            content = await asyncio.to_thread(counter.shelf.audio, row)
-        except FileNotFoundError:
-            raise gone() from None
-        return Response(content, headers=headers, media_type=kind)
+        return await _file(counter, ticket, row)
 
-    @app.get("/health", summary="Whether a model is ready", responses=openapi.replies({"type": "object"}, 503))
+    @app.get(
+        "/health", summary="Whether a model is ready", responses=openapi.replies({"type": "object"}, 403, 421, 503)
+    )
     async def health() -> JSONResponse:
         desk = app.state.counter.desk
         state = {"status": "ok", "waiting": len(desk.queue), "busy": desk.busy, "slots": desk.slots}
         state["store"] = kept = desk.shelf.room.state()
         if kept["short"]:
             state["status"] = SHORT_OF_SPACE
-        if not await ready():
+        if not app.state.ready:
             raise Problem(503, "unavailable", "no model is ready", "come again", retry_after_s=10)
         return JSONResponse(state)
 
     @app.get(
         "/v1/models",
         summary="What this service makes covers with",
-        responses=openapi.replies({"type": "object"}, 401),
+        responses=openapi.replies({"type": "object"}, 401, 403, 421, 429),
     )
     async def models(request: Request) -> JSONResponse:
         owner_of(request)
@@ -261,7 +267,7 @@ def make_app(open_counter: Callable[[], Awaitable[Counter]], ready: Ready, keys:
         "/metrics",
         summary="For Prometheus",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {}}}, **openapi.problems(401)},
+        responses={200: {"content": {"text/plain": {}}}, **openapi.problems(401, 403, 421, 429)},
     )
     async def metrics(request: Request) -> Response:
         owner_of(request)
@@ -296,6 +302,33 @@ async def _tidy(app: FastAPI) -> None:
         except (OSError, RestyleError) as error:
             log.error("the output folder cannot be tidied: %s", error)
         await asyncio.sleep(TIDY_S)
+
+
+async def _look(app: FastAPI, ready: Ready) -> None:
+    """Keep in memory whether a model is there, so that no client's question costs more than a look at it."""
+    while True:
+        try:
+            app.state.ready = await asyncio.wait_for(ready(), LOOKS_S)
+        except Exception as error:
+            log.warning("whether a model is ready cannot be told: %s", error)
+            app.state.ready = False
+        await asyncio.sleep(LOOK_S)
+
+
+async def _file(counter: Counter, ticket: Ticket, row: Mapping[str, Any]) -> Response:
+    """A cover's file, read as far as the client takes it where it lies in a local folder.
+
+    Raises:
+        Problem: 410 it is not there any more.
+    """
+    headers, kind = audio_headers(ticket, row), media_type(ticket)
+    if counter.shelf.store.is_local:
+        return HeldFile(counter.shelf, row["audio_path"], headers=headers, media_type=kind)
+    try:
+        content = await asyncio.to_thread(counter.shelf.audio, row)
+    except FileNotFoundError:
+        raise gone() from None
+    return Response(content, headers=headers, media_type=kind)
 
 
 async def _found(app: FastAPI, order_id: str, owner: str) -> Ticket:

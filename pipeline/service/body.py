@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_type_hints
 
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from acestep.nearest import nearest
@@ -67,20 +69,16 @@ async def read_body(request: Request, limits: Limits) -> Body:
     if kind == "application/json":
         return parse(_json(await _whole(request, limits.body_kb * 1e3, "limits.body_kb")))
     if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        limited = Request(request.scope, _limited(request, limits.upload_mb * 1e6, "limits.upload_mb"))
         try:
-            form = await limited.form(
-                max_files=len(FILES), max_fields=len(NAMES), max_part_size=int(limits.body_kb * 1e3)
-            )
+            form = await _form(request, kind, limits)
         except MultiPartException as error:
             raise Problem(
                 400, "malformed_form", f"the form cannot be read: {error.message}", "send it anew"
             ) from None
-        except Exception as error:
-            if getattr(error, "status_code", None) == 400:
-                said = getattr(error, "detail", error)
-                raise Problem(400, "malformed_form", f"the form cannot be read: {said}", "send it anew") from None
-            raise
+        except HTTPException as error:
+            raise Problem(
+                400, "malformed_form", f"the form cannot be read: {error.detail}", "send it anew"
+            ) from None
         values = form.multi_items()
         files = _each_once([(name, value) for name, value in values if isinstance(value, UploadFile)])
         return parse(_each_once([(n, _from_text(n, v)) for n, v in values if isinstance(v, str)]), files)
@@ -176,6 +174,37 @@ def _from_text(name: str, text: str) -> Any:
         raise Problem(
             422, "invalid_value", f"{name} {text[:80]!r} cannot be read", "write it as in JSON", name, text
         ) from None
+
+
+class _Form(MultiPartParser):
+    """Keeps files on disk but for their beginnings, and at most ``most_text`` bytes of all other parts."""
+
+    spool_max_size = 1 << 16
+    most_text = 0.0
+    text = 0
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._current_part.file is None:
+            self.text += end - start
+            if self.text > self.most_text:
+                raise MultiPartException(f"its fields hold more than {self.most_text:.0f} bytes")
+        super().on_part_data(data, start, end)
+
+
+async def _form(request: Request, kind: str, limits: Limits) -> FormData:
+    """A form's fields and files.
+
+    Raises:
+        MultiPartException, HTTPException: it cannot be read.
+    """
+    if kind != "multipart/form-data":
+        limited = Request(request.scope, _limited(request, limits.body_kb * 1e3, "limits.body_kb"))
+        return await limited.form(max_fields=len(NAMES), max_part_size=int(limits.body_kb * 1e3))
+    limited = Request(request.scope, _limited(request, limits.upload_mb * 1e6, "limits.upload_mb"))
+    async with aclosing(limited.stream()) as stream:
+        parser = _Form(limited.headers, stream, max_files=len(FILES), max_fields=len(NAMES))
+        parser.most_text = parser.max_part_size = int(limits.body_kb * 1e3)
+        return await parser.parse()
 
 
 async def _whole(request: Request, most: float, limit: str) -> bytes:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
@@ -13,12 +14,13 @@ from pipeline.service.desk import Desk, Ticket
 from pipeline.service.orders import Order, Requested, look_at, make_order
 from pipeline.service.problem import Problem, not_stored, of_row
 from pipeline.service.shelf import Shelf
-from pipeline.service.sources import Admitted, admit, upload
+from pipeline.service.sources import Admitted, admit, is_address, upload
 from pipeline.service.spec import ServiceSpec
 from pipeline.service.uploads import Brought, Keep
 
 log = logging.getLogger(__name__)
-READERS = 8  # sources that are fetched, hashed and looked at side by side
+READERS = 8  # sources that are hashed and looked at side by side
+FETCHERS = 32  # sources that are fetched: other hosts are slow, and hold up no file that is here
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Counter:
     def __init__(self, spec: ServiceSpec, model: ModelFacts, shelf: Shelf, desk: Desk):
         self.spec, self.model, self.shelf, self.desk = spec, model, shelf, desk
         self.keep = Keep(shelf.store, spec.output, shelf.room)
-        self.reading = asyncio.Semaphore(READERS)
+        self.readers = ThreadPoolExecutor(READERS, "read")
+        self.fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
 
     def look_at(self, params: GenerationParams, config: GenerationConfig) -> Requested:
         """What a request would run, without its source.
@@ -83,15 +86,13 @@ class Counter:
         brought = Brought(self.shelf.room)
         keep, refused = replace(self.keep, brought=brought), True
         try:
-            async with self.reading:
-                admitted = await asyncio.to_thread(self._admit, "src_audio", params.src_audio, source, keep)
-                heard = None
-                if reference is not None or params.reference_audio:
-                    named = params.reference_audio
-                    heard = await asyncio.to_thread(self._admit, "reference_audio", named, reference, keep)
-                order = await asyncio.to_thread(
-                    make_order, params, config, admitted, heard, self.model, self.spec.limits, owner
-                )
+            admitted = await self._admitted("src_audio", params.src_audio, source, keep)
+            heard = None
+            if reference is not None or params.reference_audio:
+                heard = await self._admitted("reference_audio", params.reference_audio, reference, keep)
+            order = await asyncio.to_thread(
+                make_order, params, config, admitted, heard, self.model, self.spec.limits, owner
+            )
             yield order
             refused = False
         except OSError as error:
@@ -99,6 +100,10 @@ class Counter:
             raise not_stored(str(error)) from error
         finally:
             await asyncio.shield(asyncio.to_thread(brought.end, refused))
+
+    async def _admitted(self, field: str, value: str | None, sent: Upload | None, keep: Keep) -> Admitted:
+        threads = self.fetchers if sent is None and is_address(value or "") else self.readers
+        return await asyncio.get_running_loop().run_in_executor(threads, self._admit, field, value, sent, keep)
 
     def _admit(self, field: str, value: str | None, sent: Upload | None, keep: Keep) -> Admitted:
         limits = self.spec.limits

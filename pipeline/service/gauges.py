@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)
 
@@ -36,3 +37,22 @@ class Gauges:
     def text(self) -> bytes:
         """All of them in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def counting(app: ASGIApp, gauges: Callable[[], Gauges]) -> ASGIApp:
+    """An application whose replies are counted.
+
+    Args:
+        gauges: asked for each reply.
+    """
+
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                path = getattr(scope.get("route"), "path", "other")
+                gauges().replies.labels(path, str(message["status"])).inc()
+            await send(message)
+
+        await app(scope, receive, sent)
+
+    return counted

@@ -33,6 +33,11 @@ class Origin:
     name: str
     port: int
 
+    def __str__(self) -> str:
+        """As a browser writes it."""
+        shown = f"[{self.name}]" if ":" in self.name else self.name
+        return f"{self.scheme}://{shown}" + (f":{self.port}" if self.port != DEFAULT_PORTS[self.scheme] else "")
+
     def is_at(self, host: Host) -> bool:
         """Whether a page of this origin asks its own server, reached as ``host``. The scheme is not compared: a
         proxy with TLS before a service speaks plain HTTP to it."""

@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import socket
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -15,7 +15,9 @@ from typing import Any
 import ray
 import torch
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
+from starlette.types import ASGIApp
 
 from acestep import hub
 from acestep.checkpoint import fingerprint, folder_fingerprint
@@ -33,7 +35,9 @@ from pipeline.service.app import make_app
 from pipeline.service.counter import Counter
 from pipeline.service.desk import Desk
 from pipeline.service.engine import CALLS, Engine
+from pipeline.service.front import Front
 from pipeline.service.kept_files import kept_files
+from pipeline.service.keys import Keys
 from pipeline.service.ports import keep_to_this_machine
 from pipeline.service.rows import Rows
 from pipeline.service.shelf import Shelf
@@ -42,10 +46,10 @@ from pipeline.storage import Store, absolute
 from pipeline.worker_spec import WorkerSpec
 
 APP, ENGINE, FRONT = "restyle", "Engine", "Front"
-MOST_OPEN = 100_000  # requests that the front holds: its own limits refuse far earlier, and with better words
-# Serve replaces a proxy that is slow to answer, and with it every open request. One is slow where all cores are
+HEAD = "node:__internal_head__"  # Ray's name for the node where clients find the service
+# Serve replaces a front that is slow to answer, and with it every open request. One is slow where all cores are
 # busy with covers, and no worse for that.
-PATIENCE, PATIENCE_S = ("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S"), "120"
+PATIENCE_S = 120.0
 # A large model loads for minutes, which is no reason for Serve to warn every half minute.
 SLOW_START, SLOW_START_S = "RAY_SERVE_SLOW_STARTUP_WARNING_S", "300"
 LEAVE_S = 20.0  # what is under way may take so long when the service ends
@@ -82,15 +86,11 @@ def open_service(spec: ServiceSpec, keys: Sequence[str] = ()) -> Opened:
     output = open_output(spec.output)
     model = _model(spec)
     _refuse_taken(spec.host, spec.port)
-    for name in PATIENCE:
-        os.environ.setdefault(name, PATIENCE_S)
     os.environ.setdefault(SLOW_START, SLOW_START_S)
     connect(spec.cluster)
-    others = _other_applications()
-    if others:
+    if APP in serve.status().applications:
         raise RequestError(
-            f"this cluster serves {', '.join(others)} already, and one proxy has one address and one set of keys; "
-            "start the service on another cluster, or end that application first"
+            "this cluster runs a service already; start this one on another cluster, or end that one first"
         )
     return Opened(spec, output, model, tuple(keys))
 
@@ -151,15 +151,16 @@ def running(opened: Opened) -> Iterator[str]:
     front = serve.deployment(
         name=FRONT,
         num_replicas=1,  # the queue is one; covers are made elsewhere
-        max_ongoing_requests=MOST_OPEN,
-        ray_actor_options={"num_cpus": 0},
-        graceful_shutdown_timeout_s=1,
+        ray_actor_options={"num_cpus": 0, "resources": {HEAD: 0.001}},
+        graceful_shutdown_timeout_s=5,
+        health_check_timeout_s=PATIENCE_S,
         logging_config=quiet,
-    )(serve.ingress(_builder(spec, facts, pool.workers * CALLS, digests))())
+    )(Front)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
-        serve.start("HeadOnly", http_options={"host": spec.host, "port": spec.port}, logging_config=quiet)
-        serve.run(front.bind(engine.bind(worker)), name=APP, route_prefix="/")
+        serve.start("Disabled", logging_config=quiet)
+        build = _builder(spec, facts, pool.workers * CALLS, digests)
+        serve.run(front.bind(build, spec, engine.bind(worker)), name=APP, route_prefix=None)
     except KeyboardInterrupt:
         _take_down()
         raise
@@ -186,14 +187,16 @@ def _other_applications() -> list[str]:
     return [name for name in serve.status().applications if name != APP]
 
 
-def _builder(spec: ServiceSpec, model: ModelFacts, slots: int, keys: Sequence[str]) -> Any:
-    def build() -> Any:
+def _builder(
+    spec: ServiceSpec, model: ModelFacts, slots: int, digests: Sequence[str]
+) -> Callable[[DeploymentHandle], ASGIApp]:
+    def build(engine: DeploymentHandle) -> ASGIApp:
         keep_to_this_machine()
 
         async def open_counter() -> Counter:
             store = open_output(spec.output)
             shelf = await asyncio.to_thread(Shelf, store, spec.store)
-            handle = serve.get_deployment_handle(ENGINE, APP).options(stream=True)
+            handle = engine.options(stream=True)
 
             async def make(track: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
                 response: Any = handle.make.remote(track)
@@ -207,7 +210,8 @@ def _builder(spec: ServiceSpec, model: ModelFacts, slots: int, keys: Sequence[st
             desk = Desk(make, shelf, slots, spec.limits.waiting, spec.max_attempts + 1)
             return Counter(spec, model, shelf, desk)
 
-        app = make_app(open_counter, _ready, keys)
+        keys = Keys(digests)
+        app = make_app(open_counter, _ready, spec, keys)
         if spec.page:
             from pipeline.service.page import mount
 

@@ -138,15 +138,18 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     words = {
         400: "the body cannot be read",
         401: "no key, or a wrong one",
+        403: "a web page of another origin asks",
         404: "there is no such generation, or no such source",
         405: "not a method of this address",
+        408: "the body did not come in time",
         409: "the generation was cancelled",
         410: "the cover was removed to make room; the same request makes it again",
         413: "too large, or too long",
         415: "a kind of content, or of audio, that is not taken",
+        421: "the service does not answer under this name",
         422: "a value is unknown, out of range or not allowed",
-        429: "too many covers wait; Retry-After says when to come again",
-        503: "no model is ready, or one was lost",
+        429: "too many covers wait, or too many wrong keys came; Retry-After says when to come again",
+        503: "no model is ready, or one was lost; or too much is under way",
         507: "the service has no room for the upload, or for the covers",
     }
     return {

@@ -1,9 +1,6 @@
 """The Cover page: the guide's controls over the service's own counter, mounted beside its routes."""
 
-import hashlib
-import hmac
 import os
-from collections.abc import Sequence
 
 from fastapi import FastAPI, Response
 from fastapi.responses import RedirectResponse
@@ -13,10 +10,12 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # catalogues are nob
 
 import gradio as gr
 
+from pipeline.service.keys import Keys
 from pipeline.service.page_events import wire
 from pipeline.service.page_files import KEPT_S, PAGE, SHARE, PageFiles
 from pipeline.service.page_gate import gate
 from pipeline.service.page_layout import lay_out
+from pipeline.service.problem import Problem
 from pipeline.service.scratch import scratch_of
 from pipeline.service.spec import ServiceSpec
 from pipeline.storage import open_store
@@ -33,16 +32,18 @@ footer { display: none !important; }
 """
 
 
-def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: Sequence[str]) -> FastAPI:
+def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: Keys) -> FastAPI:
     """The application with the page at ``/cover``, where ``/`` leads.
 
     Args:
-        keys: SHA-256 digests; where there are any, a visitor is asked for a key as the password.
+        keys: where there are any, a visitor is asked for one as the password.
     """
 
     def knows(user: str, password: str) -> bool:
-        digest = hashlib.sha256(password.encode()).hexdigest()
-        return any(hmac.compare_digest(digest, known) for known in keys)
+        try:
+            return bool(keys.owner(password))
+        except Problem:
+            return False
 
     @app.get("/", include_in_schema=False)
     async def start() -> RedirectResponse:
@@ -68,7 +69,7 @@ def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: Sequence[str]) 
         auth=knows if keys else None,
         auth_message="Any name; the password is a key of this service." if keys else None,
         max_file_size=int(spec.limits.upload_mb * 1e6),
-        app_kwargs={"middleware": [Middleware(gate, files=files)]},
+        app_kwargs={"middleware": [Middleware(gate, files=files, keys=keys)]},
         show_error=False,  # what a visitor can help is said on the page itself
         run_history=False,
         enable_monitoring=False,

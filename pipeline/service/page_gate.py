@@ -14,8 +14,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acestep.values import from_json
+from pipeline.service.keys import Keys
 from pipeline.service.page_files import PageFiles
-from pipeline.service.problem import Problem
+from pipeline.service.problem import Problem, retry_after
 
 API = "/gradio_api"
 NEEDED = {
@@ -43,8 +44,8 @@ JOIN, UPLOAD, FILE = f"{API}/queue/join", f"{API}/upload", f"{API}/file="
 MOST_BYTES = 1_000_000  # of the values of all controls
 
 
-def gate(app: ASGIApp, files: PageFiles) -> ASGIApp:
-    """The page's server behind the gate.
+def gate(app: ASGIApp, files: PageFiles, keys: Keys) -> ASGIApp:
+    """The page's server behind the gate; who sent too many wrong keys waits before the next.
 
     Args:
         files: what visitors sent and were shown.
@@ -58,13 +59,15 @@ def gate(app: ASGIApp, files: PageFiles) -> ASGIApp:
         try:
             path = scope["path"].removeprefix(scope.get("root_path", ""))
             _refuse_address(path, folder)
+            if path.rstrip("/") == "/login":
+                keys.check()
             if path == JOIN:
                 receive = await _checked(Request(scope, receive), folder)
             if path == UPLOAD:
                 announced = Request(scope).headers.get("content-length", "")
                 await asyncio.to_thread(files.arrived, int(announced) if announced.isdigit() else 0)
         except Problem as problem:
-            await JSONResponse(problem.as_json(), problem.status)(scope, receive, send)
+            await JSONResponse(problem.as_json(), problem.status, retry_after(problem))(scope, receive, send)
             return
         await app(scope, receive, send)
 

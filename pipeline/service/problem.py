@@ -60,6 +60,11 @@ class Problem(RestyleError):  # noqa: N818  (a problem, in the words of RFC 9457
         return {"error": {"status": self.status, "kind": self.kind} | whole}
 
 
+def retry_after(problem: Problem) -> dict[str, str]:
+    """The header that says when to come again, where something does."""
+    return {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
+
+
 def shortened(value: object, most: int = MOST_SHOWN) -> str:
     """A value as text, cut where it is long."""
     text = value if isinstance(value, str) else repr(value)

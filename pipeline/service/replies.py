@@ -17,6 +17,7 @@ MEDIA_TYPES = {
     "opus": "audio/ogg",
     "aac": "audio/mp4",
 }
+EXPOSED = ("X-Notes", "X-Generation-Id", "X-Item-Id", "X-Seed", "X-Duration-Seconds", "Location", "Retry-After")
 # Where files lie is the service's own business; a client has links.
 _NOT_TOLD = ("source", "reference_audio", "audio_path", "node")
 

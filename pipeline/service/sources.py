@@ -46,13 +46,18 @@ def admit(field: str, value: str, access: Access, limits: Limits, keep: Keep) ->
     Raises:
         Problem: 404 it is not there; 413 too large or too long; 415 no audio; 422 it may not be read.
     """
-    scheme = value.partition("://")[0].lower() if "://" in value else ""
-    if scheme in PORTS:
+    if is_address(value):
         with fetch(field, value, access.url_hosts, limits, keep) as draft:
             return _kept(field, value, draft, limits)
     found = find(field, value, access, keep.store)
     with _held(field, value, found) as name:
         return _looked_at(field, value, found.uri, limits, name)
+
+
+def is_address(value: str) -> bool:
+    """Whether a source lies on another host."""
+    scheme, mark, _ = value.partition("://")
+    return bool(mark) and scheme.lower() in PORTS
 
 
 def upload(field: str, file: BinaryIO, name: str, limits: Limits, keep: Keep) -> Admitted:

@@ -26,6 +26,9 @@ class Limits:
     waiting: covers that wait for a model; more are refused with 429.
     wait_s: how long a request that did not say ``async`` is kept open, in seconds.
     fetch_s: how long a URL may take, in seconds.
+    header_s, body_s: how long the header of a request, and its body, may take to arrive, in seconds.
+    idle_s: how long a client may send nothing, or take nothing of a reply (less than 1 kB a second counts as
+        nothing), in seconds.
     """
 
     upload_mb: float = 200.0
@@ -37,6 +40,9 @@ class Limits:
     waiting: int = 100
     wait_s: float = 3600.0
     fetch_s: float = 60.0
+    header_s: float = 20.0
+    body_s: float = 1800.0
+    idle_s: float = 30.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

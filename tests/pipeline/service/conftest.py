@@ -5,14 +5,13 @@ import hashlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import soundfile
-import uvicorn
 
 from acestep.checkpoint import fingerprint
 from acestep.hub import find
@@ -23,7 +22,9 @@ from pipeline.service.app import make_app
 from pipeline.service.counter import Counter
 from pipeline.service.desk import Desk
 from pipeline.service.engine import Engine
+from pipeline.service.keys import Keys
 from pipeline.service.page import mount
+from pipeline.service.server import Server, make_server
 from pipeline.service.shelf import Shelf
 from pipeline.service.spec import Access, Limits, ServiceSpec, StoreSpec
 from pipeline.storage import Store, open_store
@@ -39,6 +40,7 @@ class Served:
     """A running server: its address, its parts, and where its music and its output lie."""
 
     address: str
+    server: Server
     counter: Counter
     loop: asyncio.AbstractEventLoop
     music: Path
@@ -91,11 +93,12 @@ def serving(
     keys: tuple[str, ...] = (),
     page: bool = False,
     keep: StoreSpec | None = None,
+    access: Access | None = None,
+    ready: Callable[[], Awaitable[bool]] | None = None,
 ) -> Iterator[Served]:
     """A server, up while the block runs."""
-    spec = ServiceSpec(
-        str(output), access=Access(roots=(str(music),)), limits=limits, page=page, store=keep or StoreSpec()
-    )
+    access = replace(access or Access(), roots=(str(music),))
+    spec = ServiceSpec(str(output), access=access, limits=limits, page=page, store=keep or StoreSpec())
     store = open_store(str(output))
     made: list[Counter] = []
     loops: list[asyncio.AbstractEventLoop] = []
@@ -107,23 +110,24 @@ def serving(
         made.append(Counter(spec, facts(), shelf, Desk(engine.make, shelf, 1, limits.waiting, 2)))
         return made[0]
 
-    async def ready() -> bool:
+    async def always() -> bool:
         return True
 
-    digests = [hashlib.sha256(key.encode()).hexdigest() for key in keys]
-    app = make_app(open_counter, ready, digests)
+    known = Keys([hashlib.sha256(key.encode()).hexdigest() for key in keys])
+    app = make_app(open_counter, ready or always, spec, known)
     if page:
-        app = mount(app, spec, False, digests)
+        app = mount(app, spec, False, known)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(app, log_level="warning", lifespan="on")
-        server = uvicorn.Server(config)
+        server = make_server(app, limits)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         until = time.monotonic() + START_S
         while not server.started and time.monotonic() < until:
             time.sleep(0.02)
         try:
-            yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}", made[0], loops[0], music, output)
+            yield Served(
+                f"http://127.0.0.1:{listening.getsockname()[1]}", server, made[0], loops[0], music, output
+            )
         finally:
             server.should_exit = True
             thread.join(START_S)
