@@ -43,7 +43,7 @@ from pipeline.measuring import Listened, Ruler
 from pipeline.output import OutputError
 from pipeline.own_columns import META
 from pipeline.plan_schema import TRACKS
-from pipeline.receipts import LAST, TASK, leave, of_track
+from pipeline.receipts import LAST, TASK, leave, receipt_of
 from pipeline.results import as_table
 from pipeline.startup import worker_is_ready
 from pipeline.stopping import StopFlag
@@ -123,11 +123,7 @@ class RestyleWorker:
 
     def restyle(self, track: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """All items of one track, in their order: Ray counts on it when it runs a task again."""
-        try:
-            finished = of_track(self.spec.output, track["track_id"])
-        except OSError as error:
-            log.warning("%s: receipts cannot be read: %s", track["track_id"], error)
-            finished = {}
+        finished = self._finished(track)
         missing = [item for item in track["items"] if item["item_id"] not in finished]
         made = self._missing(track | {"items": missing}) if missing else iter(())
         for item in track["items"]:
@@ -138,6 +134,19 @@ class RestyleWorker:
             if row is None:
                 return
             yield row
+
+    def _finished(self, track: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """The rows of items that were made before the task was begun again."""
+        finished = {}
+        for item in track["items"]:
+            try:
+                row = receipt_of(self.spec.output, track["track_id"], item["item_id"])
+            except OSError as error:
+                log.warning("%s: its receipt cannot be read: %s", item["item_id"], error)
+                continue
+            if row is not None:
+                finished[item["item_id"]] = row
+        return finished
 
     def _missing(self, track: dict[str, Any]) -> Iterator[dict[str, Any]]:
         shared = self._shared_columns(track)

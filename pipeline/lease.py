@@ -142,6 +142,10 @@ class HeldStore(OutputStore):
         self.retrying(self.lease.check)
         super().write(name, content)
 
+    def move(self, name: str, to: str) -> None:
+        self.retrying(self.lease.check)
+        super().move(name, to)
+
     def delete(self, name: str) -> None:
         self.retrying(self.lease.check)
         super().delete(name)

@@ -2,9 +2,10 @@
 
 import hashlib
 import io
+import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,13 +14,13 @@ from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from acestep.constants import MAX_FILE_BYTES, NUMERICS_VERSION
 from acestep.decoding import header_seconds
 from acestep.errors import RestyleError
 from pipeline.failures import source_kind
+from pipeline.parts import PartError, PartFormat, part_names, read_part, write_part
 from pipeline.spelling import Folders, Nearby, no_such_file
 from pipeline.storage import Store, locate, patiently
 
@@ -27,6 +28,7 @@ PROBES = "probes"
 THREADS = 16
 READ_BYTES = 1 << 20
 AT_ONCE_BYTES = 64 << 20
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,16 @@ SCHEMA = pa.schema(
 )
 
 
+PROBED = PartFormat(SCHEMA, ("uri", "size", "modified_ns", "digest"))
+
+
 class Probes:
     """Probes of files, asked for only where a file is new or has changed since an earlier launch looked at it."""
 
     def __init__(self, store: Store, launch: str):
         self.store, self.launch = store, launch
         self.folders = Folders()
-        parts = store.files(PROBES, ".parquet")
-        tables = [pq.read_table(pa.BufferReader(store.read(name))) for name in parts]
-        known = pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="default").select(SCHEMA.names)
+        known = pa.concat_tables([SCHEMA.empty_table(), *_remembered(store)])
         # The newest look at a file comes last and is found first.
         self.known = known.filter(pc.equal(known["numerics_version"], NUMERICS_VERSION)).combine_chunks()[::-1]
         self.parts = count()
@@ -93,9 +96,21 @@ class Probes:
             if (info := infos[uri]) is not None
         ]
         if rows:
-            buffer = io.BytesIO()
-            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), buffer, compression="zstd")
-            self.store.write(f"{PROBES}/part-{self.launch}-{next(self.parts):05d}.parquet", buffer.getvalue())
+            table = pa.Table.from_pylist(rows, schema=SCHEMA)
+            write_part(self.store, PROBES, self.launch, next(self.parts), table)
+
+
+def _remembered(store: Store) -> Iterator[pa.Table]:
+    """The parts of earlier launches; what is damaged goes, since all of it can be found out again."""
+    for name in part_names(store, PROBES):
+        try:
+            yield read_part(store, name, PROBED)
+        except PartError as error:
+            if error.is_damaged:
+                log.warning("%s was damaged (%s) and is deleted; its sources are read again", name, error.reason)
+                store.delete(name)
+            else:
+                log.warning("%s; it is left out", error)
 
 
 def _file_infos(uris: Sequence[str]) -> dict[str, fs.FileInfo | None]:

@@ -26,7 +26,7 @@ from pipeline.output import OutputError
 from pipeline.plan import Plan
 from pipeline.plan_file import PLAN_FILE, PlanWriter
 from pipeline.progress import Progress
-from pipeline.receipts import LAST, RECEIPTS, TASK, Receipts, left_over
+from pipeline.receipts import LAST, RECEIPTS, TASK, Receipts, left_over, read_receipts, take_back
 from pipeline.record import job_labels, job_parameters, write_job_file
 from pipeline.results import REJECTED, RESULTS, ResultWriter, current_rows, finished_items
 from pipeline.settings import Setting
@@ -80,11 +80,12 @@ class Kept:
 
     def adopt(self) -> None:
         """Take the rows of receipts that nobody wrote, such as an earlier launch's that was killed."""
-        rows = left_over(self.output)
-        if len(rows):
-            known = pa.array(finished_items(self.output, retry_failed=True), pa.string())
-            self.results.add(rows.filter(pc.invert(pc.is_in(rows["item_id"], known))))
+        names = left_over(self.output)
+        known = finished_items(self.output, retry_failed=True) if names else ()
+        for rows, taken in read_receipts(self.output, names, self.results.most_rows, known):
+            self.results.add(rows)
             self.results.flush()
+            take_back(self.output, taken)
         self.output.delete_folder(RECEIPTS)
 
     def restate(self, plan: Plan) -> None:

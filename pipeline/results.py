@@ -1,6 +1,5 @@
 """Result rows: the one schema, the rolling writer, and what a folder already holds."""
 
-import io
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from acestep.setting import SETTING_TYPES
 from pipeline.metrics.names import MEASURES
 from pipeline.own_columns import META, META_TYPE
+from pipeline.parts import PartFormat, part_names, read_parts, write_part
 from pipeline.storage import Store
 from pipeline.transient import TRANSIENT_KINDS
 
@@ -87,6 +86,7 @@ SCHEMA = pa.schema(
         ("finished_at", pa.timestamp("ms", tz="UTC")),
     ]
 )
+ROWS = PartFormat(SCHEMA, ("item_id", "track_id", "status"))
 
 
 def as_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
@@ -129,9 +129,7 @@ class ResultWriter:
         """Write what waits."""
         table = pa.concat_tables(self.waiting) if self.waiting else None
         if table is not None and len(table):
-            buffer = io.BytesIO()
-            pq.write_table(table, buffer, compression="zstd")
-            self.store.write(f"{self.folder}/part-{self.launch}-{self.parts:05d}.parquet", buffer.getvalue())
+            write_part(self.store, self.folder, self.launch, self.parts, table)
             self.parts += 1
         self.waiting, self.rows = [], 0
         self.last_write = time.monotonic()
@@ -142,19 +140,14 @@ def read_results(store: Store, *folders: str, columns: Sequence[str] | None = No
 
     Args:
         columns: to read; None is all.
+
+    Raises:
+        PartError: a part is damaged, or a file is none.
     """
     schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
-    parts = [name for folder in folders or (RESULTS,) for name in store.files(folder, ".parquet")]
+    parts = [name for folder in folders or (RESULTS,) for name in part_names(store, folder)]
     parts.sort(key=lambda name: name.rsplit("/", 1)[-1])  # parts are named by launch time, in every folder
-    return pa.concat_tables([schema.empty_table(), *(_read_part(store, name, schema) for name in parts)])
-
-
-def _read_part(store: Store, name: str, schema: pa.Schema) -> pa.Table:
-    """The rows of a part; a column that was added since its version is null."""
-    path, columns = store.path(name), schema.names
-    return store.retrying(
-        lambda: pq.read_table(path, filesystem=store.filesystem, columns=columns, schema=schema).cast(schema)
-    )
+    return pa.concat_tables([schema.empty_table(), *read_parts(store, parts, ROWS, columns)])
 
 
 def each_part(store: Store, folder: str, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -56,9 +57,14 @@ class Store:
         Args:
             deep: those of the folders in it too.
         """
-        selector = fs.FileSelector(self.path(folder), allow_not_found=True, recursive=deep)
-        found = self.retrying(lambda: self.filesystem.get_file_info(selector))
+        found = self.entries(folder, deep)
         return sorted(f.path[len(self.root) + 1 :] for f in found if f.is_file and f.path.endswith(suffix))
+
+    def entries(self, folder: str, deep: bool = False) -> list[fs.FileInfo]:
+        """What is in a folder, of any kind; nothing where the folder is not there."""
+        selector = fs.FileSelector(self.path(folder), allow_not_found=True, recursive=deep)
+        found: list[fs.FileInfo] = self.retrying(lambda: self.filesystem.get_file_info(selector))
+        return found
 
     def retrying(self, action: "Callable[[], Result]") -> "Result":
         """Do something with files; behind a network, again after growing pauses when a transfer breaks off."""
@@ -92,6 +98,11 @@ class Store:
         if self.is_local:
             self.filesystem.create_dir(self.path(name).rsplit("/", 1)[0], recursive=True)
 
+    def move(self, name: str, to: str) -> None:
+        """Give a file another name."""
+        self._make_parent(to)
+        self.retrying(lambda: self.filesystem.move(self.path(name), self.path(to)))
+
     def delete_folder(self, name: str) -> None:
         """Remove a folder and what is in it; one that is not there is fine."""
         self.retrying(lambda: self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True))
@@ -111,6 +122,9 @@ def read_file(filesystem: fs.FileSystem, path: str) -> bytes:
 
 
 def _content(filesystem: fs.FileSystem, path: str) -> bytes:
+    # Opening a pipe would wait for somebody to write into it.
+    if isinstance(filesystem, fs.LocalFileSystem) and not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{path} is not a regular file")
     with filesystem.open_input_stream(path) as stream:
         return stream.read()
 

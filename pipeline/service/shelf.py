@@ -13,6 +13,7 @@ from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.errors import RestyleError
 from acestep.request import WITH_BITRATE, kbps
 from pipeline.disk_space import most_bytes
+from pipeline.parts import PartError
 from pipeline.service.kept_files import free_bytes, kept_files, note_use, remove_folder, remove_unfinished
 from pipeline.service.orders import Order
 from pipeline.service.room import Room
@@ -43,7 +44,11 @@ class Shelf:
 
     def row(self, track_id: str, item_id: str) -> dict[str, Any] | None:
         """The row of an item that is done, else None."""
-        row = self.rows.find(track_id, item_id)
+        try:
+            row = self.rows.find(track_id, item_id)
+        except PartError as error:
+            log.warning("cover %s is made again: %s", item_id, error)
+            return None
         return row if row is not None and self.has(row["audio_path"]) else None
 
     def has(self, name: str) -> bool:
