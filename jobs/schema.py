@@ -111,6 +111,7 @@ class RestyleConfig:
     max_source_seconds: float = MAX_SOURCE_SECONDS
     max_attempts: int = 3
     retry_failed: bool = False
+    repair: bool = False
     mix_models: bool = False
     dry_run: bool = False
     catalogue: str | None = None
@@ -184,6 +185,7 @@ class MeasureConfig:
     pairs: str | None = None
     manifest_columns: Any = None  # of the list of pairs
     again: bool = False
+    repair: bool = False
     max_source_seconds: float = MAX_SOURCE_SECONDS
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -248,6 +250,7 @@ class ServeConfig:
     port: int = 8001
     page: bool = True
     max_attempts: int = 3
+    repair: bool = False
     access: AccessConfig = field(default_factory=AccessConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     store: StoreConfig = field(default_factory=StoreConfig)

@@ -31,6 +31,7 @@ from pipeline.job import open_output
 from pipeline.lease import BEAT_S, holding
 from pipeline.measuring import MetricsSpec
 from pipeline.printing import plain_console
+from pipeline.repair import check_parts
 from pipeline.service.spec import Access, Limits, ServiceSpec, StoreSpec
 from pipeline.stopping import stop_signals
 
@@ -89,6 +90,7 @@ def _main(config: DictConfig) -> None:
         console.print(f"checking the model {spec.model} and the folder {spec.output}")
         folder = open_output(spec.output)
         with holding(folder, f"output {spec.output}", lambda text: console.print(f"warning: {text}")) as output:
+            check_parts(output, spec.repair, lambda text: console.print(f"warning: {text}"))
             opened = replace(open_service(spec, keys), output=output)
             console.print(f"loading {spec.model}; a large model takes minutes")
             up = threading.Event()

@@ -44,6 +44,7 @@ from pipeline.output import OutputError
 from pipeline.own_columns import META
 from pipeline.plan_schema import TRACKS
 from pipeline.receipts import LAST, TASK, leave, receipt_of
+from pipeline.repair import FOUND, find_cover
 from pipeline.results import as_table
 from pipeline.startup import worker_is_ready
 from pipeline.stopping import StopFlag
@@ -255,12 +256,11 @@ class RestyleWorker:
                 prompt = stages[-1].prompt(chain.track.prompt)
                 cut = cut_notes(self.handler, prompt, chain.track.duration_s, plan)
                 row["notes"] = [*row["notes"], *stages[-1].notes(chain.track.prompt), *plan.notes, *cut]
-                with self.device_lock:
-                    cover = self.cover(row["item_id"], chain, stages, row["seed"])
-                row |= {"denoise_s": cover.denoise_s, "decode_s": cover.decode_s}
-                started, wave = time.perf_counter(), self.finished(track, cover.wave)
-                row |= self._write(row, wave, *self.encoded(track, wave))
-                row["write_s"] = time.perf_counter() - started
+                found = find_cover(self.spec.output, row["track_id"], row["item_id"]) if self.spec.repair else None
+                made, wave = found or self._made(track, row, stages, chain)
+                row |= made
+                if found:
+                    row["notes"] = [*row["notes"], FOUND]
                 row |= self.ruler.measure(heard, wave, prompt.caption, covers)
         except Exception as error:
             return None if self._stops(error) else row | self._outcome(error)
@@ -271,6 +271,17 @@ class RestyleWorker:
             log.warning("no receipt for %s: %s", row["item_id"], error)
             self._stops(error)
         return row
+
+    def _made(
+        self, track: dict[str, Any], row: dict[str, Any], stages: tuple[Stage, ...], chain: Chain
+    ) -> tuple[dict[str, Any], Tensor]:
+        """Make an item's cover and write it: result columns, and the wave ``[2, n]``."""
+        with self.device_lock:
+            cover = self.cover(row["item_id"], chain, stages, row["seed"])
+        started, wave = time.perf_counter(), self.finished(track, cover.wave)
+        columns = self._write(row, wave, *self.encoded(track, wave))
+        spent = {"denoise_s": cover.denoise_s, "decode_s": cover.decode_s}
+        return columns | spent | {"write_s": time.perf_counter() - started}, wave
 
     @property
     def _stopping(self) -> bool:

@@ -12,6 +12,7 @@ from pipeline.findings import Findings, FindingsSpec, find, measured_rows
 from pipeline.job import existing_output
 from pipeline.lease import HeldStore, holding
 from pipeline.record import read_record
+from pipeline.repair import check_parts
 from pipeline.settings import short_name
 from pipeline.tracking import Tracker, TrackingSpec
 
@@ -55,8 +56,9 @@ def compare_folder(job: CompareJob, warn: Callable[[str], None]) -> tuple[Findin
 
 def compare_in(output: HeldStore, job: CompareJob, warn: Callable[[str], None]) -> tuple[Findings, dict[str, str]]:
     """``compare_folder``, in a folder that the caller holds."""
+    check_parts(output)
     rows = measured_rows(output, job.output)
-    record = read_record(output)
+    record = read_record(output, warn)
     name = job.catalogue or record["catalogue"] or job.output.rstrip("/").rsplit("/", 1)[-1]
     tracking = replace(job.tracking, experiment=job.tracking.experiment or _experiment(record))
     tracker = Tracker(tracking, name, output, job.output)

@@ -86,7 +86,8 @@ def measured_rates(store: Store, model: ModelFacts) -> Rates | None:
     """Rates of the covers that a folder holds of this model in this dtype; None where it holds none."""
     rows = read_results(store, columns=(*MEASURED, *MEASURED_ONCE))
     same = pc.and_(pc.equal(rows["model_fingerprint"], model.fingerprint), pc.equal(rows["dtype"], model.dtype))
-    rows = rows.filter(pc.and_(same, pc.equal(rows["status"], "ok")))
+    known = pc.and_(pc.equal(rows["status"], "ok"), pc.is_valid(rows["denoise_s"]))
+    rows = rows.filter(pc.and_(same, known))
     if not len(rows):
         return None
     evaluated_s = _total(pc.multiply(rows["duration_s"], pc.cast(rows["evaluations"], pa.float64())))

@@ -30,6 +30,7 @@ from pipeline.measuring import MetricsSpec
 from pipeline.plan import Plan, make_plan
 from pipeline.presets import Preset, check_preset
 from pipeline.probe import Probes
+from pipeline.repair import check_parts
 from pipeline.results import (
     RESULTS,
     ResultWriter,
@@ -60,6 +61,7 @@ class RestyleJob:
     device: of the workers, such as "cpu" or "cuda"; None is the GPU where a worker has one.
     max_attempts: how often an item may take a worker process down before it is rejected, at least 2.
     retry_failed: run again what an earlier launch on the folder could not.
+    repair: move damaged files of results out of the way, and find their covers again.
     mix_models: allow covers of different models in one folder.
     manifest_columns: the user's own columns to carry along, see ``pipeline.own_columns.parse_declared``.
     """
@@ -87,6 +89,7 @@ class RestyleJob:
     max_source_seconds: float = MAX_SOURCE_SECONDS
     max_attempts: int = 3
     retry_failed: bool = False
+    repair: bool = False
     mix_models: bool = False
     catalogue: str | None = None
     manifest_columns: Sequence[str] = ()
@@ -253,7 +256,9 @@ def dry_run(job: RestyleJob, rates_from: str | None = None) -> Forecast:
 
 def _foreseen(job: RestyleJob, rates_from: str | None) -> Forecast:
     check_options(job)
-    opened = open_job(job, open_output(job.output))
+    output = open_output(job.output)
+    check_parts(output)
+    opened = open_job(job, output)
     dtype = assumed_dtype(job)
     launch = ResultWriter(opened.output, RESULTS).launch
     problems = [as_table([])]

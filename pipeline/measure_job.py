@@ -30,7 +30,8 @@ from pipeline.metrics.names import MEASURES
 from pipeline.own_columns import META
 from pipeline.pairs import read_pairs
 from pipeline.record import read_record, write_pairs_file
-from pipeline.results import RESULTS, ResultWriter, as_table, current_rows, finished_items
+from pipeline.repair import check_parts
+from pipeline.results import RESULTS, ResultWriter, as_table, current_rows, finished_items, made_with
 from pipeline.spelling import spelled
 from pipeline.spread import spread
 from pipeline.storage import Store
@@ -52,12 +53,14 @@ class MeasureJob:
     pairs: a list of sources and outputs, see ``pipeline.pairs``; None measures the folder's own covers.
     manifest_columns: columns of the list that are the user's own, carried along.
     again: measure also what was measured before, such as with an extra more.
+    repair: move damaged files of results out of the way; covers of a list are measured again.
     """
 
     output: str
     pairs: str | None = None
     manifest_columns: Sequence[str] = ()
     again: bool = False
+    repair: bool = False
     max_source_seconds: float = MAX_SOURCE_SECONDS
     metrics: MetricsSpec = field(default_factory=MetricsSpec)
     cluster: ClusterSpec = field(default_factory=ClusterSpec)
@@ -121,12 +124,13 @@ def measure_all(job: MeasureJob, progressed: Callable[[Measured], None]) -> Meas
         )
     folder = open_output(job.output) if job.pairs else existing_output(job.output)
     with holding(folder, f"output {job.output}") as output:
+        check_parts(output, job.repair, log.warning)
         return _measure_in(output, job, progressed)
 
 
 def _measure_in(output: Store, job: MeasureJob, progressed: Callable[[Measured], None]) -> Measured:
     if job.pairs:
-        if "model" in read_record(output):
+        if "model" in read_record(output) or made_with(output):
             raise RequestError(
                 f"output {job.output} holds covers of jobs.restyle; give the pairs a folder of their own"
             )

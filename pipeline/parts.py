@@ -1,13 +1,13 @@
 """Parts: the Parquet files of a folder, each written whole, and checked as a whole when it is read.
 
-The name of a part ends in the CRC-32 of its bytes, since the checksums of Parquet's pages leave its footer out. Parts
-of earlier versions have no such ending, and files of other names are read too where they hold the right columns.
+The name of a part ends in the CRC-32 of its bytes, since the checksums of Parquet's pages leave its footer out.
+Parts of earlier versions have no such ending, and files of other names are read too where they hold the right
+columns.
 """
 
 import io
 import os
 import re
-import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -63,7 +63,7 @@ def encode_parquet(table: pa.Table) -> bytes:
 
 
 def write_part(store: Store, folder: str, launch: str, number: int, table: pa.Table) -> str:
-    """Write a part, and return its name; those of a folder are in the order of their launches and numbers by name."""
+    """Write a part; its name, by which those of a folder are in the order of their launches and numbers."""
     content = encode_parquet(table)
     name = f"{folder}/part-{launch}-{number:05d}-{zlib.crc32(content):08x}{SUFFIX}"
     store.write(name, content)
@@ -93,18 +93,18 @@ def read_parts(
 
 def read_part(store: Store, name: str, form: PartFormat, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of one part, in the schema of ``form``, restricted to ``columns``; raises as ``read_parts``."""
-    content = _content(store, name)
-    written = _WRITTEN.fullmatch(name.rpartition("/")[2])
+    content, checksum = _content(store, name), _checksum_of(name)
+    is_ours = checksum is not None
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         present = file.schema_arrow.names
     except _UNREADABLE as error:
         reason = f"not a whole Parquet file: {_line(error)}" if content else "0 bytes"
-        raise PartError(store, name, reason, is_damaged=written is not None) from error
+        raise PartError(store, name, reason, is_damaged=is_ours) from error
     foreign = [column for column in present if column not in form.schema.names]
     if 2 * len(foreign) > len(present):
         raise PartError(store, name, f"it has other columns, such as {foreign[0]!r}")
-    if written and written[1] and written[1] != f"{zlib.crc32(content):08x}":
+    if checksum and checksum != f"{zlib.crc32(content):08x}":
         raise PartError(store, name, "its bytes do not match the checksum in its name", is_damaged=True)
     missing = [column for column in form.required if column not in present]
     if missing:
@@ -112,11 +112,11 @@ def read_part(store: Store, name: str, form: PartFormat, columns: Sequence[str] 
     fields = [form.schema.field(column) for column in columns or form.schema.names]
     try:
         found = file.read([field.name for field in fields if field.name in present], use_threads=False)
-        if not (written and written[1]):
+        if not checksum:
             found.validate(full=True)
         return conformed(found, pa.schema(fields))
     except _UNREADABLE as error:
-        raise PartError(store, name, _line(error), is_damaged=written is not None) from error
+        raise PartError(store, name, _line(error), is_damaged=is_ours) from error
 
 
 def conformed(found: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -138,13 +138,17 @@ def conformed(found: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def find_faults(store: Store, folder: str, form: PartFormat) -> list[PartError]:
     """What of a folder cannot be used as a part, by reading all of it."""
-    faults = []
-    for name in part_names(store, folder):
+
+    def fault(name: str) -> PartError | None:
         try:
-            read_part(store, name, form)
+            # A part with a checksum is wholly right where a piece of it is.
+            read_part(store, name, form, form.required if _checksum_of(name) else None)
         except PartError as error:
-            faults.append(error)
-    return faults
+            return error
+        return None
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return [found for found in pool.map(fault, part_names(store, folder)) if found is not None]
 
 
 def set_aside(store: Store, name: str) -> str:
@@ -153,6 +157,12 @@ def set_aside(store: Store, name: str) -> str:
     aside = f"{folder}/{ASIDE}/{own}"
     store.move(name, aside)
     return aside
+
+
+def _checksum_of(name: str) -> str | None:
+    """The checksum in a part's name, "" where it has none; None where no part is called so."""
+    written = _WRITTEN.fullmatch(name.rpartition("/")[2])
+    return written and (written[1] or "")
 
 
 def _entries(store: Store, folder: str) -> list[str]:
@@ -167,9 +177,6 @@ def _entries(store: Store, folder: str) -> list[str]:
 
 def _content(store: Store, name: str) -> bytes:
     try:
-        # Opening a pipe would wait for somebody to write into it.
-        if store.is_local and not stat.S_ISREG(os.stat(store.path(name)).st_mode):
-            raise PartError(store, name, "it is not a regular file")
         return store.read(name)
     except OSError as error:
         if not store.is_local and not isinstance(error, FileNotFoundError):

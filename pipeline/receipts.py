@@ -39,7 +39,7 @@ def leave(store: Store, row: dict[str, Any]) -> None:
     with pa.ipc.new_stream(stream, SCHEMA) as writer:
         writer.write_table(as_table([row]))
     content = stream.getvalue().to_pybytes()
-    store.write(receiptreceipt_name(row["track_id"], row["item_id"]), content + _checksum(content))
+    store.write(receipt_name(row["track_id"], row["item_id"]), content + _checksum(content))
 
 
 def receipt_name(track_id: str, item_id: str) -> str:

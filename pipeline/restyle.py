@@ -27,7 +27,8 @@ from pipeline.plan import Plan
 from pipeline.plan_file import PLAN_FILE, PlanWriter
 from pipeline.progress import Progress
 from pipeline.receipts import LAST, RECEIPTS, TASK, Receipts, left_over, read_receipts, take_back
-from pipeline.record import job_labels, job_parameters, write_job_file
+from pipeline.record import job_labels, job_parameters, read_record, write_job_file
+from pipeline.repair import check_parts
 from pipeline.results import REJECTED, RESULTS, ResultWriter, current_rows, finished_items
 from pipeline.settings import Setting
 from pipeline.stages import stream
@@ -110,6 +111,7 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
 
     Raises:
         RestyleError: nothing could start (manifest, model, setting, cluster or output folder).
+        DamageError: the output folder holds files that cannot be read as its parts.
         HeldError: another launch works on the output folder.
         PoolError: the workers broke off; what was finished before is kept.
         OutputError: the output folder failed; covers under way were finished where they could be.
@@ -129,6 +131,8 @@ def run_in(
 ) -> Summary:
     """``run``, in an output folder that the caller holds."""
     started = time.perf_counter()
+    check_parts(output, job.repair, reporter.warned)
+    read_record(output, reporter.warned)  # a damaged one is told of before it is written anew
     opened = open_job(job, output)
     tracker = opened.tracker
     for note in opened.notes:
@@ -251,4 +255,5 @@ def worker_spec(job: RestyleJob, output: Store, launch: str, model: ModelFacts, 
         compiled=job.compiled,
         language_model=job.language_model,
         metrics=job.metrics,
+        repair=job.repair,
     )

@@ -15,6 +15,7 @@ from pipeline.loading import fetch_cover
 from pipeline.manifest import file_name_key, is_device
 from pipeline.objective import Objective
 from pipeline.own_columns import META, with_columns_of
+from pipeline.repair import check_parts
 from pipeline.selection import select
 from pipeline.spreadsheet import as_cells
 from pipeline.storage import Store, open_store
@@ -49,6 +50,7 @@ def select_winners(job: SelectJob) -> pa.Table:
     output = open_store(job.output)
     if open_store(job.export).root == output.root:
         raise RequestError(f"export {job.export} is the folder that is chosen from; name another one")
+    check_parts(output)
     rows = measured_rows(output, job.output)
     with holding(open_output(job.export), f"export {job.export}") as export:
         winners = select(judged(rows, chance(output, rows), job.objective), job.objective)

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from acestep.errors import RequestError
 from pipeline.background import Background
 from pipeline.findings import Findings
+from pipeline.parts import PartError
 from pipeline.passwords import shown
 from pipeline.progress import Progress
 from pipeline.record import folder_of, tracking_key
@@ -185,6 +186,9 @@ class Tracker:
             log_overview(client, runs.job, results, self.output, self.experiment)
             client.set_tag(runs.job, "mlflow.note.content", description(findings, found))
             client.set_terminated(runs.job)
+        except PartError as error:
+            warn(f"tracking is incomplete: {error}")
+            return {}
         except Exception as error:
             warn(self._incomplete(fault_of(error, self.uri)))
             return {}

@@ -1,6 +1,5 @@
 """Runs on an MLflow server: found again or opened, and what is logged to them. Every call may raise."""
 
-import json
 import logging
 import os
 import tempfile
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.findings import Findings
 from pipeline.loading import fetch_cover
 from pipeline.own_columns import META
+from pipeline.record import read_record
 from pipeline.results import current_rows
 from pipeline.storage import Store
 from pipeline.summary import count_kinds, first_rows
@@ -262,7 +262,7 @@ def log_overview(client: "MlflowClient", run: str, results: pa.Table, store: Sto
     from mlflow.data.pandas_dataset import from_pandas
     from mlflow.entities import DatasetInput, InputTag
 
-    job = json.loads(store.read("job.json"))
+    job = read_record(store)
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "results.parquet"
         ids = set(results["item_id"].to_pylist()) if len(results) <= MOST_ARTIFACT_ROWS else None
@@ -276,6 +276,6 @@ def log_overview(client: "MlflowClient", run: str, results: pa.Table, store: Sto
     if len(manifest):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # two of MLflow's source kinds fit a local path
-            dataset = from_pandas(manifest, source=job["job"]["manifest"], name=name)
+            dataset = from_pandas(manifest, source=job["job"].get("manifest") or "unknown", name=name)
         context = InputTag("mlflow.data.context", "manifest")
         client.log_inputs(run, [DatasetInput(dataset._to_mlflow_entity(), [context])])

@@ -30,6 +30,7 @@ from pipeline.passwords import shown
 from pipeline.presets import check_preset
 from pipeline.probe import Probes
 from pipeline.problems import Problem, ProblemLog
+from pipeline.repair import DamageError, check_parts
 from pipeline.results import RESULTS, ResultWriter, made_tracks
 from pipeline.settings import Setting, names_of
 from pipeline.sources import DECODES, Decode, Sources, check_sources, probe_all
@@ -136,7 +137,10 @@ def _validate(job: RestyleJob, spec: ValidateSpec, watcher: Watcher, log: Proble
     def attempt(name: str, look: Callable[[], tuple[Found, str]]) -> Found | None:
         try:
             found, said = look()
-        except RestyleError as error:
+        except DamageError as error:
+            told(Check(name, errors=tuple(map(str, error.faults))))
+            return None
+        except (RestyleError, OSError) as error:
             told(Check(name, errors=(str(error),)))
             return None
         told(Check(name, said))
@@ -238,6 +242,7 @@ def _output(job: RestyleJob) -> tuple[Store, str]:
     with no_empty_folders(open_store(job.output)):
         output = open_output(job.output)
         holder = holder_of(output)
+        check_parts(output)
     used = f"; in use by {holder}, and a launch has to wait until it ends" if holder else ""
     return output, f"{job.output}, can be written{used}"
 

@@ -16,6 +16,7 @@ class WorkerSpec:
     language_model: name of the one that fills in musical facts; None asks none.
     threads: CPU threads of torch in this worker; None leaves torch's own choice.
     max_attempts: how often an item may take the whole process down before it is rejected.
+    repair: take covers whose files are there and whose rows are lost.
     """
 
     output: Store
@@ -34,4 +35,5 @@ class WorkerSpec:
     adapter: str | None = None
     adapter_scale: float = 1.0
     compiled: bool = False
+    repair: bool = False
     metrics: MetricsSpec = field(default_factory=MetricsSpec)

@@ -131,6 +131,7 @@ def running(opened: Opened) -> Iterator[str]:
         compiled=spec.compiled,
         language_model=spec.language_model,
         metrics=spec.metrics,
+        repair=spec.repair,
     )
     quiet = {"log_level": "WARNING", "enable_access_log": False}
     engine = serve.deployment(

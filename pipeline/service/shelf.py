@@ -184,6 +184,8 @@ def _read(name: str, content: bytes) -> tuple[Order, dict[str, dict[str, Any]]] 
         values = json.loads(content)
         notes = tuple(values.get("notes", ()))
         order = Order(values["id"], values["track"], tuple(values["covers"]), values["owner"], notes)
+        if not (values["written_at"] and order.track["track_id"] and order.item_ids):
+            raise ValueError("it names no items")
         return order, values["rows"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("%s is no order of this version (%r)", name, error)

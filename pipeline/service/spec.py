@@ -123,6 +123,7 @@ class ServiceSpec:
     output: folder of uploads, covers, result rows and requests; any location a catalogue's output may have.
     host, port: where it listens; anything but loopback is reachable by others.
     page: also serve the Cover page, which needs the extra ``ui``.
+    repair: move damaged files of results out of the way, and find their covers again as they are asked for.
     presets: starting points that the page offers.
     """
 
@@ -139,6 +140,7 @@ class ServiceSpec:
     port: int = 8001
     page: bool = True
     max_attempts: int = 3
+    repair: bool = False
     access: Access = field(default_factory=Access)
     limits: Limits = field(default_factory=Limits)
     store: StoreSpec = field(default_factory=StoreSpec)
