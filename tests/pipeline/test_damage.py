@@ -23,7 +23,7 @@ from pipeline.forecast import measured_rates
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob, dry_run
 from pipeline.measure_job import MeasureJob, measure_all
-from pipeline.parts import PartError, encode_parquet, part_names
+from pipeline.parts import PartError, encode_parquet, part_names, write_part
 from pipeline.probe import PROBES, Probes
 from pipeline.record import JOB_FILE, read_record, tracking_key
 from pipeline.repair import FOUND, DamageError, check_parts, find_cover, proven
@@ -360,15 +360,20 @@ def test_a_folder_of_covers_takes_no_pairs_though_its_job_file_is_damaged(tmp_pa
 def test_a_part_damaged_while_the_service_runs_costs_a_cover_made_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (part,) = written(tmp_path, "a")
-    (tmp_path / "x").write_bytes(b"audio")
-    shelf = Shelf(open_store(str(tmp_path)))
-    row = shelf.row("t", "a")
+    store, track, item = open_store(str(tmp_path)), "0" * 20, "1" * 20
+    ids = {"track_id": track, "item_id": item, "audio_path": f"audio/{track}/{item}.flac"}
+    part = tmp_path / write_part(store, RESULTS, "1", 0, as_table([ids | {"status": "ok"}]))
+    store.write(ids["audio_path"], b"audio")
+    shelf = Shelf(store)
+    row = shelf.row(track, item)
     assert row is not None
-    assert row["item_id"] == "a"
+    assert row["item_id"] == item
     cut(part)
-    assert shelf.row("t", "a") is None
+    assert shelf.row(track, item) is None
     assert str(part) in caplog.text
+    shelf.rows.drop(track, item)
+    shelf.rows.write_anew()  # of a part that is damaged nothing can be dropped
+    assert part.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"id": 1}', b'{"written_at": 5, "track": 7}'])
