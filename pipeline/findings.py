@@ -3,7 +3,6 @@
 It depends on result rows and audio files alone, so it is the same at the end of a job and long after it.
 """
 
-import io
 import json
 import logging
 from collections.abc import Mapping
@@ -14,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from acestep.constants import SAMPLE_RATE
 from acestep.errors import RequestError, RestyleError
@@ -27,6 +25,7 @@ from pipeline.metrics.names import BY_NAME, MEASURES
 from pipeline.metrics.null import HARMONY, LEAST_PAIRS, MELODY, TIMBRE, WAVEFORM, Null, null_of, outcome
 from pipeline.objective import KEPT, MOVED, OUTCOME, REASON, SCORE, Objective, score
 from pipeline.own_columns import META, with_columns_of
+from pipeline.parts import encode_parquet
 from pipeline.report.grid import axes, setting_words
 from pipeline.report.page import listening_page
 from pipeline.report.pictures import pictures
@@ -202,12 +201,6 @@ def _tables(rows: pa.Table, comparison: Comparison, null: Null, objective: Objec
         "outcomes": comparison.outcomes,
         "pairs": comparison.pairs,
     }
-    files = {f"{name}.parquet": _parquet(table) for name, table in tables.items()}
+    files = {f"{name}.parquet": encode_parquet(table) for name, table in tables.items()}
     told = {"null": asdict(null), "objective": asdict(objective)}
     return files | {f"{name}.json": json.dumps(values, indent=2).encode() for name, values in told.items()}
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
