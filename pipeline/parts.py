@@ -22,7 +22,7 @@ from pipeline.storage import Store
 SUFFIX = ".parquet"
 ASIDE = ".damaged"
 READERS = 8
-_WRITTEN = re.compile(r"part-.+-\d{5,}(?:-([0-9a-f]{8}))?\.parquet")
+_WRITTEN = re.compile(r"part-(.+)-(\d{5,})(?:-([0-9a-f]{8}))?\.parquet")
 # What pyarrow raises on bytes that it cannot read; some are a plain OSError or ValueError.
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
 
@@ -68,6 +68,20 @@ def write_part(store: Store, folder: str, launch: str, number: int, table: pa.Ta
     name = f"{folder}/part-{launch}-{number:05d}-{zlib.crc32(content):08x}{SUFFIX}"
     store.write(name, content)
     return name
+
+
+def replace_part(store: Store, name: str, table: pa.Table) -> str | None:
+    """Write other rows in a part's place among the others; its new name, None where there are no rows to write."""
+    folder, _, own = name.rpartition("/")
+    written, new = _WRITTEN.fullmatch(own), None
+    if len(table) and written:
+        new = write_part(store, folder, written[1], int(written[2]), table)
+    elif len(table):
+        store.write(name, encode_parquet(table))
+        new = name
+    if new != name:
+        store.delete(name)
+    return new
 
 
 def part_names(store: Store, folder: str) -> list[str]:
@@ -162,7 +176,7 @@ def set_aside(store: Store, name: str) -> str:
 def _checksum_of(name: str) -> str | None:
     """The checksum in a part's name, "" where it has none; None where no part is called so."""
     written = _WRITTEN.fullmatch(name.rpartition("/")[2])
-    return written and (written[1] or "")
+    return written and (written[3] or "")
 
 
 def _entries(store: Store, folder: str) -> list[str]:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from acestep.setting import SETTING_TYPES
 from pipeline.metrics.names import MEASURES
 from pipeline.own_columns import META, META_TYPE
-from pipeline.parts import PartFormat, part_names, read_parts, write_part
+from pipeline.parts import PartFormat, part_names, read_part, read_parts, replace_part, write_part
 from pipeline.storage import Store
 from pipeline.transient import TRANSIENT_KINDS
 
@@ -151,21 +151,14 @@ def read_results(store: Store, *folders: str, columns: Sequence[str] | None = No
 
 
 def each_part(store: Store, folder: str, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
-    """Name and rows of each part of a folder, oldest launch first."""
-    schema = pa.schema([SCHEMA.field(name) for name in columns])
-    for name in store.files(folder, ".parquet"):
-        yield name, _read_part(store, name, schema)
+    """Name and rows of each part of a folder, oldest launch first; raises as ``read_results``."""
+    names = part_names(store, folder)
+    return zip(names, read_parts(store, names, ROWS, columns), strict=True)
 
 
 def keep_rows(store: Store, name: str, kept: pa.ChunkedArray) -> None:
     """Write a part anew with some of its rows, by a mask."""
-    rows = _read_part(store, name, SCHEMA).filter(kept)
-    if len(rows):
-        buffer = io.BytesIO()
-        pq.write_table(rows, buffer, compression="zstd")
-        store.write(name, buffer.getvalue())
-    else:
-        store.delete(name)
+    replace_part(store, name, read_part(store, name, ROWS).filter(kept))
 
 
 def current_rows(store: Store, items: set[str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:

@@ -1,7 +1,6 @@
 """Result rows of a service: found by item, moved from receipts into parts, dropped with their covers."""
 
 import logging
-import re
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -10,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.parts import PartError, part_names, read_part, write_part
+from pipeline.parts import PartError, part_names, read_part, replace_part, write_part
 from pipeline.receipts import left_over, read_receipts, receipt_name, receipt_of, take_back
 from pipeline.results import RESULTS, ROWS, ResultWriter
 from pipeline.storage import Store
@@ -19,7 +18,6 @@ PART_ROWS = 1_000  # so many receipts become a part, and so many rows of removed
 # The track ids of orders are the beginning of a digest; other tracks are a catalogue's, and are left alone.
 OURS = "^[0-9a-f]{20}$"
 KEYS = ("item_id", "track_id", "status", "audio_path")
-_PART = re.compile(r"part-(.+)-(\d{5,})(?:-[0-9a-f]{8})?\.parquet")
 log = logging.getLogger(__name__)
 
 
@@ -83,15 +81,9 @@ class Rows:
                     continue
                 current = [self.part_of.get(item_id) == part for item_id in rows["item_id"].to_pylist()]
                 kept = rows.filter(pc.or_(pc.invert(_ours(rows)), pa.array(current, pa.bool_())))
-                named = _PART.fullmatch(part.rpartition("/")[2])
-                if len(kept) and named:
-                    new = write_part(self.store, RESULTS, named[1], int(named[2]), kept)
+                new = replace_part(self.store, part, kept)
+                if new:
                     self._point(new, kept.filter(_ours(kept)))
-                    if new == part:
-                        del self.stale[part]
-                        continue
-                if named:
-                    self.store.delete(part)
                 del self.stale[part]
 
     def _point(self, part: str, rows: pa.Table, audio: Collection[str] | None = None) -> None:
