@@ -5,9 +5,7 @@ Legend: n samples at 48 kHz.
 
 import io
 import math
-import os
 import random
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -22,6 +20,7 @@ from torch import Tensor
 from acestep.constants import SAMPLE_RATE
 from acestep.decoding import check_samples, decode
 from acestep.errors import AudioError, RequestError
+from acestep.files import NotAFileError, open_regular
 from acestep.source_notes import SILENCE_PEAK, SourceNote
 from acestep.threads import serial_ops
 
@@ -63,13 +62,10 @@ def read_audio(file: str | Path | BinaryIO, most_seconds: float | None = None, c
     """
     if isinstance(file, str | Path):
         try:
-            # Opening a pipe would wait for ever for someone to write into it.
-            if not stat.S_ISREG(os.stat(file).st_mode):
-                raise AudioError(
-                    f"{file}: not a regular file but a folder, a pipe or a device; name an audio file"
-                )
-            with open(file, "rb") as stream:
+            with open(open_regular(file), "rb") as stream:
                 return read_audio(stream, most_seconds, clip)
+        except NotAFileError as error:
+            raise AudioError(f"{file}: {error}") from error
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             raise AudioError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
     if file.seek(0, io.SEEK_END) == 0:

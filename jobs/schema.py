@@ -11,6 +11,7 @@ from acestep.setting import SETTING_FIELDS, SETTING_TYPES, CoverSetting
 from pipeline.cluster import ClusterSpec
 from pipeline.demo_model.plan import Plan
 from pipeline.objective import Objective
+from pipeline.patience import SOURCE_TIMEOUT_S
 from pipeline.service.spec import Limits, StoreSpec
 from pipeline.tuning import Space
 
@@ -110,6 +111,7 @@ class RestyleConfig:
     audio_format: str = "flac"
     max_source_seconds: float = MAX_SOURCE_SECONDS
     max_attempts: int = 3
+    source_timeout_s: float = SOURCE_TIMEOUT_S
     retry_failed: bool = False
     repair: bool = False
     mix_models: bool = False
@@ -187,6 +189,7 @@ class MeasureConfig:
     again: bool = False
     repair: bool = False
     max_source_seconds: float = MAX_SOURCE_SECONDS
+    source_timeout_s: float = SOURCE_TIMEOUT_S
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 

@@ -12,7 +12,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from acestep import hub
-from acestep.audio import EXTENSIONS, encode_audio, finish
+from acestep.audio import EXTENSIONS, encode_audio, finish, read_audio
 from acestep.checkpoint import fingerprint
 from acestep.conditions import TrackConditions, cut_notes, prepare
 from acestep.constants import NUMERICS_VERSION, SAMPLE_RATE
@@ -38,14 +38,17 @@ from acestep.stages import Chain, Cover, Key, Stage, parse_stage
 from pipeline.attempts import AttemptGuard, is_marked
 from pipeline.failures import outcome
 from pipeline.items import effective_columns, item_columns
-from pipeline.loading import read_source
+from pipeline.loading import read_planned
 from pipeline.measuring import Listened, Ruler
 from pipeline.output import OutputError
 from pipeline.own_columns import META
+from pipeline.patience import Patience
 from pipeline.plan_schema import TRACKS
+from pipeline.reading import Copy
 from pipeline.receipts import LAST, TASK, leave, receipt_of
 from pipeline.repair import FOUND, find_cover
 from pipeline.results import as_table
+from pipeline.source_errors import ReadStoppedError, SourceError
 from pipeline.startup import worker_is_ready
 from pipeline.stopping import StopFlag
 from pipeline.worker_spec import WorkerSpec
@@ -155,17 +158,23 @@ class RestyleWorker:
         try:
             chains = [tuple(map(parse_stage, json.loads(item["stages"]))) for item in track["items"]]
             plans = [resolve(stages[0].setting, self.handler.is_turbo) for stages in chains]
+            read_at = time.perf_counter()
+            files = self._fetch(track)  # outside of the lock: a read that hangs holds nobody up
+            fetch_s = time.perf_counter() - read_at
             guard = self._guard(f"{track['track_id']}-source")
             with self._alone_after_a_death(guard), guard:
                 read_at = time.perf_counter()
-                source, reference, told = self._read(track)
-                read_s = time.perf_counter() - read_at
+                source, reference, told = self._read(track, *files)
+                read_s = fetch_s + time.perf_counter() - read_at
+                del files
                 with self.device_lock:
                     started = time.perf_counter()
                     conditions, notes = self.listen(track, source, reference, plans)
                     condition_s = time.perf_counter() - started
                 heard = self.ruler.listen(source)
             chain = self.chain(track, conditions, list(zip(chains, (row["seed"] for row in rows), strict=True)))
+        except ReadStoppedError:
+            return
         except Exception as error:
             if self._stops(error):
                 return
@@ -190,17 +199,30 @@ class RestyleWorker:
                 return
             yield made
 
-    def _read(self, track: dict[str, Any]) -> tuple[Tensor, Tensor | None, list[SourceNote]]:
-        """The source and the timbre reference ``[2, n]``, and what is worth knowing of them."""
-        source = read_source(track["source"], self.spec.most_seconds)
+    def _fetch(self, track: dict[str, Any]) -> tuple[Copy, Copy | None]:
+        """The bytes of the source and the timbre reference that the items were planned by."""
+        patience = Patience(self.spec.source_timeout_s, self.unwanted)
+        source = read_planned(track["source"], track.get("source_digest") or "", patience)
         if not track["reference"]:
-            return source.wave, None, list(source.notes)
-        try:
-            reference = read_source(track["reference"], self.spec.most_seconds)
-        except AudioError as error:
-            raise type(error)(f"its reference_audio {track['reference']}: {error}") from error
-        notes = [*source.notes, *of_reference(reference.notes, track["reference"])]
-        return source.wave, reference.wave, notes
+            return source, None
+        with _of_reference(track):
+            return source, read_planned(track["reference"], track.get("reference_digest") or "", patience)
+
+    def _read(
+        self, track: dict[str, Any], source: Copy, reference: Copy | None
+    ) -> tuple[Tensor, Tensor | None, list[SourceNote]]:
+        """The source and the timbre reference ``[2, n]``, and what is worth knowing of them."""
+        with source.file as file:
+            heard = read_audio(file, self.spec.most_seconds)
+        if reference is None:
+            return heard.wave, None, list(heard.notes)
+        with _of_reference(track), reference.file as file:
+            clip = read_audio(file, self.spec.most_seconds)
+        return heard.wave, clip.wave, [*heard.notes, *of_reference(clip.notes, track["reference"])]
+
+    def unwanted(self) -> bool:
+        """Whether a read that takes long can be abandoned."""
+        return self._stopping
 
     def listen(
         self, track: dict[str, Any], source: Tensor, reference: Tensor | None, plans: Sequence[CoverPlan]
@@ -336,3 +358,12 @@ class RestyleWorker:
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
         return outcome(error)
+
+
+@contextmanager
+def _of_reference(track: dict[str, Any]) -> Iterator[None]:
+    """Say of an error of the block that it is the reference's, not the source's."""
+    try:
+        yield
+    except (AudioError, SourceError) as error:
+        raise type(error)(f"its reference_audio {track['reference']}: {error}") from error

@@ -8,21 +8,22 @@ import torch
 
 from acestep.errors import AudioError, GenerationError, RestyleError, TooLongError
 from pipeline.attempts import WorkerDiedError
-from pipeline.loading import UnavailableError
+from pipeline.source_errors import SourceError, SourceUnavailableError
 from pipeline.spelling import MissingFileError
 from pipeline.transient import is_transient
 
 log = logging.getLogger(__name__)
 TOO_LONG = "too_long"
-UNAVAILABLE = "source_unavailable"
 
 
 def source_kind(error: Exception) -> str:
     """The kind of an error that a source causes."""
+    if isinstance(error, SourceError | GenerationError):
+        return error.kind
     if isinstance(error, TooLongError):
         return TOO_LONG
     if isinstance(error, OSError) and is_transient(error):
-        return UNAVAILABLE
+        return SourceUnavailableError.kind
     return "unreadable_audio" if isinstance(error, AudioError) else "unreadable_file"
 
 
@@ -38,14 +39,12 @@ def outcome(error: Exception) -> dict[str, Any]:
     elif isinstance(error, torch.OutOfMemoryError):
         remedy = "cut the track, or let fewer workers share a GPU (cluster.gpus_per_worker)"
         kind, message = "out_of_memory", f"{error}; {remedy}"
-    elif isinstance(error, GenerationError):
+    elif isinstance(error, GenerationError | SourceError):
         kind, message = error.kind, str(error)
     elif isinstance(error, MissingFileError):
         kind, message = "missing_file", str(error)
     elif isinstance(error, RestyleError):
         kind, message = "bad_request", str(error)
-    elif isinstance(error, UnavailableError):
-        kind, message = UNAVAILABLE, str(error)
     elif isinstance(error, OSError):
         kind = "storage_error"
     if kind == "internal_error":

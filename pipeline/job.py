@@ -27,6 +27,7 @@ from pipeline.items import ModelFacts, Rules
 from pipeline.lost import lost_covers
 from pipeline.manifest import RejectedRow, Track, as_spelled, read_manifest
 from pipeline.measuring import MetricsSpec
+from pipeline.patience import SOURCE_TIMEOUT_S, Patience
 from pipeline.plan import Plan, make_plan
 from pipeline.presets import Preset, check_preset
 from pipeline.probe import Probes
@@ -35,6 +36,7 @@ from pipeline.results import (
     RESULTS,
     ResultWriter,
     as_table,
+    changed_sources,
     finished_items,
     made_tracks,
     made_with,
@@ -60,6 +62,7 @@ class RestyleJob:
     compiled: have torch.compile fuse the network and the autoencoder, which pays on GPUs only.
     device: of the workers, such as "cpu" or "cuda"; None is the GPU where a worker has one.
     max_attempts: how often an item may take a worker process down before it is rejected, at least 2.
+    source_timeout_s: how long reading a source may stand still before it is given up.
     retry_failed: run again what an earlier launch on the folder could not.
     repair: move damaged files of results out of the way, and find their covers again.
     mix_models: allow covers of different models in one folder.
@@ -88,6 +91,7 @@ class RestyleJob:
     audio_format: str = "flac"
     max_source_seconds: float = MAX_SOURCE_SECONDS
     max_attempts: int = 3
+    source_timeout_s: float = SOURCE_TIMEOUT_S
     retry_failed: bool = False
     repair: bool = False
     mix_models: bool = False
@@ -150,7 +154,8 @@ def open_job(job: RestyleJob, output: Store) -> Opened:
     check_options(job)
     presets = [check_preset(preset) for preset in job.presets]
     made = lru_cache(lambda: made_tracks(output))
-    rows = as_spelled(read_manifest(job.manifest, presets, job.caption, job.manifest_columns, made=made))
+    rows = read_manifest(job.manifest, presets, job.caption, job.manifest_columns, made=made)
+    rows = as_spelled(rows, Patience(job.source_timeout_s))
     first = next(rows)
     settings = job.settings()
     listener = hub.find_language_model(job.language_model) if job.language_model else None
@@ -182,6 +187,8 @@ def option_errors(job: RestyleJob) -> Iterator[RequestError]:
         yield RequestError(
             f"max_attempts {job.max_attempts}: a death may be a neighbour's fault; allow at least 2"
         )
+    if not job.source_timeout_s > 0:
+        yield RequestError(f"source_timeout_s {job.source_timeout_s!r} must be above zero")
     if job.duplicates not in DUPLICATES:
         yield RequestError(f"grid.duplicates {job.duplicates!r} is unknown; use one of {', '.join(DUPLICATES)}")
     for look in (
@@ -236,7 +243,8 @@ def plan_job(
     lost = lost_covers(opened.output)
     finished = finished_items(opened.output, job.retry_failed) - lost
     carried = Carried(opened.output) if job.manifest_columns and finished else None
-    plan = make_plan(opened.rows, rules, finished, Probes(opened.output, launch).of, todo, final, carried)
+    probes = Probes(opened.output, launch, Patience(job.source_timeout_s), changed_sources(opened.output))
+    plan = make_plan(opened.rows, rules, finished, probes.of, todo, final, carried)
     plan.lost = lost & plan.ids
     return plan, model, _run(opened.settings, plan, job.duplicates, opened.is_turbo)
 

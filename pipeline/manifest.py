@@ -25,6 +25,7 @@ from pipeline.manifest_files import (
     rows_of,
 )
 from pipeline.own_columns import OPTION, absent, own_values
+from pipeline.patience import DEFAULT_PATIENCE, Patience
 from pipeline.presets import Preset, for_genres
 from pipeline.spelling import Folders
 from pipeline.storage import absolute
@@ -148,9 +149,11 @@ def _check_id(
         )
 
 
-def as_spelled(rows: Iterable[Track | RejectedRow]) -> Iterator[Track | RejectedRow]:
+def as_spelled(
+    rows: Iterable[Track | RejectedRow], patience: Patience = DEFAULT_PATIENCE
+) -> Iterator[Track | RejectedRow]:
     """Rows whose files are named in the Unicode form that they have where they are."""
-    folders = Folders()
+    folders = Folders(patience)
     batch: list[Track | RejectedRow] = []
     try:
         for row in rows:

@@ -29,6 +29,7 @@ from pipeline.measuring import ALL, MetricsSpec, Ruler
 from pipeline.metrics.names import MEASURES
 from pipeline.own_columns import META
 from pipeline.pairs import read_pairs
+from pipeline.patience import DEFAULT_PATIENCE, SOURCE_TIMEOUT_S, Patience
 from pipeline.record import read_record, write_pairs_file
 from pipeline.repair import check_parts
 from pipeline.results import RESULTS, ResultWriter, as_table, current_rows, finished_items, made_with
@@ -54,6 +55,7 @@ class MeasureJob:
     manifest_columns: columns of the list that are the user's own, carried along.
     again: measure also what was measured before, such as with an extra more.
     repair: move damaged files of results out of the way; covers of a list are measured again.
+    source_timeout_s: how long reading a file may stand still before it is given up.
     """
 
     output: str
@@ -62,6 +64,7 @@ class MeasureJob:
     again: bool = False
     repair: bool = False
     max_source_seconds: float = MAX_SOURCE_SECONDS
+    source_timeout_s: float = SOURCE_TIMEOUT_S
     metrics: MetricsSpec = field(default_factory=MetricsSpec)
     cluster: ClusterSpec = field(default_factory=ClusterSpec)
 
@@ -106,6 +109,7 @@ class Group:
     device: str
     most_seconds: float
     listed: bool
+    patience: Patience = DEFAULT_PATIENCE
 
 
 def measure_all(job: MeasureJob, progressed: Callable[[Measured], None]) -> Measured:
@@ -118,6 +122,8 @@ def measure_all(job: MeasureJob, progressed: Callable[[Measured], None]) -> Meas
     if not job.metrics.enabled:
         raise RequestError("metrics.enabled is false, and this job does nothing else; take it out")
     job.metrics.check()
+    if not job.source_timeout_s > 0:
+        raise RequestError(f"source_timeout_s {job.source_timeout_s!r} must be above zero")
     if job.manifest_columns and not job.pairs:
         raise RequestError(
             "manifest_columns is for a list of pairs, and there is none; add pairs=... or take it out"
@@ -146,8 +152,9 @@ def _measure_in(output: Store, job: MeasureJob, progressed: Callable[[Measured],
     connect(job.cluster)
     pool = size_pool(job.cluster)
     device = "cuda" if pool.gpus_per_worker else "cpu"
+    patience = Patience(job.source_timeout_s)
     groups = (
-        Group(output, some, job.metrics, device, job.max_source_seconds, bool(job.pairs))
+        Group(output, some, job.metrics, device, job.max_source_seconds, bool(job.pairs), patience)
         for some in _grouped(rows)
     )
     writer, done = ResultWriter(output, RESULTS), Measured()
@@ -207,16 +214,16 @@ def measure_group(group: Group) -> Rows:
 def _measure_group(group: Group) -> Rows:
     ruler = _ruler(group.spec, group.device)
     try:
-        source_uri = spelled(group.rows[0]["source"])
-        wave = load(source_uri, group.most_seconds)
+        source_uri = spelled(group.rows[0]["source"], group.patience)
+        wave = load(source_uri, group.most_seconds, group.patience)
         source = ruler.listen(wave)
     except (RestyleError, OSError) as error:
         return [_unread(group, row, outcome(error), row["source"]) for row in group.rows]
     rows = []
     for row in group.rows:
         try:
-            path = spelled(row["audio_path"]) if group.listed else row["audio_path"]
-            cover = load_cover(group.output, path, group.most_seconds)
+            path = spelled(row["audio_path"], group.patience) if group.listed else row["audio_path"]
+            cover = load_cover(group.output, path, group.most_seconds, group.patience)
             measured = ruler.measure(source, cover, row["caption"] or "", len(group.rows))
         except (RestyleError, OSError) as error:
             rows.append(_unread(group, row, outcome(error), row["audio_path"]))

@@ -142,7 +142,9 @@ def _plan_batch(
             yield {
                 "track_id": track.track_id,
                 "source": track.source,
+                "source_digest": source.digest,
                 "reference": track.reference,
+                "reference_digest": reference.digest if reference else None,
                 "prompt": json.dumps(asdict(track.prompt)),
                 "preset": track.preset.name if track.preset else rules.preset,
                 "notes": list(track.notes),

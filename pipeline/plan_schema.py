@@ -22,7 +22,9 @@ PLAN_SCHEMA = pa.schema(
     [
         ("track_id", pa.string()),
         ("source", pa.string()),
+        ("source_digest", pa.string()),  # SHA-256 of the bytes that the items were named by
         ("reference", pa.string()),
+        ("reference_digest", pa.string()),
         ("prompt", pa.string()),  # the Prompt as JSON
         ("preset", pa.string()),
         ("notes", pa.list_(pa.string())),

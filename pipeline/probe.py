@@ -5,29 +5,29 @@ import io
 import logging
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count
-from typing import BinaryIO
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
-from acestep.constants import MAX_FILE_BYTES, NUMERICS_VERSION
+from acestep.constants import NUMERICS_VERSION
 from acestep.decoding import header_seconds
-from acestep.errors import RestyleError
+from acestep.errors import AudioError, RestyleError
 from pipeline.failures import source_kind
 from pipeline.parts import PartError, PartFormat, part_names, read_part, write_part
+from pipeline.patience import DEFAULT_PATIENCE, Patience, Tick, place_of, side_by_side
+from pipeline.reading import READ_BYTES, opened, refuse_larger
+from pipeline.source_errors import SourceError, SourceTimeoutError
 from pipeline.spelling import Folders, Nearby, no_such_file
 from pipeline.storage import Store, locate, patiently
 
 PROBES = "probes"
 THREADS = 16
-READ_BYTES = 1 << 20
-AT_ONCE_BYTES = 64 << 20
 log = logging.getLogger(__name__)
 
 
@@ -58,12 +58,25 @@ SCHEMA = pa.schema(
 PROBED = PartFormat(SCHEMA, ("uri", "size", "modified_ns", "digest"))
 
 
-class Probes:
-    """Probes of files, asked for only where a file is new or has changed since an earlier launch looked at it."""
+class Seen(NamedTuple):
+    """What tells one version of a file from another without reading it."""
 
-    def __init__(self, store: Store, launch: str):
-        self.store, self.launch = store, launch
-        self.folders = Folders()
+    size: int
+    modified_ns: int
+
+
+class Probes:
+    """Probes of files, asked for only where a file is new or has changed since an earlier launch looked at it.
+
+    suspects: files whose size and time are not enough to go by, since a worker found other content in them.
+    """
+
+    def __init__(
+        self, store: Store, launch: str, patience: Patience = DEFAULT_PATIENCE, suspects: Collection[str] = ()
+    ):
+        self.store, self.launch, self.patience = store, launch, patience
+        self.suspects = frozenset(suspects)
+        self.folders = Folders(patience)
         known = pa.concat_tables([SCHEMA.empty_table(), *_remembered(store)])
         # The newest look at a file comes last and is found first.
         self.known = known.filter(pc.equal(known["numerics_version"], NUMERICS_VERSION)).combine_chunks()[::-1]
@@ -72,28 +85,29 @@ class Probes:
     def of(self, uris: Sequence[str]) -> dict[str, Probe]:
         """A probe of each file."""
         unique = list(dict.fromkeys(uris))
-        infos = _file_infos(unique)
+        seen = _seen(unique, self.patience)
         found: dict[str, Probe] = {}
         places = pc.index_in(pa.array(unique, pa.string()), value_set=self.known["uri"])
         remembered = self.known.take(places.drop_null()).to_pylist()
         for row in remembered:
-            info = infos[row["uri"]]
-            if info is not None and (info.size, info.mtime_ns) == (row["size"], row["modified_ns"]):
+            if seen[row["uri"]] == (row["size"], row["modified_ns"]) and row["uri"] not in self.suspects:
                 found[row["uri"]] = Probe(row["digest"], row["duration_s"], row["error_kind"], row["error"])
         fresh = [uri for uri in unique if uri not in found]
         if fresh:
-            with ThreadPoolExecutor(THREADS) as pool:
-                looked = dict(zip(fresh, pool.map(partial(probe, folders=self.folders), fresh), strict=True))
+            looked = _probed(fresh, self.folders, self.patience)
             found |= looked
-            self._remember({uri: p for uri, p in looked.items() if infos[uri] is not None and p.digest}, infos)
+            self._remember({uri: p for uri, p in looked.items() if p.digest}, seen)
         return found
 
-    def _remember(self, looked: dict[str, Probe], infos: dict[str, fs.FileInfo | None]) -> None:
+    def _remember(self, looked: dict[str, Probe], seen: dict[str, Seen | None]) -> None:
+        # A file that was replaced while it was read, and is put back, has the old time and the other's digest.
+        local = [uri for uri in looked if _is_local(uri)]
+        after = seen | _seen(local, self.patience)
         rows = [
-            {"uri": uri, "size": info.size, "modified_ns": info.mtime_ns, **asdict(probe)}
+            {"uri": uri, "size": one.size, "modified_ns": one.modified_ns, **asdict(probe)}
             | {"numerics_version": NUMERICS_VERSION}
             for uri, probe in looked.items()
-            if (info := infos[uri]) is not None
+            if (one := seen[uri]) is not None and one == after[uri]
         ]
         if rows:
             table = pa.Table.from_pylist(rows, schema=SCHEMA)
@@ -113,49 +127,89 @@ def _remembered(store: Store) -> Iterator[pa.Table]:
                 log.warning("%s; it is left out", error)
 
 
-def _file_infos(uris: Sequence[str]) -> dict[str, fs.FileInfo | None]:
-    """Size and time of each file, asked of each filesystem in one call; None where there is no file."""
-    infos: dict[str, fs.FileInfo | None] = {}
-    groups: dict[int, tuple[fs.FileSystem, list[tuple[str, str]]]] = {}
+def probe_all(uris: Sequence[str], patience: Patience = DEFAULT_PATIENCE) -> dict[str, Probe]:
+    """Probes of files that nobody will remember, for want of an output folder."""
+    return _probed(list(dict.fromkeys(uris)), Folders(patience), patience)
+
+
+def _probed(uris: Sequence[str], folders: Folders, patience: Patience) -> dict[str, Probe]:
+    with side_by_side(THREADS, patience) as (pool, patience):
+        look = partial(probe, folders=folders, patience=patience)
+        return dict(zip(uris, pool.map(look, uris), strict=True))
+
+
+def _is_local(uri: str) -> bool:
+    return isinstance(locate(uri)[0], fs.LocalFileSystem)
+
+
+def _seen(uris: Sequence[str], patience: Patience) -> dict[str, Seen | None]:
+    """Size and time of each file; None where there is no file, or none that answers."""
+    seen: dict[str, Seen | None] = dict.fromkeys(uris)
+    groups: dict[int, tuple[fs.FileSystem, dict[str, str]]] = {}
     for uri in uris:
         try:
             filesystem, path = locate(uri)
         except RestyleError:
-            infos[uri] = None
             continue
-        groups.setdefault(id(filesystem), (filesystem, []))[1].append((uri, path))
-    for filesystem, pairs in groups.values():
-        answers = _answers(filesystem, [path for _, path in pairs])
-        for (uri, _), info in zip(pairs, answers, strict=True):
-            infos[uri] = info if info is not None and info.is_file else None
-    return infos
+        groups.setdefault(id(filesystem), (filesystem, {}))[1][uri] = path
+    for filesystem, paths in groups.values():
+        if isinstance(filesystem, fs.LocalFileSystem):
+            seen |= _seen_locally(paths, patience)
+        else:
+            seen |= _seen_remotely(filesystem, paths, patience)
+    return seen
 
 
-def _answers(filesystem: fs.FileSystem, paths: list[str]) -> list[fs.FileInfo | None]:
+def _seen_locally(paths: dict[str, str], patience: Patience) -> dict[str, Seen | None]:
+    """The same for local files. What lies beside one that does not answer is not asked."""
+    seen: dict[str, Seen | None] = {}
+    left = list(paths.items())
+    while left:
+        asked: list[tuple[str, str]] = []
+
+        def ask(tick: Tick, left: list[tuple[str, str]] = left, asked: list[tuple[str, str]] = asked) -> None:
+            for uri, path in left:
+                tick()
+                asked.append((uri, path))
+                try:
+                    info = os.stat(path)
+                    seen[uri] = Seen(info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else None
+                except (OSError, ValueError):
+                    seen[uri] = None
+
+        try:
+            patience.run(left[0][1], ask)
+            left = []
+        except SourceTimeoutError:
+            dead = place_of(asked[-1][1] if asked else left[0][1])
+            left = [pair for pair in left[len(asked) :] if place_of(pair[1]) != dead]
+    return dict.fromkeys(paths) | seen
+
+
+def _seen_remotely(filesystem: fs.FileSystem, paths: dict[str, str], patience: Patience) -> dict[str, Seen | None]:
+    def ask(tick: Tick) -> list[fs.FileInfo]:
+        def once() -> list[fs.FileInfo]:
+            tick()
+            return filesystem.get_file_info(list(paths.values()))
+
+        return patiently(once)
+
     try:
-        local = isinstance(filesystem, fs.LocalFileSystem)
-        return filesystem.get_file_info(paths) if local else patiently(lambda: filesystem.get_file_info(paths))
-    except (OSError, ValueError):
-        if len(paths) == 1 or not isinstance(filesystem, fs.LocalFileSystem):
-            return [None] * len(paths)
-        # One name that no file can have (too long, with a zero in it) spoils the answers of all.
-        return [answer for path in paths for answer in _answers(filesystem, [path])]
+        infos = patience.run(next(iter(paths)), ask)
+    except (OSError, ValueError, SourceError):
+        return dict.fromkeys(paths)
+    seen = (Seen(info.size, info.mtime_ns) if info.is_file else None for info in infos)
+    return dict(zip(paths, seen, strict=True))
 
 
-def probe(uri: str, folders: Folders | None = None) -> Probe:
+def probe(uri: str, folders: Folders | None = None, patience: Patience = DEFAULT_PATIENCE) -> Probe:
     """Digest a file's bytes and read its length from the header, without decoding it.
 
     Args:
         folders: where a name like that of a missing file is looked for; None looks nowhere.
     """
     try:
-        filesystem, path = locate(uri)
-        if isinstance(filesystem, fs.LocalFileSystem) and not stat.S_ISREG(os.stat(path).st_mode):
-            # Opening a pipe would wait for ever for someone to write into it.
-            what = "not a regular file but a folder, a pipe or a device; name an audio file"
-            return Probe(error_kind="unreadable_file", error=f"{uri}: {what}")
-        look = partial(_look, filesystem, path, uri)
-        return look() if isinstance(filesystem, fs.LocalFileSystem) else patiently(look)
+        return patience.run(uri, lambda tick: _look(uri, tick))
     except FileNotFoundError:
         missing = no_such_file(folders.near(uri) if folders else Nearby())
         return Probe(error_kind="missing_file", error=f"{uri}: {missing}")
@@ -163,25 +217,20 @@ def probe(uri: str, folders: Folders | None = None) -> Probe:
         return Probe(error_kind=source_kind(error), error=f"{uri}: {error}")
 
 
-def _look(filesystem: fs.FileSystem, path: str, uri: str) -> Probe:
-    with opened(filesystem, path) as file:
+def _look(uri: str, tick: Tick) -> Probe:
+    filesystem, path = locate(uri)
+    look = partial(_look_once, filesystem, path, tick)
+    return look() if isinstance(filesystem, fs.LocalFileSystem) else patiently(look)
+
+
+def _look_once(filesystem: fs.FileSystem, path: str, tick: Tick) -> Probe:
+    with opened(filesystem, path, tick) as file:
         size = file.seek(0, io.SEEK_END)
-        if size > MAX_FILE_BYTES:
-            too_large = f"{size} bytes are more than the {MAX_FILE_BYTES} of any usable track; cut or convert it"
-            return Probe(error_kind="unreadable_audio", error=f"{uri}: {too_large}")
+        refuse_larger(size)
         if size == 0:
-            return Probe(error_kind="unreadable_audio", error=f"{uri}: empty file (0 bytes)")
+            raise AudioError("empty file (0 bytes)")
         file.seek(0)
         digest = hashlib.sha256()
         while chunk := file.read(READ_BYTES):
             digest.update(chunk)
         return Probe(digest.hexdigest(), header_seconds(file))
-
-
-def opened(filesystem: fs.FileSystem, path: str) -> BinaryIO:
-    """A file to read here and there: of a remote one every read is a request, so all of it comes at once."""
-    file = filesystem.open_input_file(path)
-    if isinstance(filesystem, fs.LocalFileSystem) or file.size() > AT_ONCE_BYTES:
-        return io.BufferedReader(file, READ_BYTES)
-    with file:
-        return io.BytesIO(file.read())

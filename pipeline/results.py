@@ -13,6 +13,7 @@ from acestep.setting import SETTING_TYPES
 from pipeline.metrics.names import MEASURES
 from pipeline.own_columns import META, META_TYPE
 from pipeline.parts import PartFormat, part_names, read_part, read_parts, replace_part, write_part
+from pipeline.source_errors import SourceChangedError
 from pipeline.storage import Store
 from pipeline.transient import TRANSIENT_KINDS
 
@@ -212,6 +213,16 @@ def made_tracks(store: Store) -> set[str]:
     rows = read_results(store, RESULTS, columns=("track_id", "status"))
     made = rows.filter(pc.equal(rows["status"], "ok"))["track_id"]
     return set(pc.unique(made).drop_null().to_pylist())
+
+
+def changed_sources(store: Store) -> set[str]:
+    """Sources and references of which workers found other content than was planned."""
+    found: set[str] = set()
+    columns = ("source", "reference_audio")
+    for _, rows in each_part(store, RESULTS, ("error_kind", *columns)):
+        changed = rows.filter(pc.equal(rows["error_kind"], SourceChangedError.kind))
+        found.update(*(changed[name].drop_null().to_pylist() for name in columns))
+    return found
 
 
 def made_with(store: Store) -> set[str]:

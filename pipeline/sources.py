@@ -1,25 +1,27 @@
 """Look at every source of a catalogue before a worker does: is it there, is it audio, can it be decoded."""
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from typing import BinaryIO, Literal
 
 from pyarrow import fs
 
 from acestep.decoding import blocks_of, check_samples, decode
-from acestep.errors import AudioError, RestyleError
+from acestep.errors import RestyleError
 from acestep.source_notes import Meter, SourceNote, of_reference
 from pipeline.failures import TOO_LONG, source_kind
 from pipeline.manifest import Track
-from pipeline.probe import THREADS, Probe, opened, probe
+from pipeline.patience import DEFAULT_PATIENCE, Patience, Tick
+from pipeline.probe import THREADS, Probe
 from pipeline.problems import Problem
-from pipeline.spelling import Folders
+from pipeline.reading import opened
 from pipeline.storage import locate, patiently
 
 Decode = Literal["start", "full", "none"]
@@ -64,6 +66,7 @@ def check_sources(
     found: Callable[[Problem], None],
     noted: Callable[[Problem], None],
     looked: Callable[[int], None],
+    patience: Patience = DEFAULT_PATIENCE,
 ) -> Sources:
     """Probe the files of every track and decode them as far as ``how_far`` says, batch by batch.
 
@@ -80,9 +83,12 @@ def check_sources(
     threads = FULL_THREADS if full else THREADS
     told_at = time.monotonic()
 
+    stopped = threading.Event()
+    patience = replace(patience, stopped=stopped.is_set)
+
     @lru_cache(maxsize=REMEMBERED)
     def decoded(uri: str) -> Heard:
-        return listen(uri, full, most_seconds)
+        return listen(uri, full, most_seconds, patience)
 
     planned = iter(tracks)
     while batch := list(islice(planned, BATCH_ROWS)):
@@ -110,16 +116,10 @@ def check_sources(
                         told_at = time.monotonic()
                         looked(counted.tracks)
             except BaseException:
+                stopped.set()
                 pool.shutdown(cancel_futures=True)  # else leaving would wait for the whole batch
                 raise
     return counted
-
-
-def probe_all(uris: Sequence[str]) -> dict[str, Probe]:
-    """Probes of files that nobody will remember, for want of an output folder."""
-    unique = list(dict.fromkeys(uris))
-    with ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip(unique, pool.map(partial(probe, folders=Folders()), unique), strict=True))
 
 
 def files_of(track: Track) -> Iterator[str]:
@@ -158,32 +158,30 @@ def is_longer(known: Probe, most_seconds: float) -> bool:
     return known.duration_s is not None and known.duration_s > most_seconds
 
 
-def listen(uri: str, full: bool, most_seconds: float) -> Heard:
+def listen(uri: str, full: bool, most_seconds: float, patience: Patience = DEFAULT_PATIENCE) -> Heard:
     """Decode a file, as a worker does.
 
     Args:
         full: all of it, and not its first seconds only (or, where they are silent, up to the first sound).
     """
-    notes: list[SourceNote] = []
-    try:
+
+    def decoded(tick: Tick) -> list[SourceNote]:
         filesystem, path = locate(uri)
 
-        def look() -> None:
-            with opened(filesystem, path) as file:
-                if full:
-                    pieces, found = decode(file, most_seconds)
-                    check_samples([samples for samples, _ in pieces])
-                else:
-                    found = start_of(file, most_seconds)
-                notes[:] = found
+        def look() -> list[SourceNote]:
+            with opened(filesystem, path, tick) as file:
+                if not full:
+                    return start_of(file, most_seconds)
+                pieces, notes = decode(file, most_seconds)
+                check_samples([samples for samples, _ in pieces])
+                return notes
 
-        if isinstance(filesystem, fs.LocalFileSystem):
-            look()
-        else:
-            patiently(look)
-    except (AudioError, OSError, RestyleError) as error:
+        return look() if isinstance(filesystem, fs.LocalFileSystem) else patiently(look)
+
+    try:
+        return Heard(tuple(patience.run(uri, decoded)))
+    except (OSError, RestyleError) as error:
         return Heard(defect=(source_kind(error), f"{uri}: {error}"))
-    return Heard(tuple(notes))
 
 
 def start_of(file: BinaryIO, most_seconds: float | None = None) -> list[SourceNote]:

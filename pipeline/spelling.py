@@ -10,11 +10,10 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from queue import Empty, SimpleQueue
-from threading import RLock, Thread
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import RLock
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -22,6 +21,8 @@ from pyarrow import fs
 
 from acestep.errors import RestyleError
 from acestep.values import composed
+from pipeline.patience import DEFAULT_PATIENCE, Patience, side_by_side
+from pipeline.source_errors import SourceTimeoutError
 from pipeline.storage import StorageError, escaped, locate, patiently
 
 THREADS = 16
@@ -99,7 +100,8 @@ class Nearby:
 class Folders:
     """What is in folders, each listed once; several threads may ask."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: Patience = DEFAULT_PATIENCE) -> None:
+        self.patience = patience
         self.lock = RLock()
         self.names: dict[tuple[int, str], frozenset[str] | None] = {}
         self.alike: dict[tuple[int, str, str], dict[str, list[str]]] = {}
@@ -129,13 +131,13 @@ class Folders:
         asked = [uri for uri in uris if not unquote(uri).isascii()]
         if not asked:
             return {}
-        with ThreadPoolExecutor(THREADS) as pool:
-            found = zip(asked, pool.map(self._actual, asked), strict=True)
+        with side_by_side(THREADS, self.patience) as (pool, patience):
+            found = zip(asked, pool.map(partial(self._actual, patience=patience), asked), strict=True)
             return {uri: other for uri, other in found if other is not None}
 
-    def _actual(self, uri: str) -> str | None:
+    def _actual(self, uri: str, patience: Patience) -> str | None:
         with suppress(RestyleError, OSError, ValueError):
-            return None if _is_there(uri) else self.near(uri).uri
+            return None if _is_there(uri, patience) else self.near(uri).uri
         return None
 
     def _find(self, filesystem: fs.FileSystem, path: str) -> tuple[list[str], str]:
@@ -164,9 +166,10 @@ class Folders:
         key = (id(filesystem), folder)
         if key not in self.names:
             self.names[key] = None
-            with suppress(OSError, ValueError, pa.ArrowException):
+            with suppress(OSError, ValueError, pa.ArrowException, SourceTimeoutError):
                 if isinstance(filesystem, fs.LocalFileSystem):
-                    self.names[key] = frozenset(os.listdir(folder or "/"))
+                    listed = self.patience.run(folder or "/", lambda tick: os.listdir(folder or "/"))
+                    self.names[key] = frozenset(listed)
                 elif self.listed < MOST_LISTED:
                     self.listed += 1
                     self.names[key] = frozenset(self._listed(filesystem, folder))
@@ -174,36 +177,35 @@ class Folders:
 
     def _listed(self, filesystem: fs.FileSystem, folder: str) -> list[str]:
         """The names in a remote folder; one that takes too long is the last that is asked for."""
-        answers: SimpleQueue[list[fs.FileInfo] | Exception] = SimpleQueue()
-
-        def ask() -> None:
-            try:
-                answers.put(filesystem.get_file_info(fs.FileSelector(folder)))
-            except (OSError, ValueError, pa.ArrowException) as error:
-                answers.put(error)
-
-        Thread(target=ask, daemon=True).start()
+        patience = replace(self.patience, timeout_s=min(LISTING_S, self.patience.timeout_s))
+        selector = fs.FileSelector(folder)
         try:
-            answer = answers.get(timeout=LISTING_S)
-        except Empty:
+            uri = f"{type(filesystem).__name__}://{folder}"
+            infos: list[fs.FileInfo] = patience.run(uri, lambda tick: filesystem.get_file_info(selector))
+        except SourceTimeoutError:
             self.listed = MOST_LISTED
-            raise TimeoutError from None
-        if isinstance(answer, Exception):
-            raise answer
-        return [info.base_name for info in answer]
+            raise
+        return [info.base_name for info in infos]
+
+    def _is_folder(self, filesystem: fs.FileSystem, path: str) -> bool:
+        local = isinstance(filesystem, fs.LocalFileSystem)
+        uri = path if local else f"{type(filesystem).__name__}://{path}"
+        info = self.patience.run(uri, lambda tick: filesystem.get_file_info(path))
+        found: bool = info.type == fs.FileType.Directory
+        return found
 
     def _missing_part(self, filesystem: fs.FileSystem, path: str) -> str:
         """Why no file is like a path: a missing folder and what is like it, or the drive of another system."""
         if _WINDOWS_DRIVE.search(path):
             return "a path of Windows names no file on this machine"
         missing = path
-        with suppress(OSError, ValueError, pa.ArrowException):
-            while (folder := missing.rpartition("/")[0]) and not _is_folder(filesystem, folder):
+        with suppress(OSError, ValueError, pa.ArrowException, SourceTimeoutError):
+            while (folder := missing.rpartition("/")[0]) and not self._is_folder(filesystem, folder):
                 missing = folder
         if missing == path:
             return ""
         found, difference = self._find(filesystem, missing)
-        folders = [other for other in found if difference and _is_folder(filesystem, other)]
+        folders = [other for other in found if difference and self._is_folder(filesystem, other)]
         hint = f"; {_there_is(folders, missing, difference)}" if folders else ""
         return f"there is no folder {missing!r}{hint}"
 
@@ -212,16 +214,16 @@ class MissingFileError(RestyleError):
     """There is no such file; the message says what there is."""
 
 
-def spelled(uri: str) -> str:
+def spelled(uri: str, patience: Patience = DEFAULT_PATIENCE) -> str:
     """``uri`` where a file is there, else the one whose name differs by Unicode form alone.
 
     Raises:
         MissingFileError: there is none.
-        StorageError, OSError: the place cannot be looked at.
+        StorageError, SourceTimeoutError, OSError: the place cannot be looked at.
     """
-    if _is_there(uri):
+    if _is_there(uri, patience):
         return uri
-    near = Folders().near(uri)
+    near = Folders(patience).near(uri)
     if near.uri is None:
         raise MissingFileError(no_such_file(near))
     return near.uri
@@ -232,16 +234,15 @@ def no_such_file(near: Nearby) -> str:
     return "no such file" + (f"; {near.hint}" if near.hint else "")
 
 
-def _is_there(uri: str) -> bool:
+def _is_there(uri: str, patience: Patience) -> bool:
     filesystem, path = locate(uri)
     local = isinstance(filesystem, fs.LocalFileSystem)
-    info = filesystem.get_file_info(path) if local else patiently(lambda: filesystem.get_file_info(path))
+
+    def look() -> fs.FileInfo:
+        return filesystem.get_file_info(path)
+
+    info = patience.run(uri, lambda tick: look() if local else patiently(look))
     return info.type != fs.FileType.NotFound
-
-
-def _is_folder(filesystem: fs.FileSystem, path: str) -> bool:
-    found: bool = filesystem.get_file_info(path).type == fs.FileType.Directory
-    return found
 
 
 def _there_is(found: list[str], path: str, difference: str) -> str:

@@ -27,13 +27,14 @@ from pipeline.job import RestyleJob, check_model, dry_run, open_output, option_e
 from pipeline.lease import holder_of
 from pipeline.manifest import RejectedRow, Track, as_spelled, read_manifest
 from pipeline.passwords import shown
+from pipeline.patience import Patience
 from pipeline.presets import check_preset
-from pipeline.probe import Probes
+from pipeline.probe import Probes, probe_all
 from pipeline.problems import Problem, ProblemLog
 from pipeline.repair import DamageError, check_parts
-from pipeline.results import RESULTS, ResultWriter, made_tracks
+from pipeline.results import RESULTS, ResultWriter, changed_sources, made_tracks
 from pipeline.settings import Setting, names_of
-from pipeline.sources import DECODES, Decode, Sources, check_sources, probe_all
+from pipeline.sources import DECODES, Decode, Look, Sources, check_sources
 from pipeline.storage import Store, no_empty_folders, open_store
 from pipeline.tracking import Tracker
 from pipeline.tracking_faults import TrackerError
@@ -159,10 +160,13 @@ def _validate(job: RestyleJob, spec: ValidateSpec, watcher: Watcher, log: Proble
     tracks, first, check = _manifest(job, log, made)
     told(check)
     attempt("settings", lambda: _settings(job, first, model))
-    look = Probes(output, ResultWriter(output, RESULTS).launch).of if output else probe_all
+    patience = Patience(job.source_timeout_s)
+    look: Look = partial(probe_all, patience=patience)
+    if output:
+        look = Probes(output, ResultWriter(output, RESULTS).launch, patience, changed_sources(output)).of
     looked = partial(watcher.looked, total=tracks)
     sources = check_sources(
-        _tracks(job, made), look, spec.decode, job.max_source_seconds, log.add, log.remark, looked
+        _tracks(job, made), look, spec.decode, job.max_source_seconds, log.add, log.remark, looked, patience
     )
     if tracks:
         told(_sources(sources, spec.decode))
@@ -314,7 +318,7 @@ def _sources(found: Sources, decode: Decode) -> Check:
 def _tracks(job: RestyleJob, made: Callable[[], Collection[str]]) -> Iterator[Track]:
     """The tracks of the manifest, up to where it cannot be read any further, which its own check tells."""
     with suppress(RestyleError):
-        for row in as_spelled(_rows(job, lambda error: None, made)):
+        for row in as_spelled(_rows(job, lambda error: None, made), Patience(job.source_timeout_s)):
             if isinstance(row, Track):
                 yield row
 

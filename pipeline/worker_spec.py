@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from pipeline.measuring import MetricsSpec
+from pipeline.patience import SOURCE_TIMEOUT_S
 from pipeline.storage import Store
 
 
@@ -17,6 +18,7 @@ class WorkerSpec:
     threads: CPU threads of torch in this worker; None leaves torch's own choice.
     max_attempts: how often an item may take the whole process down before it is rejected.
     repair: take covers whose files are there and whose rows are lost.
+    source_timeout_s: how long reading a source may stand still before it is given up.
     """
 
     output: Store
@@ -36,4 +38,5 @@ class WorkerSpec:
     adapter_scale: float = 1.0
     compiled: bool = False
     repair: bool = False
+    source_timeout_s: float = SOURCE_TIMEOUT_S
     metrics: MetricsSpec = field(default_factory=MetricsSpec)

@@ -18,7 +18,8 @@ CREDENTIALS = {
 
 
 class S3Server:
-    """``fail_every`` = 5 answers each fifth request with 503; ``down`` refuses connections while it lasts.
+    """``fail_every`` = 5 answers each fifth request with 503; ``down`` refuses connections while it lasts; after
+    ``stall`` the content of an object stops in its middle until ``resume``.
 
     refuse: status and code of the answer to each request that writes below a path such as "/songs/out/audio/".
     """
@@ -28,6 +29,7 @@ class S3Server:
         self.backend = DomainDispatcherApplication(create_backend_app)
         self.fail_every = self.requests = self.failed = 0
         self.refuse: dict[str, tuple[str, str]] = {}
+        self.stalled, self.resumed = "", threading.Event()
         self._listen(0)
         self.port = self.server.server_port
 
@@ -53,7 +55,24 @@ class S3Server:
                 environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
                 start(status, [("Content-Type", "application/xml")])
                 return [f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()]
+        if self.stalled and environ["PATH_INFO"].endswith(self.stalled) and environ["REQUEST_METHOD"] == "GET":
+            return self._half(b"".join(self.backend(environ, start)), self.resumed)
         return self.backend(environ, start)
+
+    @staticmethod
+    def _half(content: bytes, resumed: threading.Event) -> Iterator[bytes]:
+        yield content[: len(content) // 2]
+        resumed.wait(600)
+        yield content[len(content) // 2 :]
+
+    def stall(self, name: str) -> None:
+        """Send half of each object whose name ends so."""
+        self.stalled, self.resumed = name, threading.Event()
+
+    def resume(self) -> None:
+        """Send the rest, and whole objects from now on."""
+        self.stalled = ""
+        self.resumed.set()
 
     @contextmanager
     def down(self) -> Iterator[None]:

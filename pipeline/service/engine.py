@@ -34,6 +34,9 @@ class RequestWorker(RestyleWorker):
         super().__init__(spec)
         self.call = threading.local()
 
+    def unwanted(self) -> bool:
+        return super().unwanted() or self.call.unwanted.is_set()
+
     def asked(self, track: dict[str, Any]) -> GenerationParams | None:
         params = params_of(track)
         return params if params.thinking else None

@@ -126,6 +126,7 @@ def running(opened: Opened) -> Iterator[str]:
         most_seconds=spec.limits.source_seconds,
         threads=pool.threads,
         max_attempts=spec.max_attempts,
+        source_timeout_s=spec.limits.source_timeout_s,
         adapter=spec.adapter,
         adapter_scale=spec.adapter_scale,
         compiled=spec.compiled,

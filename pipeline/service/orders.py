@@ -177,7 +177,9 @@ def make_order(
         track={
             "track_id": track.track_id,
             "source": track.source,
+            "source_digest": source.digest,
             "reference": track.reference,
+            "reference_digest": reference.digest if reference else None,
             "prompt": json.dumps(asdict(prompt)),
             "preset": None,
             "notes": list(track.notes),

@@ -19,6 +19,7 @@ STATUS_OF_KIND = dict.fromkeys(TRANSIENT_KINDS, 503) | {
     "bad_request": 422,
     TOO_LONG: 413,
     "cancelled": 409,
+    "source_changed": 409,
     "silent_output": 422,
     "not_finite": 422,
     "energy_collapse": 422,

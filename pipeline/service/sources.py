@@ -9,6 +9,7 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from pipeline.failures import TOO_LONG
+from pipeline.patience import Patience
 from pipeline.probe import probe
 from pipeline.service.beneath import open_beneath
 from pipeline.service.problem import STATUS_OF_KIND, Problem, said_and_remedy
@@ -135,8 +136,8 @@ def _looked_at(field: str, said: str, uri: str, limits: Limits, name: str | None
     Args:
         name: under which it is read here, where that is not its URI.
     """
-    name = name or uri
-    found = probe(name)
+    name, patience = name or uri, Patience(limits.source_timeout_s)
+    found = probe(name, patience=patience)
     if found.error_kind == "missing_file":
         raise _missing(field, said)
     if found.error_kind is not None:
@@ -145,7 +146,7 @@ def _looked_at(field: str, said: str, uri: str, limits: Limits, name: str | None
         longer = f"{found.duration_s:.1f} s is longer than {limits.source_seconds:g} s; cut it"
         raise _refused(field, said, name, TOO_LONG, longer)
     # Where the header says no length, only decoding tells it, and stops at what is taken.
-    defect = listen(name, found.duration_s is None, limits.source_seconds).defect
+    defect = listen(name, found.duration_s is None, limits.source_seconds, patience).defect
     if defect is not None:
         raise _refused(field, said, name, *defect)
     return Admitted(uri, found.digest, found.duration_s)

@@ -29,6 +29,7 @@ class Limits:
     header_s, body_s: how long the header of a request, and its body, may take to arrive, in seconds.
     idle_s: how long a client may send nothing, or take nothing of a reply (less than 1 kB a second counts as
         nothing), in seconds.
+    source_timeout_s: how long reading a source from its folder or bucket may stand still, in seconds.
     """
 
     upload_mb: float = 200.0
@@ -43,6 +44,7 @@ class Limits:
     header_s: float = 20.0
     body_s: float = 1800.0
     idle_s: float = 30.0
+    source_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

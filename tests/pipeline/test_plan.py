@@ -288,7 +288,7 @@ def test_the_language_model_is_part_of_the_identity(folder: Path) -> None:
 
 def test_a_file_is_looked_at_once_until_it_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, looked = open_store(str(folder / "out")), []
-    monkeypatch.setattr(probing, "probe", lambda uri, folders: looked.append(Path(uri).name) or probe(uri))
+    monkeypatch.setattr(probing, "probe", lambda uri, **how: looked.append(Path(uri).name) or probe(uri))
     uris = [str(folder / name) for name in ("short.wav", "long.wav", "absent.wav")]
     first = Probes(store, "1").of([*uris, *uris])
     assert sorted(looked) == ["absent.wav", "long.wav", "short.wav"]

@@ -20,9 +20,8 @@ from pipeline.manifest_files import ManifestError
 from pipeline.measure_job import Group, measure_group
 from pipeline.measuring import MetricsSpec
 from pipeline.pairs import read_pairs
-from pipeline.probe import Probes, probe
+from pipeline.probe import Probes, probe, probe_all
 from pipeline.results import as_table
-from pipeline.sources import probe_all
 from pipeline.spelling import Folders, MissingFileError, Nearby, spelled
 from pipeline.storage import absolute, locate, open_store
 from tests.conftest import melody, tone

@@ -23,10 +23,10 @@ from pipeline.disk_space import Space, most_bytes, space_for
 from pipeline.forecast import Forecast
 from pipeline.job import RestyleJob, open_job, open_output
 from pipeline.manifest import parse_track, read_manifest
-from pipeline.probe import probe
+from pipeline.probe import probe, probe_all
 from pipeline.problems import KEPT, Problem, ProblemLog
 from pipeline.results import ResultWriter, as_table
-from pipeline.sources import check_sources, listen, probe_all
+from pipeline.sources import check_sources, listen
 from pipeline.storage import open_store
 from pipeline.tracking import TrackingSpec
 from pipeline.validation import Check, ValidateSpec, Validation, validate
