@@ -1,11 +1,12 @@
 """The HTTP side: routes, keys, errors in one form."""
 
 import asyncio
+import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -36,6 +37,7 @@ from pipeline.service.spec import ServiceSpec
 log = logging.getLogger(__name__)
 GENERATIONS = "/v1/audio/generations"
 TIDY_S = 5.0
+MOST_OPEN = 1000  # requests that wait for their covers, each with a connection
 LOOK_S, LOOKS_S = 1.0, 10.0  # between two looks at the models, and how long one may take
 Ready = Callable[[], Awaitable[bool]]
 
@@ -73,8 +75,12 @@ def make_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,
     )
     app.state.given = {}
+    app.state.waiting = 0
+
+    written = b""
 
     def owner_of(request: Request) -> str:
         """Whose request it is, as a digest.
@@ -169,7 +175,7 @@ def make_app(
             request.scope[HELD].release()
         if body.later:
             return JSONResponse(as_json(ticket, counter.desk), 202, {"Location": _url(ticket)})
-        with counter.shelf.room.holding(*counter.shelf.names_of(ticket.order)):
+        with _kept_open(app, counter, ticket), counter.shelf.room.holding(*counter.shelf.names_of(ticket.order)):
             try:
                 rows = await while_connected(request, counter.wait(ticket))
             except (asyncio.CancelledError, ClientDisconnect):
@@ -273,6 +279,12 @@ def make_app(
         owner_of(request)
         return Response(app.state.gauges.text(), media_type="text/plain; version=0.0.4")
 
+    @app.get("/openapi.json", include_in_schema=False)
+    async def document() -> Response:
+        nonlocal written
+        written = written or json.dumps(app.openapi()).encode()
+        return Response(written, media_type="application/json")
+
     return app
 
 
@@ -302,6 +314,29 @@ async def _tidy(app: FastAPI) -> None:
         except (OSError, RestyleError) as error:
             log.error("the output folder cannot be tidied: %s", error)
         await asyncio.sleep(TIDY_S)
+
+
+@contextmanager
+def _kept_open(app: FastAPI, counter: Counter, ticket: Ticket) -> Iterator[None]:
+    """Count a request that waits for its covers.
+
+    Raises:
+        Problem: 429 too many do; any number of them may want one and the same cover, which waits but once.
+    """
+    if app.state.waiting >= MOST_OPEN:
+        counter.desk.cancel(ticket)
+        raise Problem(
+            429,
+            "busy",
+            f"{app.state.waiting} requests are kept open already",
+            "send async true, which is answered at once",
+            retry_after_s=counter.desk.retry_after_s(),
+        )
+    app.state.waiting += 1
+    try:
+        yield
+    finally:
+        app.state.waiting -= 1
 
 
 async def _look(app: FastAPI, ready: Ready) -> None:

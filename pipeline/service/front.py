@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from pipeline.service.server import make_server
+from pipeline.service.server import listening_at, make_server
 from pipeline.service.spec import ServiceSpec
 
 BIND_S = 30.0  # the one before it, if it hangs, is ended within that time
@@ -62,13 +62,9 @@ async def _bound(host: str, port: int) -> socket.socket:
     """A socket at an address, once whoever holds it has left."""
     until = asyncio.get_running_loop().time() + BIND_S
     while True:
-        listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listening.bind((host, port))
-            return listening
+            return listening_at(host, port)
         except OSError:
-            listening.close()
             if asyncio.get_running_loop().time() > until:
                 raise
-            await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)

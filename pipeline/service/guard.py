@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -108,9 +109,12 @@ class Guard:
         except Exception as error:
             if not begun:
                 raise
-            # The page's streams end so where they are asked for by a tab that an earlier run served.
-            log.warning("%s %s broke off: %s", scope["method"], scope["path"], error)
-            log.debug("its traceback", exc_info=True)
+            log.debug("%s %s broke off", scope["method"], scope["path"], exc_info=True)
+            if isinstance(error.__cause__, HTTPException):
+                # A stream of the page that has said so, such as for a tab that an earlier run served.
+                await send({"type": "http.response.body"})
+                return
+            log.warning("%s %s broke off: %s: %s", scope["method"], scope["path"], type(error).__name__, error)
 
 
 def _check_framing(headers: Headers) -> None:

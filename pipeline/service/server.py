@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import resource
+import socket
 from functools import partial
 from heapq import nsmallest
 from http import HTTPStatus
@@ -24,7 +25,9 @@ from pipeline.service.spec import Limits
 
 TICKS = 5  # of uvicorn's, a tenth of a second each, from one look at the connections to the next
 RATE = 1000  # bytes a second that are not slow
+QUIET_S = 5.0  # without a word: a reply that has begun is then a stream of events
 HEADER_BYTES = 1 << 16
+SEND_BYTES = 1 << 18  # of a reply that the system holds for a client that does not take it
 LEAVE_S = 1  # for replies under way when the server ends
 MOST_CONNECTIONS = 4000
 SPARE_FILES = 500  # descriptors for all else that the process opens
@@ -33,8 +36,9 @@ TIMEOUT = Problem(408, "timeout", "the request was not sent in time", "send all 
 FULL = Problem(503, "busy", "too many connections are open", "come again later", retry_after_s=10)
 
 log = logging.getLogger(__name__)
-Phase = Literal["idle", "header", "body", "drain", "reply"]
-WAITING: tuple[Phase, ...] = ("idle", "header", "body", "drain")
+Phase = Literal["idle", "header", "drain", "body", "stream", "reply"]
+# In which a connection may be ended to make room, the first of them first.
+WAITING: tuple[Phase, ...] = ("idle", "header", "drain", "body", "stream")
 
 
 class Connection(H11Protocol):
@@ -45,7 +49,7 @@ class Connection(H11Protocol):
         self.limits, self.most = limits, most
         self.received = self.written = 0
         self.phase: tuple[Phase, Any] = ("idle", None)
-        self.since = self.received_at = self.taken_at = self.loop.time()
+        self.since = self.received_at = self.taken_at = self.wrote_at = self.loop.time()
         self.received_before = self.taken_before = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -78,14 +82,17 @@ class Connection(H11Protocol):
             self._end()
 
     def _phase(self) -> Phase:
-        """What is awaited: a request, the rest of its header, of its body, of a body for nobody, the reply."""
+        """What is awaited: a request, the rest of its header or body, or of a body that nobody needs; the next
+        event of a stream; the reply."""
         if self.conn.our_state is h11.IDLE:
             return "header" if self.conn.trailing_data[0] else "idle"
+        cycle = self.cycle
         if self.conn.their_state is not h11.SEND_BODY:
-            return "reply"
-        if self.cycle is None or self.cycle.response_complete:
+            quiet = self.loop.time() - self.wrote_at > QUIET_S
+            return "stream" if cycle is not None and cycle.response_started and quiet else "reply"
+        if cycle is None or cycle.response_complete:
             return "drain"
-        return "reply" if self.cycle.waiting_for_100_continue else "body"
+        return "reply" if cycle.waiting_for_100_continue else "body"
 
     def _is_overdue(self, now: float) -> bool:
         waited, quiet, limits = now - self.since, now - self.received_at, self.limits
@@ -94,6 +101,7 @@ class Connection(H11Protocol):
             "header": waited > limits.header_s,
             "body": waited > limits.body_s or quiet > limits.idle_s,
             "drain": waited > limits.idle_s,
+            "stream": False,
             "reply": False,
         }[self.phase[0]]
 
@@ -118,11 +126,10 @@ class Connection(H11Protocol):
         if not waiting:
             self._end(FULL)
 
-    def _worth(self) -> tuple[bool, float]:
-        """Smaller for a connection that is ended before others: those without a request come first, the oldest
-        before others, then those whose bodies have brought the least."""
-        is_body = self.phase[0] == "body"
-        return is_body, self.received if is_body else self.since
+    def _worth(self) -> tuple[int, float]:
+        """Smaller for a connection that is ended before others: the oldest of a phase, of bodies the smallest."""
+        phase = self.phase[0]
+        return WAITING.index(phase) if phase in WAITING else 0, self.received if phase == "body" else self.since
 
 
 class _Counted:
@@ -133,6 +140,7 @@ class _Counted:
 
     def write(self, data: bytes) -> None:
         self._connection.written += len(data)
+        self._connection.wrote_at = self._connection.loop.time()
         self._transport.write(data)
 
     def __getattr__(self, name: str) -> Any:
@@ -169,6 +177,23 @@ def make_server(app: ASGIApp, limits: Limits) -> Server:
         backlog=2048,
     )
     return Server(config)
+
+
+def listening_at(host: str, port: int) -> socket.socket:
+    """A socket for ``Server.serve``, bound to an address.
+
+    Raises:
+        OSError: somebody else is.
+    """
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
+        listening.bind((host, port))
+    except OSError:
+        listening.close()
+        raise
+    return listening
 
 
 def _most_connections() -> int:

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -24,7 +23,7 @@ from pipeline.service.desk import Desk
 from pipeline.service.engine import Engine
 from pipeline.service.keys import Keys
 from pipeline.service.page import mount
-from pipeline.service.server import Server, make_server
+from pipeline.service.server import Server, listening_at, make_server
 from pipeline.service.shelf import Shelf
 from pipeline.service.spec import Access, Limits, ServiceSpec, StoreSpec
 from pipeline.storage import Store, open_store
@@ -117,7 +116,7 @@ def serving(
     app = make_app(open_counter, ready or always, spec, known)
     if page:
         app = mount(app, spec, False, known)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with listening_at("127.0.0.1", 0) as listening:
         server = make_server(app, limits)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
