@@ -152,19 +152,24 @@ def decoder_losses(found: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, Ten
         level = lambda x: torch.log(_stft(x, window, hop, bins).abs() + FAINT)  # noqa: B023, E731
         parts[f"stft{window}"] = (by_bin * (level(one) - level(two)).abs()).mean()
         total = total + weight * parts[f"stft{window}"]
-    parts["phase"] = octave_error(one, two)
-    return total + 0.5 * parts["phase"], parts
+    parts["phase"] = phase_error(one, two)
+    return total + parts["phase"], parts
 
 
-def octave_error(found: Tensor, wanted: Tensor) -> Tensor:
-    """Error of the complex spectrum relative to each octave of the lows: 0 is exact, 1 as bad as silence."""
+def phase_error(found: Tensor, wanted: Tensor) -> Tensor:
+    """1 - cos of the phase error in each octave of the lows, weighted by amplitude: 0 is exact, 1 is chance.
+
+    Levels do not matter to it: where a phase cannot be known, silence would be a better answer than a sound.
+    """
     hertz = torch.arange(PHASE_WINDOW // 2 + 1, device=found.device) * 48_000 / PHASE_WINDOW
     top = int((hertz < LOWEST_PHASE_HZ * 2**OCTAVES).sum())
     octave = torch.log2(hertz[:top].clamp_min(1) / LOWEST_PHASE_HZ)
     member = torch.stack([(octave >= k) & (octave < k + 1) for k in range(OCTAVES)], dim=1).float()
     one, two = (_stft(x, PHASE_WINDOW, PHASE_HOP, top) for x in (found, wanted))
-    wrong, there = (torch.view_as_real(x).square().sum(-1) @ member for x in (one - two, two))
-    return ((wrong + 1e-5) / (there + 1e-5)).sqrt().clamp_max(2).mean()
+    amplitude = two.abs()
+    cosine = (one * two.conj()).real / (one.abs() * amplitude + 1e-7)
+    wrong, there = (x @ member for x in (amplitude * (1 - cosine), amplitude))
+    return (wrong / (there + 1e-4)).mean()
 
 
 def _stft(x: Tensor, window: int, hop: int, bins: int) -> Tensor:
