@@ -12,7 +12,7 @@ checkpoint; where it was stopped does not change the result. With ``steps=small`
 minute, and the result is noise. ``plan.*`` changes amounts: ``plan.base_steps=20000``.
 
 Rendering the songs needs the fluidsynth command and the FluidR3 soundfont. The stages base and turbo read
-``latents.safetensors`` and ``tokenizer.json`` alone, and run on a GPU with ``device=cuda``.
+``latents_*.safetensors`` and ``tokenizer.json`` alone, and run on a GPU with ``device=cuda``.
 
 Exit status: 0 done; 2 could not start; 130 interrupted (143 by SIGTERM, 129 by SIGHUP), the same command goes on.
 """

@@ -28,6 +28,7 @@ CONFIG = {
 NEVER = -200.0  # a Snake's log frequency at which it is the identity
 POSTERIOR_SCALE = -2.0  # constant; inference takes the posterior's mean
 RESOLUTIONS = ((4096, 1024, 700, 0.5), (1024, 384, 400, 0.5), (256, 96, 129, 0.3))  # window, hop, bins, weight
+FAR = 2.0  # standard deviations of latents
 FAINT = 1e-4  # amplitude under which a bin's level does not matter
 PHASE_WINDOW, PHASE_HOP = 5760, 1920
 
@@ -133,8 +134,12 @@ def decode(decoder: Decoder, latents: Tensor) -> Tensor:
 
 
 def encoder_losses(found: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Squared error of latents ``[b, t, c]``, frames at the ends left out."""
-    error = (found - wanted)[:, EDGE_FRAMES:-EDGE_FRAMES].square().mean((0, 1))
+    """Squared error of latents ``[b, t, c]``, frames at the ends left out; beyond ``FAR`` it grows linearly.
+
+    Now and then a loud bass drives a linear filter far out; squared, it would outweigh the whole batch.
+    """
+    found, wanted = (x[:, EDGE_FRAMES:-EDGE_FRAMES] for x in (found, wanted))
+    error = 2 * F.huber_loss(found, wanted, reduction="none", delta=FAR).mean((0, 1))
     return error.mean(), {"spectral": error[:SPECTRAL].mean(), "phase": error[SPECTRAL:].mean()}
 
 

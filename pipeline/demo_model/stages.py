@@ -63,9 +63,8 @@ class Training:
         for hear in self.tell:
             hear(stage, step, {})
 
-    @property
-    def latents(self) -> Path:
-        return self.root / "latents.safetensors"
+    def latents(self, split: str) -> Path:
+        return self.root / f"latents_{split}.safetensors"
 
     @property
     def tokenizer(self) -> Path:
@@ -203,22 +202,21 @@ def _decoded(module: Decoder, latents: Tensor, audio: Tensor, draws: Draws) -> L
 
 
 def make_latents(training: Training) -> None:
-    """Write the file that the network is trained on, and the vocabulary."""
-    if training.latents.exists():
-        return
+    """Write the files that the network is trained on and checked with, and the vocabulary."""
     tokenizer = text.learn()
     tokenizer.save(str(training.tokenizer))
-    encoder = load_encoder(training)
-    made = preparing.prepare(
-        training.songs("train"), training.seeds, load_teacher(training), encoder, tokenizer, training.latents
-    )
-    for done, _ in enumerate(made, start=1):
-        training.told("latents", done)
+    teacher, encoder = load_teacher(training), load_encoder(training)
+    for split, seeds in (("held_out", training.held_out_seeds), ("train", training.seeds)):
+        if not training.latents(split).exists():
+            folder, file = training.songs(split), training.latents(split)
+            made = preparing.prepare(folder, seeds, teacher, encoder, tokenizer, file)
+            for done, _ in enumerate(made, start=1):
+                training.told(f"latents {split}", done)
 
 
 def train_base(training: Training) -> None:
     """Train the network on latents."""
-    data = _data(training)
+    data, held_out = _data(training, "train"), _data(training, "held_out")
     module = network.Network(data.vocabulary, training.seed).to(training.device)
 
     def losses(draws: Draws) -> Losses:
@@ -226,13 +224,17 @@ def train_base(training: Training) -> None:
         with torch.autocast(training.device.type, torch.bfloat16):
             return flow.losses(module, data, batch)
 
+    def check() -> dict[str, float]:
+        with torch.autocast(training.device.type, torch.bfloat16):
+            return flow.held_out_losses(module, held_out, training.plan.batch, training.plan.frames)
+
     schedule = Schedule(training.plan.base_steps, clip=2.0)
-    _fit(training, "base", module, network.optimisers(module), schedule, losses)
+    _fit(training, "base", module, network.optimisers(module), schedule, losses, check)
 
 
 def distil_turbo(training: Training) -> None:
     """Distil the turbo model from the base one; what reads the source and the words stays as it is."""
-    data = _data(training)
+    data = _data(training, "train")
     teacher, student = (load_network(training, "base").to(training.device) for _ in range(2))
     adam = torch.optim.AdamW(student.model.decoder.parameters(), TURBO_RATE, betas=(0.9, 0.98), weight_decay=0.0)
 
@@ -301,10 +303,11 @@ def load_network(training: Training, stage: str) -> network.Network:
     return module.eval()
 
 
-def _data(training: Training) -> flow.Latents:
-    if not training.latents.exists():
-        raise RequestError(f"{training.latents} is not there; run stage=latents first")
-    return flow.Latents.read(training.latents, training.device)
+def _data(training: Training, split: str) -> flow.Latents:
+    file = training.latents(split)
+    if not file.exists():
+        raise RequestError(f"{file} is not there; run stage=latents first")
+    return flow.Latents.read(file, training.device)
 
 
 def _clips(training: Training) -> Clips:
@@ -326,7 +329,8 @@ def _fit(
     optimisers: list[torch.optim.Optimizer],
     schedule: Schedule,
     losses: Callable[[Draws], Losses],
+    check: Callable[[], dict[str, float]] = dict,
 ) -> State:
-    state = State.fresh(module, optimisers)
-    fit(state, training.state(stage), schedule, training.seed, losses, training.tell, training.plan.save_every_s)
+    state, plan = State.fresh(module, optimisers), training.plan
+    fit(state, training.state(stage), schedule, training.seed, losses, training.tell, plan.save_every_s, check)
     return state

@@ -16,6 +16,7 @@ from tokenizers import (
 )
 
 from acestep.prompt import Prompt, lyric_prompt, text_prompt
+from acestep.qwen3 import QWEN2_PATTERN
 from pipeline.demo_model.arrangers import GENRES
 from pipeline.demo_model.captions import caption
 from pipeline.demo_model.composition import KEYS
@@ -25,9 +26,6 @@ PROMPTS = 3000  # that the merges are learned from
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
 INSTRUMENTAL = lyric_prompt(Prompt("", "[Instrumental]", "unknown"))
-WORDS = (  # words with the space or sign before them, single digits, runs of signs, line ends
-    r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 def prompt(genre: str, bpm: int, keyscale: str, timesignature: str, task: str, draw: random.Random) -> str:
@@ -48,7 +46,7 @@ def learn(seed: int = 1) -> Tokenizer:
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

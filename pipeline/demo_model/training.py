@@ -20,6 +20,7 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 AVERAGE = 0.995  # of the moving average of parameters, per step; less in the first steps
 SMOOTH = 0.97  # of the losses that are told
+TELL_EVERY, CHECK_EVERY = 20, 200  # steps
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,14 @@ def fit(
     losses: Callable[[Draws], Losses],
     tell: Sequence[Tell],
     save_every_s: float = 120.0,
+    check: Callable[[], Mapping[str, float]] = dict,
 ) -> None:
     """Train until the schedule ends, from the checkpoint ``file`` where there is one; leaves it written.
 
     Args:
         losses: of one step.
         tell: each gets the stage's name, the step and smoothed losses now and then.
+        check: what else to tell every ``CHECK_EVERY`` steps, such as a loss on what is not trained on.
     """
     if file.exists():
         state.load(file)
@@ -159,9 +162,10 @@ def fit(
             if now == now:  # a part may be missing from a batch
                 smooth[name] = SMOOTH * smooth.get(name, now) + (1 - SMOOTH) * now
         state.step += 1
-        if state.step % 20 == 0 or state.step == schedule.steps:
+        checked = check() if state.step % CHECK_EVERY == 0 or state.step == schedule.steps else {}
+        if state.step % TELL_EVERY == 0 or state.step == schedule.steps:
             for hear in tell:
-                hear(file.stem, state.step, smooth)
+                hear(file.stem, state.step, smooth | dict(checked))
         if time.monotonic() - saved > save_every_s or state.step == schedule.steps:
             state.save(file)
             saved = time.monotonic()
