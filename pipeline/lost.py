@@ -1,5 +1,6 @@
 """Lost covers: rows that say ok, and whose audio file is gone, truncated or empty."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,23 @@ def lost_covers(store: Store) -> set[str]:
     return lost
 
 
+def altered_covers(store: Store) -> list[str]:
+    """Names of audio files of this folder that do not have the digest in their row, by reading all of them.
+
+    What is gone is left to ``lost_covers``.
+    """
+    altered: set[str] = set()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _, rows in each_part(store, RESULTS, ("status", "audio_path", "audio_sha256")):
+            own = pc.and_(pc.equal(rows["status"], "ok"), pc.starts_with(rows["audio_path"], f"{AUDIO}/"))
+            rows = rows.filter(pc.and_(pc.fill_null(own, False), pc.is_valid(rows["audio_sha256"])))
+            names = rows["audio_path"].to_pylist()
+            found = pool.map(lambda name: _digest(store, name), names)
+            for name, digest, expected in zip(names, found, rows["audio_sha256"].to_pylist(), strict=True):
+                (altered.discard if digest in (None, expected) else altered.add)(name)
+    return sorted(altered)
+
+
 def forget(store: Store, items: set[str]) -> None:
     """Take the ok rows of items out of the results, so that none is left without its file."""
     if not items:
@@ -74,6 +92,13 @@ def _sizes(store: Store) -> Sizes:
     found = store.retrying(lambda: store.filesystem.get_file_info(selector))
     listed = {info.path: info.size for info in found}
     return lambda names: [listed.get(store.path(name), MISSING) for name in names]
+
+
+def _digest(store: Store, name: str) -> str | None:
+    try:
+        return hashlib.sha256(store.read(name)).hexdigest()
+    except FileNotFoundError:
+        return None
 
 
 def _size(path: str) -> int:

@@ -22,6 +22,7 @@ from pipeline.storage import Store
 SUFFIX = ".parquet"
 ASIDE = ".damaged"
 READERS = 8
+AT_ONCE = 32  # parts in memory at a time
 _WRITTEN = re.compile(r"part-(.+)-(\d{5,})(?:-([0-9a-f]{8}))?\.parquet")
 # What pyarrow raises on bytes that it cannot read; some are a plain OSError or ValueError.
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
@@ -102,7 +103,9 @@ def read_parts(
         PartError: one cannot be used.
     """
     with ThreadPoolExecutor(READERS) as pool:
-        yield from pool.map(lambda name: read_part(store, name, form, columns), names)
+        for start in range(0, len(names), AT_ONCE):
+            some = names[start : start + AT_ONCE]
+            yield from pool.map(lambda name: read_part(store, name, form, columns), some)
 
 
 def read_part(store: Store, name: str, form: PartFormat, columns: Sequence[str] | None = None) -> pa.Table:
@@ -115,7 +118,8 @@ def read_part(store: Store, name: str, form: PartFormat, columns: Sequence[str] 
     except _UNREADABLE as error:
         reason = f"not a whole Parquet file: {_line(error)}" if content else "0 bytes"
         raise PartError(store, name, reason, is_damaged=is_ours) from error
-    foreign = [column for column in present if column not in form.schema.names]
+    known = set(form.schema.names)
+    foreign = [column for column in present if column not in known]
     if 2 * len(foreign) > len(present):
         raise PartError(store, name, f"it has other columns, such as {foreign[0]!r}")
     if checksum and checksum != f"{zlib.crc32(content):08x}":

@@ -25,6 +25,7 @@ from pipeline.disk_space import Space, space_for
 from pipeline.forecast import Forecast
 from pipeline.job import RestyleJob, check_model, dry_run, open_output, option_errors, refuse_repeats
 from pipeline.lease import holder_of
+from pipeline.lost import altered_covers
 from pipeline.manifest import RejectedRow, Track, as_spelled, read_manifest
 from pipeline.passwords import shown
 from pipeline.patience import Patience
@@ -47,7 +48,8 @@ Model = tuple[CheckpointFolders, bool]  # and whether it is a turbo model
 class ValidateSpec:
     """How to look.
 
-    decode: how far to decode each source: "start" the first seconds, "full" all of it, "none" nothing.
+    decode: how far to decode each source: "start" the first seconds, "full" all of it, "none" nothing. "full" also
+        compares every cover that is there with the digest in its row.
     rates_from: an output folder whose covers tell how long one takes, where the job's own has none of the model.
     report: a .csv or .parquet file to write every problem to.
     """
@@ -176,6 +178,8 @@ def _validate(job: RestyleJob, spec: ValidateSpec, watcher: Watcher, log: Proble
         told(check)
         if forecast is not None and forecast.lost:
             told(_lost(forecast.lost, log))
+        if spec.decode == "full":
+            told(_altered(output, log))
     if output is not None and forecast is not None:
         space = space_for(forecast, job.audio_format, output)
         told(_space_check(space, log))
@@ -346,6 +350,19 @@ def _lost(count: int, log: ProblemLog) -> Check:
     said = f"{count} covers that are ok by their rows have no whole audio file; the job makes them again"
     log.note("audio files", said)
     return Check("audio files", said, bad=count)
+
+
+def _altered(output: Store, log: ProblemLog) -> Check:
+    try:
+        names = altered_covers(output)
+    except OSError as error:
+        return Check("covers", errors=(str(error),))
+    for name in names:
+        log.note("covers", f"{name} does not have the digest in its row")
+    if not names:
+        return Check("covers", "each as its row says")
+    said = f"{len(names)} do not have the digest in their rows, such as {names[0]}"
+    return Check("covers", f"{said}; delete them, and the job makes them again", bad=len(names))
 
 
 def _space_check(space: Space, log: ProblemLog) -> Check:

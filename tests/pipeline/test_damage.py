@@ -1,10 +1,13 @@
 """Damaged and foreign files in an output folder: named at every door, never taken for what they are not."""
 
+import hashlib
 import json
 import os
 import random
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from pipeline.compare_job import CompareJob, compare_folder
 from pipeline.forecast import measured_rates
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob, dry_run
+from pipeline.lost import altered_covers
 from pipeline.measure_job import MeasureJob, measure_all
 from pipeline.parts import PartError, encode_parquet, part_names, write_part
 from pipeline.probe import PROBES, Probes
@@ -47,6 +51,9 @@ from pipeline.tracking import TrackingSpec
 from pipeline.tune_job import TuneSpec, tune_catalogue
 from pipeline.validation import ValidateSpec, validate
 from tests.conftest import tone
+from tests.s3_server import S3Server
+
+ROOT = Path(__file__).parents[2]
 
 
 class Told:
@@ -458,3 +465,90 @@ def test_a_job_file_survives_json(tmp_path: Path) -> None:
     record = {"catalogue": "songs", "labels": {"a": "b"}, "parameters": {"x": 1}, "job": {"manifest": "m.csv"}}
     store.write(JOB_FILE, json.dumps(record).encode())
     assert read_record(store) == record
+
+
+def test_validation_in_full_finds_covers_that_are_not_what_their_rows_say(tmp_path: Path) -> None:
+    job, store = job_on(tmp_path), open_store(f"{tmp_path}/out")
+    names = [f"audio/t/{item}.flac" for item in "abc"]
+    rows = [
+        {"item_id": name, "track_id": "t", "status": "ok", "audio_path": name, "audio_bytes": 5} for name in names
+    ]
+    digest = hashlib.sha256(b"whole").hexdigest()
+    writer = ResultWriter(store, RESULTS)
+    writer.add(as_table([row | {"audio_sha256": digest} for row in rows]))
+    writer.flush()
+    for name in names:
+        store.write(name, b"whole")
+    assert altered_covers(store) == []
+    store.write(names[1], b"whola")
+    store.delete(names[2])  # of which the plan tells
+    assert altered_covers(store) == [names[1]]
+    found = validate(job, ValidateSpec(decode="full"), Told())
+    bad = {check.name: check for check in found.checks if check.bad}
+    assert bad["covers"].bad == 1
+    assert names[1] in bad["covers"].said
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A folder in a bucket of a server in this process."""
+    boto3 = pytest.importorskip("boto3")
+    server = S3Server()
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3", endpoint_url=server.environment["AWS_ENDPOINT_URL"]).create_bucket(Bucket="songs")
+    yield open_store(f"s3://songs/{tmp_path.name}?endpoint_override=http://127.0.0.1:{server.port}")
+    server.stop()
+
+
+def test_damage_on_an_object_store_is_named_and_moved_as_on_a_disk(bucket: Store) -> None:
+    names = [write_part(bucket, RESULTS, f"{k}", 0, rows_of(item)) for k, item in enumerate("abcd")]
+    content = bucket.read(names[0])
+    bucket.write(names[0], b"")
+    bucket.write(names[1], content[: len(content) // 2])
+    bucket.write(names[2], bytes([*content[:200], content[200] ^ 1, *content[201:]]))
+    with pytest.raises(DamageError) as error:
+        check_parts(bucket)
+    assert [fault.name for fault in error.value.faults] == names[:3]
+    told: list[str] = []
+    check_parts(bucket, repair=True, say=told.append)
+    assert len(told) == 3
+    assert bucket.read(f"results/.damaged/{names[1].removeprefix('results/')}") == content[: len(content) // 2]
+    assert read_results(bucket)["item_id"].to_pylist() == ["d"]
+    bucket.write("results/x.parquet", b"somebody's")
+    bucket.write("results/y.parquet/part-0.parquet", encode_parquet(rows_of("y")))
+    with pytest.raises(DamageError) as error:
+        check_parts(bucket, repair=True)
+    assert [fault.name for fault in error.value.faults] == ["results/x.parquet", "results/y.parquet"]
+
+
+def test_a_folder_of_s3_without_results_is_sound(bucket: Store) -> None:
+    check_parts(bucket)
+    assert read_record(bucket)["catalogue"] is None
+    assert finished_items(bucket) == set()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["jobs.compare"],
+        pytest.param(["jobs.select", "export={folder}/winners"], marks=pytest.mark.slow),
+        pytest.param(["jobs.measure"], marks=pytest.mark.slow),
+        pytest.param(["jobs.serve", "model=demo"], marks=pytest.mark.slow),
+    ],
+)
+def test_the_command_line_ends_with_2_and_a_line_for_each_file(tmp_path: Path, words: list[str]) -> None:
+    parts = written(tmp_path / "out", "a", "b")
+    cut(parts[0])
+    foreign = tmp_path / "out" / RESULTS / "x.parquet"
+    other_columns(foreign)
+    job, *more = (word.format(folder=tmp_path) for word in words)
+    command = [sys.executable, "-m", job, f"output={tmp_path}/out", *more]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    named = [line for line in done.stderr.splitlines() if ".parquet" in line]
+    assert len(named) == 2
+    assert str(parts[0]) in named[0]
+    assert "repair=true" in named[0]
+    assert str(foreign) in named[1]
