@@ -157,6 +157,7 @@ def encode_audio(wave: Tensor, audio_format: str, bitrate_kbps: int = 128, rate:
 
     Raises:
         RequestError: the format is unknown.
+        MemoryError: the file finds no place in memory.
     """
     if audio_format not in FORMATS:
         raise RequestError(f"audio_format {audio_format!r} is unknown; use one of {', '.join(FORMATS)}")
@@ -164,7 +165,10 @@ def encode_audio(wave: Tensor, audio_format: str, bitrate_kbps: int = 128, rate:
     buffer = io.BytesIO()
     if audio_format in _SUBTYPES:
         container, subtype = _SUBTYPES[audio_format]
-        soundfile.write(buffer, wave.T.numpy(), rate, format=container, subtype=subtype)
+        try:
+            soundfile.write(buffer, wave.T.numpy(), rate, format=container, subtype=subtype)
+        except AssertionError as error:  # it asserts that all was written, which a buffer fails at for one reason
+            raise MemoryError(f"no memory for an {audio_format} file of {wave.shape[1]} samples") from error
         return _undated(buffer.getvalue())
     container, codec = _CODECS[audio_format]
     # Without the flag an Ogg stream has a random number, and the same samples never give the same file.

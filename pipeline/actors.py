@@ -11,10 +11,11 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import torch
@@ -36,7 +37,7 @@ from acestep.prompt import Prompt
 from acestep.source_notes import SourceNote, of_reference
 from acestep.stages import Chain, Cover, Key, Stage, parse_stage
 from pipeline.attempts import AttemptGuard, is_marked
-from pipeline.failures import outcome
+from pipeline.failures import outcome, ran_out_of_memory, release_memory
 from pipeline.items import effective_columns, item_columns
 from pipeline.loading import read_planned
 from pipeline.measuring import Listened, Ruler
@@ -48,13 +49,34 @@ from pipeline.reading import Copy
 from pipeline.receipts import LAST, TASK, leave, receipt_of
 from pipeline.repair import FOUND, find_cover
 from pipeline.results import as_table
+from pipeline.sharing import Sharing
 from pipeline.source_errors import ReadStoppedError, SourceError
 from pipeline.startup import worker_is_ready
 from pipeline.stopping import StopFlag
 from pipeline.worker_spec import WorkerSpec
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+NEVER_GIVEN_UP = 10**9
 FACTS = ("language", "bpm", "keyscale", "timesignature")
+
+
+@dataclass(frozen=True)
+class OpenedSource:
+    """What all covers of a track have in common.
+
+    heard: what measures need of the source.
+    notes, kinds: on the source, for people and for programs.
+    duration_s, read_s, condition_s: of the source, of reading it and of its conditions, in seconds.
+    """
+
+    conditions: TrackConditions
+    heard: Listened | None
+    notes: list[str]
+    kinds: list[str]
+    duration_s: float
+    read_s: float
+    condition_s: float
 
 
 class RestyleWorker:
@@ -76,7 +98,7 @@ class RestyleWorker:
             torch.set_num_threads(spec.threads)
         laps = Laps()
         self.spec, self.stop = spec, stop
-        self.device_lock = threading.RLock()
+        self.device_lock, self.sharing = threading.RLock(), Sharing()
         if not is_marked(spec.output, spec.launch):
             raise RestyleError(
                 f"node {platform.node()} does not see the output folder {spec.output.root}; use a folder that all "
@@ -158,66 +180,90 @@ class RestyleWorker:
         try:
             chains = [tuple(map(parse_stage, json.loads(item["stages"]))) for item in track["items"]]
             plans = [resolve(stages[0].setting, self.handler.is_turbo) for stages in chains]
-            read_at = time.perf_counter()
-            files = self._fetch(track)  # outside of the lock: a read that hangs holds nobody up
-            fetch_s = time.perf_counter() - read_at
-            guard = self._guard(f"{track['track_id']}-source")
-            with self._alone_after_a_death(guard), guard:
+            name = track["track_id"]
+            with ExitStack() as copies:
                 read_at = time.perf_counter()
-                source, reference, told = self._read(track, *files)
-                read_s = fetch_s + time.perf_counter() - read_at
-                del files
-                with self.device_lock:
-                    started = time.perf_counter()
-                    conditions, notes = self.listen(track, source, reference, plans)
-                    condition_s = time.perf_counter() - started
-                heard = self.ruler.listen(source)
-            chain = self.chain(track, conditions, list(zip(chains, (row["seed"] for row in rows), strict=True)))
+                files = self._fetch(
+                    track
+                )  # beside no work that may have to be alone: a read that hangs holds nobody up
+                read_s = time.perf_counter() - read_at
+                for copy in filter(None, files):
+                    copies.enter_context(copy.file)
+                source = self._guarded(
+                    f"{name}-source",
+                    f"the source of track {name}",
+                    lambda guard: self._opened(track, plans, *files),
+                )
+            keys = list(zip(chains, (row["seed"] for row in rows), strict=True))
+            chain = self.chain(track, source.conditions, keys)
         except ReadStoppedError:
             return
         except Exception as error:
             if self._stops(error):
                 return
-            found = self._outcome(error)
+            found = outcome(error)
             message = f"{track['source']}: {found['error_message']}"
             yield from (row | found | {"error_message": message} for row in rows)
             return
         shared = {
-            "notes": [*track["notes"], *(note.text for note in told), *notes],
-            "source_notes": list(dict.fromkeys(note.kind for note in told)),
-            "source_duration_s": source.shape[1] / SAMPLE_RATE,
-            "read_s": read_s / len(rows),
-            "condition_s": condition_s / len(rows),
-            **{name: getattr(conditions.prompt, name) for name in FACTS},
+            "notes": [*track["notes"], *source.notes],
+            "source_notes": source.kinds,
+            "source_duration_s": source.duration_s,
+            "read_s": (read_s + source.read_s) / len(rows),
+            "condition_s": source.condition_s / len(rows),
+            **{name: getattr(source.conditions.prompt, name) for name in FACTS},
         }
-        del source, reference
         for row, stages in zip(rows, chains, strict=True):
             if self._stopping:
                 return
-            made = self._item(track, row | shared, stages, chain, heard, len(rows))
+            made = self._item(track, row | shared, stages, chain, source.heard, len(rows))
             if made is None:
                 return
             yield made
 
     def _fetch(self, track: dict[str, Any]) -> tuple[Copy, Copy | None]:
         """The bytes of the source and the timbre reference that the items were planned by."""
-        patience = Patience(self.spec.source_timeout_s, self.unwanted)
-        source = read_planned(track["source"], track.get("source_digest") or "", patience)
-        if not track["reference"]:
-            return source, None
-        with _of_reference(track):
-            return source, read_planned(track["reference"], track.get("reference_digest") or "", patience)
+        name = f"{self.spec.launch}/{track['track_id']}-fetch"
+        with AttemptGuard(self.spec.output, name, NEVER_GIVEN_UP, f"reading {track['source']}"):
+            patience = Patience(self.spec.source_timeout_s, self.unwanted)
+            source = read_planned(track["source"], track.get("source_digest") or "", patience)
+            if not track["reference"]:
+                return source, None
+            with _of_reference(track):
+                return source, read_planned(track["reference"], track.get("reference_digest") or "", patience)
+
+    def _opened(
+        self, track: dict[str, Any], plans: Sequence[CoverPlan], source: Copy, reference: Copy | None
+    ) -> "OpenedSource":
+        """Decode a track's source, and do with it what all of its items have in common."""
+        read_at = time.perf_counter()
+        wave, clip, told = self._read(track, source, reference)
+        read_s = time.perf_counter() - read_at
+        with self.device_lock:
+            started = time.perf_counter()
+            conditions, notes = self.listen(track, wave, clip, plans)
+            condition_s = time.perf_counter() - started
+        return OpenedSource(
+            conditions=conditions,
+            heard=self.ruler.listen(wave),
+            notes=[*(note.text for note in told), *notes],
+            kinds=list(dict.fromkeys(note.kind for note in told)),
+            duration_s=wave.shape[1] / SAMPLE_RATE,
+            read_s=read_s,
+            condition_s=condition_s,
+        )
 
     def _read(
         self, track: dict[str, Any], source: Copy, reference: Copy | None
     ) -> tuple[Tensor, Tensor | None, list[SourceNote]]:
         """The source and the timbre reference ``[2, n]``, and what is worth knowing of them."""
-        with source.file as file:
-            heard = read_audio(file, self.spec.most_seconds)
+        source.file.seek(0)  # it may be read a second time
+        heard = read_audio(source.file, self.spec.most_seconds)
         if reference is None:
             return heard.wave, None, list(heard.notes)
-        with _of_reference(track), reference.file as file:
-            clip = read_audio(file, self.spec.most_seconds)
+        reference.file.seek(0)
+        with _of_reference(track):
+            clip = read_audio(reference.file, self.spec.most_seconds)
         return heard.wave, clip.wave, [*heard.notes, *of_reference(clip.notes, track["reference"])]
 
     def unwanted(self) -> bool:
@@ -272,20 +318,15 @@ class RestyleWorker:
         plan = resolve(stages[-1].setting, self.handler.is_turbo)
         row = row | effective_columns(plan)
         try:
-            guard = self._guard(row["item_id"])
-            with self._alone_after_a_death(guard), guard:
-                row["attempt"] = guard.attempt
-                prompt = stages[-1].prompt(chain.track.prompt)
-                cut = cut_notes(self.handler, prompt, chain.track.duration_s, plan)
-                row["notes"] = [*row["notes"], *stages[-1].notes(chain.track.prompt), *plan.notes, *cut]
-                found = find_cover(self.spec.output, row["track_id"], row["item_id"]) if self.spec.repair else None
-                made, wave = found or self._made(track, row, stages, chain)
-                row |= made
-                if found:
-                    row["notes"] = [*row["notes"], FOUND]
-                row |= self.ruler.measure(heard, wave, prompt.caption, covers)
+            prompt = stages[-1].prompt(chain.track.prompt)
+            cut = cut_notes(self.handler, prompt, chain.track.duration_s, plan)
+            row["notes"] = [*row["notes"], *stages[-1].notes(chain.track.prompt), *plan.notes, *cut]
+            what = f"item {row['item_id']} of track {track['track_id']}"
+            self._guarded(
+                row["item_id"], what, lambda guard: self._make(guard, track, row, stages, chain, heard, covers)
+            )
         except Exception as error:
-            return None if self._stops(error) else row | self._outcome(error)
+            return None if self._stops(error) else row | outcome(error)
         row |= {"status": "ok", "finished_at": datetime.now(UTC)}
         try:
             leave(self.spec.output, row)
@@ -293,6 +334,25 @@ class RestyleWorker:
             log.warning("no receipt for %s: %s", row["item_id"], error)
             self._stops(error)
         return row
+
+    def _make(
+        self,
+        guard: AttemptGuard,
+        track: dict[str, Any],
+        row: dict[str, Any],
+        stages: tuple[Stage, ...],
+        chain: Chain,
+        heard: Listened | None,
+        covers: int,
+    ) -> None:
+        """Make or find one cover and measure it, and fill its row in as far as that comes."""
+        row["attempt"] = guard.attempt
+        found = find_cover(self.spec.output, row["track_id"], row["item_id"]) if self.spec.repair else None
+        made, wave = found or self._made(track, row, stages, chain)
+        row |= made
+        if found:
+            row["notes"] = [*row["notes"], FOUND]
+        row |= self.ruler.measure(heard, wave, stages[-1].prompt(chain.track.prompt).caption, covers)
 
     def _made(
         self, track: dict[str, Any], row: dict[str, Any], stages: tuple[Stage, ...], chain: Chain
@@ -317,12 +377,25 @@ class RestyleWorker:
         self.stop.lower(f"{error}{here}")
         return True
 
-    def _guard(self, name: str) -> "AttemptGuard":
-        return AttemptGuard(self.spec.output, f"{self.spec.launch}/{name}", self.spec.max_attempts)
+    def _guarded(self, name: str, what: str, work: Callable[[AttemptGuard], Result]) -> Result:
+        """Do work of one track beside that of others.
 
-    def _alone_after_a_death(self, guard: "AttemptGuard") -> AbstractContextManager[object]:
-        """Work that was under way when the process died is repeated alone, so that only the guilty is blamed."""
-        return self.device_lock if guard.attempt > 1 else nullcontext()
+        It is done alone where it took the process down before, and once more where memory ran out, so that only
+        the guilty is blamed.
+        """
+        guard = AttemptGuard(self.spec.output, f"{self.spec.launch}/{name}", self.spec.max_attempts, what)
+        if guard.attempt == 1:
+            try:
+                with self.sharing.together(), guard:
+                    return work(guard)
+            except Exception as error:
+                if not ran_out_of_memory(error):
+                    raise
+                log.warning("%s: %s; trying again without others beside it", what, error)
+        with self.sharing.alone():
+            release_memory()
+            with guard:
+                return work(guard)
 
     def _write(self, row: dict[str, Any], wave: Tensor, content: bytes, extension: str) -> dict[str, Any]:
         path = f"audio/{row['track_id']}/{row['item_id']}.{extension}"
@@ -352,12 +425,6 @@ class RestyleWorker:
             "numerics_version": NUMERICS_VERSION,
             "node": platform.node(),
         }
-
-    def _outcome(self, error: Exception) -> dict[str, Any]:
-        """The result columns of a failure."""
-        if isinstance(error, torch.OutOfMemoryError):
-            torch.cuda.empty_cache()
-        return outcome(error)
 
 
 @contextmanager

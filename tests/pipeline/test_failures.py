@@ -1,8 +1,12 @@
 """One error is one kind, wherever it is met."""
 
+import errno
+
 import pytest
+import torch
 
 from acestep.errors import AudioError, TooLongError
+from pipeline.attempts import WorkerDiedError, WorkerMemoryError
 from pipeline.failures import outcome, source_kind
 from pipeline.service.problem import of_error, of_row
 
@@ -21,3 +25,38 @@ def test_a_source_that_is_too_long_is_known_by_its_type(
     assert (row["status"], row["error_kind"], source_kind(error)) == (status, kind, kind)
     for problem in (of_error(error, {}, ()), of_row(row, "a.wav")):
         assert (problem.status, problem.kind) == (http, kind)
+
+
+def raised(make: Exception, cause: BaseException) -> Exception:
+    make.__cause__ = cause
+    return make
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("can't start new thread"),
+        raised(AudioError("cannot be decoded"), MemoryError()),
+        WorkerMemoryError("killed"),
+    ],
+    ids=repr,
+)
+def test_memory_that_ran_out_is_one_kind_whoever_says_so(error: Exception) -> None:
+    found = outcome(error)
+    assert (found["status"], found["error_kind"]) == ("failed", "out_of_memory")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("shapes cannot be multiplied"), "internal_error"),
+        (AudioError("its title is 'out of memory'"), "unreadable_audio"),
+        (WorkerDiedError("died"), "worker_died"),
+    ],
+)
+def test_other_errors_are_not_blamed_on_memory(error: Exception, kind: str) -> None:
+    assert outcome(error)["error_kind"] == kind
