@@ -21,8 +21,8 @@ from pipeline.items import ModelFacts, Rules
 from pipeline.manifest import read_manifest
 from pipeline.measuring import MetricsSpec
 from pipeline.plan import make_plan
+from pipeline.probe import probe_all
 from pipeline.settings import make_settings
-from pipeline.sources import probe_all
 from pipeline.storage import open_store
 from tests.conftest import tone
 from tests.pipeline.service.conftest import worker_at
