@@ -1,8 +1,7 @@
 """Files below a folder, opened so that no link that somebody sets meanwhile leads out of it."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import BinaryIO
 
 # A folder on the way needs to be passed, not listed.
 _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
@@ -10,10 +9,9 @@ _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
-@contextmanager
-def open_beneath(root: str, path: str) -> Iterator[str]:
-    """Open a file by its path, following no link below ``root``; yields a name under which this process reads
-    the very file that was opened, wherever its path leads meanwhile.
+def open_beneath(root: str, path: str) -> BinaryIO:
+    """Open a file by its path, following no link below ``root``. ``/dev/fd/<its number>`` names the very file that
+    was opened, for this process, wherever its path leads meanwhile.
 
     Args:
         root: an absolute path.
@@ -33,6 +31,7 @@ def open_beneath(root: str, path: str) -> Iterator[str]:
     finally:
         os.close(at)
     try:
-        yield f"/dev/fd/{file}"
-    finally:
+        return open(file, "rb", buffering=0)
+    except OSError:  # a folder
         os.close(file)
+        raise

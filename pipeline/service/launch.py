@@ -36,12 +36,13 @@ from pipeline.service.counter import Counter
 from pipeline.service.desk import Desk
 from pipeline.service.engine import CALLS, Engine
 from pipeline.service.front import Front
+from pipeline.service.hosts import parse_host
 from pipeline.service.kept_files import kept_files
 from pipeline.service.keys import Keys
 from pipeline.service.ports import keep_to_this_machine
 from pipeline.service.rows import Rows
 from pipeline.service.shelf import Shelf
-from pipeline.service.spec import LOOPBACK, ServiceSpec
+from pipeline.service.spec import ServiceSpec
 from pipeline.storage import Store, absolute
 from pipeline.worker_spec import WorkerSpec
 
@@ -171,7 +172,8 @@ def running(opened: Opened) -> Iterator[str]:
         reason = str(error).strip().splitlines()
         raise PoolError(f"the service did not start: {reason[-1] if reason else error}") from error
     try:
-        yield f"http://{spec.host}:{spec.port}"
+        shown = f"[{spec.host}]" if ":" in spec.host else spec.host
+        yield f"http://{shown}:{spec.port}"
     finally:
         _take_down()
         Kept(output).adopt()
@@ -275,4 +277,4 @@ def _refuse_taken(host: str, port: int) -> None:
 
 def open_to_others(spec: ServiceSpec, keys: Sequence[str]) -> bool:
     """Whether anybody on the network may use it without a key."""
-    return spec.host not in LOOPBACK and not keys
+    return not parse_host(spec.host).is_loopback and not keys

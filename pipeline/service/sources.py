@@ -3,19 +3,21 @@
 import os
 import posixpath
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from pipeline.failures import TOO_LONG
-from pipeline.patience import Patience
+from pipeline.patience import DEFAULT_PATIENCE, Patience, Tick
 from pipeline.probe import probe
 from pipeline.service.beneath import open_beneath
 from pipeline.service.problem import STATUS_OF_KIND, Problem, said_and_remedy
 from pipeline.service.spec import Access, Limits
 from pipeline.service.uploads import Draft, Keep
 from pipeline.service.urls import PORTS, fetch
+from pipeline.source_errors import SourceTimeoutError
 from pipeline.sources import is_longer, listen
 from pipeline.spelling import Folders
 from pipeline.storage import Store, locate
@@ -35,10 +37,11 @@ class Admitted:
 @dataclass(frozen=True)
 class Found:
     """A file that may be read. root: the local folder below which it lies, its links resolved like those of the
-    path; None in an object store."""
+    path; None in an object store, where nobody has looked whether it is there."""
 
     uri: str
     root: str | None = None
+    is_there: bool = True
 
 
 def admit(field: str, value: str, access: Access, limits: Limits, keep: Keep) -> Admitted:
@@ -50,8 +53,9 @@ def admit(field: str, value: str, access: Access, limits: Limits, keep: Keep) ->
     if is_address(value):
         with fetch(field, value, access.url_hosts, limits, keep) as draft:
             return _kept(field, value, draft, limits)
-    found = find(field, value, access, keep.store)
-    with _held(field, value, found) as name:
+    patience = Patience(limits.source_timeout_s)
+    found = find(field, value, access, keep.store, patience)
+    with _held(field, value, found, patience) as name:
         return _looked_at(field, value, found.uri, limits, name)
 
 
@@ -77,13 +81,14 @@ def _kept(field: str, said: str, draft: Draft, limits: Limits) -> Admitted:
     return replace(looked, uri=draft.kept())
 
 
-def find(field: str, value: str, access: Access, output: Store) -> Found:
+def find(field: str, value: str, access: Access, output: Store, patience: Patience = DEFAULT_PATIENCE) -> Found:
     """The file that a client's path names: absolute, or relative to a root; symbolic links are followed first.
 
     Raises:
-        Problem: 422 it lies in no root, or in the service's own output, whether it is there or not; else 404.
+        Problem: 422 it lies in no root, or in the service's own output, whether it is there or not; else 404; 503
+            a root does not answer, and it lies in no other one.
     """
-    allowed = [] if _is_odd(value) else _allowed(value, access, output)
+    allowed = [] if _is_odd(value) else _allowed(field, value, access, output, patience)
     if not allowed:
         raise Problem(
             422,
@@ -94,40 +99,59 @@ def find(field: str, value: str, access: Access, output: Store) -> Found:
             value,
         )
     for found in allowed:
-        if found.root is None or os.path.lexists(found.uri):
+        if found.is_there:
             return found
     # A name in another Unicode form is the same name; what it leads to is judged like any other path.
-    for other in Folders().actual([found.uri for found in allowed]).values():
-        for found in _allowed(other, access, output):
+    for other in Folders(patience).actual([found.uri for found in allowed]).values():
+        for found in _allowed(field, other, access, output, patience):
             return found
     raise _missing(field, value)
 
 
+def _allowed(field: str, value: str, access: Access, output: Store, patience: Patience) -> list[Found]:
+    """Where a path leads, seen from each root, as far as it may be read.
+
+    Raises:
+        Problem: 503 a root does not answer, and the file is not in another one.
+    """
+    allowed: list[Found] = []
+    hung: SourceTimeoutError | None = None
+    for root in access.roots:
+        try:
+            found = patience.run(root, partial(_inside, root, value))
+        except SourceTimeoutError as error:
+            hung = error
+            continue
+        if found is not None and not _is_ours(found.uri, output):
+            allowed.append(found)
+    if hung is not None and not any(found.is_there for found in allowed):
+        raise _refused(field, value, value, hung.kind, str(hung))
+    return allowed
+
+
 @contextmanager
-def _held(field: str, value: str, found: Found) -> Iterator[str]:
+def _held(field: str, value: str, found: Found, patience: Patience) -> Iterator[str]:
     """A name that stays the file's while the block runs, whatever is renamed meanwhile.
 
     Raises:
-        Problem: 404 it is gone; 422 it cannot be opened, or a link stands in its path by now.
+        Problem: 404 it is gone; 422 it cannot be opened, or a link stands in its path by now; 503 its root does
+            not answer.
     """
-    if found.root is None:
+    root = found.root
+    if root is None:
         yield found.uri
         return
-    with ExitStack() as stack:
-        try:
-            name = stack.enter_context(open_beneath(found.root, found.uri))
-        except FileNotFoundError:
-            raise _missing(field, value) from None
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise _refused(field, value, found.uri, "unreadable_file", reason) from None
-        yield name
-
-
-def _allowed(value: str, access: Access, output: Store) -> list[Found]:
-    """Where a path leads, seen from each root, as far as it may be read."""
-    inside = [_inside(root, value) for root in access.roots]
-    return [found for found in inside if found is not None and not _is_ours(found.uri, output)]
+    try:
+        file = patience.run(found.uri, lambda tick: open_beneath(root, found.uri))
+    except FileNotFoundError:
+        raise _missing(field, value) from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise _refused(field, value, found.uri, "unreadable_file", reason) from None
+    except SourceTimeoutError as error:
+        raise _refused(field, value, found.uri, error.kind, str(error)) from None
+    with file:
+        yield f"/dev/fd/{file.fileno()}"
 
 
 def _looked_at(field: str, said: str, uri: str, limits: Limits, name: str | None = None) -> Admitted:
@@ -169,7 +193,7 @@ def _is_odd(value: str) -> bool:
         return True
 
 
-def _inside(root: str, value: str) -> Found | None:
+def _inside(root: str, value: str, tick: Tick) -> Found | None:
     """Where a path leads from a root, None where that is outside of it."""
     if "://" in root and not root.startswith("file://"):
         uri = _inside_uri(root, value)
@@ -181,7 +205,9 @@ def _inside(root: str, value: str) -> Found | None:
         real = os.path.realpath(os.path.join(real_root, value))
     except (OSError, ValueError):
         return None
-    return Found(real, real_root) if real.startswith(real_root.rstrip("/") + "/") else None
+    if not real.startswith(real_root.rstrip("/") + "/"):
+        return None
+    return Found(real, real_root, os.path.lexists(real))
 
 
 def _inside_uri(root: str, value: str) -> str | None:

@@ -11,8 +11,6 @@ from pipeline.measuring import MetricsSpec
 from pipeline.presets import Preset
 from pipeline.service.hosts import parse_host, parse_origin
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -151,8 +149,12 @@ class ServiceSpec:
     presets: tuple[Preset, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65_535:
-            raise RequestError(f"port {self.port} is out of range; allowed: 0..65535")
+        if not 1 <= self.port <= 65_535:
+            raise RequestError(f"port {self.port} is out of range; allowed: 1..65535")
+        try:
+            parse_host(self.host)
+        except ValueError:
+            raise RequestError(f"host {self.host!r} is no address; write one such as 127.0.0.1 or ::1") from None
         if self.max_attempts < 2:
             raise RequestError(
                 f"max_attempts {self.max_attempts}: a death may be a neighbour's fault; allow at least 2"

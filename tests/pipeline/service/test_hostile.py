@@ -12,6 +12,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import soundfile
 
 from acestep.audio import load_audio
 from pipeline.loading import load
+from pipeline.patience import MAX_HUNG
 from pipeline.service.beneath import open_beneath
 from pipeline.service.problem import Problem
 from pipeline.service.sources import admit, find, upload
@@ -140,12 +142,40 @@ def test_a_link_that_is_set_after_the_check_is_not_followed(
     found = find("src_audio", value, access, keep.store)
     assert found.root is not None
     before = (root / "in" / "deep" / "a.wav").read_bytes()
-    with open_beneath(found.root, found.uri) as name:
+    with open_beneath(found.root, found.uri) as file:
         swapped(root / what, tmp_path / "secret" / what[3:])
         assert Path(found.uri).read_bytes() != before
-        assert Path(name).read_bytes() == before
-    with pytest.raises(OSError, match=r"symbolic links|Not a directory"), open_beneath(found.root, found.uri):
-        pass
+        assert Path(f"/dev/fd/{file.fileno()}").read_bytes() == file.read() == before
+    with pytest.raises(OSError, match=r"symbolic links|Not a directory"):
+        open_beneath(found.root, found.uri)
+
+
+def test_a_root_that_does_not_answer_holds_up_no_other(
+    tmp_path: Path, root: Path, keep: Keep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a dead mount, where every call on a name waits for ever."""
+    dead, over = str(tmp_path / "dead"), threading.Event()
+    truly = os.path.realpath
+
+    def hangs(path: str, **named: Any) -> str:
+        if str(path).startswith(dead):
+            over.wait(20)
+        return truly(path, **named)
+
+    monkeypatch.setattr(os.path, "realpath", hangs)
+    limits = replace(LIMITS, source_timeout_s=0.5)
+    access = Access(roots=(dead, str(root)))
+    try:
+        assert admit("src_audio", "a.wav", access, limits, keep).digest
+        began = time.monotonic()
+        for _ in range(2 * MAX_HUNG):
+            with pytest.raises(Problem) as told:
+                admit("src_audio", "absent.wav", access, limits, keep)
+            assert (told.value.status, told.value.kind) == (503, "source_timeout")
+        # Those that come after a few do not wait again.
+        assert time.monotonic() - began < 0.5 * MAX_HUNG + 5
+    finally:
+        over.set()
 
 
 def test_a_folder_that_is_swapped_all_the_time_gives_its_own_files_alone(tmp_path: Path, keep: Keep) -> None:
