@@ -13,6 +13,10 @@ import boto3
 import pytest
 import soundfile
 
+from pipeline import storage
+from pipeline.lost import lost_covers
+from pipeline.output import OutputError, OutputStore
+from pipeline.probe import probe
 from pipeline.results import read_results
 from pipeline.storage import StorageError, absolute, locate, open_store
 from tests.conftest import tone
@@ -82,6 +86,62 @@ def test_a_catalogue_on_s3_survives_a_bad_server(s3: S3Server, tmp_path: Path) -
     again = restyle("s3://songs/in/m.jsonl", "s3://songs/out")
     assert again.returncode == 0
     assert "0 covers of 0 tracks (3 are done already)" in again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["audio", "results"])
+def test_a_bucket_that_refuses_ends_the_job(s3: S3Server, tmp_path: Path, folder: str) -> None:
+    """Covers and rows alike; the next launch makes the rest, a file that was lost meanwhile included."""
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    client.create_bucket(Bucket="songs")
+    output = f"s3://songs/{folder}-refused"
+    rows = [{"track_id": name, "source": f"{name}.flac", "caption": "jazz"} for name in NAMES]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name in NAMES:
+        soundfile.write(tmp_path / f"{name}.flac", tone(5.2, pitch_hz=200 + 40 * ord(name)), 48_000)
+    s3.refuse = {f"/songs/{folder}-refused/{folder}/": ("403 Forbidden", "AccessDenied")}
+    done = restyle(f"{tmp_path}/m.jsonl", output)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"output {output}: " in done.stderr
+    assert "ACCESS_DENIED" in done.stderr
+    assert "the same command goes on" in done.stderr
+
+    s3.refuse = {}
+    again = restyle(f"{tmp_path}/m.jsonl", output)
+    assert again.returncode == 0, again.stdout + again.stderr
+    table = read_results(open_store(output))
+    assert sorted(table["track_id"].to_pylist()) == list(NAMES)
+    gone = table["audio_path"][0].as_py()
+    client.delete_object(Bucket="songs", Key=f"{folder}-refused/{gone}")
+    again = restyle(f"{tmp_path}/m.jsonl", output)
+    assert again.returncode == 0
+    assert "1 of these were finished" in again.stdout
+    (row,) = [row for row in read_results(open_store(output)).to_pylist() if row["audio_path"] == gone]
+    assert len(open_store(output).read(gone)) == row["audio_bytes"]
+
+
+@pytest.mark.parametrize("answer", [("403 Forbidden", "AccessDenied"), ("507 Insufficient Storage", "Quota")])
+def test_a_bucket_that_refuses_is_the_outputs_fault(
+    s3: S3Server, answer: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "PAUSES_S", (0.0,))
+    monkeypatch.setattr(storage, "S3_ATTEMPTS", 1)
+    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket="songs")
+    query = f"?endpoint_override=127.0.0.1:{s3.port}&scheme=http"
+    output = OutputStore(*locate(f"s3://songs/out{query}"))
+    output.write("job.json", b"1")
+    s3.refuse = {"/songs/out/audio/": answer}
+    with pytest.raises(OutputError, match="output s3://songs/out: "):
+        output.write("audio/a.flac", b"1")
+    with pytest.raises(FileNotFoundError):
+        output.read("audio/a.flac")
+    with s3.down():
+        with pytest.raises(OutputError):
+            output.read("job.json")
+        with pytest.raises(OutputError):
+            lost_covers(output)
+        assert probe(f"s3://songs/a.flac{query}").error_kind == "source_unavailable"
+    assert probe(f"s3://songs/a.flac{query}").error_kind == "missing_file"
 
 
 def test_places_on_object_stores(monkeypatch: pytest.MonkeyPatch) -> None:
