@@ -399,6 +399,7 @@ class RestyleWorker:
 
     def _write(self, row: dict[str, Any], wave: Tensor, content: bytes, extension: str) -> dict[str, Any]:
         path = f"audio/{row['track_id']}/{row['item_id']}.{extension}"
+        self.spec.output.remove_unfinished(path)
         self.spec.output.write(path, content)
         return {
             "audio_path": path,

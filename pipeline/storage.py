@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from glob import escape
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -92,6 +93,13 @@ class Store:
                 with suppress(OSError):
                     Path(unfinished).unlink()
             raise
+
+    def remove_unfinished(self, name: str) -> None:
+        """Remove what processes that died while they wrote this file left of it."""
+        if self.is_local:
+            final = Path(self.path(name))
+            for unfinished in final.parent.glob(f"{escape(final.name)}.*{UNFINISHED}"):
+                unfinished.unlink(missing_ok=True)
 
     def _make_parent(self, name: str) -> None:
         """Create the folder of a file; object stores have none."""

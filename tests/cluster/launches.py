@@ -47,8 +47,15 @@ class Kill:
 class Launches:
     """Launches of one job on one folder, one after the other."""
 
-    def __init__(self, folder: Path, manifest: str, environment: Mapping[str, str], *overrides: str):
-        self.output = folder / "out"
+    def __init__(
+        self,
+        folder: Path,
+        manifest: str,
+        environment: Mapping[str, str],
+        *overrides: str,
+        output: Path | None = None,
+    ):
+        self.output = output or folder / "out"
         self.log = folder / "generations.tsv"
         self.said = folder / "launches.log"
         folder.mkdir(parents=True)
@@ -59,11 +66,12 @@ class Launches:
                         f"grid.seed={list(range(SEEDS))}".replace(" ", ""), "tracking.enabled=false",
                         *overrides]  # fmt: skip
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, *overrides: str) -> subprocess.Popen[bytes]:
         """A launch, in a session of its own."""
+        command = [*self.command, *overrides]
         with self.said.open("ab") as said:
             return subprocess.Popen(
-                self.command, cwd=ROOT, env=self.environment, stdout=said, stderr=said, start_new_session=True
+                command, cwd=ROOT, env=self.environment, stdout=said, stderr=said, start_new_session=True
             )
 
     def run(self, limit_s: float = 300.0) -> float:
