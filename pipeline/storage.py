@@ -52,6 +52,11 @@ class Store:
         info = self.retrying(lambda: self.filesystem.get_file_info(self.path(name)))
         return info.type != fs.FileType.NotFound
 
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+        info = self.retrying(lambda: self.filesystem.get_file_info(self.path(name)))
+        return info.size if info.is_file else None
+
     def files(self, folder: str, suffix: str, deep: bool = False) -> list[str]:
         """Names (relative to this store) of the files of ``folder`` ending in ``suffix``, sorted.
 

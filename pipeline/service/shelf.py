@@ -49,11 +49,15 @@ class Shelf:
         except PartError as error:
             log.warning("cover %s is made again: %s", item_id, error)
             return None
-        return row if row is not None and self.has(row["audio_path"]) else None
+        return row if row is not None and self._whole(row) else None
 
-    def has(self, name: str) -> bool:
-        """Whether a cover's file is there, which counts as a use."""
-        if self.store.exists(name):
+    def _whole(self, row: Mapping[str, Any]) -> bool:
+        return self.has(row["audio_path"], row.get("audio_bytes"))
+
+    def has(self, name: str, expected: int | None = None) -> bool:
+        """Whether a cover's file is there and as long as expected, which counts as a use."""
+        size = self.store.size(name)
+        if size and size == (expected or size):
             self.room.used(name)
             return True
         self.room.forget(name)
@@ -65,7 +69,7 @@ class Shelf:
         Raises:
             FileNotFoundError: it was removed.
         """
-        if not self.has(row["audio_path"]):
+        if not self._whole(row):
             raise FileNotFoundError(row["audio_path"])
         return self.store.read(row["audio_path"])
 

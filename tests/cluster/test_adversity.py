@@ -22,7 +22,7 @@ from pipeline.transient import TRANSIENT_KINDS
 from tests.cluster.launches import ROOT, SEEDS, Launches, write_catalogue
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-TRACKS = 75
+TRACKS = int(os.environ.get("TORTURE_TRACKS", "75"))
 DISK_MB = 2000
 LEAVE_BYTES = 3 << 20
 READ_ONLY_S = 20.0

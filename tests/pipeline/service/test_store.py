@@ -182,6 +182,8 @@ def test_receipts_become_parts_and_rows_of_removed_covers_go(tmp_path: Path) -> 
     left = read_results(store).to_pylist()
     assert sorted(one["item_id"] for one in left) == [f"{k:020x}" for k in (0, 1, 2, 4)]
     assert shelf.row("0" * 20, f"{4:020x}")["duration_s"] == 2.0
+    store.write(row(f"{4:020x}")["audio_path"], b"")  # cut: as good as none
+    assert shelf.row("0" * 20, f"{4:020x}") is None
 
 
 def test_a_catalogues_rows_and_covers_are_left_alone(tmp_path: Path) -> None:
