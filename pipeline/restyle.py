@@ -161,6 +161,8 @@ def run_in(
             began_at = time.time()
             worker = worker_spec(job, output, launch, model, pool)
             _make_covers(worker, worker_class, job, pool, kept, progress, tracker, reporter)
+        kept.flush()
+        kept.adopt()
     except BaseException:
         try:
             kept.flush()
@@ -168,12 +170,10 @@ def run_in(
             if not output.lease.lost:  # else the runs are the other launch's
                 tracker.abandon()
         raise
-    kept.flush()
-    kept.adopt()
     lost = lost_covers(output) & plan.ids if plan.items else set()
     forget(output, lost)
     made = current_rows(output, plan.ids, FOUND_COLUMNS)
-    summary = summarize(made, kept.new, time.perf_counter() - started, len(plan.lost), len(lost))
+    summary = summarize(made, kept.new, time.perf_counter() - started, plan.lost, len(lost))
     summary = replace(summary, start_up=start_up(output, launch, began_at, made))
     output.delete_folder(ATTEMPTS)
     output.delete(PLAN_FILE)

@@ -1,7 +1,7 @@
 """How a job ended, in numbers."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ class Summary:
     by_kind: failed and rejected items by the kind of their error, the most frequent first.
     slowest: the covers with the most seconds of work (``work_s``), with track_id, setting_name and duration_s.
     start_up: of this launch's workers.
-    remade: items that an earlier launch had finished, and whose audio files were gone or not whole.
+    remade: items made again whose audio files were gone or not whole.
     lost: items whose audio files went while the job ran; the next launch makes them.
     """
 
@@ -55,8 +55,12 @@ class Summary:
         return not (self.failed or self.rejected or self.lost)
 
 
-def summarize(rows: pa.Table, new: int, seconds: float, remade: int = 0, lost: int = 0) -> Summary:
-    """Counts of a job's rows, those that are not ok, and the slowest of the others."""
+def summarize(rows: pa.Table, new: int, seconds: float, sought: Collection[str] = (), lost: int = 0) -> Summary:
+    """Counts of a job's rows, those that are not ok, and the slowest of the others.
+
+    Args:
+        sought: items that were to be made again.
+    """
     counts = {entry["values"]: entry["counts"] for entry in rows["status"].value_counts().to_pylist()}
     ok = pc.equal(rows["status"], "ok")
     problems = rows.filter(pc.invert(ok))
@@ -72,7 +76,7 @@ def summarize(rows: pa.Table, new: int, seconds: float, remade: int = 0, lost: i
         noted=count_noted(rows),
         slowest=slowest(rows),
         tracking={},
-        remade=remade,
+        remade=sum(pc.is_in(rows["item_id"].filter(ok), pa.array(sought, pa.string())).to_pylist()),
         lost=lost,
     )
 
