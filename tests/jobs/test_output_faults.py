@@ -30,12 +30,12 @@ from pipeline.job import RestyleJob
 from pipeline.manifest import read_manifest
 from pipeline.output import OutputError, OutputStore
 from pipeline.plan import make_plan
+from pipeline.probe import probe_all
 from pipeline.receipts import left_over
 from pipeline.restyle import run
 from pipeline.results import REJECTED, RESULTS, ResultWriter, as_table, finished_items, read_results
 from pipeline.service.problem import of_row
 from pipeline.settings import make_settings
-from pipeline.sources import probe_all
 from pipeline.storage import locate, open_store
 from pipeline.summary import Summary
 from pipeline.tracking import TrackingSpec
@@ -194,15 +194,20 @@ def test_a_cover_that_cannot_be_written_is_no_row_of_a_job(tmp_path: Path, plann
     assert not Path(store.root).exists()
 
 
+@pytest.mark.parametrize(("instead", "kind"), [("loop", "source_unavailable"), ("", "source_changed")])
 def test_a_source_that_was_there_and_cannot_be_read_is_no_verdict(
-    tmp_path: Path, planned: list[dict[str, Any]]
+    tmp_path: Path, planned: list[dict[str, Any]], instead: str, kind: str
 ) -> None:
     store = open_store(str(tmp_path / "out"))
     worker = RestyleWorker(worker_at(store, model="demo_turbo", node=platform.node()), Flag())
-    (tmp_path / "0.flac").rename(tmp_path / "away.flac")
+    source = (tmp_path / "0.flac").rename(tmp_path / "away.flac")
+    if instead:
+        (tmp_path / "0.flac").symlink_to("0.flac")  # opening it is an error, as on a mount that is away
     (row,) = worker.restyle(planned[0])
-    assert (row["status"], row["error_kind"]) == ("failed", "source_unavailable")
-    assert of_row(row, "").status == 503
+    assert (row["status"], row["error_kind"]) == ("failed", kind)
+    assert of_row(row, "").status == {"source_unavailable": 503, "source_changed": 409}[kind]
+    source.replace(tmp_path / "0.flac")
+    assert [made["status"] for made in worker.restyle(planned[0])] == ["ok"]
     writer = ResultWriter(store, RESULTS)
     writer.add(as_table([row]))
     writer.flush()
