@@ -14,7 +14,6 @@ Exit status: 2 it could not start; 1 it broke off; 130 stopped by Ctrl-C, 143 by
 import os
 import sys
 import threading
-from dataclasses import replace
 from typing import Any
 
 import hydra
@@ -91,7 +90,7 @@ def _main(config: DictConfig) -> None:
         folder = open_output(spec.output)
         with holding(folder, f"output {spec.output}", lambda text: console.print(f"warning: {text}")) as output:
             check_parts(output, spec.repair, lambda text: console.print(f"warning: {text}"))
-            opened = replace(open_service(spec, keys), output=output)
+            opened = open_service(spec, output, keys)
             console.print(f"loading {spec.model}; a large model takes minutes")
             up = threading.Event()
             with stop_signals(lambda: not up.is_set()) as request, running(opened) as address:

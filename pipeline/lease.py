@@ -58,13 +58,23 @@ class OutputGoneError(LeaseLostError):
 
 
 class Lease:
-    """A lease of this process."""
+    """A lease of this process, or of another one of its launch, which it reached by pickling.
+
+    It stands while the process that took it runs and keeps it alive.
+    """
 
     def __init__(self, store: Store, name: str, number: int, holder: Holder):
         self.store, self.name, self.number, self.holder = store, name, number, holder
         self.lock, self.ended = threading.Lock(), threading.Event()
         self.looked_at = (0.0, 0.0)
         self.lost: LeaseLostError | None = None
+        self.keeper: threading.Thread | None = None
+
+    def __reduce__(self) -> tuple[type["Lease"], tuple[object, ...]]:
+        return Lease, (Store(self.store.filesystem, self.store.root), self.name, self.number, self.holder)
+
+    def keep(self) -> None:
+        """Keep it alive until ``release``."""
         self.keeper = threading.Thread(target=self._keep, name="restyle-lease", daemon=True)
         self.keeper.start()
 
@@ -85,7 +95,8 @@ class Lease:
     def release(self) -> None:
         """Let others have the folder."""
         self.ended.set()
-        self.keeper.join(2 * BEAT_S)
+        if self.keeper:
+            self.keeper.join(2 * BEAT_S)
         try:
             if self._is_ours():
                 self.store.delete(_name(self.number))
@@ -95,13 +106,21 @@ class Lease:
     def _stands(self) -> bool:
         return max(_numbers(self.store), default=0) <= self.number and self._is_ours()
 
+    def _is_kept(self) -> bool:
+        """Whether the process that took it runs, or was heard of lately where that cannot be seen."""
+        found = _read(self.store, self.number)
+        alive = is_alive(self.holder, self.holder.inode)
+        return alive if alive is not None else found is not None and _silence(self.store, found[1]) <= DEAD_S
+
     def _is_ours(self) -> bool:
         return _token(self.store, self.number) == self.holder.token
 
     def _look(self) -> LeaseLostError | None:
         """How the lease was lost, None where it stands."""
         if self._stands():
-            return None
+            if self.keeper or self._is_kept():
+                return None
+            return LeaseLostError(f"the process that held {self.name} has ended")
         if self._is_ours():  # a newer one may be withdrawn at once
             time.sleep(SETTLE_S + LOOK_S)
             if self._stands():
@@ -173,6 +192,7 @@ def holding(store: Store, name: str, say: Callable[[str], None] = log.warning) -
     except OSError as error:
         raise RequestError(f"{name} cannot be written ({error})") from error
     lease = Lease(store, name, number, holder)
+    lease.keep()
     try:
         yield HeldStore(store.filesystem, store.root, lease)
     finally:

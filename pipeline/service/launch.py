@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import socket
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,7 +29,8 @@ from acestep.language_model import open_language_model
 from pipeline.attempts import mark_start
 from pipeline.cluster import PoolError, connect, size_pool
 from pipeline.items import ModelFacts
-from pipeline.job import check_model, open_output
+from pipeline.job import check_model
+from pipeline.lease import BEAT_S, HeldStore, Lease, LeaseLostError
 from pipeline.presets import check_preset
 from pipeline.restyle import Kept
 from pipeline.service.app import make_app
@@ -43,7 +45,7 @@ from pipeline.service.ports import keep_to_this_machine
 from pipeline.service.rows import Rows
 from pipeline.service.shelf import Shelf
 from pipeline.service.spec import ServiceSpec
-from pipeline.storage import Store, absolute
+from pipeline.storage import absolute
 from pipeline.worker_spec import WorkerSpec
 
 APP, ENGINE, FRONT = "restyle", "Engine", "Front"
@@ -53,6 +55,7 @@ HEAD = "node:__internal_head__"  # Ray's name for the node where clients find th
 PATIENCE_S = 120.0
 # A large model loads for minutes, which is no reason for Serve to warn every half minute.
 SLOW_START, SLOW_START_S = "RAY_SERVE_SLOW_STARTUP_WARNING_S", "300"
+LEFT_S = 30.0  # a service whose starter was killed is gone within this time
 LEAVE_S = 20.0  # what is under way may take so long when the service ends
 
 log = logging.getLogger(__name__)
@@ -63,15 +66,16 @@ class Opened:
     """A service whose every part was looked at, with a cluster to run on; nothing runs yet."""
 
     spec: ServiceSpec
-    output: Store
+    output: HeldStore
     model: ModelFacts
     keys: tuple[str, ...]
 
 
-def open_service(spec: ServiceSpec, keys: Sequence[str] = ()) -> Opened:
+def open_service(spec: ServiceSpec, output: HeldStore, keys: Sequence[str] = ()) -> Opened:
     """Look at everything a service needs, and join or start the cluster.
 
     Args:
+        output: the folder that ``spec.output`` names.
         keys: that clients must send; none leaves it open to whoever reaches it.
 
     Raises:
@@ -84,11 +88,14 @@ def open_service(spec: ServiceSpec, keys: Sequence[str] = ()) -> Opened:
     spec = replace(spec, output=absolute(spec.output, "./_"), access=replace(spec.access, roots=roots))
     for preset in spec.presets:
         check_preset(preset)
-    output = open_output(spec.output)
     model = _model(spec)
     _refuse_taken(spec.host, spec.port)
     os.environ.setdefault(SLOW_START, SLOW_START_S)
     connect(spec.cluster)
+    # What a service left that was killed ends by itself, now that the folder has another holder.
+    until = time.monotonic() + LEFT_S
+    while APP in serve.status().applications and time.monotonic() < until:
+        time.sleep(1)
     if APP in serve.status().applications:
         raise RequestError(
             "this cluster runs a service already; start this one on another cluster, or end that one first"
@@ -162,7 +169,7 @@ def running(opened: Opened) -> Iterator[str]:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         serve.start("Disabled", logging_config=quiet)
-        build = _builder(spec, facts, pool.workers * CALLS, digests)
+        build = _builder(spec, output.lease, facts, pool.workers * CALLS, digests)
         serve.run(front.bind(build, spec, engine.bind(worker)), name=APP, route_prefix=None)
     except KeyboardInterrupt:
         _take_down()
@@ -183,23 +190,36 @@ def running(opened: Opened) -> Iterator[str]:
 
 def _take_down() -> None:
     serve.delete(APP)
-    if not _other_applications():  # somebody else's may have come meanwhile
+    if not serve.status().applications:  # somebody else's may have come meanwhile
         serve.shutdown()
 
 
-def _other_applications() -> list[str]:
-    return [name for name in serve.status().applications if name != APP]
+async def _watch(lease: Lease) -> None:
+    """End the service when its folder is somebody else's, or the process that started it has died: a cluster that
+    it joined goes on without it."""
+    while True:
+        await asyncio.sleep(BEAT_S)
+        try:
+            await asyncio.to_thread(lease.check)
+        except LeaseLostError as error:
+            log.critical("%s; the service ends", error)
+            await asyncio.to_thread(_take_down)
+            return
+        except OSError as error:
+            log.warning("whether the output folder is still held cannot be seen: %s", error)
 
 
 def _builder(
-    spec: ServiceSpec, model: ModelFacts, slots: int, digests: Sequence[str]
+    spec: ServiceSpec, lease: Lease, model: ModelFacts, slots: int, digests: Sequence[str]
 ) -> Callable[[DeploymentHandle], ASGIApp]:
     def build(engine: DeploymentHandle) -> ASGIApp:
         keep_to_this_machine()
+        watching: list[asyncio.Task[None]] = []
 
         async def open_counter() -> Counter:
-            store = open_output(spec.output)
+            store = HeldStore(lease.store.filesystem, lease.store.root, lease)
             shelf = await asyncio.to_thread(Shelf, store, spec.store)
+            watching.append(asyncio.create_task(_watch(lease)))
             handle = engine.options(stream=True)
 
             async def make(track: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:

@@ -56,10 +56,16 @@ def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: Keys) -> FastAP
     # Where Gradio puts what visitors send: by default a folder that all its applications share, and nobody bounds.
     folder = scratch_of(open_store(spec.output)) / PAGE
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    files = app.state.page_files = PageFiles(folder, lambda: SHARE * app.state.counter.shelf.room.most)
     with gr.Blocks(title="Restyle: Cover", analytics_enabled=False, delete_cache=(3600, KEPT_S)) as page:
         # The counter opens after the page is built, so it is asked for when something happens.
         wire(lambda: app.state.counter, is_turbo, spec.presets, lay_out(spec, is_turbo), page)
+
+    def forget(names: set[str]) -> None:
+        for known in page.temp_file_sets:  # which Gradio would keep for ever
+            known.difference_update(names)
+
+    files = PageFiles(folder, lambda: SHARE * app.state.counter.shelf.room.most, forget)
+    app.state.page_files = files
     page.queue(max_size=spec.limits.waiting, default_concurrency_limit=None)
     fonts, mono = SYSTEM_FONTS
     return gr.mount_gradio_app(

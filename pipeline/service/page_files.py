@@ -26,10 +26,13 @@ class PageFiles:
 
     Args:
         most: bytes that the folder may hold.
+        forget: called with the files that were deleted.
     """
 
-    def __init__(self, folder: Path, most: Callable[[], float]):
-        self.folder, self.most = folder, most
+    def __init__(
+        self, folder: Path, most: Callable[[], float], forget: Callable[[set[str]], None] = lambda names: None
+    ):
+        self.folder, self.most, self.forget = folder, most, forget
         self.bytes = 0.0
         self.swept_at = 0.0
         self.lock = threading.Lock()
@@ -56,7 +59,7 @@ class PageFiles:
         with self.lock:
             now, self.swept_at = time.time(), time.monotonic()
             files = sorted(_files(self.folder), key=lambda file: file.used_at)
-            left = sum(file.size for file in files)
+            left, deleted = sum(file.size for file in files), set[str]()
             for file in files:
                 age = now - file.used_at
                 if age < KEPT_S and (left <= self.most() or age < IN_USE_S):
@@ -64,9 +67,11 @@ class PageFiles:
                 with suppress(OSError):
                     os.unlink(file.name)
                     left -= file.size
+                    deleted.add(file.name)
                 with suppress(OSError):  # it holds another one
                     os.rmdir(os.path.dirname(file.name))
             self.bytes = left
+            self.forget(deleted)
 
 
 def _files(folder: Path) -> Iterator[File]:

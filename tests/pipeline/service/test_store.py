@@ -2,9 +2,12 @@
 
 import io
 import os
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -392,3 +395,87 @@ def test_short_space_is_said_and_over_when_there_is_room(roomy: Served) -> None:
         assert (health["status"], health["store"]["free_bytes"]) == ("ok", 1000 * MB)
     finally:
         room.ask_free = asked
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 28 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=28m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte free."""
+    with (folder / "else").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
+
+
+def test_a_full_disk_is_survived_and_spoils_nothing(
+    small_disk: Path, music: Path, eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    """Whenever it fills: before a request, while its cover is made, while junk comes; all is well when there is
+    room."""
+    with serving(music, small_disk, Limits(upload_mb=3.0, source_seconds=30.0)) as served:
+        for _ in range(3):
+            assert send(served, os.urandom(2 * MB)).status_code == 415
+        known = ASKED | {"seed": 1, "src_audio": "country_song.wav"}
+        assert httpx.post(served.generations, json=known, timeout=60).status_code == 200
+        later = {"async": "true", "inference_steps": 20, "response_format": "json"}
+        order = send(served, song(330.0), **later).json()
+        eventually(lambda: httpx.get(served.address + order["url"]).json()["status"] == "running")
+        fill(small_disk)
+        for _ in range(3):
+            short = send(served, song(440.0))
+            assert (short.status_code, short.json()["error"]["kind"]) == (507, "short_of_space")
+        before = httpx.post(served.generations, json=known, timeout=60).json()
+        assert httpx.get(served.address + before["covers"][0]["audio_url"]).status_code == 200
+        eventually(lambda: httpx.get(served.address + order["url"]).json()["status"] in ("done", "failed"))
+        told = httpx.get(served.address + order["url"]).json()["covers"][0]
+        assert told["status"] == "done" or (told["error"]["status"], told["error"]["kind"]) == (
+            507,
+            "short_of_space",
+        )
+        assert httpx.get(f"{served.address}/health").json()["status"] == "short_of_space"
+        (small_disk / "else").unlink()
+        for pitch in (330.0, 440.0):
+            assert send(served, song(pitch), inference_steps=20).json()["status"] == "done"
+        eventually(lambda: httpx.get(f"{served.address}/health").json()["status"] == "ok")
+        assert not served.counter.shelf.room.holds
+        assert not list(small_disk.rglob("*.tmp"))
+
+
+# -- the page
+
+
+def page_files(folder: Path) -> list[Path]:
+    return [path for path in (folder / SCRATCH / "page").rglob("*") if path.is_file()]
+
+
+def test_what_visitors_of_the_page_send_is_bounded_and_gone_after_a_restart(music: Path, tmp_path: Path) -> None:
+    def visit(served: Served, content: bytes) -> int:
+        files = {"files": ("a.wav", content)}
+        return httpx.post(f"{served.address}/cover/gradio_api/upload", files=files, timeout=60).status_code
+
+    keep = StoreSpec(max_gb=30e-3)
+    with serving(music, tmp_path, LIMITS, page=True, keep=keep) as served:
+        assert visit(served, song()) == 200
+        assert len(page_files(tmp_path)) == 1
+        statuses = [visit(served, os.urandom(MB)) for _ in range(5)]
+        assert statuses[:2] == [200, 200]
+        assert statuses[3:] == [507, 507]
+        # What nobody can be about to use makes room.
+        for path in page_files(tmp_path):
+            os.utime(path, (1e9, 1e9))
+        assert visit(served, os.urandom(MB)) == 200
+        assert len(page_files(tmp_path)) == 1
+        left = tmp_path / SCRATCH / "page" / "left"
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(b"x")  # a service that was killed
+    with serving(music, tmp_path, LIMITS, page=True, keep=keep):
+        assert page_files(tmp_path) == []
