@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -96,8 +97,8 @@ def make_app(
         problem = of_error(error, getattr(request.state, "given", {}), NAMES)
         headers = retry_after(problem)
         headers |= {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
-        # What is left of a body that is too large would be read to its end, if it has one.
-        headers |= {"Connection": "close"} if problem.status == 413 else {}
+        # What is left of a body that there is no place for would be read to its end, if it has one.
+        headers |= {"Connection": "close"} if problem.status in (413, 507) else {}
         return JSONResponse(problem.as_json(), problem.status, headers)
 
     @app.exception_handler(OSError)
@@ -161,6 +162,10 @@ def make_app(
     async def generate(request: Request) -> Response:
         owner, counter = owner_of(request), app.state.counter
         began = time.monotonic()
+        if request.headers.get("content-type", "").lower().startswith("multipart/"):
+            announced = request.headers.get("content-length", "")
+            await asyncio.to_thread(counter.shelf.room.look)
+            counter.shelf.room.demand(int(announced) if announced.isdigit() else 0)
         body = await read_body(request, counter.spec.limits)
         request.state.given = body.given
         wants_json = _wants_json(request, body)
@@ -294,12 +299,16 @@ class HeldFile(FileResponse):
     def __init__(self, shelf: Shelf, name: str, headers: dict[str, str], media_type: str):
         super().__init__(shelf.store.path(name), headers=headers, media_type=media_type)
         self.shelf, self.name = shelf, name
+        shelf.room.hold(name)
+        self.release = weakref.finalize(self, shelf.room.release, name)  # also where it is never sent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self.shelf.room.holding(self.name):
+        try:
             if await asyncio.to_thread(self.shelf.has, self.name):
                 await super().__call__(scope, receive, send)
                 return
+        finally:
+            self.release()
         problem = gone()
         await JSONResponse(problem.as_json(), problem.status)(scope, receive, send)
 
