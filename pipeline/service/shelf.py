@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.errors import RestyleError
 from acestep.request import WITH_BITRATE, kbps
+from acestep.values import from_json
 from pipeline.disk_space import most_bytes
 from pipeline.parts import PartError
 from pipeline.service.kept_files import free_bytes, kept_files, note_use, remove_folder, remove_unfinished
@@ -179,13 +181,21 @@ def _written(order: Order, rows: Mapping[str, Mapping[str, Any]] | None = None) 
         "rows": rows or {},
         "written_at": datetime.now(UTC).isoformat(),
     }
-    return json.dumps(content, default=str).encode()
+    plain = json.loads(json.dumps(content, default=str))
+    return json.dumps(plain | {"checksum": _checksum(plain)}).encode()
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(values).encode()):08x}"
 
 
 def _read(name: str, content: bytes) -> tuple[Order, dict[str, dict[str, Any]]] | None:
     """An order and its rows; None where another version wrote it, or a machine that lost its power."""
     try:
-        values = json.loads(content)
+        values = from_json(content)
+        # Orders of earlier versions have none. Words that changed would be made under the ids of others.
+        if values.pop("checksum", None) not in (None, _checksum(values)):
+            raise ValueError("its values do not match its checksum")
         notes = tuple(values.get("notes", ()))
         order = Order(values["id"], values["track"], tuple(values["covers"]), values["owner"], notes)
         if not (values["written_at"] and order.track["track_id"] and order.item_ids):

@@ -398,6 +398,18 @@ def test_a_damaged_order_is_named_and_the_others_go_on(
     assert shelf.order("damaged") is None
 
 
+def test_no_word_of_an_order_changes_unnoticed(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    shelf = Shelf(store)
+    order = Order("o", {"track_id": "t", "items": [{"item_id": "i", "seed": 7}], "prompt": "jazz"}, ("i",))
+    shelf.opened(order)
+    name, dice = f"{OPEN}/o.json", random.Random(0)
+    whole = store.read(name)
+    for place in range(len(whole)):
+        store.write(name, bytes([*whole[:place], whole[place] ^ 1 << dice.randrange(7), *whole[place + 1 :]]))
+        assert list(shelf.left_open()) in ([], [order])
+
+
 def test_a_cover_is_taken_by_its_file_only_where_that_proves_whole(tmp_path: Path) -> None:
     import torch
 
