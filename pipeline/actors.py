@@ -23,7 +23,7 @@ from torch import Tensor
 
 from acestep import hub
 from acestep.audio import EXTENSIONS, encode_audio, finish, read_audio
-from acestep.checkpoint import fingerprint
+from acestep.checkpoint import fingerprint, folder_fingerprint
 from acestep.conditions import TrackConditions, cut_notes, prepare
 from acestep.constants import NUMERICS_VERSION, SAMPLE_RATE
 from acestep.cover import CoverPlan, resolve
@@ -36,6 +36,7 @@ from acestep.params import GenerationParams
 from acestep.prompt import Prompt
 from acestep.source_notes import SourceNote, of_reference
 from acestep.stages import Chain, Cover, Key, Stage, parse_stage
+from acestep.stamps import stamp
 from pipeline.attempts import AttemptGuard, is_marked
 from pipeline.failures import outcome, ran_out_of_memory, release_memory
 from pipeline.items import effective_columns, item_columns
@@ -104,8 +105,6 @@ class RestyleWorker:
                 f"node {platform.node()} does not see the output folder {spec.output.root}; use a folder that all "
                 "nodes share, or an object store"
             )
-        if platform.node() != spec.node:
-            self._refuse_other_weights()
         laps.lap("checks")
         self.handler = AceStepHandler.from_checkpoint(
             spec.model, spec.variant, spec.device, spec.dtype, spec.adapter, spec.adapter_scale, spec.compiled
@@ -119,20 +118,34 @@ class RestyleWorker:
             else None
         )
         laps.lap("language model")
+        self._refuse_other_weights()  # now, since they may change until they are loaded
+        laps.lap("check of the weights")
         self.ruler = Ruler(spec.metrics, self.handler.device, self.device_lock)
         laps.lap("measures")
         laps.seconds.pop("model")
         worker_is_ready(spec.output, spec.launch, {**self.handler.load_s, **laps.seconds})
 
     def _refuse_other_weights(self) -> None:
-        folders = hub.find(self.spec.model, self.spec.variant)
-        adapter = hub.find_adapter(self.spec.adapter) if self.spec.adapter else None
-        found = fingerprint(folders, adapter, self.spec.adapter_scale)
-        if found != self.spec.fingerprint:
-            raise RestyleError(
-                f"node {platform.node()} has another {self.spec.model} ({found}, and the driver's is "
-                f"{self.spec.fingerprint}); give all nodes the same weights"
-            )
+        """Refuse weights that are not those that the covers are named by.
+
+        Raises:
+            RestyleError: naming both.
+        """
+        spec = self.spec
+        folders = hub.find(spec.model, spec.variant)
+        adapter = hub.find_adapter(spec.adapter) if spec.adapter else None
+        listener = hub.find_language_model(spec.language_model) if spec.language_model else None
+        if stamp(folders, adapter, listener) == spec.stamp:
+            return
+        for name, found, planned in (
+            (spec.model, fingerprint(folders, adapter, spec.adapter_scale), spec.fingerprint),
+            (spec.language_model, listener and folder_fingerprint(listener), spec.listener),
+        ):
+            if found != planned:
+                raise RestyleError(
+                    f"node {platform.node()} has another {name} ({found}, planned was {planned}); give all nodes "
+                    "the same weights, or launch again where they were replaced meanwhile"
+                )
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Restyle tracks (rows of ``PLAN_SCHEMA``); yields a row of the result ``SCHEMA`` for each item.

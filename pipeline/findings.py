@@ -6,7 +6,6 @@ It depends on result rows and audio files alone, so it is the same at the end of
 import json
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -26,6 +25,7 @@ from pipeline.metrics.null import HARMONY, LEAST_PAIRS, MELODY, TIMBRE, WAVEFORM
 from pipeline.objective import KEPT, MOVED, OUTCOME, REASON, SCORE, Objective, score
 from pipeline.own_columns import META, with_columns_of
 from pipeline.parts import encode_parquet
+from pipeline.patience import DEFAULT_PATIENCE, Patience, side_by_side
 from pipeline.report.grid import axes, setting_words
 from pipeline.report.page import listening_page
 from pipeline.report.pictures import pictures
@@ -166,8 +166,9 @@ def chance(output: Store, rows: pa.Table) -> Null:
 
     The sample is drawn by what tracks and items are called, so it is the same whoever asks.
     """
-    with ThreadPoolExecutor(READERS) as readers:
-        heard = [both for both in readers.map(lambda row: _features(output, row), _sample(rows)) if both]
+    with side_by_side(READERS, DEFAULT_PATIENCE) as (readers, patience):
+        features = partial(_features, output, patience=patience)
+        heard = [both for both in readers.map(features, _sample(rows)) if both]
     return null_of([(name, source) for name, source, _ in heard], [(name, cover) for name, _, cover in heard])
 
 
@@ -181,10 +182,10 @@ def _sample(rows: pa.Table) -> list[dict[str, Any]]:
     return [own[drawn(own, 1)[0]] for own in covers.values()]
 
 
-def _features(output: Store, row: dict[str, Any]) -> tuple[str, Features, Features] | None:
+def _features(output: Store, row: dict[str, Any], patience: Patience) -> tuple[str, Features, Features] | None:
     """A track's id, and what is compared of its source and its cover; None where one of them is gone."""
     try:
-        waves = load(row["source"]), load_cover(output, row["audio_path"])
+        waves = load(row["source"], None, patience), load_cover(output, row["audio_path"], None, patience)
     except (RestyleError, OSError) as error:
         log.warning("%s is left out of the run's chance level: %s", row["track_id"], error)
         return None

@@ -23,6 +23,7 @@ class ModelFacts:
 
     language_model: fingerprint of the one that fills in musical facts; None where none is asked.
     compiled: by torch.compile, which rounds in other places.
+    stamp: of the files, taken before they were read for the fingerprints; see ``acestep.stamps``.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ModelFacts:
     dtype: str
     language_model: str | None = None
     compiled: bool = False
+    stamp: str = ""
 
 
 @dataclass(frozen=True)

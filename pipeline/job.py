@@ -18,6 +18,7 @@ from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.errors import RequestError
 from acestep.handler import DTYPES
 from acestep.language_model import open_language_model
+from acestep.stamps import stamp
 from acestep.verify import verify
 from pipeline.carried import Carried
 from pipeline.cluster import ClusterSpec, refuse_ephemeral
@@ -123,6 +124,7 @@ class Opened:
     rows: Iterator[Track | RejectedRow]
     settings: list[Setting]
     fingerprint: str
+    stamp: str
     listener: str | None
     is_turbo: bool
     tracker: Tracker
@@ -163,6 +165,7 @@ def open_job(job: RestyleJob, output: Store) -> Opened:
         open_language_model(listener)
     folders = hub.find(job.model, job.variant)
     adapter = hub.find_adapter(job.adapter) if job.adapter else None
+    stamped = stamp(folders, adapter, listener)
     is_turbo = check_model(folders, adapter)
     refuse_repeats(job, settings, first, is_turbo)
     return Opened(
@@ -170,6 +173,7 @@ def open_job(job: RestyleJob, output: Store) -> Opened:
         rows=chain([first], rows),
         settings=settings,
         fingerprint=fingerprint(folders, adapter, job.adapter_scale),
+        stamp=stamped,
         listener=folder_fingerprint(listener) if listener else None,
         is_turbo=is_turbo,
         tracker=Tracker(job.tracking, job.name, output, job.output),
@@ -229,7 +233,9 @@ def plan_job(
     Raises:
         RequestError: the folder holds another model's covers, or the grid repeats itself.
     """
-    model = ModelFacts(job.model, opened.fingerprint, opened.is_turbo, dtype, opened.listener, job.compiled)
+    model = ModelFacts(
+        job.model, opened.fingerprint, opened.is_turbo, dtype, opened.listener, job.compiled, opened.stamp
+    )
     refuse_other_models(opened.output, model, job.mix_models)
     rules = Rules(
         settings=opened.settings,

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -25,7 +26,7 @@ SOURCE_TIMEOUT_S = 120.0
 MAX_HUNG = 4  # abandoned reads of one place
 POLL_S = 0.25
 MAX_LINKS = 40
-MOUNTS_S = 10  # how long the list of mounts is believed
+MOUNTS = Path("/proc/self/mounts")
 # A mount of any other kind hangs as a whole, when its server does.
 LOCAL_KINDS = {
     "apfs",
@@ -151,7 +152,7 @@ def place_of(uri: str) -> str:
     if "://" in uri and parts.scheme != "file":
         return f"{parts.scheme}://{parts.netloc}"
     path = unquote(parts.path) if "://" in uri else os.path.abspath(os.path.expanduser(uri))
-    mounts = _mounts(int(time.monotonic() / MOUNTS_S))
+    mounts = _mounts()
     rest, current, links = path.split("/"), "", 0
     while rest:
         part = rest.pop(0)
@@ -171,9 +172,17 @@ def place_of(uri: str) -> str:
     return current.rpartition("/")[0] or "/"
 
 
-@lru_cache(maxsize=1)
-def _mounts(age: int) -> frozenset[str]:
+def _mounts() -> frozenset[str]:
     """Where other filesystems than local ones are mounted."""
+    try:
+        return _mounts_of(MOUNTS.read_bytes())
+    except OSError:  # not on Linux
+        return _mounts_of.__wrapped__(b"")
+
+
+@lru_cache(maxsize=1)
+def _mounts_of(table: bytes) -> frozenset[str]:
+    """The same, asked for again where the kernel's table has changed."""
     return frozenset(m.mountpoint for m in psutil.disk_partitions(all=True) if m.fstype not in LOCAL_KINDS)
 
 

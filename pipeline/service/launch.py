@@ -26,6 +26,7 @@ from acestep.compiled import check_compiled
 from acestep.errors import RequestError
 from acestep.handler import DTYPES
 from acestep.language_model import open_language_model
+from acestep.stamps import stamp
 from pipeline.attempts import mark_start
 from pipeline.cluster import PoolError, connect, size_pool
 from pipeline.items import ModelFacts
@@ -128,6 +129,8 @@ def running(opened: Opened) -> Iterator[str]:
         model=spec.model,
         variant=spec.variant,
         fingerprint=model.fingerprint,
+        listener=model.language_model,
+        stamp=model.stamp,
         device=str(device),
         dtype=dtype,
         audio_format="flac",  # each request says its own
@@ -266,11 +269,13 @@ def _model(spec: ServiceSpec) -> ModelFacts:
     adapter = hub.find_adapter(spec.adapter) if spec.adapter else None
     is_turbo = check_model(folders, adapter)
     listener = hub.find_language_model(spec.language_model) if spec.language_model else None
+    stamped = stamp(folders, adapter, listener)
     if listener is not None:
         open_language_model(listener)
     return ModelFacts(
         name=spec.model,
         fingerprint=fingerprint(folders, adapter, spec.adapter_scale),
+        stamp=stamped,
         is_turbo=is_turbo,
         dtype="",
         language_model=folder_fingerprint(listener) if listener else None,

@@ -118,7 +118,9 @@ def _allowed(field: str, value: str, access: Access, output: Store, patience: Pa
     hung: SourceTimeoutError | None = None
     for root in access.roots:
         try:
-            found = patience.run(root, partial(_inside, root, value))
+            # An absolute path may lie elsewhere than in this root, and that place is what may hang.
+            looked_at = root if "://" in root else os.path.join(root, value)
+            found = patience.run(looked_at, partial(_inside, root, value))
         except SourceTimeoutError as error:
             hung = error
             continue
@@ -178,7 +180,9 @@ def _looked_at(field: str, said: str, uri: str, limits: Limits, name: str | None
 
 def _refused(field: str, said: str, uri: str, kind: str, message: str) -> Problem:
     message, remedy = said_and_remedy(message.replace(f"{uri}: ", "").replace(uri, "it"))
-    return Problem(STATUS_OF_KIND[kind], kind, f"{field}: {message}", remedy or "send another", field, said)
+    status = STATUS_OF_KIND[kind]
+    later = 30 if status == 503 else None
+    return Problem(status, kind, f"{field}: {message}", remedy or "send another", field, said, later)
 
 
 def _missing(field: str, value: str) -> Problem:

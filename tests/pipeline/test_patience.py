@@ -97,7 +97,7 @@ def test_an_interrupt_does_not_wait_for_reads_that_hang(hanging: Hanging) -> Non
 
 
 def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.patience._mounts", lambda age: frozenset({f"{tmp_path}/mnt"}))
+    monkeypatch.setattr("pipeline.patience._mounts", lambda: frozenset({f"{tmp_path}/mnt"}))
     (tmp_path / "link").symlink_to(tmp_path / "mnt" / "music")
     (tmp_path / "relative").symlink_to("mnt/music")
     (tmp_path / "loop").symlink_to("loop")
