@@ -51,6 +51,9 @@ from pipeline.tracking import TrackingSpec
 from pipeline.tune_job import TuneSpec, tune_catalogue
 from pipeline.validation import ValidateSpec, validate
 from tests.conftest import tone
+from tests.mlflow_database import create_database
+from tests.pipeline.test_tracking import rows as tracked_rows
+from tests.pipeline.test_tracking import track as tracked
 from tests.s3_server import S3Server
 
 ROOT = Path(__file__).parents[2]
@@ -352,6 +355,25 @@ def test_null_in_a_job_file_is_nothing(tmp_path: Path) -> None:
     store.write(JOB_FILE, b'{"catalogue": null, "parameters": null, "labels": null, "job": null}')
     assert read_record(store, told.append) == nothing
     assert told == []
+
+
+def test_tracking_says_what_is_damaged_and_does_without_the_job_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    create_database(tmp_path / "runs.db")
+    spec = TrackingSpec(uri=f"sqlite:///{tmp_path}/runs.db")
+    store = open_store(str(tmp_path / "out"))
+    (part,) = written(tmp_path / "out", "a")
+    store.write(JOB_FILE, b"{")
+    links, warnings = tracked(store, spec, tracked_rows())
+    assert links
+    assert not warnings
+    cut(part)
+    links, warnings = tracked(store, spec, tracked_rows())
+    assert not links
+    assert str(part) in warnings[-1]
+    assert "does not take runs" not in warnings[-1]
 
 
 def test_a_folder_of_covers_takes_no_pairs_though_its_job_file_is_damaged(tmp_path: Path) -> None:
