@@ -136,6 +136,23 @@ def test_receipts_are_adopted_in_batches_and_one_that_broke_off_is_finished(
     assert left_over(store) == []
 
 
+def test_no_more_receipts_are_in_memory_than_a_part_has_rows(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(50):
+        leave(store, row("a", f"a{k:02d}"))
+    reads: list[str] = []
+    read = Store.read
+    monkeypatch.setattr(Store, "read", lambda self, name: (reads.append(name), read(self, name))[1])
+    sizes = []
+    for number, (rows, names) in enumerate(read_receipts(store, left_over(store), 20), start=1):
+        assert len(reads) == min(20 * number, 50)
+        assert len(rows) == len(names)
+        assert rows["item_id"].num_chunks <= 2
+        sizes.append(len(rows))
+    assert sizes == [20, 20, 10]
+
+
 def test_receipts_of_rows_that_are_written_are_not_read(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     kept = Kept(store)
     kept.add(as_table([row("a", "a1")]))
