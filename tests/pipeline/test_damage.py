@@ -195,6 +195,16 @@ def test_a_part_that_may_not_be_read_stays_where_it_is(tmp_path: Path) -> None:
     check_parts(open_store(str(tmp_path)))
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file of Linux that no read gets a byte of")
+def test_a_part_that_the_disk_does_not_give_back_stays_where_it_is(tmp_path: Path) -> None:
+    (part,) = written(tmp_path, "a")
+    part.unlink()
+    part.symlink_to("/proc/self/mem")
+    with pytest.raises(DamageError, match=f"{part} cannot be used .*Input/output error.*make it readable"):
+        check_parts(open_store(str(tmp_path)), repair=True)
+    assert part.is_symlink()
+
+
 def test_whatever_bit_is_flipped_is_found(tmp_path: Path) -> None:
     (part,) = written(tmp_path, "a")
     store, whole = open_store(str(tmp_path)), part.read_bytes()
