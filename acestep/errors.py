@@ -1,8 +1,13 @@
 """The errors a user can cause. Each message names the value and the remedy."""
 
+from acestep.passwords import without_secrets
+
 
 class RestyleError(Exception):
-    """Base of every error that a user's input, files or checkpoint can cause."""
+    """Base of every error that a user's input, files or checkpoint can cause. Its message tells no password."""
+
+    def __init__(self, message: object = ""):
+        super().__init__(without_secrets(str(message)))
 
 
 class RequestError(RestyleError):

@@ -1,4 +1,4 @@
-"""Standard streams that never end a job: what nobody can read any more is dropped."""
+"""Standard streams that never end a job, since what nobody can read any more is dropped, and tell no passwords."""
 
 import errno
 import io
@@ -6,6 +6,8 @@ import os
 import sys
 from contextlib import suppress
 from typing import Any
+
+from acestep.passwords import without_secrets
 
 GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)  # a reader that ended, a terminal that was closed
 WORD = b"warning: nobody reads the standard output any more; the job goes on without it\n"
@@ -32,8 +34,16 @@ class _Output(io.FileIO):
                 os.write(2, WORD)
 
 
+class TextOutput(io.TextIOWrapper):
+    """Text of a standard stream, without the passwords of URIs in it, whoever writes it."""
+
+    def write(self, text: str, /) -> int:
+        super().write(without_secrets(text))
+        return len(text)
+
+
 def make_lasting() -> None:
-    """Let this process outlive the readers of its output.
+    """Let this process outlive the readers of its output, and tell them no passwords.
 
     Descriptors that were closed by whoever started it are opened on nothing: the next file to be opened would get
     their numbers, and with them whatever libraries print.
@@ -49,4 +59,4 @@ def make_lasting() -> None:
 def _lasting(number: int, stream: Any) -> io.TextIOWrapper:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     raw = io.BufferedWriter(_Output(number, "w", closefd=False))
-    return io.TextIOWrapper(raw, encoding, errors="backslashreplace", line_buffering=True)
+    return TextOutput(raw, encoding, errors="backslashreplace", line_buffering=True)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
-from pipeline.passwords import shown
+from acestep.passwords import shown
 
 
 @dataclass(frozen=True)

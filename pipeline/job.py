@@ -18,6 +18,7 @@ from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.errors import RequestError
 from acestep.handler import DTYPES
 from acestep.language_model import open_language_model
+from acestep.passwords import shown
 from acestep.stamps import stamp
 from acestep.verify import verify
 from pipeline.carried import Carried
@@ -106,7 +107,7 @@ class RestyleJob:
     @property
     def name(self) -> str:
         """The catalogue's name: as given, else the manifest's file name."""
-        return self.catalogue or self.manifest.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        return self.catalogue or shown(self.manifest).rsplit("/", 1)[-1].rsplit(".", 1)[0]
 
     def settings(self) -> list[Setting]:
         """What every track gets; see ``make_settings``."""

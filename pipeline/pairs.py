@@ -6,6 +6,7 @@ from typing import Any
 
 from acestep.constants import RANDOM_SEED
 from acestep.errors import RestyleError
+from acestep.passwords import shown
 from acestep.setting import SETTING_FIELDS, check_seed, parse_values
 from acestep.values import as_text
 from pipeline.items import digest_of
@@ -90,7 +91,7 @@ def _row(given: dict[str, Any], uri: str, where: str) -> dict[str, Any]:
     row |= values
     setting = {"name": name, **{key: str(value) for key, value in values.items()}}
     return row | {
-        "item_id": digest_of({key: str(value) for key, value in row.items()}),
+        "item_id": digest_of({key: shown(str(value)) for key, value in row.items()}),
         "setting_id": digest_of(setting)[:12],
         "caption": texts.get("caption", ""),
         META: meta,

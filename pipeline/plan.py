@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from acestep.errors import RequestError
+from acestep.passwords import shown
 from pipeline.carried import Carried
 from pipeline.failures import TOO_LONG
 from pipeline.items import Rules, digest_of, item_columns, make_items
@@ -116,8 +117,9 @@ def _plan_batch(
         track, source = row, probes[row.source]
         reference = probes[track.reference] if track.reference else None
         try:
-            heard = reference.digest or track.reference if reference else None
-            items = list(make_items(track, source.digest or track.source, heard, rules))
+            # A URI whose signature changes from launch to launch is the same file.
+            heard = reference.digest or shown(track.reference or "") if reference else None
+            items = list(make_items(track, source.digest or shown(track.source), heard, rules))
         except RepeatsError:
             raise
         except RequestError as error:
@@ -163,7 +165,7 @@ def _rejection(
 ) -> dict[str, Any]:
     row = {
         "track_id": track_id,
-        "source": source,
+        "source": shown(source),
         "caption": caption,
         "status": "rejected",
         "error_kind": kind,

@@ -18,6 +18,7 @@ from pyarrow import fs
 from acestep.constants import NUMERICS_VERSION
 from acestep.decoding import header_seconds
 from acestep.errors import AudioError, RestyleError
+from acestep.passwords import shown
 from pipeline.failures import source_kind
 from pipeline.parts import PartError, PartFormat, part_names, read_part, write_part
 from pipeline.patience import DEFAULT_PATIENCE, Patience, Tick, place_of, side_by_side
@@ -68,6 +69,8 @@ class Seen(NamedTuple):
 class Probes:
     """Probes of files, asked for only where a file is new or has changed since an earlier launch looked at it.
 
+    A URI is remembered without its passwords: with another signature it is the same file.
+
     suspects: files whose size and time are not enough to go by, since a worker found other content in them.
     """
 
@@ -87,11 +90,12 @@ class Probes:
         unique = list(dict.fromkeys(uris))
         seen = _seen(unique, self.patience)
         found: dict[str, Probe] = {}
-        places = pc.index_in(pa.array(unique, pa.string()), value_set=self.known["uri"])
+        places = pc.index_in(pa.array(map(shown, unique), pa.string()), value_set=self.known["uri"])
+        known = pa.array(unique, pa.string()).filter(places.is_valid()).to_pylist()
         remembered = self.known.take(places.drop_null()).to_pylist()
-        for row in remembered:
-            if seen[row["uri"]] == (row["size"], row["modified_ns"]) and row["uri"] not in self.suspects:
-                found[row["uri"]] = Probe(row["digest"], row["duration_s"], row["error_kind"], row["error"])
+        for uri, row in zip(known, remembered, strict=True):
+            if seen[uri] == (row["size"], row["modified_ns"]) and row["uri"] not in self.suspects:
+                found[uri] = Probe(row["digest"], row["duration_s"], row["error_kind"], row["error"])
         fresh = [uri for uri in unique if uri not in found]
         if fresh:
             looked = _probed(fresh, self.folders, self.patience)
@@ -104,7 +108,7 @@ class Probes:
         local = [uri for uri in looked if _is_local(uri)]
         after = seen | _seen(local, self.patience)
         rows = [
-            {"uri": uri, "size": one.size, "modified_ns": one.modified_ns, **asdict(probe)}
+            {"uri": shown(uri), "size": one.size, "modified_ns": one.modified_ns, **asdict(probe)}
             | {"numerics_version": NUMERICS_VERSION}
             for uri, probe in looked.items()
             if (one := seen[uri]) is not None and one == after[uri]

@@ -1,7 +1,7 @@
 """Problems of a catalogue: counted, the first few kept, all of them written; never all held."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -9,6 +9,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from acestep.errors import RequestError
+from acestep.passwords import hidden
 from pipeline.spreadsheet import as_cells
 from pipeline.storage import locate
 
@@ -89,7 +90,7 @@ class ProblemLog:
 
     def _write(self) -> None:
         if self.writer is not None and self.waiting:
-            table = pa.Table.from_pylist([asdict(p) for p in self.waiting], schema=SCHEMA)
+            table = pa.Table.from_pylist([hidden(p) for p in self.waiting], schema=SCHEMA)
             self.writer.write_table(as_cells(table) if self.is_csv else table)
             self.waiting = []
 

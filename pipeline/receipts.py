@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.parts import conformed
-from pipeline.results import SCHEMA, as_table
+from pipeline.results import SCHEMA, as_table, without_passwords
 from pipeline.storage import Store
 
 RECEIPTS = "receipts"
@@ -38,7 +38,7 @@ def leave(store: Store, row: dict[str, Any]) -> None:
     """
     stream = pa.BufferOutputStream()
     with pa.ipc.new_stream(stream, SCHEMA) as writer:
-        writer.write_table(as_table([row]))
+        writer.write_table(without_passwords(as_table([row])))
     content = stream.getvalue().to_pybytes()
     store.write(receipt_name(row["track_id"], row["item_id"]), content + _checksum(content))
 

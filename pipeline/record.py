@@ -15,11 +15,11 @@ import torch
 
 from acestep.constants import NUMERICS_VERSION
 from acestep.errors import RestyleError
+from acestep.passwords import hidden, shown
 from acestep.stages import WORDS
 from acestep.values import from_json
 from pipeline.cluster import Pool
 from pipeline.items import ModelFacts
-from pipeline.passwords import shown
 from pipeline.settings import Setting, own_names
 from pipeline.storage import Store, open_store
 
@@ -54,7 +54,7 @@ def job_parameters(job: "RestyleJob", model: ModelFacts, settings: list[Setting]
     if job.compiled:
         constant["compiled"] = True
     return constant | {
-        "manifest": job.manifest,
+        "manifest": shown(job.manifest),
         "model": model.name,
         "model_fingerprint": model.fingerprint,
         "dtype": model.dtype,
@@ -115,7 +115,7 @@ def _check_shape(values: Any, shape: Mapping[str, Any] = _SHAPE) -> None:
 
 def folder_of(output: Store, uri: str) -> str:
     """How an output folder is named in what is written about it: by an absolute path, or a URI."""
-    return uri if "://" in uri else output.root
+    return shown(uri) if "://" in uri else output.root
 
 
 def tracking_key(output: Store, folder: str) -> str:
@@ -145,10 +145,10 @@ def _say_nothing(message: str) -> None:
 def write_pairs_file(pairs: str, output: Store) -> None:
     """Write down where a folder's rows come from, when no job of ours made the covers."""
     content = {
-        "catalogue": pairs.rsplit("/", 1)[-1].rsplit(".", 1)[0],
-        "parameters": {"manifest": pairs},
+        "catalogue": shown(pairs).rsplit("/", 1)[-1].rsplit(".", 1)[0],
+        "parameters": {"manifest": shown(pairs)},
         "labels": {},
-        "job": {"manifest": pairs},
+        "job": {"manifest": shown(pairs)},
     }
     output.write(JOB_FILE, json.dumps(content, indent=2).encode())
 
@@ -160,16 +160,13 @@ def write_job_file(
     folder = folder_of(output, job.output)
     # Another folder may have been at the place of a new one before.
     key = tracking_key(output, folder) if output.exists(JOB_FILE) else uuid.uuid4().hex[:16]
-    configuration = asdict(job)
-    if job.tracking.uri is not None:
-        configuration["tracking"]["uri"] = shown(job.tracking.uri)
     content = {
         "catalogue": job.name,
         "folder": folder,
         "tracking_key": key,
         "parameters": job_parameters(job, model, settings),
         "labels": job_labels(job, settings),
-        "job": configuration,
+        "job": job,
         "model": asdict(model),
         "pool": asdict(pool),
         "settings": [
@@ -181,4 +178,5 @@ def write_job_file(
         "cuda": torch.version.cuda,
         "launched_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    output.write(JOB_FILE, json.dumps(content, indent=2, default=sorted).encode())  # sets of track ids
+    # Sets of track ids are sorted.
+    output.write(JOB_FILE, json.dumps(hidden(content), indent=2, default=sorted).encode())

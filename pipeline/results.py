@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from acestep.passwords import hidden, shown
 from acestep.setting import SETTING_TYPES
 from pipeline.metrics.names import MEASURES
 from pipeline.own_columns import META, META_TYPE
@@ -90,6 +91,10 @@ SCHEMA = pa.schema(
 ROWS = PartFormat(SCHEMA, ("item_id", "track_id", "status"))
 
 
+_PLACES = ("source", "reference_audio", "audio_path")
+_WORDS = ("error_message", "notes", "unmeasured", "caption", *(n for n, k in SETTING_TYPES.items() if k is str))
+
+
 def as_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
     """Rows as a table of ``SCHEMA``; an absent column is null, an unknown one an error."""
     rows = list(rows)
@@ -98,6 +103,23 @@ def as_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
         if unknown:
             raise KeyError(f"not result columns: {sorted(unknown)}")
     return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def without_passwords(table: pa.Table) -> pa.Table:
+    """Rows that may be stored: their places and messages tell no passwords of URIs."""
+
+    def hide(name: str, value: Any) -> Any:
+        return shown(value) if value and name in _PLACES else hidden(value)
+
+    for place, name in enumerate(table.column_names):
+        column = table[name]
+        if name not in (*_PLACES, *_WORDS):
+            continue
+        texts = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+        if pc.any(pc.match_substring_regex(texts, "://|[?&]")).as_py():
+            told = pa.array([hide(name, value) for value in column.to_pylist()], column.type)
+            table = table.set_column(place, table.schema.field(name), told)
+    return table
 
 
 class ResultWriter:
@@ -118,7 +140,7 @@ class ResultWriter:
 
     def add(self, table: pa.Table) -> bool:
         """Take rows; True when all rows taken are safe now, which ``flush`` makes them at any time."""
-        self.waiting.append(table)
+        self.waiting.append(without_passwords(table))
         self.rows += len(table)
         waited = time.monotonic() - self.last_write
         due = self.rows >= self.most_rows or waited >= self.most_seconds

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acestep.errors import RequestError
+from acestep.passwords import hidden, shown
 from pipeline.background import Background
 from pipeline.findings import Findings
 from pipeline.parts import PartError
-from pipeline.passwords import shown
 from pipeline.progress import Progress
 from pipeline.record import folder_of, tracking_key
 from pipeline.storage import Store
@@ -131,7 +131,7 @@ class Tracker:
         if not self.enabled:
             return
         import_client()
-        self.parameters, self.labels = parameters, labels or {}
+        self.parameters, self.labels = hidden(parameters), hidden(labels or {})
         self.settings = list({setting.setting_id: setting for setting in settings}.values())
         self.due = time.monotonic() + self.first_s
         self.background.offer(partial(self._attempt, self._open, warn))

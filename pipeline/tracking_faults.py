@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pipeline.passwords import shown
+from acestep.passwords import shown, without_secrets
 
 if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
@@ -54,6 +54,7 @@ class TrackerError(Exception):
     """
 
     def __init__(self, reason: str, remedy: str, heals: bool = False):
+        reason, remedy = without_secrets(reason), without_secrets(remedy)
         super().__init__(f"{reason}; {remedy}" if remedy else reason)
         self.reason, self.remedy, self.heals = reason, remedy, heals
 

@@ -6,7 +6,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pipeline.passwords import shown
+from acestep.passwords import shown
 from pipeline.tracking_faults import ARTIFACT_STORE, TrackerError, fault_of, in_words, status_fault
 from pipeline.tracking_uri import ARTIFACTS, local_path, sqlite_file
 

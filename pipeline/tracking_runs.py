@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from acestep.passwords import hidden
 from pipeline.findings import Findings
 from pipeline.loading import fetch_cover
 from pipeline.own_columns import META
 from pipeline.record import read_record
-from pipeline.results import current_rows
+from pipeline.results import current_rows, without_passwords
 from pipeline.storage import Store
 from pipeline.summary import count_kinds, first_rows
 from pipeline.tracking_findings import log_files, log_rows, log_table
@@ -262,11 +263,12 @@ def log_overview(client: "MlflowClient", run: str, results: pa.Table, store: Sto
     from mlflow.data.pandas_dataset import from_pandas
     from mlflow.entities import DatasetInput, InputTag
 
-    job = read_record(store)
+    job = hidden(read_record(store))  # an earlier version's may hold passwords
+    results = without_passwords(results)
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "results.parquet"
         ids = set(results["item_id"].to_pylist()) if len(results) <= MOST_ARTIFACT_ROWS else None
-        pq.write_table(results if ids is None else current_rows(store, ids), table)
+        pq.write_table(results if ids is None else without_passwords(current_rows(store, ids)), table)
         client.log_artifact(run, str(table))
     shown = ["track_id", "setting_name", "status", "error_message", "duration_s", "denoise_s", "audio_path", META]
     log_rows(client, run, "results.json", results.select(shown))

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from acestep.errors import RequestError
-from pipeline.passwords import shown
+from acestep.passwords import shown
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 HOSTED = ("databricks", "databricks-uc", "uc")

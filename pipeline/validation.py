@@ -17,6 +17,7 @@ from acestep.adapter import open_adapter
 from acestep.checkpoint import CheckpointFolders
 from acestep.errors import CheckpointError, RequestError, RestyleError
 from acestep.language_model import open_language_model
+from acestep.passwords import shown
 from acestep.prompt import singing_notes
 from pipeline.addresses import LOCAL, find, knock, started_here
 from pipeline.cluster import ClusterSpec
@@ -27,7 +28,6 @@ from pipeline.job import RestyleJob, check_model, dry_run, open_output, option_e
 from pipeline.lease import holder_of
 from pipeline.lost import altered_covers
 from pipeline.manifest import RejectedRow, Track, as_spelled, read_manifest
-from pipeline.passwords import shown
 from pipeline.patience import Patience
 from pipeline.presets import check_preset
 from pipeline.probe import Probes, probe_all

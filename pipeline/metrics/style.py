@@ -83,8 +83,9 @@ def load_clap(model: str, device: torch.device) -> Clap:
     try:
         network = ClapModel.from_pretrained(folder, use_safetensors=True)
         extractor = ClapFeatureExtractor.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    # ImportError: its configuration names code of somebody's, which is not fetched.
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise RequestError(f"metrics.style={model!r}: not a CLAP model that can be read ({error})") from error
     return Clap(network.eval().to(device), extractor, tokenizer)
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from acestep.errors import AudioError, RestyleError
+from acestep.passwords import hidden, without_secrets
 from pipeline.failures import TOO_LONG, source_kind
 from pipeline.transient import TRANSIENT_KINDS
 
@@ -50,12 +51,12 @@ class Problem(RestyleError):  # noqa: N818  (a problem, in the words of RFC 9457
     ):
         super().__init__(f"{message}; {remedy}" if remedy else message)
         self.status, self.kind, self.remedy = status, kind, remedy
-        self.message = shortened(message, MOST_SAID)
+        self.message = shortened(without_secrets(message), MOST_SAID)
         self.field, self.value, self.retry_after_s = field, value, retry_after_s
 
     def as_json(self) -> dict[str, Any]:
         """The body of the reply."""
-        said = None if self.value is None else shortened(self.value)
+        said = None if self.value is None else shortened(hidden(self.value))
         texts = {"message": self.message, "remedy": self.remedy, "field": self.field, "value": said}
         whole = {name: text and text.encode(errors="backslashreplace").decode() for name, text in texts.items()}
         return {"error": {"status": self.status, "kind": self.kind} | whole}

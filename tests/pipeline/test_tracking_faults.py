@@ -18,11 +18,11 @@ from mlflow.entities import Experiment
 from rich.console import Console
 
 from acestep.errors import RequestError
+from acestep.passwords import shown
 from pipeline.cluster import Pool
 from pipeline.console import ConsoleReporter
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob
-from pipeline.passwords import shown
 from pipeline.record import read_record, tracking_key, write_job_file
 from pipeline.restyle import run as restyle
 from pipeline.storage import Store, open_store

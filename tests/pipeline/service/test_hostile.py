@@ -506,3 +506,23 @@ def test_a_host_that_is_away(keep: Keep) -> None:
     ):
         pass
     assert "secret" not in json.dumps(told.value.as_json())
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://elsewhere.example/a.wav?X-Amz-Signature=hunter2",
+        "https://bob:hunter2@elsewhere.example/a.wav",
+        "s3://key:hunter2@bucket/a.wav?token=hunter2",
+        "nowhere://bob:hunter2@host/a.wav",
+    ],
+)
+def test_a_reply_tells_no_secret_of_an_address(
+    served: Served, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    reply = httpx.post(served.generations, json={"src_audio": address, "caption": "jazz"})
+    assert reply.status_code == 422
+    assert "hunter2" not in reply.text + str(reply.headers) + caplog.text
+    assert "***" in reply.text
+    files = [file for file in served.output.rglob("*") if file.is_file()]
+    assert not [file for file in files if b"hunter2" in file.read_bytes()]

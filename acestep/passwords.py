@@ -1,0 +1,74 @@
+"""Secrets in URIs: masked before one is printed or stored."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+from urllib.parse import unquote
+
+MASK = "***"
+# Of these a user without a password is part of the place: a container, a bucket that is open to anyone.
+_PLACES = ("abfs", "abfss", "gcs", "gs", "hdfs", "viewfs")
+# The second form is of a password with a slash in it, which is no port.
+_USER = re.compile(r"([a-z][\w+.-]*)://([^/]*|[^/@:[]*:(?!\d*(?:[/?#]|$))[^@]*)@", re.IGNORECASE)
+_NAMES = (
+    "passw|passphrase|pwd|token|secret|signature|credential|hmac|odbc_connect|"
+    "(?:api|access|private|account)[_-]?key"
+)
+# A password may hold any character but the separator of the query.
+_VALUES = re.compile(rf"([?&;#](?:[^=&?;#]*(?:{_NAMES})[^=&?;#]*|pass|sig|sas|jwt|key|auth)=)[^&]*", re.IGNORECASE)
+_PAIRS = re.compile(r"([?&;#][^=&?;#]*=)([^&#]*)")
+_CLOSING = ")]}>'\".,;:"
+
+
+def shown(uri: str) -> str:
+    """A URI, or a command-line argument with one in it, without its user, password and secret query values.
+
+    A path is left as it is.
+    """
+    return _masked(uri) if "://" in uri else uri
+
+
+def without_secrets(text: str) -> str:
+    """A text, such as the message of an error, with its URIs as ``shown`` has them."""
+    if "://" not in text and "?" not in text and "&" not in text:
+        return text
+    return re.sub(r"\S+", _word, text)
+
+
+def hidden(content: Any) -> Any:
+    """Plain data (dataclasses, mappings, sequences) with its texts as ``without_secrets`` has them."""
+    if isinstance(content, str):
+        return shown(content) if "://" in content and " " not in content else without_secrets(content)
+    if is_dataclass(content) and not isinstance(content, type):
+        return {field.name: hidden(getattr(content, field.name)) for field in fields(content)}
+    if isinstance(content, Mapping):
+        return {key: hidden(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [hidden(value) for value in content]
+    return content
+
+
+def _masked(text: str) -> str:
+    return _PAIRS.sub(_pair, _VALUES.sub(rf"\1{MASK}", _USER.sub(_user, text)))
+
+
+def _user(match: re.Match[str]) -> str:
+    scheme, user = match.groups()
+    if scheme.lower() not in _PLACES:
+        return f"{scheme}://{MASK}@"
+    name, colon, _ = user.partition(":")
+    return f"{scheme}://{name}:{MASK}@" if colon else match.group()
+
+
+def _pair(match: re.Match[str]) -> str:
+    """A value that is a URI of its own, such as an endpoint."""
+    name, value = match.groups()
+    inner = unquote(value)
+    return match.group() if "://" not in inner or shown(inner) == inner else name + MASK
+
+
+def _word(match: re.Match[str]) -> str:
+    word = match.group()
+    bare = word.rstrip(_CLOSING)
+    return _masked(bare) + word[len(bare) :]
