@@ -71,6 +71,13 @@ class Keep:
     room: Room = field(default_factory=Room)
     brought: Brought | None = None
 
+    def is_damaged(self, name: str, digest: str) -> bool:
+        """Whether a file on a local disk does not hold the bytes that it is named by."""
+        if not self.store.is_local:
+            return False
+        with open(self.store.path(name), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() != digest
+
     @contextmanager
     def draft(self, file: IO[bytes]) -> Iterator["Draft"]:
         """A copy of a file from its start, to look at; it is gone after the block unless it was kept."""
@@ -126,6 +133,8 @@ class Draft:
             if is_new:
                 keep.room.look()
                 keep.room.demand(size)
+                keep.take(self.path, name)
+            elif keep.is_damaged(name, self.digest):
                 keep.take(self.path, name)
             keep.room.add(name, size)
             if is_new:

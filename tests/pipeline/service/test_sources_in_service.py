@@ -1,5 +1,6 @@
 """A source that changes after it was admitted, and a root that stops to answer."""
 
+import io
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import pytest
 import soundfile
 
 from pipeline.service.problem import Problem
-from pipeline.service.sources import admit
+from pipeline.service.sources import admit, upload
 from pipeline.service.spec import Access, Limits
 from pipeline.service.uploads import Keep
 from pipeline.storage import open_store
@@ -65,6 +66,17 @@ def test_a_source_that_is_replaced_while_it_waits_gives_no_cover_under_its_name(
     first = over(ask(own, src_audio="song.wav"))
     assert (other["status"], first["status"]) == ("done", "done")
     assert len(list((own.output / "audio").rglob("*.flac"))) == 2
+
+
+def test_an_upload_whose_kept_file_is_damaged_is_kept_again(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    keep = Keep(open_store(str(tmp_path / "out")), str(tmp_path / "out"))
+    soundfile.write(tmp_path / "song.wav", tone(1.0), 48_000)
+    content = (tmp_path / "song.wav").read_bytes()
+    kept = Path(upload("src_audio", io.BytesIO(content), "song.wav", LIMITS, keep).uri)
+    kept.write_bytes(content[:-1000])
+    upload("src_audio", io.BytesIO(content), "song.wav", LIMITS, keep)
+    assert kept.read_bytes() == content
 
 
 @pytest.fixture
