@@ -44,7 +44,7 @@ from pipeline.worker_spec import WorkerSpec
 from tests.conftest import tone
 from tests.s3_server import S3Server
 
-PATIENCE = Patience(timeout_s=1.0)
+PATIENCE = Patience(timeout_s=2.0)
 LIMIT_S = 20  # what has to come at once may take so long on a busy machine
 
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline.patience import MAX_HUNG, Patience, Tick, place_of, side_by_side
 from pipeline.source_errors import ReadStoppedError, SourceTimeoutError
 
-SHORT = Patience(timeout_s=0.3)
+SHORT = Patience(timeout_s=1.0)
 
 
 class Hanging:
@@ -52,7 +52,7 @@ def test_what_a_read_returns_or_raises_is_passed_on() -> None:
 def test_a_slow_read_that_advances_is_not_given_up() -> None:
     def read(tick: Tick) -> str:
         for _ in range(8):
-            time.sleep(0.1)
+            time.sleep(0.2)
             tick()
         return "done"
 
@@ -61,8 +61,8 @@ def test_a_slow_read_that_advances_is_not_given_up() -> None:
 
 def test_reads_of_one_place_that_hang_are_few_and_others_go_on(hanging: Hanging) -> None:
     took = [seconds(SHORT, f"s3://dead/{k}.wav", hanging) for k in range(MAX_HUNG + 4)]
-    assert all(0.3 <= one < 10 for one in took[:MAX_HUNG])
-    assert all(one < 0.2 for one in took[MAX_HUNG:])
+    assert all(1.0 <= one < 10 for one in took[:MAX_HUNG])
+    assert all(one < 0.9 for one in took[MAX_HUNG:])
     assert hanging.running == MAX_HUNG
     assert SHORT.run("s3://other/a.wav", lambda tick: 7) == 7
     hanging.over.set()

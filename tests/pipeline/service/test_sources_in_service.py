@@ -21,7 +21,7 @@ from tests.dead_mount import DeadMount, can_mount, mounted
 from tests.pipeline.service.conftest import Served, serving
 
 BODY = {"caption": "jazz", "inference_steps": 2, "guidance_scale": 1.0, "seed": 1, "async": True}
-LIMITS = Limits(source_timeout_s=0.5)
+LIMITS = Limits(source_timeout_s=1.5)
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,8 @@ def test_a_root_that_does_not_answer_is_a_reply_and_the_others_are_read(
         took.append(time.monotonic() - began)
         assert (told.value.status, told.value.kind) == (503, "source_timeout")
         assert told.value.retry_after_s
-    assert max(took) < 10
-    assert max(took[-4:]) < 0.4  # nobody waits for it any more
+    assert max(took) < 20
+    assert max(took[-4:]) < 1.0  # nobody waits for it any more
     assert admit("src_audio", "song.wav", access, LIMITS, keep).digest
     dead_root.revive()
     time.sleep(0.5)
