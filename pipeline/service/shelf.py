@@ -10,7 +10,7 @@ from functools import partial
 from operator import itemgetter
 from typing import Any
 
-from acestep.constants import MAX_SOURCE_SECONDS
+from acestep.constants import LATENT_RATE, MAX_SOURCE_SECONDS, MIN_LATENT_FRAMES
 from acestep.errors import RestyleError
 from acestep.request import WITH_BITRATE, kbps
 from acestep.values import from_json
@@ -166,6 +166,7 @@ class Shelf:
 def size_of(order: Order, most_seconds: float = MAX_SOURCE_SECONDS) -> int:
     """What each cover of an order takes on a disk at the most, in bytes."""
     config, seconds = order.track["config"], order.track["source_duration_s"] or most_seconds
+    seconds = max(seconds, MIN_LATENT_FRAMES / LATENT_RATE)
     if config["audio_format"] in WITH_BITRATE:
         return round(most_bytes(seconds, 1, "opus") * max(kbps(config["mp3_bitrate"]) / 128, 1.0))
     return round(most_bytes(seconds, 1, config["audio_format"]))
