@@ -65,7 +65,8 @@ class ClusterConfig:
     ship_code: bool = True
     install: bool = False
     start_timeout_s: float = 600.0
-    stall_timeout_s: float | None = None
+    stall_timeout_s: float | None = ClusterSpec.stall_timeout_s
+    stop_timeout_s: float = ClusterSpec.stop_timeout_s
 
 
 @dataclass

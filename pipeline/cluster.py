@@ -44,7 +44,9 @@ class ClusterSpec:
         of its own; for nodes that have nothing but Ray.
     start_timeout_s: how long Ray may take to start here, and how long the first workers may take to find a place
         and to load their model.
-    stall_timeout_s: give up when no track finishes for so long; None never does.
+    stall_timeout_s: give up when no cover finishes for so long, or for 20 times as long as the slowest one took;
+        None never does.
+    stop_timeout_s: how long a stop request waits for the covers under way.
     """
 
     address: str = "auto"
@@ -61,7 +63,8 @@ class ClusterSpec:
     ship_code: bool = True
     install: bool = False
     start_timeout_s: float = 600.0
-    stall_timeout_s: float | None = None
+    stall_timeout_s: float | None = 3600.0
+    stop_timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
         if self.resources is None:  # how a configuration leaves a mapping open
@@ -100,6 +103,7 @@ def check(cluster: ClusterSpec) -> None:
         "task_seconds": (cluster.task_seconds, 0),
         "start_timeout_s": (cluster.start_timeout_s, 1),
         "stall_timeout_s": (cluster.stall_timeout_s, 1),
+        "stop_timeout_s": (cluster.stop_timeout_s, 0),
     }
     for name, (value, lowest) in least.items():
         if value is not None and value < lowest:

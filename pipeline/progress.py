@@ -128,6 +128,12 @@ class Progress:
         return max(self.work_s - self.total.work_s, left * SHORTEST_S) / rate if rate else None
 
 
+def slowest_s(table: pa.Table) -> float:
+    """Seconds of work of the slowest cover of some result rows."""
+    spent = [sum(row[name] or 0.0 for name in WORK_COLUMNS) for row in table.select(WORK_COLUMNS).to_pylist()]
+    return max(spent, default=0.0)
+
+
 def rates_in_words(progress: Progress) -> str:
     """Rates, failures and time to go, such as "12.3 tracks/min, 8.4 x real time, 12 min to go"."""
     rates = progress.recent()

@@ -1,7 +1,10 @@
 """The catalogue job: manifest -> plan -> pool of workers -> results -> tracking."""
 
+import os
 import platform
+import signal
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -14,30 +17,32 @@ from acestep.compiled import check_compiled
 from acestep.errors import RestyleError
 from acestep.handler import DTYPES
 from pipeline.actors import RestyleWorker
-from pipeline.attempts import ATTEMPTS, mark_start
+from pipeline.attempts import ATTEMPTS, mark_start, under_way
 from pipeline.carried import restated
 from pipeline.cluster import Pool, PoolError, connect, size_pool
+from pipeline.deaths import read_deaths
 from pipeline.findings import FOUND_COLUMNS, any_measured, find
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob, check_options, open_job, open_output, plan_job
 from pipeline.lease import HeldStore, LeaseLostError, holding
+from pipeline.local_cluster import lost_daemon
 from pipeline.lost import forget, lost_covers
 from pipeline.output import OutputError
 from pipeline.plan import Plan
 from pipeline.plan_file import PLAN_FILE, PlanWriter
-from pipeline.progress import Progress
+from pipeline.progress import Progress, slowest_s
 from pipeline.receipts import LAST, RECEIPTS, TASK, Receipts, left_over, read_receipts, take_back
 from pipeline.record import job_labels, job_parameters, read_record, write_job_file
 from pipeline.repair import check_parts
 from pipeline.results import REJECTED, RESULTS, ResultWriter, current_rows, finished_items
 from pipeline.settings import Setting
 from pipeline.stages import stream
-from pipeline.startup import any_worker_is_ready, start_up
+from pipeline.startup import any_worker_is_ready, ready_workers, start_up
 from pipeline.stopping import StopFlag, StoppedError, stop_signals
 from pipeline.storage import Store, no_empty_folders, open_store
 from pipeline.summary import Summary, summarize
 from pipeline.tracking import Tracker
-from pipeline.watch import describe_cluster, watching
+from pipeline.watch import Looks, Watch, describe_cluster, watching
 from pipeline.worker_spec import WorkerSpec
 
 
@@ -207,27 +212,44 @@ def _make_covers(
 
     def stopping() -> bool:
         stop.lower()
+        watch.stopping(stopped)
         if not any_worker_is_ready(worker.output, worker.launch):
             return True
         reporter.warned("stopping when the covers under way are done; once more stops now")
         return False
 
-    with (
-        stop_signals(stopping) as request,
-        watching(reporter.warned, partial(describe_cluster, pool)) as silence,
-    ):
+    def stopped(why: str = "") -> StoppedError:
+        said = f"stopped: {progress.done} of {progress.items} covers are done"
+        return StoppedError(f"{said}; {why}" if why else said, request.signal or signal.SIGINT)
+
+    def abandon(error: Exception) -> None:
+        with suppress(OSError):
+            kept.flush()
+        reporter.warned(f"{error}; what is finished is kept, and the same command goes on from here")
+        os._exit(128 + error.signal if isinstance(error, StoppedError) else 1)
+
+    looks = Looks(
+        lost=lost_daemon,
+        deaths=read_deaths,
+        ready=partial(ready_workers, worker.output, worker.launch),
+        under_way=partial(under_way, worker.output, worker.launch),
+        describe=partial(describe_cluster, pool),
+    )
+    limits = job.cluster.stall_timeout_s, job.cluster.stop_timeout_s
+    watch = Watch(reporter.warned, lambda error: request.end(error), abandon, looks, pool.workers, *limits)
+    with stop_signals(stopping) as request, watching(watch):
         for table in stream(worker.output, worker, job.cluster, pool, stop, worker_class):
             try:
                 kept.add_new(table)
             except OutputError as error:  # the rows wait; covers under way have their receipts
                 stop.lower(str(error))
             progress.add(table)
-            silence.heard()
+            watch.heard(slowest_s(table))
             reporter.advanced(progress)
             tracker.progressed(progress, reporter.warned)
     if progress.done < progress.items:
         if request.signal is not None:
-            raise StoppedError(f"stopped: {progress.done} of {progress.items} covers are done", request.signal)
+            raise stopped()
         if fault := stop.fault():
             raise OutputError(fault)
         raise PoolError(

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
-from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import GetTimeoutError, RayError
 
 from pipeline.actors import RestyleWorker
@@ -41,11 +40,6 @@ def stream(
             yield from tables
     except GetTimeoutError as error:
         raise PoolError(unplaced(cluster, pool)) from error
-    except ExecutionTimeoutError as error:
-        raise PoolError(
-            f"no cover was finished within cluster.stall_timeout_s = {cluster.stall_timeout_s:g} s; look at the "
-            "nodes, or allow more where tracks are that long"
-        ) from error
     except RayError as error:
         reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
         raise PoolError(f"the workers broke off: {reason.strip()}") from error
@@ -54,7 +48,6 @@ def stream(
 def _settings(cluster: ClusterSpec) -> DataContext:
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
-    context.execution_no_progress_timeout_s = int(cluster.stall_timeout_s or -1)
     context.wait_for_min_actors_s = int(cluster.start_timeout_s)
     # Every block goes on at once: a row reaches the driver when its cover is written, not when its task is done.
     context.target_max_block_size = 1

@@ -65,6 +65,11 @@ def any_worker_is_ready(store: Store, launch: str) -> bool:
         return True
 
 
+def ready_workers(store: Store, launch: str) -> int:
+    """How many workers of a launch have become ready so far."""
+    return len(store.files(_folder(launch), ".json"))
+
+
 def start_up(store: Store, launch: str, began_at: float, rows: pa.Table) -> StartUp:
     """How the workers of a launch started and worked.
 

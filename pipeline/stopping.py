@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from acestep.errors import RestyleError
 from pipeline.signals import StoppedNow, handling
 
 MOST_WAITING = 10_000
+AGAIN_S = 10.0
 ANSWER_S = 10.0
 log = logging.getLogger(__name__)
 
@@ -104,6 +106,13 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: int | None = None
         self.came = threading.Event()
+        self.error: Exception | None = None
+        self.interrupt: Callable[[], None] = lambda: None
+
+    def end(self, error: Exception) -> None:
+        """End the block with an error, from any thread, whatever the main thread waits for."""
+        self.error = self.error or error
+        threading.Thread(target=self.interrupt, name="restyle-end", daemon=True).start()
 
 
 @contextmanager
@@ -111,26 +120,33 @@ def stop_signals(on_first: Callable[[], bool]) -> Iterator[StopRequest]:
     """Within the block, the first Ctrl-C, SIGTERM or SIGHUP calls ``on_first``; the second raises StoppedNow.
 
     So does the first, where ``on_first`` returns True: there is nothing to wait for. An exception of ``on_first``
-    is logged and counts as False. StoppedNow names the first signal. Signals reach the main thread only; elsewhere
-    the block changes nothing.
+    is logged and counts as False. StoppedNow names the first signal. ``request.end`` raises its error. Signals
+    reach the main thread only; elsewhere the block changes nothing.
     """
     request, lock, active = StopRequest(), threading.Lock(), True
+    reachable = threading.current_thread() is threading.main_thread()
 
     def handle(number: int) -> None:
-        if request.signal is not None:
-            raise StoppedNow(request.signal)
+        if request.signal is not None or request.error is not None:
+            raise StoppedNow(request.signal or number)
         request.signal = number
         request.came.set()
 
     def wait() -> None:
         # Not in the handler: it may have interrupted Ray while that holds a lock.
         request.came.wait()
-        if request.signal is None or not _answer(on_first):
-            return
-        with lock:  # after the block, the signal would reach somebody else's handler
-            if active:
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        if request.signal is not None and _answer(on_first):
+            interrupt()
 
+    def interrupt() -> None:
+        while True:  # what Ray does on its way out may hang too
+            with lock:  # after the block, the signal would reach somebody else's handler
+                if not (active and reachable):
+                    return
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(AGAIN_S)
+
+    request.interrupt = interrupt
     waiter = threading.Thread(target=wait, daemon=True)
     waiter.start()
     try:
@@ -141,6 +157,8 @@ def stop_signals(on_first: Callable[[], bool]) -> Iterator[StopRequest]:
                 with lock:
                     active = False
     except KeyboardInterrupt as stopped:
+        if request.error is not None:
+            raise request.error from stopped
         if request.signal is None or isinstance(stopped, StoppedNow):
             raise
         # Ray replaces an exception of a signal handler by a plain KeyboardInterrupt.

@@ -127,6 +127,18 @@ def test_where_there_is_nothing_to_wait_for_the_first_signal_ends_it() -> None:
     assert stopped.value.signal == signal.SIGHUP
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_error_of_another_thread_ends_the_block_whatever_it_waits_for() -> None:
+    def work() -> None:
+        threading.Timer(0.1, request.end, [ValueError("lost")]).start()
+        ray.get(flag.actor.wait.remote(), timeout=30)
+
+    flag = StopFlag()
+    with pytest.raises(ValueError, match="lost"), stop_signals(lambda: False) as request:
+        work()
+    time.sleep(0.1)  # nothing follows
+
+
 def test_an_answer_after_the_end_of_the_block_stops_nobody_else() -> None:
     ended, answered = threading.Event(), threading.Event()
 

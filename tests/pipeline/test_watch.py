@@ -1,72 +1,169 @@
-"""A job that stands still says so, and how its cluster is."""
+"""A job that stands still, loses its workers or cannot stop says so, and ends where nothing can follow."""
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from pipeline.cluster import ClusterSpec, size_pool
-from pipeline.watch import describe_cluster, watching
+import pytest
+
+from pipeline import watch as module
+from pipeline.attempts import UnderWay
+from pipeline.cluster import ClusterSpec, PoolError, size_pool
+from pipeline.deaths import Death
+from pipeline.stopping import StoppedError
+from pipeline.watch import Looks, Watch, answered, describe_cluster, watching
 
 
-def wait_for(count: int, warnings: list[str], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while len(warnings) < count and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(warnings) >= count, warnings
+class Pool:
+    """What a watch looks at, by hand, and what it said."""
 
+    def __init__(self) -> None:
+        self.lost: str | None = None
+        self.deaths: list[Death] = []
+        self.ready = 1
+        self.under_way: list[UnderWay] = []
+        self.said: list[str] = []
+        self.errors: list[Exception] = []
+        self.abandoned: list[Exception] = []
 
-def test_silence_is_told_again_after_twice_as_long() -> None:
-    warnings: list[str] = []
-    times: list[float] = []
+    def die(self, count: int = 1, for_memory: bool = True) -> None:
+        first = len(self.deaths)
+        self.deaths += [
+            Death(f"w{first + k}", 100 + k, for_memory, "Memory usage 9 exceeded 8") for k in range(count)
+        ]
 
-    def warn(message: str) -> None:
-        warnings.append(message)
-        times.append(time.monotonic())
+    def begin(self, what: str, ago_s: float = 0.0, worker: str = "w") -> None:
+        self.under_way.append(UnderWay(what, "node", 1, worker, time.time() - ago_s))
 
-    started = time.monotonic()
-    with watching(warn, lambda: "the cluster has 1 node alive", silence_s=0.3) as watch:
-        wait_for(3, warnings)
-        said_s = [moment - started for moment in times]
-        assert 0.3 <= said_s[0] < 0.6
-        assert 0.6 <= said_s[1] < 1.2
-        assert 1.2 <= said_s[2] < 2.4
-        assert warnings[0] == (
-            "no cover has finished for 1 s; the cluster has 1 node alive; "
-            "Ctrl-C stops cleanly, what is finished is kept"
+    @contextmanager
+    def watched(self, **settings: Any) -> Iterator[Watch]:
+        looks = Looks(
+            lost=lambda: self.lost,
+            deaths=lambda: self.deaths,
+            ready=lambda: self.ready,
+            under_way=lambda: self.under_way,
+            describe=lambda: "the cluster has 1 node alive",
         )
-        count = len(warnings)
-        watch.heard()
-        wait_for(count + 1, warnings, 0.6)  # counts from the start again
-    count = len(warnings)
-    time.sleep(0.8)
-    assert len(warnings) == count
+        with watching(
+            Watch(self.said.append, self.errors.append, self.abandoned.append, looks, **settings)
+        ) as watch:
+            yield watch
+
+    def wait(self, of: list[Any], seconds: float = 10.0) -> Any:
+        deadline = time.monotonic() + seconds
+        while not of and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert of, "it says nothing"
+        return of[0]
 
 
-def test_a_job_that_goes_on_is_left_in_peace() -> None:
-    warnings: list[str] = []
-    with watching(warnings.append, lambda: "", silence_s=0.5) as watch:
-        for _ in range(12):
-            time.sleep(0.1)
-            watch.heard()
-    assert not warnings
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in {"LOOK_S": 0.02, "FIRST_S": 0.3, "LEAST_S": 0.3, "LEAVE_S": 0.1, "QUIET_S": 0.3}.items():
+        monkeypatch.setattr(module, name, seconds)
 
 
-def test_a_cluster_that_fails_or_hangs_does_not_silence_the_warning(monkeypatch) -> None:
-    monkeypatch.setattr("pipeline.watch.ANSWER_S", 0.2)
-    warnings: list[str] = []
+@pytest.fixture
+def pool() -> Pool:
+    return Pool()
 
-    def broken() -> str:
-        raise ConnectionError("no head")
 
-    with watching(warnings.append, broken, silence_s=0.1):
-        wait_for(1, warnings)
-    assert "the cluster does not answer (ConnectionError: no head)" in warnings[0]
+def test_silence_names_what_is_under_way_and_is_told_again_after_twice_as_long(pool: Pool) -> None:
+    pool.begin("item x of track slow", ago_s=40.0)
+    with pool.watched() as watch:
+        watch.heard(0.01)
+        assert "item x of track slow for 4" in pool.wait(pool.said)
+        pool.said.clear()
+        time.sleep(0.35)
+        assert len(pool.said) <= 1
+    assert not pool.errors
 
-    hanging = threading.Event()
-    warnings.clear()
-    with watching(warnings.append, lambda: str(hanging.wait(30)), silence_s=0.1):
-        wait_for(1, warnings)
-    hanging.set()
-    assert "; the cluster does not answer; Ctrl-C" in warnings[0]
+
+def test_a_job_whose_covers_take_long_is_left_in_peace(pool: Pool) -> None:
+    with pool.watched(stall_timeout_s=0.2) as watch:
+        watch.heard(0.2)  # so one may take a second, and be given up after four
+        time.sleep(0.7)
+    assert not pool.said
+    assert not pool.errors
+
+
+def test_a_stalled_job_ends_and_says_what_it_waited_for(pool: Pool) -> None:
+    pool.begin("reading /mnt/dead/a.wav", ago_s=7.0)
+    with pool.watched(stall_timeout_s=0.4) as watch:
+        watch.heard(0.001)
+        error = pool.wait(pool.errors)
+        assert isinstance(error, PoolError)
+        assert "reading /mnt/dead/a.wav" in str(error)
+        assert "cluster.stall_timeout_s" in str(error)
+        assert pool.wait(pool.abandoned) is error  # nobody left the block
+
+
+def test_workers_that_die_while_they_start_end_the_job_with_the_reason(pool: Pool) -> None:
+    pool.ready = 0
+    with pool.watched(workers=2):
+        pool.die(2)
+        assert "2 killed by Ray's memory monitor" in pool.wait(pool.said)
+        time.sleep(0.1)
+        assert not pool.errors
+        pool.die(4, for_memory=False)
+        error = pool.wait(pool.errors)
+    assert isinstance(error, PoolError)
+    assert "6 workers died" in str(error)
+    assert "RAY_memory_usage_threshold" in str(error)
+
+
+def test_tracks_that_kill_workers_which_were_ready_do_not_end_the_job(pool: Pool) -> None:
+    with pool.watched(workers=1):
+        for _ in range(8):
+            pool.ready += 1
+            pool.die()
+            time.sleep(0.06)
+    assert not pool.errors
+    assert 2 <= len(pool.said) <= 5  # after 1, 2, 4 and 8 deaths
+
+
+def test_a_lost_head_ends_the_job(pool: Pool) -> None:
+    with pool.watched():
+        pool.lost = "gcs_server was killed by SIGKILL"
+        assert "gcs_server was killed by SIGKILL" in str(pool.wait(pool.errors))
+
+
+def stopped(why: str) -> StoppedError:
+    return StoppedError(why, 15)
+
+
+def test_a_stop_waits_for_what_is_under_way(pool: Pool) -> None:
+    pool.begin("track a")
+    with pool.watched(stop_timeout_s=60.0) as watch:
+        watch.heard(10.0)
+        watch.stopping(stopped)
+        time.sleep(0.6)
+        assert not pool.errors
+
+
+@pytest.mark.parametrize("case", ["hangs", "too long", "of a dead worker", "nothing"])
+def test_a_stop_does_not_wait_for_what_does_not_come(pool: Pool, case: str) -> None:
+    if case != "nothing":
+        pool.begin("track a", ago_s=3600.0 if case == "hangs" else 0.0, worker="w0")
+    if case == "of a dead worker":
+        pool.die()
+    with pool.watched(stop_timeout_s=0.2 if case == "too long" else 60.0, workers=5) as watch:
+        watch.heard(10.0)
+        watch.stopping(stopped)
+        error = pool.wait(pool.errors)
+    assert isinstance(error, StoppedError)
+    assert ("track a" in str(error)) is (case in ("hangs", "too long"))
+
+
+def test_a_question_that_fails_or_hangs_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_S", 0.1)
+    released = threading.Event()
+    assert answered(lambda: released.wait(30)) is None
+    assert answered(lambda: 1 // 0) is None
+    assert answered(lambda: 7) == 7
+    released.set()
 
 
 def test_the_cluster_in_words(ray_cluster: None) -> None:

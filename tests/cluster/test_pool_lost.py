@@ -1,0 +1,65 @@
+"""A pool that is lost or cannot start ends the job with the reason, soon, and the same command goes on."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cluster.launches import SEEDS, Launches, write_catalogue
+
+pytestmark = pytest.mark.cluster
+HERE = ("cluster=local", "cluster.cpus=2", "cluster.gpus=0", "cluster.workers=1")
+BROKE_OFF = 1
+
+
+def daemon(job: subprocess.Popen[bytes], name: str) -> psutil.Process:
+    return next(each for each in psutil.Process(job.pid).children() if each.name() == name)
+
+
+@pytest.mark.parametrize("name", ["gcs_server", pytest.param("raylet", marks=pytest.mark.slow)])
+def test_a_daemon_of_ray_that_dies(name: str, tmp_path: Path) -> None:
+    launches = Launches(tmp_path / "job", write_catalogue(tmp_path, 4), os.environ | {"PACE_S": "0.5"}, *HERE)
+    job = launches.start()
+    launches.until(job, lambda: launches.done() >= 2)
+    daemon(job, name).kill()
+    assert job.wait(50) == BROKE_OFF  # Ray itself takes a minute
+    told = launches.said.read_text()
+    assert f"{name} was killed by SIGKILL" in told
+    assert "the same command goes on" in told
+    assert "Traceback" not in told
+    assert launches.kept()
+
+    launches.run()
+    assert len(launches.audio()) == 4 * SEEDS
+
+
+def test_workers_that_the_memory_monitor_kills_while_they_start(tmp_path: Path) -> None:
+    # More than this is always in use, whatever else runs here.
+    short = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
+    launches = Launches(tmp_path / "job", write_catalogue(tmp_path, 2), os.environ | short, *HERE)
+    job = launches.start()
+    assert job.wait(200) == BROKE_OFF
+    told = launches.said.read_text()
+    assert "killed by Ray's memory monitor" in told
+    assert "RAY_memory_usage_threshold" in told
+    assert "died before one was ready" in told
+
+
+def test_a_stop_request_is_not_held_up_by_a_worker_that_hangs(tmp_path: Path) -> None:
+    job_at = tmp_path / "job"
+    launches = Launches(
+        job_at, write_catalogue(tmp_path, 4), os.environ | {"PACE_S": "0.2"}, *HERE, "cluster.stop_timeout_s=3"
+    )
+    job = launches.start()
+    launches.until(job, lambda: launches.done() >= 2 and bool(launches.busy()))
+    (worker,) = launches.busy()
+    os.kill(worker, signal.SIGSTOP)
+    time.sleep(0.5)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(50) == 128 + signal.SIGTERM
+    assert "under way" in launches.said.read_text()
+    assert "Traceback" not in launches.said.read_text()
