@@ -126,10 +126,14 @@ class Network(nn.Module):
             lyrics: token ids ``[tokens]``; ``silence`` ``[frames, c]``: no reference. All items share both.
         """
         encoder = self.model.encoder
+        timbre = encoder.timbre_encoder
+        # Only the first frame's state is read out, and windowed layers let it see no further than this.
+        windows = timbre.config.windows[: len(timbre.layers)]
+        silence = silence if None in windows else silence[: 1 + sum(w for w in windows if w is not None)]
         shared = torch.cat(
             (
                 encoder.lyric_encoder(self.text.embed_tokens(lyrics)[None]),
-                encoder.timbre_encoder(silence[None])[:, None],
+                timbre(silence[None])[:, None],
             ),
             dim=1,
         )

@@ -147,7 +147,7 @@ def test_fitting_lowers_the_loss(tmp_path: Path) -> None:
 def test_the_network_in_training_is_the_one_that_is_exported() -> None:
     module = network.Network(300, 0).eval()
     ids = torch.randint(0, 300, (2, 20))
-    lyrics, silence = torch.arange(5), torch.randn(40, network.CHANNELS)
+    lyrics, silence = torch.arange(5), torch.randn(100, network.CHANNELS)
     x, context = torch.randn(2, 160, network.CHANNELS), torch.randn(2, 160, network.CHANNELS)
     t = torch.tensor([0.3, 0.8])
     with torch.no_grad():
