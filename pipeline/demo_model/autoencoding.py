@@ -157,8 +157,8 @@ def decoder_losses(found: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, Ten
         level = lambda x: torch.log(_stft(x, window, hop, bins).abs() + FAINT)  # noqa: B023, E731
         parts[f"stft{window}"] = (by_bin * (level(one) - level(two)).abs()).mean()
         total = total + weight * parts[f"stft{window}"]
-    parts["phase"] = phase_error(one, two)
-    return total + parts["phase"], parts
+    parts["phase"], parts["level"] = phase_error(one, two), level_error(one, two)
+    return total + parts["phase"] + 0.5 * parts["level"], parts
 
 
 def phase_error(found: Tensor, wanted: Tensor) -> Tensor:
@@ -175,6 +175,17 @@ def phase_error(found: Tensor, wanted: Tensor) -> Tensor:
     cosine = (one * two.conj()).real / (one.abs() * amplitude + 1e-7)
     wrong, there = (x @ member for x in (amplitude * (1 - cosine), amplitude))
     return (wrong / (there + 1e-4)).mean()
+
+
+def level_error(found: Tensor, wanted: Tensor) -> Tensor:
+    """Error of the level of whole frames, in nepers; what is hard to match in detail would come out too quiet."""
+    window, hop, _, _ = RESOLUTIONS[0]
+    lowest = math.ceil(LOWEST_PHASE_HZ * window / 48_000)
+    one, two = (
+        torch.view_as_real(_stft(x, window, hop, window // 2 + 1)[..., lowest:]).square().sum((-1, -2))
+        for x in (found, wanted)
+    )
+    return 0.5 * (torch.log(one + FAINT**2) - torch.log(two + FAINT**2)).abs().mean()
 
 
 def _stft(x: Tensor, window: int, hop: int, bins: int) -> Tensor:
