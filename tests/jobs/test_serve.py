@@ -7,12 +7,13 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,21 @@ def test_the_page_of_the_readme(address: str) -> None:
     page = urllib.request.urlopen(f"{address}{said[1] or '/'}", timeout=20)
     assert page.status == 200
     assert "text/html" in page.headers["content-type"]
+
+
+def test_a_slow_client_and_a_foreign_page_hold_and_drive_nothing(address: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    begun = f"POST /v1/audio/generations HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    with ExitStack() as held:
+        for _ in range(8):
+            client = held.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            client.sendall(f"{begun}Content-Length: 100\r\n\r\n{{".encode())
+        time.sleep(0.5)
+        asked = {"caption": "x"}
+        assert httpx.post(f"{address}/v1/audio/generations", json=asked, timeout=20).status_code == 422
+        for headers, status in (({"Host": "evil.example"}, 421), ({"Origin": "https://evil.example"}, 403)):
+            reply = httpx.post(f"{address}/v1/audio/generations", json=asked, headers=headers, timeout=20)
+            assert reply.status_code == status
 
 
 @pytest.mark.usefixtures("ray_cluster")

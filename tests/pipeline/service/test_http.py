@@ -114,6 +114,12 @@ def test_json_has_the_row_and_a_link_that_plays(served: Served) -> None:
     assert httpx.get(f"{served.address}{told['url']}/audio/1").status_code == 404
 
 
+def test_a_part_is_asked_for_by_get_alone(served: Served) -> None:
+    part = {"Range": "bytes=0-99"}
+    reply = httpx.post(served.generations, json=GUIDE | {"seed": 5}, headers=part, timeout=60)
+    assert (reply.status_code, len(reply.content) > 100) == (200, True)
+
+
 def test_a_file_is_sent(served: Served) -> None:
     with (served.music / "country_song.wav").open("rb") as file:
         sent = httpx.post(
