@@ -5,18 +5,16 @@ import json
 import logging
 import re
 import time
-import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
 
 from acestep.constants import NUMERICS_VERSION
 from acestep.demo import NO_MUSIC, VARIANTS
@@ -27,12 +25,12 @@ from pipeline.service.counter import Counter, Upload
 from pipeline.service.desk import Ticket
 from pipeline.service.gauges import Gauges, counting
 from pipeline.service.guard import Guard, rules_of
+from pipeline.service.held_file import HeldFile
 from pipeline.service.hosts import parse_origin
 from pipeline.service.intake import HELD, Intake, while_connected
 from pipeline.service.keys import Keys
 from pipeline.service.problem import SHORT_OF_SPACE, Problem, gone, not_stored, of_error, of_row, retry_after
 from pipeline.service.replies import EXPOSED, as_json, audio_headers, media_type
-from pipeline.service.shelf import Shelf
 from pipeline.service.spec import ServiceSpec
 
 log = logging.getLogger(__name__)
@@ -291,28 +289,6 @@ def make_app(
         return Response(written, media_type="application/json")
 
     return app
-
-
-class HeldFile(FileResponse):
-    """A cover's file, which is not removed while a client reads it."""
-
-    def __init__(self, shelf: Shelf, name: str, headers: dict[str, str], media_type: str):
-        super().__init__(shelf.store.path(name), headers=headers, media_type=media_type)
-        self.shelf, self.name = shelf, name
-        shelf.room.hold(name)
-        self.release = weakref.finalize(self, shelf.room.release, name)  # also where it is never sent
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "POST":  # a part is asked for by GET alone
-            scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"range"]}
-        try:
-            if await asyncio.to_thread(self.shelf.has, self.name):
-                await super().__call__(scope, receive, send)
-                return
-        finally:
-            self.release()
-        problem = gone()
-        await JSONResponse(problem.as_json(), problem.status)(scope, receive, send)
 
 
 async def _tidy(app: FastAPI) -> None:
