@@ -86,6 +86,7 @@ class Reporter(ConsoleReporter):
         self.on_cover()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_covers_of_a_mount_that_dies_are_given_up_or_left_at_a_stop_and_made_later(
     tmp_path: Path, mount: DeadMount
