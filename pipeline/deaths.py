@@ -11,6 +11,7 @@ from ray.core.generated import common_pb2, gcs_pb2
 
 BY_MONITOR = "killed by Ray's memory monitor"
 UNEXPECTED = "ended unexpectedly (killed by a signal, by the kernel for lack of memory, or crashed)"
+POOL = "MapWorker("  # how Ray Data calls the class of a pool's workers
 REMEDY = (
     "free memory on the node, lower cluster.workers, or let Ray use more of it with RAY_memory_usage_threshold "
     "(0.95 unless set)"
@@ -46,6 +47,17 @@ def read_deaths() -> list[Death]:
     return [_death(one) for one in table if one.job_id == job and _died(one)]
 
 
+def count_restarts() -> int:
+    """How often a worker of this job's pool has died and was started again; idle processes do not count.
+
+    Raises:
+        RaySystemError: Ray's head does not answer.
+    """
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+    actors = state.actor_table(None, job, None).values()
+    return sum(one["NumRestarts"] for one in actors if one["ActorClassName"].startswith(POOL))
+
+
 def killed_for_memory(worker_ids: Iterable[str]) -> bool:
     """Whether Ray's memory monitor killed one of these workers; False where Ray does not answer."""
     wanted = set(worker_ids)
@@ -58,10 +70,10 @@ def killed_for_memory(worker_ids: Iterable[str]) -> bool:
 
 
 def in_words(deaths: Sequence[Death]) -> str:
-    """Such as "5 workers died: 4 killed by Ray's memory monitor, 1 ended unexpectedly (...)"."""
+    """Such as "5 processes died: 4 killed by Ray's memory monitor, 1 ended unexpectedly (...)"."""
     causes = Counter(BY_MONITOR if death.for_memory else UNEXPECTED for death in deaths)
     listed = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
-    return f"{len(deaths)} worker{'s' * (len(deaths) != 1)} died: {listed}"
+    return f"{len(deaths)} process{'es' * (len(deaths) != 1)} died: {listed}"
 
 
 def remedy(deaths: Sequence[Death]) -> str:

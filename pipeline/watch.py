@@ -37,7 +37,8 @@ class Looks:
     """What the watch looks at.
 
     lost: which of Ray's daemons is gone, if one is.
-    deaths: workers of this job that died.
+    deaths: processes of this job that died.
+    restarts: how often a worker of the pool died and was started again.
     ready: how many workers became ready so far.
     under_way: what workers have begun and not left, dead ones' too.
     describe: how the cluster is, in a few words.
@@ -45,6 +46,7 @@ class Looks:
 
     lost: Callable[[], str | None]
     deaths: Callable[[], Sequence[Death]]
+    restarts: Callable[[], int]
     ready: Callable[[], int]
     under_way: Callable[[], Sequence[UnderWay]]
     describe: Callable[[], str]
@@ -79,8 +81,7 @@ class Watch:
         self.slowest_s: float | None = None
         self.told_s = 0.0  # of the present silence
         self.ready_at: float | None = None
-        self.ready = self.deaths = self.starting = 0
-        self.deaths_told = 0
+        self.ready = self.restarts = self.told_restarts = self.starting = 0
         self.dead: frozenset[str] = frozenset()
         self.on_stop: Callable[[str], Exception] | None = None
         self.stop_at = self.quiet_at = 0.0
@@ -126,23 +127,28 @@ class Watch:
         return self._look_at_stop(self.on_stop) if self.on_stop is not None else self._look_at_silence()
 
     def _look_at_deaths(self) -> Exception | None:
-        deaths = answered(self.looks.deaths) or ()
+        deaths, restarts = answered(self.looks.deaths) or (), answered(self.looks.restarts) or 0
+        self.dead = frozenset(death.worker_id for death in deaths)
         ready = self.looks.ready()
         if ready != self.ready:
             self.ready, self.starting = ready, 0
             self.ready_at = self.ready_at or time.monotonic()
-        new, self.deaths = len(deaths) - self.deaths, len(deaths)
+        new, self.restarts = restarts - self.restarts, max(restarts, self.restarts)
         if new <= 0:
             return None
-        self.dead = frozenset(death.worker_id for death in deaths)
         self.starting += new
+        times = f"{restarts} time{'s' * (restarts != 1)}"
         if self.starting >= STARTS * self.workers:
             return PoolError(
-                f"{in_words(deaths)}; {self.starting} in a row died before one was ready to work: {remedy(deaths)}"
+                f"workers died {times}, {self.starting} in a row before one was ready to work; "
+                f"{in_words(deaths)}. {remedy(deaths)}"
             )
-        if len(deaths) >= 2 * self.deaths_told:
-            self.deaths_told = len(deaths)
-            self.warn(f"{in_words(deaths)}; what was under way is tried again ({remedy(deaths)})")
+        if restarts >= 2 * self.told_restarts:
+            self.told_restarts = restarts
+            self.warn(
+                f"workers died {times}, and what was under way is tried again; "
+                f"{in_words(deaths)}. {remedy(deaths)}"
+            )
         return None
 
     def _look_at_stop(self, error: Callable[[str], Exception]) -> Exception | None:

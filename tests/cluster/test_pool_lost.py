@@ -9,11 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.results import read_results
+from pipeline.storage import open_store
 from tests.cluster.launches import SEEDS, Launches, write_catalogue
 
 pytestmark = pytest.mark.cluster
 HERE = ("cluster=local", "cluster.cpus=2", "cluster.gpus=0", "cluster.workers=1")
-BROKE_OFF = 1
+BROKE_OFF, INCOMPLETE = 1, 3
 
 
 def daemon(job: subprocess.Popen[bytes], name: str) -> psutil.Process:
@@ -46,7 +48,24 @@ def test_workers_that_the_memory_monitor_kills_while_they_start(tmp_path: Path) 
     told = launches.said.read_text()
     assert "killed by Ray's memory monitor" in told
     assert "RAY_memory_usage_threshold" in told
-    assert "died before one was ready" in told
+    assert "in a row before one was ready" in told
+
+
+@pytest.mark.slow
+def test_a_track_that_takes_its_worker_over_the_monitor_s_limit(tmp_path: Path) -> None:
+    memory = psutil.virtual_memory()
+    if memory.available < 8e9:
+        pytest.skip("the machine has too little memory left to let one track use a lot")
+    threshold = (memory.total - memory.available + 3.5e9) / memory.total
+    limited = {"RAY_memory_usage_threshold": str(threshold), "RAY_memory_monitor_refresh_ms": "100"}
+    launches = Launches(tmp_path / "job", write_catalogue(tmp_path, 4), os.environ | limited, *HERE, "grid.seed=1")
+    launches.command[2] = "tests.cluster.hog"
+    job = launches.start()
+    assert job.wait(300) == INCOMPLETE, launches.said.read_text()
+    rows = {row["track_id"]: row for row in read_results(open_store(str(launches.output))).to_pylist()}
+    assert rows.pop("t001")["error_kind"] == "out_of_memory"
+    assert [row["status"] for row in rows.values()] == ["ok"] * 3
+    assert "killed by Ray's memory monitor" in launches.said.read_text()
 
 
 def test_a_stop_request_is_not_held_up_by_a_worker_that_hangs(tmp_path: Path) -> None:

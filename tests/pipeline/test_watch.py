@@ -22,6 +22,7 @@ class Pool:
     def __init__(self) -> None:
         self.lost: str | None = None
         self.deaths: list[Death] = []
+        self.idle = 0  # of them, processes without work
         self.ready = 1
         self.under_way: list[UnderWay] = []
         self.said: list[str] = []
@@ -42,6 +43,7 @@ class Pool:
         looks = Looks(
             lost=lambda: self.lost,
             deaths=lambda: self.deaths,
+            restarts=lambda: len(self.deaths) - self.idle,
             ready=lambda: self.ready,
             under_way=lambda: self.under_way,
             describe=lambda: "the cluster has 1 node alive",
@@ -110,8 +112,18 @@ def test_workers_that_die_while_they_start_end_the_job_with_the_reason(pool: Poo
         pool.die(4, for_memory=False)
         error = pool.wait(pool.errors)
     assert isinstance(error, PoolError)
-    assert "6 workers died" in str(error)
+    assert "workers died 6 times, 6 in a row" in str(error)
     assert "RAY_memory_usage_threshold" in str(error)
+
+
+def test_idle_processes_that_die_are_no_worker_s_deaths(pool: Pool) -> None:
+    with pool.watched(workers=1):
+        pool.idle = 9
+        pool.die(9)
+        time.sleep(0.3)
+        pool.die()
+        assert "workers died 1 time," in pool.wait(pool.said)
+    assert not pool.errors
 
 
 def test_tracks_that_kill_workers_which_were_ready_do_not_end_the_job(pool: Pool) -> None:
