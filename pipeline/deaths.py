@@ -11,7 +11,6 @@ from ray.core.generated import common_pb2, gcs_pb2
 
 BY_MONITOR = "killed by Ray's memory monitor"
 UNEXPECTED = "ended unexpectedly (killed by a signal, by the kernel for lack of memory, or crashed)"
-POOL = "MapWorker("  # how Ray Data calls the class of a pool's workers
 REMEDY = (
     "free memory on the node, lower cluster.workers, or let Ray use more of it with RAY_memory_usage_threshold "
     "(0.95 unless set)"
@@ -45,17 +44,6 @@ def read_deaths() -> list[Death]:
     # Ray's public state API needs the dashboard, which a plain installation does not have.
     table = [_gcs.WorkerTableData.FromString(raw) for raw in state._connect_and_get_accessor().get_worker_table()]
     return [_death(one) for one in table if one.job_id == job and _died(one)]
-
-
-def count_restarts() -> int:
-    """How often a worker of this job's pool has died and was started again; idle processes do not count.
-
-    Raises:
-        RaySystemError: Ray's head does not answer.
-    """
-    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
-    actors = state.actor_table(None, job, None).values()
-    return sum(one["NumRestarts"] for one in actors if one["ActorClassName"].startswith(POOL))
 
 
 def killed_for_memory(worker_ids: Iterable[str]) -> bool:

@@ -20,7 +20,7 @@ from pipeline.actors import RestyleWorker
 from pipeline.attempts import ATTEMPTS, mark_start, under_way
 from pipeline.carried import restated
 from pipeline.cluster import Pool, PoolError, connect, size_pool
-from pipeline.deaths import count_restarts, read_deaths
+from pipeline.deaths import read_deaths
 from pipeline.findings import FOUND_COLUMNS, any_measured, find
 from pipeline.items import ModelFacts
 from pipeline.job import RestyleJob, check_options, open_job, open_output, plan_job
@@ -231,13 +231,12 @@ def _make_covers(
     looks = Looks(
         lost=lost_daemon,
         deaths=read_deaths,
-        restarts=count_restarts,
         ready=partial(ready_workers, worker.output, worker.launch),
         under_way=partial(under_way, worker.output, worker.launch),
         describe=partial(describe_cluster, pool),
     )
     limits = job.cluster.stall_timeout_s, job.cluster.stop_timeout_s
-    watch = Watch(reporter.warned, lambda error: request.end(error), abandon, looks, pool.workers, *limits)
+    watch = Watch(reporter.warned, lambda error: request.end(error), abandon, looks, *limits)
     with stop_signals(stopping) as request, watching(watch):
         for table in stream(worker.output, worker, job.cluster, pool, stop, worker_class):
             try:

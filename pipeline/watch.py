@@ -24,7 +24,7 @@ ANSWER_S = 10.0
 FIRST_S = 300.0  # of silence while no cover says how long one takes
 LEAST_S = 60.0
 SLOW, STALLED = 5, 20  # times the slowest cover so far
-STARTS = 3  # deaths in a row, for each worker of the pool, before any is ready
+STARTS = 5  # looks in which processes had died, before a worker is ready
 LEAVE_S = 10.0  # until a main thread that hangs in Ray is not waited for
 QUIET_S = 15.0  # after a stop request, with nothing under way
 LISTED = 5
@@ -38,7 +38,6 @@ class Looks:
 
     lost: which of Ray's daemons is gone, if one is.
     deaths: processes of this job that died.
-    restarts: how often a worker of the pool died and was started again.
     ready: how many workers became ready so far.
     under_way: what workers have begun and not left, dead ones' too.
     describe: how the cluster is, in a few words.
@@ -46,7 +45,6 @@ class Looks:
 
     lost: Callable[[], str | None]
     deaths: Callable[[], Sequence[Death]]
-    restarts: Callable[[], int]
     ready: Callable[[], int]
     under_way: Callable[[], Sequence[UnderWay]]
     describe: Callable[[], str]
@@ -58,7 +56,6 @@ class Watch:
     warn: takes a message for people.
     end: takes the error that ends the job.
     abandon: takes it too, where the job has not ended by it: without its head, Ray does not let a thread go.
-    workers: of the pool.
     stall_timeout_s: give up after so long without a cover, or ``STALLED`` times the slowest one; None never does.
     stop_timeout_s: how long a stop request waits for covers under way.
     """
@@ -69,19 +66,18 @@ class Watch:
         end: Callable[[Exception], None],
         abandon: Callable[[Exception], None],
         looks: Looks,
-        workers: int = 1,
         stall_timeout_s: float | None = None,
         stop_timeout_s: float = 300.0,
     ):
         self.warn, self.end, self.abandon = warn, end, abandon
-        self.looks, self.workers = looks, workers
+        self.looks = looks
         self.stall_timeout_s, self.stop_timeout_s = stall_timeout_s, stop_timeout_s
         self.ended = threading.Event()
         self.last = time.monotonic()
         self.slowest_s: float | None = None
         self.told_s = 0.0  # of the present silence
         self.ready_at: float | None = None
-        self.ready = self.restarts = self.told_restarts = self.starting = 0
+        self.ready = self.deaths = self.told_deaths = self.starting = 0
         self.dead: frozenset[str] = frozenset()
         self.on_stop: Callable[[str], Exception] | None = None
         self.stop_at = self.quiet_at = 0.0
@@ -127,28 +123,21 @@ class Watch:
         return self._look_at_stop(self.on_stop) if self.on_stop is not None else self._look_at_silence()
 
     def _look_at_deaths(self) -> Exception | None:
-        deaths, restarts = answered(self.looks.deaths) or (), answered(self.looks.restarts) or 0
-        self.dead = frozenset(death.worker_id for death in deaths)
+        deaths = answered(self.looks.deaths) or ()
         ready = self.looks.ready()
         if ready != self.ready:
             self.ready, self.starting = ready, 0
             self.ready_at = self.ready_at or time.monotonic()
-        new, self.restarts = restarts - self.restarts, max(restarts, self.restarts)
+        new, self.deaths = len(deaths) - self.deaths, max(len(deaths), self.deaths)
         if new <= 0:
             return None
-        self.starting += new
-        times = f"{restarts} time{'s' * (restarts != 1)}"
-        if self.starting >= STARTS * self.workers:
-            return PoolError(
-                f"workers died {times}, {self.starting} in a row before one was ready to work; "
-                f"{in_words(deaths)}. {remedy(deaths)}"
-            )
-        if restarts >= 2 * self.told_restarts:
-            self.told_restarts = restarts
-            self.warn(
-                f"workers died {times}, and what was under way is tried again; "
-                f"{in_words(deaths)}. {remedy(deaths)}"
-            )
+        self.dead = frozenset(death.worker_id for death in deaths)
+        self.starting += 1  # not each death: Ray's monitor kills idle processes along with a worker
+        if self.starting >= STARTS:
+            return PoolError(f"{in_words(deaths)}, one after the other, and no worker is ready. {remedy(deaths)}")
+        if len(deaths) >= 2 * self.told_deaths:
+            self.told_deaths = len(deaths)
+            self.warn(f"{in_words(deaths)}; what was under way is tried again. {remedy(deaths)}")
         return None
 
     def _look_at_stop(self, error: Callable[[str], Exception]) -> Exception | None:
