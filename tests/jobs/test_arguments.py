@@ -59,7 +59,7 @@ def taken(job: str, *words: str) -> list[str]:
         ("restyle", "preset.caption=rock & roll!"),
         ("restyle", "preset.caption=rock(loud)"),
         ("restyle", "preset.caption=cost ${ in braces"),
-        ("compare", "tracking.uri=postgresql://me:p#ss@host/db?sslmode=require"),
+        ("compare", "tracking.uri=postgresql://host/db?sslmode=require"),
         ("measure", "pairs=/data/a,b.csv"),
         ("select", "export=~/winners"),
         ("fetch", "adapter=~/lora (1)"),
@@ -74,6 +74,12 @@ def test_a_text_that_hydra_refuses_is_printed_as_it_works(job: str, argument: st
     key, _, text = argument.partition("=")
     assert better.startswith(f"{key}=")
     assert str(parsed(better)).replace("\\${", "${") == text
+
+
+def test_a_password_in_a_text_that_hydra_refuses_is_masked() -> None:
+    (better,) = refused("compare", "tracking.uri=postgresql://me:p#ss@host/db?sslmode=require")
+    assert "p#ss" not in better
+    assert "***@host/db?sslmode=require" in better
 
 
 @settings(deadline=None)
