@@ -71,10 +71,9 @@ def forget(store: Store, items: set[str]) -> None:
     """Take the ok rows of items out of the results, so that none is left without its file."""
     if not items:
         return
+    wanted = pa.array(items, pa.string())
     for name, rows in each_part(store, RESULTS, ("item_id", "status")):
-        gone = pc.and_(
-            pc.is_in(rows["item_id"], value_set=pa.array(items, pa.string())), pc.equal(rows["status"], "ok")
-        )
+        gone = pc.and_(pc.is_in(rows["item_id"], value_set=wanted), pc.equal(rows["status"], "ok"))
         if pc.any(gone).as_py():
             keep_rows(store, name, pc.invert(gone))
 

@@ -23,7 +23,8 @@ SUFFIX = ".parquet"
 ASIDE = ".damaged"
 READERS = 8
 AT_ONCE = 32  # parts in memory at a time
-_WRITTEN = re.compile(r"part-(.+)-(\d{5,})(?:-([0-9a-f]{8}))?\.parquet")
+# The launch is as short as can be: a checksum may have decimal digits alone, as a number has.
+_WRITTEN = re.compile(r"part-(.+?)-(\d{5,})(?:-([0-9a-f]{8}))?\.parquet")
 # What pyarrow raises on bytes that it cannot read; some are a plain OSError or ValueError.
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
 

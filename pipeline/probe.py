@@ -29,6 +29,7 @@ from pipeline.storage import Store, locate, patiently
 
 PROBES = "probes"
 THREADS = 16
+AT_ONCE = 64  # remote files between two signs of life: pyarrow asks for one after the other
 log = logging.getLogger(__name__)
 
 
@@ -193,8 +194,11 @@ def _seen_locally(paths: dict[str, str], patience: Patience) -> dict[str, Seen |
 def _seen_remotely(filesystem: fs.FileSystem, paths: dict[str, str], patience: Patience) -> dict[str, Seen | None]:
     def ask(tick: Tick) -> list[fs.FileInfo]:
         def once() -> list[fs.FileInfo]:
-            tick()
-            return filesystem.get_file_info(list(paths.values()))
+            names, infos = list(paths.values()), []
+            for start in range(0, len(names), AT_ONCE):
+                tick()
+                infos += filesystem.get_file_info(names[start : start + AT_ONCE])
+            return infos
 
         return patiently(once)
 

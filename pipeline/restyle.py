@@ -4,7 +4,6 @@ import os
 import platform
 import signal
 import time
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -42,7 +41,7 @@ from pipeline.stopping import StopFlag, StoppedError, stop_signals
 from pipeline.storage import Store, no_empty_folders, open_store
 from pipeline.summary import Summary, summarize
 from pipeline.tracking import Tracker
-from pipeline.watch import Looks, Watch, describe_cluster, watching
+from pipeline.watch import Looks, Watch, answered, describe_cluster, watching
 from pipeline.worker_spec import WorkerSpec
 
 
@@ -75,9 +74,11 @@ class Kept:
 
     def _take(self, table: pa.Table) -> None:
         refused = pc.equal(table["status"], "rejected")
-        self.rejected.add(table.filter(refused))
-        if self.results.add(table.filter(pc.invert(refused))):
-            self.receipts.written()
+        try:
+            self.rejected.add(table.filter(refused))
+        finally:  # older rows may fail to be written here, and these are still to be taken
+            if self.results.add(table.filter(pc.invert(refused))):
+                self.receipts.written()
 
     def add_new(self, table: pa.Table) -> None:
         """Take rows from a worker."""
@@ -168,6 +169,13 @@ def run_in(
             _make_covers(worker, worker_class, job, pool, kept, progress, tracker, reporter)
         kept.flush()
         kept.adopt()
+        lost = lost_covers(output) & plan.ids if plan.items else set()
+        forget(output, lost)
+        made = current_rows(output, plan.ids, FOUND_COLUMNS)
+        summary = summarize(made, kept.new, time.perf_counter() - started, plan.lost, len(lost))
+        summary = replace(summary, start_up=start_up(output, launch, began_at, made))
+        output.delete_folder(ATTEMPTS)
+        output.delete(PLAN_FILE)
     except BaseException:
         try:
             kept.flush()
@@ -175,13 +183,6 @@ def run_in(
             if not output.lease.lost:  # else the runs are the other launch's
                 tracker.abandon()
         raise
-    lost = lost_covers(output) & plan.ids if plan.items else set()
-    forget(output, lost)
-    made = current_rows(output, plan.ids, FOUND_COLUMNS)
-    summary = summarize(made, kept.new, time.perf_counter() - started, plan.lost, len(lost))
-    summary = replace(summary, start_up=start_up(output, launch, began_at, made))
-    output.delete_folder(ATTEMPTS)
-    output.delete(PLAN_FILE)
     try:
         findings = find(output, made, job.findings, job.name) if any_measured(made) else None
     except LeaseLostError:
@@ -223,8 +224,7 @@ def _make_covers(
         return StoppedError(f"{said}; {why}" if why else said, request.signal or signal.SIGINT)
 
     def abandon(error: Exception) -> None:
-        with suppress(OSError):
-            kept.flush()
+        answered(kept.flush)  # the lease may be lost, or the storage hang
         reporter.warned(f"{error}; what is finished is kept, and the same command goes on from here")
         os._exit(128 + error.signal if isinstance(error, StoppedError) else 1)
 

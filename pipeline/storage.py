@@ -104,7 +104,7 @@ class Store:
         if self.is_local:
             final = Path(self.path(name))
             for unfinished in final.parent.glob(f"{escape(final.name)}.*{UNFINISHED}"):
-                unfinished.unlink(missing_ok=True)
+                self.retrying(partial(unfinished.unlink, missing_ok=True))
 
     def _make_parent(self, name: str) -> None:
         """Create the folder of a file; object stores have none."""

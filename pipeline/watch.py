@@ -124,8 +124,8 @@ class Watch:
 
     def _look_at_deaths(self) -> Exception | None:
         deaths = answered(self.looks.deaths) or ()
-        ready = self.looks.ready()
-        if ready != self.ready:
+        ready = answered(self.looks.ready)
+        if ready is not None and ready != self.ready:
             self.ready, self.starting = ready, 0
             self.ready_at = self.ready_at or time.monotonic()
         new, self.deaths = len(deaths) - self.deaths, max(len(deaths), self.deaths)

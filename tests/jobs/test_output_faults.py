@@ -32,7 +32,7 @@ from pipeline.output import OutputError, OutputStore
 from pipeline.plan import make_plan
 from pipeline.probe import probe_all
 from pipeline.receipts import left_over
-from pipeline.restyle import run
+from pipeline.restyle import Kept, run
 from pipeline.results import REJECTED, RESULTS, ResultWriter, as_table, finished_items, read_results
 from pipeline.service.problem import of_row
 from pipeline.settings import make_settings
@@ -192,6 +192,25 @@ def test_a_cover_that_cannot_be_written_is_no_row_of_a_job(tmp_path: Path, plann
     assert list(worker.restyle(planned[1])) == []
     assert "the folder was moved or deleted" in flag.fault
     assert not Path(store.root).exists()
+
+
+def test_rows_wait_where_others_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / REJECTED).write_text("no folder")
+    kept = Kept(OutputStore(*locate(str(tmp_path))))
+    kept.rejected.most_rows = 1
+    for status in ("rejected", "ok", "failed"):
+        with pytest.raises(OutputError):
+            kept.add(as_table([{"item_id": status, "track_id": "t", "status": status}]))
+    (tmp_path / REJECTED).unlink()
+    kept.flush()
+    rows = read_results(open_store(str(tmp_path)), RESULTS, REJECTED)
+    assert sorted(rows["item_id"].to_pylist()) == ["failed", "ok", "rejected"]
+
+
+def test_a_half_written_file_that_cannot_be_removed_is_a_fault_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "audio" / "t" / "i.flac.0.tmp").mkdir(parents=True)
+    with pytest.raises(OutputError):
+        OutputStore(*locate(str(tmp_path))).remove_unfinished("audio/t/i.flac")
 
 
 @pytest.mark.parametrize(("instead", "kind"), [("loop", "source_unavailable"), ("", "source_changed")])

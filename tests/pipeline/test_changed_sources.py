@@ -17,6 +17,8 @@ import pyarrow as pa
 import pytest
 import soundfile
 import torch
+from fsspec.implementations.local import LocalFileSystem
+from pyarrow import fs
 
 from acestep import files
 from acestep.audio import encode_audio, read_audio
@@ -321,6 +323,27 @@ def test_an_object_that_stops_in_the_middle_is_given_up(catalogue: Catalogue, s3
     assert found.error_kind == "source_timeout"
     s3.resume()
     assert catalogue.make(catalogue.plan())["status"] == "ok"
+
+
+class SlowServer(fs.FSSpecHandler):
+    """Answers each question after a while, like a store that is far away."""
+
+    def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
+        time.sleep(0.01 * len(paths))
+        return super().get_file_info(paths)
+
+
+def test_many_objects_that_answer_one_after_the_other_are_all_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "AT_ONCE", 4)
+    (tmp_path / "a.wav").write_bytes(b"abc")
+    server = fs.PyFileSystem(SlowServer(LocalFileSystem()))
+    monkeypatch.setattr(probing, "locate", lambda uri: (server, uri.removeprefix("far://")))
+    uris = [f"far://{tmp_path}/./{'./' * number}a.wav" for number in range(200)]
+    seen = probing._seen(uris, Patience(1.0))
+    assert {found.size for found in seen.values() if found} == {3}
+    assert None not in seen.values()
 
 
 def test_an_object_that_changed_since_the_plan_gives_no_cover(catalogue: Catalogue, s3: S3Server) -> None:

@@ -214,6 +214,21 @@ def test_whatever_bit_is_flipped_is_found(tmp_path: Path) -> None:
             read_results(store, columns=("item_id",))
 
 
+@pytest.mark.parametrize("launch", ["20260101T000000000000-a1b2c3", "20260101T000000000000-123456"])
+def test_a_checksum_of_decimal_digits_is_one(tmp_path: Path, launch: str) -> None:
+    store = open_store(str(tmp_path))
+    for number in range(3000):  # one checksum in 43 is such
+        rows = rows_of(str(number)).select(["item_id", "track_id", "status", "audio_path"])
+        name = write_part(store, RESULTS, launch, 0, rows)
+        if name.removesuffix(".parquet")[-8:].isdecimal():
+            break
+        store.delete(name)
+    footer(tmp_path / name)
+    with pytest.raises(PartError) as caught:
+        read_results(store)
+    assert caught.value.is_damaged
+
+
 def test_files_under_other_names_that_hold_our_rows_are_read_and_checked_by_page(tmp_path: Path) -> None:
     """Such as parts that somebody merged, and those of earlier versions."""
     store = open_store(str(tmp_path))

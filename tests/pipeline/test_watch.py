@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -124,6 +125,12 @@ def test_tracks_that_kill_workers_which_were_ready_do_not_end_the_job(pool: Pool
             time.sleep(0.06)
     assert not pool.errors
     assert 2 <= len(pool.said) <= 5  # after 1, 2, 4 and 8 deaths
+
+
+def test_silence_is_told_where_the_storage_does_not_say_who_is_ready(pool: Pool) -> None:
+    with pool.watched() as watch:
+        watch.looks = replace(watch.looks, ready=lambda: 1 // 0)
+        assert "no cover has finished" in pool.wait(pool.said)
 
 
 def test_a_lost_head_ends_the_job(pool: Pool) -> None:
