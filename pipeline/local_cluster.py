@@ -22,6 +22,7 @@ from pipeline.shipping import runtime_environment
 
 OBJECT_STORE_BYTES = 300_000_000
 AGAIN_S = 0.5
+NEEDED = ("gcs_server", "raylet")
 LOGS = "ray/session_latest/logs"
 
 
@@ -78,11 +79,14 @@ def start(cpus: int | None, gpus: int | None, node_ip_address: str | None, timeo
 
 
 def lost_daemon() -> str | None:
-    """Which of the daemons of the cluster that this process started has ended, and how; None while all run."""
+    """Which daemon that a job needs has ended, of the cluster that this process started, and how, or None.
+
+    Without the others, such as the one that gathers logs, Ray goes on.
+    """
     node = worker._global_node
     if node is None:
         return None
-    ended = [f"{kind} {_how(process.returncode)}" for kind, process in node.dead_processes()]
+    ended = [f"{kind} {_how(process.returncode)}" for kind, process in node.dead_processes() if kind in NEEDED]
     return ", ".join(ended) or None
 
 

@@ -189,7 +189,7 @@ def _entries(store: Store, folder: str) -> list[str]:
     if not store.is_local:
         return [info.base_name for info in store.entries(folder)]
     try:
-        return os.listdir(store.path(folder))
+        return store.retrying(lambda: os.listdir(store.path(folder)))
     except FileNotFoundError:
         return []
 
@@ -201,6 +201,8 @@ def _content(store: Store, name: str) -> bytes:
         if not store.is_local and not isinstance(error, FileNotFoundError):
             raise
         remedy = f"make it readable, or move it out of the folder {name.rpartition('/')[0]}"
+        if isinstance(error, FileNotFoundError) and not (store.is_local and os.path.islink(store.path(name))):
+            remedy = "a launch replaced it while the folder was read: give the same command again"
         raise PartError(store, name, f"it cannot be read: {error.strerror or error}", remedy=remedy) from error
 
 

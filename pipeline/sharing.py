@@ -32,8 +32,10 @@ class Sharing:
         """Wait until nobody else works, and work alone."""
         with self.changed:
             self.wanting += 1
-            self.changed.wait_for(lambda: not self.taken and not self.inside)
-            self.wanting -= 1
+            try:
+                self.changed.wait_for(lambda: not self.taken and not self.inside)
+            finally:
+                self.wanting -= 1
             self.taken = True
         try:
             yield

@@ -133,7 +133,8 @@ class Watch:
             return None
         self.dead = frozenset(death.worker_id for death in deaths)
         self.starting += 1  # not each death: Ray's monitor kills idle processes along with a worker
-        if self.starting >= STARTS:
+        # Where memory suffices for one worker, the others may die while it makes a long cover.
+        if self.starting >= STARTS and not self._at_work():
             return PoolError(f"{in_words(deaths)}, one after the other, and no worker is ready. {remedy(deaths)}")
         if len(deaths) >= 2 * self.told_deaths:
             self.told_deaths = len(deaths)

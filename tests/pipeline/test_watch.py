@@ -127,6 +127,19 @@ def test_tracks_that_kill_workers_which_were_ready_do_not_end_the_job(pool: Pool
     assert 2 <= len(pool.said) <= 5  # after 1, 2, 4 and 8 deaths
 
 
+def test_a_worker_that_makes_a_cover_is_left_to_it_while_others_die(pool: Pool) -> None:
+    pool.begin("item x of track long", worker="alive")
+    with pool.watched() as watch:
+        watch.heard(10.0)
+        for _ in range(10):
+            pool.die()
+            time.sleep(0.06)
+        assert not pool.errors
+        pool.under_way.clear()
+        pool.die()
+        assert isinstance(pool.wait(pool.errors), PoolError)
+
+
 def test_silence_is_told_where_the_storage_does_not_say_who_is_ready(pool: Pool) -> None:
     with pool.watched() as watch:
         watch.looks = replace(watch.looks, ready=lambda: 1 // 0)
