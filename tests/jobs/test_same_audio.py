@@ -105,7 +105,7 @@ def test_a_track_that_takes_its_worker_down_is_given_up_and_its_neighbours_are_n
             for marker in (folder / "deaths" / "attempts").glob(f"*/{guilty}.[0-9]"):
                 with contextlib.suppress(OSError):
                     if marker.name not in kills:
-                        os.kill(int(marker.read_text().split()[1]), signal.SIGKILL)
+                        os.kill(json.loads(marker.read_text())["pid"], signal.SIGKILL)
                         kills.append(marker.name)
             time.sleep(0.002)
 

@@ -50,20 +50,21 @@ class Served:
         return f"{self.address}/v1/audio/generations"
 
 
-def facts() -> ModelFacts:
-    return ModelFacts("demo", fingerprint(find("demo", None), None, 1.0), is_turbo=False, dtype="float32")
+def facts(model: str = "demo") -> ModelFacts:
+    digest = fingerprint(find(model, None), None, 1.0)
+    return ModelFacts(model, digest, is_turbo=model == "demo_turbo", dtype="float32")
 
 
-def worker_at(output: Store, **changes: object) -> WorkerSpec:
-    """A worker of the built-in base model that writes into a folder."""
+def worker_at(output: Store, model: str = "demo", **changes: object) -> WorkerSpec:
+    """A worker of a built-in model that writes into a folder."""
     mark_start(output, "test")
     spec = WorkerSpec(
         output=output,
         launch="test",
         node="test",
-        model="demo",
+        model=model,
         variant=None,
-        fingerprint=facts().fingerprint,
+        fingerprint=facts(model).fingerprint,
         language_model=None,
         device="cpu",
         dtype="float32",

@@ -13,10 +13,8 @@ import soundfile
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from acestep.checkpoint import fingerprint
 from acestep.cover import BASE_STEPS
 from acestep.errors import RestyleError
-from acestep.hub import find
 from acestep.params import GenerationConfig, GenerationParams
 from acestep.prompt import Prompt
 from acestep.setting import SETTING_FIELDS, CoverSetting
@@ -59,6 +57,7 @@ def by_the_job(job: RestyleJob, song: Path, name: str, folder: Path, model: Mode
     planned = {
         "track_id": track.track_id,
         "source": track.source,
+        "source_digest": digest,
         "reference": None,
         "prompt": json.dumps(asdict(track.prompt)),
         "preset": None,
@@ -73,8 +72,7 @@ def by_the_job(job: RestyleJob, song: Path, name: str, folder: Path, model: Mode
 
 def test_a_turbo_model_at_shift_1_is_noted_by_the_job(served: Served, job: RestyleJob, tmp_path: Path) -> None:
     sweep = replace(job, grid={"shift": [1.0, 3.0]})
-    model = ModelFacts("demo_turbo", fingerprint(find("demo_turbo", None), None, 1.0), True, "float32")
-    rows = by_the_job(sweep, served.music / "country_song.wav", "a", tmp_path, model)
+    rows = by_the_job(sweep, served.music / "country_song.wav", "a", tmp_path, facts("demo_turbo"))
     noted = {row["effective_shift"]: any(note.startswith("shift ") for note in row["notes"]) for row in rows}
     assert noted == {1.0: True, 3.0: False}
 
