@@ -9,15 +9,21 @@ from urllib.parse import unquote
 MASK = "***"
 # Of these a user without a password is part of the place: a container, a bucket that is open to anyone.
 _PLACES = ("abfs", "abfss", "gcs", "gs", "hdfs", "viewfs")
-# The second form is of a password with a slash in it, which is no port.
-_USER = re.compile(r"([a-z][\w+.-]*)://([^/]*|[^/@:[]*:(?!\d*(?:[/?#]|$))[^@]*)@", re.IGNORECASE)
+# The second form is of a password with a slash in it, which is no port. Every part is bounded, or ends where the
+# next match could begin: texts of clients come through here, and nothing may take quadratic time.
+_USER = re.compile(r"://([^/]*|[^/@:[]*:(?!\d*(?:[/?#]|$))[^@]{0,500})@")
+_SCHEME = re.compile(r"[a-z][\w+.-]*$", re.IGNORECASE)
+_SCHEME_CHARACTERS = 30
 _NAMES = (
     "passw|passphrase|pwd|token|secret|signature|credential|hmac|odbc_connect|"
     "(?:api|access|private|account)[_-]?key"
 )
 # A password may hold any character but the separator of the query.
-_VALUES = re.compile(rf"([?&;#](?:[^=&?;#]*(?:{_NAMES})[^=&?;#]*|pass|sig|sas|jwt|key|auth)=)[^&]*", re.IGNORECASE)
+_VALUES = re.compile(
+    rf"([?&;#](?=[^=&?;#]*=)(?:[^=&?;#]*(?:{_NAMES})[^=&?;#]*|pass|sig|sas|jwt|key|auth)=)[^&]*", re.IGNORECASE
+)
 _PAIRS = re.compile(r"([?&;#][^=&?;#]*=)([^&#]*)")
+_ENCODINGS = 3  # of one URI within another
 _CLOSING = ")]}>'\".,;:"
 
 
@@ -50,22 +56,30 @@ def hidden(content: Any) -> Any:
 
 
 def _masked(text: str) -> str:
-    return _PAIRS.sub(_pair, _VALUES.sub(rf"\1{MASK}", _USER.sub(_user, text)))
+    return _PAIRS.sub(_pair, _outer(text))
+
+
+def _outer(text: str) -> str:
+    return _VALUES.sub(rf"\1{MASK}", _USER.sub(_user, text))
 
 
 def _user(match: re.Match[str]) -> str:
-    scheme, user = match.groups()
-    if scheme.lower() not in _PLACES:
-        return f"{scheme}://{MASK}@"
+    before = match.string[max(match.start() - _SCHEME_CHARACTERS, 0) : match.start()]
+    scheme, user = _SCHEME.search(before), match[1]
+    if scheme is None or scheme[0].lower() not in _PLACES:
+        return f"://{MASK}@"
     name, colon, _ = user.partition(":")
-    return f"{scheme}://{name}:{MASK}@" if colon else match.group()
+    return f"://{name}:{MASK}@" if colon else match.group()
 
 
 def _pair(match: re.Match[str]) -> str:
     """A value that is a URI of its own, such as an endpoint."""
-    name, value = match.groups()
-    inner = unquote(value)
-    return match.group() if "://" not in inner or shown(inner) == inner else name + MASK
+    name, inner = match.groups()
+    for _ in range(_ENCODINGS):
+        inner = unquote(inner)
+        if "://" in inner and _outer(inner) != inner:
+            return name + MASK
+    return match.group()
 
 
 def _word(match: re.Match[str]) -> str:

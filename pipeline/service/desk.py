@@ -148,6 +148,7 @@ class Desk:
 
     def _known(self, order: Order) -> dict[str, dict[str, Any]]:
         self.shelf.room.look()
+        self.shelf.room.settle(*self.shelf.names_of(order))
         self.shelf.room.used(*self.shelf.names_of(order))
         rows = {item_id: self.shelf.row(order.track["track_id"], item_id) for item_id in order.item_ids}
         if not all(rows.values()):

@@ -126,4 +126,7 @@ def _paths(values: Any) -> Iterator[Any]:
 
 def _sent(path: Any, folder: Path) -> bool:
     """Whether a path lies in the folder of what visitors sent and what they were shown."""
-    return isinstance(path, str) and "\0" not in path and Path(path).resolve().is_relative_to(folder)
+    try:
+        return isinstance(path, str) and Path(path).resolve().is_relative_to(folder)
+    except (ValueError, RuntimeError):  # a name that no file can have; a link to itself
+        return False

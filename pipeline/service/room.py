@@ -56,20 +56,27 @@ class Room:
         self.kept = 0
         self.free: int | None = None
         self.most = self.spec.max_bytes
+        self.going: set[str] = set()  # files that are being removed
         self.lock = threading.RLock()
+        self.gone = threading.Condition(self.lock)
 
     def fill(self, files: Iterable[tuple[str, int, float]]) -> None:
         """Take account of what is there: (name, bytes, last use in seconds since 1970) each."""
         with self.lock:
             for name, size, used_at in sorted(files, key=lambda file: file[2]):
                 self._put(name, Entry(_on_disk(size), used_at))
-            self.look()
-            if self.free is not None:
-                self.most = min(self.most, DISK_SHARE * (self.kept + self.free))
+            self.most = 0.0
+        self.look()
 
     def look(self) -> None:
-        """See how much is free on the disk."""
-        self.free = self.ask_free()
+        """See how much is free on the disk.
+
+        The bound on what is kept grows with it, and does not shrink where somebody else fills the disk.
+        """
+        self.free = free = self.ask_free()
+        with self.lock:
+            room = self.spec.max_bytes if free is None else DISK_SHARE * (self.kept + free)
+            self.most = max(self.most, min(self.spec.max_bytes, room))
 
     def add(self, name: str, size: int) -> None:
         """Take account of a file that was written, and remove others where there is too much."""
@@ -100,6 +107,11 @@ class Room:
         """Keep files, or those that will be written under these names, until ``release``."""
         with self.lock:
             self.holds.update(names)
+
+    def settle(self, *names: str) -> None:
+        """Wait until none of these files is being removed; one that is held goes no more after that."""
+        with self.gone:
+            self.gone.wait_for(lambda: self.going.isdisjoint(names))
 
     def release(self, *names: str) -> None:
         """Undo a ``hold``."""
@@ -167,8 +179,10 @@ class Room:
     def discard(self, name: str) -> None:
         """Remove a file that nobody holds."""
         with self.lock:
-            if name in self.entries and name not in self.holds:
-                self._drop(name)
+            found = name in self.entries and name not in self.holds
+            entry = self._leave(name) if found else None
+        if entry:
+            self._drop(name, entry)
 
     def state(self) -> dict[str, Any]:
         """For ``/health``."""
@@ -192,18 +206,37 @@ class Room:
                 if not too_much and entry.used_at >= too_old:
                     return False
                 if name not in self.holds:
-                    return self._drop(name)
-            return False
+                    chosen = name
+                    break
+            else:
+                return False
+            entry = self._leave(chosen)
+        return self._drop(chosen, entry)
 
-    def _drop(self, name: str) -> bool:
+    def _leave(self, name: str) -> Entry:
+        """Take a file out of account, which is about to be removed."""
+        entry = self.entries[name]
+        self.forget(name)
+        self.going.add(name)
+        return entry
+
+    def _drop(self, name: str, entry: Entry) -> bool:
+        # Without the lock: where storage is slow or away, requests and /health need not wait for it.
+        removed = False
         try:
             self.remove(name)
+            removed = True
         except OSError as error:
             log.warning("%s cannot be removed: %s", name, error)
-            self.entries.move_to_end(name)  # others may go
-            return False
-        self.forget(name)
-        return True
+        finally:
+            with self.gone:
+                if removed:
+                    self.forget(name)  # somebody may have counted it again meanwhile
+                else:
+                    self._put(name, entry)  # at the end: others may go
+                self.going.discard(name)
+                self.gone.notify_all()
+        return removed
 
     def _put(self, name: str, entry: Entry) -> None:
         self.forget(name)

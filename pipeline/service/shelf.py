@@ -58,6 +58,7 @@ class Shelf:
 
     def has(self, name: str, expected: int | None = None) -> bool:
         """Whether a cover's file is there and as long as expected, which counts as a use."""
+        self.room.settle(name)
         size = self.store.size(name)
         if size and size == (expected or size):
             self.room.used(name)

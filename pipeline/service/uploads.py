@@ -129,6 +129,7 @@ class Draft:
         brought = keep.brought or Brought(keep.room)
         brought.hold(name)
         try:
+            keep.room.settle(name)
             size, is_new = self.path.stat().st_size, not keep.store.exists(name)
             if is_new:
                 keep.room.look()

@@ -3,6 +3,7 @@
 import io
 import logging
 import sqlite3
+import time
 import traceback
 import zipfile
 from collections.abc import Callable, Iterator
@@ -232,6 +233,25 @@ def test_masks(uri: str, masked: str) -> None:
 )
 def test_places_without_a_secret_stay_as_they_are(place: str) -> None:
     assert shown(place) == place == hidden([place])[0] or place.startswith("/")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 300_000 + "?",
+        "a." * 150_000 + "?",
+        "?" + "token" * 60_000,
+        "?a" * 150_000,
+        "a://b:c" * 40_000,
+        "http://h/?a=" + "b://?a=" * 40_000,
+        "http://h/?a=" + "%25" * 100_000,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_long_texts_of_clients_take_no_time(text: str) -> None:
+    began = time.process_time()
+    RestyleError(text)
+    assert time.process_time() - began < 10  # minutes or hours where it grows with the square of the length
 
 
 def test_messages_of_libraries_about_a_path() -> None:

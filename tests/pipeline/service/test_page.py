@@ -167,6 +167,9 @@ def test_the_page_takes_no_file_that_was_not_sent_to_it(page: Served) -> None:
         ):
             assert reply.status_code == 422
             assert reply.json()["error"]["kind"] == "not_sent"
+    half = b'{"data": [{"path": "\\ud800"}]}'  # of a surrogate pair, which no name of a file can hold
+    reply = httpx.post(f"{page.address}/cover/gradio_api/queue/join", content=half)
+    assert (reply.status_code, reply.json()["error"]["kind"]) == (422, "not_sent")
     assert not list(page.output.glob("batches/*"))
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -105,6 +106,60 @@ def test_what_cannot_be_removed_stops_nobody(caplog: pytest.LogCaptureFixture) -
     assert "b" in removed
     assert "a" in room
     assert "a cannot be removed" in caplog.text
+
+
+def test_a_start_on_a_full_disk_bounds_nothing_for_ever() -> None:
+    free = [0]
+    room = Room(StoreSpec(max_gb=0.1), free=lambda: free[0])
+    room.fill([])
+    with pytest.raises(Problem):
+        room.demand(MB)
+    free[0] = 1000 * MB
+    room.look()
+    room.demand(MB)
+    assert room.most == 100 * MB
+    free[0] = 0
+    room.look()  # whoever fills the disk takes none of what is kept
+    assert room.most == 100 * MB
+
+
+def test_storage_that_is_slow_to_remove_a_file_holds_up_nobody() -> None:
+    """Whoever needs the very file waits until it is known whether it is there."""
+    removing, may_end = threading.Event(), threading.Event()
+    removed: list[str] = []
+
+    def remove(name: str) -> None:
+        removing.set()
+        assert may_end.wait(60)
+        removed.append(name)
+
+    room = Room(StoreSpec(max_gb=8192e-9), remove)
+    room.add("a", 4096)
+    room.add("b", 4096)
+    adding = threading.Thread(target=room.add, args=("c", 4096))
+    adding.start()
+    assert removing.wait(60)
+
+    def work_on() -> None:
+        room.hold("a")
+        room.state()
+        room.demand(1)
+        room.settle("b")
+
+    others = threading.Thread(target=work_on)
+    others.start()
+    others.join(60)
+    assert not others.is_alive()
+    settling = threading.Thread(target=room.settle, args=("a",))
+    settling.start()
+    settling.join(0.1)
+    assert settling.is_alive()
+    room.make_way()  # what goes already is counted, so that nothing else goes for it
+    may_end.set()
+    for thread in (adding, settling):
+        thread.join(60)
+        assert not thread.is_alive()
+    assert (removed, "a" in room, room.kept) == (["a"], False, 8192)
 
 
 def test_a_request_that_needs_more_than_there_is_is_refused_before_it_is_made() -> None:
@@ -360,7 +415,7 @@ def test_a_cover_that_a_client_reads_stays(music: Path, tmp_path: Path) -> None:
         with httpx.stream("GET", served.address + made["covers"][0]["audio_url"], timeout=60) as reply:
             chunks = reply.iter_bytes(1000)
             next(chunks)
-            room.most = 0.0
+            room.spec, room.most = StoreSpec(max_gb=1e-9), 0.0
             room.make_way()
             assert path.exists()
             assert sum(map(len, chunks)) + 1000 == path.stat().st_size
