@@ -35,7 +35,7 @@ def is_own(file: Path) -> bool:
         return False
     snapshots = next((place for place in (folder, *folder.parents) if place.name == "snapshots"), None)
     return content.is_relative_to(folder) or (
-        snapshots is not None and content.parent == snapshots.parent / "blobs"
+        snapshots is not None and content.parent == (snapshots.parent / "blobs").resolve()
     )
 
 

@@ -253,6 +253,9 @@ def test_links_of_a_hub_cache_are_its_own(tmp_path: Path) -> None:
     (model / "model.safetensors").unlink()
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     verify(find(str(snapshot), "turbo"))
+    blobs.rename(tmp_path / "disk")  # which is larger
+    blobs.symlink_to("../disk")
+    verify(find(str(snapshot), "turbo"))
     assert weights_are_in(model)
     (blobs / "one.safetensors").write_text("no weights")
     assert f"delete {(blobs / 'one.safetensors').resolve()} and" in refused(snapshot)
