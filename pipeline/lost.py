@@ -86,11 +86,24 @@ def _sizes(store: Store) -> Sizes:
             raise OutputError(
                 f"output {store.root}: {AUDIO} is a link to {os.readlink(folder)}, which is not there"
             )
+        if _is_empty(folder):
+            raise OutputError(
+                f"output {store.root}: {AUDIO} is empty, and rows name covers in it; mount the disk that has "
+                "them, or remove the empty folder to have them made again"
+            )
         return lambda names: store.retrying(lambda: [_size(store.path(name)) for name in names])
     selector = fs.FileSelector(store.path(AUDIO), allow_not_found=True, recursive=True)
     found = store.retrying(lambda: store.filesystem.get_file_info(selector))
     listed = {info.path: info.size for info in found}
     return lambda names: [listed.get(store.path(name), MISSING) for name in names]
+
+
+def _is_empty(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except FileNotFoundError:
+        return False
 
 
 def _digest(store: Store, name: str) -> str | None:

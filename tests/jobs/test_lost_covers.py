@@ -74,9 +74,18 @@ def test_a_mount_that_is_away_is_no_loss(tmp_path: Path) -> None:
     (tmp_path / "out" / "audio").symlink_to(tmp_path / "not mounted")
     with pytest.raises(OutputError, match="not mounted, which is not there"):
         lost_covers(store)
-    (tmp_path / "not mounted" / "t").mkdir(parents=True)
+    (tmp_path / "not mounted").mkdir()
+    with pytest.raises(OutputError, match="audio is empty"):
+        lost_covers(store)
+    (tmp_path / "not mounted" / "t").mkdir()
     (tmp_path / "not mounted" / "t" / "a.flac").write_bytes(b"abc")
     assert lost_covers(store) == set()
+
+
+def test_a_folder_of_audio_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "out"))
+    write(store, row("a"))
+    assert lost_covers(store) == {"a"}
 
 
 class AtFirst(Reporter):
