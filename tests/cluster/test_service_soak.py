@@ -253,6 +253,7 @@ def test_a_start_with_many_finished_orders_takes_seconds(tmp_path: Path) -> None
     with running(output, music) as (address, _, empty_s):
         order = httpx.post(f"{address}/v1/audio/generations", json=asked, timeout=60).json()
     written = json.loads((output / "orders" / f"{order['id']}.json").read_text())
+    written.pop("checksum")  # as an earlier version wrote it
     cover = next((output / "audio").glob("*/*"))
     row = written["rows"][cover.stem] | {"finished_at": None}
     store = open_store(str(output))
