@@ -4,7 +4,6 @@ Ray calls a worker from several threads. Each call reads and decodes its source,
 lock, and encodes and writes outside it, so the next track is read while this one is denoised.
 """
 
-import hashlib
 import itertools
 import json
 import logging
@@ -49,7 +48,7 @@ from pipeline.plan_schema import TRACKS
 from pipeline.reading import Copy
 from pipeline.receipts import LAST, TASK, leave, receipt_of
 from pipeline.repair import FOUND, find_cover
-from pipeline.results import as_table
+from pipeline.results import as_table, file_columns
 from pipeline.sharing import Sharing
 from pipeline.source_errors import ReadStoppedError, SourceError
 from pipeline.startup import worker_is_ready
@@ -414,14 +413,7 @@ class RestyleWorker:
         path = f"audio/{row['track_id']}/{row['item_id']}.{extension}"
         self.spec.output.remove_unfinished(path)
         self.spec.output.write(path, content)
-        return {
-            "audio_path": path,
-            "audio_sha256": hashlib.sha256(content).hexdigest(),
-            "audio_bytes": len(content),
-            "sample_rate": SAMPLE_RATE,
-            "frames": wave.shape[1],
-            "duration_s": wave.shape[1] / SAMPLE_RATE,
-        }
+        return file_columns(path, content, wave.shape[1], SAMPLE_RATE)
 
     def _shared_columns(self, track: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -33,7 +33,7 @@ class WorkerDiedError(RestyleError):
 
 
 class WorkerMemoryError(WorkerDiedError):
-    """It did, and the process was killed for lack of memory."""
+    """Lack of memory killed an item's worker process too often."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _for_memory(markers: list[Mapping[str, Any]]) -> bool:
 
 
 def _read(store: Store, name: str) -> dict[str, Any] | None:
-    """What a marker says; None where it is gone, or none (``started``)."""
+    """The content of a marker; None where it is gone or is not a marker of work."""
     try:
         return dict(json.loads(store.read(name)))
     except (OSError, ValueError):

@@ -1,5 +1,6 @@
 """Worker processes of this job that died, as Ray's head has noted them."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import ray
 from ray._private.state import state
 from ray.core.generated import common_pb2, gcs_pb2
 
+log = logging.getLogger(__name__)
 BY_MONITOR = "killed by Ray's memory monitor"
 UNEXPECTED = "ended unexpectedly (killed by a signal, by the kernel for lack of memory, or crashed)"
 REMEDY = (
@@ -53,7 +55,8 @@ def killed_for_memory(worker_ids: Iterable[str]) -> bool:
         return False
     try:
         return any(one.for_memory and one.worker_id in wanted for one in read_deaths())
-    except Exception:  # the private interface of a Ray that is going down raises many things
+    except Exception as error:  # a private interface, which names no errors; a Ray that ends raises any
+        log.warning("whether a worker was killed for lack of memory cannot be told: %s", error)
         return False
 
 

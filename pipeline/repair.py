@@ -16,7 +16,7 @@ from torch import Tensor
 
 from acestep.errors import RequestError
 from pipeline.parts import PartError, find_faults, set_aside
-from pipeline.results import REJECTED, RESULTS, ROWS
+from pipeline.results import REJECTED, RESULTS, ROWS, file_columns
 from pipeline.storage import Store
 
 MOST_NAMED = 5
@@ -71,14 +71,7 @@ def find_cover(output: Store, track_id: str, item_id: str) -> tuple[dict[str, An
     if found is None:
         return None
     wave, rate = found
-    return {
-        "audio_path": path,
-        "audio_sha256": hashlib.sha256(content).hexdigest(),
-        "audio_bytes": len(content),
-        "sample_rate": rate,
-        "frames": wave.shape[1],
-        "duration_s": wave.shape[1] / rate,
-    }, wave
+    return file_columns(path, content, wave.shape[1], rate), wave
 
 
 def proven(content: bytes) -> tuple[Tensor, int] | None:

@@ -1,5 +1,6 @@
 """Result rows: the one schema, the rolling writer, and what a folder already holds."""
 
+import hashlib
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,6 +94,23 @@ ROWS = PartFormat(SCHEMA, ("item_id", "track_id", "status"))
 
 _PLACES = ("source", "reference_audio", "audio_path")
 _WORDS = ("error_message", "notes", "unmeasured", "caption", *(n for n, k in SETTING_TYPES.items() if k is str))
+
+
+def file_columns(path: str, content: bytes, frames: int, rate: int) -> dict[str, Any]:
+    """The result columns of a cover's audio file.
+
+    Args:
+        path: below the output folder.
+        frames: samples of a channel, at ``rate`` Hz.
+    """
+    return {
+        "audio_path": path,
+        "audio_sha256": hashlib.sha256(content).hexdigest(),
+        "audio_bytes": len(content),
+        "sample_rate": rate,
+        "frames": frames,
+        "duration_s": frames / rate,
+    }
 
 
 def as_table(rows: Iterable[dict[str, Any]]) -> pa.Table:

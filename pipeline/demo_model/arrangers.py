@@ -15,7 +15,7 @@ KICK, RIM, SNARE, CLAP, CLOSED_HAT, PEDAL_HAT, OPEN_HAT, CRASH, RIDE, TAMBOURINE
     36, 37, 38, 39, 42, 44, 46, 49, 51, 54, 55, 70,
 )  # fmt: skip
 STRENGTHS = {"x": 105, "o": 80, "-": 55}  # of a hit in a drum pattern, as MIDI velocities
-TIMING_S, TOUCH = 0.006, 4.0  # standard deviations of a player's timing in beats and of velocity
+TIMING_BEATS, TOUCH = 0.006, 4.0  # standard deviations of a player's onsets and of velocity
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Arrangement:
         while pitch < 21:
             pitch += 12
         touch = max(20, min(127, round(velocity + self.draw.gauss(0, TOUCH))))
-        at = max(0.0, start + self.draw.gauss(0, TIMING_S))
+        at = max(0.0, start + self.draw.gauss(0, TIMING_BEATS))
         self.notes.append(Note(channel, at, max(0.05, length), pitch, touch))
 
     def chord(self, channel: int, start: float, length: float, pitches: Sequence[int], velocity: float,

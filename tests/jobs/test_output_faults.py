@@ -10,7 +10,6 @@ import os
 import platform
 import resource
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +40,7 @@ from pipeline.summary import Summary
 from pipeline.tracking import TrackingSpec
 from pipeline.transient import TRANSIENT_KINDS
 from tests.conftest import tone
+from tests.disks import mounted
 from tests.pipeline.service.conftest import worker_at
 
 TRACKS = 5
@@ -85,13 +85,8 @@ def launch(folder: Path, output: Path, spoil: Callable[[], object] = lambda: Non
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a disk")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mounted(tmp_path / "disk", 64) as folder:
+        yield folder
 
 
 def fill(disk: Path, leave: int) -> None:

@@ -22,14 +22,11 @@ from pyarrow import fs
 
 from acestep import files
 from acestep.audio import encode_audio, read_audio
-from acestep.checkpoint import fingerprint
 from acestep.errors import AudioError
 from acestep.files import NotAFileError
-from acestep.hub import find
 from pipeline import probe as probing
 from pipeline import reading
 from pipeline.actors import RestyleWorker
-from pipeline.attempts import mark_start
 from pipeline.items import ModelFacts, Rules
 from pipeline.loading import read_planned, read_source
 from pipeline.manifest import parse_track
@@ -42,8 +39,8 @@ from pipeline.results import ResultWriter, as_table, changed_sources, finished_i
 from pipeline.settings import make_settings
 from pipeline.source_errors import SourceChangedError, SourceTimeoutError
 from pipeline.storage import open_store
-from pipeline.worker_spec import WorkerSpec
 from tests.conftest import tone
+from tests.pipeline.service.conftest import worker_at
 from tests.s3_server import S3Server
 
 PATIENCE = Patience(timeout_s=2.0)
@@ -54,25 +51,8 @@ LIMIT_S = 20  # what has to come at once may take so long on a busy machine
 def worker(tmp_path_factory: pytest.TempPathFactory) -> RestyleWorker:
     """A worker in this process; each test gives it its own output folder."""
     output = open_store(str(tmp_path_factory.mktemp("worker")))
-    mark_start(output, "launch")
-    spec = WorkerSpec(
-        output=output,
-        launch="launch",
-        node="here",
-        model="demo_turbo",
-        variant=None,
-        fingerprint=fingerprint(find("demo_turbo", None), None, 1.0),
-        language_model=None,
-        device="cpu",
-        dtype="float32",
-        audio_format="flac",
-        most_seconds=60.0,
-        threads=None,
-        max_attempts=3,
-        source_timeout_s=PATIENCE.timeout_s,
-        metrics=MetricsSpec(enabled=False),
-    )
-    return RestyleWorker(spec)
+    metrics = MetricsSpec(enabled=False)
+    return RestyleWorker(worker_at(output, "demo_turbo", source_timeout_s=PATIENCE.timeout_s, metrics=metrics))
 
 
 class Catalogue:

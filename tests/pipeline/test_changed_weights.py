@@ -13,9 +13,8 @@ from acestep.errors import RestyleError
 from acestep.hub import find
 from acestep.stamps import stamp
 from pipeline.actors import RestyleWorker
-from pipeline.attempts import mark_start
 from pipeline.storage import open_store
-from pipeline.worker_spec import WorkerSpec
+from tests.pipeline.service.conftest import worker_at
 
 VARIANT = "turbo"
 
@@ -24,24 +23,9 @@ def test_a_worker_refuses_weights_that_were_replaced_since_the_plan(tmp_path: Pa
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree(demo.ensure(), checkpoint)
     output = open_store(str(tmp_path / "out"))
-    mark_start(output, "launch")
     folders = find(str(checkpoint), VARIANT)
-    planned = WorkerSpec(
-        output=output,
-        launch="launch",
-        node="another",
-        model=str(checkpoint),
-        variant=VARIANT,
-        fingerprint=fingerprint(folders),
-        language_model=None,
-        device="cpu",
-        dtype="float32",
-        audio_format="flac",
-        most_seconds=60.0,
-        threads=None,
-        max_attempts=3,
-        stamp=stamp(folders),
-    )
+    at_folder = {"model": str(checkpoint), "variant": VARIANT, "fingerprint": fingerprint(folders)}
+    planned = replace(worker_at(output), node="another", stamp=stamp(folders), **at_folder)
     # Equal stamps are believed, and the files are not read again.
     RestyleWorker(replace(planned, fingerprint="f00d"))
 

@@ -2,9 +2,7 @@
 
 import io
 import os
-import shutil
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +25,7 @@ from pipeline.service.shelf import Shelf
 from pipeline.service.spec import Limits, StoreSpec
 from pipeline.storage import open_store
 from tests.conftest import tone
+from tests.disks import mounted
 from tests.pipeline.service.conftest import Served, serving
 
 LIMITS = Limits(upload_mb=3.0, body_kb=200.0, source_seconds=30.0, waiting=6)
@@ -474,13 +473,8 @@ def test_short_space_is_said_and_over_when_there_is_room(roomy: Served) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 28 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=28m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a disk")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mounted(tmp_path / "disk", 28) as folder:
+        yield folder
 
 
 def fill(folder: Path) -> None:
