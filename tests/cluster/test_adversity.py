@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,11 +21,12 @@ from pipeline.results import REJECTED, RESULTS, read_results
 from pipeline.storage import open_store
 from pipeline.transient import TRANSIENT_KINDS
 from tests.cluster.launches import ROOT, SEEDS, Launches, write_catalogue
+from tests.disks import mounted
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 TRACKS = 75
 DISK_MB = 600
-LEAVE_BYTES = 3 << 20
+LEAVE_BYTES, PIECE_BYTES = 3 << 20, 32 << 20
 READ_ONLY_S = 20.0
 ADVANCE = (6, 18)  # covers between two disturbances
 ENDS_S, LAUNCH_S = 120.0, 900.0
@@ -79,8 +81,12 @@ class Shaken:
 
 
 def disk_full(shaken: Shaken) -> None:
+    size = 0
     with (shaken.disk / "ballast").open("wb") as ballast:
-        os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(shaken.disk).free - LEAVE_BYTES)
+        while (more := min(shutil.disk_usage(shaken.disk).free - LEAVE_BYTES, PIECE_BYTES)) > 0:
+            with suppress(OSError):  # the launch has taken the room meanwhile
+                os.posix_fallocate(ballast.fileno(), size, more)
+                size += more
     shaken.ends(1, "No space left on device; make room there")
     (shaken.disk / "ballast").unlink()
 
@@ -155,13 +161,8 @@ DISTURBANCES = (
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a disk")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mounted(tmp_path / "disk", DISK_MB) as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("seed", [1])
