@@ -210,23 +210,30 @@ def ode_to_joy() -> list[Part]:
 
 
 def greensleeves() -> list[Part]:
-    """Folk: the whole verse (an eighth of pickup, eight bars of 6/8) on a flute over nylon guitar arpeggios."""
+    """Folk: verse (an eighth of pickup, eight bars of 6/8) and refrain, a flute over nylon guitar arpeggios."""
     line = "C5:1 D5:0.5 E5:0.75 F5:0.25 E5:0.5 | D5:1 B4:0.5 G4:0.75 A4:0.25 B4:0.5"
-    first = f"A4:0.5 | {line} | C5:1 A4:0.5 A4:0.75 G#4:0.25 A4:0.5 | B4:1 G#4:0.5 E4:1"
-    second = f"A4:0.5 | {line} | C5:0.75 B4:0.25 A4:0.5 G#4:0.75 F#4:0.25 G#4:0.5 | A4:3"
-    chords = "Am:3 | G:3 | Am:3 | E:3 | Am:3 | G:3 | Am:1.5 E:1.5"
+    open_end = "C5:1 A4:0.5 A4:0.75 G#4:0.25 A4:0.5 | B4:1 G#4:0.5"
+    closed_end = "C5:0.75 B4:0.25 A4:0.5 G#4:0.75 F#4:0.25 G#4:0.5 | A4:3"
+    verse = f"A4:0.5 | {line} | {open_end} E4:1 | A4:0.5 | {line} | {closed_end}"
+    joy = "G5:1.5 G5:0.75 F#5:0.25 E5:0.5 | D5:1 B4:0.5 G4:0.75 A4:0.25 B4:0.5"
+    refrain = f"{joy} | {open_end} E4:1.5 | {joy} | {closed_end}"
+    verse_chords = "Am:3 | G:3 | Am:3 | E:3 | Am:3 | G:3 | Am:1.5 E:1.5 | Am:3"
+    refrain_chords = "C:3 | G:3 | Am:3 | E:3 | C:3 | G:3 | Am:1.5 E:1.5"  # and a last chord, strummed
+    again, last = 24.5, 45.5
+    chords = f"{verse_chords} | {refrain_chords}"
     guitar = [
         *bass_line(chords, 0.5, 84, 40, 3),
         *roll(chords, 0.5, 74, 48, "024321", 0.5, 2.8),
-        *strum([45, 52, 57, 60, 64, 69], 21.5, 70, 4, 0.12),
+        *strum([45, 52, 57, 60, 64, 69], last, 70, 4, 0.12),
     ]
-    return [Part(NYLON_GUITAR, guitar, volume=108), Part(FLUTE, melody(f"{first} {second}", 0, 90), volume=104)]
+    flute = melody(verse, 0, 90) + melody(refrain, again, 98)
+    return [Part(NYLON_GUITAR, guitar, volume=108), Part(FLUTE, flute, volume=104)]
 
 
 SONGS = (
     Song("oh_susanna.ogg", 108, (4, 4), 20.5, 48000, 2, oh_susanna, compression=0.85),
     Song("ode_to_joy.mp3", 132, (4, 4), 15.5, 44100, 2, ode_to_joy, compression=0.75),
-    Song("greensleeves.flac", 110, (6, 8), 9.0, 48000, 1, greensleeves, compression=1.0),
+    Song("greensleeves.flac", 110, (6, 8), 18.0, 48000, 1, greensleeves, compression=1.0),
 )
 
 
