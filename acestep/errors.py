@@ -1,6 +1,6 @@
 """The errors a user can cause. Each message names the value and the remedy."""
 
-from acestep.passwords import without_secrets
+from acestep.redaction import without_secrets
 
 
 class RestyleError(Exception):

@@ -8,13 +8,13 @@ from typing import Any
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
-from acestep import demo, hub
-from acestep.adapter import open_adapter
-from acestep.checkpoint import fingerprint, layout_of
-from acestep.hub import LANGUAGE_MODELS, PUBLISHED, SHARED, Published, Source
-from acestep.language_model import open_language_model
-from acestep.verify import verify
-from acestep.weights import weight_files
+from acestep.checkpoints import demo, hub
+from acestep.checkpoints.checkpoint import fingerprint, layout_of
+from acestep.checkpoints.hub import LANGUAGE_MODELS, PUBLISHED, SHARED, Published, Source
+from acestep.checkpoints.lora import open_adapter
+from acestep.checkpoints.safetensors_files import weight_files
+from acestep.checkpoints.verify import verify
+from acestep.language.language_model import open_language_model
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from acestep import hub
-from acestep.adapter import open_adapter
-from acestep.autoencoder import Autoencoder
-from acestep.checkpoint import CheckpointFolders, load_autoencoder, load_model, load_silence
-from acestep.compiled import check_compiled, compile_parts, warm_up
+from acestep.checkpoints import hub
+from acestep.checkpoints.checkpoint import CheckpointFolders, load_autoencoder, load_model, load_silence
+from acestep.checkpoints.lora import open_adapter
+from acestep.checkpoints.verify import check_parts
 from acestep.errors import RequestError
-from acestep.laps import Laps
-from acestep.model import AceStepModel
-from acestep.text_encoder import TextEncoder
-from acestep.threads import serial_ops
-from acestep.transformer import ConstantCrossAttention
-from acestep.verify import check_parts
+from acestep.language.text_encoder import TextEncoder
+from acestep.model.ace_step import AceStepModel
+from acestep.model.autoencoder import Autoencoder
+from acestep.model.compilation import check_compiled, compile_parts, warm_up
+from acestep.model.transformer import ConstantCrossAttention
+from acestep.runtime.threads import serial_ops
+from acestep.runtime.timing import Laps
 
 log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -67,7 +67,7 @@ class AceStepHandler:
                 embedding, tokenizer and guidance run in fp32 whatever this says.
             adapter: a LoRA file or folder (PEFT, diffusers) or a hub id, merged into the weights.
             adapter_scale: how strongly, 0 (no effect) to 1 (as trained).
-            compiled: see ``acestep.compiled``; for a GPU, and minutes of it at the start.
+            compiled: see ``acestep.model.compilation``; for a GPU, and minutes of it at the start.
 
         Raises:
             CheckpointError: the checkpoint or the adapter is missing, incomplete or of another kind.

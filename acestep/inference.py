@@ -11,16 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acestep import audio
-from acestep.conditions import TrackConditions, cut_notes, prepare, prepare_codes
+from acestep.audio import files as audio
+from acestep.audio.source_notes import of_reference
 from acestep.constants import MAX_SOURCE_SECONDS, SAMPLE_RATE, UNDERSTANDING_SEED
-from acestep.cover import CoverPlan, resolve
 from acestep.errors import RequestError, RestyleError
-from acestep.handler import AceStepHandler
-from acestep.language_model import LanguageModel
-from acestep.params import GenerationConfig, GenerationParams
-from acestep.prompt import Prompt
-from acestep.request import (
+from acestep.generation.chain import Chain, Cover, Stage
+from acestep.generation.conditions import TrackConditions, cut_notes, prepare, prepare_codes
+from acestep.generation.params import GenerationConfig, GenerationParams
+from acestep.generation.request import (
     check_request,
     codes_of,
     kbps,
@@ -29,9 +27,11 @@ from acestep.request import (
     stages_of,
     unused_notes,
 )
-from acestep.source_notes import of_reference
-from acestep.stages import Chain, Cover, Stage
-from acestep.understanding import fill
+from acestep.handler import AceStepHandler
+from acestep.language.language_model import LanguageModel
+from acestep.language.prompt import Prompt
+from acestep.language.understanding import fill
+from acestep.sampling.plan import CoverPlan, resolve
 
 __all__ = ["GenerationConfig", "GenerationParams", "GenerationResult", "generate_music"]
 

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 
 from acestep.errors import RequestError
 from jobs.schema import JOBS
-from pipeline.overrides import quoted, written
+from pipeline.catalogue.overrides import quoted, written
 
 # A job makes no folder for Hydra and runs once, whatever a configuration of the user's own says.
 FIXED = (

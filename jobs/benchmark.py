@@ -30,9 +30,9 @@ from acestep.handler import pick_device
 from jobs.command_line import complete, launch
 from jobs.leaving import AGAIN, BROKE_OFF, COULD_NOT_START, leaving
 from jobs.schema import register
-from pipeline.benchmark.request import BenchmarkRequest, parse_request
-from pipeline.printing import plain_console
-from pipeline.storage import no_empty_folders, open_store
+from pipeline.benchmark.config import BenchmarkRequest, parse_request
+from pipeline.storage.store import no_empty_folders, open_store
+from pipeline.workflows.printing import plain_console
 
 FOLDER = "outputs/benchmark"
 PEER = "diffusers>=0.42.1,<0.43"
@@ -93,9 +93,9 @@ def _main(config: DictConfig) -> None:
         file = file_of(request)
         try:
             # Only now, since diffusers takes seconds to import and may not be there.
-            from pipeline.benchmark.outputs import EqualityError
+            from pipeline.benchmark.output_diff import EqualityError
+            from pipeline.benchmark.report import markdown, write
             from pipeline.benchmark.run import benchmark
-            from pipeline.benchmark.tables import markdown, write
         except ImportError as error:
             if (error.name or "").partition(".")[0] != "diffusers":
                 raise

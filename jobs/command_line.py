@@ -17,7 +17,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 import conf
 from acestep.errors import RequestError, RestyleError
-from acestep.nearest import nearest
+from acestep.parameters.suggestions import nearest
 from jobs.arguments import FIXED, checked, is_text
 
 MODELS = "model=turbo takes the published weights, model=demo the built-in ones, which are random and make noise"

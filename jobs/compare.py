@@ -20,12 +20,12 @@ from jobs.command_line import complete, launch
 from jobs.judging import findings_of
 from jobs.leaving import AGAIN, COULD_NOT_START, INCOMPLETE, OK, leaving
 from jobs.schema import register
-from pipeline.compare_job import CompareJob, compare_folder
-from pipeline.console import warn_on
-from pipeline.console_findings import print_findings
-from pipeline.findings import FOLDER, PAGE
-from pipeline.printing import plain_console
-from pipeline.tracking import TrackingSpec
+from pipeline.report.findings import FOLDER, PAGE
+from pipeline.tracking.tracker import TrackingSpec
+from pipeline.workflows.compare import CompareJob, compare_folder
+from pipeline.workflows.console import warn_on
+from pipeline.workflows.console_findings import print_findings
+from pipeline.workflows.printing import plain_console
 
 register()
 _entered: list[bool] = []

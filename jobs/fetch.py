@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.filesize import decimal
 from tqdm.auto import tqdm
 
+from acestep.checkpoints.hub import Source
 from acestep.errors import RequestError, RestyleError
 from acestep.fetch import Fetched, fetch_adapter, fetch_language_model, fetch_model, known
-from acestep.hub import Source
 from jobs.command_line import complete, launch
 from jobs.schema import register
-from pipeline.printing import plain_console
-from pipeline.signals import raising
+from pipeline.cluster.signals import raising
+from pipeline.workflows.printing import plain_console
 
 OK, FAILED = 0, 2
 LINE_INTERVAL_S = 10.0

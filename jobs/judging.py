@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from pipeline.findings import FindingsSpec
-from pipeline.objective import Objective
+from pipeline.evaluation.objective import Objective
+from pipeline.report.findings import FindingsSpec
 
 
 def findings_of(values: dict[str, Any]) -> FindingsSpec:

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from acestep.errors import RestyleError
-from pipeline.cluster import PoolError
-from pipeline.console import ConsoleReporter
-from pipeline.lease import LeaseLostError, OutputGoneError
-from pipeline.printing import plain_console
-from pipeline.signals import handling, raising
-from pipeline.stopping import StoppedError
+from pipeline.cluster.pool import PoolError
+from pipeline.cluster.shutdown import StoppedError
+from pipeline.cluster.signals import handling, raising
+from pipeline.storage.lease import LeaseLostError, OutputGoneError
+from pipeline.workflows.console import ConsoleReporter
+from pipeline.workflows.printing import plain_console
 
 OK, BROKE_OFF, COULD_NOT_START, INCOMPLETE = 0, 1, 2, 3
 KEPT = "what is finished is kept, and the same command goes on from here"

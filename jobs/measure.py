@@ -23,11 +23,11 @@ from omegaconf import DictConfig
 from jobs.command_line import complete, launch
 from jobs.leaving import COULD_NOT_START, INCOMPLETE, OK, leaving
 from jobs.schema import register
-from pipeline.cluster import ClusterSpec
-from pipeline.measure_job import Measured, MeasureJob, measure_all
-from pipeline.measuring import MetricsSpec
-from pipeline.own_columns import parse_declared
-from pipeline.printing import plain_console
+from pipeline.catalogue.own_columns import parse_declared
+from pipeline.cluster.pool import ClusterSpec
+from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.workflows.measure import Measured, MeasureJob, measure_all
+from pipeline.workflows.printing import plain_console
 
 LINE_INTERVAL_S = 10.0
 register()

@@ -12,7 +12,7 @@ from yaml import YAMLError
 from acestep.errors import RequestError
 from jobs.command_line import nearest_key
 from jobs.schema import CoverConfig, PresetConfig
-from pipeline.presets import Preset, check_preset
+from pipeline.catalogue.presets import Preset, check_preset
 
 
 def search_path() -> list[Path]:

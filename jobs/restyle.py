@@ -24,17 +24,17 @@ from jobs.judging import findings_of
 from jobs.leaving import COULD_NOT_START, INCOMPLETE, OK, leaving
 from jobs.presets import read_presets, search_path
 from jobs.schema import register
-from pipeline.cluster import ClusterSpec
-from pipeline.console import ConsoleReporter
-from pipeline.job import RestyleJob, dry_run
-from pipeline.lease import holder_of
-from pipeline.measuring import MetricsSpec
-from pipeline.own_columns import parse_declared
-from pipeline.presets import Preset
-from pipeline.printing import plain_console
-from pipeline.restyle import run
-from pipeline.storage import open_store
-from pipeline.tracking import TrackingSpec
+from pipeline.catalogue.own_columns import parse_declared
+from pipeline.catalogue.presets import Preset
+from pipeline.cluster.pool import ClusterSpec
+from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.storage.lease import holder_of
+from pipeline.storage.store import open_store
+from pipeline.tracking.tracker import TrackingSpec
+from pipeline.workflows.console import ConsoleReporter
+from pipeline.workflows.printing import plain_console
+from pipeline.workflows.restyle import run
+from pipeline.workflows.restyle_job import RestyleJob, dry_run
 
 register()
 _entered: list[bool] = []

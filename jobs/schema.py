@@ -7,13 +7,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from acestep.constants import MAX_SOURCE_SECONDS
-from acestep.setting import SETTING_FIELDS, SETTING_TYPES, CoverSetting
-from pipeline.cluster import ClusterSpec
+from acestep.sampling.setting import SETTING_FIELDS, SETTING_TYPES, CoverSetting
+from pipeline.cluster.pool import ClusterSpec
 from pipeline.demo_model.plan import Plan
-from pipeline.objective import Objective
-from pipeline.patience import SOURCE_TIMEOUT_S
-from pipeline.service.spec import Limits, StoreSpec
-from pipeline.tuning import Space
+from pipeline.evaluation.objective import Objective
+from pipeline.evaluation.tuning import Space
+from pipeline.service.config import Limits, StoreSpec
+from pipeline.storage.read_timeout import SOURCE_TIMEOUT_S
 
 
 def _hydra_type(kind: Any) -> Any:
@@ -38,7 +38,7 @@ GridConfig: Any = make_dataclass(
 
 @dataclass
 class PresetConfig:
-    """See ``pipeline.presets.Preset``; its values stand under ``cover`` of the same file."""
+    """See ``pipeline.catalogue.presets.Preset``; its values stand under ``cover`` of the same file."""
 
     name: str | None = None
     source_genre: str = ""
@@ -49,7 +49,7 @@ class PresetConfig:
 
 @dataclass
 class ClusterConfig:
-    """See ``pipeline.cluster.ClusterSpec``."""
+    """See ``pipeline.cluster.pool.ClusterSpec``."""
 
     address: str = "auto"
     cpus: int | None = None
@@ -71,7 +71,7 @@ class ClusterConfig:
 
 @dataclass
 class TrackingConfig:
-    """See ``pipeline.tracking.TrackingSpec``."""
+    """See ``pipeline.tracking.tracker.TrackingSpec``."""
 
     enabled: bool = True
     uri: str | None = None
@@ -80,7 +80,7 @@ class TrackingConfig:
 
 @dataclass
 class MetricsConfig:
-    """See ``pipeline.measuring.MetricsSpec``."""
+    """See ``pipeline.metrics.evaluator.MetricsSpec``."""
 
     enabled: bool = True
     melody: bool = False
@@ -89,7 +89,7 @@ class MetricsConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """What makes one setting better than another; see ``pipeline.objective.Objective``."""
+    """What makes one setting better than another; see ``pipeline.evaluation.objective.Objective``."""
 
     kept: list[str] = field(default_factory=lambda: list(Objective().kept))
     moved: str = Objective().moved
@@ -98,7 +98,7 @@ class ObjectiveConfig:
 
 @dataclass
 class RestyleConfig:
-    """See ``pipeline.restyle.RestyleJob``."""
+    """See ``pipeline.workflows.restyle.RestyleJob``."""
 
     manifest: str = MISSING
     output: str = MISSING
@@ -133,7 +133,7 @@ class RestyleConfig:
 
 @dataclass
 class LookConfig:
-    """How ``jobs.validate`` looks; see ``pipeline.validation.ValidateSpec``.
+    """How ``jobs.validate`` looks; see ``pipeline.workflows.validate.ValidateSpec``.
 
     workers: how many will share the work.
     """
@@ -153,7 +153,7 @@ class ValidateConfig(RestyleConfig):
 
 @dataclass
 class TryConfig:
-    """See ``pipeline.tune_job.TuneSpec``."""
+    """See ``pipeline.workflows.tune.TuneSpec``."""
 
     tracks: int = 8
     seeds: int = 3
@@ -171,7 +171,7 @@ class TuneConfig(RestyleConfig):
 
 @dataclass
 class CompareConfig:
-    """See ``pipeline.compare_job.CompareJob``."""
+    """See ``pipeline.workflows.compare.CompareJob``."""
 
     output: str = MISSING
     catalogue: str | None = None
@@ -182,7 +182,7 @@ class CompareConfig:
 
 @dataclass
 class MeasureConfig:
-    """See ``pipeline.measure_job.MeasureJob``."""
+    """See ``pipeline.workflows.measure.MeasureJob``."""
 
     output: str = MISSING
     pairs: str | None = None
@@ -218,7 +218,7 @@ class FetchConfig:
 
 @dataclass
 class AccessConfig:
-    """See ``pipeline.service.spec.Access``."""
+    """See ``pipeline.service.config.Access``."""
 
     roots: list[str] = field(default_factory=list)
     url_hosts: list[str] = field(default_factory=list)
@@ -226,12 +226,12 @@ class AccessConfig:
     origins: list[str] = field(default_factory=list)
 
 
-# See ``pipeline.service.spec.Limits``.
+# See ``pipeline.service.config.Limits``.
 LimitsConfig: Any = make_dataclass(
     "LimitsConfig", [(f.name, f.type, field(default=f.default)) for f in fields(Limits)]
 )
 
-# See ``pipeline.service.spec.StoreSpec``.
+# See ``pipeline.service.config.StoreSpec``.
 StoreConfig: Any = make_dataclass(
     "StoreConfig", [(f.name, f.type, field(default=f.default)) for f in fields(StoreSpec)]
 )
@@ -239,7 +239,7 @@ StoreConfig: Any = make_dataclass(
 
 @dataclass
 class ServeConfig:
-    """See ``pipeline.service.spec.ServiceSpec``."""
+    """See ``pipeline.service.config.ServiceSpec``."""
 
     output: str = "outputs/service"
     model: str = MISSING
@@ -264,7 +264,7 @@ class ServeConfig:
 
 @dataclass
 class BenchmarkConfig:
-    """See ``pipeline.benchmark.request.BenchmarkRequest``."""
+    """See ``pipeline.benchmark.config.BenchmarkRequest``."""
 
     workload: str = MISSING
     size: str = "mini"

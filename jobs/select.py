@@ -21,8 +21,8 @@ from jobs.command_line import complete, launch
 from jobs.judging import objective_of
 from jobs.leaving import AGAIN, COULD_NOT_START, INCOMPLETE, OK, leaving
 from jobs.schema import register
-from pipeline.printing import plain_console
-from pipeline.select_job import TABLE, SelectJob, select_winners
+from pipeline.workflows.printing import plain_console
+from pipeline.workflows.select import TABLE, SelectJob, select_winners
 
 MOST_LINES = 20
 

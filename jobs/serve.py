@@ -19,20 +19,20 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from acestep.demo import NO_MUSIC, VARIANTS
+from acestep.checkpoints.demo import NO_MUSIC, VARIANTS
 from acestep.errors import RequestError
 from jobs.command_line import complete, launch
 from jobs.leaving import COULD_NOT_START, leaving
 from jobs.presets import read_presets, search_path
 from jobs.schema import register
-from pipeline.cluster import ClusterSpec
-from pipeline.job import open_output
-from pipeline.lease import BEAT_S, holding
-from pipeline.measuring import MetricsSpec
-from pipeline.printing import plain_console
-from pipeline.repair import check_parts
-from pipeline.service.spec import Access, Limits, ServiceSpec, StoreSpec
-from pipeline.stopping import stop_signals
+from pipeline.cluster.pool import ClusterSpec
+from pipeline.cluster.shutdown import stop_signals
+from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.results.repair import check_parts
+from pipeline.service.config import Access, Limits, ServiceSpec, StoreSpec
+from pipeline.storage.lease import BEAT_S, holding
+from pipeline.workflows.printing import plain_console
+from pipeline.workflows.restyle_job import open_output
 
 KEYS = "RESTYLE_API_KEYS"
 KEPT = "finished covers are kept, and the same command goes on with the others"
@@ -81,7 +81,7 @@ def _main(config: DictConfig) -> None:
     with leaving(kept=KEPT):
         spec, keys = spec_of(config), keys_of(os.environ.get(KEYS, ""))
         try:
-            from pipeline.service.launch import open_service, open_to_others, running
+            from pipeline.service.deployment import open_service, open_to_others, running
         except ImportError as error:
             raise RequestError(f'{error.name} is not installed; pip install -e ".[ui]"') from error
         if open_to_others(spec, keys):

@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from acestep.passwords import without_secrets
+from acestep.redaction import without_secrets
 
 GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)  # a reader that ended, a terminal that was closed
 WORD = b"warning: nobody reads the standard output any more; the job goes on without it\n"

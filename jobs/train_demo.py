@@ -29,14 +29,14 @@ from omegaconf import DictConfig
 
 from acestep.errors import RequestError
 from acestep.handler import pick_device
-from acestep.nearest import nearest
+from acestep.parameters.suggestions import nearest
 from jobs.command_line import complete, launch
 from jobs.leaving import COULD_NOT_START, leaving
 from jobs.schema import register
 from pipeline.demo_model.curves import curves
 from pipeline.demo_model.plan import PLANS, Plan
 from pipeline.demo_model.training import log_losses
-from pipeline.printing import plain_console
+from pipeline.workflows.printing import plain_console
 
 log = logging.getLogger(__name__)
 ALL, EVALUATE = "all", "evaluate"

@@ -24,16 +24,16 @@ from jobs.leaving import COULD_NOT_START, OK, leaving
 from jobs.presets import read_presets, search_path
 from jobs.restyle import job_of
 from jobs.schema import register
-from pipeline.cluster import Pool
-from pipeline.console import ConsoleReporter
-from pipeline.console_findings import print_findings
-from pipeline.findings import FOLDER, PAGE
-from pipeline.items import ModelFacts
-from pipeline.job import RestyleJob
-from pipeline.plan import Plan
-from pipeline.printing import plain_console
-from pipeline.settings import Setting
-from pipeline.tune_job import PRESET, TuneResult, TuneSpec, tune_catalogue
+from pipeline.catalogue.grid import Setting
+from pipeline.cluster.pool import Pool
+from pipeline.planning.items import ModelFacts
+from pipeline.planning.plan import Plan
+from pipeline.report.findings import FOLDER, PAGE
+from pipeline.workflows.console import ConsoleReporter
+from pipeline.workflows.console_findings import print_findings
+from pipeline.workflows.printing import plain_console
+from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.tune import PRESET, TuneResult, TuneSpec, tune_catalogue
 
 register()
 _entered: list[bool] = []

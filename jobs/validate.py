@@ -24,13 +24,13 @@ from jobs.command_line import given, launch
 from jobs.presets import read_presets, search_path
 from jobs.restyle import job_of
 from jobs.schema import register
-from pipeline.disk_space import Space
-from pipeline.forecast import Forecast
-from pipeline.job import RestyleJob, assumed_dtype
-from pipeline.printing import plain_console
-from pipeline.problems import Problem
-from pipeline.signals import raising
-from pipeline.validation import Check, ValidateSpec, Validation, validate
+from pipeline.catalogue.problem_report import Problem
+from pipeline.cluster.signals import raising
+from pipeline.planning.disk_space import Space
+from pipeline.planning.estimate import Forecast
+from pipeline.workflows.printing import plain_console
+from pipeline.workflows.restyle_job import RestyleJob, assumed_dtype
+from pipeline.workflows.validate import Check, ValidateSpec, Validation, validate
 
 OK, COULD_NOT_START, INCOMPLETE = 0, 2, 3
 LINE_INTERVAL_S = 10.0

@@ -75,7 +75,7 @@ def ray_cluster() -> Iterator[None]:
     """One local Ray cluster for all tests that run jobs in this process."""
     import ray
 
-    from pipeline.cluster import ClusterSpec, connect
+    from pipeline.cluster.pool import ClusterSpec, connect
 
     connect(ClusterSpec(cpus=4, gpus=0))
     yield

@@ -26,10 +26,10 @@ CONFIGURATIONS: tuple[dict[str, str], ...] = (
 )
 TESTS = (
     "tests/parity",
-    "tests/acestep/test_threads.py",
-    "tests/acestep/test_transformer.py",
-    "tests/acestep/test_autoencoder_rows.py",
-    "tests/acestep/test_model.py",
+    "tests/acestep/runtime/test_threads.py",
+    "tests/acestep/model/test_transformer.py",
+    "tests/acestep/model/test_autoencoder_cpu.py",
+    "tests/acestep/model/test_ace_step.py",
 )
 JOBS = ("tests/jobs/test_same_audio.py",)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from acestep.cover import resolve
-from acestep.params import GenerationConfig, GenerationParams
-from acestep.setting import CHOICES, RANGES, SETTING_FIELDS, CoverSetting
+from acestep.generation.params import GenerationConfig, GenerationParams
+from acestep.sampling.plan import resolve
+from acestep.sampling.setting import CHOICES, RANGES, SETTING_FIELDS, CoverSetting
 from jobs.schema import CoverConfig
-from pipeline.metrics.names import MEASURES
+from pipeline.metrics.registry import MEASURES
 from tests.parity.replay import all_cases
 
 ROOT = Path(__file__).parents[1]

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 
 from acestep.handler import AceStepHandler
+from pipeline.benchmark.case_flops import PartWork, work_of
 from pipeline.benchmark.cases import CoverCase, StepCase, VaeCase
-from pipeline.benchmark.cost import Cost
+from pipeline.benchmark.flops import Cost
 from pipeline.benchmark.machine import Peaks, peak_memory
-from pipeline.benchmark.parts import PARTS, REST, Seam, by_part
+from pipeline.benchmark.part_timing import PARTS, REST, Seam, by_part
 from pipeline.benchmark.results import PartRow
-from pipeline.benchmark.work import PartWork, work_of
 
 
 def roofline_s(cost: Cost, peaks: Peaks, item_bytes: int) -> float:

@@ -11,15 +11,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from acestep.audio import finish
-from acestep.conditions import prepare, prepare_codes
+from acestep.audio.files import finish
 from acestep.constants import SAMPLE_RATE
+from acestep.generation.chain import Chain, Stage
+from acestep.generation.conditions import prepare, prepare_codes
 from acestep.handler import AceStepHandler
-from acestep.stages import Chain, Stage
-from pipeline.benchmark.ours import as_variant
-from pipeline.benchmark.outputs import Outputs
-from pipeline.benchmark.peer_covers import Codes, by_pipeline, by_switch
-from pipeline.benchmark.seams import results_of
+from pipeline.benchmark.diffusers_covers import Codes, by_pipeline, by_switch
+from pipeline.benchmark.output_diff import Outputs
+from pipeline.benchmark.patching import results_of
+from pipeline.benchmark.restyle_side import as_variant
 from pipeline.benchmark.workloads import Track, Workload
 
 TRACKS_IN_FP32 = 2  # tracks of a workload that are made in fp32 too, where the sides run in less

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from pipeline.benchmark.config import BenchmarkRequest
 from pipeline.benchmark.machine import Machine, Peaks
-from pipeline.benchmark.outputs import Agreement
-from pipeline.benchmark.request import BenchmarkRequest
+from pipeline.benchmark.output_diff import Agreement
 from pipeline.benchmark.timing import Ratio
 
 OURS = "ours"

@@ -7,22 +7,22 @@ from typing import Any
 
 import torch
 
-from acestep.compiled import compile_parts, warm_up
 from acestep.errors import RequestError
 from acestep.handler import AceStepHandler, pick_dtype
+from acestep.model.compilation import compile_parts, warm_up
 from pipeline.benchmark.breakdown import break_down
 from pipeline.benchmark.cases import StepCase, VaeCase, make_cover_case, make_source
-from pipeline.benchmark.gate import AnyCase, Gate, PeerOutOfMemoryError, agree, make_gate
+from pipeline.benchmark.config import BenchmarkRequest
+from pipeline.benchmark.diffusers_side import cast, make_pipeline, round_to
+from pipeline.benchmark.diffusers_tuned import PARTLY_EAGER, limit_hits, tune
+from pipeline.benchmark.equality import AnyCase, Gate, PeerOutOfMemoryError, agree, make_gate
 from pipeline.benchmark.machine import Peaks, cores, describe, load, measure_peaks, now, use_device
-from pipeline.benchmark.ours import make_handler
-from pipeline.benchmark.outputs import Outputs
-from pipeline.benchmark.parts import Seam, our_seams, peer_seams
-from pipeline.benchmark.peer import cast, make_pipeline, round_to
-from pipeline.benchmark.request import BenchmarkRequest
+from pipeline.benchmark.model_sizes import SIZES, Size
+from pipeline.benchmark.output_diff import Outputs
+from pipeline.benchmark.part_timing import Seam, our_seams, peer_seams
+from pipeline.benchmark.restyle_side import make_handler
 from pipeline.benchmark.results import OURS, CaseResult, PartRow, PeerResult, Report
-from pipeline.benchmark.sizes import SIZES, Size
 from pipeline.benchmark.timing import interleave, measure, medians, ratios
-from pipeline.benchmark.tuned import PARTLY_EAGER, limit_hits, tune
 from pipeline.benchmark.workloads import cover_workloads, make_track, module_durations
 
 TEXT_TOKENS = 120

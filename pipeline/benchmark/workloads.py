@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from acestep.constants import HOP, LATENT_RATE, MIN_LATENT_FRAMES
-from acestep.cover import CoverPlan, resolve
-from acestep.prompt import Prompt
-from acestep.setting import CoverSetting
-from pipeline.benchmark.request import LEAST_S, BenchmarkRequest
+from acestep.language.prompt import Prompt
+from acestep.sampling.plan import CoverPlan, resolve
+from acestep.sampling.setting import CoverSetting
+from pipeline.benchmark.config import LEAST_S, BenchmarkRequest
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
 GUIDANCES = (3.0, 5.0, 7.0, 9.0)

@@ -1,4 +1,5 @@
-"""Encoder and decoder, each trained by itself on the teacher's latents; the modules are ``acestep.autoencoder``'s.
+"""Encoder and decoder, each trained by itself on the teacher's latents; the modules are
+``acestep.model.autoencoder``'s.
 
 The first and last level, at 48 kHz, is a linear filter bank: a strided convolution of 48 taps, and its residual
 units are the identity. Training leaves them out, which makes it several times cheaper; an export has them.
@@ -10,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from acestep.autoencoder import Autoencoder, Decoder, Encoder, ResidualUnit, Snake
-from acestep.config import parse_autoencoder_config
+from acestep.model.autoencoder import Autoencoder, Decoder, Encoder, ResidualUnit, Snake
+from acestep.model.config import parse_autoencoder_config
 from pipeline.demo_model.spectra import EDGE_FRAMES, LOWEST_PHASE_HZ, OCTAVES, log_bands, mid
 from pipeline.demo_model.teacher import CHANNELS, SPECTRAL
 

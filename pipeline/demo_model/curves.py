@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
-from pipeline.tracking_runs import connect, import_client
-from pipeline.tracking_uri import checked
+from pipeline.tracking.runs import connect, import_client
+from pipeline.tracking.uri import checked
 
 EXPERIMENT, TAG_FOLDER = "train_demo", "restyle.training"
 

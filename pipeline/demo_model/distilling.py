@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from acestep.guidance import apg
-from acestep.schedule import TURBO_SHIFTS, TURBO_STEPS, shifted
+from acestep.sampling.guidance import apg
+from acestep.sampling.schedule import TURBO_SHIFTS, TURBO_STEPS, shifted
 from pipeline.demo_model.flow import Batch, Latents, context_of
 from pipeline.demo_model.network import Network
 from pipeline.demo_model.teacher import SPECTRAL

@@ -13,24 +13,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acestep.checkpoint import MODEL_PREFIX
-from acestep.conditions import prepare
-from acestep.cover import resolve
+from acestep.checkpoints.checkpoint import MODEL_PREFIX
 from acestep.errors import RequestError
+from acestep.generation.conditions import prepare
+from acestep.generation.rendering import render
 from acestep.handler import AceStepHandler
-from acestep.prompt import Prompt
-from acestep.rendering import render
-from acestep.sampler import denoise
-from acestep.setting import CoverSetting
+from acestep.language.prompt import Prompt
+from acestep.sampling.plan import resolve
+from acestep.sampling.sampler import denoise
+from acestep.sampling.setting import CoverSetting
 from pipeline.demo_model.arrangers import GENRES
 from pipeline.demo_model.captions import WORDS
 from pipeline.demo_model.classifier import GenreClassifier, describe, train_classifier
 from pipeline.demo_model.songs import audio_file, complete
 from pipeline.demo_model.stages import Training
-from pipeline.intervals import interval
+from pipeline.evaluation.statistics import interval
+from pipeline.metrics.chance_level import null_of
+from pipeline.metrics.compute import compare
 from pipeline.metrics.features import Features, Music, extract
-from pipeline.metrics.measure import compare
-from pipeline.metrics.null import null_of
 from pipeline.metrics.sound import loudness
 
 HARMONY, MELODY = "harmony/chroma_excess", "melody/salience_excess"

@@ -9,8 +9,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from acestep.autoencoder import Autoencoder
-from acestep.checkpoint import (
+from acestep.checkpoints.checkpoint import (
     AUTOENCODER_FOLDER,
     AUTOENCODER_WEIGHTS,
     MODEL_PREFIX,
@@ -18,6 +17,7 @@ from acestep.checkpoint import (
     TEXT_ENCODER_FOLDER,
     published_name,
 )
+from acestep.model.autoencoder import Autoencoder
 from pipeline.demo_model import autoencoding
 from pipeline.demo_model.network import Network, model_config, text_config
 from pipeline.demo_model.text import END_OF_TEXT

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from acestep.attention import band, repeat_heads
-from acestep.config import BlockConfig, parse_model_config
-from acestep.layers import Attention, EncoderLayer, RMSNorm, positions
-from acestep.model import AceStepModel
-from acestep.transformer import DecoderLayer, DiffusionTransformer
+from acestep.model.ace_step import AceStepModel
+from acestep.model.attention import band, repeat_heads
+from acestep.model.config import BlockConfig, parse_model_config
+from acestep.model.layers import Attention, EncoderLayer, RMSNorm, positions
+from acestep.model.transformer import DecoderLayer, DiffusionTransformer
 from pipeline.demo_model.rendering import ROLL_WIDTH
 from pipeline.demo_model.teacher import CHANNELS
 

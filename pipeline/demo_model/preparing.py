@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from acestep.autoencoder import Encoder
+from acestep.model.autoencoder import Encoder
 from pipeline.demo_model import autoencoding
 from pipeline.demo_model.arrangers import GENRES
 from pipeline.demo_model.flow import LATENT_STEP

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from acestep.autoencoder import Autoencoder, Decoder, Encoder
 from acestep.errors import RequestError
+from acestep.model.autoencoder import Autoencoder, Decoder, Encoder
 from pipeline.demo_model import (
     autoencoding,
     distilling,

@@ -15,8 +15,8 @@ from tokenizers import (
     trainers,
 )
 
-from acestep.prompt import Prompt, lyric_prompt, text_prompt
-from acestep.qwen3 import QWEN2_PATTERN
+from acestep.checkpoints.qwen3 import QWEN2_PATTERN
+from acestep.language.prompt import Prompt, lyric_prompt, text_prompt
 from pipeline.demo_model.arrangers import GENRES
 from pipeline.demo_model.captions import caption
 from pipeline.demo_model.composition import KEYS

@@ -9,7 +9,7 @@ from torch import Tensor
 from acestep.constants import SAMPLE_RATE, SILENT_PEAK
 from acestep.errors import RequestError
 from pipeline.metrics import harmony, melody, rhythm, sound, timbre
-from pipeline.metrics.names import MEASURES
+from pipeline.metrics.registry import MEASURES
 from pipeline.metrics.spectrum import MEL_HOP, half_rate, mel_decibels
 
 SHORTEST_S = 2.0  # of music in which anything can be recognised

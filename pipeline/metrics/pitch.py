@@ -12,9 +12,9 @@ from torchaudio.functional import resample
 
 from acestep.errors import RequestError
 from pipeline.metrics.alignment import align, overlap
+from pipeline.metrics.compute import in_common, incomparable
 from pipeline.metrics.features import Features
 from pipeline.metrics.harmony import FRAME_RATE
-from pipeline.metrics.measure import in_common, incomparable
 from pipeline.metrics.sound import Found
 from pipeline.metrics.spectrum import RATE
 

@@ -13,11 +13,11 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, HTTPError
 from torch import Tensor
 
-from acestep.config import read_json
+from acestep.checkpoints.hub import HUB_ID
+from acestep.checkpoints.safetensors_files import weights_are_in
 from acestep.constants import SAMPLE_RATE, SILENT_PEAK
 from acestep.errors import RequestError
-from acestep.hub import HUB_ID
-from acestep.weights import weights_are_in
+from acestep.model.config import read_json
 from pipeline.metrics.sound import Found
 
 TEXT, DELTA = "style/clap_text", "style/clap_delta"

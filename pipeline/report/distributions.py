@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes as Panel
 
-from pipeline.objective import SCORE
-from pipeline.report.drawing import BLUE, INK, ORANGE, SOFT, Numbers, figure, heading, png, tidy, titled
+from pipeline.evaluation.objective import SCORE
+from pipeline.report.plotting import BLUE, INK, ORANGE, SOFT, Numbers, figure, heading, png, tidy, titled
 
 MOST_SETTINGS = 30
 MOST_POINTS = 60  # of a setting; more would be a blot

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes as Panel
 from matplotlib.patches import Rectangle
 
-from pipeline.report.drawing import AMOUNT, BETTER, INK, SOFT, Numbers, amount, figure, heading, png, titled
-from pipeline.report.grid import values_along
 from pipeline.report.labels import parameter, value
+from pipeline.report.page_grid import values_along
+from pipeline.report.plotting import AMOUNT, BETTER, INK, SOFT, Numbers, amount, figure, heading, png, titled
 
 
 def heat_map(numbers: Numbers, measure: str, across: str, down: str) -> bytes:

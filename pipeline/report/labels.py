@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from pipeline.metrics.names import MEASURES, Measure
-from pipeline.objective import KEPT, MOVED, SCORE
+from pipeline.evaluation.objective import KEPT, MOVED, SCORE
+from pipeline.metrics.registry import MEASURES, Measure
 
 OBJECTIVE = (
     Measure(

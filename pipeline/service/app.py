@@ -16,22 +16,30 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
+from acestep.checkpoints.demo import NO_MUSIC, VARIANTS
 from acestep.constants import NUMERICS_VERSION
-from acestep.demo import NO_MUSIC, VARIANTS
 from acestep.errors import RestyleError
 from pipeline.service import openapi
-from pipeline.service.body import NAMES, Body, read_body
-from pipeline.service.counter import Counter, Upload
-from pipeline.service.desk import Ticket
-from pipeline.service.gauges import Gauges, counting
-from pipeline.service.guard import Guard, rules_of
-from pipeline.service.held_file import HeldFile
+from pipeline.service.admission import Counter, Upload
+from pipeline.service.api_keys import Keys
+from pipeline.service.body_limits import HELD, Intake, while_connected
+from pipeline.service.config import ServiceSpec
+from pipeline.service.file_response import HeldFile
 from pipeline.service.hosts import parse_origin
-from pipeline.service.intake import HELD, Intake, while_connected
-from pipeline.service.keys import Keys
-from pipeline.service.problem import SHORT_OF_SPACE, Problem, gone, not_stored, of_error, of_row, retry_after
-from pipeline.service.replies import EXPOSED, as_json, audio_headers, media_type
-from pipeline.service.spec import ServiceSpec
+from pipeline.service.problem_details import (
+    SHORT_OF_SPACE,
+    Problem,
+    gone,
+    not_stored,
+    of_error,
+    of_row,
+    retry_after,
+)
+from pipeline.service.prometheus import Gauges, counting
+from pipeline.service.request_body import NAMES, Body, read_body
+from pipeline.service.responses import EXPOSED, as_json, audio_headers, media_type
+from pipeline.service.scheduler import Ticket
+from pipeline.service.security_middleware import Guard, rules_of
 
 log = logging.getLogger(__name__)
 GENERATIONS = "/v1/audio/generations"

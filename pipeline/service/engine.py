@@ -8,17 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from acestep.audio import EXTENSIONS, encode_audio
-from acestep.conditions import TrackConditions
+from acestep.audio.files import EXTENSIONS, encode_audio
 from acestep.constants import SAMPLE_RATE
 from acestep.errors import GenerationError
+from acestep.generation.chain import Chain, Cover, Key, Stage
+from acestep.generation.conditions import TrackConditions
+from acestep.generation.params import GenerationConfig, GenerationParams
+from acestep.generation.request import kbps
 from acestep.inference import finished
-from acestep.params import GenerationConfig, GenerationParams
-from acestep.request import kbps
-from acestep.stages import Chain, Cover, Key, Stage
-from pipeline.actors import RestyleWorker
 from pipeline.service.ports import keep_to_this_machine
-from pipeline.worker_spec import WorkerSpec
+from pipeline.worker.restyle_worker import RestyleWorker
+from pipeline.worker.spec import WorkerSpec
 
 CALLS = 2  # one request on the device, one that is read or written meanwhile
 

@@ -5,11 +5,11 @@ from dataclasses import fields
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from acestep.audio import FORMATS
-from acestep.params import GenerationConfig, GenerationParams
-from acestep.request import MAX_BATCH
-from acestep.setting import CHOICES, RANGES, CoverSetting
-from pipeline.service.body import ACCEPTED, DEFAULTS, REPLIES
+from acestep.audio.files import FORMATS
+from acestep.generation.params import GenerationConfig, GenerationParams
+from acestep.generation.request import MAX_BATCH
+from acestep.sampling.setting import CHOICES, RANGES, CoverSetting
+from pipeline.service.request_body import ACCEPTED, DEFAULTS, REPLIES
 
 EXAMPLE = {
     "task_type": "cover",

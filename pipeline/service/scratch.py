@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from acestep.errors import RequestError
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 SCRATCH = "scratch"
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from pipeline.service.problem import Problem
-from pipeline.service.room import Room
+from pipeline.service.disk_quota import Room
+from pipeline.service.problem_details import Problem
 from pipeline.service.scratch import scratch_of
-from pipeline.storage import Store, absolute
+from pipeline.storage.store import Store, absolute
 
 UPLOADS = "uploads"
 CHUNK_BYTES = 1 << 20
@@ -90,7 +90,7 @@ class Keep:
             path.unlink(missing_ok=True)
 
     def uri(self, name: str) -> str:
-        """What ``pipeline.loading.load`` takes for a file of the output folder."""
+        """What ``pipeline.storage.audio_files.load`` takes for a file of the output folder."""
         return absolute(name, f"{self.output.partition('?')[0].rstrip('/')}/_{_query(self.output)}")
 
     def take(self, path: Path, name: str) -> None:

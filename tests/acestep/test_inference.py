@@ -9,16 +9,16 @@ import pytest
 import soundfile
 import torch
 
-from acestep.audio import FORMATS, encode_audio, load_audio, reference_clip
-from acestep.conditions import prepare
+from acestep.audio.files import FORMATS, encode_audio, load_audio, reference_clip
 from acestep.constants import FSQ_CODES, KEYSCALES, TIME_SIGNATURES
+from acestep.generation.conditions import prepare
+from acestep.generation.params import SUPPORTED
+from acestep.generation.request import WITH_BITRATE, unused_notes
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, GenerationResult, generate_music
-from acestep.language_model import LanguageModel
-from acestep.params import SUPPORTED
-from acestep.prompt import Prompt
-from acestep.request import WITH_BITRATE, unused_notes
-from tests.acestep.miniature_lm import write as write_language_model
+from acestep.language.language_model import LanguageModel
+from acestep.language.prompt import Prompt
+from tests.acestep.language.miniature_lm import write as write_language_model
 from tests.conftest import tone
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import jobs.restyle
-from acestep.stages import Chain, Cover, Stage
-from pipeline.actors import RestyleWorker
-from pipeline.restyle import run
+from acestep.generation.chain import Chain, Cover, Stage
+from pipeline.worker.restyle_worker import RestyleWorker
+from pipeline.workflows.restyle import run
 
 
 class LoggingWorker(RestyleWorker):

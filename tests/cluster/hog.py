@@ -7,9 +7,9 @@ import time
 from functools import partial
 
 import jobs.restyle
-from acestep.stages import Chain, Cover, Stage
-from pipeline.actors import RestyleWorker
-from pipeline.restyle import run
+from acestep.generation.chain import Chain, Cover, Stage
+from pipeline.worker.restyle_worker import RestyleWorker
+from pipeline.workflows.restyle import run
 
 HUNGRY = "style 1"
 BYTES, PAGE = 6_000_000_000, 4096

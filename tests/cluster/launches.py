@@ -15,9 +15,9 @@ from pathlib import Path
 
 import soundfile
 
-from acestep.audio import load_audio
-from pipeline.results import read_results
-from pipeline.storage import open_store
+from acestep.audio.files import load_audio
+from pipeline.results.table import read_results
+from pipeline.storage.store import open_store
 from tests.conftest import tone
 
 ROOT = Path(__file__).parents[2]

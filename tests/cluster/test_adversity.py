@@ -16,10 +16,10 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
-from acestep.audio import load_audio
-from pipeline.results import REJECTED, RESULTS, read_results
-from pipeline.storage import open_store
-from pipeline.transient import TRANSIENT_KINDS
+from acestep.audio.files import load_audio
+from pipeline.results.table import REJECTED, RESULTS, read_results
+from pipeline.results.transient_errors import TRANSIENT_KINDS
+from pipeline.storage.store import open_store
 from tests.cluster.launches import ROOT, SEEDS, Launches, write_catalogue
 from tests.disks import mounted
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.results import read_results
-from pipeline.storage import open_store
+from pipeline.results.table import read_results
+from pipeline.storage.store import open_store
 from tests.cluster.launches import SEEDS, Launches, write_catalogue
 
 pytestmark = pytest.mark.cluster

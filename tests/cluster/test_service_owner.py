@@ -15,9 +15,9 @@ import psutil
 import pytest
 import soundfile
 
-from pipeline.holder import Holder
-from pipeline.lease import holder_of, holding
-from pipeline.storage import open_store
+from pipeline.storage.lease import holder_of, holding
+from pipeline.storage.lease_holder import Holder
+from pipeline.storage.store import open_store
 from tests.conftest import tone
 from tests.launched import ROOT, free_ports, start
 

@@ -22,9 +22,9 @@ import numpy as np
 import soundfile
 import torch
 
-from acestep.audio import encode_audio, load_audio
+from acestep.audio.files import encode_audio, load_audio
 from acestep.errors import AudioError
-from pipeline.probe import probe
+from pipeline.catalogue.probe import probe
 from tests.audio_files import encoded, joinable, unclosed, with_streams
 from tests.conftest import tone
 

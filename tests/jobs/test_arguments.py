@@ -18,7 +18,7 @@ from jobs.arguments import FIXED, checked
 from jobs.command_line import NESTED, hint, launch
 from jobs.presets import read_presets
 from jobs.schema import JOBS
-from pipeline.overrides import quoted
+from pipeline.catalogue.overrides import quoted
 
 SHELLS = [shell for shell in ("bash", "dash", "zsh", "fish") if shutil.which(shell)]
 # All that a file name or a caption may hold.

@@ -17,19 +17,20 @@ from torch._dynamo.utils import counters
 
 from acestep.handler import AceStepHandler
 from jobs import benchmark
+from pipeline.benchmark import diffusers_tuned as tuned
+from pipeline.benchmark import report as tables
 from pipeline.benchmark import run as running
-from pipeline.benchmark import tables, tuned
 from pipeline.benchmark.cases import CoverCase, StepCase, make_cover_case
-from pipeline.benchmark.gate import Gate, agree, in_tiles, make_gate
+from pipeline.benchmark.config import parse_request
+from pipeline.benchmark.diffusers_side import make_pipeline
+from pipeline.benchmark.equality import Gate, agree, in_tiles, make_gate
 from pipeline.benchmark.machine import Peaks
-from pipeline.benchmark.ours import make_handler
-from pipeline.benchmark.outputs import SLACK_DB, EqualityError, equal
-from pipeline.benchmark.parts import PARTS, our_seams, peer_seams
-from pipeline.benchmark.peer import make_pipeline
-from pipeline.benchmark.request import parse_request
+from pipeline.benchmark.model_sizes import SIZES
+from pipeline.benchmark.output_diff import SLACK_DB, EqualityError, equal
+from pipeline.benchmark.part_timing import PARTS, our_seams, peer_seams
+from pipeline.benchmark.patching import results_of
+from pipeline.benchmark.restyle_side import make_handler
 from pipeline.benchmark.results import CaseResult, Report
-from pipeline.benchmark.seams import results_of
-from pipeline.benchmark.sizes import SIZES
 from pipeline.benchmark.workloads import Workload, cover_workloads
 
 MINI, CPU = SIZES["mini"], torch.device("cpu")

@@ -13,14 +13,14 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from acestep.errors import RequestError, RestyleError
-from acestep.setting import parse_setting
+from acestep.sampling.setting import parse_setting
 from jobs.command_line import complete, hint
 from jobs.presets import read_preset, read_presets
 from jobs.restyle import job_of
 from jobs.schema import JOBS as SCHEMAS
 from jobs.schema import register
 from jobs.tune import spec_of
-from pipeline.settings import make_settings
+from pipeline.catalogue.grid import make_settings
 
 CONF = Path(__file__).parents[2] / "conf"
 JOBS = sorted(file.stem for file in CONF.glob("*.yaml"))

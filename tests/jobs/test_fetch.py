@@ -12,11 +12,11 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import save_file
 
-from acestep import demo, hub
-from acestep.checkpoint import fingerprint, locate
+from acestep.checkpoints import demo, hub
+from acestep.checkpoints.checkpoint import fingerprint, locate
 from jobs import fetch
-from tests.acestep import miniature_lm
-from tests.acestep.test_hub import point_to
+from tests.acestep.checkpoints.test_hub import point_to
+from tests.acestep.language import miniature_lm
 from tests.hub_server import Hub, serve
 
 ROOT = Path(__file__).parents[2]

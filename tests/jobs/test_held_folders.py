@@ -12,18 +12,18 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from acestep.setting import CoverSetting
-from pipeline.compare_job import CompareJob, compare_folder
-from pipeline.console import ConsoleReporter
-from pipeline.job import RestyleJob
-from pipeline.lease import HeldError, HeldStore, LeaseLostError, holding
-from pipeline.measure_job import MeasureJob, measure_all
-from pipeline.restyle import Kept, run
-from pipeline.results import RESULTS, ResultWriter, as_table, read_results
-from pipeline.select_job import SelectJob, select_winners
-from pipeline.storage import open_store
-from pipeline.tune_job import TuneSpec, tune_catalogue
-from pipeline.validation import Check, ValidateSpec, validate
+from acestep.sampling.setting import CoverSetting
+from pipeline.results.table import RESULTS, ResultWriter, as_table, read_results
+from pipeline.storage.lease import HeldError, HeldStore, LeaseLostError, holding
+from pipeline.storage.store import open_store
+from pipeline.workflows.compare import CompareJob, compare_folder
+from pipeline.workflows.console import ConsoleReporter
+from pipeline.workflows.measure import MeasureJob, measure_all
+from pipeline.workflows.restyle import Kept, run
+from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.select import SelectJob, select_winners
+from pipeline.workflows.tune import TuneSpec, tune_catalogue
+from pipeline.workflows.validate import Check, ValidateSpec, validate
 from tests.conftest import tone
 
 ROOT = Path(__file__).parents[2]

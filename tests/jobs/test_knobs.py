@@ -16,19 +16,19 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from rich.console import Console
 
-from acestep.audio import encode_audio
+from acestep.audio.files import encode_audio
 from acestep.constants import FSQ_CODES
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
-from acestep.language_model import LanguageModel
+from acestep.language.language_model import LanguageModel
 from jobs.presets import read_presets
 from jobs.restyle import job_of
 from jobs.schema import register
-from pipeline.console import ConsoleReporter
-from pipeline.restyle import Summary, run
-from pipeline.results import read_results
-from pipeline.storage import open_store
-from tests.acestep.miniature_lm import write as write_language_model
+from pipeline.results.table import read_results
+from pipeline.storage.store import open_store
+from pipeline.workflows.console import ConsoleReporter
+from pipeline.workflows.restyle import Summary, run
+from tests.acestep.language.miniature_lm import write as write_language_model
 from tests.conftest import tone
 
 ROOT = Path(__file__).parents[2]

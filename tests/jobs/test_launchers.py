@@ -19,9 +19,9 @@ from ray.runtime_env import RuntimeEnv
 
 from jobs.restyle import INCOMPLETE, job_of
 from jobs.schema import register
-from pipeline.cluster import ClusterSpec, check
-from pipeline.results import current_rows
-from pipeline.storage import open_store
+from pipeline.cluster.pool import ClusterSpec, check
+from pipeline.results.table import current_rows
+from pipeline.storage.store import open_store
 from tests.launched import ROOT, Launched, start
 
 LAUNCH = ROOT / "jobs" / "launch"

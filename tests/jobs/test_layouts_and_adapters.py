@@ -12,16 +12,16 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from acestep.audio import encode_audio
-from acestep.checkpoint import fingerprint, locate
+from acestep.audio.files import encode_audio
+from acestep.checkpoints.checkpoint import fingerprint, locate
 from acestep.errors import CheckpointError, RequestError
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
-from pipeline.console import ConsoleReporter
-from pipeline.job import RestyleJob
-from pipeline.restyle import run
-from pipeline.service.launch import _model as model_facts
-from pipeline.service.spec import ServiceSpec
+from pipeline.service.config import ServiceSpec
+from pipeline.service.deployment import _model as model_facts
+from pipeline.workflows.console import ConsoleReporter
+from pipeline.workflows.restyle import run
+from pipeline.workflows.restyle_job import RestyleJob
 from tests.conftest import tone
 from tests.parity.export import WIDTH, make_parts, write_checkpoint
 from tests.parity.pipeline_folder import save_pipeline

@@ -8,15 +8,15 @@ from typing import Any
 import boto3
 import pytest
 
-from pipeline.job import dry_run
-from pipeline.lease import OutputGoneError
-from pipeline.lost import forget, lost_covers
-from pipeline.output import OutputError
-from pipeline.progress import Progress
-from pipeline.restyle import run
-from pipeline.results import RESULTS, ResultWriter, as_table, read_results
-from pipeline.storage import Store, open_store
-from pipeline.validation import ValidateSpec, validate
+from pipeline.results.missing_audio import forget, lost_covers
+from pipeline.results.progress import Progress
+from pipeline.results.table import RESULTS, ResultWriter, as_table, read_results
+from pipeline.storage.lease import OutputGoneError
+from pipeline.storage.output_store import OutputError
+from pipeline.storage.store import Store, open_store
+from pipeline.workflows.restyle import run
+from pipeline.workflows.restyle_job import dry_run
+from pipeline.workflows.validate import ValidateSpec, validate
 from tests.jobs.test_held_folders import Checks
 from tests.jobs.test_output_faults import TRACKS, Reporter, covers, job_on, launch
 from tests.s3_server import S3Server

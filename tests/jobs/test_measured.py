@@ -18,20 +18,20 @@ from hydra.core.global_hydra import GlobalHydra
 from rich.console import Console
 
 from acestep.errors import RequestError
-from pipeline.cluster import ClusterSpec
-from pipeline.compare_job import CompareJob, compare_folder
-from pipeline.console import ConsoleReporter
-from pipeline.findings import FOLDER, FindingsSpec
-from pipeline.job import RestyleJob
-from pipeline.measure_job import MeasureJob, measure_all
-from pipeline.measuring import MetricsSpec
-from pipeline.metrics.names import MEASURES
-from pipeline.restyle import run
-from pipeline.results import current_rows
-from pipeline.select_job import SelectJob, select_winners
-from pipeline.storage import open_store
-from pipeline.summary import Summary
-from pipeline.tracking import TrackingSpec
+from pipeline.cluster.pool import ClusterSpec
+from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.metrics.registry import MEASURES
+from pipeline.report.findings import FOLDER, FindingsSpec
+from pipeline.results.table import current_rows
+from pipeline.storage.store import open_store
+from pipeline.tracking.tracker import TrackingSpec
+from pipeline.workflows.compare import CompareJob, compare_folder
+from pipeline.workflows.console import ConsoleReporter
+from pipeline.workflows.measure import MeasureJob, measure_all
+from pipeline.workflows.restyle import run
+from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.select import SelectJob, select_winners
+from pipeline.workflows.summary import Summary
 from tests.conftest import melody
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ def test_a_page_that_fails_costs_no_cover_and_no_tracking(
     def fail(*arguments: object) -> None:
         raise RequestError("no page")
 
-    monkeypatch.setattr("pipeline.restyle.find", fail)
+    monkeypatch.setattr("pipeline.workflows.restyle.find", fail)
     uri = f"sqlite:///{folder}/first.db"
     reporter = ConsoleReporter(Console(file=io.StringIO(), width=500))
     summary = run(job_on(folder, "out", tracking=TrackingSpec(uri=uri)), reporter)

@@ -14,7 +14,7 @@ import soundfile
 
 from tests.conftest import melody
 from tests.mlflow_server import Server
-from tests.pipeline.report.test_listening import CHROMIUM, FLAGS
+from tests.pipeline.report.test_listening_in_browser import CHROMIUM, FLAGS
 
 ROOT = Path(__file__).parents[2]
 STRENGTHS, GUIDANCES, SEEDS, TRACKS = (0.2, 0.35, 0.5, 0.65, 0.8), (3, 5, 7, 9), (1, 2, 3), 6

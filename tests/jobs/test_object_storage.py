@@ -13,12 +13,12 @@ import boto3
 import pytest
 import soundfile
 
-from pipeline import storage
-from pipeline.lost import lost_covers
-from pipeline.output import OutputError, OutputStore
-from pipeline.probe import probe
-from pipeline.results import read_results
-from pipeline.storage import StorageError, absolute, locate, open_store
+from pipeline.catalogue.probe import probe
+from pipeline.results.missing_audio import lost_covers
+from pipeline.results.table import read_results
+from pipeline.storage import store as storage
+from pipeline.storage.output_store import OutputError, OutputStore
+from pipeline.storage.store import StorageError, absolute, locate, open_store
 from tests.conftest import tone
 from tests.s3_server import S3Server
 

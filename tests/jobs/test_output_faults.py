@@ -19,26 +19,26 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from pipeline.actors import RestyleWorker
-from pipeline.cluster import ClusterSpec
-from pipeline.console import ConsoleReporter
-from pipeline.failures import source_kind
-from pipeline.findings import FindingsSpec
-from pipeline.items import ModelFacts, Rules
-from pipeline.job import RestyleJob
-from pipeline.manifest import read_manifest
-from pipeline.output import OutputError, OutputStore
-from pipeline.plan import make_plan
-from pipeline.probe import probe_all
-from pipeline.receipts import left_over
-from pipeline.restyle import Kept, run
-from pipeline.results import REJECTED, RESULTS, ResultWriter, as_table, finished_items, read_results
-from pipeline.service.problem import of_row
-from pipeline.settings import make_settings
-from pipeline.storage import locate, open_store
-from pipeline.summary import Summary
-from pipeline.tracking import TrackingSpec
-from pipeline.transient import TRANSIENT_KINDS
+from pipeline.catalogue.grid import make_settings
+from pipeline.catalogue.manifest import read_manifest
+from pipeline.catalogue.probe import probe_all
+from pipeline.cluster.pool import ClusterSpec
+from pipeline.planning.items import ModelFacts, Rules
+from pipeline.planning.plan import make_plan
+from pipeline.report.findings import FindingsSpec
+from pipeline.results.journal import left_over
+from pipeline.results.table import REJECTED, RESULTS, ResultWriter, as_table, finished_items, read_results
+from pipeline.results.transient_errors import TRANSIENT_KINDS
+from pipeline.service.problem_details import of_row
+from pipeline.storage.output_store import OutputError, OutputStore
+from pipeline.storage.store import locate, open_store
+from pipeline.tracking.tracker import TrackingSpec
+from pipeline.worker.error_rows import source_kind
+from pipeline.worker.restyle_worker import RestyleWorker
+from pipeline.workflows.console import ConsoleReporter
+from pipeline.workflows.restyle import Kept, run
+from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.summary import Summary
 from tests.conftest import tone
 from tests.disks import mounted
 from tests.pipeline.service.conftest import worker_at

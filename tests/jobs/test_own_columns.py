@@ -10,15 +10,15 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from pipeline.cluster import ClusterSpec
-from pipeline.console import ConsoleReporter
-from pipeline.findings import FOLDER, FindingsSpec
-from pipeline.job import RestyleJob
-from pipeline.own_columns import EVERY, META
-from pipeline.restyle import run
-from pipeline.results import RESULTS
-from pipeline.select_job import TABLE, SelectJob, select_winners
-from pipeline.tracking import TrackingSpec
+from pipeline.catalogue.own_columns import EVERY, META
+from pipeline.cluster.pool import ClusterSpec
+from pipeline.report.findings import FOLDER, FindingsSpec
+from pipeline.results.table import RESULTS
+from pipeline.tracking.tracker import TrackingSpec
+from pipeline.workflows.console import ConsoleReporter
+from pipeline.workflows.restyle import run
+from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.select import TABLE, SelectJob, select_winners
 from tests.conftest import melody
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from acestep import demo, hub
+from acestep.checkpoints import demo, hub
 from acestep.errors import CheckpointError, RequestError
 from jobs import benchmark, restyle
 from jobs.leaving import BROKE_OFF, COULD_NOT_START, leaving
-from pipeline.console import ConsoleReporter
-from pipeline.printing import plain_console
-from pipeline.service.spec import Access
-from pipeline.storage import no_empty_folders, open_store
+from pipeline.service.config import Access
+from pipeline.storage.store import no_empty_folders, open_store
+from pipeline.workflows.console import ConsoleReporter
+from pipeline.workflows.printing import plain_console
 
 
 def main(module: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
@@ -34,7 +34,7 @@ def main(module: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
 STARTS = """
 import json, os, sys
 from acestep.errors import RequestError
-from pipeline.cluster import ClusterSpec, connect
+from pipeline.cluster.pool import ClusterSpec, connect
 said = []
 for variable, folder in json.loads(sys.argv[1]):
     os.environ.pop("RAY_TMPDIR", None)

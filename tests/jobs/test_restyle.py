@@ -17,13 +17,13 @@ import soundfile
 import torch
 from hydra import compose, initialize_config_module
 
-from acestep.audio import encode_audio, load_audio
-from acestep.setting import CoverSetting
+from acestep.audio.files import encode_audio, load_audio
+from acestep.sampling.setting import CoverSetting
 from jobs.restyle import job_of
 from jobs.schema import register
-from pipeline.cluster import ClusterSpec
-from pipeline.job import RestyleJob
-from pipeline.tracking import TrackingSpec
+from pipeline.cluster.pool import ClusterSpec
+from pipeline.tracking.tracker import TrackingSpec
+from pipeline.workflows.restyle_job import RestyleJob
 from tests.audio_files import with_streams
 from tests.conftest import tone
 

@@ -15,17 +15,17 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from acestep.audio import encode_audio
+from acestep.audio.files import encode_audio
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
-from pipeline.cluster import ClusterSpec
-from pipeline.console import ConsoleReporter
-from pipeline.findings import FindingsSpec
-from pipeline.job import RestyleJob
-from pipeline.restyle import run
-from pipeline.results import current_rows, read_results
-from pipeline.storage import open_store
-from pipeline.tracking import TrackingSpec
+from pipeline.cluster.pool import ClusterSpec
+from pipeline.report.findings import FindingsSpec
+from pipeline.results.table import current_rows, read_results
+from pipeline.storage.store import open_store
+from pipeline.tracking.tracker import TrackingSpec
+from pipeline.workflows.console import ConsoleReporter
+from pipeline.workflows.restyle import run
+from pipeline.workflows.restyle_job import RestyleJob
 from tests.conftest import tone
 
 COVER = {"inference_steps": 4, "guidance_scale": 5.0, "audio_cover_strength": 0.5, "seed": 7}

@@ -16,23 +16,23 @@ import soundfile
 from rich.console import Console
 
 from acestep.errors import RestyleError
-from acestep.passwords import MASK, hidden, shown, without_secrets
+from acestep.redaction import MASK, hidden, shown, without_secrets
 from jobs.streams import TextOutput
 from jobs.validate import Teller, conclude
-from pipeline.cluster import ClusterSpec
-from pipeline.console import ConsoleReporter
-from pipeline.findings import FindingsSpec
-from pipeline.job import RestyleJob
-from pipeline.manifest import read_manifest
-from pipeline.measuring import MetricsSpec
-from pipeline.pairs import read_pairs
-from pipeline.problems import ProblemLog
-from pipeline.restyle import run
-from pipeline.results import REJECTED, RESULTS
-from pipeline.storage import open_store
-from pipeline.tracking import Tracker, TrackingSpec
-from pipeline.tracking_faults import TrackerError
-from pipeline.validation import ValidateSpec, validate
+from pipeline.catalogue.manifest import read_manifest
+from pipeline.catalogue.problem_report import ProblemLog
+from pipeline.cluster.pool import ClusterSpec
+from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.planning.external_covers import read_pairs
+from pipeline.report.findings import FindingsSpec
+from pipeline.results.table import REJECTED, RESULTS
+from pipeline.storage.store import open_store
+from pipeline.tracking.faults import TrackerError
+from pipeline.tracking.tracker import Tracker, TrackingSpec
+from pipeline.workflows.console import ConsoleReporter
+from pipeline.workflows.restyle import run
+from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.validate import ValidateSpec, validate
 from tests.conftest import tone
 
 SECRET, LATER = "hunter2-planted", "hunter2-rotated"

@@ -25,16 +25,16 @@ from rich.console import Console
 
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
-from acestep.setting import SETTING_FIELDS
+from acestep.sampling.setting import SETTING_FIELDS
 from jobs.serve import keys_of
-from pipeline.cluster import ClusterSpec
-from pipeline.console import ConsoleReporter
-from pipeline.findings import FindingsSpec
-from pipeline.job import RestyleJob
-from pipeline.restyle import run
-from pipeline.results import read_results
-from pipeline.storage import open_store
-from pipeline.tracking import TrackingSpec
+from pipeline.cluster.pool import ClusterSpec
+from pipeline.report.findings import FindingsSpec
+from pipeline.results.table import read_results
+from pipeline.storage.store import open_store
+from pipeline.tracking.tracker import TrackingSpec
+from pipeline.workflows.console import ConsoleReporter
+from pipeline.workflows.restyle import run
+from pipeline.workflows.restyle_job import RestyleJob
 from tests.launched import LOOPBACK, free_ports, listeners
 
 ROOT = Path(__file__).parents[2]

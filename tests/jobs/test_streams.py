@@ -36,7 +36,7 @@ def unread() -> int:
 
 
 PRINTS = """
-    from pipeline.printing import plain_console
+    from pipeline.workflows.printing import plain_console
     import logging, os, subprocess
     print(100_000 * "x")
     plain_console().print("told")

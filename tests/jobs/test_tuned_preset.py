@@ -9,14 +9,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from acestep.errors import RequestError
-from acestep.setting import CoverSetting
+from acestep.sampling.setting import CoverSetting
 from jobs.presets import read_preset
 from jobs.restyle import job_of
 from jobs.schema import register
 from jobs.tune import following
-from pipeline.job import RestyleJob
-from pipeline.tune_job import PRESET, TuneSpec, preset_text, tune_catalogue
-from pipeline.tuning import Tuned
+from pipeline.evaluation.tuning import Tuned
+from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.tune import PRESET, TuneSpec, preset_text, tune_catalogue
 
 CONF = Path(__file__).parents[2] / "conf"
 COVER = asdict(CoverSetting()) | {"inference_steps": 12, "timesteps": None, "shift": 2.0, "seed": 7}

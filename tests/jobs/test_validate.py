@@ -12,14 +12,14 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from acestep.checkpoint import fingerprint, locate
-from acestep.demo import ensure
+from acestep.checkpoints.checkpoint import fingerprint, locate
+from acestep.checkpoints.demo import ensure
 from jobs import validate
 from jobs.schema import register
-from pipeline.storage import open_store
+from pipeline.storage.store import open_store
 from tests.conftest import tone
 from tests.jobs.test_restyle import catalogue  # noqa: F401  (every container, every kind of bad track)
-from tests.pipeline.test_validation import write_measured
+from tests.pipeline.workflows.test_validate import write_measured
 
 ROOT = Path(__file__).parents[2]
 

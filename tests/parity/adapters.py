@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from acestep.checkpoint import load_model
+from acestep.checkpoints.checkpoint import load_model
 from tests.parity.cases import CPU, Case, Golden, compare
 
 

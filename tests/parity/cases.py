@@ -13,10 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from acestep.autoencoder import Autoencoder
-from acestep.checkpoint import CheckpointFolders, load_autoencoder, load_model, load_silence
+from acestep.checkpoints.checkpoint import CheckpointFolders, load_autoencoder, load_model, load_silence
 from acestep.handler import AceStepHandler
-from acestep.text_encoder import TextEncoder
+from acestep.language.text_encoder import TextEncoder
+from acestep.model.autoencoder import Autoencoder
 
 CPU = torch.device("cpu")
 EXACT = 0.0

@@ -7,13 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acestep.audio import finish, load_audio
-from acestep.conditions import condition_tokens, encode_source, lyrics_and_timbre, prepare, reference_latents
+from acestep.audio.files import finish, load_audio
 from acestep.constants import SAMPLE_RATE
-from acestep.cover import Branch, resolve
-from acestep.prompt import Prompt, text_prompt
-from acestep.sampler import Condition, denoise
-from acestep.setting import CoverSetting
+from acestep.generation.conditions import (
+    condition_tokens,
+    encode_source,
+    lyrics_and_timbre,
+    prepare,
+    reference_latents,
+)
+from acestep.language.prompt import Prompt, text_prompt
+from acestep.sampling.plan import Branch, resolve
+from acestep.sampling.sampler import Condition, denoise
+from acestep.sampling.setting import CoverSetting
 from tests.parity.cases import ROUNDING, Case, Golden, compare
 
 SUPPORTED = frozenset(

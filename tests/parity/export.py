@@ -1,7 +1,7 @@
 """Small random ACE-Step modules of diffusers, and their export to the published (original) checkpoint layout.
 
-Written from the description of the two layouts and without ``acestep.checkpoint``, so that each checks the other.
-Only the 2B layout, where one set of sizes serves all modules; weights stay fp32.
+Written from the description of the two layouts and without ``acestep.checkpoints.checkpoint``, so that each checks
+the other. Only the 2B layout, where one set of sizes serves all modules; weights stay fp32.
 """
 
 import json

@@ -12,10 +12,10 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from acestep.constants import MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS
-from acestep.grammar import byte_symbols
-from acestep.prompt import Prompt, lyric_prompt, text_prompt
-from acestep.text_encoder import token_ids
-from acestep.understanding import cot_text, lyrics_of, parse_output
+from acestep.language.grammar import byte_symbols
+from acestep.language.prompt import Prompt, lyric_prompt, text_prompt
+from acestep.language.text_encoder import token_ids
+from acestep.language.understanding import cot_text, lyrics_of, parse_output
 from tests.parity.cases import EXACT, Case, Golden
 
 RANKS_PACKAGE, RANKS_FILE = "dashscope", "resources/qwen.tiktoken"

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acestep.cover import Branch, CoverPlan, resolve
-from acestep.sampler import Condition, Lane, denoise, retaken
-from acestep.setting import CoverSetting
-from acestep.tokenizer import hints
-from acestep.transformer import Modulation
+from acestep.model.audio_tokenizer import hints
+from acestep.model.transformer import Modulation
+from acestep.sampling.plan import Branch, CoverPlan, resolve
+from acestep.sampling.sampler import Condition, Lane, denoise, retaken
+from acestep.sampling.setting import CoverSetting
 from tests.parity.cases import ROUNDING, Case, Golden, compare
 
 KNOWN = frozenset(

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acestep.audio import load_audio, reference_clip
-from acestep.conditioner import scatter_clips
+from acestep.audio.files import load_audio, reference_clip
 from acestep.constants import HOP
-from acestep.correction import dcw, push_bands
-from acestep.cover import Dcw
-from acestep.guidance import ADG_CLIP, adg, apg, cfg
-from acestep.prompt import Prompt, lyric_prompt, metadata, text_prompt
+from acestep.language.prompt import Prompt, lyric_prompt, metadata, text_prompt
+from acestep.model.condition_encoder import scatter_clips
+from acestep.sampling.dcw import dcw, push_bands
+from acestep.sampling.guidance import ADG_CLIP, adg, apg, cfg
+from acestep.sampling.plan import Dcw
 from tests.parity.cases import EXACT, Case, Golden, compare
 
 

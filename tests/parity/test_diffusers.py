@@ -16,18 +16,18 @@ from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDiagonalGau
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from acestep.checkpoint import load_autoencoder, load_model
-from acestep.conditions import encode_source, prepare
+from acestep.checkpoints.checkpoint import load_autoencoder, load_model
 from acestep.constants import HOP
-from acestep.cover import resolve
 from acestep.errors import CheckpointError
-from acestep.guidance import apg
+from acestep.generation.conditions import encode_source, prepare
 from acestep.handler import AceStepHandler
-from acestep.model import AceStepModel
-from acestep.prompt import Prompt
-from acestep.sampler import denoise, initial_noise
-from acestep.setting import CoverSetting
-from acestep.tokenizer import hints
+from acestep.language.prompt import Prompt
+from acestep.model.ace_step import AceStepModel
+from acestep.model.audio_tokenizer import hints
+from acestep.sampling.guidance import apg
+from acestep.sampling.plan import resolve
+from acestep.sampling.sampler import denoise, initial_noise
+from acestep.sampling.setting import CoverSetting
 from tests.parity.cases import CPU, ROUNDING, difference
 from tests.parity.export import (
     CHANNELS,

@@ -11,10 +11,14 @@ import torch.nn.functional as F
 import torchaudio.functional
 from torch import Tensor
 
-from acestep import attention, autoencoder_rows, cover, guidance, layers, sampler, schedule, transformer_rows
-from acestep.conditioner import TimbreEncoder
-from acestep.layers import SwiGLU
-from acestep.transformer import TimestepEmbedding
+from acestep.model import attention, layers
+from acestep.model import autoencoder_cpu as autoencoder_rows
+from acestep.model import transformer_cpu as transformer_rows
+from acestep.model.condition_encoder import TimbreEncoder
+from acestep.model.layers import SwiGLU
+from acestep.model.transformer import TimestepEmbedding
+from acestep.sampling import guidance, sampler, schedule
+from acestep.sampling import plan as cover
 from tests.parity.cases import Case
 from tests.parity.replay import all_cases
 

@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from pipeline.benchmark.parts import DECODE, DIT, REST, by_part
-from pipeline.benchmark.seams import replaced, results_of
+from pipeline.benchmark.part_timing import DECODE, DIT, REST, by_part
+from pipeline.benchmark.patching import replaced, results_of
 from pipeline.benchmark.timing import Sample, interleave, measured, ratios
 
 CPU = torch.device("cpu")

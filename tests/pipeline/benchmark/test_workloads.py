@@ -3,8 +3,8 @@
 import pytest
 
 from acestep.constants import MIN_LATENT_FRAMES
-from pipeline.benchmark.request import MOST_TRACKS, WORKLOADS, parse_request
-from pipeline.benchmark.work import asked_together
+from pipeline.benchmark.case_flops import asked_together
+from pipeline.benchmark.config import MOST_TRACKS, WORKLOADS, parse_request
 from pipeline.benchmark.workloads import CATALOGUE_S, Workload, cover_workloads, make_track, module_durations
 
 

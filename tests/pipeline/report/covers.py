@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipeline.metrics.names import MEASURES
+from pipeline.metrics.registry import MEASURES
 from tests.conftest import tone
 
 RATE = 48_000

@@ -12,22 +12,22 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from acestep.checkpoint import fingerprint
-from acestep.hub import find
-from pipeline.attempts import mark_start
-from pipeline.items import ModelFacts
-from pipeline.measuring import MetricsSpec
+from acestep.checkpoints.checkpoint import fingerprint
+from acestep.checkpoints.hub import find
+from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.planning.items import ModelFacts
+from pipeline.service.admission import Counter
+from pipeline.service.api_keys import Keys
 from pipeline.service.app import make_app
-from pipeline.service.counter import Counter
-from pipeline.service.desk import Desk
+from pipeline.service.config import Access, Limits, ServiceSpec, StoreSpec
 from pipeline.service.engine import Engine
-from pipeline.service.keys import Keys
-from pipeline.service.page import mount
-from pipeline.service.server import Server, listening_at, make_server
-from pipeline.service.shelf import Shelf
-from pipeline.service.spec import Access, Limits, ServiceSpec, StoreSpec
-from pipeline.storage import Store, open_store
-from pipeline.worker_spec import WorkerSpec
+from pipeline.service.generation_store import Shelf
+from pipeline.service.http_server import Server, listening_at, make_server
+from pipeline.service.page.mount import mount
+from pipeline.service.scheduler import Desk
+from pipeline.storage.store import Store, open_store
+from pipeline.worker.attempts import mark_start
+from pipeline.worker.spec import WorkerSpec
 from tests.conftest import tone
 
 KEYS = ("a-key-that-nobody-guesses", "another-one-of-somebody")

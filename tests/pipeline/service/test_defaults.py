@@ -13,25 +13,25 @@ import soundfile
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from acestep.cover import BASE_STEPS
 from acestep.errors import RestyleError
-from acestep.params import GenerationConfig, GenerationParams
-from acestep.prompt import Prompt
-from acestep.setting import SETTING_FIELDS, CoverSetting
+from acestep.generation.params import GenerationConfig, GenerationParams
+from acestep.language.prompt import Prompt
+from acestep.sampling.plan import BASE_STEPS
+from acestep.sampling.setting import SETTING_FIELDS, CoverSetting
 from jobs.restyle import job_of
 from jobs.schema import register
-from pipeline.actors import RestyleWorker
-from pipeline.items import ModelFacts, Rules, make_items
-from pipeline.job import RestyleJob
-from pipeline.manifest import Track, read_manifest
-from pipeline.service import page_words as words
-from pipeline.service.body import ACCEPTED, NAMES, parse
+from pipeline.catalogue.manifest import Track, read_manifest
+from pipeline.planning.items import ModelFacts, Rules, make_items
+from pipeline.service.config import Limits
+from pipeline.service.generation_request import look_at, make_order
 from pipeline.service.openapi import request_schema
-from pipeline.service.orders import look_at, make_order
-from pipeline.service.problem import Problem
-from pipeline.service.sources import Admitted
-from pipeline.service.spec import Limits
-from pipeline.storage import open_store
+from pipeline.service.page import text as words
+from pipeline.service.problem_details import Problem
+from pipeline.service.request_body import ACCEPTED, NAMES, parse
+from pipeline.service.source_access import Admitted
+from pipeline.storage.store import open_store
+from pipeline.worker.restyle_worker import RestyleWorker
+from pipeline.workflows.restyle_job import RestyleJob
 from tests.pipeline.service.conftest import Served, facts, worker_at
 
 CONF = Path(__file__).parents[3] / "conf"

@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pipeline.service import keys as keys_module
-from pipeline.service.guard import rules_of
-from pipeline.service.keys import FREE, Keys, client
-from pipeline.service.problem import Problem
-from pipeline.service.spec import Access, Limits, ServiceSpec
+from pipeline.service import api_keys as keys_module
+from pipeline.service.api_keys import FREE, Keys, client
+from pipeline.service.config import Access, Limits, ServiceSpec
+from pipeline.service.problem_details import Problem
+from pipeline.service.security_middleware import rules_of
 from tests.pipeline.service.conftest import KEYS, Served, serving
 
 CHROMIUM = shutil.which("chromium")

@@ -22,16 +22,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from acestep.audio import load_audio
-from pipeline.loading import load
-from pipeline.patience import MAX_HUNG
-from pipeline.service.beneath import open_beneath
-from pipeline.service.problem import Problem
-from pipeline.service.sources import admit, find, upload
-from pipeline.service.spec import Access, Limits
+from acestep.audio.files import load_audio
+from pipeline.service.config import Access, Limits
+from pipeline.service.problem_details import Problem
+from pipeline.service.safe_open import open_beneath
+from pipeline.service.source_access import admit, find, upload
 from pipeline.service.uploads import Keep
-from pipeline.service.urls import fetch
-from pipeline.storage import open_store
+from pipeline.service.url_fetch import fetch
+from pipeline.storage.audio_files import load
+from pipeline.storage.read_timeout import MAX_HUNG
+from pipeline.storage.store import open_store
 from tests.conftest import tone
 from tests.pipeline.service.conftest import Served
 from tests.s3_server import S3Server

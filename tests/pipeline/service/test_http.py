@@ -16,12 +16,12 @@ import pytest
 import soundfile
 from prometheus_client.parser import text_string_to_metric_families
 
-from acestep.audio import FORMATS, load_audio
+from acestep.audio.files import FORMATS, load_audio
+from acestep.checkpoints.demo import NO_MUSIC
 from acestep.constants import SAMPLE_RATE
-from acestep.demo import NO_MUSIC
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
-from pipeline.service.spec import Limits
+from pipeline.service.config import Limits
 from tests.pipeline.service.conftest import KEYS, Served, serving
 
 GUIDE = {

@@ -16,13 +16,14 @@ import httpx
 import pytest
 import soundfile
 
-from acestep.demo import NO_MUSIC
+from acestep.checkpoints.demo import NO_MUSIC
 from acestep.errors import RequestError
-from pipeline.items import ModelFacts
-from pipeline.results import read_results
-from pipeline.service import page_words as words
-from pipeline.service.orders import look_at
-from pipeline.service.page_handlers import (
+from pipeline.planning.items import ModelFacts
+from pipeline.results.table import read_results
+from pipeline.service.config import Limits, ServiceSpec
+from pipeline.service.generation_request import look_at
+from pipeline.service.page import text as words
+from pipeline.service.page.handlers import (
     Shown,
     as_many,
     batch_command,
@@ -31,9 +32,8 @@ from pipeline.service.page_handlers import (
     heard_seeds,
     one_seed,
 )
-from pipeline.service.page_layout import SLIDERS, lay_out, placed
-from pipeline.service.spec import Limits, ServiceSpec
-from pipeline.storage import open_store
+from pipeline.service.page.layout import SLIDERS, lay_out, placed
+from pipeline.storage.store import open_store
 from tests.conftest import tone
 from tests.jobs.test_serve import served as launched
 from tests.pipeline.service.conftest import KEYS, Served, serving

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 
 from acestep.errors import RestyleError
-from acestep.params import GenerationConfig, GenerationParams
-from acestep.prompt import Prompt
-from acestep.request import check_request, pick_seeds, prompt_of
-from pipeline.items import ModelFacts, Rules, make_items
-from pipeline.manifest import RejectedRow, Track, read_manifest
-from pipeline.service import page_words
-from pipeline.service.body import _from_text, _json, parse
-from pipeline.service.orders import make_order
-from pipeline.service.problem import Problem
-from pipeline.service.sources import Admitted
-from pipeline.service.spec import Limits
-from pipeline.settings import make_settings
+from acestep.generation.params import GenerationConfig, GenerationParams
+from acestep.generation.request import check_request, pick_seeds, prompt_of
+from acestep.language.prompt import Prompt
+from pipeline.catalogue.grid import make_settings
+from pipeline.catalogue.manifest import RejectedRow, Track, read_manifest
+from pipeline.planning.items import ModelFacts, Rules, make_items
+from pipeline.service.config import Limits
+from pipeline.service.generation_request import make_order
+from pipeline.service.page import text as page_words
+from pipeline.service.problem_details import Problem
+from pipeline.service.request_body import _from_text, _json, parse
+from pipeline.service.source_access import Admitted
 
 MODEL = ModelFacts("demo", "f00d", is_turbo=False, dtype="float32")
 SOURCE = Admitted("/kept/5eed", "5eed", 6.0)

@@ -14,8 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pipeline.service import app, intake, server
-from pipeline.service.spec import Limits
+from pipeline.service import app
+from pipeline.service import body_limits as intake
+from pipeline.service import http_server as server
+from pipeline.service.config import Limits
 from tests.pipeline.service.conftest import KEYS, Served, serving
 
 JSON = "POST /v1/audio/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -256,7 +258,7 @@ def test_a_client_that_leaves_costs_no_traceback(
     short: Served, patient: Served, eventually: Eventually, caplog: pytest.LogCaptureFixture
 ) -> None:
     eventually(lambda: not patient.server.server_state.tasks)  # clients of earlier tests
-    caplog.set_level(logging.DEBUG, "pipeline.service.guard")
+    caplog.set_level(logging.DEBUG, "pipeline.service.security_middleware")
     page, end = "/cover/gradio_api", " HTTP/1.1\r\nHost: localhost\r\n\r\n"
     sayings = [HALF_BODY, HALF_FORM, LONG, f"GET {page}/heartbeat/x{end}"]
     sayings += [HALF_FORM.replace("/v1/audio/generations", f"{page}/upload")]

@@ -11,11 +11,11 @@ import httpx
 import pytest
 import soundfile
 
-from pipeline.service.problem import Problem
-from pipeline.service.sources import admit, upload
-from pipeline.service.spec import Access, Limits
+from pipeline.service.config import Access, Limits
+from pipeline.service.problem_details import Problem
+from pipeline.service.source_access import admit, upload
 from pipeline.service.uploads import Keep
-from pipeline.storage import open_store
+from pipeline.storage.store import open_store
 from tests.conftest import tone
 from tests.dead_mount import DeadMount, can_mount, mounted
 from tests.pipeline.service.conftest import Served, serving

@@ -1,0 +1,156 @@
+"""The frames of containers: chunks of RIFF and its kin, atoms of MP4, the segment of Matroska.
+
+A header written before its file was closed gives no length: the sound then lasts to the end of the file.
+"""
+
+import io
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from acestep.audio.file_windows import Window
+
+MOST_CHUNKS = 10_000  # of a damaged file every eight bytes may be one
+EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska and WebM: the file, and all that is in it
+STREAMED = 0x7FFF_F000  # sizes from here on were written without knowing the end
+UNKNOWN_LONG = 1 << 62  # the same for sizes of 64 bits
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How a container frames its chunks: where the first begins, the kind's and the size's form, what holds sound.
+
+    inclusive: sizes count the chunk's own header.
+    """
+
+    first: int
+    kind_bytes: int
+    size: str
+    align: int
+    sound: bytes
+    inclusive: bool = False
+
+
+CONTAINERS = {
+    b"RIFF": Chunks(12, 4, "<I", 2, b"data"),
+    b"RF64": Chunks(12, 4, "<I", 2, b"data"),
+    b"BW64": Chunks(12, 4, "<I", 2, b"data"),
+    b"FORM": Chunks(12, 4, ">I", 2, b"SSND"),
+    b"riff": Chunks(40, 16, "<Q", 8, b"data", inclusive=True),
+    b"caff": Chunks(8, 4, ">Q", 1, b"data"),
+}
+
+
+def end_of_content(file: BinaryIO) -> int:
+    """Where the last chunk or atom of a file ends, whatever follows; 0 where its container has none."""
+    length = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] in CONTAINERS:
+        chunks, end, sounded = CONTAINERS[head[:4]], 0, False
+        for kind, _, chunk_end, size in chunks_of(file, chunks, length):
+            if sounded and (kind in CONTAINERS or not _is_name(kind) or chunk_end > length + 1):
+                break  # another file, or no chunk
+            sounded = sounded or kind == chunks.sound
+            end = chunk_end if size is not None else length
+        return min(end, length)
+    if head[4:8] == b"ftyp":
+        end = 0
+        for kind, atom_end in atoms(file, length):
+            if end and (kind == b"ftyp" or not _is_name(kind) or atom_end > length):
+                break
+            end = atom_end
+        return min(end, length)
+    return min(end_of_segment(file) or length, length) if head[:4] == EBML else 0
+
+
+def _is_name(kind: bytes) -> bool:
+    return all(32 <= byte < 127 or byte == 0xA9 for byte in kind)
+
+
+def chunks_of(file: BinaryIO, chunks: Chunks, length: int) -> Iterator[tuple[bytes, int, int, int | None]]:
+    """Kind of each chunk, where its body begins, where the next chunk does, and the body's size if it is known."""
+    size_bytes = struct.calcsize(chunks.size)
+    header_bytes = chunks.kind_bytes + size_bytes
+    long_size, place = 0, chunks.first
+    for _ in range(MOST_CHUNKS):
+        if place + header_bytes > length:
+            return
+        file.seek(place)
+        header = file.read(header_bytes)
+        kind = header[:4]
+        (size,) = struct.unpack(chunks.size, header[chunks.kind_bytes :])
+        if kind == b"ds64":  # the 64-bit sizes of RF64: of the file, of the sound
+            sizes = file.read(16)
+            long_size = int.from_bytes(sizes[8:], "little")
+        body = size - header_bytes if chunks.inclusive else size
+        is_known = True
+        if kind == chunks.sound:
+            if size_bytes == 4 and size >= STREAMED:
+                body = long_size
+            is_known = 0 < body < UNKNOWN_LONG
+        begin = place + header_bytes
+        place = begin + max(body, 0) if is_known else length
+        place += -place % chunks.align
+        yield kind, begin, place, body if is_known else None
+
+
+def atoms(file: BinaryIO, length: int) -> Iterator[tuple[bytes, int]]:
+    """Kind and end of each top-level atom of an MP4 file."""
+    place = 0
+    for _ in range(MOST_CHUNKS):
+        if place + 8 > length:
+            return
+        file.seek(place)
+        size, kind = struct.unpack(">I4s", file.read(8))
+        if size == 1:
+            size = int.from_bytes(file.read(8), "big")
+        if size < 8:  # 0: up to the end of the file; else not an atom
+            if size == 0:
+                yield kind, length
+            return
+        place += size
+        yield kind, place
+
+
+def end_of_segment(file: BinaryIO) -> int:
+    """Where a Matroska file ends; 0 where it was written without knowing the end."""
+    file.seek(0)
+    head = file.read(1024)
+    place = head.find(SEGMENT) + len(SEGMENT)
+    if place < len(SEGMENT) or place >= len(head) or not head[place]:
+        return 0
+    size_bytes = 9 - head[place].bit_length()  # the leading zeros tell how long the number is
+    unknown = (1 << 7 * size_bytes) - 1
+    size = int.from_bytes(head[place : place + size_bytes], "big") & unknown
+    return 0 if size == unknown else place + size_bytes + size
+
+
+def closed(file: BinaryIO) -> BinaryIO:
+    """``file`` as if it had been closed: where its header gives no length of the sound, with a length.
+
+    WAV, RF64, BW64, Wave64 and AU; ``file`` is left at its start.
+    """
+    length = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    head = file.read(12)
+    patches: dict[int, bytes] = {}
+    if head[:4] == b".snd" and head[8:] == bytes(4):
+        patches = {8: b"\xff\xff\xff\xff"}
+    elif head[:4] in (b"RIFF", b"RF64", b"BW64", b"riff"):
+        patches = _patches(file, CONTAINERS[head[:4]], head[:4], length)
+    file.seek(0)
+    return Window(file, [(0, length)], patches) if patches else file  # type: ignore[return-value]
+
+
+def _patches(file: BinaryIO, chunks: Chunks, mark: bytes, length: int) -> dict[int, bytes]:
+    long_sizes: dict[int, bytes] = {}
+    for kind, begin, _, size in chunks_of(file, chunks, length):
+        if kind == b"ds64":
+            long_sizes = {0: b"RIFF", begin - 8: b"JUNK"}
+        if kind == chunks.sound and size is None and begin < length:
+            if mark == b"riff":
+                return {begin - 8: struct.pack("<Q", length - begin + 24)}
+            return long_sizes | {begin - 4: b"\xff\xff\xff\xff"}
+    return {}

@@ -1,0 +1,216 @@
+"""Decode any container to samples: libsndfile reads the formats that it supports, FFmpeg the others.
+
+Headers are not trusted: memory grows with the samples decoded, and a length in a header is checked against them.
+No file but the one given is opened.
+
+Legend: n samples at the file's own rate.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+
+from acestep.audio import ffmpeg
+from acestep.audio.containers import closed
+from acestep.audio.ffmpeg import Block
+from acestep.audio.file_windows import Scan
+from acestep.audio.flac_end import bytes_behind
+from acestep.audio.joined_files import Part, has_no_count, parts_of
+from acestep.audio.source_notes import DATA_LEFT_OUT, DOWNMIXED, JOINED, Meter, SourceNote
+from acestep.audio.truncation import MPEG_FRAME_SAMPLES, keeps_count, refuse_cut
+from acestep.errors import AudioError, TooLongError
+
+RATES_HZ = (1_000, 384_000)
+BLOCK_SAMPLES = 1 << 20  # decoded at once, over all channels
+VORBIS_BLOCK_SAMPLES = 8192  # the longest one: of a stream that was cut off its start the first has no sound
+UNKNOWN_FRAMES = 1 << 62  # libsndfile reports this many or more where the header has no length
+
+
+def decode(file: BinaryIO, most_seconds: float | None) -> tuple[list[Block], list[SourceNote]]:
+    """Samples ``[1 or 2, n]`` (fp32) of an audio file, each with its rate in Hz, and what is to say of them.
+
+    One piece for most files; where rate or channels change on the way, a piece for each stretch.
+
+    Raises:
+        TooLongError: longer than ``most_seconds``.
+        AudioError: damaged, truncated, not audio, or of an absurd rate.
+    """
+    notes: list[SourceNote] = []
+    pieces: list[list[np.ndarray]] = []
+    rates: list[int] = []
+    meter = Meter()
+    for samples, rate in blocks_of(file, most_seconds, notes):
+        meter.add(samples)
+        if not pieces or (len(pieces[-1][0]), rates[-1]) != (len(samples), rate):
+            pieces.append([])
+            rates.append(rate)
+        pieces[-1].append(samples)
+    joined = [(np.concatenate(pieces.pop(0), axis=1), rate) for rate in rates]
+    if meter.peak > 1 and any(note.kind == DOWNMIXED for note in notes):
+        for samples, _ in joined:
+            samples /= meter.peak  # clipped, the mix would be what no player plays
+        notes.append(SourceNote(DOWNMIXED, f"the mix to stereo is scaled down, it reaches {meter.peak:.2f}"))
+    said = meter.note()
+    return joined, [*notes, said] if said else notes
+
+
+def blocks_of(file: BinaryIO, most_seconds: float | None, notes: list[SourceNote]) -> Generator[Block]:
+    """The same, block by block; ``notes`` takes what is left out, and is complete at the end.
+
+    Raises:
+        See ``decode``.
+    """
+    file = closed(file)
+    joined = parts_of(file)
+    if len(joined.parts) > 1:
+        notes.append(SourceNote(JOINED, f"{len(joined.parts)} files joined to one are read one after the other"))
+    if joined.left_over:
+        notes.append(_left_out(joined.left_over))
+    seconds = 0.0
+    for part in joined.parts:
+        with closing(_blocks_of_part(part.open(file), part, seconds, most_seconds, notes)) as blocks:
+            for samples, rate in blocks:
+                seconds += samples.shape[1] / _checked_rate(rate)
+                refuse_longer(seconds, most_seconds, ended=False)
+                yield samples, rate
+
+
+def check_samples(blocks: Sequence[np.ndarray]) -> None:
+    """Refuse decoded samples that no cover can be made from.
+
+    Raises:
+        AudioError: there are none, or some are not finite.
+    """
+    if not sum(block.size for block in blocks):
+        raise AudioError("no samples: not audio, or a header without sound")
+    if not all(np.isfinite(block).all() for block in blocks):
+        raise AudioError("samples are not finite (NaN or infinity)")
+
+
+def header_seconds(file: BinaryIO) -> float | None:
+    """The length that a file's header gives, without decoding; None where it gives none that can be believed."""
+    file = closed(file)
+    if has_no_count(file):
+        return None
+    try:
+        parts = parts_of(file, believe_count=True).parts
+    except AudioError:
+        return None
+    found = [_header_seconds(part.open(file), part) for part in parts]
+    return None if None in found else sum(seconds for seconds in found if seconds is not None)
+
+
+def refuse_longer(seconds: float | None, most_seconds: float | None, ended: bool = True) -> None:
+    """Refuse what is too long.
+
+    Args:
+        ended: ``seconds`` is all, and not only what has been decoded of it.
+
+    Raises:
+        TooLongError: ``seconds`` is more than ``most_seconds``.
+    """
+    if most_seconds is not None and seconds is not None and seconds > most_seconds:
+        said = f"{seconds:.1f} s is" if ended else "it is"
+        raise TooLongError(f"{said} longer than {most_seconds:g} s; cut the track")
+
+
+def _header_seconds(file: BinaryIO, part: Part) -> float | None:
+    file.seek(0)
+    try:
+        with soundfile.SoundFile(file) as sound:
+            return _promised_seconds(sound, file, part)
+    except soundfile.LibsndfileError:
+        pass
+    file.seek(0)
+    return ffmpeg.seconds_of(file)
+
+
+def _promised_seconds(sound: soundfile.SoundFile, file: BinaryIO, part: Part) -> float | None:
+    if not 0 < sound.frames < UNKNOWN_FRAMES or sound.samplerate <= 0:
+        return None
+    if sound.format == "MP3" and (part.exceeds_count or not keeps_count(file)):
+        return None
+    return sound.frames / sound.samplerate
+
+
+def _checked_rate(rate: int) -> int:
+    least, most = RATES_HZ
+    if rate <= 0:
+        raise AudioError("no sample rate: not audio, or its header is damaged")
+    if not least <= rate <= most:
+        raise AudioError(
+            f"a sample rate of {rate} Hz is not between {least} and {most}; resample the file to 48000 Hz"
+        )
+    return rate
+
+
+def _blocks_of_part(
+    file: BinaryIO, part: Part, before_s: float, most_seconds: float | None, notes: list[SourceNote]
+) -> Generator[Block]:
+    refuse_cut(file)
+    try:
+        sound = soundfile.SoundFile(file)
+    except soundfile.LibsndfileError as error:
+        reason = str(error.error_string)
+    else:
+        with sound:
+            promised = _promised_seconds(sound, file, part)
+            reason = _reason_for_ffmpeg(sound, part, promised)
+            if promised is not None:
+                _checked_rate(sound.samplerate)
+                refuse_longer(before_s + promised, most_seconds)
+            if not reason:
+                yield from _complete(_sound_blocks(sound), sound)
+                if sound.format == "FLAC" and (behind := bytes_behind(Scan(file), file.tell())):
+                    notes.append(_left_out(behind, at_most=True))
+                return
+            file.seek(0)
+            blocks = ffmpeg.blocks_of(file, reason, notes)
+            # Of Opus and of what does not say how long it is, libsndfile's count is none to hold against it.
+            yield from _complete(blocks, sound) if promised is not None and sound.subtype != "OPUS" else blocks
+            return
+    file.seek(0)
+    yield from ffmpeg.blocks_of(file, reason, notes)
+
+
+def _left_out(count: int, at_most: bool = False) -> SourceNote:
+    said = f"{'up to ' if at_most else ''}{count} bytes of the file are no part of its sound and are left out"
+    return SourceNote(DATA_LEFT_OUT, said)
+
+
+def _reason_for_ffmpeg(sound: soundfile.SoundFile, part: Part, promised: float | None) -> str:
+    """Why libsndfile does not read a file as a player plays it; "" where it does."""
+    if sound.subtype == "OPUS":
+        return "it is Opus"  # of which soundfile's reading by blocks puts the first one 6.5 ms late
+    if promised is None:
+        return "its length is not in the header"  # or libsndfile would stop at the end that it guesses
+    if sound.channels > 2:
+        return f"it has {sound.channels} channels"
+    return "it has several streams" if part.streams > 1 else ""
+
+
+def _sound_blocks(sound: soundfile.SoundFile) -> Generator[Block]:
+    frames = max(BLOCK_SAMPLES // sound.channels, 1)
+    try:
+        while len(block := sound.read(frames, dtype="float32", always_2d=True)):
+            yield block.T, sound.samplerate
+    except soundfile.LibsndfileError as error:
+        raise AudioError(
+            f"damaged or truncated ({error.error_string}); fetch it again from where it came from"
+        ) from error
+
+
+def _complete(blocks: Generator[Block], sound: soundfile.SoundFile) -> Generator[Block]:
+    """Blocks, which have to hold what the header promises."""
+    found = 0
+    for samples, rate in blocks:
+        found += samples.shape[1]
+        yield samples, rate
+    slack = MPEG_FRAME_SAMPLES if sound.subtype.startswith("MPEG") else 0
+    slack = VORBIS_BLOCK_SAMPLES if sound.subtype == "VORBIS" else slack
+    if found + slack < sound.frames:
+        promised, decoded = (f"{count / sound.samplerate:.2f} s" for count in (sound.frames, found))
+        raise AudioError(f"truncated: the header promises {promised}, {decoded} can be decoded")

@@ -1,0 +1,196 @@
+"""Audio files in and out: any container to 48 kHz stereo, and back to the formats people use.
+
+Legend: n samples at 48 kHz.
+"""
+
+import io
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import av
+import numpy as np
+import soundfile
+import torch
+import torchaudio.functional
+from torch import Tensor
+
+from acestep.audio.decoding import check_samples, decode
+from acestep.audio.regular_files import NotAFileError, open_regular
+from acestep.audio.source_notes import SILENCE_PEAK, SourceNote
+from acestep.constants import SAMPLE_RATE
+from acestep.errors import AudioError, RequestError
+from acestep.runtime.threads import serial_ops
+
+FORMATS = ("wav", "flac", "mp3", "opus", "aac", "wav32")
+EXTENSIONS = {"aac": "m4a", "wav32": "wav"}
+REFERENCE_SECONDS = 30
+MOST_FILTER_TAPS = 50_000_000
+
+_SUBTYPES = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "wav32": ("WAV", "FLOAT")}
+_CODECS = {"mp3": ("mp3", "libmp3lame"), "opus": ("ogg", "libopus"), "aac": ("ipod", "aac")}
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A decoded file: its wave ``[2, n]`` at 48 kHz, and what is worth knowing of it."""
+
+    wave: Tensor
+    notes: tuple[SourceNote, ...]
+
+
+def load_audio(file: str | Path | BinaryIO, most_seconds: float | None = None, clip: bool = True) -> Tensor:
+    """The wave alone of ``read_audio``."""
+    return read_audio(file, most_seconds, clip).wave
+
+
+def read_audio(file: str | Path | BinaryIO, most_seconds: float | None = None, clip: bool = True) -> Sound:
+    """Decode a file or an open binary stream to ``[2, n]`` fp32 at 48 kHz, as a player plays it.
+
+    Mono is doubled, more than two channels are mixed to stereo by their layout, other rates are resampled (sinc,
+    Hann). libsndfile reads what it knows, FFmpeg the rest.
+
+    Args:
+        most_seconds: refuse anything longer.
+        clip: bring it into [-1, 1], as the model expects; lossy and float files go beyond.
+
+    Raises:
+        TooLongError: longer than ``most_seconds``.
+        AudioError: empty, damaged, truncated, not audio, or not finite.
+    """
+    if isinstance(file, str | Path):
+        try:
+            with open(open_regular(file), "rb") as stream:
+                return read_audio(stream, most_seconds, clip)
+        except NotAFileError as error:
+            raise AudioError(f"{file}: {error}") from error
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            raise AudioError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
+    if file.seek(0, io.SEEK_END) == 0:
+        raise AudioError("empty file (0 bytes)")
+    pieces, notes = decode(file, most_seconds)
+    check_samples([samples for samples, _ in pieces])
+    waves = []
+    while pieces:
+        samples, rate = pieces.pop(0)
+        wave = torch.from_numpy(samples)
+        wave = resample(wave.expand(2, -1) if len(wave) == 1 else wave, rate)
+        waves.append(wave.clamp(-1.0, 1.0) if clip else wave)
+    return Sound(waves[0].contiguous() if len(waves) == 1 else torch.cat(waves, dim=1), tuple(notes))
+
+
+def resample(wave: Tensor, rate: int, to: int = SAMPLE_RATE) -> Tensor:
+    """``[2, n]`` at ``rate`` Hz to ``to`` Hz, by torchaudio's sinc-Hann filter as the reference does.
+
+    That filter's size grows with the product of the two rates over their greatest common divisor: for a rate
+    such as 44101 Hz it would take gigabytes, and FFmpeg's resampler is used instead.
+    """
+    if rate == to:
+        return wave
+    common = math.gcd(rate, to)
+    if (rate // common) * (to // common) <= MOST_FILTER_TAPS:
+        with serial_ops():
+            return torchaudio.functional.resample(wave, rate, to)
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.numpy()), format="fltp", layout="stereo")
+    frame.sample_rate = rate
+    resampler = av.AudioResampler(format="fltp", layout="stereo", rate=to)
+    pieces = [piece.to_ndarray() for piece in (*resampler.resample(frame), *resampler.resample(None))]
+    return torch.from_numpy(np.concatenate(pieces, axis=1))
+
+
+def is_silent(wave: Tensor) -> bool:
+    """True where no sample reaches 1e-6 in magnitude."""
+    return bool(wave.abs().max() < SILENCE_PEAK)
+
+
+def reference_clip(wave: Tensor, pick: str = "fixed", seed: int = 0) -> Tensor:
+    """What of a timbre reference ``[2, n]`` is heard: three pieces of 10 s, ``[2, 1440000]``, or all of it.
+
+    A reference shorter than 30 s is repeated whole until it is long enough.
+
+    Args:
+        pick: "fixed": from its start, its third and its end (diffusers' rule). "random": one piece at a random
+            place of each third (upstream's rule, drawn here from ``seed``). "full": the whole reference.
+    """
+    if pick == "full":
+        return wave
+    wanted = REFERENCE_SECONDS * SAMPLE_RATE
+    piece = wanted // 3
+    wave = wave.repeat(1, -(-wanted // wave.shape[1])) if wave.shape[1] < wanted else wave
+    length = wave.shape[1]
+    third = length // 3
+    starts = [0, third, length - piece]
+    if pick == "random":
+        dice = random.Random(seed)
+        starts = [k * third + dice.randint(0, max(0, third - piece)) for k in range(3)]
+    return torch.cat([wave[:, start : start + piece] for start in starts], dim=1)
+
+
+def finish(wave: Tensor, normalize: bool = True, peak_db: float = -1.0) -> Tensor:
+    """Bring a decoded ``[2, n]`` into [-1, 1] and, unless it is silent, its peak to ``peak_db`` dBFS."""
+    peak = wave.abs().max()
+    if peak > 1:
+        wave, peak = wave / peak, peak.new_tensor(1.0)
+    if normalize and peak >= SILENCE_PEAK:
+        wave = wave * (10 ** (peak_db / 20) / peak)
+    return wave
+
+
+def fade(wave: Tensor, in_s: float, out_s: float) -> Tensor:
+    """Linear fades over the first ``in_s`` and the last ``out_s`` seconds."""
+    length = wave.shape[1]
+    head, tail = (min(int(seconds * SAMPLE_RATE), length) for seconds in (in_s, out_s))
+    ramp = torch.ones(length)
+    ramp[:head] *= torch.linspace(0, 1, head)
+    ramp[length - tail :] *= torch.linspace(1, 0, tail)
+    return wave * ramp
+
+
+def encode_audio(wave: Tensor, audio_format: str, bitrate_kbps: int = 128, rate: int = SAMPLE_RATE) -> bytes:
+    """A file of ``[2, n]`` in one of ``FORMATS``: wav and flac are 16 bit, wav32 is float.
+
+    Args:
+        bitrate_kbps: of mp3, opus and aac.
+        rate: sample rate of the file in Hz; other than 48000 is resampled (opus knows only 48000).
+
+    Raises:
+        RequestError: the format is unknown.
+        MemoryError: the file finds no place in memory.
+    """
+    if audio_format not in FORMATS:
+        raise RequestError(f"audio_format {audio_format!r} is unknown; use one of {', '.join(FORMATS)}")
+    wave = resample(wave, SAMPLE_RATE, rate)
+    buffer = io.BytesIO()
+    if audio_format in _SUBTYPES:
+        container, subtype = _SUBTYPES[audio_format]
+        try:
+            soundfile.write(buffer, wave.T.numpy(), rate, format=container, subtype=subtype)
+        except AssertionError as error:  # it asserts that all was written, which a buffer fails at for one reason
+            raise MemoryError(f"no memory for an {audio_format} file of {wave.shape[1]} samples") from error
+        return _undated(buffer.getvalue())
+    container, codec = _CODECS[audio_format]
+    # Without the flag an Ogg stream has a random number, and the same samples never give the same file.
+    with av.open(buffer, "w", format=container, options={"fflags": "+bitexact"}) as output:
+        stream = cast(
+            av.AudioStream, output.add_stream(codec, rate=rate, layout="stereo", bit_rate=bitrate_kbps * 1000)
+        )
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.numpy()), format="fltp", layout="stereo")
+        frame.sample_rate = rate
+        resampler = av.AudioResampler(
+            format=stream.codec_context.format,
+            layout="stereo",
+            rate=rate,
+            frame_size=stream.frame_size or 1024,
+        )
+        for piece in (*resampler.resample(frame), *resampler.resample(None)):
+            output.mux(stream.encode(piece))
+        output.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def _undated(content: bytes) -> bytes:
+    """A WAV file without the time of its writing, which libsndfile puts into the peak chunk of float files."""
+    place = content.find(b"PEAK", 0, 128)
+    return content if place < 0 else content[: place + 12] + bytes(4) + content[place + 16 :]

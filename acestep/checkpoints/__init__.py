@@ -1,0 +1,1 @@
+"""From files to networks: layouts, adapters, the hub, the built-in model."""

@@ -1,0 +1,314 @@
+"""Open a checkpoint in the published (original) or the diffusers layout: find, check, build.
+
+Only safetensors files and ``silence_latent.pt`` (through ``weights_only=True``) are read; pickles never are.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from acestep.checkpoints import diffusers_layout, original_layout
+from acestep.checkpoints.lora import merge_adapter, open_adapter
+from acestep.checkpoints.original_layout import SILENCE_FILE as SILENCE_FILE
+from acestep.checkpoints.qwen3 import WEIGHTS as QWEN3_WEIGHTS
+from acestep.checkpoints.qwen3 import deciding, read_config, tokenizer_file
+from acestep.checkpoints.safetensors_files import (
+    Shape,
+    Sizes,
+    check_shapes,
+    check_sizes,
+    described_by,
+    read_shapes,
+    read_tensors,
+    weight_files,
+)
+from acestep.errors import CheckpointError
+from acestep.model.ace_step import AceStepModel
+from acestep.model.autoencoder import Autoencoder, fold_weight_norm, weight_norm_shapes
+from acestep.model.autoencoder_cpu import lay_out
+from acestep.model.config import (
+    AutoencoderConfig,
+    parse_autoencoder_config,
+    parse_model_config,
+    read_json,
+    sizes_of,
+)
+
+MODEL_PREFIX = "acestep-v15-"
+AUTOENCODER_FOLDER = "vae"
+TEXT_ENCODER_FOLDER = "Qwen3-Embedding-0.6B"
+DIFFUSERS_TEXT_ENCODER_FOLDER = "text_encoder"
+AUTOENCODER_WEIGHTS = "diffusion_pytorch_model"
+
+# The published file wraps both patch convolutions in a list with two layout changes around them.
+_RENAMES = (("decoder.proj_in.1.", "decoder.proj_in."), ("decoder.proj_out.1.", "decoder.proj_out."))
+
+
+class Layout(Protocol):
+    """How a model folder is written; each layout is a module of functions."""
+
+    WEIGHTS: str  # what the weight files of its folders are called
+
+    def model_config(self, folder: Path) -> dict[str, Any]: ...
+    def file_name(self, published: str) -> str: ...
+    def expected_tensors(self, published: Mapping[str, Shape], channels: int) -> dict[str, Sizes]: ...
+    def tensor_shapes(self, folder: Path) -> dict[str, Shape]: ...
+    def tensors(self, folder: Path) -> dict[str, Tensor]: ...
+    def silence(self, folder: Path, channels: int) -> Tensor: ...
+    def module_folders(self, folder: Path) -> list[Path]: ...
+
+
+def layout_of(folder: Path) -> Layout:
+    """The layout of a model folder."""
+    return diffusers_layout if diffusers_layout.is_diffusers(folder) else original_layout
+
+
+@dataclass(frozen=True)
+class CheckpointFolders:
+    """Where the three parts of a checkpoint lie.
+
+    name: what the model is called, where its folder's name says nothing (a hub cache names folders by hash).
+    """
+
+    model: Path
+    autoencoder: Path
+    text_encoder: Path
+    name: str
+
+
+def locate(root: Path, variant: str | None = None) -> CheckpointFolders:
+    """Find the parts of a checkpoint.
+
+    Args:
+        root: a bundle (folders ``acestep-v15-<variant>``, ``vae``, ``Qwen3-Embedding-0.6B``), one model
+            folder whose parent or itself holds the other two, or a pipeline folder in the diffusers layout.
+        variant: which model of a bundle, such as "turbo"; needed only where there are several.
+
+    Raises:
+        CheckpointError: a part is missing, or the variant is unknown or ambiguous.
+    """
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "no such folder"
+        raise CheckpointError(f"{root}: {what}; give a checkpoint folder or a model name")
+    model = model_folder(root, variant)
+    one = diffusers_layout.is_diffusers(model)
+    text_encoder = _beside(model, DIFFUSERS_TEXT_ENCODER_FOLDER if one else TEXT_ENCODER_FOLDER)
+    return CheckpointFolders(model, _beside(model, AUTOENCODER_FOLDER), text_encoder, model.absolute().name)
+
+
+def model_folder(root: Path, variant: str | None = None, called: str = "") -> Path:
+    """The folder of the network itself: ``root``, or the one of ``variant`` in it.
+
+    Args:
+        called: what the root is called, if not as its path.
+
+    Raises:
+        CheckpointError: there is none, or the variant is unknown, ambiguous or another than the folder's own.
+    """
+    called = called or str(root.absolute())
+    one = diffusers_layout.is_diffusers(root)
+    if one:
+        diffusers_layout.check_index(root)
+    elif not (root / "config.json").is_file():
+        return _variant_folder(root, variant, called)
+    if variant is not None and (one or _variant(variant) != _variant(called.rsplit("/", 1)[-1])):
+        raise CheckpointError(f"{called}: holds one model; leave out variant {variant!r}")
+    return root
+
+
+def _variant(name: str) -> str:
+    """A variant's name, from it or from its folder's."""
+    return name.removeprefix(MODEL_PREFIX).replace("_", "-")
+
+
+def _variant_folder(root: Path, variant: str | None, called: str) -> Path:
+    found = {path.name.removeprefix(MODEL_PREFIX): path for path in sorted(root.glob(f"{MODEL_PREFIX}*"))}
+    if not found:
+        raise CheckpointError(
+            f"{called}: holds neither config.json nor a folder {MODEL_PREFIX}<variant>; "
+            "give an ACE-Step 1.5 checkpoint"
+        )
+    if variant is None:
+        if len(found) > 1:
+            raise CheckpointError(
+                f"{called}: holds several models ({', '.join(found)}); name one with variant=, or give its folder"
+            )
+        return next(iter(found.values()))
+    wanted = _variant(variant)
+    if wanted not in found:
+        raise CheckpointError(f"{called}: has no variant {variant!r}; it holds {', '.join(found)}")
+    return found[wanted]
+
+
+def _beside(model: Path, name: str) -> Path:
+    for folder in (model / name, model.parent / name):
+        if folder.is_dir():
+            return folder
+    raise CheckpointError(
+        f"{model}: no folder {name} in it or beside it; the checkpoint is incomplete, fetch it again"
+    )
+
+
+def published_name(name: str) -> str:
+    """The name in a published model file of a tensor of ours."""
+    for published, ours in _RENAMES:
+        if name.startswith(ours):
+            return published + name.removeprefix(ours)
+    return name
+
+
+def model_shapes(model: AceStepModel) -> dict[str, Shape]:
+    """Names and shapes of a published model file, from a model that may live on the meta device."""
+    return {published_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def open_model(folder: Path, name: str = "") -> AceStepModel:
+    """The network of one model folder without its weights (meta device), its files checked tensor by tensor.
+
+    Args:
+        name: what the model is called, if not as its folder.
+
+    Raises:
+        CheckpointError: the configuration or the files do not fit; see ``read_shapes`` and ``check_shapes``.
+    """
+    layout = layout_of(folder)
+    config = parse_model_config(layout.model_config(folder), name or folder.name)
+    found = layout.tensor_shapes(folder)
+    layers = config.decoder_layers + config.lyric_layers + config.timbre_layers + 2 * config.pooler_layers
+    check_sizes(sizes_of(config), layers, found, folder)
+    with described_by(folder, "model"):
+        model = AceStepModel(config)
+    expected = layout.expected_tensors(model_shapes(model), config.latent_channels)
+    check_shapes(found, expected, folder)
+    return model
+
+
+def load_model(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    name: str = "",
+    adapter: Path | None = None,
+    adapter_scale: float = 1.0,
+) -> AceStepModel:
+    """The network of one model folder, ready to run.
+
+    Args:
+        adapter: a LoRA (see ``open_adapter``) to merge into the weights, times ``adapter_scale``.
+
+    Raises:
+        CheckpointError: see ``open_model`` and ``open_adapter``.
+        RequestError: the scale is not between 0 and 1.
+    """
+    model = open_model(folder, name)
+    layout = layout_of(folder)
+    tensors = layout.tensors(folder)
+    ours = {name: tensors[layout.file_name(published_name(name))] for name in model.state_dict()}
+    model.load_state_dict(ours, assign=True)
+    if adapter is not None:
+        merge_adapter(model.decoder, open_adapter(adapter), adapter_scale, dtype)
+    return model.cast(dtype).to(device).eval().requires_grad_(False)
+
+
+def open_autoencoder(folder: Path) -> Autoencoder:
+    """The autoencoder of one folder without its weights (meta device), its file checked tensor by tensor.
+
+    Raises:
+        CheckpointError: the configuration or the file does not fit.
+    """
+    config = _autoencoder_config(folder)
+    shapes = {_weight_norm_name(n): s for n, s in read_shapes(folder, AUTOENCODER_WEIGHTS).items()}
+    check_sizes(sizes_of(config), 2 * len(config.ratios), shapes, folder)
+    with described_by(folder / "config.json", "autoencoder"):
+        autoencoder = Autoencoder(config)
+    check_shapes(shapes, weight_norm_shapes(autoencoder), folder)
+    return autoencoder
+
+
+def load_autoencoder(folder: Path, device: torch.device, dtype: torch.dtype) -> Autoencoder:
+    """The autoencoder of one folder, weight norm folded.
+
+    Raises:
+        CheckpointError: see ``open_autoencoder``.
+    """
+    autoencoder = open_autoencoder(folder)
+    tensors = {_weight_norm_name(n): t for n, t in read_tensors(folder, AUTOENCODER_WEIGHTS).items()}
+    autoencoder.load_state_dict(fold_weight_norm(tensors), assign=True)
+    autoencoder = autoencoder.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    if device.type == "cpu":
+        lay_out(autoencoder)
+    return autoencoder
+
+
+def _autoencoder_config(folder: Path) -> AutoencoderConfig:
+    return parse_autoencoder_config(read_json(folder / "config.json"), folder.name)
+
+
+def _weight_norm_name(name: str) -> str:
+    """The classic name of a tensor that newer torch files under ``parametrizations``: g is 0, v is 1."""
+    return re.sub(r"parametrizations\.weight\.original([01])$", lambda m: f"weight_{'gv'[int(m[1])]}", name)
+
+
+def load_silence(folder: Path, channels: int) -> Tensor:
+    """The silence latent ``[frames, channels]`` of one model folder, fp32.
+
+    Raises:
+        CheckpointError: it is missing, is not a bare tensor, has another width, no frames or unusable values.
+    """
+    found = layout_of(folder).silence(folder, channels)
+    silence = found.float().contiguous()
+    if not found.is_floating_point() or not len(silence) or not silence.isfinite().all():
+        raise CheckpointError(
+            f"{folder}: the silence latent has {len(silence)} frames of {found.dtype}, expected finite fractional "
+            "numbers and a frame at least; fetch it again"
+        )
+    return silence
+
+
+def fingerprint(folders: CheckpointFolders, adapter: Path | None = None, adapter_scale: float = 1.0) -> str:
+    """A digest of everything in a checkpoint that determines its output: weights, sizes, vocabulary, adapter.
+
+    Raises:
+        CheckpointError: a file is missing.
+    """
+    layout = layout_of(folders.model)
+    config = parse_model_config(layout.model_config(folders.model), folders.name)
+    parts = [(folder, layout.WEIGHTS) for folder in layout.module_folders(folders.model)]
+    digest = hashlib.sha256(repr((config, _autoencoder_config(folders.autoencoder))).encode())
+    for folder, stem in [*parts, (folders.autoencoder, AUTOENCODER_WEIGHTS)]:
+        _digest_weights(digest, folder, stem)
+    digest.update(load_silence(folders.model, config.latent_channels).numpy().tobytes())
+    digest.update(folder_fingerprint(folders.text_encoder).encode())
+    if adapter is not None and adapter_scale:  # a scale of 0 changes nothing
+        lora = open_adapter(adapter)
+        digest.update(repr((*lora.identity(), float(adapter_scale))).encode())
+        _digest_weights(digest, lora.files.folder, lora.files.stem)
+    return digest.hexdigest()[:16]
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """A digest of one Qwen3 folder's weights, sizes and vocabulary.
+
+    Raises:
+        CheckpointError: a file is missing, or it is the folder of something else.
+    """
+    digest = hashlib.sha256(repr(deciding(read_config(folder))).encode())
+    _digest_weights(digest, folder, QWEN3_WEIGHTS)
+    digest.update(_file_digest(tokenizer_file(folder)))
+    return digest.hexdigest()[:16]
+
+
+def _digest_weights(digest: Any, folder: Path, stem: str) -> None:
+    for file in weight_files(folder, stem):
+        digest.update(_file_digest(file))
+
+
+def _file_digest(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()

@@ -1,0 +1,283 @@
+"""Names to folders: the built-in miniature, local folders, and the published weights on the Hugging Face hub.
+
+What is cached is used without asking the hub; only what is missing is fetched.
+"""
+
+import errno
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from acestep.checkpoints import demo
+from acestep.checkpoints.checkpoint import (
+    AUTOENCODER_FOLDER,
+    MODEL_PREFIX,
+    TEXT_ENCODER_FOLDER,
+    CheckpointFolders,
+    locate,
+    model_folder,
+)
+from acestep.checkpoints.diffusers_layout import is_diffusers, modules
+from acestep.checkpoints.lora_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DIFFUSERS_WEIGHTS, LOKR_FILE, SUFFIX
+from acestep.checkpoints.safetensors_files import weights_are_in
+from acestep.errors import CheckpointError
+
+BUNDLE = "ACE-Step/Ace-Step1.5"  # turbo, autoencoder, text encoder, a language model
+LANGUAGE_MODEL_PREFIX = "acestep-5Hz-lm-"
+FILES = ("*.safetensors", "*.json", "silence_latent.pt", "merges.txt")
+ADAPTER_FILES = (ADAPTER_CONFIG, f"{ADAPTER_WEIGHTS}{SUFFIX}", f"{DIFFUSERS_WEIGHTS}{SUFFIX}", LOKR_FILE)
+OUTLINE_FILES = ("config.json", "*/config.json", "model_index.json")
+AGAIN = "fetch it again"
+NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
+HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
+
+# Where a published file may come from: the cache and else the hub; the cache alone; the hub, for its newest.
+Source = Literal["anywhere", "cache", "hub"]
+
+
+def _whole_model(folder: Path) -> bool:
+    if not is_diffusers(folder):
+        return (folder / "config.json").is_file() and weights_are_in(folder)
+    parts = [folder / name for name in modules(folder)]
+    networks = [part for part in parts if (part / "config.json").is_file()]
+    return all(part.is_dir() for part in parts) and all(map(weights_are_in, networks))
+
+
+def _whole_adapter(folder: Path) -> bool:
+    config, weights, diffusers, lokr = ((folder / name).is_file() for name in ADAPTER_FILES)
+    return (config and weights) or diffusers or lokr
+
+
+def _whole_outline(folder: Path) -> bool:
+    return is_diffusers(folder) or any(folder.glob("config.json")) or any(folder.glob("*/config.json"))
+
+
+@dataclass(frozen=True)
+class Published:
+    """A hub repository, the folder in it ("" for the repository itself), and what of it is read.
+
+    whole: whether a folder holds all that is needed; the hub's library cannot always tell.
+    """
+
+    repo: str
+    folder: str = ""
+    files: tuple[str, ...] = FILES
+    whole: Callable[[Path], bool] = _whole_model
+
+    @property
+    def place(self) -> str:
+        """The repository and the folder, for people."""
+        return f"{self.repo}/{self.folder}".rstrip("/")
+
+
+PUBLISHED = {
+    "turbo": Published(BUNDLE, f"{MODEL_PREFIX}turbo"),
+    **{
+        name: Published(f"ACE-Step/{MODEL_PREFIX}{name.replace('_', '-')}")
+        for name in (
+            "base",
+            "sft",
+            "turbo_shift1",
+            "turbo_shift3",
+            "turbo_continuous",
+            "xl_base",
+            "xl_sft",
+            "xl_turbo",
+            "xl_turbo_diffusers",
+        )
+    },
+}
+LANGUAGE_MODELS = {
+    "lm_0.6b": Published(f"ACE-Step/{LANGUAGE_MODEL_PREFIX}0.6B"),
+    "lm_1.7b": Published(BUNDLE, f"{LANGUAGE_MODEL_PREFIX}1.7B"),
+    "lm_4b": Published(f"ACE-Step/{LANGUAGE_MODEL_PREFIX}4B"),
+}
+SHARED = (Published(BUNDLE, AUTOENCODER_FOLDER), Published(BUNDLE, TEXT_ENCODER_FOLDER))
+
+
+def find(
+    model: str, variant: str | None = None, source: Source = "anywhere", progress: type[Any] | None = None
+) -> CheckpointFolders:
+    """The folders of a model, downloaded first where it is a published one that is not cached yet.
+
+    Args:
+        model: ``demo`` or ``demo_turbo`` (built in), a key of ``PUBLISHED``, a folder, or a hub id
+            ``owner/name``.
+        variant: which model of a folder or repository that holds several.
+        progress: a tqdm class to show a download with; default the hub's own.
+
+    Raises:
+        CheckpointError: nothing of that name exists, or it cannot be downloaded.
+    """
+    variant = variant or None
+    names = ", ".join((*demo.VARIANTS, *PUBLISHED))
+    if not model:
+        raise CheckpointError(f"model is empty; give one of {names}, a folder or a hub id owner/name")
+    if variant is not None and (model in demo.VARIANTS or model in PUBLISHED):
+        raise CheckpointError(f"variant {variant!r}: the model {model!r} is one variant; name the one you want")
+    if model in demo.VARIANTS:
+        return locate(demo.ensure(), demo.VARIANTS[model])
+    if model not in PUBLISHED and Path(model).expanduser().exists():
+        return locate(Path(model).expanduser(), variant)
+    if model not in PUBLISHED and not HUB_ID.fullmatch(model):
+        raise CheckpointError(f"model {model!r}: no such folder, and not one of {names}")
+    if model not in PUBLISHED:
+        return _find_in_repository(model, variant, source, progress)
+    wanted = f"model={model}"
+    folder = _get(PUBLISHED[model], wanted, source, progress)
+    if is_diffusers(folder):
+        return replace(locate(folder), name=model)
+    autoencoder, text_encoder = (_get(part, wanted, source, progress) for part in SHARED)
+    return CheckpointFolders(model_folder(folder), autoencoder, text_encoder, model)
+
+
+def _find_in_repository(
+    repo: str, variant: str | None, source: Source, progress: type[Any] | None
+) -> CheckpointFolders:
+    """The folders of a model in any repository, whose configurations tell first what it holds."""
+    wanted = f"model={repo}" + (f" variant={variant}" if variant else "")
+    outline = _get(Published(repo, files=OUTLINE_FILES, whole=_whole_outline), wanted, source, progress)
+    chosen = model_folder(outline, variant, called=repo)
+    if is_diffusers(outline):
+        return replace(locate(_get(Published(repo), wanted, source, progress)), name=repo)
+    folder, name = ("", repo) if chosen == outline else (chosen.name, chosen.name)
+    own = [part.folder for part in SHARED if (outline / part.folder).is_dir()]
+    parts = (Published(repo, part.folder) if part.folder in own else part for part in SHARED)
+    model, autoencoder, text_encoder = (
+        _get(part, wanted, source, progress) for part in (Published(repo, folder), *parts)
+    )
+    return CheckpointFolders(model, autoencoder, text_encoder, name)
+
+
+def find_language_model(name: str, source: Source = "anywhere", progress: type[Any] | None = None) -> Path:
+    """The folder of a 5 Hz language model, downloaded first where it is not cached yet.
+
+    Args:
+        name: a key of ``LANGUAGE_MODELS``, a folder, or a hub id ``owner/name``.
+
+    Raises:
+        CheckpointError: nothing of that name exists, or it cannot be downloaded.
+    """
+    names = ", ".join(LANGUAGE_MODELS)
+    if not name:
+        raise CheckpointError(f"language_model is empty; give one of {names}, a folder or a hub id owner/name")
+    if name not in LANGUAGE_MODELS and Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
+    if name not in LANGUAGE_MODELS and Path(name).expanduser().exists():
+        raise CheckpointError(f"language_model {name!r} is a file; give the folder of a language model")
+    if name not in LANGUAGE_MODELS and not HUB_ID.fullmatch(name):
+        raise CheckpointError(f"language_model {name!r}: no such folder, and not one of {names}")
+    return _get(LANGUAGE_MODELS.get(name) or Published(name), f"language_model={name}", source, progress)
+
+
+def find_adapter(name: str, source: Source = "anywhere", progress: type[Any] | None = None) -> Path:
+    """The folder or file of a LoRA adapter, downloaded first where it is a hub id that is not cached yet.
+
+    Raises:
+        CheckpointError: it is neither a path nor a hub id, or it cannot be downloaded.
+    """
+    if name and Path(name).expanduser().exists():
+        return Path(name).expanduser()
+    if not HUB_ID.fullmatch(name) or name.endswith(SUFFIX):
+        raise CheckpointError(
+            f"adapter {name!r}: no such file or folder; give a LoRA file or folder, or a hub id owner/name"
+        )
+    published = Published(name, files=ADAPTER_FILES, whole=_whole_adapter)
+    return _get(published, f"adapter={name}", source, progress)
+
+
+@contextmanager
+def naming_the_command(folders: CheckpointFolders) -> Iterator[None]:
+    """Complete the remedy to fetch a model again by the command that does, if it came from the hub by its name.
+
+    Raises:
+        CheckpointError: in place of the one raised inside.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        fetched = Path(constants.HF_HUB_CACHE).expanduser().resolve() in folders.model.parents
+        named = folders.name in PUBLISHED or HUB_ID.fullmatch(folders.name)
+        if not (AGAIN in str(error) and fetched and named):
+            raise
+        command = f"{AGAIN} with `python -m jobs.fetch model={folders.name}`"
+        raise CheckpointError(str(error).replace(AGAIN, command)) from error
+
+
+def cached(published: Published) -> Path | None:
+    """The folder of something published, None where it is not completely in the cache."""
+    try:
+        folder = _snapshot(published, local=True, progress=None)
+        return folder if published.whole(folder) else None
+    except (LocalEntryNotFoundError, HFValidationError, CheckpointError):
+        return None
+
+
+def _get(published: Published, wanted: str, source: Source, progress: type[Any] | None) -> Path:
+    """The folder of something published; ``wanted`` is what to give to ``jobs.fetch`` for it."""
+    if source != "hub" and (folder := cached(published)):
+        return folder
+    if source == "cache":
+        raise CheckpointError(
+            f"{published.place}: not completely cached; run without verify_only to fetch it, "
+            f"`python -m jobs.fetch {wanted}`"
+        )
+    try:
+        return _snapshot(published, local=False, progress=progress)
+    except (HTTPError, HFValidationError, OSError, RuntimeError) as error:  # the last: of the Xet downloader
+        raise CheckpointError(f"{published.place}: {_why_not(published.repo, error)}") from error
+
+
+def _why_not(repo: str, error: Exception) -> str:
+    """Why something could not be downloaded, and what to do."""
+    unreachable = isinstance(error, LocalEntryNotFoundError)  # nothing cached to fall back on either
+    cause = error.__cause__ if unreachable and error.__cause__ else error
+    status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+    reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    log_in = "log in with `hf auth login` or set HF_TOKEN"
+    elsewhere = "copy it here and give its folder, or use the built-in model demo"
+    if isinstance(cause, GatedRepoError):
+        return f"its owner asks for permission; accept the terms at {constants.ENDPOINT}/{repo} and {log_in}"
+    if status in (401, 403):
+        return f"the hub has no such repository, or it is private; check the name, or {log_in}"
+    if isinstance(cause, RepositoryNotFoundError):
+        return "the hub has no such repository; check the name"
+    if status is not None:
+        return f"the hub failed ({reason}); try later, what is here is kept"
+    if isinstance(cause, HFValidationError):
+        return f"not a hub id ({reason}); give owner/name"
+    if isinstance(cause, OfflineModeIsEnabled):
+        return f"not completely cached, and HF_HUB_OFFLINE forbids to fetch it; unset it, {elsewhere}"
+    if unreachable:
+        return f"not completely cached, and {constants.ENDPOINT} cannot be reached; check the network, {elsewhere}"
+    if isinstance(cause, OSError) and cause.errno in NO_PLACE:
+        return f"the cache of the hub cannot be written ({reason}); set HF_HOME to a folder that can be written"
+    return f"the download broke off ({reason}); run again, what is here is kept"
+
+
+def _snapshot(published: Published, local: bool, progress: type[Any] | None) -> Path:
+    patterns = [f"{published.folder}/{name}" if published.folder else name for name in published.files]
+    snapshot = snapshot_download(
+        published.repo, allow_patterns=patterns, local_files_only=local, tqdm_class=progress
+    )
+    folder = Path(snapshot) / published.folder
+    if not folder.is_dir():
+        if local:
+            raise LocalEntryNotFoundError(f"{folder} is not cached")
+        what = f"no folder {published.folder}" if published.folder else f"none of {', '.join(published.files)}"
+        raise CheckpointError(f"{published.repo}: has {what}; check the name and the variant")
+    return folder

@@ -1,0 +1,277 @@
+"""LoRA adapters, merged into the transformer's weights as they are loaded.
+
+A layer's weight ``[out, in]`` becomes ``W + scale x strength x B A`` with A ``[rank, in]`` and B ``[out, rank]``.
+Adapters written by PEFT, by diffusers and by trainers in the manner of kohya-ss are read; their tensors differ in
+name alone.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from acestep.checkpoints.diffusers_layout import original_layer
+from acestep.checkpoints.lora_files import AdapterFiles, find_adapter_files
+from acestep.checkpoints.safetensors_files import Shape, differences, read_shapes, read_tensor, read_tensors
+from acestep.errors import CheckpointError, RequestError
+from acestep.model.config import is_number, is_size
+
+MOST_SHAPES = 3  # named of an adapter for another size of model: all of them differ in the same way
+
+# What a plain LoRA has at each option that changes what its weights mean.
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "alora_invocation_tokens": (None, []),
+    "arrow_config": (None,),
+    "bias": (None, "none"),
+    "fan_in_fan_out": (None, False),
+    # Others, such as "pissa", start by changing the weights of the model itself.
+    "init_lora_weights": (None, True, False, "gaussian", "eva", "orthogonal"),
+    "kasa_config": (None,),
+    "layer_replication": (None, []),
+    "lora_bias": (None, False),
+    "modules_to_save": (None, []),
+    "monteclora_config": (None,),
+    "target_parameters": (None, []),
+    "trainable_token_indices": (None, [], {}),
+    "use_bdlora": (None, False),
+    "use_dora": (None, False),
+    "use_qalora": (None, False),
+    "velora_config": (None,),
+}
+# Tensors of other kinds of adapters, by a part of their names.
+_OTHER_KINDS = {
+    "lokr_": "a LoKr adapter",
+    "hada_": "a LoHa adapter",
+    "dora_scale": "a DoRA adapter",
+    "lora_magnitude_vector": "a DoRA adapter",
+}
+_PARTS = {"lora_A": "A", "lora_down": "A", "lora.down": "A", "lora_B": "B", "lora_up": "B", "lora.up": "B"}
+_KEY = re.compile(r"(?P<layer>.+)\.(?:(?P<part>lora_[AB]|lora[_.](?:down|up))(?:\.\w+)?\.weight|alpha)")
+_WRAPPERS = re.compile(r"\A(?:(?:base_model\.model|diffusion_model|transformer|model|decoder)\.)+")
+# kohya-ss writes dots as underscores.
+_FLAT = re.compile(
+    r"(?:lora_unet|lora_transformer|lycoris)_(?:decoder_)?layers_(\d+)_(self_attn|cross_attn|mlp)_(\w+)"
+)
+
+
+class Pair(NamedTuple):
+    """The two factors of one layer.
+
+    names, shapes: of A and of B in the file; rank: what both should have.
+    strength: alpha / rank, or alpha / sqrt(rank) where the adapter was trained so.
+    """
+
+    names: tuple[str, str]
+    shapes: tuple[Shape, Shape]
+    rank: int
+    strength: float
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter whose configuration was checked.
+
+    pairs: by the transformer's layer.
+    has_alpha: whether it says how strong it is; else alpha = rank is taken, as diffusers and ComfyUI do.
+    """
+
+    files: AdapterFiles
+    pairs: Mapping[str, Pair]
+    has_alpha: bool
+
+    @property
+    def path(self) -> Path:
+        return self.files.path
+
+    def identity(self) -> tuple[Any, ...]:
+        """What besides its files determines what it does."""
+        found = [(pair.rank, pair.strength) for _, pair in sorted(self.pairs.items())]
+        return found[0] if len(set(found)) == 1 else tuple(found)
+
+    def note(self) -> str:
+        """What a user should know of it, "" for nothing."""
+        if self.has_alpha:
+            return ""
+        return f"adapter {self.path}: says no alpha, so alpha = rank is taken; adapter_config.json beside it tells"
+
+
+def check_scale(scale: float) -> None:
+    """Refuse a scale that no adapter was trained for.
+
+    Raises:
+        RequestError: it is not between 0 and 1.
+    """
+    if not is_number(scale) or not 0 <= scale <= 1:
+        raise RequestError(f"adapter_scale {scale!r} is out of range; use 0 (no effect) to 1 (as trained)")
+
+
+def open_adapter(path: Path) -> Adapter:
+    """Look at an adapter without loading its weights.
+
+    Args:
+        path: see ``find_adapter_files``.
+
+    Raises:
+        CheckpointError: there is none, it is not a plain LoRA, or its tensors are not pairs of A and B.
+    """
+    files = find_adapter_files(path)
+    shapes = read_shapes(files.folder, files.stem)
+    known = {name: match for name in shapes if (match := _KEY.fullmatch(name))}
+    named: dict[tuple[str, str], str] = {}
+    for name, match in known.items():
+        named.setdefault((match["layer"], _PARTS.get(match["part"], "alpha")), name)
+    layers = {layer: _layer(layer) for layer, _ in named}
+    taken = Counter(layers.values())
+    unknown = sorted(shapes.keys() - named.values())
+    unknown += sorted(layer for layer, ours in layers.items() if taken[ours] > 1)
+    if unknown or not named:
+        raise CheckpointError(f"adapter {files.path}: {_strange(unknown)}")
+    alone = sorted(
+        f"{ours}.lora_{part}" for layer, ours in layers.items() for part in "AB" if (layer, part) not in named
+    )
+    if alone:
+        raise CheckpointError(
+            f"adapter {files.path}: {len(alone)} missing: {', '.join(alone[:4])}; fetch it again"
+        )
+    config = files.config()
+    if config is not None:
+        _check_config(files, config)
+    pairs, has_alpha = {}, True
+    for layer, ours in layers.items():
+        down, up = named[layer, "A"], named[layer, "B"]
+        alpha = _alpha(files, named.get((layer, "alpha")))
+        rank = shapes[down][0] if shapes[down] else 0
+        strength = alpha / rank if alpha is not None and rank else 1.0
+        has_alpha &= config is not None or alpha is not None
+        if config is not None:
+            rank, strength = _configured(files, config, layer, alpha)
+        pairs[ours] = Pair((down, up), (shapes[down], shapes[up]), rank, strength)
+    return Adapter(files, pairs, has_alpha)
+
+
+def _layer(name: str) -> str:
+    """The transformer's name of a layer, from the name in an adapter's file."""
+    flat = _FLAT.fullmatch(name)
+    if flat:
+        number, part, projection = flat.groups()
+        name = f"layers.{number}.{part}.{projection.replace('to_out_0', 'to_out.0')}"
+    return original_layer(_WRAPPERS.sub("", name))
+
+
+def _strange(unknown: list[str]) -> str:
+    """What an adapter holds that is not understood."""
+    for sign, kind in _OTHER_KINDS.items():
+        of_kind = [name for name in unknown if sign in name]
+        if of_kind:
+            return (
+                f"is {kind} (holds {of_kind[0]}), which is not supported; give a LoRA, or a checkpoint with the "
+                "adapter merged"
+            )
+    found = f"{len(unknown)} tensors such as {unknown[0]}" if unknown else "no tensor"
+    return f"holds {found}; expected LoRA pairs A and B of the transformer's layers alone, each once"
+
+
+def _alpha(files: AdapterFiles, name: str | None) -> float | None:
+    """The alpha of one layer that the weights' file holds; None without one."""
+    tensor = read_tensor(files.folder, files.stem, name) if name else None
+    if tensor is None:
+        return None
+    if tensor.numel() != 1 or not is_number(tensor.item()):
+        raise CheckpointError(f"adapter {files.path}: {name} is not one finite number; fetch it again")
+    return float(tensor.item())
+
+
+def _check_config(files: AdapterFiles, config: Mapping[str, Any]) -> None:
+    """Refuse a configuration that is not a plain LoRA's."""
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise CheckpointError(f"adapter {files.path}: peft_type is {kind!r}; only 'LORA' is supported")
+    special = {key: config[key] for key, plain in _PLAIN.items() if key in config and config[key] not in plain}
+    if special:
+        options = ", ".join(f"{key} = {value!r}" for key, value in sorted(special.items()))
+        raise CheckpointError(
+            f"adapter {files.path}: {options} is not supported; merge it into the checkpoint, or train a plain "
+            "LoRA"
+        )
+
+
+def _configured(
+    files: AdapterFiles, config: Mapping[str, Any], layer: str, own_alpha: float | None
+) -> tuple[int, float]:
+    """The rank and the strength of a layer, by its name in the file."""
+    rank = _of_pattern(files, config, "rank_pattern", layer, config.get("r"))
+    alpha = _of_pattern(files, config, "alpha_pattern", layer, config.get("lora_alpha"))
+    if not is_size(rank) or not is_number(alpha):
+        raise CheckpointError(
+            f"adapter {files.path}: r is {rank!r} and lora_alpha {alpha!r}; expected a rank of at least 1 and a "
+            "number"
+        )
+    if own_alpha is not None and own_alpha != alpha:
+        raise CheckpointError(
+            f"adapter {files.path}: alpha of {layer} is {own_alpha:g} in the weights and {alpha:g} in the "
+            "configuration; fetch both again"
+        )
+    return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _of_pattern(files: AdapterFiles, config: Mapping[str, Any], name: str, layer: str, usual: Any) -> Any:
+    """What a pattern of PEFT's configuration has for a layer: the first entry that names it or its ending."""
+    pattern = config.get(name) or {}
+    if not isinstance(pattern, Mapping):
+        raise CheckpointError(f"adapter {files.path}: {name} is {pattern!r}; expected values by layer")
+    own = re.sub(r"^(base_model\.model|transformer)\.", "", layer)
+    for key, value in pattern.items():
+        ending = key.removeprefix("^").removesuffix("$").replace("\\.", ".")
+        if not re.fullmatch(r"[\w.-]+", ending):
+            # PEFT takes any expression, and some never end.
+            raise CheckpointError(f"adapter {files.path}: {name} = {key!r} is not supported; name layers in full")
+        if own == ending or (not key.startswith("^") and own.endswith(f".{ending}")):
+            return value
+    return usual
+
+
+def check_fit(adapter: Adapter, decoder: nn.Module) -> None:
+    """Compare an adapter with the transformer it is for, which may live on the meta device.
+
+    Raises:
+        CheckpointError: listing what the model does not have or has in another shape.
+    """
+    weights = {name.removesuffix(".weight"): tuple(weight.shape) for name, weight in decoder.named_parameters()}
+    expected: dict[str, tuple[int | None, ...]] = {}
+    found: dict[str, Shape] = {}
+    for layer, pair in adapter.pairs.items():
+        found |= {f"{layer}.lora_A": pair.shapes[0], f"{layer}.lora_B": pair.shapes[1]}
+        if len(weights.get(layer, ())) == 2:
+            out, into = weights[layer]
+            expected |= {f"{layer}.lora_A": (pair.rank, into), f"{layer}.lora_B": (out, pair.rank)}
+    problems = differences(found, expected, MOST_SHAPES)
+    if problems:
+        raise CheckpointError(
+            f"adapter {adapter.path}: does not fit the model; {problems}. Use it with the model it was trained on "
+            "(ACE-Step 1.5, 2B or XL)"
+        )
+
+
+@torch.no_grad()
+def merge_adapter(decoder: nn.Module, adapter: Adapter, scale: float, dtype: torch.dtype) -> None:
+    """Add an adapter to the weights of a transformer on the CPU, in fp32, rounded once to ``dtype``.
+
+    Raises:
+        CheckpointError: the adapter is for another size of model.
+        RequestError: the scale is not between 0 and 1.
+    """
+    check_scale(scale)
+    check_fit(adapter, decoder)
+    if not scale:
+        return
+    tensors = read_tensors(adapter.files.folder, adapter.files.stem)
+    for layer, pair in sorted(adapter.pairs.items()):
+        down, up = (tensors[name].float() for name in pair.names)
+        weight = decoder.get_parameter(f"{layer}.weight")
+        weight.data = (weight.float() + scale * pair.strength * (up @ down)).to(dtype)

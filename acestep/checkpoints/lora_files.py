@@ -1,0 +1,140 @@
+"""Where the weights of a LoRA adapter lie: a folder, a single file, or a folder inside a trainer's run folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from acestep.checkpoints.safetensors_files import PICKLES, read_metadata
+from acestep.errors import CheckpointError
+from acestep.model.config import read_json
+from acestep.parameters.values import from_json
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model"  # as PEFT names it
+DIFFUSERS_WEIGHTS = "pytorch_lora_weights"
+LOKR_FILE = "lokr_weights.safetensors"
+SUFFIX = ".safetensors"
+DIFFUSERS_METADATA = "lora_adapter_metadata"
+INSIDE = ("*", "*/*", "*/*/*")  # of a run folder: adapter, final/adapter, checkpoints/epoch_10/adapter
+MOST_NAMED = 8
+NO_LOKR = "is a LoKr adapter, which is not supported; give a LoRA, or a checkpoint with the LoKr merged"
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """The files of one adapter.
+
+    path: the folder or the file, for people.
+    folder, stem: of the weights, ``<folder>/<stem>.safetensors``.
+    has_config: whether a PEFT configuration lies beside them.
+    """
+
+    path: Path
+    folder: Path
+    stem: str
+    has_config: bool = False
+
+    def config(self) -> dict[str, Any] | None:
+        """PEFT's configuration: a file of its own, or in the header as diffusers writes it; None without one.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        if self.has_config:
+            return read_json(self.folder / ADAPTER_CONFIG)
+        header = read_metadata(self.folder, self.stem).get(DIFFUSERS_METADATA)
+        if header is None:
+            return None
+        try:
+            values = from_json(header)
+        except ValueError as error:
+            raise CheckpointError(
+                f"adapter {self.path}: its header's {DIFFUSERS_METADATA} is no JSON ({error})"
+            ) from error
+        if not isinstance(values, dict):
+            raise CheckpointError(f"adapter {self.path}: its header's {DIFFUSERS_METADATA} is no JSON object")
+        return {key.removeprefix("transformer."): value for key, value in values.items()}
+
+
+def find_adapter_files(path: Path) -> AdapterFiles:
+    """The adapter at a path.
+
+    Args:
+        path: a ``.safetensors`` file, a folder with one, or a folder that holds such a folder.
+
+    Raises:
+        CheckpointError: there is none, there are several, or it is a LoKr or a pickle.
+    """
+    if path.is_file():
+        return _of_file(path)
+    if not path.is_dir():
+        raise CheckpointError(f"adapter {path}: no such file or folder; give a LoRA adapter or a hub id")
+    found = _of_folder(path)
+    if found is not None:
+        return found
+    inside = _folders_inside(path) or _weights(path)
+    if len(inside) == 1:
+        return find_adapter_files(inside[0])
+    if inside:
+        named = ", ".join(str(one.relative_to(path)) for one in inside[:MOST_NAMED])
+        more = f" and {len(inside) - MOST_NAMED} more" if len(inside) > MOST_NAMED else ""
+        raise CheckpointError(
+            f"adapter {path}: holds {len(inside)} adapters, {named}{more}; give the path of one, such as "
+            f"{inside[0]}"
+        )
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix in (*PICKLES, ".pt"))
+    if pickles:
+        raise CheckpointError(f"adapter {path}: {_no_pickle(pickles[0])}")
+    raise CheckpointError(
+        f"adapter {path}: no LoRA in this folder; one holds {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}{SUFFIX}, or "
+        f"{DIFFUSERS_WEIGHTS}{SUFFIX}"
+    )
+
+
+def _of_file(file: Path) -> AdapterFiles:
+    if file.name == ADAPTER_CONFIG:
+        return find_adapter_files(file.parent)
+    if file.name == LOKR_FILE:
+        raise CheckpointError(f"adapter {file}: {NO_LOKR}")
+    if file.suffix in (*PICKLES, ".pt"):
+        raise CheckpointError(f"adapter {file}: {_no_pickle(file.name)}")
+    if file.suffix != SUFFIX:
+        raise CheckpointError(f"adapter {file}: not a {SUFFIX} file; give a LoRA adapter's file or folder")
+    return AdapterFiles(file, file.parent, file.stem, _configured(file))
+
+
+def _of_folder(folder: Path) -> AdapterFiles | None:
+    """The adapter whose files lie in a folder itself under their usual names; None where there is none."""
+    if (folder / ADAPTER_CONFIG).is_file():
+        others = _weights(folder)
+        renamed = len(others) == 1 and not (folder / f"{ADAPTER_WEIGHTS}{SUFFIX}").exists()
+        return AdapterFiles(folder, folder, others[0].stem if renamed else ADAPTER_WEIGHTS, True)
+    if (folder / LOKR_FILE).is_file():
+        raise CheckpointError(f"adapter {folder}: {LOKR_FILE} {NO_LOKR}")
+    if (folder / f"{ADAPTER_WEIGHTS}{SUFFIX}").is_file():
+        raise CheckpointError(
+            f"adapter {folder}: {ADAPTER_CONFIG} is missing, which says how strong the adapter is; fetch it "
+            f"again, or give the path of {ADAPTER_WEIGHTS}{SUFFIX} itself to take alpha = rank"
+        )
+    if (folder / f"{DIFFUSERS_WEIGHTS}{SUFFIX}").is_file():
+        return AdapterFiles(folder, folder, DIFFUSERS_WEIGHTS)
+    return None
+
+
+def _folders_inside(folder: Path) -> list[Path]:
+    names = (ADAPTER_CONFIG, f"{DIFFUSERS_WEIGHTS}{SUFFIX}", LOKR_FILE)
+    return sorted({file.parent for deep in INSIDE for name in names for file in folder.glob(f"{deep}/{name}")})
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def _configured(file: Path) -> bool:
+    """Whether the PEFT configuration beside a file is the file's own."""
+    own = file.stem == ADAPTER_WEIGHTS or _weights(file.parent) == [file]
+    return own and (file.parent / ADAPTER_CONFIG).is_file()
+
+
+def _no_pickle(name: str) -> str:
+    return f"{name} is a pickle, which is refused; convert it to {SUFFIX}"

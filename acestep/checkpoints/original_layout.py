@@ -1,0 +1,78 @@
+"""The published (original) layout of a model folder: config.json, model.safetensors, silence_latent.pt."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from acestep.checkpoints.safetensors_files import Shape, Sizes, read_shapes, read_tensors
+from acestep.errors import CheckpointError
+from acestep.model.config import read_json
+
+SILENCE_FILE = "silence_latent.pt"
+WEIGHTS = "model"
+
+
+def file_name(published: str) -> str:
+    """The name in the file of a published tensor: the same."""
+    return published
+
+
+def model_config(folder: Path) -> dict[str, Any]:
+    """The parsed config.json.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    return read_json(folder / "config.json")
+
+
+def expected_tensors(published: Mapping[str, Shape], channels: int) -> dict[str, Sizes]:
+    """What the file must hold."""
+    return dict(published)
+
+
+def tensor_shapes(folder: Path) -> dict[str, Shape]:
+    """Names and shapes of the file's tensors.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    return read_shapes(folder, WEIGHTS)
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """The file's tensors."""
+    return read_tensors(folder, WEIGHTS)
+
+
+def silence(folder: Path, channels: int) -> Tensor:
+    """The silence latent ``[frames, channels]``; the file is fp32 and holds the channels first.
+
+    Raises:
+        CheckpointError: the file is missing, is not a bare tensor, or has another width.
+    """
+    file = folder / SILENCE_FILE
+    try:
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise CheckpointError(f"{file}: is no file; fetch it again")
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file}: no such file; the folder is incomplete, fetch it again") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # torch reports damage by many types
+        raise CheckpointError(
+            f"{file}: not readable as a plain tensor ({type(error).__name__}); fetch it again"
+        ) from error
+    if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[:2] != (1, channels) or found.is_sparse:
+        shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise CheckpointError(f"{file}: expected a tensor [1, {channels}, frames], found {shape}")
+    return found[0].T
+
+
+def module_folders(folder: Path) -> list[Path]:
+    """Where the network's files lie."""
+    return [folder]

@@ -1,0 +1,224 @@
+"""Qwen3 folders, of which there are two kinds: the text encoder and the 5 Hz language model.
+
+A folder is opened first, which looks at every file without reading the weights, and then loaded.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3Model
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX as QWEN2_PATTERN
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
+from transformers.models.qwen3_5.tokenization_qwen3_5 import PRETOKENIZE_REGEX as QWEN3_PATTERN
+
+from acestep.checkpoints.folder_files import renewal
+from acestep.checkpoints.safetensors_files import (
+    check_shapes,
+    check_sizes,
+    described_by,
+    read_shapes,
+    read_tensors,
+)
+from acestep.errors import CheckpointError
+from acestep.model.config import layer_count, read_json
+from acestep.model.layers import Linear, Silu
+
+WEIGHTS = "model"
+TOKENIZER_FILE = "tokenizer.json"
+DIFFUSERS_TOKENIZER_FOLDER = "tokenizer"
+
+# The keys of a configuration that its output depends on.
+_DECIDING = (
+    "attention_bias",
+    "head_dim",
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "layer_types",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "rope_parameters",
+    "sliding_window",
+    "tie_word_embeddings",
+    "use_sliding_window",
+    "vocab_size",
+)
+_READ = (*_DECIDING, "max_window_layers", "rope_scaling", "rope_theta")
+_SIZES = (
+    "head_dim",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
+_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+# What the sections of Qwen's tokenizers are made of.
+_PARTS = {
+    "normalizer": ("Sequence", "NFC", "NFD", "NFKC", "NFKD"),
+    "pre_tokenizer": ("Sequence", "Split", "ByteLevel"),
+}
+PATTERNS = (QWEN2_PATTERN, QWEN3_PATTERN)
+
+Kind = type[Qwen3Model] | type[Qwen3ForCausalLM]
+Content = TypeVar("Content")
+
+
+def open_qwen3(
+    folder: Path, kind: Kind, remedy: str = "give the folder of a Qwen3 model"
+) -> tuple[Qwen3Config, Tokenizer]:
+    """Look at a folder without reading its weights: sizes, tokenizer, names and shapes of all tensors.
+
+    Args:
+        kind: without or with the head that predicts tokens.
+        remedy: what to do where the folder holds something else.
+
+    Raises:
+        CheckpointError: it is of another kind, or a file is missing, damaged or does not fit.
+    """
+    config = read_config(folder, remedy)
+    file = folder / "config.json"
+    shapes = read_shapes(folder, WEIGHTS)
+    check_sizes(((name, getattr(config, name)) for name in _SIZES), config.num_hidden_layers, shapes, folder)
+    with described_by(file, "Qwen3 model"):
+        expected = {name: tuple(tensor.shape) for name, tensor in kind(config).state_dict().items()}
+    tokenizer = open_tokenizer(tokenizer_file(folder))
+    highest = max(tokenizer.get_vocab().values(), default=None)
+    if highest is None or highest >= config.vocab_size:
+        raise CheckpointError(
+            f"{file}: vocab_size is {config.vocab_size}, but the highest token of {tokenizer_file(folder)} is "
+            f"{highest}; the two are of different models, fetch both again"
+        )
+    check_shapes(_as_in(kind, config, shapes), expected, folder)
+    with described_by(file, "Qwen3 model"):
+        Qwen3RotaryEmbedding(config)
+    return config, tokenizer
+
+
+def read_config(folder: Path, remedy: str = "give the folder of a Qwen3 model") -> Qwen3Config:
+    """The sizes of one folder's model.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or of another kind of model.
+    """
+    file = folder / "config.json"
+    raw = read_json(file)
+    if raw.get("model_type") != "qwen3":
+        raise CheckpointError(f"{file}: model_type is {raw.get('model_type')!r}, expected 'qwen3'; {remedy}")
+    try:
+        layer_count(raw, "num_hidden_layers")
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{file}: num_hidden_layers is missing or out of range ({error}); {remedy}"
+        ) from error
+    with described_by(file, "Qwen3 model"):
+        # Other keys can do more than set sizes: attn_implementation names code to fetch from the hub.
+        return Qwen3Config.from_dict({key: raw[key] for key in _READ if key in raw})
+
+
+def deciding(config: Qwen3Config) -> dict[str, Any]:
+    """What of a configuration its output depends on."""
+    return {key: getattr(config, key, None) for key in _DECIDING}
+
+
+def tokenizer_file(folder: Path) -> Path:
+    """The tokenizer of a folder: in it, or in the one beside it that the diffusers layout has.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    for file in (folder / TOKENIZER_FILE, folder.parent / DIFFUSERS_TOKENIZER_FOLDER / TOKENIZER_FILE):
+        if file.is_file():
+            return file
+    raise CheckpointError(f"{folder / TOKENIZER_FILE}: no such file; the folder is incomplete, fetch it again")
+
+
+def open_tokenizer(file: Path) -> Tokenizer:
+    """A tokenizer that neither cuts nor pads.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    try:
+        _check_parts(file, read_json(file))
+        tokenizer = Tokenizer.from_file(str(file))
+    except (UnknownPartError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises nothing more particular, and panics beside
+        raise CheckpointError(f"{file}: not readable as a tokenizer ({error}); {renewal(file)}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+class UnknownPartError(CheckpointError):
+    """A tokenizer has a part that Qwen's have not."""
+
+
+def _check_parts(file: Path, raw: dict[str, Any]) -> None:
+    """Refuse parts of a tokenizer that other tokenizers than Qwen's have.
+
+    Patterns of other makes can take exponential time or end in a panic, and replacements any amount of memory.
+    """
+    for section, known in _PARTS.items():
+        for part in _nested(raw.get(section)):
+            kind, pattern = part.get("type"), part.get("pattern", {})
+            if "type" in part and kind not in known:
+                raise UnknownPartError(
+                    f"{file}: {section} is a {kind!r:.200}, expected {' or '.join(known)}; fetch it again"
+                )
+            if "pattern" in part and (not isinstance(pattern, dict) or pattern.get("Regex") not in PATTERNS):
+                raise UnknownPartError(
+                    f"{file}: {section} splits at {pattern!r:.200}, unlike Qwen's; fetch it again"
+                )
+
+
+def _nested(part: Any) -> Iterator[dict[str, Any]]:
+    """The mappings in a value of JSON, however deep."""
+    waiting = [part]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def load_qwen3(folder: Path, kind: Kind, config: Qwen3Config, device: torch.device, dtype: torch.dtype) -> Any:
+    """The model of a folder that was opened before, ready to run."""
+    with torch.device("meta"):
+        network: Any = kind(config)
+    tensors = {name: tensor.to(dtype) for name, tensor in read_tensors(folder, WEIGHTS).items()}
+    network.load_state_dict(_as_in(kind, config, tensors), assign=True)
+    network.tie_weights()
+    network.base_model.rotary_emb = Qwen3RotaryEmbedding(config)  # frequencies are in no file; they stay fp32
+    # The same bits, whatever the number of threads.
+    for layer in network.base_model.layers:
+        layer.mlp.act_fn = Silu()
+    for module in network.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Linear
+    return network.to(device).eval().requires_grad_(False)
+
+
+def _as_in(kind: Kind, config: Qwen3Config, content: Mapping[str, Content]) -> dict[str, Content]:
+    """A file's content under the names of the network.
+
+    Some files leave out the prefix of all but the head, and a head that is the embedding table may be left out.
+    """
+    headed = kind is Qwen3ForCausalLM
+    prefix = "model." if headed else ""
+    named = {n if n == _HEAD else prefix + n.removeprefix("model."): value for n, value in content.items()}
+    if headed and config.tie_word_embeddings:
+        named.pop(_HEAD, None)
+        named |= {_HEAD: named[_EMBEDDING]} if _EMBEDDING in named else {}
+    return named

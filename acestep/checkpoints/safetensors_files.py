@@ -1,0 +1,203 @@
+"""Safetensors files of a folder: one file or shards, read by header or in full. Pickles never are."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from acestep.checkpoints.folder_files import renewal, shard
+from acestep.errors import CheckpointError
+from acestep.model.config import read_json
+
+READ_DTYPES = ("BF16", "F16", "F32")
+PICKLES = (".bin", ".ckpt", ".pth", ".pkl")
+STEMS = ("model", "diffusion_pytorch_model")
+MOST_LISTED = 12
+
+Shape = tuple[int, ...]
+Sizes = tuple[int | None, ...]  # None: any size
+
+
+def weight_files(folder: Path, stem: str) -> list[Path]:
+    """``<stem>.safetensors``, or every shard that ``<stem>.safetensors.index.json`` names.
+
+    Raises:
+        CheckpointError: a file is missing, or only pickles are there.
+    """
+    index = folder / f"{stem}.safetensors.index.json"
+    if index.is_file():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise CheckpointError(f"{index}: has no weight_map from tensors to files; fetch it again")
+        files = [shard(folder, name, index) for name in sorted(set(weight_map.values()))]
+    else:
+        files = [folder / f"{stem}.safetensors"]
+    for file in files:
+        if not file.is_file():
+            pickles = sorted(p.name for p in file.parent.glob("*") if p.suffix in PICKLES)
+            if pickles:
+                found = ", ".join(pickles)
+                raise CheckpointError(
+                    f"{file}: no such file (found {found}: pickles are refused, convert to safetensors)"
+                )
+            raise CheckpointError(f"{file}: no such file; the folder is incomplete, fetch it again")
+    return files
+
+
+def weights_are_in(folder: Path) -> bool:
+    """Whether a folder has weights under any of their usual names, with every shard."""
+    for stem in STEMS:
+        try:
+            weight_files(folder, stem)
+        except CheckpointError:
+            continue
+        return True
+    return False
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """The header of a safetensors file.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    try:
+        with safe_open(file, "pt") as content:
+            yield content
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: damaged or not a safetensors file ({error}); {renewal(file)}") from error
+
+
+def read_shapes(folder: Path, stem: str) -> dict[str, Shape]:
+    """Names and shapes of all tensors, from the files' headers alone.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or holds unexpected dtypes.
+    """
+    shapes: dict[str, Shape] = {}
+    strange = []
+    for file in weight_files(folder, stem):
+        with _opened(file) as content:
+            for name in content.keys():  # noqa: SIM118 (not a mapping)
+                tensor = content.get_slice(name)
+                shapes[name] = tuple(tensor.get_shape())
+                # Single numbers, such as a LoRA's alpha, may be of any kind.
+                if shapes[name] and tensor.get_dtype() not in READ_DTYPES:
+                    strange.append(f"{name} ({tensor.get_dtype()})")
+    if strange:
+        raise CheckpointError(
+            f"{folder}: tensors of unsupported dtype: {_listed(strange)}; convert to {', '.join(READ_DTYPES)}"
+        )
+    return shapes
+
+
+def read_metadata(folder: Path, stem: str) -> dict[str, str]:
+    """What the headers of a folder's files say besides their tensors.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    metadata: dict[str, str] = {}
+    for file in weight_files(folder, stem):
+        with _opened(file) as content:
+            metadata.update(content.metadata() or {})
+    return metadata
+
+
+def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
+    """All tensors of a folder whose header was read before."""
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(folder, stem):
+        tensors.update(load_file(file))
+    return tensors
+
+
+def read_tensor(folder: Path, stem: str, name: str) -> Tensor | None:
+    """One tensor of a folder whose header was read before, None where there is none of that name."""
+    for file in weight_files(folder, stem):
+        with safe_open(file, "pt") as content:
+            if name in content.keys():  # noqa: SIM118 (not a mapping)
+                return content.get_tensor(name)
+    return None
+
+
+def differences(found: Mapping[str, Shape], expected: Mapping[str, Sizes], most_shapes: int = MOST_LISTED) -> str:
+    """What is missing, unexpected and of another shape, in words; "" where everything fits."""
+    shapes = [
+        f"{name} is {list(found[name])}, expected [{', '.join('any' if n is None else str(n) for n in sizes)}]"
+        for name, sizes in sorted(expected.items())
+        if name in found and not _fits(found[name], sizes)
+    ]
+    kinds = (
+        ("missing", sorted(expected.keys() - found.keys()), MOST_LISTED),
+        ("unexpected", sorted(found.keys() - expected.keys()), MOST_LISTED),
+        ("of another shape", shapes, most_shapes),
+    )
+    return "; ".join(f"{len(names)} {kind}: {_listed(names, most)}" for kind, names, most in kinds if names)
+
+
+def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Sizes], source: Path) -> None:
+    """Compare names and shapes, and report everything that differs at once.
+
+    Raises:
+        CheckpointError: listing missing, unexpected and mis-shaped tensors.
+    """
+    problems = differences(found, expected)
+    if problems:
+        raise CheckpointError(f"{source}: tensors do not fit the configuration; {problems}")
+
+
+def _fits(shape: Shape, sizes: Sizes) -> bool:
+    return len(shape) == len(sizes) and all(
+        size in (None, found) for found, size in zip(shape, sizes, strict=True)
+    )
+
+
+def check_sizes(sizes: Iterable[tuple[str, int]], layers: int, found: Mapping[str, Shape], source: Path) -> None:
+    """Compare the sizes of a configuration with the tensors of its files, before anything is built from them.
+
+    Args:
+        sizes: names and values of what has to be a dimension of some tensor.
+        layers: how many there are in all stacks, each of which has tensors of its own.
+
+    Raises:
+        CheckpointError: there are too few tensors for the layers, or none as large as a size.
+    """
+    if layers > len(found):
+        raise CheckpointError(
+            f"{source}: the configuration has {layers} layers and the files {len(found)} tensors; the two are of "
+            "different models, fetch both again"
+        )
+    largest = max((size for shape in found.values() for size in shape), default=0)
+    for name, size in sizes:
+        if size > largest:
+            raise CheckpointError(
+                f"{source}: {name} is {size} and the largest dimension of a tensor {largest}; the configuration "
+                "and the files are of different models, fetch both again"
+            )
+
+
+@contextmanager
+def described_by(source: Path, what: str) -> Iterator[None]:
+    """Build modules on the meta device from the sizes that a file gives.
+
+    Raises:
+        CheckpointError: there are none of these sizes, whichever error the libraries have for that.
+    """
+    try:
+        with torch.device("meta"):
+            yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{source}: describes no {what} ({reason}); fetch it again") from error
+
+
+def _listed(entries: list[str], most: int = MOST_LISTED) -> str:
+    more = f", and {len(entries) - most} more" if len(entries) > most else ""
+    return ", ".join(entries[:most]) + more

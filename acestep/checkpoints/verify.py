@@ -1,0 +1,52 @@
+"""Look at every file of a checkpoint without loading the weights."""
+
+from pathlib import Path
+
+from acestep.checkpoints.checkpoint import CheckpointFolders, load_silence, open_autoencoder, open_model
+from acestep.checkpoints.hub import naming_the_command
+from acestep.checkpoints.lora import check_fit, open_adapter
+from acestep.constants import HOP, SAMPLE_RATE
+from acestep.errors import CheckpointError
+from acestep.language.text_encoder import check_text_encoder
+from acestep.model.config import AutoencoderConfig, ModelConfig
+
+
+def verify(folders: CheckpointFolders, adapter: Path | None = None) -> ModelConfig:
+    """Check every tensor of a checkpoint, that its parts fit together, and that an adapter fits it.
+
+    Raises:
+        CheckpointError: a part is missing, damaged, of another kind or of another model.
+    """
+    lora = open_adapter(adapter) if adapter is not None else None
+    with naming_the_command(folders):
+        model = open_model(folders.model, folders.name)
+        load_silence(folders.model, model.config.latent_channels)
+        autoencoder = open_autoencoder(folders.autoencoder)
+        text_encoder = check_text_encoder(folders.text_encoder)
+        check_parts(folders, model.config, autoencoder.config, autoencoder.hop, text_encoder.hidden_size)
+    if lora is not None:
+        check_fit(lora, model.decoder)
+    return model.config
+
+
+def check_parts(
+    folders: CheckpointFolders, model: ModelConfig, autoencoder: AutoencoderConfig, hop: int, text_width: int
+) -> None:
+    """Compare the sizes at which the parts of a checkpoint meet.
+
+    Raises:
+        CheckpointError: the autoencoder or the text encoder is made for another model.
+    """
+    if (autoencoder.latent_channels, hop) != (model.latent_channels, HOP):
+        raise CheckpointError(
+            f"{folders.autoencoder}: {autoencoder.latent_channels} channels at one frame per {hop} samples, but "
+            f"the model reads {model.latent_channels} at one per {HOP}"
+        )
+    if autoencoder.sample_rate != SAMPLE_RATE:
+        raise CheckpointError(
+            f"{folders.autoencoder}: made for {autoencoder.sample_rate} Hz, expected {SAMPLE_RATE} Hz"
+        )
+    if text_width != model.text_channels:
+        raise CheckpointError(
+            f"{folders.text_encoder}: hidden_size {text_width}, but the model reads {model.text_channels}"
+        )

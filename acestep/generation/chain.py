@@ -1,0 +1,227 @@
+"""Stages: covers of covers (country -> rock -> heavy metal), handed over as latents without leaving the model."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from acestep.constants import INSTRUMENTAL
+from acestep.errors import GenerationError, RequestError
+from acestep.generation.conditions import TrackConditions
+from acestep.generation.rendering import render
+from acestep.language.prompt import Prompt, singing_notes
+from acestep.parameters.values import unix_lines
+from acestep.runtime.threads import inference
+from acestep.sampling.plan import CoverPlan, resolve
+from acestep.sampling.prefix_tree import Path, forks, grow, last_known, route
+from acestep.sampling.sampler import Fork, denoise_from
+from acestep.sampling.setting import SETTING_FIELDS, CoverSetting, parse_setting, unknown_setting
+
+WORDS = ("caption", "lyrics")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One cover of a chain: its setting, and its words where they are not the track's own (None).
+
+    own: names of the parameters that the stage sets itself.
+    """
+
+    setting: CoverSetting
+    caption: str | None = None
+    lyrics: str | None = None
+    own: tuple[str, ...] = ()
+
+    def prompt(self, track: Prompt) -> Prompt:
+        """The track's prompt in this stage's words."""
+        caption = track.caption if self.caption is None else self.caption
+        lyrics = track.lyrics if self.lyrics is None else self.lyrics or INSTRUMENTAL
+        return replace(track, caption=caption, lyrics=lyrics)
+
+    def notes(self, track: Prompt) -> list[str]:
+        """What is to be said of its words, where they are not the track's."""
+        words = self.prompt(track)
+        return [] if words == track else singing_notes(words)
+
+    def values(self) -> dict[str, Any]:
+        """The stage as plain data, which ``parse_stage`` reads back."""
+        return asdict(self.setting) | {name: getattr(self, name) for name in WORDS}
+
+
+def parse_stage(values: Mapping[str, Any], base: CoverSetting | None = None) -> Stage:
+    """A stage from its caption, lyrics and setting parameters, laid over ``base``.
+
+    Raises:
+        RequestError: a name is unknown, a value is not usable, or a given caption is empty.
+    """
+    if not isinstance(values, Mapping):
+        raise RequestError(f"{values!r} is not a mapping; write {{caption: ..., audio_cover_strength: ...}}")
+    words = {name: values[name] for name in WORDS if values.get(name) is not None}
+    for name, text in words.items():
+        if not isinstance(text, str) or (name == "caption" and not text.strip()):
+            raise RequestError(f"{name} {text!r} is not usable; give text, or leave it out")
+    words = {name: unix_lines(text) for name, text in words.items()}
+    steering = {name: value for name, value in values.items() if name not in WORDS}
+    for name in steering:
+        if name == "seed":
+            raise RequestError("seed cannot differ between stages; set it for the whole chain")
+        if name not in SETTING_FIELDS:
+            raise RequestError(unknown_setting(name, WORDS))
+    return Stage(parse_setting(steering, base), **words, own=tuple(steering))
+
+
+def parse_stages(listed: Sequence[Mapping[str, Any]] | None, base: CoverSetting) -> tuple[Stage, ...]:
+    """The chain that ``listed`` describes over ``base``; without one, ``base`` alone.
+
+    Raises:
+        RequestError: naming the stage, counted from 1.
+    """
+    if listed is not None and not isinstance(listed, list | tuple):
+        raise RequestError(f"stages {listed!r} is not a list; write [{{caption: ...}}, {{caption: ...}}]")
+    stages = []
+    for number, values in enumerate(listed or (), start=1):
+        try:
+            stages.append(parse_stage(values, base))
+        except RequestError as error:
+            raise RequestError(f"stage {number}: {error}") from error
+    return tuple(stages) or (Stage(base),)
+
+
+Key = tuple[tuple[Stage, ...], int]  # stages and seed
+
+
+@dataclass(frozen=True)
+class Cover:
+    """What one stage made: latents ``[1, t, c]``, waveform ``[2, n]`` (not yet limited), seconds of work.
+
+    denoise_s, decode_s: what was spent when it was asked for: less where other covers had made its first steps,
+        nothing where an equal cover was made before; the first has the making of a source that nobody asked for.
+    """
+
+    conditions: TrackConditions
+    latents: Tensor
+    wave: Tensor
+    denoise_s: float
+    decode_s: float
+
+    @cached_property
+    def as_source(self) -> TrackConditions:
+        """Conditions of what starts from it."""
+        return self.conditions.restyled(self.latents, self.wave.square().mean().sqrt().item())
+
+
+class Chain:
+    """The covers of one track: those that begin alike take their first steps together, equal ones are made once,
+    and a later stage starts from what an earlier one made.
+
+    States to go on from and covers to start from are kept until no cover to come needs them. A cover's samples do
+    not depend on which others are made, nor on their order.
+
+    chains: what will be run, by stages and seed.
+    adjust: applied to latents before they are decoded.
+    tree: the lanes of ``chains`` and of the sources they start from.
+    """
+
+    def __init__(
+        self,
+        track: TrackConditions,
+        chains: Iterable[Key],
+        adjust: Callable[[Tensor], Tensor] = lambda latents: latents,
+    ):
+        chains = list(chains)
+        self.track, self.adjust = track, adjust
+        lanes = _lanes(track, chains)
+        self.tree = grow(lanes.values())
+        self.paths = dict(zip(lanes, self.tree.paths, strict=True))
+        self.plans = dict(zip(self.tree.paths, self.tree.plans, strict=True))
+        sources = {
+            path: self.paths[stages[:-1], seed] for (stages, seed), path in self.paths.items() if stages[1:]
+        }
+        self.uses = Counter([*(self.paths[key] for key in chains), *sources.values()])
+        self.kept: dict[Path, Cover] = {}
+        self.states: dict[int, Fork] = {}
+
+    @inference
+    def run(
+        self, stages: tuple[Stage, ...], seed: int, on_step: Callable[[int, int], None] | None = None
+    ) -> Cover:
+        """The cover of the last of ``stages``; those before it run where they are not kept.
+
+        Raises:
+            GenerationError: what came out cannot be used, or what it would start from cannot.
+            RequestError: see ``TrackConditions.lane``.
+            KeyError: it was not among ``chains``.
+        """
+        path = self.paths[stages, seed]
+        made_before = path in self.kept
+        try:
+            cover = self._cover(stages, seed, on_step)
+        finally:
+            self._used(path)
+        return replace(cover, denoise_s=0.0, decode_s=0.0) if made_before else cover
+
+    def _cover(self, stages: tuple[Stage, ...], seed: int, on_step: Callable[[int, int], None] | None) -> Cover:
+        path = self.paths[stages, seed]
+        if path not in self.kept:
+            started = time.perf_counter()
+            conditions = self._conditions(stages, seed, on_step)
+            self.kept[path] = self._make(conditions, path, seed, on_step, started)
+        return self.kept[path]
+
+    def _conditions(
+        self, stages: tuple[Stage, ...], seed: int, on_step: Callable[[int, int], None] | None
+    ) -> TrackConditions:
+        prompt, before = stages[-1].prompt(self.track.prompt), stages[:-1]
+        if not before:
+            return replace(self.track, prompt=prompt)
+        try:
+            return replace(self._cover(before, seed, on_step).as_source, prompt=prompt)
+        except GenerationError as error:
+            raise GenerationError(f"stage {len(before)}, its source, failed: {error}", "parent_failed") from error
+        finally:
+            self._used(self.paths[before, seed])
+
+    def _make(
+        self,
+        conditions: TrackConditions,
+        path: Path,
+        seed: int,
+        on_step: Callable[[int, int], None] | None,
+        started: float,
+    ) -> Cover:
+        handler, plan = conditions.handler, self.plans[path]
+        lane, wanted = conditions.lane(plan, seed), forks(path, self._to_come())
+        latents = denoise_from(handler.model.decoder, handler.null, lane, path, self.states, wanted, on_step)
+        handler.synchronize()
+        denoised = time.perf_counter()
+        wave = render(handler, self.adjust(latents), plan, conditions)
+        return Cover(conditions, latents, wave, denoised - started, time.perf_counter() - denoised)
+
+    def _to_come(self) -> list[tuple[Path, CoverPlan]]:
+        return [(path, self.plans[path]) for path, uses in self.uses.items() if uses > 0 and path not in self.kept]
+
+    def _used(self, path: Path) -> None:
+        """Let go of what no cover to come needs any more."""
+        self.uses[path] -= 1
+        if self.uses[path] <= 0:
+            self.kept.pop(path, None)
+        needed = {path[last_known(path, self.states)] for path, _ in self._to_come()}
+        self.states = {state: fork for state, fork in self.states.items() if state in needed}
+
+
+def _lanes(track: TrackConditions, chains: Iterable[Key]) -> dict[Key, tuple[Hashable, CoverPlan]]:
+    """Every cover that ``chains`` need, sources before what starts from them: what it is given, and its plan."""
+    lanes: dict[Key, tuple[Hashable, CoverPlan]] = {}
+    for stages, seed in chains:
+        source: Hashable = None
+        for k, stage in enumerate(stages, start=1):
+            if (stages[:k], seed) not in lanes:
+                plan = resolve(stage.setting, track.handler.is_turbo)
+                lanes[stages[:k], seed] = (source, stage.prompt(track.prompt), seed), plan
+            given, plan = lanes[stages[:k], seed]
+            source = (given, route(plan))
+    return lanes

@@ -1,0 +1,42 @@
+"""Latents to a waveform that is worth writing down."""
+
+import torch
+from torch import Tensor
+
+from acestep.constants import COLLAPSED_SHARE, SILENT_PEAK
+from acestep.errors import GenerationError
+from acestep.generation.conditions import TrackConditions
+from acestep.handler import AceStepHandler
+from acestep.runtime.threads import inference
+from acestep.sampling.plan import CoverPlan
+
+
+@inference
+def render(handler: AceStepHandler, latents: Tensor, plan: CoverPlan, conditions: TrackConditions) -> Tensor:
+    """The waveform ``[2, n]`` (fp32, on the CPU, not yet limited) of latents ``[1, t, c]``.
+
+    Raises:
+        GenerationError: it is not finite, or it is silent, or the run started from the noised source and its
+            energy is gone: users of ``cover_noise_strength`` report covers 40 times quieter than their source,
+            which the loudness step that follows would turn into loud noise.
+    """
+    wave = handler.autoencoder.decode(latents)[0].cpu()
+    if not torch.isfinite(latents).all() or not torch.isfinite(wave).all():
+        raise GenerationError("the model's output is not finite (NaN or infinity)", "not_finite")
+    rms = wave.square().mean().sqrt().item()
+    if plan.t_start is not None and rms < COLLAPSED_SHARE * conditions.source_rms:
+        raise GenerationError(
+            f"the output's energy collapsed: RMS {rms:.2g} against {conditions.source_rms:.2g} of the source. The "
+            f"run started from the noised source at flow time {plan.t_start:.2f}; lower cover_noise_strength, or "
+            "use task_type cover-nofsq to stay close to the source",
+            "energy_collapse",
+        )
+    peak = wave.abs().max().item()
+    if peak < SILENT_PEAK:
+        remedy = (
+            "try another seed or more inference_steps, and check the caption and the model"
+            if conditions.source_rms
+            else "its source is silent too: lower audio_cover_strength, so that the caption leads, or leave it out"
+        )
+        raise GenerationError(f"the output is silent: its peak is {peak:.2g}; {remedy}", "silent_output")
+    return wave

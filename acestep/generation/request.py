@@ -1,0 +1,231 @@
+"""What can be asked of ``generate_music``, and what is refused before anything runs."""
+
+import random
+import re
+from dataclasses import fields, replace
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from acestep.audio import files as audio
+from acestep.constants import (
+    COVER_TASKS,
+    FSQ_CODES,
+    INSTRUCTIONS,
+    INSTRUMENTAL,
+    MAX_SOURCE_SECONDS,
+    RANDOM_SEED,
+    SEED_LIMIT,
+)
+from acestep.errors import RequestError
+from acestep.generation.chain import Stage, parse_stages
+from acestep.generation.params import SUPPORTED, SUPPORTED_CONFIG, GenerationConfig, GenerationParams
+from acestep.language.prompt import Prompt, check_prompt
+from acestep.parameters.values import as_number, as_text, as_whole_number, is_empty
+from acestep.sampling.setting import SETTING_FIELDS, CoverSetting, check_seed, parse_setting
+
+MAX_BATCH = 8
+MP3_RATES = (48_000, 44_100, 32_000)
+WITH_BITRATE = ("mp3", "opus", "aac")  # formats that mp3_bitrate is for
+OF_THE_LANGUAGE_MODEL = (
+    "lm_temperature",
+    "lm_top_k",
+    "lm_top_p",
+    "use_cot_metas",
+    "use_cot_language",
+    "use_constrained_decoding",
+)
+
+
+Request = TypeVar("Request", GenerationParams, GenerationConfig)
+
+
+def check_request(params: GenerationParams, config: GenerationConfig) -> tuple[GenerationParams, GenerationConfig]:
+    """The request with every value in its field's own kind, and empty values (NaN, None) at their defaults.
+
+    Refuses what is not supported or has no meaning; the setting and the prompt are checked on their own.
+
+    Raises:
+        RequestError: naming the field, its value and what is allowed.
+    """
+    _refuse_unsupported(params, config)
+    params, config = _in_own_kinds(params), _in_own_kinds(config)
+    _check_output(params, config)
+    return params, config
+
+
+def setting_of(params: GenerationParams) -> CoverSetting:
+    """The part of a request that steers the sampler.
+
+    Raises:
+        RequestError: a value has no meaning, or ``use_adg`` contradicts ``guidance``.
+    """
+    values = {name: getattr(params, name) for name in SETTING_FIELDS}
+    if params.use_adg and not str(params.guidance).startswith("adg"):
+        if params.guidance != GenerationParams.guidance:
+            raise RequestError(f"use_adg asks for adg and guidance for {params.guidance!r}; give only one of them")
+        values["guidance"] = "adg"
+    return parse_setting(values)
+
+
+def stages_of(params: GenerationParams) -> tuple[Stage, ...]:
+    """The covers to make one after the other: usually one.
+
+    Raises:
+        RequestError: see ``setting_of`` and ``parse_stages``.
+    """
+    return parse_stages(params.stages, setting_of(params))
+
+
+def codes_of(params: GenerationParams) -> list[int]:
+    """The indices in ``audio_codes``, written ``<|audio_code_17|><|audio_code_4|>...``.
+
+    Raises:
+        RequestError: something else stands there, or a code is out of range.
+    """
+    text = params.audio_codes.strip()
+    codes = [int(number) for number in re.findall(r"<\|audio_code_(\d+)\|>", text)]
+    if re.sub(r"<\|audio_code_\d+\|>|\s", "", text):
+        raise RequestError(f"audio_codes {text[:60]!r}: write codes as <|audio_code_17|><|audio_code_4|>")
+    wrong = [code for code in codes if code >= FSQ_CODES]
+    if wrong:
+        raise RequestError(f"audio_codes holds {wrong[0]}; allowed: 0..{FSQ_CODES - 1}")
+    return codes
+
+
+def prompt_of(params: GenerationParams) -> tuple[Prompt, list[str]]:
+    """The words of a request, checked, and notes on what was filled in.
+
+    Raises:
+        RequestError: a musical fact is out of range, or the caption is empty.
+    """
+    instruction = "" if params.instruction == INSTRUCTIONS["text2music"] else params.instruction
+    lyrics = INSTRUMENTAL if params.instrumental else params.lyrics
+    return check_prompt(
+        Prompt(
+            caption=params.caption,
+            lyrics=lyrics,
+            language=params.vocal_language,
+            bpm=params.bpm,
+            keyscale=params.keyscale,
+            timesignature=params.timesignature,
+            instruction=instruction,
+        )
+    )
+
+
+def unused_notes(params: GenerationParams, config: GenerationConfig) -> list[str]:
+    """A note for each parameter beside the setting that is given and has no effect."""
+    notes = []
+    if params.duration > 0:
+        notes.append(f"duration {params.duration:g} has no effect: a cover lasts as long as its source")
+    if params.instrumental and params.lyrics.strip() not in ("", INSTRUMENTAL):
+        notes.append("lyrics have no effect: instrumental is on")
+    if params.seed >= 0 and config.seeds is not None and pick_seeds(params.seed, config)[0] != params.seed:
+        notes.append(f"seed {params.seed} has no effect: seeds are given")
+    audio_format = f"audio_format is {config.audio_format!r}"
+    for given, names, acts, why in (
+        (params, OF_THE_LANGUAGE_MODEL, params.thinking, "thinking is off"),
+        (params, ("normalization_db",), params.enable_normalization, "enable_normalization is off"),
+        (config, ("mp3_bitrate",), config.audio_format in WITH_BITRATE, audio_format),
+        (config, ("mp3_sample_rate",), config.audio_format == "mp3", audio_format),
+    ):
+        changed = [name for name in names if getattr(given, name) != getattr(type(given), name)]
+        notes += [f"{name} {getattr(given, name)!r} has no effect: {why}" for name in changed if not acts]
+    return notes
+
+
+def pick_seeds(seed: int, config: GenerationConfig) -> list[int]:
+    """The seed of each output: those listed, else one given and its successors, else random ones.
+
+    Raises:
+        RequestError: a seed is out of range, or fewer seeds than outputs are listed.
+    """
+    listed = [config.seeds] if isinstance(config.seeds, int | float | str) else config.seeds
+    if listed is None and seed == RANDOM_SEED and not config.use_random_seed:
+        raise RequestError("use_random_seed is off and no seed is given; set seed or seeds")
+    seeds = [check_seed(value) for value in ([seed] if listed is None else listed)]
+    if len(seeds) == 1:
+        step = 0 if seeds[0] == RANDOM_SEED else 1
+        seeds = [check_seed(seeds[0] + step * k) for k in range(config.batch_size)]
+    if len(seeds) != config.batch_size:
+        raise RequestError(f"{len(seeds)} seeds for batch_size {config.batch_size}; list one per output")
+    return [random.SystemRandom().randrange(SEED_LIMIT) if seed == RANDOM_SEED else seed for seed in seeds]
+
+
+def _in_own_kinds(request: Request) -> Request:
+    """Refuse values of another kind than the field's; ``parse_setting`` looks at the sampler's itself."""
+    values: dict[str, Any] = {}
+    hints = get_type_hints(type(request))
+    for item in fields(request):
+        value = getattr(request, item.name)
+        if is_empty(value):
+            values[item.name] = (
+                None if value is None and type(None) in get_args(hints[item.name]) else item.default
+            )
+        elif item.name not in SETTING_FIELDS:
+            values[item.name] = _of_kind(item.name, value, hints[item.name])
+    return replace(request, **values)
+
+
+def _of_kind(name: str, value: Any, hint: Any) -> Any:
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    is_list = any(get_origin(kind) is list for kind in kinds)
+    if is_list and isinstance(value, list | tuple):
+        return value
+    if int in kinds:
+        return as_whole_number(name, value)
+    if float in kinds:
+        return value if type(value) in (int, float) else as_number(name, value)
+    if str in kinds:
+        return as_text(name, value)
+    if bool in kinds and isinstance(value, bool):
+        return value
+    raise RequestError(f"{name} {value!r:.80} is not {'a list' if is_list else 'True or False'}")
+
+
+def _refuse_unsupported(params: GenerationParams, config: GenerationConfig) -> None:
+    if params.task_type not in COVER_TASKS:
+        raise RequestError(f"task_type {params.task_type!r} is not supported; use one of {', '.join(COVER_TASKS)}")
+    for given, default, supported in (
+        (params, GenerationParams(), SUPPORTED),
+        (config, GenerationConfig(), SUPPORTED_CONFIG),
+    ):
+        for item in fields(given):
+            value = getattr(given, item.name)
+            if item.name not in supported and value != getattr(default, item.name) and not is_empty(value):
+                raise RequestError(f"{item.name}={value!r} is not supported yet; leave it at its default")
+
+
+def _check_output(params: GenerationParams, config: GenerationConfig) -> None:
+    for name, low, high in (
+        ("normalization_db", -60, 0),
+        ("fade_in_duration", 0, MAX_SOURCE_SECONDS),
+        ("fade_out_duration", 0, MAX_SOURCE_SECONDS),
+        ("latent_shift", -10, 10),
+        ("latent_rescale", 0.01, 10),
+    ):
+        value = getattr(params, name)
+        if not low <= value <= high:
+            raise RequestError(f"{name} {value!r} is out of range; allowed: {low:g}..{high:g}")
+    if not 1 <= config.batch_size <= MAX_BATCH:
+        raise RequestError(f"batch_size {config.batch_size!r} is out of range; allowed: 1..{MAX_BATCH}")
+    if config.audio_format not in audio.FORMATS:
+        raise RequestError(
+            f"audio_format {config.audio_format!r} is unknown; use one of {', '.join(audio.FORMATS)}"
+        )
+    kbps(config.mp3_bitrate)
+    if config.mp3_sample_rate not in MP3_RATES:
+        rates = ", ".join(map(str, MP3_RATES))
+        raise RequestError(f"mp3_sample_rate {config.mp3_sample_rate!r} is not one of {rates}")
+
+
+def kbps(bitrate: str) -> int:
+    """The number in a bitrate such as ``128k``.
+
+    Raises:
+        RequestError: it is not one between 32k and 320k.
+    """
+    digits = str(bitrate).lower().removesuffix("k")
+    if not digits.isdigit() or not 32 <= int(digits) <= 320:
+        raise RequestError(f"mp3_bitrate {bitrate!r} is not a bitrate; write it as '128k' (32k..320k)")
+    return int(digits)

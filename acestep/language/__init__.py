@@ -1,0 +1,1 @@
+"""Text: prompts, the text encoder, the 5 Hz language model."""

@@ -1,0 +1,151 @@
+"""The strings the text encoder reads."""
+
+from dataclasses import dataclass, replace
+
+from acestep.constants import (
+    BPM_RANGE,
+    INSTRUCTIONS,
+    INSTRUMENTAL,
+    KEYSCALES,
+    LANGUAGES,
+    MAX_CAPTION_CHARACTERS,
+    MAX_LYRICS_CHARACTERS,
+    TIME_SIGNATURES,
+)
+from acestep.errors import RequestError
+from acestep.language.vocals import asks_for_singing
+from acestep.parameters.values import unix_lines
+
+DEFAULT_SECONDS = 30
+_KEYS = {"": ""} | {key.casefold(): key for key in KEYSCALES}
+_NULL_WORDS = ("null", "none", "na", "n/a", "undefined", "\\n")
+_FRACTIONS = {"2/4": "2", "3/4": "3", "4/4": "4", "6/8": "6"}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a request says in words: the target style, the lyrics and the musical facts.
+
+    bpm, keyscale and timesignature may be empty (None or ""): the model then sees ``N/A``.
+    ``instruction`` replaces the cover task's own instruction when it is not empty; the text branch keeps its own.
+    """
+
+    caption: str
+    lyrics: str = ""
+    language: str = "unknown"
+    bpm: int | None = None
+    keyscale: str = ""
+    timesignature: str = ""
+    instruction: str = ""
+
+
+def text_prompt(prompt: Prompt, task: str, duration_s: float | None) -> str:
+    """The prompt of one task (a key of ``INSTRUCTIONS``); ``duration_s`` is the source's length."""
+    instruction = (prompt.instruction if task != "text2music" else "") or INSTRUCTIONS[task]
+    if not instruction.endswith(":"):
+        instruction += ":"
+    return (
+        f"# Instruction\n{instruction}\n\n"
+        f"# Caption\n{plain_caption(prompt.caption)}\n\n"
+        f"# Metas\n{metadata(prompt, duration_s)}<|endoftext|>\n"
+    )
+
+
+def metadata(prompt: Prompt, duration_s: float | None) -> str:
+    """The four metadata lines, each ended by a newline."""
+    keyscale = prompt.keyscale.strip() or "N/A"
+    timesignature = prompt.timesignature.strip() or "N/A"
+    seconds = DEFAULT_SECONDS if duration_s is None else int(duration_s)
+    return (
+        f"- bpm: {prompt.bpm or 'N/A'}\n- timesignature: {timesignature}\n"
+        f"- keyscale: {keyscale}\n- duration: {seconds} seconds\n"
+    )
+
+
+def plain_caption(caption: str) -> str:
+    """The caption itself, also when a full prompt was pasted in its place."""
+    if "# Instruction" not in caption or "# Caption" not in caption:
+        return caption
+    return caption.split("# Caption", 1)[1].split("# Metas", 1)[0].strip()
+
+
+def lyric_prompt(prompt: Prompt) -> str:
+    """The lyrics with their language."""
+    return f"# Languages\n{prompt.language}\n\n# Lyric\n{prompt.lyrics}<|endoftext|>"
+
+
+def check_prompt(prompt: Prompt) -> tuple[Prompt, list[str]]:
+    """Refuse values without a meaning and write the others in one way; empty lyrics become ``[Instrumental]``.
+
+    Line ends become LF, ``zh-CN`` the language ``zh``, ``4/4`` the time signature ``4``, ``c Major`` the key
+    ``C major``: requests that mean the same are the same. A note says what was left out.
+
+    Raises:
+        RequestError: naming the value and what is allowed.
+    """
+    notes = []
+    if not prompt.caption.strip():
+        raise RequestError("caption is empty: say the style to go to, such as 'heavy metal, distorted guitars'")
+    language = read_language(prompt.language)
+    if language not in LANGUAGES:
+        raise RequestError(f"language {prompt.language!r} is unknown; use one of {', '.join(sorted(LANGUAGES))}")
+    if language != prompt.language.strip().lower() and prompt.language.strip():
+        notes.append(f"language {prompt.language!r} is taken as {language!r}")
+    low, high = BPM_RANGE
+    if prompt.bpm is not None and not low <= prompt.bpm <= high:
+        raise RequestError(f"bpm {prompt.bpm} is out of range; allowed: {low}..{high}, or leave it out")
+    keyscale = read_keyscale(prompt.keyscale)
+    if keyscale is None:
+        raise RequestError(f"keyscale {prompt.keyscale!r} is unknown; write it as 'F# minor' or 'Bb major'")
+    timesignature = prompt.timesignature.replace(" ", "").removesuffix(".0")
+    timesignature = _FRACTIONS.get(timesignature, timesignature)
+    if timesignature and timesignature not in TIME_SIGNATURES:
+        raise RequestError(
+            f"timesignature {prompt.timesignature!r} is unknown; use one of {', '.join(TIME_SIGNATURES)} "
+            f"({', '.join(_FRACTIONS)})"
+        )
+    prompt = replace(
+        prompt,
+        caption=unix_lines(prompt.caption),
+        lyrics=unix_lines(prompt.lyrics),
+        language=language,
+        keyscale=keyscale,
+        timesignature=timesignature,
+    )
+    if len(prompt.caption) > MAX_CAPTION_CHARACTERS:
+        notes.append(
+            f"caption has {len(prompt.caption)} characters; the model knows fewer than {MAX_CAPTION_CHARACTERS}"
+        )
+    if len(prompt.lyrics) > MAX_LYRICS_CHARACTERS:
+        notes.append(
+            f"lyrics have {len(prompt.lyrics)} characters; the model knows fewer than {MAX_LYRICS_CHARACTERS}"
+        )
+    for name, text in (("caption", prompt.caption), ("lyrics", prompt.lyrics)):
+        if text.strip().casefold() in _NULL_WORDS:
+            notes.append(f"{name} is the word {text!r}, which programs write where there is nothing")
+    if not prompt.lyrics.strip():
+        notes.append(f"lyrics are empty: {INSTRUMENTAL} is used")
+        prompt = replace(prompt, lyrics=INSTRUMENTAL)
+    return prompt, notes + singing_notes(prompt)
+
+
+def singing_notes(prompt: Prompt) -> list[str]:
+    """A note where a caption asks for a voice and there are no words to sing."""
+    instrumental = prompt.lyrics.strip().casefold() in ("", INSTRUMENTAL.casefold())
+    asked = asks_for_singing(plain_caption(prompt.caption)) if instrumental else ""
+    if not asked:
+        return []
+    return [
+        f"the caption asks for singing ({asked!r}) and there are no words to sing: give lyrics, or leave the "
+        "voice out of the caption"
+    ]
+
+
+def read_keyscale(written: str) -> str | None:
+    """A key as the models know it, whatever its case; "" where none is given, None where it is unknown."""
+    return _KEYS.get(written.strip().casefold())
+
+
+def read_language(written: str) -> str:
+    """The first subtag of a language tag in lower case: ``zh`` of ``zh-CN``; empty means unknown."""
+    return written.strip().lower().replace("_", "-").split("-")[0] or "unknown"

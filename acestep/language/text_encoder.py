@@ -1,0 +1,68 @@
+"""Qwen3-Embedding: hidden states of a prompt, embedding-table rows of lyrics."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import Qwen3Config, Qwen3Model
+
+from acestep.checkpoints.qwen3 import load_qwen3, open_qwen3
+from acestep.constants import MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS
+from acestep.runtime.threads import inference
+
+REMEDY = "give the folder of a Qwen3-Embedding model"
+
+
+class TextEncoder:
+    """Tokenizer and language model of one checkpoint folder.
+
+    Raises:
+        CheckpointError: see ``check_text_encoder``.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype):
+        config, self.tokenizer = open_qwen3(folder, Qwen3Model, REMEDY)
+        self.model = load_qwen3(folder, Qwen3Model, config, device, dtype)
+
+    def token_ids(self, text: str, most: int) -> list[int]:
+        """See the function of the same name."""
+        return token_ids(self.tokenizer, text, most)
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text, uncut."""
+        return len(self.tokenizer.encode(text).ids)
+
+    @inference
+    def states(self, ids: list[int]) -> Tensor:
+        """Last hidden states ``[1, tokens, width]`` after the final norm, each token seeing those before it."""
+        tokens = torch.tensor([ids], device=self.model.device)
+        return self.model(input_ids=tokens, use_cache=False).last_hidden_state
+
+    @inference
+    def rows(self, ids: list[int]) -> Tensor:
+        """Rows ``[1, tokens, width]`` of the embedding table: lyrics do not pass the language model."""
+        return self.model.embed_tokens(torch.tensor([ids], device=self.model.device))
+
+    def prompt_states(self, text: str) -> Tensor:
+        """States of a prompt."""
+        return self.states(self.token_ids(text, MAX_PROMPT_TOKENS))
+
+    def lyric_rows(self, text: str) -> Tensor:
+        """Rows of lyrics."""
+        return self.rows(self.token_ids(text, MAX_LYRIC_TOKENS))
+
+
+def token_ids(tokenizer: Tokenizer, text: str, most: int) -> list[int]:
+    """Token ids, at most ``most``; the end token that the tokenizer appends survives truncation."""
+    ids = tokenizer.encode(text).ids
+    return ids if len(ids) <= most else [*ids[: most - 1], ids[-1]]
+
+
+def check_text_encoder(folder: Path) -> Qwen3Config:
+    """Look at a folder without loading it, tensor by tensor; returns the model's sizes.
+
+    Raises:
+        CheckpointError: it is of another kind, or a file is missing or damaged.
+    """
+    return open_qwen3(folder, Qwen3Model, REMEDY)[0]

@@ -1,0 +1,1 @@
+"""The networks. Nothing here reads a file."""

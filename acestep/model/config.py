@@ -1,0 +1,323 @@
+"""Model sizes, read from a checkpoint's config.json and never assumed."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from acestep.errors import CheckpointError
+from acestep.parameters.values import from_json
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """Sizes shared by all attention blocks of one stack.
+
+    ``windows[i]`` is the attention window of layer i in tokens (key j is visible to query i iff
+    ``|i - j| <= window``), or None where the layer sees everything.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    windows: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One diffusion transformer with its condition encoder, audio tokenizer and detokenizer."""
+
+    decoder: BlockConfig
+    encoder: BlockConfig
+    lyric_layers: int
+    timbre_layers: int
+    pooler_layers: int
+    text_channels: int
+    latent_channels: int
+    timbre_channels: int
+    in_channels: int
+    patch_size: int
+    pool_window: int
+    fsq_channels: int
+    fsq_levels: tuple[int, ...]
+    timbre_frames: int
+    timbre_token: bool  # XL: a learned token is prepended to the clip and read out
+    is_turbo: bool
+
+    @property
+    def decoder_layers(self) -> int:
+        return len(self.decoder.windows)
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Sizes of the Oobleck autoencoder; the product of ``ratios`` is its hop in samples."""
+
+    audio_channels: int
+    encoder_channels: int
+    decoder_channels: int
+    latent_channels: int
+    multiples: tuple[int, ...]
+    ratios: tuple[int, ...]
+    sample_rate: int
+
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+MOST = 1e12  # of any number; also what infinities and huge integers are not
+MOST_LAYERS = 1000  # of one stack; building a layer takes about a millisecond even without its weights
+MOST_JSON_BYTES = 100_000_000
+MOST_CODES = 2**62  # code indices are int64
+MOST_TIMBRE_FRAMES = 15_000  # ten minutes at 25 Hz
+_NO_DIMENSION = ("timbre_frames", "sample_rate")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: the file is missing or is not a JSON object.
+    """
+    try:
+        # A pipe would be waited for, and a device never ends.
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path}: is no file")
+        if path.stat().st_size > MOST_JSON_BYTES:
+            raise CheckpointError(f"{path}: is larger than {MOST_JSON_BYTES} bytes; fetch it again")
+        content = from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file; is the checkpoint folder complete?") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def parse_model_config(raw: dict[str, Any], name: str) -> ModelConfig:
+    """Turn a DiT ``config.json`` into a ``ModelConfig``; unknown keys are training-only and ignored.
+
+    A separate ``encoder_hidden_size`` marks an XL model, whose encoder side has its own width.
+
+    Args:
+        raw: the parsed JSON object.
+        name: of the folder or the repository, or a hub id; "turbo" in its last part marks a distilled model
+            where the file does not say what it is.
+
+    Raises:
+        CheckpointError: a needed key is missing or the file describes another kind of model.
+    """
+    if raw.get("model_type", "acestep") != "acestep":
+        raise CheckpointError(f"{name}: model_type is {raw['model_type']!r:.200}, expected 'acestep'")
+    for key, only in (("rope_scaling", None), ("hidden_act", "silu"), ("attention_bias", False)):
+        if raw.get(key, only) != only:
+            raise CheckpointError(f"{name}: {key} is {raw[key]!r:.200}; only {only!r} is supported")
+    if raw.get("fsq_input_num_quantizers", 1) != 1:
+        raise CheckpointError(
+            f"{name}: {raw['fsq_input_num_quantizers']!r:.200} quantizers; only one is supported"
+        )
+    try:
+        config = _model_config(raw, name)
+    except KeyError as error:
+        raise CheckpointError(f"{name}: config.json has no {error}; is this an ACE-Step 1.5 model?") from error
+    except ValueError as error:
+        raise CheckpointError(f"{name}: config.json has a value of the wrong kind ({error})") from error
+    _check_sizes(config, name)
+    if config.in_channels != 3 * config.latent_channels:
+        raise CheckpointError(
+            f"{name}: in_channels {config.in_channels} is not 3 x {config.latent_channels} latent channels"
+        )
+    return config
+
+
+def _check_sizes(config: ModelConfig, name: str) -> None:
+    """Refuse sizes that fit their tensors and that nothing can be computed with."""
+    for block in (config.decoder, config.encoder):
+        if block.head_dim % 2:
+            raise CheckpointError(f"{name}: head_dim is {block.head_dim}, expected an even number")
+        if block.heads % block.kv_heads:
+            raise CheckpointError(
+                f"{name}: {block.heads} attention heads do not share {block.kv_heads} key-value heads evenly"
+            )
+    if min(config.fsq_levels) < 2 or math.prod(config.fsq_levels) > MOST_CODES:
+        raise CheckpointError(
+            f"{name}: fsq_input_levels is {config.fsq_levels!r:.200}, expected at least 2 each and at most "
+            f"{MOST_CODES} codes in all"
+        )
+    if config.timbre_frames > MOST_TIMBRE_FRAMES:
+        raise CheckpointError(
+            f"{name}: timbre_fix_frame is {config.timbre_frames}, expected at most {MOST_TIMBRE_FRAMES}"
+        )
+
+
+def _model_config(raw: dict[str, Any], name: str) -> ModelConfig:
+    layers = layer_count(raw, "num_hidden_layers")
+    lyric, timbre, pooler = (
+        layer_count(raw, f"num_{part}_hidden_layers")
+        for part in ("lyric_encoder", "timbre_encoder", "attention_pooler")
+    )
+    encoder_layers = max(lyric, timbre, pooler)
+    windows = _windows(raw, max(layers, encoder_layers))
+    shared: dict[str, Any] = {
+        "head_dim": _size(raw, "head_dim"),
+        "rms_norm_eps": _positive(raw, "rms_norm_eps", 1e-6),
+        "rope_theta": _positive(raw, "rope_theta", 1_000_000),
+    }
+    sizes = {
+        "hidden_size": _size(raw, "hidden_size"),
+        "intermediate_size": _size(raw, "intermediate_size"),
+        "heads": _size(raw, "num_attention_heads"),
+        "kv_heads": _size(raw, "num_key_value_heads"),
+    }
+    encoder_sizes = {
+        "hidden_size": _size(raw, "encoder_hidden_size", sizes["hidden_size"]),
+        "intermediate_size": _size(raw, "encoder_intermediate_size", sizes["intermediate_size"]),
+        "heads": _size(raw, "encoder_num_attention_heads", sizes["heads"]),
+        "kv_heads": _size(raw, "encoder_num_key_value_heads", sizes["kv_heads"]),
+    }
+    return ModelConfig(
+        decoder=BlockConfig(**sizes, **shared, windows=windows[:layers]),
+        encoder=BlockConfig(**encoder_sizes, **shared, windows=windows[:encoder_layers]),
+        lyric_layers=lyric,
+        timbre_layers=timbre,
+        pooler_layers=pooler,
+        text_channels=_size(raw, "text_hidden_dim"),
+        latent_channels=_size(raw, "audio_acoustic_hidden_dim"),
+        timbre_channels=_size(raw, "timbre_hidden_dim"),
+        in_channels=_size(raw, "in_channels"),
+        patch_size=_size(raw, "patch_size"),
+        pool_window=_size(raw, "pool_window_size"),
+        fsq_channels=_size(raw, "fsq_dim"),
+        fsq_levels=_several_sizes(raw, "fsq_input_levels"),
+        timbre_frames=_size(raw, "timbre_fix_frame", 750),
+        timbre_token=raw.get("encoder_hidden_size") is not None,
+        is_turbo=_is_turbo(raw, name),
+    )
+
+
+def _is_turbo(raw: dict[str, Any], name: str) -> bool:
+    said, version = raw.get("is_turbo"), raw.get("model_version")
+    if said not in (None, True, False):
+        raise ValueError(f"is_turbo is {said!r:.200}, expected true or false")
+    # Diffusers writes is_turbo: false where nobody set it, so that a false alone says nothing.
+    return bool(said) or version == "turbo" or (version is None and "turbo" in name.rsplit("/", 1)[-1])
+
+
+def _windows(raw: dict[str, Any], layers: int) -> tuple[int | None, ...]:
+    """The attention window of each layer; see ``BlockConfig``."""
+    kinds = layer_kinds(raw) or [SLIDING, FULL] * layers
+    if len(kinds) < layers:
+        raise ValueError(f"layer_types has {len(kinds)} entries for {layers} layers")
+    slides = raw.get("use_sliding_window", True) and SLIDING in kinds
+    window = _size(raw, "sliding_window") if slides else None
+    return tuple(window if kind == SLIDING else None for kind in kinds)
+
+
+def layer_kinds(raw: dict[str, Any]) -> list[str] | None:
+    """The kinds of attention that ``layer_types`` names, None where it is not given.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    kinds = raw.get("layer_types")
+    if not kinds and (kinds is None or kinds == []):
+        return None
+    if not isinstance(kinds, list) or any(kind not in (SLIDING, FULL) for kind in kinds):
+        raise ValueError(f"layer_types is {kinds!r:.200}, expected a list of {SLIDING!r} and {FULL!r}")
+    return kinds
+
+
+def parse_autoencoder_config(raw: dict[str, Any], name: str) -> AutoencoderConfig:
+    """Turn the autoencoder's ``config.json`` into an ``AutoencoderConfig``.
+
+    Raises:
+        CheckpointError: a needed key is missing or the file describes another autoencoder.
+    """
+    if raw.get("_class_name", "AutoencoderOobleck") != "AutoencoderOobleck":
+        raise CheckpointError(f"{name}: _class_name is {raw['_class_name']!r:.200}, expected 'AutoencoderOobleck'")
+    try:
+        config = AutoencoderConfig(
+            audio_channels=_size(raw, "audio_channels"),
+            encoder_channels=_size(raw, "encoder_hidden_size"),
+            decoder_channels=_size(raw, "decoder_channels"),
+            latent_channels=_size(raw, "decoder_input_channels"),
+            multiples=_several_sizes(raw, "channel_multiples"),
+            ratios=_several_sizes(raw, "downsampling_ratios"),
+            sample_rate=_size(raw, "sampling_rate"),
+        )
+        if len(config.multiples) != len(config.ratios):
+            raise ValueError(
+                f"{len(config.multiples)} channel_multiples, {len(config.ratios)} downsampling_ratios"
+            )
+    except KeyError as error:
+        raise CheckpointError(f"{name}: config.json has no {error}; is this an Oobleck autoencoder?") from error
+    except ValueError as error:
+        raise CheckpointError(f"{name}: config.json has a value of the wrong kind ({error})") from error
+    return config
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """True for a finite number of a sensible size; JSON knows others."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST
+
+
+def is_size(value: object) -> TypeGuard[int]:
+    """True for a whole number above 0."""
+    return isinstance(value, int) and is_number(value) and value > 0
+
+
+def _given(raw: Mapping[str, Any], key: str, default: float | None) -> Any:
+    """A value; the default where it is absent or null."""
+    if raw.get(key) is not None:
+        return raw[key]
+    return raw[key] if default is None else default
+
+
+def layer_count(raw: Mapping[str, Any], key: str) -> int:
+    """A number of layers.
+
+    Raises:
+        KeyError: there is none.
+        ValueError: it is not a whole number from 1 to ``MOST_LAYERS``.
+    """
+    count = _size(raw, key)
+    if count > MOST_LAYERS:
+        raise ValueError(f"{key} is {count}, expected at most {MOST_LAYERS}")
+    return count
+
+
+def _size(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    value = _given(raw, key, default)
+    if not is_size(value):
+        raise ValueError(f"{key} is {value!r:.200}, expected a whole number above 0")
+    return value
+
+
+def _positive(raw: Mapping[str, Any], key: str, default: float) -> float:
+    value = _given(raw, key, default)
+    if not is_number(value) or value <= 0:
+        raise ValueError(f"{key} is {value!r:.200}, expected a number above 0")
+    return float(value)
+
+
+def _several_sizes(raw: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    values = raw[key]
+    if not isinstance(values, list) or not values or not all(map(is_size, values)):
+        raise ValueError(f"{key} is {values!r:.200}, expected a list of whole numbers above 0")
+    if len(values) > MOST_LAYERS:
+        raise ValueError(f"{key} has {len(values)} entries, expected at most {MOST_LAYERS}")
+    return tuple(values)
+
+
+def sizes_of(config: ModelConfig | BlockConfig | AutoencoderConfig) -> Iterator[tuple[str, int]]:
+    """Names and values of what has to be a dimension of some tensor."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, BlockConfig):
+            yield from ((f"{field.name}.{name}", size) for name, size in sizes_of(value))
+        elif is_size(value) and field.name not in _NO_DIMENSION:
+            yield field.name, value

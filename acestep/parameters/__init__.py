@@ -1,0 +1,1 @@
+"""Parameters: values and suggestions."""

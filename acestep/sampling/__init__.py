@@ -1,0 +1,1 @@
+"""From a setting to latents: plan, schedule, guidance, loop."""

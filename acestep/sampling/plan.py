@@ -1,0 +1,301 @@
+"""From a requested setting to what each step will evaluate. Pure: no tensors, no files."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from acestep.constants import MAX_TURBO_STEPS
+from acestep.errors import RequestError
+from acestep.sampling import schedule
+from acestep.sampling.ineffective import unused_notes
+from acestep.sampling.setting import CoverSetting, check
+
+BASE_STEPS = 28
+SAID_BY_STEPS = frozenset({"notes", "shift", "inference_steps", "cover_steps", "t_switch"})
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One reading of a track: which prompt, over which context.
+
+    text: "cover" or "text2music" (the instruction), "source" (flow-edit's caption of the source), or "mixed".
+    context: "cover" (the source's codes), "cover-nofsq" (its latents), "silence", or "mixed" (codes or latents
+        interpolated with silence).
+    task: what "mixed" contexts are mixed from; strength: the share of the source in whatever is mixed.
+    """
+
+    text: str
+    context: str
+    task: str = ""
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step from flow time ``t`` to ``t_next``.
+
+    branch: what the network reads; guided: whether the unconditional velocity is evaluated too.
+    other, weight: a second, unguided branch with the rest of the weight ("velocity" blend).
+    renoise: SDE: the noise level that the step ends on, fresh noise included; None for the ODE.
+    corrected, correction_guided: Heun's second evaluation, at ``t_next``.
+    edit_from, draws: flow-edit: the branch to move away from, and the noise draws to average.
+    """
+
+    t: float
+    t_next: float
+    branch: Branch
+    guided: bool
+    other: Branch | None = None
+    weight: float = 1.0
+    renoise: float | None = None
+    corrected: bool = False
+    correction_guided: bool = False
+    edit_from: Branch | None = None
+    draws: int = 1
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        return tuple(b for b in (self.branch, self.other, self.edit_from) if b is not None)
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of the step."""
+        if self.edit_from is not None:
+            return 2 * self.draws * (1 + self.guided)
+        plain = 1 + (self.other is not None)
+        return plain + self.guided + self.corrected * (plain + self.correction_guided)
+
+
+@dataclass(frozen=True)
+class Dcw:
+    """Wavelet correction: see ``acestep.sampling.dcw.dcw``."""
+
+    mode: str
+    scaler: float
+    high_scaler: float
+
+
+@dataclass(frozen=True)
+class CoverPlan:
+    """What will really run on a given model.
+
+    inference_steps: steps that run; fewer than requested where the run starts from the noised source.
+    cover_steps: how many of them see the source.
+    t_start: flow time of the noised source that the run starts from; None starts from noise alone.
+    t_switch: flow time at which the source is let go; None if it never is.
+    retake: seed and variance (0..1) of the noise that the start noise is turned towards.
+    edit: flow-edit's words for the source, caption and lyrics.
+    notes: what was requested but has no effect, or has another effect, in words.
+    """
+
+    guidance: str
+    guidance_scale: float
+    inference_steps: int
+    shift: float | None
+    cover_steps: int
+    t_start: float | None
+    t_switch: float | None
+    steps: tuple[Step, ...]
+    reference_pick: str
+    velocity_norm_threshold: float = 0.0
+    velocity_ema_factor: float = 0.0
+    dcw: Dcw | None = None
+    retake: tuple[int, float] | None = None
+    edit: tuple[str, str] | None = None
+    notes: tuple[str, ...] = ()
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the audio; two requests with equal identities give the same samples."""
+        return {name: value for name, value in asdict(self).items() if name not in SAID_BY_STEPS}
+
+    @property
+    def branches(self) -> frozenset[Branch]:
+        """All readings of the track that some step needs."""
+        return frozenset(branch for step in self.steps for branch in step.branches)
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of the whole run."""
+        return sum(step.evaluations for step in self.steps)
+
+    @property
+    def needs_source(self) -> bool:
+        """True where latents of a source are read, not only codes of it."""
+        contexts = {b.context for b in self.branches} | {b.task for b in self.branches}
+        return self.t_start is not None or self.edit is not None or "cover-nofsq" in contexts
+
+
+def resolve(setting: CoverSetting, is_turbo: bool) -> CoverPlan:
+    """What ``setting`` means on a model.
+
+    Raises:
+        RequestError: a value is out of range, or the model cannot do what is asked.
+    """
+    check(setting)
+    notes = unused_notes(setting)
+    times, shift = _times(setting, is_turbo, notes)
+    guidance = _guidance_scale(setting, is_turbo, notes)
+    n = len(times) - 1
+    if is_turbo and setting.infer_method == "sde" and setting.sde_time == "unshifted":
+        notes.append("sde_time 'unshifted' has no effect: turbo models return to the scheduled time")
+    if setting.flow_edit_morph:
+        steps, t_start = _edited(setting, times, guidance, is_turbo), None
+        cover_steps = len(steps)
+    else:
+        first, t_start = _start(setting, times, notes)
+        steps = tuple(_step(setting, times, i, guidance, is_turbo) for i in range(first, n))
+        steps, cover_steps = _blended(setting, steps, guidance, notes)
+    if guidance > 1.0 and not any(step.guided for step in steps):
+        notes.append(
+            f"guidance_scale {guidance:g} has no effect: no step lies in the interval "
+            f"[{setting.cfg_interval_start:g}, {setting.cfg_interval_end:g}]"
+        )
+    guided = any(step.guided or step.correction_guided for step in steps)
+    let_go = [step.t for step in steps if step.branch.context == "silence"]
+    return CoverPlan(
+        guidance=setting.guidance if any(step.guided for step in steps) else "cfg" if guided else "none",
+        guidance_scale=guidance if guided else 1.0,
+        inference_steps=len(steps),
+        shift=shift,
+        cover_steps=cover_steps,
+        t_start=t_start,
+        t_switch=let_go[0] if let_go else None,
+        steps=steps,
+        reference_pick=setting.reference_pick,
+        velocity_norm_threshold=setting.velocity_norm_threshold,
+        velocity_ema_factor=setting.velocity_ema_factor,
+        dcw=Dcw(setting.dcw_mode, setting.dcw_scaler, setting.dcw_high_scaler) if setting.dcw_enabled else None,
+        retake=_retake(setting, notes),
+        edit=(
+            (setting.flow_edit_source_caption, setting.flow_edit_source_lyrics)
+            if setting.flow_edit_morph
+            else None
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _retake(setting: CoverSetting, notes: list[str]) -> tuple[int, float] | None:
+    if setting.retake_seed is None or setting.retake_variance == 0:
+        return None
+    if setting.retake_variance == 1:
+        notes.append(
+            "seed has no effect on the start: retake_variance 1 replaces its noise by that of retake_seed"
+        )
+    return setting.retake_seed, setting.retake_variance
+
+
+def _times(setting: CoverSetting, is_turbo: bool, notes: list[str]) -> tuple[tuple[float, ...], float | None]:
+    if setting.timesteps is not None:
+        given = setting.timesteps
+        times = schedule.explicit_turbo(given) if is_turbo else given
+        if times != given and times[:-1] != given:
+            notes.append(f"timesteps run as {[round(t, 6) for t in times]}: turbo models know twenty times")
+        return times, None
+    steps = setting.inference_steps or (schedule.TURBO_STEPS if is_turbo else BASE_STEPS)
+    if is_turbo and steps > MAX_TURBO_STEPS:
+        notes.append(f"inference_steps {steps} is cut to {MAX_TURBO_STEPS}, the most a turbo model takes")
+        steps = MAX_TURBO_STEPS
+    elif is_turbo and steps > schedule.TURBO_STEPS:
+        notes.append(f"inference_steps {steps}: turbo models were distilled for {schedule.TURBO_STEPS}")
+    if is_turbo and setting.shift <= 1:
+        # The model's configuration does not say which of them it is.
+        notes.append(f"shift {setting.shift:g}: turbo models are made for shift 3 (turbo_shift1 alone for 1)")
+    return schedule.shifted(steps, setting.shift), setting.shift
+
+
+def _guidance_scale(setting: CoverSetting, is_turbo: bool, notes: list[str]) -> float:
+    if is_turbo and setting.guidance_scale != 1.0:
+        notes.append(
+            f"guidance_scale {setting.guidance_scale:g} has no effect: turbo models have guidance built in; "
+            "1 is used"
+        )
+    return 1.0 if is_turbo else setting.guidance_scale
+
+
+def _start(setting: CoverSetting, times: tuple[float, ...], notes: list[str]) -> tuple[int, float | None]:
+    """Index of the first step, and the flow time of the noised source to start from."""
+    if setting.cover_noise_strength == 0:
+        return 0, None
+    first = schedule.nearest(times[:-1], 1 - setting.cover_noise_strength)
+    if first == 0 and times[0] == 1:
+        notes.append(
+            f"cover_noise_strength {setting.cover_noise_strength:g} has no effect: the nearest flow time is 1, "
+            "which is noise alone"
+        )
+        return 0, None
+    return first, times[first]
+
+
+def _step(setting: CoverSetting, times: tuple[float, ...], i: int, guidance: float, is_turbo: bool) -> Step:
+    n = len(times) - 1
+    last = i == n - 1
+    level = times[i + 1] if setting.sde_time == "scheduled" or is_turbo else 1 - (i + 1) / n
+    corrected = setting.sampler_mode == "heun" and not (is_turbo and last)
+    return Step(
+        t=times[i],
+        t_next=times[i + 1],
+        branch=Branch("cover", setting.task_type),
+        guided=guidance > 1.0 and _in_interval(setting, i, n, times[i]),
+        renoise=level if setting.infer_method == "sde" else None,
+        corrected=corrected,
+        correction_guided=corrected and guidance > 1.0 and _in_interval(setting, i + 1, n, times[i + 1]),
+    )
+
+
+def _in_interval(setting: CoverSetting, i: int, n: int, t: float) -> bool:
+    position = {"step": i / n, "t": t, "one_minus_t": 1 - t}[setting.cfg_interval_on]
+    return setting.cfg_interval_start <= position <= setting.cfg_interval_end
+
+
+def _blended(
+    setting: CoverSetting, steps: tuple[Step, ...], guidance: float, notes: list[str]
+) -> tuple[tuple[Step, ...], int]:
+    """The steps as ``blend`` and ``audio_cover_strength`` have them, and how many of them see the source."""
+    strength, task, n = setting.audio_cover_strength, setting.task_type, len(steps)
+    if strength == 1:
+        return steps, n
+    if setting.blend == "switch":
+        kept = int(n * strength)
+        if strength > 0 and kept == 0:
+            notes.append(
+                f"audio_cover_strength {strength:g} of {n} steps is less than one step: the source is not followed"
+            )
+        text = Branch("text2music", "silence")
+        return steps[:kept] + tuple(replace(step, branch=text) for step in steps[kept:]), kept
+    if setting.blend == "velocity":
+        text = Branch("text2music", task)
+        if strength > 0:
+            return tuple(replace(step, other=text, weight=strength) for step in steps), n
+        if guidance > 1:
+            notes.append(
+                f"guidance_scale {guidance:g} has no effect: at strength 0 the velocity blend is all text, and "
+                "that is unguided"
+            )
+        return tuple(replace(s, branch=text, guided=False, correction_guided=False) for s in steps), n
+    context = "mixed" if setting.blend == "embed_context" else task
+    mixed = Branch("mixed", context, task, strength)
+    if strength == 0:
+        mixed = Branch("text2music", "silence" if context == "mixed" else task)
+    seen = 0 if mixed.context == "silence" else n
+    return tuple(replace(step, branch=mixed) for step in steps), seen
+
+
+def _edited(setting: CoverSetting, times: tuple[float, ...], guidance: float, is_turbo: bool) -> tuple[Step, ...]:
+    if is_turbo:
+        raise RequestError("flow_edit_morph needs guidance, which turbo models lack; use a base or sft model")
+    n = len(times) - 1
+    first, end = int(n * setting.flow_edit_n_min), int(n * setting.flow_edit_n_max)
+    if first >= n:
+        raise RequestError(f"flow_edit_n_min {setting.flow_edit_n_min:g} leaves no step to run; lower it")
+    source, target = Branch("source", setting.task_type), Branch("cover", setting.task_type)
+    return tuple(
+        Step(
+            t=times[i],
+            t_next=times[i + 1],
+            branch=target,
+            guided=guidance > 1.0 and _in_interval(setting, i, n, times[i]),
+            edit_from=source if i < end else None,
+            draws=setting.flow_edit_n_avg if i < end else 1,
+        )
+        for i in range(first, n)
+    )

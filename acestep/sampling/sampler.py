@@ -1,0 +1,283 @@
+"""Runs lanes: one lane is one generation (start, plan, conditions).
+
+Lanes run one after the other and are never stacked: on a CPU that gains nothing, and on a GPU a batch of another
+size picks other kernels, whose rounding differs, so that a cover would depend on what it was queued with. What
+lanes of a tree (``acestep.sampling.prefix_tree``) have in common is evaluated once and handed on as a ``Fork``.
+
+Legend: t latent frames, c latent channels.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from acestep.model.transformer import ConstantCrossAttention, CrossAttention, DiffusionTransformer, Modulation
+from acestep.runtime.threads import inference
+from acestep.sampling.dcw import dcw
+from acestep.sampling.guidance import adg, apg, cfg
+from acestep.sampling.plan import Branch, CoverPlan, Step
+from acestep.sampling.prefix_tree import Path, Reading, last_known, readings
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the network reads beside the state: context ``[1, t, 2c]`` and one prompt's keys and values."""
+
+    context: Tensor
+    cross: CrossAttention
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One generation.
+
+    start: the state ``[1, t, c]`` (fp32) at the first step: noise, the noised source, or for flow-edit the source.
+    conditions: for every branch of the plan.
+    draw: fresh noise ``[1, t, c]``, by a running number; read by SDE steps and flow-edit.
+    """
+
+    plan: CoverPlan
+    start: Tensor
+    conditions: Mapping[Branch, Condition]
+    draw: Callable[[int], Tensor]
+
+
+@dataclass(frozen=True)
+class State:
+    """A lane between two steps. A step makes a new one and leaves the old as it was, for others to go on from.
+
+    x: ``[1, t, c]`` fp32. momenta: of guidance, by side of an edit. last_velocity: before the first step None.
+    drawn: how many noises were.
+    """
+
+    x: Tensor
+    momenta: Mapping[str, Tensor] = field(default_factory=dict)
+    last_velocity: Tensor | None = None
+    drawn: int = 0
+
+
+@dataclass(frozen=True)
+class Velocities:
+    """What one reading of a state gives; ``unconditional`` is None where it is not guided."""
+
+    conditional: Tensor
+    unconditional: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A state that other lanes go on from, what was evaluated there and they need too, and their modulation."""
+
+    state: State
+    velocities: Mapping[Reading, Velocities]
+    modulation: Modulation
+
+
+def initial_noise(seed: int, frames: int, channels: int) -> Tensor:
+    """Standard normal ``[1, t, c]``, drawn in fp32 on the CPU so that every machine draws the same."""
+    return torch.randn(1, frames, channels, generator=torch.Generator().manual_seed(seed))
+
+
+def fresh_noise(seed: int, number: int, frames: int, channels: int) -> Tensor:
+    """The ``number``-th further noise ``[1, t, c]`` of a seed, unrelated to any seed's start noise.
+
+    The CPU generator keeps 32 bits of a seed, so the two are hashed together.
+    """
+    digest = hashlib.sha256(f"{seed} {number}".encode()).digest()
+    return initial_noise(int.from_bytes(digest[:4], "big"), frames, channels)
+
+
+def retaken(noise: Tensor, other: Tensor, variance: float) -> Tensor:
+    """``noise`` turned towards ``other`` by a share of a right angle, which keeps its variance."""
+    angle = variance * math.pi / 2
+    return math.cos(angle) * noise + math.sin(angle) * other
+
+
+def denoise(
+    transformer: DiffusionTransformer, null: ConstantCrossAttention, lanes: Sequence[Lane]
+) -> list[Tensor]:
+    """Integrate each lane from its start to latents ``[1, t, c]`` (fp32), sharing nothing.
+
+    Args:
+        null: the model's null condition, read by guided steps.
+    """
+    paths = [tuple(range(len(lane.plan.steps) + 1)) for lane in lanes]
+    return [denoise_from(transformer, null, lane, path, {}, {}) for lane, path in zip(lanes, paths, strict=True)]
+
+
+@inference
+def denoise_from(
+    transformer: DiffusionTransformer,
+    null: ConstantCrossAttention,
+    lane: Lane,
+    path: Path,
+    kept: MutableMapping[int, Fork],
+    wanted: Mapping[int, frozenset[Reading]],
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Integrate one lane of a tree, from the last of its states that is kept, to latents ``[1, t, c]`` (fp32).
+
+    Its evaluations have the shapes they have alone, so the result is the same whatever was kept.
+
+    Args:
+        path: numbers of the lane's states in the tree.
+        kept: forks by state; those of ``wanted`` that the lane comes by are added.
+        wanted: states at which other lanes will leave this one, and what they read there.
+        on_step: called with (steps done, steps in all) after each step, counted from the lane's start.
+    """
+    steps, first = lane.plan.steps, last_known(path, kept)
+    fork = kept.get(path[first])
+    modulation = _modulation(transformer, lane) if fork is None else fork.modulation
+    run = _Run(transformer, null, lane, modulation, State(lane.start) if fork is None else fork.state)
+    for i in range(first, len(steps)):
+        state, here = run.state, kept.get(path[i])
+        known = {} if here is None else dict(here.velocities)
+        run.advance(i, known)
+        if path[i] in wanted:
+            read = {reading: velocities for reading, velocities in known.items() if reading in wanted[path[i]]}
+            kept[path[i]] = Fork(state, read, modulation)
+        if on_step is not None:
+            on_step(i + 1, len(steps))
+    return run.x
+
+
+def _modulation(transformer: DiffusionTransformer, lane: Lane) -> Modulation:
+    steps = lane.plan.steps
+    times = [*(step.t for step in steps), steps[-1].t_next]
+    return transformer.modulation(torch.tensor(times, device=lane.start.device))
+
+
+class _Run:
+    """One lane under way. Tensors are replaced, never written to: a state that was handed out stays as it was."""
+
+    def __init__(
+        self,
+        transformer: DiffusionTransformer,
+        null: ConstantCrossAttention,
+        lane: Lane,
+        modulation: Modulation,
+        state: State,
+    ):
+        self.transformer, self.null, self.lane, self.plan = transformer, null, lane, lane.plan
+        self.modulation = modulation
+        self.x, self.momenta, self.drawn = state.x, dict(state.momenta), state.drawn
+        self.last_velocity = state.last_velocity
+
+    @property
+    def state(self) -> State:
+        return State(self.x, dict(self.momenta), self.last_velocity, self.drawn)
+
+    def advance(self, i: int, known: MutableMapping[Reading, Velocities]) -> None:
+        """Take step ``i``.
+
+        Args:
+            known: velocities at the step's state; what is missing is evaluated and added.
+        """
+        step, at = self.plan.steps[i], self.modulation.at(i)
+        if step.edit_from is not None:
+            velocity = self._settled(self._edit_velocity(step, step.edit_from, at), self.x)
+            self.x = self.x - velocity * (step.t - step.t_next)
+            self.last_velocity = velocity
+            return
+        if self.plan.edit is not None and (i == 0 or self.plan.steps[i - 1].edit_from is not None):
+            self.x = self.x + self._noised_source(step.t) - self.lane.start
+        velocity = self._settled(self._velocity(step, at, known), self.x)
+        estimate = self.x - velocity * step.t
+        if step.renoise is not None:
+            self.x = self._renoised(estimate, step.renoise)
+        else:
+            if step.corrected:
+                velocity = (velocity + self._correction(step, velocity, self.modulation.at(i + 1))) / 2
+            self.x = self.x - velocity * (step.t - step.t_next)
+            if self.plan.dcw is not None:
+                self.x = dcw(self.x, estimate, step.t, self.plan.dcw)
+        self.last_velocity = velocity
+
+    def _velocity(self, step: Step, at: Modulation, known: MutableMapping[Reading, Velocities]) -> Tensor:
+        for branch, guided in readings(step):
+            if (branch, guided) not in known:
+                known[branch, guided] = self._evaluate(self.x, branch, guided, at)
+        leading = known[step.branch, step.guided]
+        velocity = leading.conditional
+        if leading.unconditional is not None:
+            velocity = self._guided(velocity, leading.unconditional, self.x, step.t)
+        if step.other is None:
+            return velocity
+        return step.weight * velocity + (1 - step.weight) * known[step.other, False].conditional
+
+    def _correction(self, step: Step, velocity: Tensor, at: Modulation) -> Tensor:
+        """Heun's second velocity, where the first one leads; its guidance is plain, without momentum."""
+        x = self.x - velocity * (step.t - step.t_next)
+        leading = self._evaluate(x, step.branch, step.correction_guided, at)
+        second = leading.conditional
+        if leading.unconditional is not None:
+            second = cfg(second, leading.unconditional, self.plan.guidance_scale)
+        if step.other is not None:
+            other = self._evaluate(x, step.other, False, at).conditional
+            second = step.weight * second + (1 - step.weight) * other
+        second = self._limited(second, x)
+        share = self.plan.velocity_ema_factor
+        return (1 - share) * second + share * velocity
+
+    def _edit_velocity(self, step: Step, origin: Branch, at: Modulation) -> Tensor:
+        """Mean over noise draws of (velocity towards the target caption) - (velocity towards the source's)."""
+        sides: dict[str, list[Tensor]] = {"target": [], "source": []}
+        momenta: dict[str, list[Tensor]] = {"target": [], "source": []}
+        for _ in range(step.draws):
+            noised = self._noised_source(step.t)
+            moved = self.x + noised - self.lane.start
+            for side, x, branch in (("target", moved, step.branch), ("source", noised, origin)):
+                read = self._evaluate(x, branch, step.guided, at)
+                velocity = read.conditional
+                if read.unconditional is not None:
+                    scale, before = self.plan.guidance_scale, self.momenta.get(side)
+                    velocity, momentum = apg(velocity, read.unconditional, scale, before)
+                    momenta[side].append(momentum)
+                sides[side].append(velocity)
+        for side, values in momenta.items():
+            if values:
+                self.momenta[side] = torch.stack(values).mean(0)
+        return (torch.stack(sides["target"]) - torch.stack(sides["source"])).mean(0)
+
+    def _evaluate(self, x: Tensor, branch: Branch, guided: bool, at: Modulation) -> Velocities:
+        condition = self.lane.conditions[branch]
+        if guided:
+            return Velocities(*self.transformer.guided(x, condition.context, at, condition.cross, self.null))
+        return Velocities(self.transformer(x, condition.context, at, condition.cross))
+
+    def _guided(self, conditional: Tensor, unconditional: Tensor, x: Tensor, t: float) -> Tensor:
+        kind, scale = self.plan.guidance, self.plan.guidance_scale
+        if kind == "apg":
+            velocity, self.momenta["target"] = apg(conditional, unconditional, scale, self.momenta.get("target"))
+            return velocity
+        if kind == "cfg":
+            return cfg(conditional, unconditional, scale)
+        return adg(conditional, unconditional, scale, x, t, kind)
+
+    def _settled(self, velocity: Tensor, x: Tensor) -> Tensor:
+        """The velocity limited in norm and mixed with the last step's."""
+        velocity, share = self._limited(velocity, x), self.plan.velocity_ema_factor
+        if share == 0 or self.last_velocity is None:
+            return velocity
+        return (1 - share) * velocity + share * self.last_velocity
+
+    def _limited(self, velocity: Tensor, x: Tensor) -> Tensor:
+        threshold = self.plan.velocity_norm_threshold
+        if threshold == 0:
+            return velocity
+        most, norm = threshold * (x.norm() + 1e-10), velocity.norm() + 1e-10
+        return velocity * (most / norm).clamp(max=1.0)
+
+    def _noised_source(self, t: float) -> Tensor:
+        return (1 - t) * self.lane.start + t * self._draw()
+
+    def _renoised(self, estimate: Tensor, level: float) -> Tensor:
+        return estimate if level == 0 else level * self._draw() + (1 - level) * estimate
+
+    def _draw(self) -> Tensor:
+        self.drawn += 1
+        return self.lane.draw(self.drawn - 1)

@@ -1,0 +1,157 @@
+"""Whether both sides make the same, before either is timed."""
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from acestep.errors import RestyleError
+from acestep.handler import AceStepHandler
+from pipeline.benchmark.cases import CoverCase, StepCase, VaeCase
+from pipeline.benchmark.output_diff import (
+    Agreement,
+    Outputs,
+    check_codes,
+    check_form,
+    different_codes,
+    equal,
+    no_worse,
+)
+from pipeline.benchmark.timing import Sample, measured
+
+AnyCase = CoverCase | StepCase | VaeCase
+Checked = tuple[list[Agreement], Sample]
+Gate = Callable[[AnyCase, str, AceStepHandler, Any], Checked]
+Made = TypeVar("Made")
+
+
+class PeerOutOfMemoryError(RestyleError):
+    """The peer cannot do a case on this machine."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the peer makes in fp32.
+
+    case: as it is compared, from fixed codes where there are any.
+    latents, codes: of the sources that ``case`` is about.
+    """
+
+    case: AnyCase
+    outputs: Outputs
+    latents: list[Tensor] = field(default_factory=list)
+    codes: list[Tensor] = field(default_factory=list)
+
+
+def agree(case: AnyCase, peer: str, handler: AceStepHandler, pipeline: Any) -> Checked:
+    """Compare both sides in fp32, in their first runs; with the time of the peer's.
+
+    Raises:
+        EqualityError: they differ.
+        PeerOutOfMemoryError: there is no memory for the peer.
+    """
+    if not isinstance(case, CoverCase):
+        theirs, first = by_peer(partial(measured, partial(case.theirs, pipeline), handler.device))
+        return equal(case.name, peer, case.ours(handler), theirs), first
+    watched, first = by_peer(partial(measured, partial(case.theirs_watched, pipeline), handler.device))
+    ours = case.ours_watched(handler)
+    note = check_codes(case.name, peer, ours.codes, watched.codes)
+    if not note:
+        return equal(case.name, peer, ours.outputs, watched.outputs), first
+    case = case.from_codes(watched.codes)
+    return equal(case.name, peer, case.ours(handler), by_peer(partial(case.theirs, pipeline)), note), first
+
+
+def agree_in_less(
+    case: AnyCase, peer: str, handler: AceStepHandler, pipeline: Any, reference: Reference
+) -> Checked:
+    """Compare the error of both against fp32; with the time of the peer's first run.
+
+    Covers are compared twice, since codes are rounded and less precision reads others: as they are timed, by the
+    number, the shapes and the finiteness of what comes out and by the latents of the sources; and a few of them
+    from the codes of fp32, by what comes out.
+
+    Raises:
+        EqualityError: the error of ours is larger.
+        PeerOutOfMemoryError: there is no memory for the peer.
+    """
+    fixed, exact = reference.case, reference.outputs
+    if not (isinstance(case, CoverCase) and isinstance(fixed, CoverCase)):
+        theirs, first = by_peer(partial(measured, partial(case.theirs, pipeline), handler.device))
+        return no_worse(case.name, peer, case.ours(handler), theirs, exact), first
+    watched, first = by_peer(partial(measured, partial(case.theirs_watched, pipeline), handler.device))
+    ours = case.ours_watched(handler)
+    check_form(case.name, peer, ours.outputs, watched.outputs)
+    count, total = len(reference.latents), sum(codes.numel() for codes in reference.codes)
+    flips, their_flips = (
+        different_codes(case.name, peer, side.codes[:count], reference.codes) for side in (ours, watched)
+    )
+    note = f"codes other than in float32, of {total}: ours {flips}, peer {their_flips}"
+    own, theirs, right = ({"source latents": side.latents[:count]} for side in (ours, watched, reference))
+    found = no_worse(case.name, peer, own, theirs, right, note)
+    note = f"from the codes of float32, covers: {len(fixed.work.covers)} of {len(case.work.covers)}"
+    found += no_worse(case.name, peer, fixed.ours(handler), by_peer(partial(fixed.theirs, pipeline)), exact, note)
+    return found, first
+
+
+def without_reference(case: AnyCase, peer: str, handler: AceStepHandler, pipeline: Any) -> Checked:
+    """What stands for a gate where there was no memory for the peer in fp32: no peer is compared or timed."""
+    raise PeerOutOfMemoryError("out of memory in float32, so nothing to compare with")
+
+
+def make_gate(case: AnyCase, pipeline: Any) -> Gate:
+    """The gate of a case that runs in less than fp32, by what ``pipeline`` makes in fp32 now."""
+    try:
+        reference = by_peer(partial(make_reference, case, pipeline))
+    except PeerOutOfMemoryError:
+        return without_reference
+    return partial(agree_in_less, reference=reference)
+
+
+def make_reference(case: AnyCase, pipeline: Any) -> Reference:
+    """What a case is compared with. The autoencoder runs in tiles: ten minutes in fp32 need 72 GB at once."""
+    with in_tiles(pipeline.vae):
+        if not isinstance(case, CoverCase):
+            return Reference(case, case.theirs(pipeline))
+        few = case.few()
+        watched = few.theirs_watched(pipeline)
+        fixed = few.from_codes(watched.codes)
+        return Reference(fixed, fixed.theirs(pipeline), watched.latents, watched.codes)
+
+
+@contextmanager
+def in_tiles(vae: Any) -> Iterator[None]:
+    """Within the block the autoencoder runs in tiles, which overlap by more than it sees."""
+    before = vae.use_tiling
+    vae.enable_tiling()
+    try:
+        yield
+    finally:
+        vae.use_tiling = before
+
+
+def by_peer(call: Callable[[], Made]) -> Made:
+    """What ``call`` returns.
+
+    Raises:
+        PeerOutOfMemoryError: there is no memory for it.
+    """
+    try:
+        return call()
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+    # Only here is the traceback gone, which holds what had been allocated.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    raise PeerOutOfMemoryError("out of memory")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

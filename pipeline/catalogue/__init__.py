@@ -1,0 +1,1 @@
+"""What is restyled: manifests, presets, grids of settings, checks of sources."""

@@ -1,0 +1,216 @@
+"""Settings: the points of a sweep, each with a name a person can read."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from acestep.errors import RequestError
+from acestep.generation.chain import WORDS, Stage, parse_stages
+from acestep.sampling.plan import CoverPlan, resolve
+from acestep.sampling.setting import CoverSetting, check_seed, parse_setting, parse_values
+
+# How a swept parameter is written in a run's name, where lists show about twenty characters.
+SHORT = {
+    "audio_cover_strength": "s{:.2f}",
+    "cover_noise_strength": "c{:.2f}",
+    "guidance_scale": "g{:.1f}",
+    "inference_steps": "n{}",
+    "shift": "shift{:g}",
+    "stage": "stage{}",
+    "cfg_interval_start": "from{:g}",
+    "cfg_interval_end": "to{:g}",
+}
+DUPLICATES = ("refuse", "run_once")
+
+
+class RepeatsError(RequestError):
+    """Settings of a grid would give identical audio."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One point of the sweep: what to run, and a seed.
+
+    Points that differ in nothing but the seed share id and name, since they are compared as one: what is asked is
+    which setting is better, whatever the dice.
+
+    stages: the covers to make one after the other; the last one is this setting's, the others lead to it.
+    parent: the setting that the last stage starts from, where there are several.
+    varied: the parameters that differ between the settings of a job, with this setting's values; never the seed.
+    stands_for: names of settings that would give the same audio and are not run.
+    tracks: ids of the tracks that it is for; None is all.
+    """
+
+    stages: tuple[Stage, ...]
+    seed: int
+    setting_id: str
+    name: str
+    varied: Mapping[str, Any]
+    parent: str | None = None
+    stands_for: tuple[str, ...] = ()
+    tracks: frozenset[str] | None = None
+
+    @property
+    def cover(self) -> CoverSetting:
+        return self.stages[-1].setting
+
+    def values(self) -> dict[str, Any]:
+        """All parameters by name, the seed and a stage's own words included."""
+        words = {name: text for name in WORDS if (text := getattr(self.stages[-1], name)) is not None}
+        return asdict(self.cover) | words | {"seed": self.seed}
+
+    def plans(self, is_turbo: bool) -> tuple[CoverPlan, ...]:
+        """What each stage really runs on a model."""
+        return tuple(resolve(stage.setting, is_turbo) for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Values to lay over a job's own, for all tracks or for some."""
+
+    values: Mapping[str, Any]
+    tracks: frozenset[str] | None = None
+
+
+def make_settings(
+    base: Mapping[str, Any],
+    grid: Mapping[str, Any],
+    stages: Sequence[Mapping[str, Any]] | None = None,
+    points: Sequence[Point] = (),
+) -> list[Setting]:
+    """The cross product of ``grid`` (a value or a list for each name) over the values of ``base``; or ``points``,
+    where a product says too much: then settings are called by all that points name.
+
+    With ``stages``, every point is a chain of covers, and each of its stages a setting.
+
+    Raises:
+        RequestError: a value is out of range, a list is empty or holds the same value twice, or a stage and a
+            point both set a parameter.
+    """
+    if points:
+        named = dict.fromkeys(name for point in points for name in point.values)
+    else:
+        axes = {name: _axis(name, values) for name, values in grid.items() if values is not None}
+        points = [Point(dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
+        named = {name: None for name, values in axes.items() if len(values) > 1}
+    varied = [name for name in named if name != "seed"]
+    settings = []
+    for point in points:
+        values = dict(base) | dict(point.values)
+        seed = check_seed(values.pop("seed"))
+        chain = parse_stages(stages, parse_setting(values))
+        fixed = sorted(own_names(chain) & point.values.keys())
+        if fixed:
+            raise RequestError(f"{fixed[0]} is swept by the grid and set by a stage; take it out of one of them")
+        settings += [replace(setting, tracks=point.tracks) for setting in _chain(chain, seed, varied)]
+    return _told_apart(settings)
+
+
+def short_name(values: Mapping[str, Any]) -> str:
+    """Parameters in few letters, such as "s0.30 g7.0"."""
+    return " ".join(SHORT.get(name, name + "={}").format(value) for name, value in values.items())
+
+
+def names_of(settings: Iterable[Setting], most: int) -> str:
+    """The first names, seeds not told apart, such as "s0.30 g7.0, s0.30 g9.0, ..."."""
+    names = list(dict.fromkeys(setting.name for setting in settings))
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def own_names(stages: Sequence[Stage]) -> set[str]:
+    """Names of the parameters that some stage sets itself."""
+    return {name for stage in stages for name in stage.own}
+
+
+def _axis(name: str, values: Any) -> list[Any]:
+    nested = name == "timesteps"
+    listed = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else [values]
+    if nested and listed and not any(value is None or isinstance(value, Sequence) for value in listed):
+        listed = [listed]
+    if not listed:
+        raise RequestError(f"grid.{name} is empty; give at least one value, or leave it out")
+    parsed = [check_seed(value) if name == "seed" else parse_values({name: value})[name] for value in listed]
+    twice = [str(value) for k, value in enumerate(parsed) if value in parsed[:k]]
+    if twice:
+        raise RequestError(f"grid.{name} lists {', '.join(twice)} twice; each value makes one setting")
+    return parsed
+
+
+def _told_apart(settings: list[Setting]) -> list[Setting]:
+    """The settings with names that differ, written out where the short ones do not."""
+    if len({setting.name for setting in settings}) == len({setting.setting_id for setting in settings}):
+        return settings
+    return [
+        replace(setting, name=" ".join(f"{key}={value}" for key, value in setting.varied.items()))
+        for setting in settings
+    ]
+
+
+def _chain(stages: tuple[Stage, ...], seed: int, varied: list[str]) -> list[Setting]:
+    settings: list[Setting] = []
+    for number in range(1, len(stages) + 1):
+        chain = stages[:number]
+        digest = hashlib.sha256(
+            json.dumps([stage.values() for stage in chain], sort_keys=True).encode()
+        ).hexdigest()[:12]
+        last = chain[-1].setting
+        values = asdict(last) | {"stage": number}
+        names = [*varied, "stage"] if len(stages) > 1 else varied
+        own = short_name({name: values[name] for name in names})
+        name = own or short_name({key: values[key] for key in ("audio_cover_strength", "guidance_scale")})
+        parent = settings[-1].setting_id if settings else None
+        settings.append(Setting(chain, seed, digest, name, {key: values[key] for key in names}, parent))
+    return settings
+
+
+def distinct(settings: Sequence[Setting], is_turbo: bool, duplicates: str = "refuse") -> list[Setting]:
+    """The settings that give different audio.
+
+    Args:
+        duplicates: what to do about settings that would give identical audio: "refuse", or "run_once", which
+            keeps the first of each and lets it stand for the others.
+
+    Raises:
+        RepeatsError: there are such settings, listed with the reason.
+        RequestError: ``duplicates`` is unknown.
+    """
+    if duplicates not in DUPLICATES:
+        raise RequestError(f"grid.duplicates {duplicates!r} is unknown; use one of {', '.join(DUPLICATES)}")
+    same: dict[str, list[Setting]] = {}
+    for setting in settings:
+        same.setdefault(_identity(setting, is_turbo), []).append(setting)
+    groups = [group for group in same.values() if len(group) > 1]
+    if groups and duplicates == "refuse":
+        raise RepeatsError(
+            "the grid holds settings that would give identical audio; remove all but one of each line, or keep "
+            "the first of each with grid.duplicates=run_once:\n"
+            + "\n".join(dict.fromkeys(_explained(group, is_turbo) for group in groups))  # once for all seeds
+        )
+    kept_id = {s.setting_id: group[0].setting_id for group in same.values() for s in group}
+    return [
+        replace(
+            group[0],
+            parent=group[0].parent and kept_id[group[0].parent],
+            stands_for=tuple(setting.name for setting in group[1:]),
+        )
+        for group in same.values()
+    ]
+
+
+def _identity(setting: Setting, is_turbo: bool) -> str:
+    plans = [plan.identity() for plan in setting.plans(is_turbo)]
+    words = [(stage.caption, stage.lyrics) for stage in setting.stages]
+    return json.dumps([plans, words, setting.seed, sorted(setting.tracks or ())])
+
+
+def _explained(group: Sequence[Setting], is_turbo: bool) -> str:
+    plan = group[0].plans(is_turbo)[-1]
+    lines = [
+        f"  {' = '.join(setting.name for setting in group)}: each runs {plan.inference_steps} steps, "
+        f"{plan.cover_steps} of them on the source, guidance {plan.guidance_scale:g}"
+    ]
+    notes = [note for setting in group for note in setting.plans(is_turbo)[-1].notes]
+    return "\n".join(lines + [f"    {note}" for note in dict.fromkeys(notes)])

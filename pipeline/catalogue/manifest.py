@@ -1,0 +1,352 @@
+"""The manifest: which tracks, and what each should become.
+
+One row per track, as Parquet, CSV or JSON lines. A row that cannot be run as written is set aside with a reason;
+only what concerns the whole file (unreadable, unknown column) stops the job.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from acestep.errors import RequestError, RestyleError
+from acestep.language.prompt import Prompt, check_prompt
+from acestep.parameters.values import as_text, as_whole_number, check_characters, composed
+from acestep.sampling.setting import SETTING_FIELDS, check_seed, parse_values
+from pipeline.catalogue.own_columns import OPTION, absent, own_values
+from pipeline.catalogue.presets import Preset, for_genres
+from pipeline.catalogue.table_reader import (
+    COLUMNS,
+    OPTIONAL,
+    REQUIRED,
+    ColumnsError,
+    ManifestError,
+    check_columns,
+    filled,
+    rows_of,
+)
+from pipeline.storage.read_timeout import DEFAULT_PATIENCE, Patience
+from pipeline.storage.spelling import Folders
+from pipeline.storage.store import absolute
+
+BATCH_ROWS = 2048
+
+MOST_ID_BYTES = 200  # file systems allow 255 for a name
+TEXTS = tuple(name for name in (*REQUIRED, *OPTIONAL) if name != "bpm")
+_WHOLE_FLOAT = re.compile(r"(\d+)\.0+", re.ASCII)
+_SHORTENED = re.compile(r"\d[.,]\d+E\+?\d{2,}", re.ASCII | re.IGNORECASE)  # as a spreadsheet shows long numbers
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]) *(\..*)?")  # of Windows, whatever the extension
+_PLAIN_NAME = re.compile(r"\w[\w\-. ]*(?<![. ])", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Track:
+    """One valid row. ``source`` and ``reference`` are absolute; ``overrides`` replace setting values.
+
+    preset: of the row's two genres; its values give way to what is set by hand.
+    meta: the user's own columns, see ``pipeline.catalogue.own_columns``; no part of what is made.
+    """
+
+    track_id: str
+    source: str
+    prompt: Prompt
+    reference: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    preset: Preset | None = None
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RejectedRow:
+    """One row that cannot be run as written; ``row`` counts from 1, without a header line."""
+
+    row: int
+    track_id: str
+    source: str
+    caption: str
+    kind: str
+    message: str
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_manifest(
+    uri: str,
+    presets: Sequence[Preset] = (),
+    caption: str = "",
+    own: Sequence[str] = (),
+    wrong: Callable[[ManifestError], None] | None = None,
+    made: Callable[[], Collection[str]] = frozenset,
+) -> Iterator[Track | RejectedRow]:
+    """Read and check a manifest, row by row: it may be larger than memory.
+
+    Args:
+        uri: a ``.parquet``, ``.csv`` or ``.jsonl`` file, local or on any filesystem pyarrow knows. Relative
+            sources are relative to its folder.
+        presets: what ``source_genre`` and ``target_genre`` may name.
+        caption: for rows that have none, nor a preset's.
+        own: columns of the user's own to carry along, as ``pipeline.catalogue.own_columns.parse_declared`` gives
+            them.
+        wrong: called with the error where columns cannot be used; reading goes on, with misspelt columns under
+            the names they are taken for. None raises the error.
+        made: gives the ids of tracks that an output folder has covers of. Those are taken, although they name a
+            device, or one file with another's where case does not count, as folders of earlier versions may have.
+
+    Raises:
+        ManifestError: the file cannot be read, has no rows, lacks a required column or has an unknown one.
+    """
+    columns = _Columns(caption, own, wrong)
+    first_seen: dict[str, int] = {}
+    named: dict[str, str] = {}  # ids by file_name_key, where that is not the id itself
+    number = 0
+    for raw in rows_of(uri, columns.check):
+        number, values = raw.number, filled(columns.meant(raw.values))
+        try:
+            if raw.defect:
+                raise _RowError("malformed_row", raw.defect)
+            track = parse_track(values, uri, presets, columns.caption)
+            name = file_name_key(track.track_id)
+            _check_id(track.track_id, named.get(name, name), first_seen, made)
+        except _RowError as error:
+            track_id, source, said = (_shown(values.get(name, "")) for name in REQUIRED)
+            meta = {name: _shown(text) for name, text in own_values(values, COLUMNS).items()}
+            yield RejectedRow(number, track_id, source, said, error.kind, f"row {number}: {error}", meta)
+            continue
+        first_seen[track.track_id] = number
+        if name != track.track_id:
+            named.setdefault(name, track.track_id)
+        yield track
+    if number == 0:
+        raise ManifestError(f"{uri}: holds no rows")
+    columns.finish(uri)
+
+
+def _check_id(
+    track_id: str, other: str, first_seen: Mapping[str, int], made: Callable[[], Collection[str]]
+) -> None:
+    """Refuse an id that another row has, or that names another row's file or a device on some systems.
+
+    Args:
+        other: the id that would name the same file, if a row has it.
+
+    Raises:
+        _RowError: naming both.
+    """
+    if track_id in first_seen:
+        raise _RowError(
+            "duplicate_track_id",
+            f"track_id {track_id!r} is taken by row {first_seen[track_id]}; give every row its own",
+        )
+    if other in first_seen and track_id not in made():
+        raise _RowError(
+            "duplicate_track_id",
+            f"track_id {track_id!r} names the same file as {other!r} of row {first_seen[other]} where case and "
+            "the form of letters do not count; rename one of them",
+        )
+    if is_device(track_id) and track_id not in made():
+        raise _RowError(
+            "unsafe_track_id", f"track_id {track_id!r} names a device on Windows; give it another name"
+        )
+
+
+def as_spelled(
+    rows: Iterable[Track | RejectedRow], patience: Patience = DEFAULT_PATIENCE
+) -> Iterator[Track | RejectedRow]:
+    """Rows whose files are named in the Unicode form that they have where they are."""
+    folders = Folders(patience)
+    batch: list[Track | RejectedRow] = []
+    try:
+        for row in rows:
+            batch.append(row)
+            if len(batch) >= BATCH_ROWS:
+                yield from _as_spelled(batch, folders)
+                batch = []
+    except ManifestError:
+        yield from _as_spelled(batch, folders)
+        raise
+    yield from _as_spelled(batch, folders)
+
+
+def _as_spelled(rows: Sequence[Track | RejectedRow], folders: Folders) -> Iterator[Track | RejectedRow]:
+    files = (uri for row in rows if isinstance(row, Track) for uri in (row.source, row.reference))
+    actual = folders.actual({uri for uri in files if uri})
+    for row in rows:
+        if isinstance(row, Track) and actual.keys() & {row.source, row.reference}:
+            reference = row.reference and actual.get(row.reference, row.reference)
+            row = replace(row, source=actual.get(row.source, row.source), reference=reference)
+        yield row
+
+
+class _Columns:
+    """Judges columns as they come; JSON lines bring new ones at any row."""
+
+    def __init__(self, caption: str, own: Sequence[str], wrong: Callable[[ManifestError], None] | None):
+        self.caption, self.own, self.wrong = caption, own, wrong
+        self.seen: dict[str, None] = {}
+        self.names: dict[str, str] = {}
+        self.refused: set[str] = set()
+        self.complete = False
+
+    def check(self, names: Sequence[str], where: str, complete: bool) -> None:
+        """Take the columns of a file, or of one row of it; see ``pipeline.catalogue.table_reader.Check``."""
+        if self.seen.keys() >= set(names):
+            return
+        self.seen |= dict.fromkeys(names)
+        self.complete = complete
+        try:
+            usable = [name for name in self.seen if name not in self.refused]
+            check_columns(usable, where, complete, not self.caption, self.own)
+        except ColumnsError as error:
+            self.refused |= error.unknown.keys()
+            self.names |= {name: near for name, near in error.unknown.items() if near and near not in names}
+            missing = set(error.missing) - set(self.names.values())
+            if missing & {"track_id", "source"}:
+                raise
+            self._tell(error)
+            if "caption" in missing:
+                self.caption = "any"
+
+    def meant(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row with misspelt columns under the names that they were taken for."""
+        return {self.names.get(name, name): value for name, value in row.items()} if self.names else row
+
+    def finish(self, where: str) -> None:
+        """All rows are read."""
+        lost = [] if self.complete else absent(self.own, self.seen)
+        if lost:
+            self._tell(ManifestError(f"{where}: no row has {', '.join(map(repr, lost))}, which {OPTION} names"))
+
+    def _tell(self, error: ManifestError) -> None:
+        if self.wrong is None:
+            raise error
+        self.wrong(error)
+
+
+def _shown(value: Any) -> str:
+    """A value as text that any file can hold."""
+    return (value if isinstance(value, str) else f"{value!s:.200}").encode(errors="replace").decode()
+
+
+class _RowError(RestyleError):
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+def parse_track(
+    values: Mapping[str, Any], manifest: str, presets: Sequence[Preset] = (), caption: str = ""
+) -> Track:
+    """One row's non-empty values as a track.
+
+    Raises:
+        _RowError: a value is missing or out of range, or no preset has the row's genres.
+    """
+    for name in ("track_id", "source"):
+        if name not in values:
+            raise _RowError("missing_value", f"{name} is empty; every row needs one")
+    texts = {name: _text(name, values[name]) for name in TEXTS if name in values}
+    track_id = track_id_of(texts["track_id"])
+    if _SHORTENED.fullmatch(track_id):
+        raise _RowError(
+            "unsafe_track_id", f"track_id {track_id!r} is a number that has lost digits; keep the column as text"
+        )
+    if not names_a_folder(track_id):
+        raise _RowError(
+            "unsafe_track_id",
+            f"track_id {track_id!r} cannot name a folder; use letters, digits, '_', '-', '.' and spaces, "
+            f"beginning with a letter, a digit or '_', up to {MOST_ID_BYTES} bytes",
+        )
+    preset = _preset(texts, presets)
+    try:
+        prompt, notes = check_prompt(
+            Prompt(
+                caption=texts.get("caption", preset.caption if preset else caption),
+                lyrics=texts.get("lyrics", ""),
+                language=texts.get("language", ""),
+                bpm=as_whole_number("bpm", values["bpm"]) if "bpm" in values else None,
+                keyscale=texts.get("keyscale", ""),
+                timesignature=texts.get("timesignature", ""),
+            )
+        )
+        # Each value alone; how it goes with the job's other values, the plan finds out.
+        overrides = parse_values({name: values[name] for name in SETTING_FIELDS if name in values})
+        if "seed" in values:
+            overrides["seed"] = check_seed(values["seed"])
+    except RequestError as error:
+        kind = "empty_caption" if str(error).startswith("caption is empty") else "out_of_range"
+        raise _RowError(kind, str(error)) from error
+    reference = texts.get("reference_audio")
+    meta = own_values(values, COLUMNS)
+    for name, text in meta.items():
+        _refuse_garbled(name, text)
+    return Track(
+        track_id=track_id,
+        source=absolute(texts["source"], manifest),
+        prompt=prompt,
+        reference=None if reference is None else absolute(reference, manifest),
+        overrides=overrides,
+        notes=tuple(notes),
+        preset=preset,
+        meta=meta,
+    )
+
+
+def track_id_of(value: Any) -> str:
+    """The id that a value stands for: in composed Unicode, ``7`` for ``7.0``, which a column with gaps makes of 7.
+
+    Raises:
+        RequestError: the value is not text.
+    """
+    text = composed(as_text("track_id", value))
+    whole = _WHOLE_FLOAT.fullmatch(text)
+    return whole.group(1) if whole else text
+
+
+def _text(name: str, value: Any) -> str:
+    try:
+        return as_text(name, value)
+    except RequestError as error:
+        raise _RowError("garbled_text" if isinstance(value, str) else "not_text", str(error)) from error
+
+
+def _refuse_garbled(name: str, text: str) -> None:
+    try:
+        check_characters(name, text)
+    except RequestError as error:
+        raise _RowError("garbled_text", str(error)) from error
+
+
+def _preset(texts: Mapping[str, str], presets: Sequence[Preset]) -> Preset | None:
+    genres = [texts[name] for name in ("source_genre", "target_genre") if name in texts]
+    if not genres:
+        return None
+    if len(genres) == 1:
+        raise _RowError(
+            "unknown_preset", "source_genre and target_genre name a preset together; give both or none"
+        )
+    try:
+        return for_genres(presets, *genres)
+    except RequestError as error:
+        raise _RowError("unknown_preset", str(error)) from error
+
+
+def file_name_key(text: str) -> str:
+    """What names have in common that are one file where case and the form of letters do not count."""
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def is_device(name: str) -> bool:
+    """True for a name that Windows gives to a device, such as ``con`` or ``COM1.wav``."""
+    return _DEVICE.fullmatch(file_name_key(name)) is not None
+
+
+def names_a_folder(text: str) -> bool:
+    """True for a name that is safe and portable as a folder: letters of any script, digits, ``_-.`` and spaces."""
+    if _PLAIN_NAME.fullmatch(text):
+        return len(text) <= MOST_ID_BYTES
+    plain = all(unicodedata.category(c)[0] in "LMN" or c in "_-. " for c in text)
+    begins = bool(text) and (unicodedata.category(text[0])[0] in "LN" or text[0] == "_")
+    return plain and begins and text[-1] not in ". " and len(text.encode()) <= MOST_ID_BYTES

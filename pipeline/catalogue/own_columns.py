@@ -1,0 +1,171 @@
+"""Columns of a manifest that no job reads: the user's own, carried along so that results join with a catalogue.
+
+A row's own values travel as text by the column's name, in one column ``meta`` (a map) of plans and result rows.
+The schema of a result part is then the same whatever a launch carries. Tables for people (``winners.csv``, the
+comparison's ``covers.parquet``) have one column for each instead, called ``meta.<name>``.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import date, time
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acestep.errors import RequestError
+from acestep.parameters.values import composed
+from pipeline.storage.spelling import letters
+
+META = "meta"
+META_TYPE = pa.map_(pa.string(), pa.string())
+_ENTRIES = pa.list_(pa.struct([pa.field("key", pa.string(), nullable=False), ("value", pa.string())]))
+OPTION = "manifest_columns"
+KEEP = "keep"
+EVERY = ("*",)
+MOST_NAMED = 8
+LONG_NAME = 10  # letters; in a longer name two edits are a misspelling, in a shorter one a single edit
+
+
+def parse_declared(value: Any) -> tuple[str, ...]:
+    """Names and patterns of own columns, from a configuration's ``manifest_columns``.
+
+    Args:
+        value: None, ``keep`` for every column, or a list of names; ``*`` and ``?`` match as in file names.
+
+    Raises:
+        RequestError: it is something else.
+    """
+    if value is None:
+        return ()
+    if value == KEEP:
+        return EVERY
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise RequestError(
+            f"{OPTION} {value!r} is not a list of names; use {OPTION}={KEEP} or {OPTION}=[title,isrc]"
+        )
+    return tuple(composed(name) for name in names)
+
+
+def is_declared(name: str, declared: Sequence[str], known: Collection[str]) -> bool:
+    """Whether a column is declared as the user's own.
+
+    A pattern does not match a misspelling of a known column; such a column has to be declared by its name.
+    """
+    name = composed(name)
+    if name in declared:
+        return True
+    covered = any(fnmatchcase(name, pattern) for pattern in declared)
+    return covered and misspelt(name, tuple(known)) is None
+
+
+def absent(declared: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Declared names, patterns aside, that no column has."""
+    present = set(map(composed, names))
+    return [name for name in declared if name not in present and not set(name) & set("*?[")]
+
+
+def how_to_declare(unknown: Iterable[str], declared: Sequence[str], known: Sequence[str]) -> str:
+    """The part of an error message that says how to carry unknown columns."""
+    names = [*declared, *unknown]
+    if len(names) > MOST_NAMED or not all(re.fullmatch(r"[^\"'$\\`,\[\]{}]+", name) for name in names):
+        return f"{OPTION}={KEEP} carries columns of your own."
+    listed = ",".join(name if re.fullmatch(r"[\w.*?-]+", name) else f"'{name}'" for name in names)
+    keep = "" if any(misspelt(name, tuple(known)) for name in unknown) else f"{OPTION}={KEEP} or "
+    return f'If it is your own, {keep}"{OPTION}=[{listed}]" carries it.'
+
+
+def undeclarable(names: Iterable[str], known: Collection[str]) -> str | None:
+    """Why the own columns among a manifest's columns cannot be carried together; None where they can."""
+    columns: dict[str, str] = {}
+    for name in names:
+        if name in known:
+            continue
+        if not name.strip() or any("\ud800" <= letter <= "\udfff" for letter in name):
+            return f"a column is called {name!r}, which cannot be written; name it, or take it out"
+        first = columns.setdefault(column_of(composed(name)), name)
+        if first != name:
+            return f"columns {first!r} and {name!r} have one name in results ({column_of(name)!r}); rename one"
+    return None
+
+
+@lru_cache(maxsize=4096)
+def misspelt(name: str, known: tuple[str, ...]) -> str | None:
+    """The known column that a name differs from by case, punctuation, or an edit or two; None if none is near."""
+    word = letters(name)
+    if not word:
+        return None
+    distances = {other: _edits(word, letters(other)) for other in known}
+    nearest = min(distances, key=lambda other: distances[other])
+    return nearest if distances[nearest] <= (1 if len(word) < LONG_NAME else 2) else None
+
+
+def own_values(values: Mapping[str, Any], known: Collection[str]) -> dict[str, str]:
+    """The own values of a manifest row as text, by column.
+
+    Text stays as it is. Numbers, dates and truth values are written as JSON has them (a whole float without its
+    point), lists and mappings as JSON.
+
+    Args:
+        values: of the row, without the empty ones. None is or holds bytes: ``rows_of`` refuses such columns.
+    """
+    return {composed(name): _text(value) for name, value in values.items() if name not in known}
+
+
+def column_of(name: str) -> str:
+    """What an own column is called in a table for people."""
+    return name if name.startswith(f"{META}.") else f"{META}.{name}"
+
+
+def with_columns_of(table: pa.Table, meta: pa.ChunkedArray | pa.Array) -> pa.Table:
+    """A table for people with the own columns of its rows, given as a column ``meta``, at its end."""
+    for name, values in spread_out(meta).items():
+        table = table.append_column(name, values)
+    return table
+
+
+def spread_out(meta: pa.ChunkedArray | pa.Array) -> dict[str, pa.Array]:
+    """A column ``meta`` as one column of text for each of its names, sorted; null where a row has none."""
+    maps = meta.combine_chunks() if isinstance(meta, pa.ChunkedArray) else meta
+    columns: dict[str, pa.Array] = {}
+    for name in sorted(pc.unique(pc.list_flatten(maps.cast(_ENTRIES)).field("key")).to_pylist()):
+        values, column = pc.map_lookup(maps, name, "first"), column_of(name)
+        # Rows of earlier launches may have "title" where later ones have "meta.title".
+        columns[column] = pc.coalesce(columns.get(column, values), values)
+    return columns
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float | np.floating) and value.is_integer() and abs(float(value)) < 2**53:
+        value = int(value)
+    if isinstance(value, bool | int | float | list | tuple | dict):
+        return json.dumps(value, ensure_ascii=False, default=_plain)
+    return _plain(value)
+
+
+def _plain(value: Any) -> str:
+    """Dates as ISO 8601 has them; decimals and the like by their digits."""
+    if isinstance(value, date | time):
+        return value.isoformat()
+    return str(value)
+
+
+def _edits(a: str, b: str) -> int:
+    """Letters to insert, remove, replace, or swap with their neighbours, to make one word of the other."""
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, start=1):
+        older, before, row = before, row, [i]
+        for j, other in enumerate(b, start=1):
+            best = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
+                best = min(best, older[j - 2] + 1)
+            row.append(best)
+    return row[-1]

@@ -1,0 +1,72 @@
+"""Presets: starting points for a change of genre, by name or by a manifest row's two genres."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from acestep.errors import RequestError
+from acestep.sampling.setting import parse_setting, parse_values
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A starting point.
+
+    caption: the style to go to, for rows that have none of their own.
+    cover: values of setting parameters.
+    ranges: for some parameters, the lowest and highest value worth trying.
+    """
+
+    name: str
+    source_genre: str
+    target_genre: str
+    caption: str
+    cover: Mapping[str, Any]
+    ranges: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+def check_preset(preset: Preset) -> Preset:
+    """Refuse a preset that no job could use.
+
+    Raises:
+        RequestError: a value is out of range, or a range does not hold the value it is around.
+    """
+    try:
+        parse_setting(preset.cover)
+        for name, bounds in preset.ranges.items():
+            if not isinstance(bounds, Sequence) or len(bounds) != 2:
+                raise RequestError(f"the range of {name} is {bounds!r}; write [lowest, highest]")
+            low, high = (parse_values({name: bound})[name] for bound in bounds)
+            if name in preset.cover and not low <= preset.cover[name] <= high:
+                raise RequestError(f"{name} {preset.cover[name]:g} is outside its own range {low:g}..{high:g}")
+    except RequestError as error:
+        raise RequestError(f"preset {preset.name!r}: {error}") from error
+    if not preset.caption.strip():
+        raise RequestError(f"preset {preset.name!r} has no caption")
+    return preset
+
+
+def for_genres(presets: Iterable[Preset], source_genre: str, target_genre: str) -> Preset:
+    """The preset of a pair of genres; case, hyphens, "&" and spaces do not matter.
+
+    Raises:
+        RequestError: there is none; the known pairs are listed.
+    """
+    known = {(_plain(preset.source_genre), _plain(preset.target_genre)): preset for preset in presets}
+    found = known.get((_plain(source_genre), _plain(target_genre)))
+    if found is None:
+        pairs = ", ".join(f"{p.source_genre} -> {p.target_genre}" for p in known.values()) or "none"
+        raise RequestError(
+            f"no preset goes from {source_genre!r} to {target_genre!r}; known: {pairs}. Use one of these, add a "
+            "file to conf/preset, or leave both columns empty"
+        )
+    return found
+
+
+def _plain(genre: str) -> str:
+    return "".join(c for c in genre.casefold() if c.isalnum())
+
+
+def unset(preset: Preset, taken: Iterable[str]) -> dict[str, Any]:
+    """The preset's values of parameters that nobody else has ``taken``."""
+    return {name: value for name, value in preset.cover.items() if name not in set(taken)}

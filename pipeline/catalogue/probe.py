@@ -1,0 +1,244 @@
+"""A first look at the sources: what they are, by content, and how long; remembered in the output folder."""
+
+import hashlib
+import io
+import logging
+import os
+import stat
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import count
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import fs
+
+from acestep.audio.decoding import header_seconds
+from acestep.constants import NUMERICS_VERSION
+from acestep.errors import AudioError, RestyleError
+from acestep.redaction import shown
+from pipeline.storage.parquet_parts import PartError, PartFormat, part_names, read_part, write_part
+from pipeline.storage.read_timeout import DEFAULT_PATIENCE, Patience, Tick, place_of, side_by_side
+from pipeline.storage.source_copy import READ_BYTES, opened, refuse_larger
+from pipeline.storage.source_errors import SourceError, SourceTimeoutError
+from pipeline.storage.spelling import Folders, Nearby, no_such_file
+from pipeline.storage.store import Store, locate, patiently
+from pipeline.worker.error_rows import source_kind
+
+PROBES = "probes"
+THREADS = 16
+AT_ONCE = 64  # remote files between two signs of life: pyarrow asks for one after the other
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one look at a file tells: a digest of its bytes, its length, or why it cannot be used."""
+
+    digest: str = ""
+    duration_s: float | None = None
+    error_kind: str | None = None
+    error: str | None = None
+
+
+SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("size", pa.int64()),
+        ("modified_ns", pa.int64()),
+        ("digest", pa.string()),
+        ("duration_s", pa.float64()),
+        ("error_kind", pa.string()),
+        ("error", pa.string()),
+        ("numerics_version", pa.int32()),  # what read the length
+    ]
+)
+
+
+PROBED = PartFormat(SCHEMA, ("uri", "size", "modified_ns", "digest"))
+
+
+class Seen(NamedTuple):
+    """What tells one version of a file from another without reading it."""
+
+    size: int
+    modified_ns: int
+
+
+class Probes:
+    """Probes of files, asked for only where a file is new or has changed since an earlier launch looked at it.
+
+    A URI is remembered without its passwords: with another signature it is the same file.
+
+    suspects: files whose size and time are not enough to go by, since a worker found other content in them.
+    """
+
+    def __init__(
+        self, store: Store, launch: str, patience: Patience = DEFAULT_PATIENCE, suspects: Collection[str] = ()
+    ):
+        self.store, self.launch, self.patience = store, launch, patience
+        self.suspects = frozenset(suspects)
+        self.folders = Folders(patience)
+        known = pa.concat_tables([SCHEMA.empty_table(), *_remembered(store)])
+        # The newest look at a file comes last and is found first.
+        self.known = known.filter(pc.equal(known["numerics_version"], NUMERICS_VERSION)).combine_chunks()[::-1]
+        self.parts = count()
+
+    def of(self, uris: Sequence[str]) -> dict[str, Probe]:
+        """A probe of each file."""
+        unique = list(dict.fromkeys(uris))
+        seen = _seen(unique, self.patience)
+        found: dict[str, Probe] = {}
+        places = pc.index_in(pa.array(map(shown, unique), pa.string()), value_set=self.known["uri"])
+        known = pa.array(unique, pa.string()).filter(places.is_valid()).to_pylist()
+        remembered = self.known.take(places.drop_null()).to_pylist()
+        for uri, row in zip(known, remembered, strict=True):
+            if seen[uri] == (row["size"], row["modified_ns"]) and row["uri"] not in self.suspects:
+                found[uri] = Probe(row["digest"], row["duration_s"], row["error_kind"], row["error"])
+        fresh = [uri for uri in unique if uri not in found]
+        if fresh:
+            looked = _probed(fresh, self.folders, self.patience)
+            found |= looked
+            self._remember({uri: p for uri, p in looked.items() if p.digest}, seen)
+        return found
+
+    def _remember(self, looked: dict[str, Probe], seen: dict[str, Seen | None]) -> None:
+        # A file that was replaced while it was read, and is put back, has the old time and the other's digest.
+        local = [uri for uri in looked if _is_local(uri)]
+        after = seen | _seen(local, self.patience)
+        rows = [
+            {"uri": shown(uri), "size": one.size, "modified_ns": one.modified_ns, **asdict(probe)}
+            | {"numerics_version": NUMERICS_VERSION}
+            for uri, probe in looked.items()
+            if (one := seen[uri]) is not None and one == after[uri]
+        ]
+        if rows:
+            table = pa.Table.from_pylist(rows, schema=SCHEMA)
+            write_part(self.store, PROBES, self.launch, next(self.parts), table)
+
+
+def _remembered(store: Store) -> Iterator[pa.Table]:
+    """The parts of earlier launches; what is damaged goes, since all of it can be found out again."""
+    for name in part_names(store, PROBES):
+        try:
+            yield read_part(store, name, PROBED)
+        except PartError as error:
+            if error.is_damaged:
+                log.warning("%s was damaged (%s) and is deleted; its sources are read again", name, error.reason)
+                store.delete(name)
+            else:
+                log.warning("%s; it is left out", error)
+
+
+def probe_all(uris: Sequence[str], patience: Patience = DEFAULT_PATIENCE) -> dict[str, Probe]:
+    """Probes of files that nobody will remember, for want of an output folder."""
+    return _probed(list(dict.fromkeys(uris)), Folders(patience), patience)
+
+
+def _probed(uris: Sequence[str], folders: Folders, patience: Patience) -> dict[str, Probe]:
+    with side_by_side(THREADS, patience) as (pool, patience):
+        look = partial(probe, folders=folders, patience=patience)
+        return dict(zip(uris, pool.map(look, uris), strict=True))
+
+
+def _is_local(uri: str) -> bool:
+    return isinstance(locate(uri)[0], fs.LocalFileSystem)
+
+
+def _seen(uris: Sequence[str], patience: Patience) -> dict[str, Seen | None]:
+    """Size and time of each file; None where there is no file, or none that answers."""
+    seen: dict[str, Seen | None] = dict.fromkeys(uris)
+    groups: dict[int, tuple[fs.FileSystem, dict[str, str]]] = {}
+    for uri in uris:
+        try:
+            filesystem, path = locate(uri)
+        except RestyleError:
+            continue
+        groups.setdefault(id(filesystem), (filesystem, {}))[1][uri] = path
+    for filesystem, paths in groups.values():
+        if isinstance(filesystem, fs.LocalFileSystem):
+            seen |= _seen_locally(paths, patience)
+        else:
+            seen |= _seen_remotely(filesystem, paths, patience)
+    return seen
+
+
+def _seen_locally(paths: dict[str, str], patience: Patience) -> dict[str, Seen | None]:
+    """The same for local files. What lies beside one that does not answer is not asked."""
+    seen: dict[str, Seen | None] = {}
+    left = list(paths.items())
+    while left:
+        asked: list[tuple[str, str]] = []
+
+        def ask(tick: Tick, left: list[tuple[str, str]] = left, asked: list[tuple[str, str]] = asked) -> None:
+            for uri, path in left:
+                tick()
+                asked.append((uri, path))
+                try:
+                    info = os.stat(path)
+                    seen[uri] = Seen(info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else None
+                except (OSError, ValueError):
+                    seen[uri] = None
+
+        try:
+            patience.run(left[0][1], ask)
+            left = []
+        except SourceTimeoutError:
+            dead = place_of(asked[-1][1] if asked else left[0][1])
+            left = [pair for pair in left[len(asked) :] if place_of(pair[1]) != dead]
+    return dict.fromkeys(paths) | seen
+
+
+def _seen_remotely(filesystem: fs.FileSystem, paths: dict[str, str], patience: Patience) -> dict[str, Seen | None]:
+    def ask(tick: Tick) -> list[fs.FileInfo]:
+        def once() -> list[fs.FileInfo]:
+            names, infos = list(paths.values()), []
+            for start in range(0, len(names), AT_ONCE):
+                tick()
+                infos += filesystem.get_file_info(names[start : start + AT_ONCE])
+            return infos
+
+        return patiently(once)
+
+    try:
+        infos = patience.run(next(iter(paths)), ask)
+    except (OSError, ValueError, SourceError):
+        return dict.fromkeys(paths)
+    seen = (Seen(info.size, info.mtime_ns) if info.is_file else None for info in infos)
+    return dict(zip(paths, seen, strict=True))
+
+
+def probe(uri: str, folders: Folders | None = None, patience: Patience = DEFAULT_PATIENCE) -> Probe:
+    """Digest a file's bytes and read its length from the header, without decoding it.
+
+    Args:
+        folders: where a name like that of a missing file is looked for; None looks nowhere.
+    """
+    try:
+        return patience.run(uri, lambda tick: _look(uri, tick))
+    except FileNotFoundError:
+        missing = no_such_file(folders.near(uri) if folders else Nearby())
+        return Probe(error_kind="missing_file", error=f"{uri}: {missing}")
+    except (OSError, ValueError, RestyleError) as error:  # ValueError: a name that no file can have
+        return Probe(error_kind=source_kind(error), error=f"{uri}: {error}")
+
+
+def _look(uri: str, tick: Tick) -> Probe:
+    filesystem, path = locate(uri)
+    look = partial(_look_once, filesystem, path, tick)
+    return look() if isinstance(filesystem, fs.LocalFileSystem) else patiently(look)
+
+
+def _look_once(filesystem: fs.FileSystem, path: str, tick: Tick) -> Probe:
+    with opened(filesystem, path, tick) as file:
+        size = file.seek(0, io.SEEK_END)
+        refuse_larger(size)
+        if size == 0:
+            raise AudioError("empty file (0 bytes)")
+        file.seek(0)
+        digest = hashlib.sha256()
+        while chunk := file.read(READ_BYTES):
+            digest.update(chunk)
+        return Probe(digest.hexdigest(), header_seconds(file))

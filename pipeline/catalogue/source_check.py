@@ -1,0 +1,205 @@
+"""Look at every source of a catalogue before a worker does: is it there, is it audio, can it be decoded."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
+from typing import BinaryIO, Literal
+
+from pyarrow import fs
+
+from acestep.audio.decoding import blocks_of, check_samples, decode
+from acestep.audio.source_notes import Meter, SourceNote, of_reference
+from acestep.errors import RestyleError
+from pipeline.catalogue.manifest import Track
+from pipeline.catalogue.probe import THREADS, Probe
+from pipeline.catalogue.problem_report import Problem
+from pipeline.storage.read_timeout import DEFAULT_PATIENCE, Patience, Tick
+from pipeline.storage.source_copy import opened
+from pipeline.storage.store import locate, patiently
+from pipeline.worker.error_rows import TOO_LONG, source_kind
+
+Decode = Literal["start", "full", "none"]
+DECODES = ("start", "full", "none")
+START_SECONDS = 5.0
+FULL_THREADS = min(8, os.cpu_count() or 1)  # each holds one decoded source
+BATCH_ROWS = 2048
+REMEMBERED = 100_000  # sources that many rows share are decoded once
+TELL_INTERVAL_S = 0.5
+
+Look = Callable[[Sequence[str]], Mapping[str, Probe]]
+
+
+@dataclass
+class Sources:
+    """Tracks that were looked at, those with a problem, and those whose header does not say how long they are.
+
+    undecodable: of those with a problem, the ones that a plan takes for good, since only decoding tells.
+    seconds: of all sources that are fit to run and whose length is known.
+    """
+
+    tracks: int = 0
+    bad: int = 0
+    undecodable: int = 0
+    unknown: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What decoding a file tells: what is to be noted of it, or why it cannot be used, as a kind and a message."""
+
+    notes: tuple[SourceNote, ...] = ()
+    defect: tuple[str, str] | None = None
+
+
+def check_sources(
+    tracks: Iterable[Track],
+    look: Look,
+    how_far: Decode,
+    most_seconds: float,
+    found: Callable[[Problem], None],
+    noted: Callable[[Problem], None],
+    looked: Callable[[int], None],
+    patience: Patience = DEFAULT_PATIENCE,
+) -> Sources:
+    """Probe the files of every track and decode them as far as ``how_far`` says, batch by batch.
+
+    Args:
+        look: probes of files by their names, such as ``Probes.of``.
+        how_far: "start" reads the first five seconds, "full" all, which alone finds what is cut off or damaged.
+        most_seconds: refuse anything longer.
+        found: is told every problem, at most one of a track.
+        noted: is told what is worth knowing of a track that can be run, such as that it is silent.
+        looked: is told now and then how many tracks are done.
+    """
+    counted = Sources()
+    full = how_far == "full"
+    threads = FULL_THREADS if full else THREADS
+    told_at = time.monotonic()
+
+    stopped = threading.Event()
+    patience = replace(patience, stopped=stopped.is_set)
+
+    @lru_cache(maxsize=REMEMBERED)
+    def decoded(uri: str) -> Heard:
+        return listen(uri, full, most_seconds, patience)
+
+    planned = iter(tracks)
+    while batch := list(islice(planned, BATCH_ROWS)):
+        probes = look([uri for track in batch for uri in files_of(track)])
+        with ThreadPoolExecutor(threads) as pool:
+
+            def check(track: Track, probes: Mapping[str, Probe] = probes) -> tuple[Problem | None, list[Problem]]:
+                return check_track(track, probes, None if how_far == "none" else decoded, most_seconds)
+
+            try:
+                for track, (problem, notes) in zip(batch, pool.map(check, batch), strict=True):
+                    counted.tracks += 1
+                    if problem is not None:
+                        counted.bad += 1
+                        known = probes[problem.source]
+                        counted.undecodable += not (known.error_kind or is_longer(known, most_seconds))
+                        found(problem)
+                    elif (seconds := probes[track.source].duration_s) is None:
+                        counted.unknown += 1
+                    else:
+                        counted.seconds += seconds
+                    for note in notes:
+                        noted(note)
+                    if time.monotonic() - told_at >= TELL_INTERVAL_S:
+                        told_at = time.monotonic()
+                        looked(counted.tracks)
+            except BaseException:
+                stopped.set()
+                pool.shutdown(cancel_futures=True)  # else leaving would wait for the whole batch
+                raise
+    return counted
+
+
+def files_of(track: Track) -> Iterator[str]:
+    """The files a track is made from: its source, and its reference where it has one."""
+    yield track.source
+    if track.reference:
+        yield track.reference
+
+
+def check_track(
+    track: Track,
+    probes: Mapping[str, Probe],
+    decoded: Callable[[str], Heard] | None,
+    most_seconds: float,
+) -> tuple[Problem | None, list[Problem]]:
+    """What is wrong with the files of one track, the cheapest look first, and, where nothing is, what is noted."""
+    notes: list[Problem] = []
+    for uri in files_of(track):
+        known = probes[uri]
+        if known.error_kind is not None:
+            return Problem(track.track_id, uri, known.error_kind, known.error or ""), []
+        if is_longer(known, most_seconds):
+            message = f"{uri}: {known.duration_s:.1f} s is longer than {most_seconds:g} s; cut the track"
+            return Problem(track.track_id, uri, TOO_LONG, message), []
+        if decoded is not None:
+            heard = decoded(uri)
+            if heard.defect is not None:
+                return Problem(track.track_id, uri, *heard.defect), []
+            told = heard.notes if uri == track.source else of_reference(heard.notes, uri)
+            notes += [Problem(track.track_id, uri, note.kind, note.text) for note in told]
+    return None, notes
+
+
+def is_longer(known: Probe, most_seconds: float) -> bool:
+    """Whether a file's header says that it is too long."""
+    return known.duration_s is not None and known.duration_s > most_seconds
+
+
+def listen(uri: str, full: bool, most_seconds: float, patience: Patience = DEFAULT_PATIENCE) -> Heard:
+    """Decode a file, as a worker does.
+
+    Args:
+        full: all of it, and not its first seconds only (or, where they are silent, up to the first sound).
+    """
+
+    def decoded(tick: Tick) -> list[SourceNote]:
+        filesystem, path = locate(uri)
+
+        def look() -> list[SourceNote]:
+            with opened(filesystem, path, tick) as file:
+                if not full:
+                    return start_of(file, most_seconds)
+                pieces, notes = decode(file, most_seconds)
+                check_samples([samples for samples, _ in pieces])
+                return notes
+
+        return look() if isinstance(filesystem, fs.LocalFileSystem) else patiently(look)
+
+    try:
+        return Heard(tuple(patience.run(uri, decoded)))
+    except (OSError, RestyleError) as error:
+        return Heard(defect=(source_kind(error), f"{uri}: {error}"))
+
+
+def start_of(file: BinaryIO, most_seconds: float | None = None) -> list[SourceNote]:
+    """Decode the first seconds of an open file, and on to the first sound; what is to be noted of it.
+
+    Raises:
+        AudioError: it is not audio, ends before its header says so, or is damaged where it starts.
+    """
+    notes: list[SourceNote] = []
+    meter, seconds = Meter(), 0.0
+    with closing(blocks_of(file, most_seconds, notes)) as blocks:
+        for samples, rate in blocks:
+            check_samples([samples])
+            meter.add(samples)
+            seconds += samples.shape[1] / rate
+            if seconds >= START_SECONDS and meter.note() is None:
+                return notes
+    if not meter.count:
+        check_samples([])
+    said = meter.note()
+    return [*notes, said] if said else notes

@@ -1,0 +1,1 @@
+"""Ray clusters: find, join, size, ship code, shut down."""

@@ -1,0 +1,164 @@
+"""The Ray cluster that a job starts on its own machine, and that ends with it."""
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import ray
+from ray._private import services, worker
+from ray._raylet import Config  # type: ignore[attr-defined]
+
+from acestep.errors import RequestError, RestyleError
+from pipeline.cluster.address import LOCAL, scratch_folder
+from pipeline.cluster.daemons import Daemon, sheltered
+from pipeline.cluster.runtime_env import runtime_environment
+
+OBJECT_STORE_BYTES = 300_000_000
+AGAIN_S = 0.5
+NEEDED = ("gcs_server", "raylet")
+LOGS = "ray/session_latest/logs"
+
+
+class ClusterStartError(RestyleError):
+    """Ray did not start on this machine."""
+
+
+def start(cpus: int | None, gpus: int | None, node_ip_address: str | None, timeout_s: float) -> None:
+    """Start a cluster on this machine.
+
+    Args:
+        node_ip_address: where its ports listen; Ray takes anything but loopback as every address of this machine.
+            None is what Ray chooses.
+        timeout_s: how long Ray's daemons may take to start.
+
+    Raises:
+        RequestError: it may not be started so: its folder, its address, no token.
+        ClusterStartError: its daemons ended, or did not start in time.
+    """
+    _refuse_open_cluster()
+    if node_ip_address is not None:
+        _refuse_foreign(node_ip_address)
+    # Ray waits for its port file as long as this says, half a minute unless told otherwise.
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(int(timeout_s)))
+    daemons: list[Daemon] = []
+    try:
+        with sheltered() as daemons, _patient(daemons, timeout_s), _loopback_allowed():
+            ray.init(
+                address=LOCAL,
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level=logging.WARNING,
+                runtime_env=runtime_environment(ship_code=False, install=False),
+                _node_ip_address=node_ip_address,
+            )
+    except OSError as error:
+        _end(daemons)
+        folder = scratch_folder()
+        wants = "a folder with a shorter path" if "AF_UNIX" in str(error) else "a folder that can be written"
+        raise RequestError(
+            f"Ray cannot start with its files in {folder} ({error}); set RAY_TMPDIR to {wants}, such as "
+            "RAY_TMPDIR=/tmp"
+        ) from error
+    except Exception as error:  # Ray raises plain Exceptions here
+        why = _ended(daemons) or _last_line(error)
+        _end(daemons)
+        raise ClusterStartError(
+            f"Ray did not start on this machine: {why}; its logs are in {Path(scratch_folder()) / LOGS}. Where "
+            f"the machine is busy, wait or raise cluster.start_timeout_s (now {timeout_s:g}), and give the same "
+            "command again"
+        ) from error
+
+
+def lost_daemon() -> str | None:
+    """Which daemon that a job needs has ended, of the cluster that this process started, and how, or None.
+
+    Without the others, such as the one that gathers logs, Ray goes on.
+    """
+    node = worker._global_node
+    if node is None:
+        return None
+    ended = [f"{kind} {_how(process.returncode)}" for kind, process in node.dead_processes() if kind in NEEDED]
+    return ", ".join(ended) or None
+
+
+def _refuse_open_cluster() -> None:
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        raise RequestError(
+            "RAY_AUTH_MODE=disabled lets every user of this machine run code in the cluster that this job starts; "
+            "unset it (Ray then makes a token by itself), or join a cluster of your own with cluster.address"
+        )
+
+
+def _refuse_foreign(address: str) -> None:
+    try:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.bind((address, 0))
+    except OSError as error:
+        raise RequestError(
+            f"cluster.node_ip_address {address!r} is no address of this machine ({error}); give one that it has, "
+            "or leave the key out to listen on loopback alone"
+        ) from None
+
+
+@contextmanager
+def _loopback_allowed() -> Iterator[None]:
+    """Within the block, ``ray.init`` takes a loopback address as the node's."""
+    # It replaces one by the address on the network, for clusters of several nodes.
+    with patch.object(services, "resolve_ip_for_localhost", lambda host: host):
+        yield
+
+
+@contextmanager
+def _patient(daemons: list[Daemon], timeout_s: float) -> Iterator[None]:
+    """Within the block, ``ray.init`` waits ``timeout_s`` for its node, and no longer than its daemons live."""
+    # Ray has half a minute written into its code, twice: one look at its node takes as long.
+    deadline, look = time.monotonic() + timeout_s, services.get_node
+    one_look = patch.dict(os.environ, {"RAY_raylet_start_wait_time_s": "1"})
+
+    def get_node(gcs_address: str, node_id: str) -> Any:
+        while True:
+            try:
+                return look(gcs_address, node_id)
+            except RuntimeError as error:
+                if why := _ended(daemons):
+                    raise ClusterStartError(why) from error
+                if time.monotonic() > deadline:
+                    raise ClusterStartError(f"its node was not there after {timeout_s:g} s") from error
+                time.sleep(AGAIN_S)
+
+    with one_look, patch.object(services, "get_node", get_node):
+        Config.initialize("")
+        yield
+
+
+def _ended(daemons: list[Daemon]) -> str:
+    return ", ".join(f"{one.name} {_how(one.returncode)}" for one in daemons if one.poll() is not None)
+
+
+def _end(daemons: list[Daemon]) -> None:
+    for daemon in daemons:
+        with suppress(OSError):
+            daemon.kill()
+
+
+def _how(status: int) -> str:
+    """How a process ended, by what ``Popen.returncode`` says."""
+    if status >= 0:
+        return f"ended with status {status}"
+    with suppress(ValueError):
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"was killed by signal {-status}"
+
+
+def _last_line(error: Exception) -> str:
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

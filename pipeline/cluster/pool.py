@@ -1,0 +1,269 @@
+"""Ray clusters: start or join one, and size the pool of workers that it can hold."""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import floor
+from pathlib import Path
+
+import ray
+
+from acestep.errors import RequestError, RestyleError
+from pipeline.cluster import local_cluster
+from pipeline.cluster.address import LOCAL, LOOPBACK, find, knock, started_here
+from pipeline.cluster.daemons import handlers_kept
+from pipeline.cluster.runtime_env import inside_ray_job, runtime_environment
+
+
+class PoolError(RestyleError):
+    """The workers could not be started, or the cluster was lost."""
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """Where to run, and how many workers.
+
+    address: "local" starts a cluster on this machine; "existing" joins the one that RAY_ADDRESS names, else the
+        one that ``ray start`` started on this machine; "auto" joins where RAY_ADDRESS is set and else is "local";
+        host:port joins that one.
+    cpus, gpus: of a local cluster; None takes what the machine has.
+    node_ip_address: of a local cluster, where its ports listen. Loopback is this machine alone; another of the
+        machine's addresses opens the ports to the network, and so does None, where Ray chooses.
+    workers: loaded models; None is as many as the nodes have place for by ``gpus_per_worker`` and ``resources``,
+        or one a node without GPUs.
+    max_workers: let the pool grow up to this while work waits; None keeps it at ``workers``.
+    threads_per_worker: CPU threads of torch in each; None shares the CPUs out on a machine without GPUs.
+    gpus_per_worker: a fraction lets workers share a GPU; None is 1 where there are GPUs, else 0.
+    resources: custom Ray resources that each worker takes, so that it lands on nodes which have them:
+        ``{"accelerator_type:A100": 0.001}``.
+    calls_per_worker: tracks in a worker's hands at once, one on the device and the others being read or written.
+    task_seconds: short tracks go to a worker together, up to so many seconds of source times covers.
+    ship_code: send this code to the nodes of a cluster that is joined.
+    install: let those nodes install what this code needs, at the versions of constraints.txt, into an environment
+        of its own; for nodes that have nothing but Ray.
+    start_timeout_s: how long Ray may take to start here, and how long the first workers may take to find a place
+        and to load their model.
+    stall_timeout_s: give up when no cover finishes for so long, or for 20 times as long as the slowest one took;
+        None never does.
+    stop_timeout_s: how long a stop request waits for the covers under way.
+    """
+
+    address: str = "auto"
+    cpus: int | None = None
+    gpus: int | None = None
+    node_ip_address: str | None = LOOPBACK
+    workers: int | None = None
+    max_workers: int | None = None
+    threads_per_worker: int | None = None
+    gpus_per_worker: float | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+    calls_per_worker: int = 3
+    task_seconds: float = 30.0
+    ship_code: bool = True
+    install: bool = False
+    start_timeout_s: float = 600.0
+    stall_timeout_s: float | None = 3600.0
+    stop_timeout_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.resources is None:  # how a configuration leaves a mapping open
+            object.__setattr__(self, "resources", {})
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The pool that a cluster can hold.
+
+    workers, most: how many it starts with and how many it may grow to.
+    cluster: which cluster it is, and its size, for people.
+    """
+
+    workers: int
+    most: int
+    gpus_per_worker: float
+    threads: int | None
+    cluster: str
+
+
+def check(cluster: ClusterSpec) -> None:
+    """Look at what needs no cluster to be judged.
+
+    Raises:
+        RequestError: a value cannot be right whatever the cluster.
+    """
+    least: dict[str, tuple[float | None, float]] = {
+        "cpus": (cluster.cpus, 1),
+        "gpus": (cluster.gpus, 0),
+        "workers": (cluster.workers, 1),
+        "max_workers": (cluster.max_workers, cluster.workers or 1),
+        "threads_per_worker": (cluster.threads_per_worker, 1),
+        "gpus_per_worker": (cluster.gpus_per_worker, 0),
+        "calls_per_worker": (cluster.calls_per_worker, 1),
+        "task_seconds": (cluster.task_seconds, 0),
+        "start_timeout_s": (cluster.start_timeout_s, 1),
+        "stall_timeout_s": (cluster.stall_timeout_s, 1),
+        "stop_timeout_s": (cluster.stop_timeout_s, 0),
+    }
+    for name, (value, lowest) in least.items():
+        if value is not None and value < lowest:
+            raise RequestError(f"cluster.{name} {value:g} may not be below {lowest:g}")
+    share = cluster.gpus_per_worker or 0.0
+    if share > 1 and share != int(share):
+        raise RequestError(f"cluster.gpus_per_worker {share:g}: Ray gives whole GPUs, or a part of one")
+    if not isinstance(cluster.resources, Mapping):
+        raise RequestError(f"cluster.resources {cluster.resources!r} is no mapping such as {{a100: 1}}")
+    for name, amount in cluster.resources.items():
+        if name in ("CPU", "GPU", "memory", "object_store_memory"):
+            raise RequestError(f"cluster.resources {name}: custom resources only; see cluster.gpus_per_worker")
+        if not isinstance(amount, int | float) or amount <= 0:
+            raise RequestError(f"cluster.resources {name} {amount!r} is no number above zero")
+
+
+def connect(cluster: ClusterSpec) -> None:
+    """Start or join a Ray cluster, quietly.
+
+    Raises:
+        RequestError: there is no cluster at the address, it does not let us in, or none may be started so.
+        ClusterStartError: Ray did not start on this machine.
+    """
+    check(cluster)
+    for chatty in ("ray.data", "ray._private.authentication"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    # It logs with a long trace what it raises too.
+    logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if ray.is_initialized():  # whoever embeds us has a cluster already
+        return
+    address = find(cluster.address)
+    if address == LOCAL:
+        local_cluster.start(cluster.cpus, cluster.gpus, cluster.node_ip_address, cluster.start_timeout_s)
+    else:
+        _join(cluster, address)
+
+
+def _join(cluster: ClusterSpec, address: str) -> None:
+    if cluster.cpus is not None or cluster.gpus is not None:
+        raise RequestError(
+            f"cluster.cpus and cluster.gpus size a cluster that is started here, and this job joins {address}; "
+            "leave them out, or take cluster=local"
+        )
+    if cluster.node_ip_address not in (LOOPBACK, None):
+        raise RequestError(
+            f"cluster.node_ip_address {cluster.node_ip_address} is for a cluster that is started here, and this "
+            f"job joins {address}; leave it out"
+        )
+    # Ray would go on trying an address where nobody listens for minutes, one in a file left behind included.
+    knock(started_here() or address if address == "auto" else address)
+    environment = runtime_environment(cluster.ship_code, cluster.install)
+    try:
+        # A cluster on this machine is joined as "auto": only then does Ray use this user's token by itself.
+        with handlers_kept():
+            ray.init(address=address, logging_level=logging.WARNING, runtime_env=environment)
+    except ConnectionError as error:
+        raise RequestError(
+            f"cluster {address}: something answers and does not let us in ({error}); where the cluster asks for a "
+            "token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (`ray get-auth-token` on its head node says it)"
+        ) from error
+    except (RuntimeError, ValueError) as error:
+        raise RequestError(f"cluster {address} cannot be joined: {error}") from error
+
+
+def size_pool(cluster: ClusterSpec) -> Pool:
+    """How many workers of what share of a GPU, from what the cluster has and what was asked.
+
+    Raises:
+        RequestError: more is asked than this machine has, or nothing is asked of a cluster with no place yet.
+    """
+    check(cluster)
+    nodes = _nodes()
+    where = _described(cluster, nodes)
+    local = find(cluster.address) == LOCAL and len(nodes) == 1
+    resources = cluster.resources
+    suitable = [node for node in nodes if _has(node, resources)]
+    gpus = any(node.get("GPU") for node in suitable)
+    share = float(gpus) if cluster.gpus_per_worker is None else cluster.gpus_per_worker
+    fitting = sum(_room(node, share, resources) for node in suitable)
+    workers = cluster.workers or min(fitting, cluster.max_workers or fitting)
+    most = max(workers, cluster.max_workers or workers)
+    if not local and most > fitting and cluster.gpus_per_worker is None and not gpus:
+        raise RequestError(
+            f"{most} workers are asked of a cluster that has no GPU for them now ({where}); say "
+            "cluster.gpus_per_worker=1 to wait for nodes with GPUs, or 0 to run on CPUs"
+        )
+    if workers < 1 or (local and most > fitting and (share or not fitting)):
+        raise RequestError(
+            f"{most or 'the'} workers need {_said(share, resources)} each, and there is place for "
+            f"{fitting} ({where}); lower cluster.workers or what each needs"
+            + ("" if local else ", or say cluster.workers to wait for nodes that are still to come")
+        )
+    cpus = int(sum(node.get("CPU", 0.0) for node in suitable))
+    threads = cluster.threads_per_worker or (None if share else max(1, cpus // most))
+    return Pool(workers, most, share, threads, where)
+
+
+def unplaced(cluster: ClusterSpec, pool: Pool) -> str:
+    """Why workers did not start within ``start_timeout_s``, for people."""
+    nodes, share, resources = _nodes(), pool.gpus_per_worker, cluster.resources
+    fitting = sum(_room(node, share, resources) for node in nodes)
+    return (
+        f"{pool.workers} workers with {_said(share, resources)} each did not start within "
+        f"{cluster.start_timeout_s:g} s; the cluster ({_described(cluster, nodes)}) has place for {fitting} when "
+        "nothing else runs there. Lower cluster.workers, add nodes, or raise cluster.start_timeout_s where the "
+        "model takes longer to load"
+    )
+
+
+def refuse_ephemeral(**paths: str | None) -> None:
+    """Inside a Ray job the working folder vanishes with the job: paths must not lie in it.
+
+    Raises:
+        RequestError: one is relative.
+    """
+    if not inside_ray_job():
+        return
+    for name, path in paths.items():
+        if path and "://" not in path and not Path(path).is_absolute():
+            raise RequestError(
+                f"{name} {path!r}: inside a Ray job relative paths lie in a folder that vanishes with the job; "
+                "give an absolute path that every node sees, or an s3:// address"
+            )
+
+
+def _nodes() -> list[dict[str, float]]:
+    """What each living node has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _room(node: Mapping[str, float], share: float, resources: Mapping[str, float]) -> int:
+    """How many workers a node has place for; one never spans nodes, nor a part of a GPU two GPUs.
+
+    Without a GPU nothing limits them but sense: one a node, whatever little it takes of a resource.
+    """
+    if not _has(node, resources):
+        return 0
+    if not share:
+        return 1 if node.get("CPU") else 0
+    gpus = node.get("GPU", 0.0)
+    by_gpu = floor(gpus / share) if share >= 1 else floor(gpus) * floor(1 / share + 1e-6)
+    return min([by_gpu, *(floor(node[name] / amount + 1e-6) for name, amount in resources.items())])
+
+
+def _has(node: Mapping[str, float], resources: Mapping[str, float]) -> bool:
+    return all(node.get(name, 0.0) >= amount for name, amount in resources.items())
+
+
+def _said(share: float, resources: Mapping[str, float]) -> str:
+    return ", ".join([f"{share:g} GPU"] + [f"{amount:g} {name}" for name, amount in resources.items()])
+
+
+def _described(cluster: ClusterSpec, nodes: list[dict[str, float]]) -> str:
+    def counted(amount: float, word: str) -> str:
+        return f"{amount:g} {word}{'s' * (amount != 1)}"
+
+    where = find(cluster.address)
+    where = (started_here() or where) if where == "auto" else where
+    size = [] if where == LOCAL and len(nodes) == 1 else [counted(len(nodes), "node")]
+    gpus = sum(node.get("GPU", 0.0) for node in nodes)
+    size.append(counted(gpus, "GPU") if gpus else counted(sum(node.get("CPU", 0.0) for node in nodes), "CPU"))
+    return ", ".join([where, *size])

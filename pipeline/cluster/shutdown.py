@@ -1,0 +1,176 @@
+"""Stopping a job cleanly: what is under way is finished and written, nothing new is begun."""
+
+import asyncio
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from acestep.errors import RestyleError
+from pipeline.cluster.signals import StoppedNow, handling
+
+MOST_WAITING = 10_000
+AGAIN_S = 10.0
+ANSWER_S = 10.0
+log = logging.getLogger(__name__)
+
+
+class StoppedError(RestyleError):
+    """The job was asked to stop, and did; ``signal`` says by which signal."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.signal = number
+
+
+class _Flag:
+    """A Ray actor on the driver's node. Lowered once; everyone who waits learns of it."""
+
+    def __init__(self) -> None:
+        self.lowered = asyncio.Event()
+        self.fault = ""
+
+    async def wait(self) -> None:
+        await self.lowered.wait()
+
+    async def lower(self, fault: str) -> None:
+        self.fault = self.fault or fault
+        self.lowered.set()
+
+    async def why(self) -> str:
+        return self.fault
+
+
+class StopFlag:
+    """Tells workers anywhere in the cluster to begin nothing new; costs them no message per track."""
+
+    def __init__(self, actor: Any = None):
+        self.actor = actor or _start_flag()
+        self.waiting: ray.ObjectRef | None = None
+        self.lowered_here = False
+
+    def __reduce__(self) -> tuple[type["StopFlag"], tuple[Any]]:
+        return StopFlag, (self.actor,)
+
+    def lower(self, fault: str = "") -> None:
+        """Ask everyone to stop.
+
+        Args:
+            fault: what of the job failed, such as its output folder; "" for a request. It is known to the driver
+                before the worker's task ends.
+        """
+        self.lowered_here = True
+        lowering = self.actor.lower.remote(fault)
+        if fault:
+            ray.wait([lowering], timeout=ANSWER_S)
+
+    @property
+    def lowered(self) -> bool:
+        """Whether that was asked; False too where the flag's node is lost."""
+        if self.lowered_here:
+            return True
+        if self.waiting is None:
+            self.waiting = self.actor.wait.remote()
+        if not ray.wait([self.waiting], timeout=0)[0]:
+            return False
+        try:
+            ray.get(self.waiting)
+        except RayError:
+            return False
+        return True
+
+    def fault(self) -> str:
+        """The first fault that the flag was lowered for, "" where there was none."""
+        try:
+            return str(ray.get(self.actor.why.remote(), timeout=ANSWER_S))
+        except RayError:
+            return ""
+
+
+def _start_flag() -> Any:
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    flag = ray.remote(_Flag).options(num_cpus=0, max_concurrency=MOST_WAITING, scheduling_strategy=here)
+    return flag.remote()
+
+
+class StopRequest:
+    """Whether the job was asked to stop; ``signal`` is the signal that came, or None."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.came = threading.Event()
+        self.error: Exception | None = None
+        self.interrupt: Callable[[], None] = lambda: None
+
+    def end(self, error: Exception) -> None:
+        """End the block with an error, from any thread, whatever the main thread waits for."""
+        self.error = self.error or error
+        threading.Thread(target=self.interrupt, name="restyle-end", daemon=True).start()
+
+
+@contextmanager
+def stop_signals(on_first: Callable[[], bool]) -> Iterator[StopRequest]:
+    """Within the block, the first Ctrl-C, SIGTERM or SIGHUP calls ``on_first``; the second raises StoppedNow.
+
+    So does the first, where ``on_first`` returns True: there is nothing to wait for. An exception of ``on_first``
+    is logged and counts as False. StoppedNow names the first signal. ``request.end`` raises its error. Signals
+    reach the main thread only; elsewhere the block changes nothing.
+    """
+    request, lock, active = StopRequest(), threading.Lock(), True
+    reachable = threading.current_thread() is threading.main_thread()
+
+    def handle(number: int) -> None:
+        if request.signal is not None or request.error is not None:
+            raise StoppedNow(request.signal or number)
+        request.signal = number
+        request.came.set()
+
+    def wait() -> None:
+        # Not in the handler: it may have interrupted Ray while that holds a lock.
+        request.came.wait()
+        if request.signal is not None and _answer(on_first):
+            interrupt()
+
+    def interrupt() -> None:
+        while True:  # what Ray does on its way out may hang too
+            with lock:  # after the block, the signal would reach somebody else's handler
+                if not (active and reachable):
+                    return
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(AGAIN_S)
+
+    request.interrupt = interrupt
+    waiter = threading.Thread(target=wait, daemon=True)
+    waiter.start()
+    try:
+        with handling(handle):
+            try:
+                yield request
+            finally:
+                with lock:
+                    active = False
+    except KeyboardInterrupt as stopped:
+        if request.error is not None:
+            raise request.error from stopped
+        if request.signal is None or isinstance(stopped, StoppedNow):
+            raise
+        # Ray replaces an exception of a signal handler by a plain KeyboardInterrupt.
+        raise StoppedNow(request.signal) from stopped
+    finally:
+        request.came.set()
+        waiter.join(timeout=1)
+
+
+def _answer(on_first: Callable[[], bool]) -> bool:
+    try:
+        return on_first()
+    except Exception as error:
+        log.warning("the stop request could not be passed on (%r); a second signal stops at once", error)
+        return False

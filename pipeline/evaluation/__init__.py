@@ -1,0 +1,1 @@
+"""Scores, statistics, comparison of settings, selection, tuning."""

@@ -1,0 +1,84 @@
+"""The run's own chance level: every source beside the covers of other tracks, and what a cover is against it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pipeline.metrics.alignment import align
+from pipeline.metrics.compute import in_common, kept
+from pipeline.metrics.features import Features
+
+LEAST_PAIRS = 56  # of eight tracks: under that one song under two names is the 95th percentile
+SHORTEST_S = 10.0  # in less, unrelated music agrees by chance: 0.25 at 5 s where it is 0.06 at 24 s
+USUAL_P95 = 0.05  # of both measures that `lost` looks at, on 64 renders of 8 songs
+COPIED = 0.9  # of the harmony beyond chance, or of the waveform
+SAME_SOUND_DB = 5.0  # of the mean MFCCs; a coded copy is within 3, another genre was never within 18
+HARMONY, MELODY = "harmony/chroma_excess", "melody/salience_excess"
+TIMBRE, WAVEFORM = "timbre/mfcc_distance", "copy/waveform_corr"
+
+
+@dataclass(frozen=True)
+class Null:
+    """What unrelated music measures; plain values, as JSON takes them.
+
+    mean, p95: by measure, over the pairs in which it could be measured.
+    """
+
+    pairs: int = 0
+    mean: Mapping[str, float] = field(default_factory=dict)
+    p95: Mapping[str, float] = field(default_factory=dict)
+
+
+def null_of(sources: Sequence[tuple[str, Features]], outputs: Sequence[tuple[str, Features]]) -> Null:
+    """Chance, from each source beside the outputs of other tracks; both are (track_id, features)."""
+    pairs = 0
+    values: dict[str, list[float]] = {}
+    for track, source in sources:
+        for other, output in outputs:
+            if track == other or isinstance(source.music, str) or isinstance(output.music, str):
+                continue
+            if min(source.seconds, output.seconds) < SHORTEST_S:
+                continue
+            pairs += 1
+            mine, its = in_common(source.music, output.music)
+            for name, value in kept(mine, its, align(mine.chroma, its.chroma)).items():
+                if not isinstance(value, str):
+                    values.setdefault(name, []).append(value)
+    found = {name: torch.tensor(measured) for name, measured in values.items()}
+    return Null(
+        pairs,
+        {name: float(measured.mean()) for name, measured in found.items()},
+        {name: float(measured.quantile(0.95)) for name, measured in found.items()},
+    )
+
+
+def outcome(values: Mapping[str, Any], null: Null) -> tuple[str | None, str]:
+    """What a cover came to, and why: "ok", "copy" of its source, or the song "lost"; None where it cannot be told.
+
+    Args:
+        values: by name, as in a result row.
+    """
+    harmony, melody, timbre, waveform = (values.get(name) for name in (HARMONY, MELODY, TIMBRE, WAVEFORM))
+    if waveform is not None and waveform > COPIED:
+        return "copy", f"{WAVEFORM} {waveform:.2f} is over {COPIED}"
+    if harmony is not None and timbre is not None and harmony > COPIED and timbre < SAME_SOUND_DB:
+        return "copy", f"{HARMONY} {harmony:.2f} is over {COPIED}, {TIMBRE} {timbre:.1f} under {SAME_SOUND_DB}"
+    nothing = [text for text in values.get("unmeasured") or () if text.startswith(f"{HARMONY}: the cover is ")]
+    if nothing:
+        return "lost", nothing[0].removeprefix(f"{HARMONY}: ")
+    if harmony is None or melody is None:
+        return None, f"{HARMONY if harmony is None else MELODY} could not be measured"
+    seconds = values.get("duration_s")
+    if seconds is not None and seconds < SHORTEST_S:
+        return None, f"{seconds:.1f} s are too few to tell from chance; {SHORTEST_S:g} s are needed"
+    measured = null.pairs >= LEAST_PAIRS
+    limits = [null.p95[name] if measured and name in null.p95 else USUAL_P95 for name in (HARMONY, MELODY)]
+    told = ", ".join(
+        f"{name} {value:.2f} (chance {limit:.2f})"
+        for name, value, limit in zip((HARMONY, MELODY), (harmony, melody), limits, strict=True)
+    )
+    if not measured:
+        told += f"; chance is a usual one, the run has {null.pairs} unrelated pairs and {LEAST_PAIRS} are needed"
+    return ("lost" if harmony < limits[0] and melody < limits[1] else "ok"), told

@@ -1,0 +1,1 @@
+"""Work items: tracks x settings minus what is done."""

@@ -1,0 +1,126 @@
+"""What all pictures share: figures without global state, one look, and the numbers of a comparison by setting."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes as Panel
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.objective import SCORE
+from pipeline.report.labels import LABELS, SHOWN, parameter
+from pipeline.report.page_grid import Axes, axes, setting_words
+
+DPI = 110
+INK, SOFT, LINE = "#1b1f23", "#505a64", "#dcdfe2"
+BLUE, ORANGE = "#0a5fb4", "#b75a00"
+# Its darkest blue still carries dark text.
+AMOUNT = LinearSegmentedColormap.from_list("amount", ["#f7fafc", "#a9d0ec", "#5aa5d8"])
+ORDER = LinearSegmentedColormap.from_list("order", ["#e0a030", "#b0486a", "#2a3a8c"])
+UNITS = {measure.name: measure.unit for measure in SHOWN}
+BETTER = {measure.name: measure.better for measure in SHOWN}
+
+Colour = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A comparison by setting id.
+
+    settings: name and parameters, in the order of the comparison.
+    measured: by measure, then by setting: mean, and the interval low..high, which is None for few tracks.
+    """
+
+    settings: Mapping[str, Mapping[str, Any]]
+    measured: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    axes: Axes
+    best: str | None
+
+    @property
+    def measures(self) -> list[str]:
+        """The key measures that there are."""
+        return [name for name in LABELS if name in self.measured]
+
+    def score(self, setting_id: str) -> float:
+        """The mean score; less than any where there is none."""
+        mean = self.measured.get(SCORE, {}).get(setting_id, {}).get("mean")
+        return -1.0 if mean is None else mean
+
+    def name(self, setting_id: str) -> str:
+        """A setting in words, such as "strength 0.30, guidance 9"."""
+        return setting_words(self.settings[setting_id], self.axes)
+
+    def cells(self, across: str, down: str | None) -> dict[tuple[Any, Any], str]:
+        """The setting at each pair of values; of several, the one with the best score."""
+        found: dict[tuple[Any, Any], str] = {}
+        for setting_id in sorted(self.settings, key=self.score):
+            setting = self.settings[setting_id]
+            found[setting[across], setting[down] if down else None] = setting_id
+        return found
+
+    def hidden(self) -> list[str]:
+        """What to say where ``cells`` leaves settings out."""
+        others = ", ".join(map(parameter, self.axes.others))
+        return [f"Where {others} varies: the setting with the best score."] if others else []
+
+
+def numbers(comparison: Comparison) -> Numbers:
+    """The parts of a comparison that are drawn."""
+    measured: dict[str, dict[str, Any]] = {}
+    for entry in comparison.settings.to_pylist():
+        if entry["mean"] is not None:
+            measured.setdefault(entry["measure"], {})[entry["setting_id"]] = entry
+    settings = {entry["setting_id"]: entry for entry in comparison.outcomes.to_pylist()}
+    return Numbers(settings, measured, axes(comparison.outcomes), comparison.best)
+
+
+def figure(width: float, height: float) -> Figure:
+    """An empty figure of that many inches."""
+    empty = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    empty.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
+    return empty
+
+
+def heading(drawn: Figure, title: str, below: str = "") -> None:
+    """A title at the left, and under it what a reader must know."""
+    drawn.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    if below:
+        drawn.supxlabel(below, x=0.01, ha="left", fontsize=8.5, color=SOFT)
+
+
+def tidy(panel: Panel, grid: str = "y") -> None:
+    """No frame, faint lines along one axis ("x", "y" or "both"), quiet ticks."""
+    panel.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    panel.grid(axis=grid, color=LINE, linewidth=0.8)  # type: ignore[arg-type]
+    panel.set_axisbelow(True)
+    panel.tick_params(length=0, labelsize=9, labelcolor=INK)
+
+
+def titled(measure: str) -> str:
+    """A measure's label with its unit, such as "Loudness (LUFS)"."""
+    unit = UNITS[measure]
+    return LABELS[measure] + (f" ({unit})" if unit else "")
+
+
+def file_name(kind: str, measure: str) -> str:
+    return f"{kind}_{LABELS[measure].lower().replace(' ', '_')}.png"
+
+
+def amount(number: float) -> str:
+    """Two decimals below 10, one above."""
+    text = f"{number:.2f}" if abs(number) < 10 else f"{number:.1f}"
+    return text.replace("-", "\u2212")
+
+
+def colours(count: int) -> list[Colour]:
+    """Colours of ordered things, told apart by lightness as well as by hue."""
+    return [ORDER(k / max(1, count - 1)) for k in range(count)]
+
+
+def png(drawn: Figure) -> bytes:
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Result rows: schema, writer, journal, queries, progress."""

@@ -1,0 +1,37 @@
+"""The user's own columns on result rows of earlier launches: what they hold, and rows with the values of today."""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.catalogue.own_columns import META, META_TYPE
+from pipeline.results.table import current_rows
+from pipeline.storage.store import Store
+
+Meta = Mapping[str, str]
+
+
+class Carried:
+    """Own columns of the current rows of a folder, by item."""
+
+    def __init__(self, store: Store):
+        self.rows = current_rows(store, columns=("item_id", META)).combine_chunks()
+
+    def outdated(self, wanted: Mapping[str, Meta]) -> dict[str, Meta]:
+        """Of items with a row, those whose row holds other own columns than ``wanted``, with the wanted ones."""
+        ids = pa.array(wanted, pa.string())
+        places = pc.index_in(ids, value_set=self.rows["item_id"])
+        held = self.rows.take(places.drop_null()).to_pylist()
+        return {
+            row["item_id"]: wanted[row["item_id"]]
+            for row in held
+            if dict(row[META] or ()) != dict(wanted[row["item_id"]])
+        }
+
+
+def restated(store: Store, meta: Mapping[str, Meta]) -> pa.Table:
+    """The current rows of some items with other own columns, and all else as it was."""
+    rows = current_rows(store, set(meta))
+    values = [list(meta[item_id].items()) for item_id in rows["item_id"].to_pylist()]
+    return rows.set_column(rows.column_names.index(META), rows.schema.field(META), pa.array(values, META_TYPE))

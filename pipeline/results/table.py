@@ -1,0 +1,272 @@
+"""Result rows: the one schema, the rolling writer, and what a folder already holds."""
+
+import hashlib
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from acestep.redaction import hidden, shown
+from acestep.sampling.setting import SETTING_TYPES
+from pipeline.catalogue.own_columns import META, META_TYPE
+from pipeline.metrics.registry import MEASURES
+from pipeline.results.transient_errors import TRANSIENT_KINDS
+from pipeline.storage.parquet_parts import PartFormat, part_names, read_part, read_parts, replace_part, write_part
+from pipeline.storage.source_errors import SourceChangedError
+from pipeline.storage.store import Store
+
+RESULTS, REJECTED = "results", "rejected"
+
+_TEXT = ("item_id", "track_id", "status", "error_kind", "error_message", "source", "caption", "reference_audio")
+_ARROW_TYPES: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    bool: pa.bool_(),
+    int: pa.int64(),
+    int | None: pa.int64(),
+    float: pa.float64(),
+    tuple[float, ...] | None: pa.list_(pa.float64()),
+}
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in _TEXT),
+        # what the model read beside the caption, given or found by the language model
+        ("language", pa.string()),
+        ("bpm", pa.int32()),
+        ("keyscale", pa.string()),
+        ("timesignature", pa.string()),
+        ("notes", pa.list_(pa.string())),
+        ("source_notes", pa.list_(pa.string())),  # kinds of those on the source: acestep.audio.source_notes
+        # the user's own columns of the manifest, by name
+        (META, META_TYPE),
+        # a cover made from another cover: its place in the chain, counted from 1, and what it was made from
+        ("stage", pa.int32()),
+        ("parent_item_id", pa.string()),
+        ("preset", pa.string()),
+        ("setting_id", pa.string()),
+        ("setting_name", pa.string()),
+        # as requested
+        *((name, _ARROW_TYPES[kind]) for name, kind in SETTING_TYPES.items()),
+        ("seed", pa.int64()),
+        # as it really ran
+        ("effective_guidance", pa.string()),
+        ("effective_guidance_scale", pa.float64()),
+        ("effective_inference_steps", pa.int32()),
+        ("effective_shift", pa.float64()),
+        ("cover_steps", pa.int32()),
+        ("t_start", pa.float64()),
+        ("t_switch", pa.float64()),
+        ("evaluations", pa.int32()),
+        # what came out: path relative to the output folder, samples per channel, Hz, seconds
+        ("audio_path", pa.string()),
+        ("audio_sha256", pa.string()),
+        ("audio_bytes", pa.int64()),
+        ("sample_rate", pa.int32()),
+        ("frames", pa.int64()),
+        ("duration_s", pa.float64()),
+        ("source_duration_s", pa.float64()),
+        # what it is like beside its source; a measure that is null has its reason in unmeasured, "name: reason"
+        *((measure.name, _ARROW_TYPES[measure.kind]) for measure in MEASURES),
+        ("unmeasured", pa.list_(pa.string())),
+        # with what
+        ("model", pa.string()),
+        ("model_fingerprint", pa.string()),
+        ("dtype", pa.string()),
+        ("numerics_version", pa.int32()),
+        # seconds of work; what a track's items have in common (read_s, condition_s, and in measure_s the listening
+        # to the source) is shared out equally
+        ("read_s", pa.float64()),
+        ("condition_s", pa.float64()),
+        ("denoise_s", pa.float64()),
+        ("decode_s", pa.float64()),
+        ("measure_s", pa.float64()),
+        ("write_s", pa.float64()),
+        ("attempt", pa.int32()),
+        ("node", pa.string()),
+        ("finished_at", pa.timestamp("ms", tz="UTC")),
+    ]
+)
+ROWS = PartFormat(SCHEMA, ("item_id", "track_id", "status"))
+
+
+_PLACES = ("source", "reference_audio", "audio_path")
+_WORDS = ("error_message", "notes", "unmeasured", "caption", *(n for n, k in SETTING_TYPES.items() if k is str))
+
+
+def file_columns(path: str, content: bytes, frames: int, rate: int) -> dict[str, Any]:
+    """The result columns of a cover's audio file.
+
+    Args:
+        path: below the output folder.
+        frames: samples of a channel, at ``rate`` Hz.
+    """
+    return {
+        "audio_path": path,
+        "audio_sha256": hashlib.sha256(content).hexdigest(),
+        "audio_bytes": len(content),
+        "sample_rate": rate,
+        "frames": frames,
+        "duration_s": frames / rate,
+    }
+
+
+def as_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
+    """Rows as a table of ``SCHEMA``; an absent column is null, an unknown one an error."""
+    rows = list(rows)
+    for row in rows:
+        unknown = row.keys() - set(SCHEMA.names)
+        if unknown:
+            raise KeyError(f"not result columns: {sorted(unknown)}")
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def without_passwords(table: pa.Table) -> pa.Table:
+    """Rows that may be stored: their places and messages tell no passwords of URIs."""
+
+    def hide(name: str, value: Any) -> Any:
+        return shown(value) if value and name in _PLACES else hidden(value)
+
+    for place, name in enumerate(table.column_names):
+        column = table[name]
+        if name not in (*_PLACES, *_WORDS):
+            continue
+        texts = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+        if pc.any(pc.match_substring_regex(texts, "://|[?&]")).as_py():
+            told = pa.array([hide(name, value) for value in column.to_pylist()], column.type)
+            table = table.set_column(place, table.schema.field(name), told)
+    return table
+
+
+class ResultWriter:
+    """Collects rows and writes them as Parquet parts, each complete or absent.
+
+    A part is written after ``most_rows`` rows or ``most_seconds`` seconds, whichever comes first.
+    """
+
+    def __init__(self, store: Store, folder: str, most_rows: int = 1000, most_seconds: float = 30.0):
+        self.store, self.folder = store, folder
+        self.most_rows, self.most_seconds = most_rows, most_seconds
+        self.waiting: list[pa.Table] = []
+        self.rows = 0
+        self.last_write = time.monotonic()
+        # To the microsecond: the newest part wins, and short launches follow each other within a second.
+        self.launch = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:6]}"
+        self.parts = 0
+
+    def add(self, table: pa.Table) -> bool:
+        """Take rows; True when all rows taken are safe now, which ``flush`` makes them at any time."""
+        self.waiting.append(without_passwords(table))
+        self.rows += len(table)
+        waited = time.monotonic() - self.last_write
+        due = self.rows >= self.most_rows or waited >= self.most_seconds
+        if due:
+            self.flush()
+        return due
+
+    def flush(self) -> None:
+        """Write what waits."""
+        table = pa.concat_tables(self.waiting) if self.waiting else None
+        if table is not None and len(table):
+            write_part(self.store, self.folder, self.launch, self.parts, table)
+            self.parts += 1
+        self.waiting, self.rows = [], 0
+        self.last_write = time.monotonic()
+
+
+def read_results(store: Store, *folders: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of the parts in ``folders`` (``results`` alone by default), oldest launch first.
+
+    Args:
+        columns: to read; None is all.
+
+    Raises:
+        PartError: a part is damaged, or a file is none.
+    """
+    schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
+    parts = [name for folder in folders or (RESULTS,) for name in part_names(store, folder)]
+    parts.sort(key=lambda name: name.rsplit("/", 1)[-1])  # parts are named by launch time, in every folder
+    return pa.concat_tables([schema.empty_table(), *read_parts(store, parts, ROWS, columns)])
+
+
+def each_part(store: Store, folder: str, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+    """Name and rows of each part of a folder, oldest launch first; raises as ``read_results``."""
+    names = part_names(store, folder)
+    return zip(names, read_parts(store, names, ROWS, columns), strict=True)
+
+
+def keep_rows(store: Store, name: str, kept: pa.ChunkedArray) -> None:
+    """Write a part anew with some of its rows, by a mask."""
+    replace_part(store, name, read_part(store, name, ROWS).filter(kept))
+
+
+def current_rows(store: Store, items: set[str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    """One row of each item, restricted to ``items``: the one that is ok, else the newest.
+
+    An item that failed and was retried has an older row too, which stays as history.
+    """
+    keys = read_results(store, RESULTS, REJECTED, columns=("item_id", "status"))
+    if items is not None:
+        wanted = pc.is_in(keys["item_id"], value_set=pa.array(items, pa.string()))
+    else:
+        wanted = pa.chunked_array([pa.array([True] * len(keys), pa.bool_())])
+    places = pa.array(range(len(keys)), pa.int64())
+    # An ok row outranks every other, and a newer row an older one.
+    rank = pc.add(places, pc.multiply(pc.cast(pc.equal(keys["status"], "ok"), pa.int64()), len(keys)))
+    ranked = pa.table({"item_id": keys["item_id"], "rank": rank}).filter(wanted)
+    best = ranked.group_by("item_id").aggregate([("rank", "max")])["rank_max"]
+    del keys, ranked
+    chosen = pa.array(sorted(index % max(len(places), 1) for index in best.to_pylist()), pa.int64())
+    return read_results(store, RESULTS, REJECTED, columns=columns).take(chosen)
+
+
+def newest_of_each(rows: pa.Table) -> pa.Table:
+    """Of each track, setting and seed the newest cover alone.
+
+    What an earlier launch made in other words, of another source or by another model does not stand beside it.
+    Covers without a seed, which are others' work, all stay.
+    """
+    repeated = pc.and_(pc.is_valid(rows["setting_id"]), pc.is_valid(rows["seed"]))
+    keys = ["track_id", "setting_id", "seed"]
+    placed = rows.select(keys).append_column("place", pa.array(range(len(rows)), pa.int64()))
+    newest = placed.filter(repeated).group_by(keys).aggregate([("place", "max")])["place_max"]
+    others = placed.filter(pc.invert(repeated))["place"]
+    return rows.take(pa.array(sorted([*newest.to_pylist(), *others.to_pylist()]), pa.int64()))
+
+
+def finished_items(store: Store, retry_failed: bool = False) -> set[str]:
+    """Ids of the items that are ok and, unless ``retry_failed``, of those whose newest row is a final failure."""
+    rows = read_results(store, RESULTS, REJECTED, columns=("item_id", "status", "error_kind"))
+    ok = pc.equal(rows["status"], "ok")
+    finished = set(rows["item_id"].filter(ok).to_pylist())
+    if not retry_failed:
+        failed = rows.filter(pc.invert(ok))
+        newest = dict(zip(failed["item_id"].to_pylist(), failed["error_kind"].to_pylist(), strict=True))
+        finished |= {item_id for item_id, kind in newest.items() if kind not in TRANSIENT_KINDS}
+    return finished
+
+
+def made_tracks(store: Store) -> set[str]:
+    """Ids of the tracks that a folder holds covers of."""
+    rows = read_results(store, RESULTS, columns=("track_id", "status"))
+    made = rows.filter(pc.equal(rows["status"], "ok"))["track_id"]
+    return set(pc.unique(made).drop_null().to_pylist())
+
+
+def changed_sources(store: Store) -> set[str]:
+    """Sources and references of which workers found other content than was planned."""
+    found: set[str] = set()
+    columns = ("source", "reference_audio")
+    for _, rows in each_part(store, RESULTS, ("error_kind", *columns)):
+        changed = rows.filter(pc.equal(rows["error_kind"], SourceChangedError.kind))
+        found.update(*(changed[name].drop_null().to_pylist() for name in columns))
+    return found
+
+
+def made_with(store: Store) -> set[str]:
+    """Fingerprints of the models whose covers a folder holds."""
+    rows = read_results(store, RESULTS, columns=("model_fingerprint", "status"))
+    made = rows.filter(pc.equal(rows["status"], "ok"))["model_fingerprint"]
+    return set(pc.unique(made).drop_null().to_pylist())

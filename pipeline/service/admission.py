@@ -1,0 +1,138 @@
+"""The counter: a request becomes an order at the desk, whether it came over HTTP or from the page."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
+
+from acestep.generation.params import GenerationConfig, GenerationParams
+from pipeline.planning.items import ModelFacts
+from pipeline.service.config import ServiceSpec
+from pipeline.service.generation_request import Order, Requested, look_at, make_order
+from pipeline.service.generation_store import Shelf
+from pipeline.service.problem_details import Problem, not_stored, of_row
+from pipeline.service.scheduler import Desk, Ticket
+from pipeline.service.source_access import Admitted, admit, is_address, upload
+from pipeline.service.uploads import Brought, Keep
+
+log = logging.getLogger(__name__)
+READERS = 8  # sources that are hashed and looked at side by side
+FETCHERS = 32  # sources that are fetched: other hosts are slow, and hold up no file that is here
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that a client sent, open, and what it is called there."""
+
+    name: str
+    file: BinaryIO
+
+
+class Counter:
+    """Where requests are checked, their sources admitted, and orders placed."""
+
+    def __init__(self, spec: ServiceSpec, model: ModelFacts, shelf: Shelf, desk: Desk):
+        self.spec, self.model, self.shelf, self.desk = spec, model, shelf, desk
+        self.keep = Keep(shelf.store, spec.output, shelf.room)
+        self.readers = ThreadPoolExecutor(READERS, "read")
+        self.fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
+
+    def look_at(self, params: GenerationParams, config: GenerationConfig) -> Requested:
+        """What a request would run, without its source.
+
+        Raises:
+            RequestError, Problem: see ``orders.look_at``.
+        """
+        return look_at(params, config, self.model, self.spec.limits)
+
+    async def order(
+        self,
+        params: GenerationParams,
+        config: GenerationConfig,
+        owner: str = "",
+        source: Upload | None = None,
+        reference: Upload | None = None,
+    ) -> Ticket:
+        """Place an order; see ``prepared``.
+
+        Raises:
+            RequestError, Problem: the request, or its source, cannot be served; 429 where too many wait; 507 where
+                there is no room for its covers.
+        """
+        async with self.prepared(params, config, owner, source, reference) as order:
+            return await self.desk.take(order)
+
+    @asynccontextmanager
+    async def prepared(
+        self,
+        params: GenerationParams,
+        config: GenerationConfig,
+        owner: str = "",
+        source: Upload | None = None,
+        reference: Upload | None = None,
+    ) -> AsyncIterator[Order]:
+        """The order of a request, not placed yet. Its uploads are there for the block, and go where that fails.
+
+        Args:
+            source, reference: uploads in place of the paths in ``params``.
+
+        Raises:
+            RequestError, Problem: the request, or its source, cannot be served.
+        """
+        self.look_at(params, config)
+        brought = Brought(self.shelf.room)
+        keep, refused = replace(self.keep, brought=brought), True
+        try:
+            admitted = await self._admitted("src_audio", params.src_audio, source, keep)
+            heard = None
+            if reference is not None or params.reference_audio:
+                heard = await self._admitted("reference_audio", params.reference_audio, reference, keep)
+            order = await asyncio.to_thread(
+                make_order, params, config, admitted, heard, self.model, self.spec.limits, owner
+            )
+            yield order
+            refused = False
+        except OSError as error:
+            log.error("storage failed: %s", error)
+            raise not_stored(str(error)) from error
+        finally:
+            await asyncio.shield(asyncio.to_thread(brought.end, refused))
+
+    async def _admitted(self, field: str, value: str | None, sent: Upload | None, keep: Keep) -> Admitted:
+        threads = self.fetchers if sent is None and is_address(value or "") else self.readers
+        return await asyncio.get_running_loop().run_in_executor(threads, self._admit, field, value, sent, keep)
+
+    def _admit(self, field: str, value: str | None, sent: Upload | None, keep: Keep) -> Admitted:
+        limits = self.spec.limits
+        if sent is not None:
+            return upload(field, sent.file, sent.name, limits, keep)
+        if not value:
+            raise Problem(
+                422, "missing_field", f"{field} is not given", "send a file, a path or an address", field
+            )
+        return admit(field, value, self.spec.access, limits, keep)
+
+    async def wait(self, ticket: Ticket) -> list[dict[str, Any]]:
+        """The rows of an order's covers, when they are done.
+
+        Raises:
+            Problem: one failed, or ``limits.wait_s`` passed.
+        """
+        try:
+            await asyncio.wait_for(ticket.over.wait(), self.spec.limits.wait_s)
+        except TimeoutError:
+            raise Problem(
+                503,
+                "still_under_way",
+                f"not finished within {self.spec.limits.wait_s:g} s",
+                f"it goes on: ask for /v1/audio/generations/{ticket.order.id}",
+                retry_after_s=self.desk.retry_after_s(),
+            ) from None
+        rows = [ticket.rows[item_id] for item_id in ticket.order.covers]
+        failed = next((row for row in rows if row["status"] != "ok"), None)
+        if failed is not None:
+            raise of_row(failed, ticket.order.track["source"])
+        return rows

@@ -1,0 +1,95 @@
+"""The keys of a service, and how long a client waits that sends wrong ones."""
+
+import hashlib
+import hmac
+import ipaddress
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from pipeline.service.problem_details import Problem
+
+FREE = 5  # wrong keys that cost nothing
+MOST_S = 300.0  # of waiting after a wrong key
+FORGET_S = 3600.0
+MOST_CLIENTS = 10_000  # that are remembered; the first of them are forgotten first
+
+# The address of the client whose request is served: Gradio tells its check of passwords nothing about it.
+client: ContextVar[str] = ContextVar("client", default="")
+
+
+@dataclass
+class _Misses:
+    count: int
+    until: float
+    last: float
+
+
+class Keys:
+    """SHA-256 digests of the keys that open a service; where there are none, it is open.
+
+    A client, by its address, waits the longer the more wrong keys it sent, and no other client does.
+    """
+
+    def __init__(self, digests: Sequence[str]):
+        self.digests = tuple(digests)
+        self._missed: OrderedDict[str, _Misses] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self.digests)
+
+    def owner(self, key: str) -> str:
+        """Whose key it is, as a digest; "" where no key is needed.
+
+        Raises:
+            Problem: 401 it opens nothing; 429 the client sent too many of those, and this one is not looked at.
+        """
+        if not self.digests:
+            return ""
+        self.check()
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        if not any(hmac.compare_digest(digest, known) for known in self.digests):
+            if key:
+                self._miss()
+            raise Problem(401, "unauthorized", "no key, or a wrong one", "send Authorization: Bearer <key>")
+        return digest
+
+    def check(self) -> None:
+        """See that the client may try a key.
+
+        Raises:
+            Problem: 429 not yet.
+        """
+        missed = self._missed.get(_network(client.get()))
+        left = missed.until - time.monotonic() if missed else 0.0
+        if left > 0:
+            raise Problem(
+                429,
+                "too_many_keys",
+                "too many wrong keys came from this address",
+                "come again later, with the right one",
+                retry_after_s=math.ceil(left),
+            )
+
+    def _miss(self) -> None:
+        name, now = _network(client.get()), time.monotonic()
+        missed = self._missed.pop(name, None)
+        count = missed.count + 1 if missed and now - missed.last < FORGET_S else 1
+        wait = min(2.0 ** (count - FREE), MOST_S) if count > FREE else 0.0
+        self._missed[name] = _Misses(count, now + wait, now)
+        if len(self._missed) > MOST_CLIENTS:
+            self._missed.popitem(last=False)
+
+
+def _network(address: str) -> str:
+    """What one client has as its address: of IPv6 a whole /64."""
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(known, ipaddress.IPv6Address) and known.ipv4_mapped is None:
+        return str(ipaddress.ip_network((int(known) >> 64 << 64, 64)))
+    return str(known)

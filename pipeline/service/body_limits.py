@@ -1,0 +1,177 @@
+"""Bodies on their way in: how large each may be, and all of them together."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.service.config import Limits
+from pipeline.service.problem_details import Problem, retry_after
+
+UPLOADS = 8  # whole ones that there is room for at once, on disk
+MEMORY_BYTES = 1 << 26  # of bodies without files, which are in memory
+STALLED_S = 2.0
+Result = TypeVar("Result")
+HELD = "restyle.held"  # of a request's scope: the room that its body takes
+
+
+class Room:
+    """Bytes of bodies that are held at once. Where it is short, the body that has stalled longest is given up."""
+
+    def __init__(self, most: float):
+        self.most = most
+        self.total = 0
+        self.held: dict[Held, int] = {}
+
+    def take(self, body: "Held", count: int) -> bool:
+        """Make room for more of a body; whether there is any."""
+        self.held[body] = self.held.get(body, 0) + count
+        self.total += count
+        while self.total > self.most:
+            stalled = [other for other in self.held if other is not body and other.stalled_s > STALLED_S]
+            if not stalled:
+                return False
+            max(stalled, key=lambda other: other.stalled_s).give_up()
+        return True
+
+    def free(self, body: "Held") -> None:
+        """A body is held no more."""
+        self.total -= self.held.pop(body, 0)
+
+
+class Held:
+    """The room that one request's body takes."""
+
+    def __init__(self, room: Room):
+        self.room = room
+        self.waits_since: float | None = None
+        self.given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def stalled_s(self) -> float:
+        """How long its client has sent nothing while more was awaited."""
+        return 0.0 if self.waits_since is None else time.monotonic() - self.waits_since
+
+    def give_up(self) -> None:
+        """Let go of an unfinished body; its client is told."""
+        self.release()
+        if not self.given_up.done():
+            self.given_up.set_result(None)
+
+    def release(self) -> None:
+        """What was held is held no more."""
+        self.waits_since = None
+        self.room.free(self)
+
+
+class Intake:
+    """ASGI middleware that bounds the bodies of requests.
+
+    Where one is refused in its midst its client is told so, and the application sees that the client is gone.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits):
+        self.app = app
+        self.most = limits.upload_mb * 1e6 + limits.body_kb * 1e3
+        self.files = Room(UPLOADS * self.most)
+        self.texts = Room(max(MEMORY_BYTES, UPLOADS * limits.body_kb * 1e3))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        is_form = headers.get("content-type", "").lower().startswith("multipart/")
+        held = scope[HELD] = Held(self.files if is_form else self.texts)
+        over, begun, seen = False, False, 0
+        whole = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+
+        async def refuse(problem: Problem) -> Message:
+            nonlocal over
+            if not begun:
+                closing = {"Connection": "close"} | retry_after(problem)
+                await JSONResponse(problem.as_json(), problem.status, closing)(scope, receive, send)
+            over = True
+            return {"type": "http.disconnect"}
+
+        async def received() -> Message:
+            nonlocal seen, whole
+            if over:
+                return {"type": "http.disconnect"}
+            if whole:
+                return await receive()
+            held.waits_since = time.monotonic()
+            getting = asyncio.ensure_future(receive())
+            try:
+                await asyncio.wait((getting, held.given_up), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                held.waits_since = None
+                if not getting.done():
+                    getting.cancel()
+            if not getting.done():
+                return await refuse(_stalled())
+            message = getting.result()
+            whole = not message.get("more_body", False)
+            count = len(message.get("body", b""))
+            seen += count
+            if seen > self.most:
+                return await refuse(_too_large(self.most))
+            if count and not held.room.take(held, count):
+                return await refuse(_full())
+            return message
+
+        async def sent(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            if not over:
+                await send(message)
+
+        announced = headers.get("content-length", "0")
+        if announced.isdigit() and int(announced) > self.most:
+            await refuse(_too_large(self.most))
+            return
+        try:
+            await self.app(scope, received, sent)
+        finally:
+            held.release()
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Do something for a client whose body was read, for as long as it stays.
+
+    Raises:
+        ClientDisconnect: it left; the work is cancelled.
+    """
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(left())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+def _too_large(most: float) -> Problem:
+    return Problem(
+        413, "too_large", f"the body is larger than {most:.0f} bytes", "this service's limits.upload_mb"
+    )
+
+
+def _full() -> Problem:
+    return Problem(503, "busy", "the bodies under way leave no room for another", "come again", retry_after_s=10)
+
+
+def _stalled() -> Problem:
+    return Problem(408, "timeout", "the body stalled, and others needed its room", "send all of it at once")

@@ -1,0 +1,305 @@
+"""A service, started and ended: the engine's replicas and the front before them, on a Ray cluster."""
+
+import asyncio
+import hashlib
+import logging
+import os
+import platform
+import socket
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any
+
+import ray
+import torch
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ReplicaState
+from starlette.types import ASGIApp
+
+from acestep.checkpoints import hub
+from acestep.checkpoints.checkpoint import fingerprint, folder_fingerprint
+from acestep.checkpoints.file_stamps import stamp
+from acestep.errors import RequestError
+from acestep.handler import DTYPES
+from acestep.language.language_model import open_language_model
+from acestep.model.compilation import check_compiled
+from pipeline.catalogue.presets import check_preset
+from pipeline.cluster.pool import PoolError, connect, size_pool
+from pipeline.planning.items import ModelFacts
+from pipeline.service.admission import Counter
+from pipeline.service.api_keys import Keys
+from pipeline.service.app import make_app
+from pipeline.service.config import ServiceSpec
+from pipeline.service.engine import CALLS, Engine
+from pipeline.service.generation_store import Shelf
+from pipeline.service.hosts import parse_host
+from pipeline.service.http_deployment import Front
+from pipeline.service.ports import keep_to_this_machine
+from pipeline.service.result_rows import Rows
+from pipeline.service.retained_files import kept_files
+from pipeline.service.scheduler import Desk
+from pipeline.storage.lease import BEAT_S, HeldStore, Lease, LeaseLostError
+from pipeline.storage.store import absolute
+from pipeline.worker.attempts import mark_start
+from pipeline.worker.spec import WorkerSpec
+from pipeline.workflows.restyle import Kept
+from pipeline.workflows.restyle_job import check_model
+
+APP, ENGINE, FRONT = "restyle", "Engine", "Front"
+HEAD = "node:__internal_head__"  # Ray's name for the node where clients find the service
+# Serve replaces a front that is slow to answer, and with it every open request. One is slow where all cores are
+# busy with covers, and no worse for that.
+PATIENCE_S = 120.0
+# A large model loads for minutes, which is no reason for Serve to warn every half minute.
+SLOW_START, SLOW_START_S = "RAY_SERVE_SLOW_STARTUP_WARNING_S", "300"
+LEFT_S = 30.0  # a service whose starter was killed is gone within this time
+LEAVE_S = 20.0  # what is under way may take so long when the service ends
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A service whose every part was looked at, with a cluster to run on; nothing runs yet."""
+
+    spec: ServiceSpec
+    output: HeldStore
+    model: ModelFacts
+    keys: tuple[str, ...]
+
+
+def open_service(spec: ServiceSpec, output: HeldStore, keys: Sequence[str] = ()) -> Opened:
+    """Look at everything a service needs, and join or start the cluster.
+
+    Args:
+        output: the folder that ``spec.output`` names.
+        keys: that clients must send; none leaves it open to whoever reaches it.
+
+    Raises:
+        RestyleError: the model, the output folder, the port or the cluster cannot be used.
+    """
+    if find_spec("gradio") is None and spec.page:
+        raise RequestError('page=true needs the extra "ui" (pip install -e ".[ui]"); or say page=false')
+    # Replicas may stand in other folders than this process.
+    roots = tuple(absolute(root, "./_") for root in spec.access.roots)
+    spec = replace(spec, output=absolute(spec.output, "./_"), access=replace(spec.access, roots=roots))
+    for preset in spec.presets:
+        check_preset(preset)
+    model = _model(spec)
+    _refuse_taken(spec.host, spec.port)
+    os.environ.setdefault(SLOW_START, SLOW_START_S)
+    connect(spec.cluster)
+    # What a service left that was killed ends by itself, now that the folder has another holder.
+    until = time.monotonic() + LEFT_S
+    while APP in serve.status().applications and time.monotonic() < until:
+        time.sleep(1)
+    if APP in serve.status().applications:
+        raise RequestError(
+            "this cluster runs a service already; start this one on another cluster, or end that one first"
+        )
+    return Opened(spec, output, model, tuple(keys))
+
+
+@contextmanager
+def running(opened: Opened) -> Iterator[str]:
+    """A service, up while the block runs; yields its address.
+
+    Raises:
+        RestyleError: the cluster has no place for it, or its models do not start.
+    """
+    spec, output, model, keys = opened.spec, opened.output, opened.model, opened.keys
+    pool = size_pool(spec.cluster)
+    on_gpu = bool(pool.gpus_per_worker)
+    device = torch.device(spec.device or ("cuda" if on_gpu else "cpu"))
+    dtype = spec.dtype or ("bfloat16" if on_gpu else "float32")
+    check_compiled(spec.compiled, device, DTYPES[dtype])
+    facts = replace(model, dtype=dtype)
+    kept = Kept(output)
+    kept.adopt()
+    launch = kept.results.launch
+    mark_start(output, launch)
+    worker = WorkerSpec(
+        output=output,
+        launch=launch,
+        node=platform.node(),
+        model=spec.model,
+        variant=spec.variant,
+        fingerprint=model.fingerprint,
+        listener=model.language_model,
+        stamp=model.stamp,
+        device=str(device),
+        dtype=dtype,
+        audio_format="flac",  # each request says its own
+        most_seconds=spec.limits.source_seconds,
+        threads=pool.threads,
+        max_attempts=spec.max_attempts,
+        source_timeout_s=spec.limits.source_timeout_s,
+        adapter=spec.adapter,
+        adapter_scale=spec.adapter_scale,
+        compiled=spec.compiled,
+        language_model=spec.language_model,
+        metrics=spec.metrics,
+        repair=spec.repair,
+    )
+    quiet = {"log_level": "WARNING", "enable_access_log": False}
+    engine = serve.deployment(
+        name=ENGINE,
+        num_replicas=pool.workers,
+        max_ongoing_requests=CALLS,
+        # Without an explicit 0 each replica would hold a CPU, and a small machine has none to spare.
+        ray_actor_options={
+            "num_cpus": 0,
+            "num_gpus": pool.gpus_per_worker,
+            "resources": dict(spec.cluster.resources),
+        },
+        graceful_shutdown_timeout_s=LEAVE_S,
+        health_check_period_s=5,
+        logging_config=quiet,
+    )(Engine)
+    digests = tuple(hashlib.sha256(key.encode()).hexdigest() for key in keys)
+    front = serve.deployment(
+        name=FRONT,
+        num_replicas=1,  # the queue is one; covers are made elsewhere
+        ray_actor_options={"num_cpus": 0, "resources": {HEAD: 0.001}},
+        graceful_shutdown_timeout_s=5,
+        health_check_timeout_s=PATIENCE_S,
+        logging_config=quiet,
+    )(Front)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    try:
+        serve.start("Disabled", logging_config=quiet)
+        build = _builder(spec, output.lease, facts, pool.workers * CALLS, digests)
+        serve.run(front.bind(build, spec, engine.bind(worker)), name=APP, route_prefix=None)
+    except KeyboardInterrupt:
+        _take_down()
+        raise
+    except RuntimeError as error:
+        serve.shutdown()
+        reason = str(error).strip().splitlines()
+        raise PoolError(f"the service did not start: {reason[-1] if reason else error}") from error
+    try:
+        shown = f"[{spec.host}]" if ":" in spec.host else spec.host
+        yield f"http://{shown}:{spec.port}"
+    finally:
+        _take_down()
+        Kept(output).adopt()
+        Rows(output, {file.name for file in kept_files(output)})  # a job finds no row without its file
+        ray.shutdown()
+
+
+def _take_down() -> None:
+    serve.delete(APP)
+    if not serve.status().applications:  # somebody else's may have come meanwhile
+        serve.shutdown()
+
+
+async def _watch(lease: Lease) -> None:
+    """End the service when its folder is somebody else's, or the process that started it has died: a cluster that
+    it joined goes on without it."""
+    while True:
+        await asyncio.sleep(BEAT_S)
+        try:
+            await asyncio.to_thread(lease.check)
+        except LeaseLostError as error:
+            log.critical("%s; the service ends", error)
+            await asyncio.to_thread(_take_down)
+            return
+        except OSError as error:
+            log.warning("whether the output folder is still held cannot be seen: %s", error)
+
+
+def _builder(
+    spec: ServiceSpec, lease: Lease, model: ModelFacts, slots: int, digests: Sequence[str]
+) -> Callable[[DeploymentHandle], ASGIApp]:
+    def build(engine: DeploymentHandle) -> ASGIApp:
+        keep_to_this_machine()
+        watching: list[asyncio.Task[None]] = []
+
+        async def open_counter() -> Counter:
+            store = HeldStore(lease.store.filesystem, lease.store.root, lease)
+            shelf = await asyncio.to_thread(Shelf, store, spec.store)
+            watching.append(asyncio.create_task(_watch(lease)))
+            handle = engine.options(stream=True)
+
+            async def make(track: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+                response: Any = handle.make.remote(track)
+                try:
+                    async for told in response:
+                        yield told
+                finally:
+                    response.cancel()
+
+            # One try more than an item has attempts, so that the worker's own count has the last word.
+            desk = Desk(make, shelf, slots, spec.limits.waiting, spec.max_attempts + 1)
+            return Counter(spec, model, shelf, desk)
+
+        keys = Keys(digests)
+        app = make_app(open_counter, _ready, spec, keys)
+        if spec.page:
+            from pipeline.service.page.mount import mount
+
+            return mount(app, spec, model.is_turbo, keys)
+        return app
+
+    return build
+
+
+async def _ready() -> bool:
+    """Whether a replica of the engine runs."""
+    status = await asyncio.to_thread(serve.status)
+    app = status.applications.get(APP)
+    engine = app.deployments.get(ENGINE) if app else None
+    return bool(engine and engine.replica_states.get(ReplicaState.RUNNING))
+
+
+def _model(spec: ServiceSpec) -> ModelFacts:
+    """What of the model makes an item what it is; its dtype is not known yet.
+
+    Raises:
+        RestyleError: a part of it is missing or damaged.
+    """
+    if spec.dtype is not None and spec.dtype not in DTYPES:
+        raise RequestError(f"dtype {spec.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+    spec.metrics.check()
+    folders = hub.find(spec.model, spec.variant)
+    adapter = hub.find_adapter(spec.adapter) if spec.adapter else None
+    is_turbo = check_model(folders, adapter)
+    listener = hub.find_language_model(spec.language_model) if spec.language_model else None
+    stamped = stamp(folders, adapter, listener)
+    if listener is not None:
+        open_language_model(listener)
+    return ModelFacts(
+        name=spec.model,
+        fingerprint=fingerprint(folders, adapter, spec.adapter_scale),
+        stamp=stamped,
+        is_turbo=is_turbo,
+        dtype="",
+        language_model=folder_fingerprint(listener) if listener else None,
+        compiled=spec.compiled,
+    )
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    """See that nobody listens there yet.
+
+    Raises:
+        RequestError: somebody does, or the address is not this machine's.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise RequestError(
+            f"host {host} port {port} cannot be listened at ({error.strerror}); give another"
+        ) from None
+
+
+def open_to_others(spec: ServiceSpec, keys: Sequence[str]) -> bool:
+    """Whether anybody on the network may use it without a key."""
+    return not parse_host(spec.host).is_loopback and not keys

@@ -1,0 +1,251 @@
+"""An order: what one request asks of the engine, as a track of the catalogue and its items."""
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from acestep.audio.files import EXTENSIONS
+from acestep.generation.params import SUPPORTED, GenerationConfig, GenerationParams
+from acestep.generation.request import (
+    OF_THE_LANGUAGE_MODEL,
+    WITH_BITRATE,
+    check_request,
+    pick_seeds,
+    prompt_of,
+    setting_of,
+    stages_of,
+    unused_notes,
+)
+from acestep.inference import effective
+from acestep.sampling.plan import resolve
+from acestep.sampling.setting import SETTING_FIELDS
+from pipeline.catalogue.grid import make_settings
+from pipeline.catalogue.manifest import Track
+from pipeline.planning.items import ModelFacts, Rules, digest_of, make_items
+from pipeline.service.config import Limits
+from pipeline.service.problem_details import Problem
+from pipeline.service.source_access import Admitted
+
+ID_CHARACTERS = 20
+# What ``make_items`` counts among what determines the audio already, or what does not determine it.
+_IN_ITEMS = {
+    *SETTING_FIELDS,
+    "instruction",
+    "reference_audio",
+    "src_audio",
+    "caption",
+    "lyrics",
+    "instrumental",
+    "vocal_language",
+    "bpm",
+    "keyscale",
+    "timesignature",
+    "duration",
+    "seed",
+    "audio_codes",
+    "use_adg",
+    "stages",
+    "thinking",
+    "use_cot_caption",
+}
+
+
+@dataclass(frozen=True)
+class Order:
+    """One request, ready to be made.
+
+    id: not to be guessed, since it opens the result to whoever knows it.
+    track: a row of a plan, with ``params`` and ``config`` of the request beside its columns.
+    covers: for each output the id of its item; ``track["items"]`` also holds the covers that these start from.
+    owner: whose key it came with, as a digest; "" where the service asks for none.
+    notes: what of the request has no effect, or another one. A cover that an earlier request made has the notes
+        of that request in its row.
+    """
+
+    id: str
+    track: Mapping[str, Any]
+    covers: tuple[str, ...]
+    owner: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        return tuple(item["item_id"] for item in self.track["items"])
+
+    @property
+    def extension(self) -> str:
+        """Of its audio files."""
+        audio_format = self.track["config"]["audio_format"]
+        return EXTENSIONS.get(audio_format, audio_format)
+
+
+@dataclass(frozen=True)
+class Requested:
+    """A request that was looked at without its source.
+
+    settings, effective: what each stage was asked and what it really runs on the model, by name; notes say why
+        they differ.
+    """
+
+    settings: list[dict[str, Any]]
+    effective: list[dict[str, Any]]
+    notes: list[str]
+
+
+def look_at(params: GenerationParams, config: GenerationConfig, model: ModelFacts, limits: Limits) -> Requested:
+    """Check all of a request but its source.
+
+    Raises:
+        RequestError: a value is unknown, out of range or not supported, as for ``generate_music``.
+        Problem: what a service refuses beyond that.
+    """
+    _refuse_long(asdict(params), limits)
+    _refuse_halves(asdict(params))
+    params, config = check_request(params, config)
+    if params.audio_codes:
+        raise Problem(
+            422,
+            "not_served",
+            "audio_codes are not served over HTTP, where every cover is measured beside its source",
+            "send src_audio, or use generate_music",
+            "audio_codes",
+            params.audio_codes,
+        )
+    if params.thinking and model.language_model is None:
+        raise Problem(
+            422,
+            "not_served",
+            "thinking is on and this service has no language model",
+            "switch it off, or start the service with language_model=",
+            "thinking",
+            True,
+        )
+    seeds = pick_seeds(params.seed, config)
+    if len(set(seeds)) < len(seeds):
+        raise Problem(422, "invalid_value", "seeds lists a seed twice", "each makes one output", "seeds", seeds)
+    stages = stages_of(params)
+    plans = [resolve(stage.setting, model.is_turbo) for stage in stages]
+    prompt, notes = prompt_of(params)
+    notes += [*(note for stage in stages for note in stage.notes(prompt)), *unused_notes(params, config)]
+    return Requested(
+        settings=[asdict(stage.setting) for stage in stages],
+        effective=[effective(plan) for plan in plans],
+        notes=[*notes, *dict.fromkeys(note for plan in plans for note in plan.notes)],
+    )
+
+
+def make_order(
+    params: GenerationParams,
+    config: GenerationConfig,
+    source: Admitted,
+    reference: Admitted | None,
+    model: ModelFacts,
+    limits: Limits,
+    owner: str = "",
+) -> Order:
+    """The order of a request; its items have the ids that a catalogue's would have with this ``track_id``.
+
+    Raises:
+        RequestError, Problem: see ``look_at``.
+    """
+    looked = look_at(params, config, model, limits)
+    params, config = check_request(params, config)
+    prompt, notes = prompt_of(params)
+    seeds = pick_seeds(params.seed, config)
+    values = asdict(setting_of(params)) | {"seed": seeds[0]}
+    settings = make_settings(values, {"seed": seeds} if seeds[1:] else {}, params.stages)
+    track = Track(
+        track_id=source.digest[:ID_CHARACTERS],
+        source=source.uri,
+        prompt=prompt,
+        reference=reference.uri if reference else None,
+        notes=tuple(notes),
+    )
+    facts = model if params.thinking else ModelFacts(**asdict(model) | {"language_model": None})
+    rules = Rules(settings, facts, config.audio_format, limits.source_seconds)
+    own = beyond_items(params, config)
+    items = list(make_items(track, source.digest, reference.digest if reference else None, rules))
+    renamed = {
+        item["item_id"]: digest_of({"item": item["item_id"], "own": own}) if own else item["item_id"]
+        for item in items
+    }
+    last = max(len(json.loads(item["stages"])) for item in items)
+    return Order(
+        id=secrets.token_urlsafe(18),
+        track={
+            "track_id": track.track_id,
+            "source": track.source,
+            "source_digest": source.digest,
+            "reference": track.reference,
+            "reference_digest": reference.digest if reference else None,
+            "prompt": json.dumps(asdict(prompt)),
+            "preset": None,
+            "notes": list(track.notes),
+            "source_duration_s": source.duration_s,
+            "params": asdict(params) | {"src_audio": None, "reference_audio": None},
+            "config": asdict(config) | {"seeds": seeds},
+            "items": [
+                item
+                | {
+                    "item_id": renamed[item["item_id"]],
+                    "parent_item_id": renamed.get(item["parent_item_id"]),
+                }
+                for item in items
+            ],
+        },
+        covers=tuple(renamed[item["item_id"]] for item in items if len(json.loads(item["stages"])) == last),
+        owner=owner,
+        notes=tuple(looked.notes),
+    )
+
+
+def beyond_items(params: GenerationParams, config: GenerationConfig) -> dict[str, Any]:
+    """What determines the audio and is no part of a catalogue's item, where it is not at its default."""
+    names = SUPPORTED - _IN_ITEMS - (set() if params.thinking else set(OF_THE_LANGUAGE_MODEL))
+    own = {name: getattr(params, name) for name in sorted(names)}
+    own = {name: value for name, value in own.items() if value != getattr(GenerationParams, name)}
+    for name, acts in (
+        ("mp3_bitrate", config.audio_format in WITH_BITRATE),
+        ("mp3_sample_rate", config.audio_format == "mp3"),
+    ):
+        if acts and getattr(config, name) != getattr(GenerationConfig, name):
+            own[name] = getattr(config, name)
+    return own
+
+
+def _refuse_long(values: Mapping[str, Any], limits: Limits) -> None:
+    """Refuse what would keep a model, or the service itself, busy without end.
+
+    Raises:
+        Problem: a text has too many characters, or there are too many stages.
+    """
+    for name, text in values.items():
+        most = limits.lyrics_characters if name.endswith("lyrics") else limits.caption_characters
+        if isinstance(text, str) and len(text) > most:
+            said = f"{name} has {len(text)} characters"
+            raise Problem(422, "too_long", said, f"at most {most} are taken", name, text)
+    stages = values["stages"]
+    if isinstance(stages, list):
+        if len(stages) > limits.stages:
+            remedy = f"at most {limits.stages} are taken"
+            raise Problem(422, "too_long", f"stages lists {len(stages)} covers", remedy, "stages", len(stages))
+        for stage in stages:
+            if isinstance(stage, Mapping):
+                _refuse_long({"stages": None, **stage}, limits)
+
+
+def _refuse_halves(values: Mapping[str, Any]) -> None:
+    """Refuse text that JSON allows and UTF-8 does not.
+
+    Raises:
+        Problem: a value holds half of a surrogate pair.
+    """
+    for name, value in values.items():
+        try:
+            json.dumps(value, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            raise Problem(
+                422, "garbled_text", f"{name} holds half a character", "write it anew", name, ascii(value)
+            ) from None

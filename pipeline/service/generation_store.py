@@ -1,0 +1,208 @@
+"""What a service keeps: covers and their rows, as any output folder does, and the orders they are of."""
+
+import json
+import logging
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from operator import itemgetter
+from typing import Any
+
+from acestep.constants import LATENT_RATE, MAX_SOURCE_SECONDS, MIN_LATENT_FRAMES
+from acestep.errors import RestyleError
+from acestep.generation.request import WITH_BITRATE, kbps
+from acestep.parameters.values import from_json
+from pipeline.planning.disk_space import most_bytes
+from pipeline.service.config import StoreSpec
+from pipeline.service.disk_quota import Room
+from pipeline.service.generation_request import Order
+from pipeline.service.result_rows import PART_ROWS, Rows
+from pipeline.service.retained_files import free_bytes, kept_files, note_use, remove_folder, remove_unfinished
+from pipeline.service.scratch import emptied
+from pipeline.storage.parquet_parts import PartError
+from pipeline.storage.store import Store
+
+log = logging.getLogger(__name__)
+ORDERS, OPEN = "orders", "orders/open"
+_UPLOAD = re.compile(r"uploads/[0-9a-f]{64}(?=\?|$)")
+
+
+class Shelf:
+    """Finished covers and orders, in a store.
+
+    Rows of earlier runs lie in Parquet; the latest ones in the receipts that workers leave. Both outlive it.
+    """
+
+    def __init__(self, store: Store, spec: StoreSpec | None = None):
+        self.store, self.scratch = store, emptied(store)
+        self.room = Room(spec, self._remove, partial(note_use, store), partial(free_bytes, store))
+        remove_unfinished(store)
+        files = list(kept_files(store))
+        self.rows = Rows(store, {file.name for file in files})
+        self.room.fill(files)
+        self.new = 0  # covers since the last part
+
+    def row(self, track_id: str, item_id: str) -> dict[str, Any] | None:
+        """The row of an item that is done, else None."""
+        try:
+            row = self.rows.find(track_id, item_id)
+        except PartError as error:
+            log.warning("cover %s is made again: %s", item_id, error)
+            return None
+        return row if row is not None and self._whole(row) else None
+
+    def _whole(self, row: Mapping[str, Any]) -> bool:
+        return self.has(row["audio_path"], row.get("audio_bytes"))
+
+    def has(self, name: str, expected: int | None = None) -> bool:
+        """Whether a cover's file is there and as long as expected, which counts as a use."""
+        self.room.settle(name)
+        size = self.store.size(name)
+        if size and size == (expected or size):
+            self.room.used(name)
+            return True
+        self.room.forget(name)
+        return False
+
+    def audio(self, row: Mapping[str, Any]) -> bytes:
+        """A cover's file.
+
+        Raises:
+            FileNotFoundError: it was removed.
+        """
+        if not self._whole(row):
+            raise FileNotFoundError(row["audio_path"])
+        return self.store.read(row["audio_path"])
+
+    def made(self, row: Mapping[str, Any]) -> None:
+        """A worker made a cover, or failed to."""
+        if row["status"] == "ok":
+            self.room.add(row["audio_path"], row["audio_bytes"])
+            self.new += 1
+
+    def names_of(self, order: Order) -> tuple[str, ...]:
+        """The files that an order needs, those that are still to be made included."""
+        uris = (order.track["source"], order.track["reference"] or "")
+        sources = [found.group() for found in map(_UPLOAD.search, uris) if found]
+        track_id = order.track["track_id"]
+        return (*sources, *(f"audio/{track_id}/{item_id}.{order.extension}" for item_id in order.item_ids))
+
+    def opened(self, order: Order) -> None:
+        """Remember an order that is not finished, so that a restart goes on with it."""
+        self.store.write(f"{OPEN}/{order.id}.json", _written(order))
+
+    def closed(self, order: Order, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        """Remember how an order ended, by the row of each item."""
+        name, content = f"{ORDERS}/{order.id}.json", _written(order, rows)
+        self.store.write(name, content)
+        self.room.add(name, len(content))
+        self.dropped(order)
+
+    def dropped(self, order: Order) -> None:
+        """An order is not open any more; one that never was is fine."""
+        if self.store.exists(f"{OPEN}/{order.id}.json"):
+            self.store.delete(f"{OPEN}/{order.id}.json")
+
+    def order(self, order_id: str) -> tuple[Order, dict[str, dict[str, Any]]] | None:
+        """A finished order and its rows, else None."""
+        name = f"{ORDERS}/{order_id}.json"
+        try:
+            content = self.store.read(name)
+        except (FileNotFoundError, RestyleError):
+            return None
+        self.room.used(name)
+        return _read(name, content)
+
+    def batch(self, name: str, manifest: bytes, order: Order) -> None:
+        """Keep the manifest of a batch; its upload stays longer than it."""
+        path = f"{name}/manifest.csv"
+        with self.room.holding(*self.names_of(order)):
+            self.store.write(path, manifest)
+            self.room.add(path, len(manifest))
+            self.room.used(*self.names_of(order))
+
+    def left_open(self) -> Iterator[Order]:
+        """Orders that an earlier run did not finish, the oldest first."""
+        names = self.store.files(OPEN, ".json")
+        found = [(content, _read(name, content)) for name in names for content in [self.store.read(name)]]
+        whole = [(json.loads(content)["written_at"], read[0]) for content, read in found if read]
+        return iter(order for _, order in sorted(whole, key=itemgetter(0)))
+
+    def tidy(self) -> None:
+        """What has to be done now and then: see what is free, make way, write rows as parts."""
+        self.room.look()
+        self.room.make_way()
+        if self.new >= PART_ROWS:
+            self.new = 0
+            for rows in self.rows.fold():
+                # Covers that were cancelled while they were written are known by their receipts alone.
+                names = rows.select(["track_id", "item_id", "audio_path", "audio_bytes"]).to_pylist()
+                for row in names:
+                    if row["audio_path"] not in self.room:
+                        self._count(row)
+        self.rows.write_anew(PART_ROWS)
+
+    def _count(self, row: Mapping[str, Any]) -> None:
+        """Take account of a cover that nobody was told of, or drop the row of one that was removed meanwhile."""
+        if self.store.exists(row["audio_path"]):
+            self.room.add(row["audio_path"], row["audio_bytes"])
+        else:
+            self.rows.drop(row["track_id"], row["item_id"])
+
+    def _remove(self, name: str) -> None:
+        self.store.delete(name)
+        folder, _, file = name.rpartition("/")
+        if name.startswith("audio/"):
+            track_id = folder.removeprefix("audio/")
+            self.rows.drop(track_id, file.partition(".")[0])
+            if not self.room.holds_below(f"{folder}/"):
+                remove_folder(self.store, folder)
+                remove_folder(self.store, f"receipts/{track_id}")
+        elif name.startswith("batches/"):
+            remove_folder(self.store, folder)
+
+
+def size_of(order: Order, most_seconds: float = MAX_SOURCE_SECONDS) -> int:
+    """What each cover of an order takes on a disk at the most, in bytes."""
+    config, seconds = order.track["config"], order.track["source_duration_s"] or most_seconds
+    seconds = max(seconds, MIN_LATENT_FRAMES / LATENT_RATE)
+    if config["audio_format"] in WITH_BITRATE:
+        return round(most_bytes(seconds, 1, "opus") * max(kbps(config["mp3_bitrate"]) / 128, 1.0))
+    return round(most_bytes(seconds, 1, config["audio_format"]))
+
+
+def _written(order: Order, rows: Mapping[str, Mapping[str, Any]] | None = None) -> bytes:
+    content = {
+        "id": order.id,
+        "owner": order.owner,
+        "track": order.track,
+        "covers": order.covers,
+        "notes": order.notes,
+        "rows": rows or {},
+        "written_at": datetime.now(UTC).isoformat(),
+    }
+    plain = json.loads(json.dumps(content, default=str))
+    return json.dumps(plain | {"checksum": _checksum(plain)}).encode()
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(values).encode()):08x}"
+
+
+def _read(name: str, content: bytes) -> tuple[Order, dict[str, dict[str, Any]]] | None:
+    """An order and its rows; None where another version wrote it, or a machine that lost its power."""
+    try:
+        values = from_json(content)
+        # Orders of earlier versions have none. Words that changed would be made under the ids of others.
+        if values.pop("checksum", None) not in (None, _checksum(values)):
+            raise ValueError("its values do not match its checksum")
+        notes = tuple(values.get("notes", ()))
+        order = Order(values["id"], values["track"], tuple(values["covers"]), values["owner"], notes)
+        if not (values["written_at"] and order.track["track_id"] and order.item_ids):
+            raise ValueError("it names no items")
+        return order, values["rows"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("%s is no order of this version (%r)", name, error)
+        return None

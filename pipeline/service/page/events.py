@@ -1,0 +1,104 @@
+"""What happens on the page when."""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
+
+import gradio as gr
+
+from acestep.errors import RestyleError
+from pipeline.catalogue.presets import Preset
+from pipeline.service.admission import Counter
+from pipeline.service.page import handlers
+from pipeline.service.page import text as words
+from pipeline.service.page.layout import Controls, placed
+
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # there is one API, and it is the service's
+QUIET: dict[str, Any] = {"show_progress": "hidden"} | PRIVATE
+# A slider's number may be out of range while it is typed: Gradio's own check would then fail before the handler is
+# called, and the page would go on showing what was.
+AS_TYPED: dict[str, Any] = {"preprocess": False} | QUIET
+# The clipboard's newer door is shut to pages without TLS.
+COPY = "() => { document.querySelector('#command textarea').select(); document.execCommand('copy'); }"
+News = AsyncGenerator[tuple[str, list[str], list[handlers.Shown], int | None], None]
+
+
+def wire(
+    counter: Callable[[], Counter], is_turbo: bool, listed: Sequence[Preset], page: Controls, blocks: gr.Blocks
+) -> None:
+    """Tie the controls to the counter.
+
+    Args:
+        counter: asked when something happens.
+        listed: presets to choose from.
+    """
+    presets = words.preset_names(listed)
+
+    async def compare(*values: Any) -> tuple[str, str]:
+        asked = _named(values)
+        try:
+            params, config = words.request_of(asked | {"caption": asked["caption"] or "a caption"})
+            return words.comparison(counter().look_at(params, config)), ""
+        except RestyleError as error:
+            return words.trouble(error), ""
+
+    def take_preset(name: str, *values: Any) -> list[Any]:
+        return placed(_named(values) | words.preset_values(presets.get(name)))
+
+    async def make(before: list[str], path: str | None, *values: Any) -> News:
+        try:
+            await handlers.cancel(counter(), before)
+            params, config = words.request_of(_named(values))
+            async for text, ids, shown in handlers.generate(counter(), path, [("", params)], config):
+                yield text, ids, shown, None
+        except RestyleError as error:
+            yield words.trouble(error), [], [], None
+
+    async def make_grid(before: list[str], path: str | None, across: str, down: str, *values: Any) -> News:
+        try:
+            await handlers.cancel(counter(), before)
+            axes = words.grid_of(across, down, is_turbo)
+            params, config = words.request_of(_named(values) | {"batch_size": 1})
+            requests = handlers.grid_requests(handlers.one_seed(params), axes)
+            async for text, ids, shown in handlers.generate(counter(), path, requests, config):
+                yield text, ids, shown, len(axes["audio_cover_strength"])
+        except RestyleError as error:
+            yield words.trouble(error), [], [], None
+
+    async def cancel(ids: list[str]) -> str:
+        return await handlers.cancel(counter(), ids)
+
+    async def write(ids: list[str], path: str | None, *values: Any) -> str:
+        try:
+            params, config = words.request_of(_named(values))
+            heard = await handlers.heard_seeds(counter(), ids)
+            return await handlers.batch_command(counter(), path, params, config, None, heard)
+        except RestyleError as error:
+            return f"no command: {error}"
+
+    async def write_grid(ids: list[str], path: str | None, across: str, down: str, *values: Any) -> str:
+        try:
+            params, config = words.request_of(_named(values) | {"batch_size": 1})
+            axes = words.grid_of(across, down, is_turbo)
+            heard = await handlers.heard_seeds(counter(), ids)
+            return await handlers.batch_command(counter(), path, params, config, axes, heard)
+        except RestyleError as error:
+            return f"no command: {error}"
+
+    fields = list(page.fields.values())
+    axes = [page.strengths, page.guidances]
+    news = [page.said, page.orders, page.results, page.across]
+    blocks.load(compare, fields, [page.compared, page.command], **PRIVATE)
+    for control in (*fields, *axes):
+        # A command that was written for other settings would be copied for these.
+        control.change(compare, fields, [page.compared, page.command], trigger_mode="always_last", **AS_TYPED)
+    page.preset.input(take_preset, [page.preset, *fields], fields, **AS_TYPED)
+    page.go.click(make, [page.orders, page.source, *fields], news, **QUIET)
+    page.go_grid.click(make_grid, [page.orders, page.source, *axes, *fields], news, **QUIET)
+    page.stop.click(cancel, page.orders, page.said, **QUIET)
+    page.write.click(write, [page.orders, page.source, *fields], page.command, **PRIVATE)
+    page.write_grid.click(write_grid, [page.orders, page.source, *axes, *fields], page.command, **PRIVATE)
+    page.copy.click(None, js=COPY, **PRIVATE)
+
+
+def _named(values: Sequence[Any]) -> dict[str, Any]:
+    return dict(zip(words.FIELDS, values, strict=True))

@@ -1,0 +1,208 @@
+"""What stands on the page, and where."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from acestep.audio.files import FORMATS
+from acestep.checkpoints.demo import NO_MUSIC, VARIANTS
+from acestep.constants import KEYSCALES, LANGUAGES, TIME_SIGNATURES
+from pipeline.service.config import ServiceSpec
+from pipeline.service.page import text as words
+from pipeline.service.page.handlers import Shown
+
+SLIDERS = (
+    ("audio_cover_strength", "LM Codes Strength (audio_cover_strength): the source's lead", 0, 1, 0.01),
+    ("guidance_scale", "Guidance (guidance_scale): how much the caption insists", 1, 15, 0.1),
+    ("inference_steps", "Steps (inference_steps)", 1, 100, 1),
+    ("shift", "Shift: more steps near noise", 1, 5, 0.1),
+    ("cfg_interval_start", "Guidance begins (cfg_interval_start)", 0, 1, 0.01),
+    ("cfg_interval_end", "Guidance ends (cfg_interval_end)", 0, 1, 0.01),
+    ("cover_noise_strength", "Start from the source itself (cover_noise_strength)", 0, 1, 0.01),
+)
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What a visitor touches and reads.
+
+    fields: a control per name in ``page_words.FIELDS``. orders, results, across: what the page remembers of one
+        visitor: ids of the latest orders, what came of them, and how many stand side by side (None: no grid).
+    """
+
+    source: gr.Audio
+    preset: gr.Dropdown
+    fields: Mapping[str, Any]
+    compared: gr.Markdown
+    go: gr.Button
+    stop: gr.Button
+    said: gr.Markdown
+    strengths: gr.Textbox
+    guidances: gr.Textbox
+    go_grid: gr.Button
+    write: gr.Button
+    write_grid: gr.Button
+    command: gr.Textbox
+    copy: gr.Button
+    orders: gr.State
+    results: gr.State
+    across: gr.State
+
+
+def lay_out(spec: ServiceSpec, is_turbo: bool) -> Controls:
+    """The controls, in the page that is being built."""
+    start = words.defaults(is_turbo)
+    orders, results, across = gr.State([]), gr.State([]), gr.State(None)
+    gr.Markdown(f"# Cover\nThe structure of a track in another style, by `{spec.model}`.")
+    if spec.model in VARIANTS:
+        gr.Markdown(words.plain(NO_MUSIC), elem_id="no-music")
+    with gr.Row():
+        with gr.Column(min_width=320):
+            source = gr.Audio(
+                label="Source track",
+                type="filepath",
+                sources=["upload"],
+                buttons=["download"],
+                elem_id="source",
+            )
+            preset = gr.Dropdown(
+                ["none", *words.preset_names(spec.presets)],
+                value="none",
+                label="Preset (sets caption and settings)",
+                elem_id="preset",
+            )
+            fields = _words(start)
+        with gr.Column(min_width=320):
+            fields |= _settings(start)
+            compared = gr.Markdown(elem_id="compared", elem_classes="measures")
+    with gr.Row():
+        go = gr.Button("Generate", variant="primary", elem_id="generate")
+        stop = gr.Button("Cancel", elem_id="cancel")
+    said = gr.Markdown(elem_id="status", elem_classes="status")
+    _results(results, across, [preset, *(fields[name] for name in words.FIELDS)])
+    with gr.Accordion("A small grid: strength across, guidance down", open=False, elem_id="grid"):
+        with gr.Row():
+            strengths = gr.Textbox("0.3, 0.6", label="Strengths, separated by commas", elem_id="strengths")
+            guidances = gr.Textbox(
+                "none: a turbo model ignores guidance" if is_turbo else "3, 9",
+                label="Guidances, separated by commas",
+                interactive=not is_turbo,
+                elem_id="guidances",
+            )
+        go_grid = gr.Button("Generate the grid", elem_id="generate-grid")
+    with gr.Accordion("Copy as batch config", open=True):
+        gr.Markdown("What runs these settings as a catalogue job, from a checkout on this machine.")
+        with gr.Row():
+            write = gr.Button("Command for these settings", elem_id="write-command")
+            write_grid = gr.Button("Command for the grid", elem_id="write-grid-command")
+        # Gradio's own copy button takes the label away from the text, and what it disables no keyboard reaches.
+        command = gr.Textbox(label="Command", lines=3, elem_id="command", interactive=True)
+        copy = gr.Button("Copy", elem_id="copy")
+    return Controls(
+        source=source,
+        preset=preset,
+        fields={name: fields[name] for name in words.FIELDS},
+        compared=compared,
+        go=go,
+        stop=stop,
+        said=said,
+        strengths=strengths,
+        guidances=guidances,
+        go_grid=go_grid,
+        write=write,
+        write_grid=write_grid,
+        command=command,
+        copy=copy,
+        orders=orders,
+        results=results,
+        across=across,
+    )
+
+
+def _words(start: Mapping[str, Any]) -> dict[str, Any]:
+    """The controls of what the cover should be, by field."""
+    made: dict[str, Any] = {
+        "caption": gr.Textbox(label="Caption: the style to go to", info=words.ADVICE, lines=3, elem_id="caption"),
+        "lyrics": gr.Textbox(label="Lyrics (empty: instrumental)", lines=2, elem_id="lyrics"),
+    }
+    with gr.Accordion("Facts of the music (left open: unknown)", open=False):
+        made["vocal_language"] = gr.Dropdown(sorted(LANGUAGES), value=start["vocal_language"], label="Language")
+        # Not gr.Number: where it is empty its value is 0 as soon as it is seen.
+        made["bpm"] = gr.Textbox(label="Tempo (bpm)", elem_id="bpm")
+        made["keyscale"] = gr.Dropdown(["", *sorted(KEYSCALES)], value="", label="Key")
+        made["timesignature"] = gr.Dropdown(["", *TIME_SIGNATURES], value="", label="Time signature")
+    return made
+
+
+def _settings(start: Mapping[str, Any]) -> dict[str, Any]:
+    """The controls of the sampler and the output, by field."""
+    made: dict[str, Any] = {
+        name: gr.Slider(low, high, start[name], step=step, label=label, elem_id=name)
+        for name, label, low, high, step in SLIDERS
+    }
+    with gr.Row():
+        made["infer_method"] = gr.Radio(["ode", "sde"], value=start["infer_method"], label="Method (infer_method)")
+        made["audio_format"] = gr.Dropdown(list(FORMATS), value=start["audio_format"], label="File format")
+    with gr.Row():
+        made["seed"] = gr.Textbox(label="First seed (empty: drawn)", elem_id="seed")
+        made["batch_size"] = gr.Slider(
+            1, 8, 1, step=1, label="Covers, each with a seed of its own", elem_id="batch_size"
+        )
+    return made
+
+
+def placed(values: Mapping[str, Any]) -> list[Any]:
+    """Values for the controls, in their order; a slider that ends before its value is made longer."""
+    bounds = {name: (low, high) for name, _, low, high, _ in SLIDERS}
+    return [
+        value
+        if name not in bounds or bounds[name][0] <= value <= bounds[name][1]
+        else gr.update(value=value, minimum=min(bounds[name][0], value), maximum=max(bounds[name][1], value))
+        for name, value in values.items()
+    ]
+
+
+def _results(results: gr.State, across: gr.State, used: Sequence[Any]) -> None:
+    """Players with measures, one below the other or as a grid.
+
+    Args:
+        used: what "Use these settings" sets: the preset and the controls.
+    """
+
+    @gr.render(inputs=[results, across])
+    def show(shown: list[Shown], width: int | None) -> None:
+        # The source stands alone above a grid, and first in a list.
+        step = width or 1
+        shared = words.shared_notes([one.row for one in shown if one.path and one.row])
+        for row in [shown[:1], *(shown[begin : begin + step] for begin in range(1, len(shown), step))]:
+            with gr.Row():
+                for one in row:
+                    with gr.Column(min_width=260, elem_classes="cell"):
+                        _player(one, width is not None, shared, used)
+
+
+def _player(shown: Shown, in_grid: bool, shared: Sequence[str], used: Sequence[Any]) -> None:
+    if shown.error:
+        gr.Markdown(f"**{shown.title}**: {words.plain(shown.error)}")
+        return
+    gr.Audio(shown.path, label=shown.title, interactive=False, buttons=["download"], elem_classes="player")
+    if not shown.row:
+        _notes(shared)
+        return
+    told = words.few_measures(shown.row) if in_grid else words.measures(shown.row)
+    gr.Markdown(told, elem_classes="measures")
+    _notes([note for note in shown.row["notes"] if note not in shared])
+    use = gr.Button("Use these settings", size="sm", elem_classes="use")
+
+    def take() -> list[Any]:
+        gr.Info(f"The controls hold the settings of: {shown.title}")  # they may be out of sight
+        return ["none", *placed(shown.controls)]
+
+    use.click(take, None, list(used), show_progress="hidden", api_visibility="private")
+
+
+def _notes(notes: Sequence[str]) -> None:
+    if notes:
+        gr.Markdown(words.note_list(notes), elem_classes="measures notes")

@@ -1,0 +1,91 @@
+"""The Cover page: the guide's controls over the service's own counter, mounted beside its routes."""
+
+import os
+
+from fastapi import FastAPI, Response
+from fastapi.responses import RedirectResponse
+from starlette.middleware import Middleware
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # catalogues are nobody else's business
+
+import gradio as gr
+
+from pipeline.service.api_keys import Keys
+from pipeline.service.config import ServiceSpec
+from pipeline.service.page.events import wire
+from pipeline.service.page.layout import lay_out
+from pipeline.service.page.request_filter import gate
+from pipeline.service.page.visitor_files import KEPT_S, PAGE, SHARE, PageFiles
+from pipeline.service.problem_details import Problem
+from pipeline.service.scratch import scratch_of
+from pipeline.storage.store import open_store
+
+PATH = "/cover"
+SYSTEM_FONTS = (["system-ui", "sans-serif"], ["ui-monospace", "monospace"])
+CSS = """
+.measures table { font-size: .85em; display: block; overflow-x: auto; border: 0; }
+.measures th, .measures td { word-break: normal; overflow-wrap: normal; }
+.cell th { white-space: nowrap; }
+#no-music { border-left: .3em solid #c77700; padding: .3em .8em; }
+.status { min-height: 1.6em; }
+footer { display: none !important; }
+"""
+
+
+def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: Keys) -> FastAPI:
+    """The application with the page at ``/cover``, where ``/`` leads.
+
+    Args:
+        keys: where there are any, a visitor is asked for one as the password.
+    """
+
+    def knows(user: str, password: str) -> bool:
+        try:
+            return bool(keys.owner(password))
+        except Problem:
+            return False
+
+    @app.get("/", include_in_schema=False)
+    async def start() -> RedirectResponse:
+        return RedirectResponse(f"{PATH}/")
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def no_icon() -> Response:
+        return Response(status_code=204)
+
+    # Where Gradio puts what visitors send: by default a folder that all its applications share, and nobody bounds.
+    folder = scratch_of(open_store(spec.output)) / PAGE
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    with gr.Blocks(title="Restyle: Cover", analytics_enabled=False, delete_cache=(3600, KEPT_S)) as page:
+        # The counter opens after the page is built, so it is asked for when something happens.
+        wire(lambda: app.state.counter, is_turbo, spec.presets, lay_out(spec, is_turbo), page)
+
+    def forget(names: set[str]) -> None:
+        for known in page.temp_file_sets:  # which Gradio would keep for ever
+            known.difference_update(names)
+
+    files = PageFiles(folder, lambda: SHARE * app.state.counter.shelf.room.most, forget)
+    app.state.page_files = files
+    page.queue(max_size=spec.limits.waiting, default_concurrency_limit=None)
+    fonts, mono = SYSTEM_FONTS
+    return gr.mount_gradio_app(
+        app,
+        page,
+        PATH,
+        auth=knows if keys else None,
+        auth_message="Any name; the password is a key of this service." if keys else None,
+        max_file_size=int(spec.limits.upload_mb * 1e6),
+        app_kwargs={"middleware": [Middleware(gate, files=files, keys=keys)]},
+        show_error=False,  # what a visitor can help is said on the page itself
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        footer_links=[],
+        theme=gr.themes.Base(font=fonts, font_mono=mono).set(
+            block_info_text_color="*neutral_700",
+            block_info_text_color_dark="*neutral_300",
+            block_title_text_color="*neutral_800",
+            block_title_text_color_dark="*neutral_100",
+        ),
+        css=CSS,
+    )

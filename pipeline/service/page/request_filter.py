@@ -1,0 +1,132 @@
+"""The gate before the page's own server: it passes on what the page needs, and only files that a visitor sent.
+
+Gradio as a mounted application takes any path of this machine, and any address, in place of an upload, and relays
+addresses for whoever asks. A service says itself what may be read.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from acestep.parameters.values import from_json
+from pipeline.service.api_keys import Keys
+from pipeline.service.page.visitor_files import PageFiles
+from pipeline.service.problem_details import Problem, retry_after
+
+API = "/gradio_api"
+NEEDED = {
+    "/",
+    "/config",
+    "/theme.css",
+    "/login",
+    "/logout",
+    "/favicon.ico",
+    "/manifest.json",
+    f"{API}/startup-events",
+    f"{API}/info",
+    f"{API}/app_id",
+    f"{API}/user",
+    f"{API}/login_check",
+    f"{API}/upload",
+    f"{API}/upload_progress",
+    f"{API}/queue/join",
+    f"{API}/queue/data",
+    f"{API}/cancel",
+    f"{API}/reset",
+}
+NEEDED_BELOW = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/")
+JOIN, UPLOAD, FILE = f"{API}/queue/join", f"{API}/upload", f"{API}/file="
+MOST_BYTES = 1_000_000  # of the values of all controls
+
+
+def gate(app: ASGIApp, files: PageFiles, keys: Keys) -> ASGIApp:
+    """The page's server behind the gate; who sent too many wrong keys waits before the next.
+
+    Args:
+        files: what visitors sent and were shown.
+    """
+    folder = files.folder.resolve()
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await app(scope, receive, send)
+            return
+        try:
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            _refuse_address(path, folder)
+            if path.rstrip("/") == "/login":
+                keys.check()
+            if path == JOIN:
+                receive = await _checked(Request(scope, receive), folder)
+            if path == UPLOAD:
+                announced = Request(scope).headers.get("content-length", "")
+                await asyncio.to_thread(files.arrived, int(announced) if announced.isdigit() else 0)
+        except Problem as problem:
+            await JSONResponse(problem.as_json(), problem.status, retry_after(problem))(scope, receive, send)
+            return
+        await app(scope, receive, send)
+
+    return guarded
+
+
+def _refuse_address(path: str, folder: Path) -> None:
+    """Refuse an address that the page has no use for.
+
+    Raises:
+        Problem: 404.
+    """
+    needed = path.rstrip("/") in NEEDED or path == "/" or path.startswith(NEEDED_BELOW)
+    if not needed and not (path.startswith(FILE) and _sent(path.removeprefix(FILE), folder)):
+        raise Problem(404, "unknown_address", "the page has no such address", "see /openapi.json")
+
+
+async def _checked(request: Request, folder: Path) -> Receive:
+    """The body of an event, to be read again, when all files in it are ones that were sent.
+
+    Raises:
+        Problem: 413 it is too large; 422 it names another file, or is no JSON.
+    """
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise Problem(413, "too_large", f"the controls hold more than {MOST_BYTES} bytes", "shorten the texts")
+    try:
+        named = list(_paths(from_json(body)))
+    except ValueError:
+        raise Problem(422, "invalid_value", "the event is no JSON", "load the page again") from None
+    for path in named:
+        if not _sent(path, folder):
+            raise Problem(422, "not_sent", "the file was not uploaded here", "upload it", "path", path)
+
+    async def again() -> Message:
+        nonlocal body
+        if body:
+            message: Message = {"type": "http.request", "body": body, "more_body": False}
+            body = b""
+            return message
+        return await request.receive()
+
+    return again
+
+
+def _paths(values: Any) -> Iterator[Any]:
+    """Every path of a file in an event, however deep."""
+    inner = values.values() if isinstance(values, dict) else values if isinstance(values, list) else ()
+    if isinstance(values, dict) and "path" in values:
+        yield values["path"]
+    for value in inner:
+        yield from _paths(value)
+
+
+def _sent(path: Any, folder: Path) -> bool:
+    """Whether a path lies in the folder of what visitors sent and what they were shown."""
+    try:
+        return isinstance(path, str) and Path(path).resolve().is_relative_to(folder)
+    except (ValueError, RuntimeError):  # a name that no file can have; a link to itself
+        return False

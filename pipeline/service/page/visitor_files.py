@@ -1,0 +1,83 @@
+"""Files of the page's visitors: what they sent and copies of what they were shown, for a while and within bounds.
+
+Gradio knows one such folder for each process and deletes by age alone, so the folder is ours, and what is too much
+goes too.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from pipeline.service.problem_details import short_of_space
+from pipeline.service.retained_files import File
+
+PAGE = "page"
+KEPT_S = 24 * 3600
+IN_USE_S = 600  # so long a visitor may take from sending a file to asking for its cover
+SHARE = 0.1  # of what the service may keep
+SWEEP_S = 60
+
+
+class PageFiles:
+    """The folder of one page. Its methods may be called from any thread.
+
+    Args:
+        most: bytes that the folder may hold.
+        forget: called with the files that were deleted.
+    """
+
+    def __init__(
+        self, folder: Path, most: Callable[[], float], forget: Callable[[set[str]], None] = lambda names: None
+    ):
+        self.folder, self.most, self.forget = folder, most, forget
+        self.bytes = 0.0
+        self.swept_at = 0.0
+        self.lock = threading.Lock()
+
+    def arrived(self, size: int) -> None:
+        """A visitor sends so many bytes.
+
+        Raises:
+            Problem: 507, too many are there and in use.
+        """
+        self.bytes += size
+        if self.bytes > self.most():
+            self.sweep()
+            if self.bytes > self.most():
+                raise short_of_space("the page holds as many files of visitors as it may")
+
+    def tidy(self) -> None:
+        """Sweep now and then."""
+        if time.monotonic() - self.swept_at > SWEEP_S:
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Delete what is old, and of the rest the oldest where there is too much."""
+        with self.lock:
+            now, self.swept_at = time.time(), time.monotonic()
+            files = sorted(_files(self.folder), key=lambda file: file.used_at)
+            left, deleted = sum(file.size for file in files), set[str]()
+            for file in files:
+                age = now - file.used_at
+                if age < KEPT_S and (left <= self.most() or age < IN_USE_S):
+                    break
+                with suppress(OSError):
+                    os.unlink(file.name)
+                    left -= file.size
+                    deleted.add(file.name)
+                with suppress(OSError):  # it holds another one
+                    os.rmdir(os.path.dirname(file.name))
+            self.bytes = left
+            self.forget(deleted)
+
+
+def _files(folder: Path) -> Iterator[File]:
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(place, name)
+            with suppress(OSError):
+                info = os.stat(path, follow_symlinks=False)
+                yield File(path, info.st_size, info.st_mtime)

@@ -1,0 +1,136 @@
+"""What a client is told when it gets no cover: one form for every error, over HTTP and on the page."""
+
+import errno
+import os
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from acestep.errors import AudioError, RestyleError
+from acestep.redaction import hidden, without_secrets
+from pipeline.results.transient_errors import TRANSIENT_KINDS
+from pipeline.worker.error_rows import TOO_LONG, source_kind
+
+UNAVAILABLE, SHORT_OF_SPACE = "unavailable", "short_of_space"
+# How a failed item's kind reads as an HTTP status; what is not here is the service's own fault.
+STATUS_OF_KIND = dict.fromkeys(TRANSIENT_KINDS, 503) | {
+    "unreadable_audio": 415,
+    "unreadable_file": 422,
+    "missing_file": 404,
+    "bad_request": 422,
+    TOO_LONG: 413,
+    "cancelled": 409,
+    "source_changed": 409,
+    "silent_output": 422,
+    "not_finite": 422,
+    "energy_collapse": 422,
+    "parent_failed": 422,
+    UNAVAILABLE: 503,
+    "worker_died": 503,
+}
+_FIELDS = {"language": "vocal_language"}  # names of a manifest that a request has otherwise
+MOST_SHOWN, MOST_SAID = 200, 1000  # characters of a value that are said back, and of a message
+
+
+class Problem(RestyleError):  # noqa: N818  (a problem, in the words of RFC 9457)
+    """Why a request is not served.
+
+    status: of HTTP. kind: one word for programs. field, value: what of the request is wrong, where one thing is.
+    message: for people; remedy: what to do about it. retry_after_s: when to come again, in whole seconds.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        message: str,
+        remedy: str = "",
+        field: str | None = None,
+        value: object = None,
+        retry_after_s: int | None = None,
+    ):
+        super().__init__(f"{message}; {remedy}" if remedy else message)
+        self.status, self.kind, self.remedy = status, kind, remedy
+        self.message = shortened(without_secrets(message), MOST_SAID)
+        self.field, self.value, self.retry_after_s = field, value, retry_after_s
+
+    def as_json(self) -> dict[str, Any]:
+        """The body of the reply."""
+        said = None if self.value is None else shortened(hidden(self.value))
+        texts = {"message": self.message, "remedy": self.remedy, "field": self.field, "value": said}
+        whole = {name: text and text.encode(errors="backslashreplace").decode() for name, text in texts.items()}
+        return {"error": {"status": self.status, "kind": self.kind} | whole}
+
+
+def retry_after(problem: Problem) -> dict[str, str]:
+    """The header that says when to come again, where something does."""
+    return {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
+
+
+def shortened(value: object, most: int = MOST_SHOWN) -> str:
+    """A value as text, cut where it is long."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
+def of_error(error: RestyleError, given: Mapping[str, Any], fields: Collection[str]) -> Problem:
+    """The problem that an error of the lower layers is: its message says the field first and the remedy last.
+
+    Args:
+        given: what the client sent, for the value.
+        fields: names that a request may have.
+    """
+    if isinstance(error, Problem):
+        return error
+    message, remedy = said_and_remedy(str(error))
+    named = re.match(r"\w+", message)
+    field = _FIELDS.get(named.group(), named.group()) if named else None
+    field = field if field in fields else None
+    kind = source_kind(error) if isinstance(error, AudioError) else "invalid_value"
+    status = STATUS_OF_KIND.get(kind, 422)
+    remedy = remedy or (f"see /openapi.json for what {field} may be" if field else "see /openapi.json")
+    return Problem(status, kind, message, remedy, field, given.get(field) if field else None)
+
+
+def of_row(row: Mapping[str, Any], source: str) -> Problem:
+    """The problem of an item that failed.
+
+    Args:
+        source: where the service keeps the source, which a client is not told.
+    """
+    kind = row["error_kind"] or "internal_error"
+    said = str(row["error_message"]).replace(f"{source}: ", "").replace(source, "the source")
+    message, remedy = said_and_remedy(said)
+    if kind == "storage_error":
+        return not_stored(said)
+    status = STATUS_OF_KIND.get(kind, 500)
+    return Problem(status, kind, message, remedy, retry_after_s=30 if status == 503 else None)
+
+
+def not_stored(message: str) -> Problem:
+    """What a client is told where the service's storage failed with this message, which names its places."""
+    if any(os.strerror(number) in message for number in (errno.ENOSPC, errno.EDQUOT)):
+        return short_of_space("the service's disk is full")
+    said = "the service cannot read or write its folder"
+    return Problem(503, "storage_error", said, "come again later", retry_after_s=30)
+
+
+def gone() -> Problem:
+    """What a client is told of a cover that was removed."""
+    return Problem(410, "gone", "the cover was removed to make room", "send the same request; it is made again")
+
+
+def short_of_space(reason: str) -> Problem:
+    """What a client is told where there is no room."""
+    remedy = "come again later; whoever runs the service makes room, or sets store.max_gb"
+    return Problem(507, SHORT_OF_SPACE, reason, remedy, retry_after_s=60)
+
+
+def said_and_remedy(text: str) -> tuple[str, str]:
+    """The two halves of an error's text: they are parted by the first "; " that stands in no bracket."""
+    depth = 0
+    for place, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if depth <= 0 and text.startswith("; ", place):
+            return text[:place], text[place + 2 :]
+    return text, ""

@@ -1,0 +1,234 @@
+"""A request's body, as JSON or as a form with files, under the names of ``GenerationParams``."""
+
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, get_type_hints
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from acestep.generation.params import SUPPORTED, SUPPORTED_CONFIG, GenerationConfig, GenerationParams
+from acestep.parameters.suggestions import nearest
+from acestep.parameters.values import from_json, is_empty
+from acestep.sampling.setting import CoverSetting
+from pipeline.service.config import Limits
+from pipeline.service.problem_details import Problem, shortened
+
+PARAMS = {item.name: item for item in fields(GenerationParams)}
+CONFIG = {item.name: item for item in fields(GenerationConfig)}
+# Beside the request itself: how it is answered.
+REPLY = ("async", "response_format")
+NAMES = (*PARAMS, *CONFIG, *REPLY)
+FILES = ("src_audio", "reference_audio")
+# What a request may set; any other name is taken at its default alone. Codes in place of a source are not served.
+ACCEPTED = {*SUPPORTED, *SUPPORTED_CONFIG, *REPLY, "task_type"} - {"audio_codes"}
+# Where the defaults are not those of ``GenerationParams``: they are the catalogue's, and a reply holds one cover.
+DEFAULTS = {**asdict(CoverSetting()), "batch_size": 1}
+REPLIES = ("audio", "json")
+_TEXT = {name for name, kind in get_type_hints(GenerationParams).items() if kind in (str, str | None)}
+_TEXT |= {name for name, kind in get_type_hints(GenerationConfig).items() if kind is str} | {"response_format"}
+Receive = Callable[[], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Body:
+    """What a client sent.
+
+    given: all of it by name, without files. files: uploads by the name of the field they stand for.
+    reply: "audio" or "json"; None leaves it to the Accept header.
+    """
+
+    given: Mapping[str, Any]
+    params: GenerationParams
+    config: GenerationConfig
+    reply: str | None = None
+    later: bool = False
+    files: Mapping[str, UploadFile] = field(default_factory=dict)
+
+
+async def read_body(request: Request, limits: Limits) -> Body:
+    """Read a request to make a cover.
+
+    Raises:
+        Problem: 400 not JSON or not a form, 413 too large, 415 another kind of content, 422 an unknown name.
+    """
+    for name in request.query_params:
+        raise Problem(
+            422,
+            "unknown_field",
+            f"{shortened(name)} stands in the address, where no parameter is read",
+            "send it in the body",
+            name,
+            request.query_params[name],
+        )
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        return parse(_json(await _whole(request, limits.body_kb * 1e3, "limits.body_kb")))
+    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+        try:
+            form = await _form(request, kind, limits)
+        except MultiPartException as error:
+            raise Problem(
+                400, "malformed_form", f"the form cannot be read: {error.message}", "send it anew"
+            ) from None
+        except HTTPException as error:
+            raise Problem(
+                400, "malformed_form", f"the form cannot be read: {error.detail}", "send it anew"
+            ) from None
+        values = form.multi_items()
+        files = _each_once([(name, value) for name, value in values if isinstance(value, UploadFile)])
+        return parse(_each_once([(n, _from_text(n, v)) for n, v in values if isinstance(v, str)]), files)
+    raise Problem(
+        415,
+        "unsupported_media_type",
+        f"content type {kind!r} is not taken",
+        "send application/json, or multipart/form-data with a file",
+        "Content-Type",
+        kind,
+    )
+
+
+def parse(given: Mapping[str, Any], files: Mapping[str, UploadFile] | None = None) -> Body:
+    """A body from named values.
+
+    Raises:
+        Problem: 422 a name is unknown (the nearest one is said), or the reply is none of ``REPLIES``.
+    """
+    files = files or {}
+    for name in (*given, *files):
+        if name not in NAMES:
+            near = " or ".join(nearest(name, FILES if name in files else (n for n in NAMES if n in ACCEPTED)))
+            remedy = f"did you mean {near}?" if near else "see /openapi.json for all names"
+            raise Problem(422, "unknown_field", f"{name!r} is no parameter", remedy, name, given.get(name))
+    known = {name: value for name, value in given.items() if not is_empty(value)}
+    for name in files:
+        if name not in FILES:
+            raise Problem(422, "unknown_field", f"{name} is no file", f"send files as {' or '.join(FILES)}", name)
+        if name in known:
+            raise Problem(422, "given_twice", f"{name} is given as a file and as text", "send one of them", name)
+    reply, later = known.get("response_format"), known.get("async", False)
+    if reply is not None and reply not in REPLIES:
+        raise Problem(
+            422,
+            "invalid_value",
+            f"response_format {reply!r} is unknown",
+            f"use one of {', '.join(REPLIES)}; the kind of file is audio_format",
+            "response_format",
+            reply,
+        )
+    if not isinstance(later, bool):
+        raise Problem(422, "invalid_value", f"async {later!r} is not true or false", "use one", "async", later)
+    values: dict[str, Any] = {**DEFAULTS, **known}
+    return Body(
+        given=given,
+        params=GenerationParams(**{name: values[name] for name in PARAMS if name in values}),
+        config=GenerationConfig(**{name: values[name] for name in CONFIG if name in values}),
+        reply=reply,
+        later=later,
+        files=files,
+    )
+
+
+def _json(content: bytes) -> dict[str, Any]:
+    def number(word: str) -> float:
+        if word != "NaN":
+            raise ValueError(f"{word} is no JSON number")
+        return math.nan
+
+    try:
+        values = from_json(content, _each_once, number)
+    except ValueError as error:
+        raise Problem(400, "malformed_json", f"the body is not JSON: {error}", "send one JSON object") from None
+    if not isinstance(values, dict):
+        raise Problem(400, "malformed_json", "the body is not a JSON object", 'send {"src_audio": ..., ...}')
+    return values
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Pairs as a mapping.
+
+    Raises:
+        Problem: 422 a name is there twice.
+    """
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise Problem(422, "given_twice", f"{shortened(name)} is given twice", "send one of them", name)
+        values[name] = value
+    return values
+
+
+def _from_text(name: str, text: str) -> Any:
+    """A form's value in its own kind: what is not text is written as in JSON."""
+    if name in _TEXT or name not in NAMES or is_empty(text):
+        return text
+    try:
+        return _json(b'{"value": %b}' % text.encode())["value"]
+    except (Problem, UnicodeEncodeError) as error:
+        if isinstance(error, Problem) and error.kind == "given_twice":
+            raise
+        raise Problem(
+            422, "invalid_value", f"{name} {text[:80]!r} cannot be read", "write it as in JSON", name, text
+        ) from None
+
+
+class _Form(MultiPartParser):
+    """Keeps files on disk but for their beginnings, and at most ``most_text`` bytes of all other parts."""
+
+    spool_max_size = 1 << 16
+    most_text = 0.0
+    text = 0
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._current_part.file is None:
+            self.text += end - start
+            if self.text > self.most_text:
+                raise MultiPartException(f"its fields hold more than {self.most_text:.0f} bytes")
+        super().on_part_data(data, start, end)
+
+
+async def _form(request: Request, kind: str, limits: Limits) -> FormData:
+    """A form's fields and files.
+
+    Raises:
+        MultiPartException, HTTPException: it cannot be read.
+    """
+    if kind != "multipart/form-data":
+        limited = Request(request.scope, _limited(request, limits.body_kb * 1e3, "limits.body_kb"))
+        return await limited.form(max_fields=len(NAMES), max_part_size=int(limits.body_kb * 1e3))
+    limited = Request(request.scope, _limited(request, limits.upload_mb * 1e6, "limits.upload_mb"))
+    async with aclosing(limited.stream()) as stream:
+        parser = _Form(limited.headers, stream, max_files=len(FILES), max_fields=len(NAMES))
+        parser.most_text = parser.max_part_size = int(limits.body_kb * 1e3)
+        return await parser.parse()
+
+
+async def _whole(request: Request, most: float, limit: str) -> bytes:
+    return await Request(request.scope, _limited(request, most, limit)).body()
+
+
+def _limited(request: Request, most: float, limit: str) -> Receive:
+    """The request's body as it arrives, up to ``most`` bytes.
+
+    Raises:
+        Problem: 413, before anything is read where the length was announced.
+    """
+    too_large = Problem(413, "too_large", f"the body is larger than {most:.0f} bytes", f"this service's {limit}")
+    announced = request.headers.get("content-length", "0")
+    if not announced.isdigit() or int(announced) > most:
+        raise too_large
+    seen = 0
+
+    async def receive() -> Any:
+        nonlocal seen
+        message = await request.receive()
+        seen += len(message.get("body", b""))
+        if seen > most:
+            raise too_large
+        return message
+
+    return receive

@@ -1,0 +1,116 @@
+"""What a client reads: an order's state as JSON, the headers of an audio file."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from pipeline.service.problem_details import MOST_SAID, gone, of_row, shortened
+from pipeline.service.scheduler import Desk, Ticket
+
+MEDIA_TYPES = {
+    "wav": "audio/wav",
+    "wav32": "audio/wav",
+    "flac": "audio/flac",
+    "mp3": "audio/mpeg",
+    "opus": "audio/ogg",
+    "aac": "audio/mp4",
+}
+EXPOSED = ("X-Notes", "X-Generation-Id", "X-Item-Id", "X-Seed", "X-Duration-Seconds", "Location", "Retry-After")
+# Where files lie is the service's own business; a client has links.
+_NOT_TOLD = ("source", "reference_audio", "audio_path", "node")
+
+
+def as_json(ticket: Ticket, desk: Desk) -> dict[str, Any]:
+    """An order's state, with a link to each finished cover."""
+    covers = [_cover(ticket, number, desk) for number in range(len(ticket.order.covers))]
+    return {
+        "id": ticket.order.id,
+        "status": ticket.status,
+        "progress": progress(ticket),
+        "waiting_before": waiting_before(ticket, desk),
+        "url": f"/v1/audio/generations/{ticket.order.id}",
+        "covers": covers,
+        "notes": list(ticket.order.notes),
+    }
+
+
+def progress(ticket: Ticket) -> float:
+    """The share of an order's steps that are done, 0 .. 1."""
+    done = [1.0 if item in ticket.rows else _share(ticket, item) for item in ticket.order.item_ids]
+    return round(sum(done) / len(done), 4)
+
+
+def _share(ticket: Ticket, item_id: str) -> float:
+    job = ticket.jobs.get(item_id)
+    # Decoding, measuring and writing come after the last step.
+    return 0.95 * job.step / job.steps if job is not None and job.steps else 0.0
+
+
+def waiting_before(ticket: Ticket, desk: Desk) -> int:
+    """How many covers come before the first of an order."""
+    for place, item_id in enumerate(desk.queue):
+        if item_id in ticket.jobs:
+            return place
+    return 0
+
+
+def _cover(ticket: Ticket, number: int, desk: Desk) -> dict[str, Any]:
+    item_id = ticket.order.covers[number]
+    item = next(item for item in ticket.order.track["items"] if item["item_id"] == item_id)
+    job, row = ticket.jobs.get(item_id), ticket.rows.get(item_id)
+    ok = row is not None and row["status"] == "ok"
+    status = "queued" if job is None or not job.running else "running"
+    if row is not None:
+        cancelled = row.get("error_kind") == "cancelled"
+        status = "done" if ok else "cancelled" if cancelled else "failed"
+    elif ticket.cancelled:
+        status = "cancelled"
+    error = None if row is None or ok else of_row(row, ticket.order.track["source"])
+    if ok and row is not None and row["audio_path"] not in desk.shelf.room:
+        status, ok, error = "gone", False, gone()
+    return {
+        "item_id": item_id,
+        "seed": item["seed"],
+        "status": status,
+        "step": job.step if job is not None else 0,
+        "steps": job.steps if job is not None else 0,
+        "audio_url": f"/v1/audio/generations/{ticket.order.id}/audio/{number}" if ok else None,
+        "row": told(row) if ok and row is not None else None,
+        "error": error.as_json()["error"] if error else None,
+    }
+
+
+def told(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A result row as a client may see it."""
+    shown = {name: value for name, value in row.items() if name not in _NOT_TOLD} | {"notes": notes_of(row)}
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in shown.items()}
+
+
+def notes_of(row: Mapping[str, Any]) -> list[str]:
+    """The notes of a result row, without the places that the service keeps a request's files in."""
+    paths = [row[name] for name in ("source", "reference_audio") if row.get(name)]
+    notes = list(row["notes"])
+    for path in paths:
+        notes = [note.replace(f" {path}", "") for note in notes]
+    return notes
+
+
+def media_type(ticket: Ticket) -> str:
+    """Of an order's audio files."""
+    return MEDIA_TYPES[ticket.order.track["config"]["audio_format"]]
+
+
+def audio_headers(ticket: Ticket, row: Mapping[str, Any]) -> dict[str, str]:
+    """What goes with a cover's file: its ids and seed, what to call it, and notes as a JSON list."""
+    name = f"{row['item_id']}.{ticket.order.extension}"
+    notes = dict.fromkeys([*ticket.order.notes, *notes_of(row)])
+    return {
+        "X-Notes": json.dumps([shortened(note, MOST_SAID) for note in notes]),
+        "X-Generation-Id": ticket.order.id,
+        "X-Item-Id": row["item_id"],
+        "X-Seed": str(row["seed"]),
+        "X-Duration-Seconds": f"{row['duration_s']:.3f}",
+        "Content-Disposition": f'inline; filename="{quote(name)}"',
+    }

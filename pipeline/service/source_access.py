@@ -1,0 +1,239 @@
+"""What a request may have read: files in the service's roots, addresses of listed hosts, files that it sends."""
+
+import os
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from pipeline.catalogue.probe import probe
+from pipeline.catalogue.source_check import is_longer, listen
+from pipeline.service.config import Access, Limits
+from pipeline.service.problem_details import STATUS_OF_KIND, Problem, said_and_remedy
+from pipeline.service.safe_open import open_beneath
+from pipeline.service.uploads import Draft, Keep
+from pipeline.service.url_fetch import PORTS, fetch
+from pipeline.storage.read_timeout import DEFAULT_PATIENCE, Patience, Tick
+from pipeline.storage.source_errors import SourceTimeoutError
+from pipeline.storage.spelling import Folders
+from pipeline.storage.store import Store, locate
+from pipeline.worker.error_rows import TOO_LONG
+
+MOST_NAME_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A source that was looked at: where workers read it, a digest of its bytes, its length where it says one."""
+
+    uri: str
+    digest: str
+    duration_s: float | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file that may be read. root: the local folder below which it lies, its links resolved like those of the
+    path; None in an object store, where nobody has looked whether it is there."""
+
+    uri: str
+    root: str | None = None
+    is_there: bool = True
+
+
+def admit(field: str, value: str, access: Access, limits: Limits, keep: Keep) -> Admitted:
+    """The source that a client names, by path or by address.
+
+    Raises:
+        Problem: 404 it is not there; 413 too large or too long; 415 no audio; 422 it may not be read.
+    """
+    if is_address(value):
+        with fetch(field, value, access.url_hosts, limits, keep) as draft:
+            return _kept(field, value, draft, limits)
+    patience = Patience(limits.source_timeout_s)
+    found = find(field, value, access, keep.store, patience)
+    with _held(field, value, found, patience) as name:
+        return _looked_at(field, value, found.uri, limits, name)
+
+
+def is_address(value: str) -> bool:
+    """Whether a source lies on another host."""
+    scheme, mark, _ = value.partition("://")
+    return bool(mark) and scheme.lower() in PORTS
+
+
+def upload(field: str, file: BinaryIO, name: str, limits: Limits, keep: Keep) -> Admitted:
+    """A file that a client sent, called ``name`` there.
+
+    Raises:
+        Problem: 413 too long; 415 no audio.
+    """
+    with keep.draft(file) as draft:
+        return _kept(field, name, draft, limits)
+
+
+def _kept(field: str, said: str, draft: Draft, limits: Limits) -> Admitted:
+    """A file that was sent, kept where it can be used."""
+    looked = _looked_at(field, said, str(draft.path), limits)
+    return replace(looked, uri=draft.kept())
+
+
+def find(field: str, value: str, access: Access, output: Store, patience: Patience = DEFAULT_PATIENCE) -> Found:
+    """The file that a client's path names: absolute, or relative to a root; symbolic links are followed first.
+
+    Raises:
+        Problem: 422 it lies in no root, or in the service's own output, whether it is there or not; else 404; 503
+            a root does not answer, and it lies in no other one.
+    """
+    allowed = [] if _is_odd(value) else _allowed(field, value, access, output, patience)
+    if not allowed:
+        raise Problem(
+            422,
+            "not_allowed",
+            f"{field} is not in a folder that this service reads",
+            "send it as a file (multipart/form-data), or have its folder added to access.roots",
+            field,
+            value,
+        )
+    for found in allowed:
+        if found.is_there:
+            return found
+    # A name in another Unicode form is the same name; what it leads to is judged like any other path.
+    for other in Folders(patience).actual([found.uri for found in allowed]).values():
+        for found in _allowed(field, other, access, output, patience):
+            return found
+    raise _missing(field, value)
+
+
+def _allowed(field: str, value: str, access: Access, output: Store, patience: Patience) -> list[Found]:
+    """Where a path leads, seen from each root, as far as it may be read.
+
+    Raises:
+        Problem: 503 a root does not answer, and the file is not in another one.
+    """
+    allowed: list[Found] = []
+    hung: SourceTimeoutError | None = None
+    for root in access.roots:
+        try:
+            # An absolute path may lie elsewhere than in this root, and that place is what may hang.
+            looked_at = root if "://" in root else os.path.join(root, value)
+            found = patience.run(looked_at, partial(_inside, root, value))
+        except SourceTimeoutError as error:
+            hung = error
+            continue
+        if found is not None and not _is_ours(found.uri, output):
+            allowed.append(found)
+    if hung is not None and not any(found.is_there for found in allowed):
+        raise _refused(field, value, value, hung.kind, str(hung))
+    return allowed
+
+
+@contextmanager
+def _held(field: str, value: str, found: Found, patience: Patience) -> Iterator[str]:
+    """A name that stays the file's while the block runs, whatever is renamed meanwhile.
+
+    Raises:
+        Problem: 404 it is gone; 422 it cannot be opened, or a link stands in its path by now; 503 its root does
+            not answer.
+    """
+    root = found.root
+    if root is None:
+        yield found.uri
+        return
+    try:
+        file = patience.run(found.uri, lambda tick: open_beneath(root, found.uri))
+    except FileNotFoundError:
+        raise _missing(field, value) from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise _refused(field, value, found.uri, "unreadable_file", reason) from None
+    except SourceTimeoutError as error:
+        raise _refused(field, value, found.uri, error.kind, str(error)) from None
+    with file:
+        yield f"/dev/fd/{file.fileno()}"
+
+
+def _looked_at(field: str, said: str, uri: str, limits: Limits, name: str | None = None) -> Admitted:
+    """A file, proven to be audio of a length that is taken, as far as its header and its beginning tell.
+
+    Args:
+        name: under which it is read here, where that is not its URI.
+    """
+    name, patience = name or uri, Patience(limits.source_timeout_s)
+    found = probe(name, patience=patience)
+    if found.error_kind == "missing_file":
+        raise _missing(field, said)
+    if found.error_kind is not None:
+        raise _refused(field, said, name, found.error_kind, found.error or "")
+    if is_longer(found, limits.source_seconds):
+        longer = f"{found.duration_s:.1f} s is longer than {limits.source_seconds:g} s; cut it"
+        raise _refused(field, said, name, TOO_LONG, longer)
+    # Where the header says no length, only decoding tells it, and stops at what is taken.
+    defect = listen(name, found.duration_s is None, limits.source_seconds, patience).defect
+    if defect is not None:
+        raise _refused(field, said, name, *defect)
+    return Admitted(uri, found.digest, found.duration_s)
+
+
+def _refused(field: str, said: str, uri: str, kind: str, message: str) -> Problem:
+    message, remedy = said_and_remedy(message.replace(f"{uri}: ", "").replace(uri, "it"))
+    status = STATUS_OF_KIND[kind]
+    later = 30 if status == 503 else None
+    return Problem(status, kind, f"{field}: {message}", remedy or "send another", field, said, later)
+
+
+def _missing(field: str, value: str) -> Problem:
+    return Problem(404, "missing_file", f"{field}: no such file", "check its name", field, value)
+
+
+def _is_odd(value: str) -> bool:
+    """What no path that a person writes holds, and a file system may read in its own way."""
+    try:
+        return not value or "\0" in value or len(value.encode()) > MOST_NAME_BYTES
+    except UnicodeEncodeError:
+        return True
+
+
+def _inside(root: str, value: str, tick: Tick) -> Found | None:
+    """Where a path leads from a root, None where that is outside of it."""
+    if "://" in root and not root.startswith("file://"):
+        uri = _inside_uri(root, value)
+        return Found(uri) if uri is not None else None
+    if "://" in value:
+        return None
+    real_root = os.path.realpath(locate(root)[1])
+    try:
+        real = os.path.realpath(os.path.join(real_root, value))
+    except (OSError, ValueError):
+        return None
+    if not real.startswith(real_root.rstrip("/") + "/"):
+        return None
+    return Found(real, real_root, os.path.lexists(real))
+
+
+def _inside_uri(root: str, value: str) -> str | None:
+    """The same for an object store: by name alone, since it knows no links. Its options are the root's."""
+    start, mark, options = root.partition("?")
+    start = start.rstrip("/")
+    if "://" in value:
+        given, wanted = urlsplit(value), urlsplit(start)
+        if (given.scheme, given.netloc) != (wanted.scheme, wanted.netloc) or given.query or given.fragment:
+            return None
+        if not given.path.startswith(f"{wanted.path}/"):
+            return None
+        value = given.path[len(wanted.path) + 1 :]
+    plain = unquote(value)
+    if value.startswith("/") or plain.startswith(("/", "..")) or posixpath.normpath(plain) != plain:
+        return None
+    return f"{start}/{value}{mark}{options}"
+
+
+def _is_ours(path: str, output: Store) -> bool:
+    """Whether a file lies in the service's output, where other requests' uploads and results are."""
+    filesystem, place = locate(path)
+    if output.is_local:
+        return "://" not in path and f"{place}/".startswith(f"{os.path.realpath(output.root)}/")
+    return filesystem == output.filesystem and f"{place}/".startswith(f"{output.root}/")

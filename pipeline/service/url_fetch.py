@@ -1,0 +1,206 @@
+"""Sources on other hosts: fetched from those that are listed, from the very address that was checked."""
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import BinaryIO
+from urllib.parse import SplitResult, urlsplit
+
+from pipeline.service.config import Limits
+from pipeline.service.problem_details import Problem, not_stored
+from pipeline.service.public_addresses import Address, is_public
+from pipeline.service.uploads import Draft, Keep
+
+PORTS = {"http": 80, "https": 443}
+CHUNK_BYTES = 1 << 16
+
+
+@contextmanager
+def fetch(field: str, value: str, hosts: Sequence[str], limits: Limits, keep: Keep) -> Iterator[Draft]:
+    """Fetch a source, to be looked at and kept like a file that was sent.
+
+    Args:
+        hosts: see ``Access.url_hosts``. One that is written as an address may lie in a private network; a name
+            must lead to a public address, whatever its owner says today.
+
+    Raises:
+        Problem: 413 it is larger than ``limits.upload_mb``; 422 the host is not listed, or does not give the file.
+    """
+    parts, port = _parts(field, value)
+    listed = _listed(parts, port, hosts)
+    if listed is None:
+        raise Problem(
+            422,
+            "not_allowed",
+            f"{field}: this service fetches nothing from {parts.hostname}:{port}",
+            "send the file, or have the host added to access.url_hosts",
+            field,
+            value,
+        )
+    until = time.monotonic() + limits.fetch_s
+    address = _address(field, value, parts.hostname or "", port, listed)
+    with tempfile.TemporaryFile() as file:
+        try:
+            _download(field, value, parts, port, str(address), limits, until, file)
+        except (http.client.HTTPException, OSError) as error:
+            if not_stored(str(error)).status == 507:
+                raise  # our own disk is full
+            late = time.monotonic() >= until
+            reason = f"it took longer than {limits.fetch_s:g} s" if late else type(error).__name__
+            raise _unreachable(field, value, reason) from None
+        with keep.draft(file) as draft:
+            yield draft
+
+
+def _parts(field: str, value: str) -> tuple[SplitResult, int]:
+    try:
+        parts = urlsplit(value)
+        port = PORTS[parts.scheme] if parts.port is None else parts.port
+        plain = port and parts.hostname and parts.username is None and parts.password is None
+        if not plain or any(ord(c) <= 32 or ord(c) > 126 for c in value) or "\\" in value:
+            raise ValueError
+    except (ValueError, KeyError):
+        raise Problem(
+            422,
+            "invalid_value",
+            f"{field} is no address of a file",
+            "write it as https://host/path, without user, password, spaces or port 0",
+            field,
+            value,
+        ) from None
+    return parts, port
+
+
+def _listed(parts: SplitResult, port: int, hosts: Sequence[str]) -> str | None:
+    """The entry of the list that allows a host, else None."""
+    host = (parts.hostname or "").rstrip(".").lower()
+    shown = f"[{host}]" if ":" in host else host
+    names = {f"{shown}:{port}", *({shown, host} if port == PORTS[parts.scheme] else ())}
+    return next((entry for entry in hosts if entry.lower() in names), None)
+
+
+def _address(field: str, value: str, host: str, port: int, listed: str) -> Address:
+    """The address to connect to; looked up once, so that no second answer can lead elsewhere.
+
+    Raises:
+        Problem: there is none, or a name leads into a private network.
+    """
+    literal = _literal(listed)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise _unreachable(field, value, "its name is not known") from None
+    addresses = [ipaddress.ip_address(str(info[4][0]).partition("%")[0]) for info in found]
+    for address in addresses:
+        if address == literal or is_public(address):
+            return address
+    raise Problem(
+        422,
+        "not_allowed",
+        f"{field}: {host} leads to an address that is not public",
+        "send the file instead",
+        field,
+        value,
+    )
+
+
+def _literal(listed: str) -> Address | None:
+    """The address that an entry of the list is, where it is none of a name."""
+    try:
+        return ipaddress.ip_address(urlsplit(f"//{listed}").hostname or listed)
+    except ValueError:
+        return None
+
+
+def _download(
+    field: str,
+    value: str,
+    parts: SplitResult,
+    port: int,
+    address: str,
+    limits: Limits,
+    until: float,
+    file: BinaryIO,
+) -> None:
+    most = int(limits.upload_mb * 1e6)
+    too_large = Problem(413, "too_large", f"{field} is larger than {most} bytes", "cut it", field, value)
+    with ExitStack() as stack:
+        connection = stack.enter_context(_connected(parts, port, address, until))
+        connection.putrequest(
+            "GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), skip_host=True
+        )
+        for name, text in (("Host", parts.netloc), ("User-Agent", "restyle"), ("Connection", "close")):
+            connection.putheader(name, text)
+        connection.endheaders()
+        reply = stack.enter_context(connection.getresponse())
+        if 300 <= reply.status < 400:
+            raise _unreachable(field, value, "it leads on to another address; give that one")
+        if reply.status != 200:
+            raise _unreachable(field, value, f"it answers {reply.status}")
+        if (reply.length or 0) > most:
+            raise too_large
+        read = 0
+        while chunk := reply.read1(CHUNK_BYTES):
+            read += len(chunk)
+            if read > most:
+                raise too_large
+            file.write(chunk)
+        _left(until)  # a connection that was ended reads like the end of a body without a length
+        if reply.length:
+            raise http.client.IncompleteRead(b"", reply.length)
+
+
+@contextmanager
+def _connected(parts: SplitResult, port: int, address: str, until: float) -> Iterator[http.client.HTTPConnection]:
+    """A connection to the address, ended at ``until`` whatever its host does: a timeout of the socket alone would
+    begin anew with each byte.
+
+    Raises:
+        OSError: nobody answers there, or the certificate is not the host's.
+    """
+    connection = http.client.HTTPConnection(parts.hostname or "", port)
+    stream = socket.create_connection((address, port), timeout=_left(until))
+
+    def end() -> None:
+        with suppress(OSError):  # it is over already
+            socket.socket.shutdown(stream, socket.SHUT_RDWR)
+
+    ended = threading.Timer(_left(until), end)
+    ended.daemon = True
+    ended.start()
+    try:
+        if parts.scheme == "https":
+            stream = ssl.create_default_context().wrap_socket(
+                stream, server_hostname=parts.hostname, do_handshake_on_connect=False
+            )
+            stream.do_handshake()
+        connection.sock = stream
+        yield connection
+    finally:
+        ended.cancel()
+        stream.close()
+
+
+def _left(until: float) -> float:
+    """Seconds until then.
+
+    Raises:
+        TimeoutError: it has passed.
+    """
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _unreachable(field: str, value: str, reason: str) -> Problem:
+    shown = value.partition("?")[0]
+    return Problem(
+        422, "unreachable", f"{field} {shown} cannot be fetched: {reason}", "send the file instead", field, shown
+    )

@@ -1,0 +1,86 @@
+"""Audio from wherever it lies: sources by their URI, covers by their place in an output folder."""
+
+from pyarrow import fs
+from torch import Tensor
+
+from acestep.audio.files import Sound, read_audio
+from acestep.audio.regular_files import NotAFileError
+from acestep.errors import AudioError
+from pipeline.storage.read_timeout import DEFAULT_PATIENCE, Patience
+from pipeline.storage.source_copy import Copy, copied, copy_of
+from pipeline.storage.source_errors import SourceChangedError, SourceUnavailableError
+from pipeline.storage.store import Store, locate, read_file
+
+
+def load(uri: str, most_seconds: float | None = None, patience: Patience = DEFAULT_PATIENCE) -> Tensor:
+    """The wave alone of ``read_source``."""
+    return read_source(uri, most_seconds, patience).wave
+
+
+def read_source(uri: str, most_seconds: float | None = None, patience: Patience = DEFAULT_PATIENCE) -> Sound:
+    """A source at 48 kHz by its path or URI, in [-1, 1] as the model hears it.
+
+    Raises:
+        TooLongError: it is longer than ``most_seconds``.
+        AudioError: it cannot be decoded.
+        SourceUnavailableError: its filesystem failed.
+        SourceTimeoutError: reading it takes too long.
+        NotAFileError, StorageError: it cannot be read.
+    """
+    try:
+        return _decoded(copy_of(uri, patience), most_seconds, clip=True)
+    except OSError as error:
+        raise SourceUnavailableError(f"it cannot be read now ({error})") from error
+
+
+def read_planned(uri: str, digest: str, patience: Patience) -> Copy:
+    """The bytes of a source that was planned by their digest.
+
+    Raises:
+        SourceChangedError: its bytes are others now, or it is gone.
+        SourceUnavailableError: its filesystem failed.
+        SourceTimeoutError, ReadStoppedError: see ``Patience.run``.
+    """
+    try:
+        copy = copy_of(uri, patience)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SourceChangedError("it was there when it was planned, and is gone; put it back") from error
+    except (NotAFileError, AudioError) as error:
+        raise SourceChangedError(f"it has changed since it was planned: {error}") from error
+    except OSError as error:
+        raise SourceUnavailableError(f"it was readable when it was planned, and is not now ({error})") from error
+    if copy.digest != digest:
+        raise SourceChangedError(
+            "its content has changed since it was planned; the next launch plans it as it is then"
+        )
+    return copy
+
+
+def load_cover(
+    output: Store, audio_path: str, most_seconds: float | None = None, patience: Patience = DEFAULT_PATIENCE
+) -> Tensor:
+    """A cover ``[2, n]`` at 48 kHz by the ``audio_path`` of its row: within the output folder, or anywhere by its
+    own path. What goes beyond full scale stays, to be measured.
+
+    Raises:
+        See ``read_source``.
+    """
+    filesystem, path = _place(output, audio_path)
+    copy = patience.run(path, lambda tick: copied(filesystem, path, tick))
+    return _decoded(copy, most_seconds, clip=False).wave
+
+
+def fetch_cover(output: Store, audio_path: str) -> bytes:
+    """The file of a cover, as ``load_cover`` finds it."""
+    return read_file(*_place(output, audio_path))
+
+
+def _place(output: Store, audio_path: str) -> tuple[fs.FileSystem, str]:
+    if "://" in audio_path or audio_path.startswith("/"):
+        return locate(audio_path)
+    return output.filesystem, output.path(audio_path)
+
+
+def _decoded(copy: Copy, most_seconds: float | None, clip: bool) -> Sound:
+    with copy.file as file:
+        return read_audio(file, most_seconds, clip)

@@ -1,0 +1,114 @@
+"""The bytes of a source: read once into a private copy, whose digest is that of the bytes that are decoded."""
+
+import hashlib
+import io
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import BinaryIO, cast
+
+from pyarrow import fs
+
+from acestep.audio.regular_files import open_regular
+from acestep.constants import MAX_FILE_BYTES
+from acestep.errors import AudioError, GenerationError
+from pipeline.storage.read_timeout import Patience, Tick
+from pipeline.storage.store import locate, patiently
+
+READ_BYTES = 1 << 20
+REQUEST_BYTES = 16 << 20  # of a remote file, where every read is a request
+IN_MEMORY_BYTES = 64 << 20  # a larger copy lies in a temporary file
+
+
+@dataclass(frozen=True)
+class Copy:
+    """All of a file, as it was when it was read: nobody else can change it.
+
+    digest: SHA-256 of its bytes, in hexadecimal.
+    """
+
+    file: BinaryIO
+    digest: str
+
+
+class _TickingFile(io.FileIO):
+    """A file that reports every read that has returned."""
+
+    def __init__(self, descriptor: int, tick: Tick):
+        super().__init__(descriptor, "rb")
+        self.tick = tick
+
+    def readinto(self, buffer: bytearray | memoryview) -> int | None:  # type: ignore[override]
+        count = super().readinto(buffer)
+        self.tick()
+        return count
+
+
+def copy_of(uri: str, patience: Patience) -> Copy:
+    """Read all of a file, by its path or URI.
+
+    Raises:
+        SourceTimeoutError, ReadStoppedError: see ``Patience.run``.
+        NotAFileError: it is no regular file.
+        AudioError: it has more than ``MAX_FILE_BYTES``.
+        GenerationError: there is no room for the copy.
+        StorageError, OSError: it cannot be located or read.
+    """
+    return patience.run(uri, lambda tick: copied(*locate(uri), tick))
+
+
+def copied(filesystem: fs.FileSystem, path: str, tick: Tick) -> Copy:
+    """See ``copy_of``; to be called in a reading thread."""
+    copy = partial(_copied, filesystem, path, tick)
+    return copy() if isinstance(filesystem, fs.LocalFileSystem) else patiently(copy)
+
+
+def _copied(filesystem: fs.FileSystem, path: str, tick: Tick) -> Copy:
+    tick()
+    size, digest = 0, hashlib.sha256()
+    file = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115  (whoever gets it closes it)
+    for chunk in _chunks(filesystem, path):
+        tick()
+        size += len(chunk)
+        refuse_larger(size)
+        digest.update(chunk)
+        try:
+            file.write(chunk)
+        except OSError as error:
+            room = f"no room for a copy of {size} bytes in {tempfile.gettempdir()} ({error}); set TMPDIR"
+            raise GenerationError(room, "storage_error") from error
+    file.seek(0)
+    return Copy(cast(BinaryIO, file), digest.hexdigest())
+
+
+def _chunks(filesystem: fs.FileSystem, path: str) -> Iterator[bytes]:
+    if isinstance(filesystem, fs.LocalFileSystem):
+        with open(open_regular(path), "rb", buffering=0) as file:
+            while chunk := file.read(READ_BYTES):
+                yield chunk
+    else:
+        with filesystem.open_input_stream(path) as stream:
+            while chunk := stream.read(REQUEST_BYTES):
+                yield chunk
+
+
+def opened(filesystem: fs.FileSystem, path: str, tick: Tick) -> BinaryIO:
+    """A file to read here and there, to be called in a reading thread: a local one itself, of others a copy.
+
+    Raises:
+        See ``copy_of``.
+    """
+    if isinstance(filesystem, fs.LocalFileSystem):
+        return io.BufferedReader(_TickingFile(open_regular(path), tick), READ_BYTES)
+    return _copied(filesystem, path, tick).file
+
+
+def refuse_larger(size: int) -> None:
+    """Refuse a file that no usable track needs.
+
+    Raises:
+        AudioError: ``size`` bytes are too many.
+    """
+    if size > MAX_FILE_BYTES:
+        raise AudioError(f"{size} bytes are more than the {MAX_FILE_BYTES} of any usable track; cut or convert it")

@@ -1,0 +1,267 @@
+"""What is there in place of a missing file, by names that read alike.
+
+A list of files loses Unicode form, case, spaces and punctuation on its way through spreadsheets and other systems.
+Where only the Unicode form differs (macOS decomposes what others compose), the file is the one that was meant.
+Files that differ in anything else are named in the error message and not opened.
+"""
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import RLock
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+from pyarrow import fs
+
+from acestep.errors import RestyleError
+from acestep.parameters.values import composed
+from pipeline.storage.read_timeout import DEFAULT_PATIENCE, Patience, side_by_side
+from pipeline.storage.source_errors import SourceTimeoutError
+from pipeline.storage.store import StorageError, escaped, locate, patiently
+
+THREADS = 16
+# Behind a network a listing costs a request for each thousand names, and cannot be cut short.
+MOST_LISTED = 1000  # folders
+LISTING_S = 20.0
+MOST_NAMED = 3
+FORM = "Unicode form"
+ENCODINGS = ("cp1252", "latin-1", "cp437")  # of spreadsheets, and of archives
+_WINDOWS_DRIVE = re.compile(r"(?:^|/)[A-Za-z]:[\\/]")
+
+
+def _caseless(name: str) -> str:
+    return composed(composed(name).casefold())
+
+
+def _spaceless(name: str) -> str:
+    return " ".join(_caseless(unicodedata.normalize("NFKC", name)).split())
+
+
+def letters(name: str) -> str:
+    """The letters and digits of a name, without case: what names that read alike have in common."""
+    return re.sub(r"[\W_]+", "", _spaceless(name))
+
+
+def _unaccented(name: str) -> str:
+    apart = unicodedata.normalize("NFD", letters(name))
+    return "".join(letter for letter in apart if not unicodedata.combining(letter))
+
+
+def _unescaped(name: str) -> str:
+    return letters(unquote(name))
+
+
+def _redecoded(name: str) -> str:
+    """UTF-8 that was read in another encoding, as it was meant."""
+    if not _is_text(name):  # on disk, a name that is not UTF-8: its bytes are surrogates
+        return letters(os.fsencode(name).decode("cp1252", errors="replace"))
+    for encoding in ENCODINGS:
+        with suppress(UnicodeError):
+            return letters(name.encode(encoding).decode())
+    return letters(name)
+
+
+def _stem(name: str) -> str:
+    return letters(name.rpartition(".")[0] or name)
+
+
+# What names may differ in, the least first, and what such names have in common.
+DIFFERENCES: Mapping[str, Callable[[str], str]] = {
+    FORM: composed,
+    "case": _caseless,
+    "spaces": _spaceless,
+    "punctuation": letters,
+    "accents": _unaccented,
+    "percent signs": _unescaped,
+    "the encoding of the name": _redecoded,
+    "the extension": _stem,
+}
+RANKS = ("", *DIFFERENCES)
+
+
+@dataclass(frozen=True)
+class Nearby:
+    """What is there in place of a missing file.
+
+    uri: of the file that differs by Unicode form alone, as do the folders it is in; None without one.
+    hint: what else there is, in words; "" where nothing is like it.
+    """
+
+    uri: str | None = None
+    hint: str = ""
+
+
+class Folders:
+    """What is in folders, each listed once; several threads may ask."""
+
+    def __init__(self, patience: Patience = DEFAULT_PATIENCE) -> None:
+        self.patience = patience
+        self.lock = RLock()
+        self.names: dict[tuple[int, str], frozenset[str] | None] = {}
+        self.alike: dict[tuple[int, str, str], dict[str, list[str]]] = {}
+        self.listed = 0
+
+    def near(self, uri: str) -> Nearby:
+        """What is there in place of a file that is not."""
+        try:
+            filesystem, path = locate(uri)
+        except StorageError:
+            return Nearby()
+        with self.lock:
+            found, difference = self._find(filesystem, path)
+            if len(found) == 1 and difference in ("", FORM):
+                return Nearby(_uri_of(found[0], path, uri))
+            if not found and "\\" in path:
+                found, difference = self._find(filesystem, path.replace("\\", "/"))[0], "backslashes"
+            return Nearby(
+                hint=_there_is(found, path, difference) if found else self._missing_part(filesystem, path)
+            )
+
+    def actual(self, uris: Collection[str]) -> dict[str, str]:
+        """Of some files those that are there under another Unicode form of their names, by the names asked for.
+
+        Only names with letters beyond ASCII have forms, so only those are looked for.
+        """
+        asked = [uri for uri in uris if not unquote(uri).isascii()]
+        if not asked:
+            return {}
+        with side_by_side(THREADS, self.patience) as (pool, patience):
+            found = zip(asked, pool.map(partial(self._actual, patience=patience), asked), strict=True)
+            return {uri: other for uri, other in found if other is not None}
+
+    def _actual(self, uri: str, patience: Patience) -> str | None:
+        with suppress(RestyleError, OSError, ValueError):
+            return None if _is_there(uri, patience) else self.near(uri).uri
+        return None
+
+    def _find(self, filesystem: fs.FileSystem, path: str) -> tuple[list[str], str]:
+        """The paths that are most like one, and the greatest of their differences from it."""
+        folder, _, name = path.rpartition("/")
+        found, difference = [folder], ""
+        if self._names(filesystem, folder) is None:
+            found, difference = self._find(filesystem, folder) if folder else ([], "")
+        if len(found) != 1:
+            return [], ""
+        folder, names = found[0], self._names(filesystem, found[0]) or frozenset()
+        if name in names:
+            return [f"{folder}/{name}"], difference
+        for more, common in DIFFERENCES.items():
+            key = (id(filesystem), folder, more)
+            if key not in self.alike:
+                self.alike[key] = defaultdict(list)
+                for other in sorted(names):
+                    self.alike[key][common(other)].append(other)
+            if common(name) and (alike := self.alike[key].get(common(name))):
+                return [f"{folder}/{other}" for other in alike], max(difference, more, key=RANKS.index)
+        return [], ""
+
+    def _names(self, filesystem: fs.FileSystem, folder: str) -> frozenset[str] | None:
+        """What is in a folder; None where it is not there, or cannot be listed."""
+        key = (id(filesystem), folder)
+        if key not in self.names:
+            self.names[key] = None
+            with suppress(OSError, ValueError, pa.ArrowException, SourceTimeoutError):
+                if isinstance(filesystem, fs.LocalFileSystem):
+                    listed = self.patience.run(folder or "/", lambda tick: os.listdir(folder or "/"))
+                    self.names[key] = frozenset(listed)
+                elif self.listed < MOST_LISTED:
+                    self.listed += 1
+                    self.names[key] = frozenset(self._listed(filesystem, folder))
+        return self.names[key]
+
+    def _listed(self, filesystem: fs.FileSystem, folder: str) -> list[str]:
+        """The names in a remote folder; one that takes too long is the last that is asked for."""
+        patience = replace(self.patience, timeout_s=min(LISTING_S, self.patience.timeout_s))
+        selector = fs.FileSelector(folder)
+        try:
+            uri = f"{type(filesystem).__name__}://{folder}"
+            infos: list[fs.FileInfo] = patience.run(uri, lambda tick: filesystem.get_file_info(selector))
+        except SourceTimeoutError:
+            self.listed = MOST_LISTED
+            raise
+        return [info.base_name for info in infos]
+
+    def _is_folder(self, filesystem: fs.FileSystem, path: str) -> bool:
+        local = isinstance(filesystem, fs.LocalFileSystem)
+        uri = path if local else f"{type(filesystem).__name__}://{path}"
+        info = self.patience.run(uri, lambda tick: filesystem.get_file_info(path))
+        found: bool = info.type == fs.FileType.Directory
+        return found
+
+    def _missing_part(self, filesystem: fs.FileSystem, path: str) -> str:
+        """Why no file is like a path: a missing folder and what is like it, or the drive of another system."""
+        if _WINDOWS_DRIVE.search(path):
+            return "a path of Windows names no file on this machine"
+        missing = path
+        with suppress(OSError, ValueError, pa.ArrowException, SourceTimeoutError):
+            while (folder := missing.rpartition("/")[0]) and not self._is_folder(filesystem, folder):
+                missing = folder
+        if missing == path:
+            return ""
+        found, difference = self._find(filesystem, missing)
+        folders = [other for other in found if difference and self._is_folder(filesystem, other)]
+        hint = f"; {_there_is(folders, missing, difference)}" if folders else ""
+        return f"there is no folder {missing!r}{hint}"
+
+
+class MissingFileError(RestyleError):
+    """There is no such file; the message says what there is."""
+
+
+def spelled(uri: str, patience: Patience = DEFAULT_PATIENCE) -> str:
+    """``uri`` where a file is there, else the one whose name differs by Unicode form alone.
+
+    Raises:
+        MissingFileError: there is none.
+        StorageError, SourceTimeoutError, OSError: the place cannot be looked at.
+    """
+    if _is_there(uri, patience):
+        return uri
+    near = Folders(patience).near(uri)
+    if near.uri is None:
+        raise MissingFileError(no_such_file(near))
+    return near.uri
+
+
+def no_such_file(near: Nearby) -> str:
+    """The error message for a missing file."""
+    return "no such file" + (f"; {near.hint}" if near.hint else "")
+
+
+def _is_there(uri: str, patience: Patience) -> bool:
+    filesystem, path = locate(uri)
+    local = isinstance(filesystem, fs.LocalFileSystem)
+
+    def look() -> fs.FileInfo:
+        return filesystem.get_file_info(path)
+
+    info = patience.run(uri, lambda tick: look() if local else patiently(look))
+    return info.type != fs.FileType.NotFound
+
+
+def _there_is(found: list[str], path: str, difference: str) -> str:
+    folder = path.rpartition("/")[0]
+    names = [other.removeprefix(f"{folder}/") for other in found[:MOST_NAMED]]
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    if not all(map(_is_text, names)):
+        return f"there is {', '.join(map(repr, names))}{more}, whose name is not UTF-8; rename it"
+    return f"there is {', '.join(map(repr, names))}{more}, which differs in {difference}"
+
+
+def _uri_of(found: str, path: str, uri: str) -> str:
+    """The URI of a path that was found in place of the one of ``uri``."""
+    if "://" not in uri or uri.startswith("file:"):
+        return found
+    parts = urlsplit(uri, allow_fragments=False)
+    name = found.removeprefix(path.removesuffix(unquote(parts.path)))
+    return f"{parts.scheme}://{parts.netloc}{escaped(name)}" + (f"?{parts.query}" if parts.query else "")
+
+
+def _is_text(name: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)

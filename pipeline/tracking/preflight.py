@@ -1,0 +1,156 @@
+"""Looking at a tracker without creating anything in it."""
+
+import os
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from acestep.redaction import shown
+from pipeline.tracking.faults import ARTIFACT_STORE, TrackerError, fault_of, in_words, status_fault
+from pipeline.tracking.uri import ARTIFACTS, local_path, sqlite_file
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment
+
+KNOCK_S = 5.0
+LOCK_S = 20.0  # as long as MLflow waits for a lock itself
+
+
+def look(uri: str, experiment: str) -> str:
+    """What a tracker holds for an experiment.
+
+    Raises:
+        TrackerError: it does not take runs.
+    """
+    try:
+        there, file = check(uri), sqlite_file(uri)
+        if file is not None:
+            check_place(file.parent / ARTIFACTS, "name another database in tracking.uri")
+        if not there:
+            return f"{shown(uri)}, will be created"
+        from mlflow import MlflowClient
+
+        found = usable(MlflowClient(uri).get_experiment_by_name(experiment), uri)
+    except Exception as error:
+        raise fault_of(error, uri) from error
+    return f"{shown(uri)}, experiment {experiment} " + ("is there" if found else "will be created")
+
+
+def check(uri: str) -> bool:
+    """See whether a tracker can be talked to; False where its database or its tables are still to be created.
+
+    Raises:
+        Exception: it cannot; ``fault_of`` tells what that means.
+    """
+    if uri.startswith("http"):
+        knock(uri)
+        return True
+    if uri.startswith(("sqlite", "postgresql", "mysql", "mssql")):
+        return check_database(uri)
+    return uri.startswith("databricks") or Path(uri.removeprefix("file://")).exists()
+
+
+def knock(uri: str) -> None:
+    """See that a server answers, in one short try: a client's own calls are repeated and wait longer.
+
+    Raises:
+        TrackerError: it does not answer at once, or answers what a server of MLflow does not.
+    """
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    creds = get_default_host_creds(uri)
+    try:
+        answer = http_request(creds, "/health", "GET", max_retries=0, timeout=KNOCK_S, raise_on_status=False)
+    except Exception as error:
+        fault = fault_of(error, uri)
+        reason = f"no answer within {KNOCK_S:g} s: {fault.reason}" if fault.heals else fault.reason
+        raise TrackerError(reason, fault.remedy, fault.heals) from error
+    if answer.history and urlsplit(answer.url)[:2] != urlsplit(uri)[:2]:
+        raise TrackerError(
+            f"it redirects to {answer.url}", "give the address that it redirects to, or one without"
+        )
+    if answer.status_code not in (200, 404):  # some proxies pass on the API alone
+        said = in_words(Exception(answer.text or answer.reason))
+        raise status_fault(answer.status_code, f"it answers {answer.status_code}: {said}")
+
+
+def check_database(uri: str) -> bool:
+    """See whether a database can be written to and has the tables of this MLflow; False where it has none yet.
+
+    Raises:
+        TrackerError: its tables are another version's.
+        Exception: the database refuses.
+    """
+    from alembic.migration import MigrationContext
+    from sqlalchemy import create_engine, inspect
+    from sqlalchemy.pool import NullPool
+
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():
+        check_place(file.parent, "name another database in tracking.uri")
+        return False
+    if file is not None and not os.access(file, os.R_OK | os.W_OK):
+        raise TrackerError(f"{file} may not be read and written", "change its owner or its permissions")
+    waits = {} if file is None else {"timeout": LOCK_S}
+    engine = create_engine(uri, poolclass=NullPool, connect_args=waits)
+    with engine.connect() as connection:
+        if file is not None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # takes the lock of a writer, and writes nothing
+        version = MigrationContext.configure(connection).get_current_revision()
+        if version is None:
+            return False
+        check_version(version, uri)
+        return "experiments" in inspect(connection).get_table_names()
+
+
+def check_version(version: str, uri: str) -> None:
+    """See that a database schema is the one that the installed MLflow reads.
+
+    Raises:
+        TrackerError: it is not.
+    """
+    import mlflow
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
+    if version == script.get_current_head():
+        return
+    reason = f"its database schema is {version}, and MLflow {mlflow.__version__} needs {script.get_current_head()}"
+    if version in {revision.revision for revision in script.walk_revisions()}:
+        raise TrackerError(
+            reason, f"copy the database, then run `python -m mlflow db upgrade {quote(shown(uri))}`"
+        )
+    raise TrackerError(reason, "install the newer MLflow that wrote it, or name another database in tracking.uri")
+
+
+def check_place(folder: Path, remedy: str) -> None:
+    """See that files can be written to a folder, which need not exist yet.
+
+    Raises:
+        TrackerError: not so.
+    """
+    above = next(place for place in (folder, *folder.parents) if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise TrackerError(f"{above} is no folder that can be written to", f"make it one, or {remedy}")
+
+
+def usable(experiment: "Experiment | None", uri: str) -> "Experiment | None":
+    """An experiment that takes runs; None where there is none.
+
+    Raises:
+        TrackerError: it was deleted, or its server leaves its artifacts to this machine, which cannot write there.
+    """
+    if experiment is None:
+        return None
+    name, number, place = experiment.name, experiment.experiment_id, experiment.artifact_location
+    if experiment.lifecycle_stage == "deleted":
+        restore = f"MLFLOW_TRACKING_URI={quote(shown(uri))} python -m mlflow experiments restore -x {number}"
+        raise TrackerError(
+            f"the experiment {name!r} ({number}) was deleted, and its name stays taken",
+            f"restore it with `{restore}`, or name another with tracking.experiment=NAME",
+        )
+    if uri.startswith("http") and place.startswith(("/", "file:")):
+        check_place(local_path(place), ARTIFACT_STORE)
+    return experiment

@@ -1,0 +1,86 @@
+"""The Ray Dataset: a plan streamed through a pool of workers."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.exceptions import GetTimeoutError, RayError
+
+from pipeline.cluster.native_lines import known_lines_dropped
+from pipeline.cluster.pool import ClusterSpec, Pool, PoolError, unplaced
+from pipeline.cluster.shutdown import StopFlag
+from pipeline.storage.store import Store
+from pipeline.worker.datasource import PlanSource
+from pipeline.worker.restyle_worker import RestyleWorker
+from pipeline.worker.spec import WorkerSpec
+
+
+def stream(
+    plan: Store,
+    worker: WorkerSpec,
+    cluster: ClusterSpec,
+    pool: Pool,
+    stop: StopFlag,
+    worker_class: type[RestyleWorker] = RestyleWorker,
+) -> Iterator[pa.Table]:
+    """Run a plan through the pool; yields result rows as they are made, in no fixed order.
+
+    Raises:
+        PoolError: the workers could not start or broke off.
+    """
+    with DataContext.current(_settings(cluster)):
+        results = _dataset(plan, worker, cluster, pool, stop, worker_class)
+    try:
+        tables = iter(results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+        with known_lines_dropped():  # workers start before the first table comes
+            first = next(tables, None)
+        if first is not None:
+            yield first
+            yield from tables
+    except GetTimeoutError as error:
+        raise PoolError(unplaced(cluster, pool)) from error
+    except RayError as error:
+        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+        raise PoolError(f"the workers broke off: {reason.strip()}") from error
+
+
+def _settings(cluster: ClusterSpec) -> DataContext:
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.wait_for_min_actors_s = int(cluster.start_timeout_s)
+    # Every block goes on at once: a row reaches the driver when its cover is written, not when its task is done.
+    context.target_max_block_size = 1
+    return context
+
+
+def _dataset(
+    plan: Store,
+    worker: WorkerSpec,
+    cluster: ClusterSpec,
+    pool: Pool,
+    stop: StopFlag,
+    worker_class: type[RestyleWorker],
+) -> Dataset:
+    grows = pool.most > pool.workers
+    # One block: Ray would have the reading task cut each of its blocks into 200.
+    source = PlanSource(plan, cluster.task_seconds, pool.most, stop)
+    return ray.data.read_datasource(source, num_cpus=0, override_num_blocks=1).map_batches(
+        worker_class,
+        fn_constructor_args=(worker, stop),
+        batch_size=1,
+        batch_format="pyarrow",
+        # Without an explicit 0 each worker would hold a CPU, and on a full machine the reading task
+        # could never start: a silent hang.
+        num_cpus=0,
+        num_gpus=pool.gpus_per_worker,
+        resources=dict(cluster.resources) or None,
+        compute=ActorPoolStrategy(
+            min_size=pool.workers,
+            max_size=pool.most,
+            # What waits at one worker is lost to the others at the end; but Ray adds workers only to a queue.
+            max_tasks_in_flight_per_actor=cluster.calls_per_worker * (2 if grows else 1),
+            max_concurrent_calls_per_actor=cluster.calls_per_worker,
+            enable_true_multi_threading=True,
+        ),
+    )

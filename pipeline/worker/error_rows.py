@@ -1,0 +1,96 @@
+"""What a result row says of an exception."""
+
+import ctypes
+import errno
+import gc
+import logging
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from acestep.errors import AudioError, GenerationError, RestyleError, TooLongError
+from pipeline.results.transient_errors import is_transient
+from pipeline.storage.source_errors import SourceError, SourceUnavailableError
+from pipeline.storage.spelling import MissingFileError
+from pipeline.worker.attempts import WorkerDiedError, WorkerMemoryError
+
+log = logging.getLogger(__name__)
+TOO_LONG = "too_long"
+OUT_OF_MEMORY = "out_of_memory"
+MORE_MEMORY = (
+    "cut the track, or give workers more memory: fewer of them (cluster.workers), or fewer on a GPU "
+    "(cluster.gpus_per_worker)"
+)
+# What torch, oneDNN and the C++ library say in a RuntimeError, and Python where a thread's stack finds no place.
+NO_MEMORY = (
+    "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc",
+    "can't start new thread", "could not create a memory",
+)  # fmt: skip
+
+
+def source_kind(error: Exception) -> str:
+    """The kind of an error that a source causes."""
+    if isinstance(error, SourceError | GenerationError):
+        return error.kind
+    if isinstance(error, TooLongError):
+        return TOO_LONG
+    if isinstance(error, OSError) and is_transient(error):
+        return SourceUnavailableError.kind
+    return "unreadable_audio" if isinstance(error, AudioError) else "unreadable_file"
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, says that memory could not be had."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(cause, OSError) and cause.errno == errno.ENOMEM:
+            return True
+        if type(cause) is RuntimeError and any(words in str(cause).lower() for words in NO_MEMORY):
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def release_memory() -> None:
+    """Give back what this process holds and does not use."""
+    gc.collect()
+    with suppress(AttributeError):  # the C library of Linux has it
+        ctypes.CDLL(None).malloc_trim(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def outcome(error: Exception) -> dict[str, Any]:
+    """Status, kind and message of a failure."""
+    status, kind, message = "failed", "internal_error", f"{type(error).__name__}: {error}"
+    if isinstance(error, WorkerMemoryError):
+        kind, message = OUT_OF_MEMORY, str(error)
+    elif isinstance(error, WorkerDiedError):
+        status, kind, message = "rejected", "worker_died", str(error)
+    elif isinstance(error, TooLongError):
+        status, kind, message = "rejected", source_kind(error), str(error)
+    elif ran_out_of_memory(error):
+        release_memory()
+        kind, message = OUT_OF_MEMORY, f"{error or type(error).__name__}; {MORE_MEMORY}"
+    elif isinstance(error, AudioError):
+        kind, message = source_kind(error), str(error)
+    elif isinstance(error, GenerationError | SourceError):
+        kind, message = error.kind, str(error)
+    elif isinstance(error, MissingFileError):
+        kind, message = "missing_file", str(error)
+    elif isinstance(error, RestyleError):
+        kind, message = "bad_request", str(error)
+    elif isinstance(error, OSError):
+        kind = "storage_error"
+    if kind == "internal_error":
+        log.exception("unexpected error")
+    return {
+        "status": status,
+        "error_kind": kind,
+        "error_message": message,
+        "finished_at": datetime.now(UTC),
+    }

@@ -1,0 +1,269 @@
+"""Measuring what is there already: the covers of an output folder that nobody measured, or any list of pairs."""
+
+import itertools
+import logging
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from ray.exceptions import RayError
+
+from acestep.constants import MAX_SOURCE_SECONDS, SAMPLE_RATE
+from acestep.errors import RequestError, RestyleError
+from acestep.handler import pick_device
+from pipeline.catalogue.own_columns import META
+from pipeline.cluster.pool import ClusterSpec, connect, size_pool
+from pipeline.cluster.task_pool import spread
+from pipeline.metrics.evaluator import ALL, MetricsSpec, Ruler
+from pipeline.metrics.registry import MEASURES
+from pipeline.planning.external_covers import read_pairs
+from pipeline.results.carried_columns import Carried, restated
+from pipeline.results.repair import check_parts
+from pipeline.results.table import RESULTS, ResultWriter, as_table, current_rows, finished_items, made_with
+from pipeline.storage.audio_files import load, load_cover
+from pipeline.storage.lease import holding
+from pipeline.storage.read_timeout import DEFAULT_PATIENCE, SOURCE_TIMEOUT_S, Patience
+from pipeline.storage.spelling import spelled
+from pipeline.storage.store import Store
+from pipeline.worker.error_rows import outcome
+from pipeline.workflows.job_record import read_record, write_pairs_file
+from pipeline.workflows.restyle_job import existing_output, open_output
+
+log = logging.getLogger(__name__)
+MOST_PER_TASK = 50  # covers of one source; a task that is lost is done again whole
+MOST_REASONS = 20
+BATCH_ROWS = 1000
+Rows = list[dict[str, Any]]
+# Older values do not stand beside a new reason.
+BLANK: dict[str, Any] = dict.fromkeys([measure.name for measure in MEASURES] + ["measure_s"])
+
+
+@dataclass(frozen=True)
+class MeasureJob:
+    """What to measure.
+
+    output: the folder whose covers are measured; with ``pairs`` the folder that their rows go to.
+    pairs: a list of sources and outputs, see ``pipeline.planning.external_covers``; None measures the folder's own
+        covers.
+    manifest_columns: columns of the list that are the user's own, carried along.
+    again: measure also what was measured before, such as with an extra more.
+    repair: move damaged files of results out of the way; covers of a list are measured again.
+    source_timeout_s: how long reading a file may stand still before it is given up.
+    """
+
+    output: str
+    pairs: str | None = None
+    manifest_columns: Sequence[str] = ()
+    again: bool = False
+    repair: bool = False
+    max_source_seconds: float = MAX_SOURCE_SECONDS
+    source_timeout_s: float = SOURCE_TIMEOUT_S
+    metrics: MetricsSpec = field(default_factory=MetricsSpec)
+    cluster: ClusterSpec = field(default_factory=ClusterSpec)
+
+
+@dataclass
+class Measured:
+    """How far it is: covers measured and failed, seconds of their audio and of work on them.
+
+    reasons: why some could not be measured, the first few.
+    """
+
+    covers: int = 0
+    failed: int = 0
+    audio_s: float = 0.0
+    work_s: float = 0.0
+    reasons: list[str] = field(default_factory=list)
+
+    def add(self, rows: Rows) -> None:
+        """Count rows."""
+        for row in rows:
+            measured = row.get("measure_s") is not None and not _nothing(row.get("unmeasured") or ())
+            self.covers += measured
+            self.failed += not measured
+            self.audio_s += (row.get("duration_s") or 0.0) * measured
+            self.work_s += row.get("measure_s") or 0.0
+            if not measured and len(self.reasons) < MOST_REASONS:
+                self.reasons.append(f"{row['track_id']}: {row.get('error_message') or row['unmeasured'][0]}")
+
+    @property
+    def cost(self) -> float:
+        """Seconds of work per minute of covers, decoding left out."""
+        return self.work_s / self.audio_s * 60 if self.audio_s else 0.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Covers of one source, measured together; ``listed`` ones come from a list of pairs."""
+
+    output: Store
+    rows: Rows
+    spec: MetricsSpec
+    device: str
+    most_seconds: float
+    listed: bool
+    patience: Patience = DEFAULT_PATIENCE
+
+
+def measure_all(job: MeasureJob, progressed: Callable[[Measured], None]) -> Measured:
+    """Measure what is missing; the rows go to ``results`` of the output folder, where ``compare`` finds them.
+
+    Raises:
+        RestyleError: nothing could start, or another launch took the output folder over.
+        HeldError: another launch works on the output folder.
+    """
+    if not job.metrics.enabled:
+        raise RequestError("metrics.enabled is false, and this job does nothing else; take it out")
+    job.metrics.check()
+    if not job.source_timeout_s > 0:
+        raise RequestError(f"source_timeout_s {job.source_timeout_s!r} must be above zero")
+    if job.manifest_columns and not job.pairs:
+        raise RequestError(
+            "manifest_columns is for a list of pairs, and there is none; add pairs=... or take it out"
+        )
+    folder = open_output(job.output) if job.pairs else existing_output(job.output)
+    with holding(folder, f"output {job.output}") as output:
+        check_parts(output, job.repair, log.warning)
+        return _measure_in(output, job, progressed)
+
+
+def _measure_in(output: Store, job: MeasureJob, progressed: Callable[[Measured], None]) -> Measured:
+    if job.pairs:
+        if "model" in read_record(output) or made_with(output):
+            raise RequestError(
+                f"output {job.output} holds covers of jobs.restyle; give the pairs a folder of their own"
+            )
+        finished = set() if job.again else finished_items(output, retry_failed=True)
+        listed = as_table(read_pairs(job.pairs, job.manifest_columns))
+        known = pc.is_in(listed["item_id"], value_set=pa.array(finished, pa.string()))
+        rows = listed.filter(pc.invert(known))
+        write_pairs_file(job.pairs, output)
+        if job.manifest_columns:
+            restate_listed(output, listed.filter(known))
+    else:
+        rows = _unmeasured(output, job.again)
+    connect(job.cluster)
+    pool = size_pool(job.cluster)
+    device = "cuda" if pool.gpus_per_worker else "cpu"
+    patience = Patience(job.source_timeout_s)
+    groups = (
+        Group(output, some, job.metrics, device, job.max_source_seconds, bool(job.pairs), patience)
+        for some in _grouped(rows)
+    )
+    writer, done = ResultWriter(output, RESULTS), Measured()
+    try:
+        for group, made in spread(
+            measure_group, groups, pool.gpus_per_worker, job.cluster.resources, job.cluster.workers
+        ):
+            found = made if isinstance(made, list) else [_unread(group, row, lost(made)) for row in group.rows]
+            writer.add(as_table(found))
+            done.add(found)
+            progressed(done)
+    finally:
+        writer.flush()
+    return done
+
+
+def restate_listed(output: Store, listed: pa.Table) -> None:
+    """Write rows that are there anew where the list says something else in the user's own columns."""
+    wanted = dict(zip(listed["item_id"].to_pylist(), map(dict, listed[META].to_pylist()), strict=True))
+    outdated = Carried(output).outdated(wanted)
+    if outdated:
+        writer = ResultWriter(output, RESULTS)
+        writer.add(restated(output, outdated))
+        writer.flush()
+
+
+def _unmeasured(output: Store, again: bool) -> pa.Table:
+    rows = current_rows(output)
+    rows = rows.filter(pc.equal(rows["status"], "ok"))
+    if not len(rows):
+        raise RequestError(
+            f"{output.root} holds no covers to measure; name a folder of jobs.restyle, or add pairs=..."
+        )
+    # Where nothing at all could be measured, something was in the way that may be gone.
+    missing = [texts is None or _nothing(texts) for texts in rows["unmeasured"].to_pylist()]
+    return rows if again else rows.filter(pa.array(missing, pa.bool_()))
+
+
+def _grouped(rows: pa.Table) -> Iterator[Rows]:
+    """Rows of one source at a time, and never all of them as Python objects."""
+    batches = rows.sort_by("source").to_batches(max_chunksize=BATCH_ROWS)
+    flat = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+    for _, same in itertools.groupby(flat, key=itemgetter("source")):
+        while some := list(itertools.islice(same, MOST_PER_TASK)):
+            yield some
+
+
+def measure_group(group: Group) -> Rows:
+    """The rows of a group with what was measured; in a Ray task, whose process ends with a device that broke."""
+    try:
+        return _measure_group(group)
+    except torch.AcceleratorError as error:
+        log.critical("the device is broken, leaving: %s", error)
+        os._exit(1)
+
+
+def _measure_group(group: Group) -> Rows:
+    ruler = _ruler(group.spec, group.device)
+    try:
+        source_uri = spelled(group.rows[0]["source"], group.patience)
+        wave = load(source_uri, group.most_seconds, group.patience)
+        source = ruler.listen(wave)
+    except (RestyleError, OSError) as error:
+        return [_unread(group, row, outcome(error), row["source"]) for row in group.rows]
+    rows = []
+    for row in group.rows:
+        try:
+            path = spelled(row["audio_path"], group.patience) if group.listed else row["audio_path"]
+            cover = load_cover(group.output, path, group.most_seconds, group.patience)
+            measured = ruler.measure(source, cover, row["caption"] or "", len(group.rows))
+        except (RestyleError, OSError) as error:
+            rows.append(_unread(group, row, outcome(error), row["audio_path"]))
+            continue
+        rows.append(
+            row
+            | BLANK
+            | measured
+            | {
+                "source": source_uri,
+                "audio_path": path,
+                "duration_s": cover.shape[1] / SAMPLE_RATE,
+                "source_duration_s": wave.shape[1] / SAMPLE_RATE,
+                "node": row.get("node") or platform.node(),
+                "finished_at": row.get("finished_at") or datetime.now(UTC),
+            }
+        )
+    return rows
+
+
+@lru_cache(maxsize=1)
+def _ruler(spec: MetricsSpec, device: str) -> Ruler:
+    """One for all the tasks of a process: the extras have models to load."""
+    return Ruler(spec, pick_device(device))
+
+
+def _unread(group: Group, row: dict[str, Any], found: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """A row that could not be measured. A cover that was made stays one, whatever came of its file or source."""
+    message = f"{where}: {found['error_message']}" if where else found["error_message"]
+    if group.listed:
+        return row | BLANK | found | {"error_message": message}
+    return row | BLANK | {"unmeasured": [f"{ALL}: {message}"]}
+
+
+def _nothing(reasons: Iterable[str]) -> bool:
+    """Whether no measure at all could be taken."""
+    return any(reason.startswith(f"{ALL}: ") for reason in reasons)
+
+
+def lost(error: RayError) -> dict[str, Any]:
+    """What a row says when the process that measured it died."""
+    return {"status": "failed", "error_kind": "worker_died", "error_message": f"its process died: {error}"}

@@ -1,0 +1,284 @@
+"""The catalogue job: manifest -> plan -> pool of workers -> results -> tracking."""
+
+import os
+import platform
+import signal
+import time
+from dataclasses import replace
+from functools import partial
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from acestep.errors import RestyleError
+from acestep.handler import DTYPES
+from acestep.model.compilation import check_compiled
+from pipeline.catalogue.grid import Setting
+from pipeline.cluster.local_cluster import lost_daemon
+from pipeline.cluster.pool import Pool, PoolError, connect, size_pool
+from pipeline.cluster.shutdown import StopFlag, StoppedError, stop_signals
+from pipeline.cluster.worker_deaths import read_deaths
+from pipeline.planning.items import ModelFacts
+from pipeline.planning.plan import Plan
+from pipeline.planning.plan_file import PLAN_FILE, PlanWriter
+from pipeline.report.findings import FOUND_COLUMNS, any_measured, find
+from pipeline.results.carried_columns import restated
+from pipeline.results.journal import LAST, RECEIPTS, TASK, Receipts, left_over, read_receipts, take_back
+from pipeline.results.missing_audio import forget, lost_covers
+from pipeline.results.progress import Progress, slowest_s
+from pipeline.results.repair import check_parts
+from pipeline.results.table import REJECTED, RESULTS, ResultWriter, current_rows, finished_items
+from pipeline.storage.lease import HeldStore, LeaseLostError, holding
+from pipeline.storage.output_store import OutputError
+from pipeline.storage.store import Store, no_empty_folders, open_store
+from pipeline.tracking.tracker import Tracker
+from pipeline.worker.attempts import ATTEMPTS, mark_start, under_way
+from pipeline.worker.dataset import stream
+from pipeline.worker.restyle_worker import RestyleWorker
+from pipeline.worker.spec import WorkerSpec
+from pipeline.worker.startup import any_worker_is_ready, ready_workers, start_up
+from pipeline.workflows.job_record import job_labels, job_parameters, read_record, write_job_file
+from pipeline.workflows.restyle_job import RestyleJob, check_options, open_job, open_output, plan_job
+from pipeline.workflows.summary import Summary, summarize
+from pipeline.workflows.watchdog import Looks, Watch, answered, describe_cluster, watching
+
+
+class Reporter(Protocol):
+    """What a job tells whoever watches it."""
+
+    def planned(self, job: RestyleJob, plan: Plan, settings: list[Setting], model: ModelFacts, pool: Pool) -> None:
+        """Before the first track."""
+
+    def advanced(self, progress: Progress) -> None:
+        """More covers are done."""
+
+    def warned(self, message: str) -> None:
+        """Something went wrong that does not stop the job; may be called from another thread."""
+
+
+class Kept:
+    """Where result rows go, failed and refused ones apart; ``new`` counts them."""
+
+    def __init__(self, output: Store):
+        self.output = output
+        self.results, self.rejected = ResultWriter(output, RESULTS), ResultWriter(output, REJECTED)
+        self.receipts = Receipts(output)
+        self.new = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Take rows; they are written now and then."""
+        self.new += len(table)
+        self._take(table)
+
+    def _take(self, table: pa.Table) -> None:
+        refused = pc.equal(table["status"], "rejected")
+        try:
+            self.rejected.add(table.filter(refused))
+        finally:  # older rows may fail to be written here, and these are still to be taken
+            if self.results.add(table.filter(pc.invert(refused))):
+                self.receipts.written()
+
+    def add_new(self, table: pa.Table) -> None:
+        """Take rows from a worker."""
+        self.add(table.drop_columns([TASK, LAST]))
+        self.receipts.seen(table)
+
+    def adopt(self) -> None:
+        """Take the rows of receipts that nobody wrote, such as an earlier launch's that was killed."""
+        names = left_over(self.output)
+        known = finished_items(self.output, retry_failed=True) if names else ()
+        for rows, taken in read_receipts(self.output, names, self.results.most_rows, known):
+            self.results.add(rows)
+            self.results.flush()
+            take_back(self.output, taken)
+        self.output.delete_folder(RECEIPTS)
+
+    def restate(self, plan: Plan) -> None:
+        """Write rows of finished items anew where the manifest says something else in the user's own columns."""
+        if plan.outdated:
+            self._take(restated(self.output, plan.outdated))
+
+    def flush(self) -> None:
+        """Write what waits."""
+        try:
+            self.rejected.flush()
+        finally:
+            self.results.flush()
+        self.receipts.written()
+
+
+def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] = RestyleWorker) -> Summary:
+    """Restyle a catalogue; a second run on the same folder does what is missing.
+
+    Args:
+        worker_class: what makes the covers.
+
+    Raises:
+        RestyleError: nothing could start (manifest, model, setting, cluster or output folder).
+        DamageError: the output folder holds files that cannot be read as its parts.
+        HeldError: another launch works on the output folder.
+        PoolError: the workers broke off; what was finished before is kept.
+        OutputError: the output folder failed; covers under way were finished where they could be.
+        LeaseLostError: another launch took the output folder over; what was finished before is kept.
+        StoppedError: Ctrl-C, SIGTERM or SIGHUP; covers under way were finished.
+    """
+    check_options(job)
+    with (
+        no_empty_folders(open_store(job.output)),
+        holding(open_output(job.output), f"output {job.output}", reporter.warned) as output,
+    ):
+        return run_in(output, job, reporter, worker_class)
+
+
+def run_in(
+    output: HeldStore, job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] = RestyleWorker
+) -> Summary:
+    """``run``, in an output folder that the caller holds."""
+    started = time.perf_counter()
+    check_parts(output, job.repair, reporter.warned)
+    read_record(output, reporter.warned)  # a damaged one is told of before it is written anew
+    opened = open_job(job, output)
+    tracker = opened.tracker
+    for note in opened.notes:
+        reporter.warned(note)
+    connect(job.cluster)
+    pool = size_pool(job.cluster)
+    dtype = job.dtype or ("bfloat16" if pool.gpus_per_worker else "float32")
+    device = torch.device(job.device or ("cuda" if pool.gpus_per_worker else "cpu"))
+    check_compiled(job.compiled, device, DTYPES[dtype])
+    kept, began_at = Kept(output), time.time()
+    launch = kept.results.launch
+    try:
+        kept.adopt()
+        with PlanWriter() as work:
+            plan, model, settings = plan_job(job, opened, dtype, launch, work.add, kept.add)
+            if plan.items:
+                work.write(output)
+        forget(output, plan.lost)
+        kept.restate(plan)
+        progress = Progress(plan.items, plan.tracks, sum(plan.seconds.values()))
+        reporter.planned(job, plan, settings, model, pool)
+        write_job_file(job, output, model, pool, settings)
+        tracker.begin(job_parameters(job, model, settings), settings, reporter.warned, job_labels(job, settings))
+        if plan.items:
+            mark_start(output, launch)
+            began_at = time.time()
+            worker = worker_spec(job, output, launch, model, pool)
+            _make_covers(worker, worker_class, job, pool, kept, progress, tracker, reporter)
+        kept.flush()
+        kept.adopt()
+        lost = lost_covers(output) & plan.ids if plan.items else set()
+        forget(output, lost)
+        made = current_rows(output, plan.ids, FOUND_COLUMNS)
+        summary = summarize(made, kept.new, time.perf_counter() - started, plan.lost, len(lost))
+        summary = replace(summary, start_up=start_up(output, launch, began_at, made))
+        output.delete_folder(ATTEMPTS)
+        output.delete(PLAN_FILE)
+    except BaseException:
+        try:
+            kept.flush()
+        finally:
+            if not output.lease.lost:  # else the runs are the other launch's
+                tracker.abandon()
+        raise
+    try:
+        findings = find(output, made, job.findings, job.name) if any_measured(made) else None
+    except LeaseLostError:
+        raise
+    except (RestyleError, OSError) as error:
+        findings = None
+        reporter.warned(
+            f"the covers are there and not compared: {error}; jobs.compare output={job.output} does it"
+        )
+    except BaseException:
+        tracker.abandon()
+        raise
+    links = tracker.finish(made, summary.seconds, reporter.warned, progress, findings)
+    return replace(summary, tracking=links, findings=findings)
+
+
+def _make_covers(
+    worker: WorkerSpec,
+    worker_class: type[RestyleWorker],
+    job: RestyleJob,
+    pool: Pool,
+    kept: Kept,
+    progress: Progress,
+    tracker: Tracker,
+    reporter: Reporter,
+) -> None:
+    stop = StopFlag()
+
+    def stopping() -> bool:
+        stop.lower()
+        watch.stopping(stopped)
+        if not any_worker_is_ready(worker.output, worker.launch):
+            return True
+        reporter.warned("stopping when the covers under way are done; once more stops now")
+        return False
+
+    def stopped(why: str = "") -> StoppedError:
+        said = f"stopped: {progress.done} of {progress.items} covers are done"
+        return StoppedError(f"{said}; {why}" if why else said, request.signal or signal.SIGINT)
+
+    def abandon(error: Exception) -> None:
+        answered(kept.flush)  # the lease may be lost, or the storage hang
+        reporter.warned(f"{error}; what is finished is kept, and the same command goes on from here")
+        os._exit(128 + error.signal if isinstance(error, StoppedError) else 1)
+
+    looks = Looks(
+        lost=lost_daemon,
+        deaths=read_deaths,
+        ready=partial(ready_workers, worker.output, worker.launch),
+        under_way=partial(under_way, worker.output, worker.launch),
+        describe=partial(describe_cluster, pool),
+    )
+    limits = job.cluster.stall_timeout_s, job.cluster.stop_timeout_s
+    watch = Watch(reporter.warned, lambda error: request.end(error), abandon, looks, *limits)
+    with stop_signals(stopping) as request, watching(watch):
+        for table in stream(worker.output, worker, job.cluster, pool, stop, worker_class):
+            try:
+                kept.add_new(table)
+            except OutputError as error:  # the rows wait; covers under way have their receipts
+                stop.lower(str(error))
+            progress.add(table)
+            watch.heard(slowest_s(table))
+            reporter.advanced(progress)
+            tracker.progressed(progress, reporter.warned)
+    if progress.done < progress.items:
+        if request.signal is not None:
+            raise stopped()
+        if fault := stop.fault():
+            raise OutputError(fault)
+        raise PoolError(
+            f"{progress.items - progress.done} of {progress.items} covers never came back from the pool"
+        )
+
+
+def worker_spec(job: RestyleJob, output: Store, launch: str, model: ModelFacts, pool: Pool) -> WorkerSpec:
+    """What the workers of a job need to know."""
+    return WorkerSpec(
+        output=output,
+        launch=launch,
+        node=platform.node(),
+        model=job.model,
+        variant=job.variant,
+        fingerprint=model.fingerprint,
+        listener=model.language_model,
+        stamp=model.stamp,
+        device=job.device or ("cuda" if pool.gpus_per_worker else "cpu"),
+        dtype=model.dtype,
+        audio_format=job.audio_format,
+        most_seconds=job.max_source_seconds,
+        threads=pool.threads,
+        max_attempts=job.max_attempts,
+        source_timeout_s=job.source_timeout_s,
+        adapter=job.adapter,
+        adapter_scale=job.adapter_scale,
+        compiled=job.compiled,
+        language_model=job.language_model,
+        metrics=job.metrics,
+        repair=job.repair,
+    )

@@ -1,0 +1,351 @@
+"""The job, and everything that happens before a worker starts: look at its parts, and plan."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from acestep.audio.files import FORMATS
+from acestep.checkpoints import hub
+from acestep.checkpoints.checkpoint import CheckpointFolders, fingerprint, folder_fingerprint
+from acestep.checkpoints.file_stamps import stamp
+from acestep.checkpoints.lora import check_scale, open_adapter
+from acestep.checkpoints.verify import verify
+from acestep.constants import MAX_SOURCE_SECONDS
+from acestep.errors import RequestError
+from acestep.handler import DTYPES
+from acestep.language.language_model import open_language_model
+from acestep.redaction import shown
+from pipeline.catalogue.grid import DUPLICATES, Point, Setting, distinct, make_settings
+from pipeline.catalogue.manifest import RejectedRow, Track, as_spelled, read_manifest
+from pipeline.catalogue.presets import Preset, check_preset
+from pipeline.catalogue.probe import Probes
+from pipeline.cluster.pool import ClusterSpec, refuse_ephemeral
+from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.planning.estimate import Forecast, forecast
+from pipeline.planning.items import ModelFacts, Rules
+from pipeline.planning.plan import Plan, make_plan
+from pipeline.report.findings import FindingsSpec
+from pipeline.results.carried_columns import Carried
+from pipeline.results.missing_audio import lost_covers
+from pipeline.results.repair import check_parts
+from pipeline.results.table import (
+    RESULTS,
+    ResultWriter,
+    as_table,
+    changed_sources,
+    finished_items,
+    made_tracks,
+    made_with,
+)
+from pipeline.storage.read_timeout import SOURCE_TIMEOUT_S, Patience
+from pipeline.storage.store import Store, no_empty_folders, open_store
+from pipeline.tracking.tracker import Tracker, TrackingSpec
+
+
+@dataclass(frozen=True)
+class RestyleJob:
+    """One launch: what to restyle, with what, into which folder.
+
+    cover: every setting parameter by name, the seed included; grid: those to sweep, each a value or a list.
+    points: what to run in place of the grid, where a product says too much.
+    duplicates: what to do where the grid holds settings that give the same audio: "refuse" or "run_once".
+    stages: covers to make one after the other, each a mapping of a caption, lyrics and parameters laid over cover.
+    presets: what manifest rows may name by their genres; by_hand: the names in ``cover`` that such a preset leaves
+        alone, since they were asked for.
+    preset, caption: the job's own preset, and a caption for rows that have none.
+    language_model: a 5 Hz language model that listens to each source and fills in the bpm, key, time signature
+        and language that its row leaves open.
+    compiled: have torch.compile fuse the network and the autoencoder, which pays on GPUs only.
+    device: of the workers, such as "cpu" or "cuda"; None is the GPU where a worker has one.
+    max_attempts: how often an item may take a worker process down before it is rejected, at least 2.
+    source_timeout_s: how long reading a source may stand still before it is given up.
+    retry_failed: run again what an earlier launch on the folder could not.
+    repair: move damaged files of results out of the way, and find their covers again.
+    mix_models: allow covers of different models in one folder.
+    manifest_columns: the user's own columns to carry along, see ``pipeline.catalogue.own_columns.parse_declared``.
+    """
+
+    manifest: str
+    output: str
+    cover: Mapping[str, Any]
+    grid: Mapping[str, Any] = field(default_factory=dict)
+    points: Sequence[Point] = ()
+    duplicates: str = "refuse"
+    stages: Sequence[Mapping[str, Any]] = ()
+    presets: Sequence[Preset] = ()
+    by_hand: Sequence[str] = ()
+    preset: str | None = None
+    caption: str = ""
+    language_model: str | None = None
+    model: str = "demo"
+    variant: str | None = None
+    adapter: str | None = None
+    adapter_scale: float = 1.0
+    compiled: bool = False
+    device: str | None = None
+    dtype: str | None = None
+    audio_format: str = "flac"
+    max_source_seconds: float = MAX_SOURCE_SECONDS
+    max_attempts: int = 3
+    source_timeout_s: float = SOURCE_TIMEOUT_S
+    retry_failed: bool = False
+    repair: bool = False
+    mix_models: bool = False
+    catalogue: str | None = None
+    manifest_columns: Sequence[str] = ()
+    cluster: ClusterSpec = field(default_factory=ClusterSpec)
+    tracking: TrackingSpec = field(default_factory=TrackingSpec)
+    metrics: MetricsSpec = field(default_factory=MetricsSpec)
+    findings: FindingsSpec = field(default_factory=FindingsSpec)
+
+    @property
+    def name(self) -> str:
+        """The catalogue's name: as given, else the manifest's file name."""
+        return self.catalogue or shown(self.manifest).rsplit("/", 1)[-1].rsplit(".", 1)[0]
+
+    def settings(self) -> list[Setting]:
+        """What every track gets; see ``make_settings``."""
+        return make_settings(self.cover, self.grid, self.stages, self.points)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A job whose every part was looked at; nothing runs yet.
+
+    notes: on the model as a whole, for people.
+    """
+
+    output: Store
+    rows: Iterator[Track | RejectedRow]
+    settings: list[Setting]
+    fingerprint: str
+    stamp: str
+    listener: str | None
+    is_turbo: bool
+    tracker: Tracker
+    notes: tuple[str, ...] = ()
+
+
+def check_options(job: RestyleJob) -> None:
+    """Look at the values that no file is needed to judge.
+
+    Raises:
+        RequestError: one cannot be used, or the tracking URI never will.
+    """
+    wrong = next(option_errors(job), None)
+    if wrong is not None:
+        raise wrong
+    job.metrics.check()
+    Tracker(job.tracking, job.name, open_store(job.output), job.output)
+
+
+def open_job(job: RestyleJob, output: Store) -> Opened:
+    """Look at everything a job needs.
+
+    Args:
+        output: its output folder, opened.
+
+    Raises:
+        RestyleError: the manifest, the model or a setting cannot be used.
+    """
+    check_options(job)
+    presets = [check_preset(preset) for preset in job.presets]
+    made = lru_cache(lambda: made_tracks(output))
+    rows = read_manifest(job.manifest, presets, job.caption, job.manifest_columns, made=made)
+    rows = as_spelled(rows, Patience(job.source_timeout_s))
+    first = next(rows)
+    settings = job.settings()
+    listener = hub.find_language_model(job.language_model) if job.language_model else None
+    if listener is not None:
+        open_language_model(listener)
+    folders = hub.find(job.model, job.variant)
+    adapter = hub.find_adapter(job.adapter) if job.adapter else None
+    stamped = stamp(folders, adapter, listener)
+    is_turbo = check_model(folders, adapter)
+    refuse_repeats(job, settings, first, is_turbo)
+    return Opened(
+        output=output,
+        rows=chain([first], rows),
+        settings=settings,
+        fingerprint=fingerprint(folders, adapter, job.adapter_scale),
+        stamp=stamped,
+        listener=folder_fingerprint(listener) if listener else None,
+        is_turbo=is_turbo,
+        tracker=Tracker(job.tracking, job.name, output, job.output),
+        notes=tuple(filter(None, [open_adapter(adapter).note()])) if adapter else (),
+    )
+
+
+def option_errors(job: RestyleJob) -> Iterator[RequestError]:
+    """What is wrong with the values that no file is needed to judge."""
+    if job.audio_format not in FORMATS:
+        yield RequestError(f"audio_format {job.audio_format!r} is unknown; use one of {', '.join(FORMATS)}")
+    if job.dtype is not None and job.dtype not in DTYPES:
+        yield RequestError(f"dtype {job.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+    if job.max_attempts < 2:
+        yield RequestError(
+            f"max_attempts {job.max_attempts}: a death may be a neighbour's fault; allow at least 2"
+        )
+    if not job.source_timeout_s > 0:
+        yield RequestError(f"source_timeout_s {job.source_timeout_s!r} must be above zero")
+    if job.duplicates not in DUPLICATES:
+        yield RequestError(f"grid.duplicates {job.duplicates!r} is unknown; use one of {', '.join(DUPLICATES)}")
+    for look in (
+        lambda: check_scale(job.adapter_scale),
+        lambda: refuse_ephemeral(manifest=job.manifest, output=job.output),
+    ):
+        try:
+            look()
+        except RequestError as error:
+            yield error
+
+
+def refuse_repeats(
+    job: RestyleJob, settings: Sequence[Setting], first: Track | RejectedRow, is_turbo: bool
+) -> None:
+    """Refuse a grid whose settings give identical audio, unless rows have values of their own that may differ.
+
+    Raises:
+        RepeatsError: listing them.
+    """
+    if job.duplicates == "refuse" and isinstance(first, Track) and not (first.overrides or first.preset):
+        distinct(settings, is_turbo)
+
+
+def plan_job(
+    job: RestyleJob,
+    opened: Opened,
+    dtype: str,
+    launch: str,
+    todo: Callable[[pa.Table], None],
+    final: Callable[[pa.Table], None],
+) -> tuple[Plan, ModelFacts, list[Setting]]:
+    """What is left to do, with which model and settings.
+
+    Args:
+        todo, final: see ``make_plan``.
+
+    Raises:
+        RequestError: the folder holds another model's covers, or the grid repeats itself.
+    """
+    model = ModelFacts(
+        job.model, opened.fingerprint, opened.is_turbo, dtype, opened.listener, job.compiled, opened.stamp
+    )
+    refuse_other_models(opened.output, model, job.mix_models)
+    rules = Rules(
+        settings=opened.settings,
+        model=model,
+        audio_format=job.audio_format,
+        most_seconds=job.max_source_seconds,
+        by_hand=_by_hand(job),
+        duplicates=job.duplicates,
+        preset=job.preset,
+    )
+    lost = lost_covers(opened.output)
+    finished = finished_items(opened.output, job.retry_failed) - lost
+    carried = Carried(opened.output) if job.manifest_columns and finished else None
+    probes = Probes(opened.output, launch, Patience(job.source_timeout_s), changed_sources(opened.output))
+    plan = make_plan(opened.rows, rules, finished, probes.of, todo, final, carried)
+    plan.lost = lost & plan.ids
+    return plan, model, _run(opened.settings, plan, job.duplicates, opened.is_turbo)
+
+
+def dry_run(job: RestyleJob, rates_from: str | None = None) -> Forecast:
+    """What ``run`` would do, without a cluster and without a cover; sources are looked at, as always.
+
+    Args:
+        rates_from: another output folder, whose covers tell the rates where this one holds none of the model.
+
+    Raises:
+        RestyleError: see ``open_job`` and ``plan_job``, or the output folder cannot be written.
+    """
+    with no_empty_folders(open_store(job.output)):
+        return _foreseen(job, rates_from)
+
+
+def _foreseen(job: RestyleJob, rates_from: str | None) -> Forecast:
+    check_options(job)
+    output = open_output(job.output)
+    check_parts(output)
+    opened = open_job(job, output)
+    dtype = assumed_dtype(job)
+    launch = ResultWriter(opened.output, RESULTS).launch
+    problems = [as_table([])]
+    plan, model, settings = plan_job(job, opened, dtype, launch, lambda work: None, problems.append)
+    elsewhere = open_store(rates_from) if rates_from else None
+    return forecast(plan, settings, opened.output, model, pa.concat_tables(problems), elsewhere)
+
+
+def assumed_dtype(job: RestyleJob) -> str:
+    """What workers compute in; where nobody said, as if they ran on this machine."""
+    return job.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
+
+
+def _by_hand(job: RestyleJob) -> list[str]:
+    swept = (name for name, values in job.grid.items() if values is not None)
+    return [*job.by_hand, *swept, *dict.fromkeys(name for point in job.points for name in point.values)]
+
+
+def _run(settings: list[Setting], plan: Plan, duplicates: str, is_turbo: bool) -> list[Setting]:
+    """The settings that some item has, each with the names of those it stands for."""
+    if duplicates == "run_once":
+        once = distinct(settings, is_turbo, duplicates)
+        if plan.settings <= {setting.setting_id for setting in once}:
+            settings = once
+    return [setting for setting in settings if setting.setting_id in plan.settings] or settings
+
+
+def refuse_other_models(output: Store, model: ModelFacts, mix_models: bool) -> None:
+    """Refuse a folder that holds covers of another model.
+
+    Raises:
+        RequestError: it does, and mixing was not asked for.
+    """
+    others = made_with(output) - {model.fingerprint}
+    if others and not mix_models:
+        raise RequestError(
+            f"the output folder holds covers made with another model ({', '.join(sorted(others))}, and this is "
+            f"{model.fingerprint}); use another folder, or allow it with mix_models=true"
+        )
+
+
+def check_model(folders: CheckpointFolders, adapter: Path | None = None) -> bool:
+    """Look at every file of a checkpoint and its adapter without loading the weights; True for a turbo model.
+
+    Raises:
+        CheckpointError: a part is missing, damaged or of another kind.
+    """
+    return verify(folders, adapter).is_turbo
+
+
+def existing_output(uri: str) -> Store:
+    """The output folder of an earlier job.
+
+    Raises:
+        RequestError: there is none.
+    """
+    store = open_store(uri)
+    if not store.exists(""):
+        raise RequestError(f"output {uri}: no such folder; name a folder of jobs.restyle or jobs.measure")
+    return store
+
+
+def open_output(uri: str) -> Store:
+    """The output folder, proven to be writable.
+
+    Raises:
+        RequestError: it cannot be written.
+    """
+    store = open_store(uri)
+    try:
+        store.write(".writable", b"")
+        store.delete(".writable")
+    except OSError as error:
+        raise RequestError(f"output {uri}: cannot be written ({error})") from error
+    return store

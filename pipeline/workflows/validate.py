@@ -1,0 +1,381 @@
+"""Look at all that a job needs, and say everything that is wrong with it at once.
+
+``pipeline.workflows.restyle_job.open_job`` stops at the first thing a job cannot do without; here every part is
+looked at by itself, so that a missing model does not hide a missing source. Nothing is downloaded and no result is
+written. What the sources are is remembered under ``probes/`` of the output folder, as a job does, which then
+starts the faster.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from acestep.checkpoints import hub
+from acestep.checkpoints.checkpoint import CheckpointFolders
+from acestep.checkpoints.lora import open_adapter
+from acestep.errors import CheckpointError, RequestError, RestyleError
+from acestep.language.language_model import open_language_model
+from acestep.language.prompt import singing_notes
+from acestep.redaction import shown
+from pipeline.catalogue.grid import Setting, names_of
+from pipeline.catalogue.manifest import RejectedRow, Track, as_spelled, read_manifest
+from pipeline.catalogue.presets import check_preset
+from pipeline.catalogue.probe import Probes, probe_all
+from pipeline.catalogue.problem_report import Problem, ProblemLog
+from pipeline.catalogue.source_check import DECODES, Decode, Look, Sources, check_sources
+from pipeline.cluster.address import LOCAL, find, knock, started_here
+from pipeline.cluster.pool import ClusterSpec
+from pipeline.cluster.pool import check as check_cluster
+from pipeline.planning.disk_space import Space, space_for
+from pipeline.planning.estimate import Forecast
+from pipeline.results.missing_audio import altered_covers
+from pipeline.results.repair import DamageError, check_parts
+from pipeline.results.table import RESULTS, ResultWriter, changed_sources, made_tracks
+from pipeline.storage.lease import holder_of
+from pipeline.storage.read_timeout import Patience
+from pipeline.storage.store import Store, no_empty_folders, open_store
+from pipeline.tracking.faults import TrackerError
+from pipeline.tracking.tracker import Tracker
+from pipeline.workflows.restyle_job import (
+    RestyleJob,
+    check_model,
+    dry_run,
+    open_output,
+    option_errors,
+    refuse_repeats,
+)
+
+Found = TypeVar("Found")
+Model = tuple[CheckpointFolders, bool]  # and whether it is a turbo model
+
+
+@dataclass(frozen=True)
+class ValidateSpec:
+    """How to look.
+
+    decode: how far to decode each source: "start" the first seconds, "full" all of it, "none" nothing. "full" also
+        compares every cover that is there with the digest in its row.
+    rates_from: an output folder whose covers tell how long one takes, where the job's own has none of the model.
+    report: a .csv or .parquet file to write every problem to.
+    """
+
+    decode: Decode = "start"
+    rates_from: str | None = None
+    report: str | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One part of a job that was looked at.
+
+    said: what was found; errors: why the job cannot start; bad: tracks that cannot run, or other trouble that does
+        not stop it.
+    """
+
+    name: str
+    said: str = ""
+    errors: tuple[str, ...] = ()
+    bad: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return not self.errors and not self.bad
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What was found out.
+
+    counts: tracks with a problem, by its kind; first: the first of those.
+    noted, first_noted: the same of tracks that can be run, and of which something is worth knowing.
+    forecast, space: None where something stops the job.
+    undecodable: tracks with a problem that the forecast counts, since only decoding tells.
+    """
+
+    checks: Sequence[Check]
+    counts: Mapping[str, int]
+    first: Sequence[Problem]
+    noted: Mapping[str, int]
+    first_noted: Sequence[Problem]
+    forecast: Forecast | None
+    space: Space | None
+    undecodable: int
+
+    @property
+    def can_start(self) -> bool:
+        return not any(check.errors for check in self.checks)
+
+    @property
+    def ok(self) -> bool:
+        return all(check.ok for check in self.checks)
+
+
+class Watcher(Protocol):
+    """Whoever is told while the looking goes on."""
+
+    def checked(self, check: Check) -> None:
+        """One more part was looked at."""
+
+    def looked(self, done: int, total: int) -> None:
+        """So many of the tracks were looked at."""
+
+
+def validate(job: RestyleJob, spec: ValidateSpec, watcher: Watcher) -> Validation:
+    """Look at configuration, model, manifest, settings, output folder, tracker, every source, and the space for
+    the covers.
+
+    Raises:
+        RequestError: ``spec`` itself cannot be followed. All that is wrong with the job is in what is returned.
+    """
+    if spec.decode not in DECODES:
+        raise RequestError(f"validate.decode {spec.decode!r} is unknown; use one of {', '.join(DECODES)}")
+    with ProblemLog(spec.report) as log:
+        return _validate(job, spec, watcher, log)
+
+
+def _validate(job: RestyleJob, spec: ValidateSpec, watcher: Watcher, log: ProblemLog) -> Validation:
+    checks: list[Check] = []
+
+    def told(check: Check) -> None:
+        checks.append(check)
+        for message in check.errors:
+            log.note(check.name, message)
+        watcher.checked(check)
+
+    def attempt(name: str, look: Callable[[], tuple[Found, str]]) -> Found | None:
+        try:
+            found, said = look()
+        except DamageError as error:
+            told(Check(name, errors=tuple(map(str, error.faults))))
+            return None
+        except (RestyleError, OSError) as error:
+            told(Check(name, errors=(str(error),)))
+            return None
+        told(Check(name, said))
+        return found
+
+    told(_configuration(job))
+    model = attempt("model", lambda: _model(job))
+    if job.adapter:
+        attempt("adapter", lambda: _adapter(job, model))
+    if job.language_model:
+        attempt("language model", lambda: _language_model(job))
+    output = attempt("output", lambda: _output(job))
+    if job.tracking.enabled:
+        told(_tracking(job, log))
+    made = lru_cache(lambda: made_tracks(output) if output else frozenset())
+    tracks, first, check = _manifest(job, log, made)
+    told(check)
+    attempt("settings", lambda: _settings(job, first, model))
+    patience = Patience(job.source_timeout_s)
+    look: Look = partial(probe_all, patience=patience)
+    if output:
+        look = Probes(output, ResultWriter(output, RESULTS).launch, patience, changed_sources(output)).of
+    looked = partial(watcher.looked, total=tracks)
+    sources = check_sources(
+        _tracks(job, made), look, spec.decode, job.max_source_seconds, log.add, log.remark, looked, patience
+    )
+    if tracks:
+        told(_sources(sources, spec.decode))
+    forecast = space = None
+    if output is not None and not any(check.errors for check in checks):
+        forecast, check = _plan(job, spec, log)
+        told(check)
+        if forecast is not None and forecast.lost:
+            told(_lost(forecast.lost, log))
+        if spec.decode == "full":
+            told(_altered(output, log))
+    if output is not None and forecast is not None:
+        space = space_for(forecast, job.audio_format, output)
+        told(_space_check(space, log))
+    return Validation(
+        checks, log.counts, log.first, log.noted, log.first_noted, forecast, space, sources.undecodable
+    )
+
+
+def _configuration(job: RestyleJob) -> Check:
+    errors = [*map(str, option_errors(job)), _error(partial(_cluster, job.cluster))]
+    errors += [_error(partial(check_preset, preset)) for preset in job.presets]
+    return Check("configuration", f"catalogue {job.name}", tuple(filter(None, errors)))
+
+
+def _error(look: Callable[[], object]) -> str:
+    """Why a look ended with an error, "" where it did not."""
+    try:
+        look()
+    except RestyleError as error:
+        return str(error)
+    return ""
+
+
+def _cluster(cluster: ClusterSpec) -> None:
+    """See that the values can be right, and that somebody listens where a cluster is to be joined.
+
+    Raises:
+        RequestError: not so.
+    """
+    check_cluster(cluster)
+    address = find(cluster.address)
+    if address != LOCAL:
+        knock(started_here() or address if address == "auto" else address)
+
+
+def _model(job: RestyleJob) -> tuple[Model, str]:
+    folders = _here(lambda: hub.find(job.model, job.variant, "cache"))
+    is_turbo = check_model(folders)
+    return (folders, is_turbo), f"{job.model}, every tensor fits ({folders.model})"
+
+
+def _adapter(job: RestyleJob, model: Model | None) -> tuple[Path, str]:
+    path = _here(lambda: hub.find_adapter(job.adapter or "", "cache"))
+    adapter = open_adapter(path)
+    said = f"{job.adapter}, {len(adapter.pairs)} layers of {adapter.path}"
+    if model is None:
+        return path, f"{said}, can be read; whether it fits, the model will tell"
+    check_model(model[0], path)
+    return path, "; ".join(filter(None, (f"{said}, fits the model", adapter.note())))
+
+
+def _language_model(job: RestyleJob) -> tuple[Path, str]:
+    folder = _here(lambda: hub.find_language_model(job.language_model or "", "cache"))
+    open_language_model(folder)
+    return folder, f"{job.language_model}, every tensor fits ({folder})"
+
+
+def _here(find: Callable[[], Found]) -> Found:
+    """What ``find`` finds; where it is not here, the remedy is put in words that hold for every job."""
+    try:
+        return find()
+    except CheckpointError as error:
+        said = str(error).replace("run without verify_only to fetch it, ", "fetch it with ")
+        raise CheckpointError(said) from error
+
+
+def _output(job: RestyleJob) -> tuple[Store, str]:
+    with no_empty_folders(open_store(job.output)):
+        output = open_output(job.output)
+        holder = holder_of(output)
+        check_parts(output)
+    used = f"; in use by {holder}, and a launch has to wait until it ends" if holder else ""
+    return output, f"{job.output}, can be written{used}"
+
+
+def _tracking(job: RestyleJob, log: ProblemLog) -> Check:
+    try:
+        tracker = Tracker(job.tracking, job.name, open_store(job.output), job.output)
+        return Check("tracking", tracker.look())
+    except RestyleError as error:
+        return Check("tracking", errors=(str(error),))
+    except TrackerError as error:
+        said = f"{shown(tracker.uri)} does not take runs ({error.reason}); {error.remedy or 'look again'}"
+        log.note("tracking", said)
+        return Check("tracking", f"{said}. The job would run, and not be tracked", bad=1)
+
+
+def _manifest(
+    job: RestyleJob, log: ProblemLog, made: Callable[[], Collection[str]]
+) -> tuple[int, Track | RejectedRow | None, Check]:
+    """How many tracks there are (up to a line that ends it all), the first row, and what to say."""
+    rows = rejected = 0
+    first: Track | RejectedRow | None = None
+    errors: list[str] = []
+    try:
+        for row in _rows(job, lambda error: errors.append(str(error)), made):
+            rows, first = rows + 1, first or row
+            if isinstance(row, RejectedRow):
+                rejected += 1
+                log.add(Problem(row.track_id, row.source, row.kind, row.message))
+                continue
+            for note in singing_notes(row.prompt):
+                log.remark(Problem(row.track_id, row.source, "no_words_to_sing", note))
+    except RestyleError as error:
+        errors.append(str(error))
+    said = f"{job.manifest}, {rows} rows" + (f", {rejected} of them cannot be run as written" if rejected else "")
+    return rows - rejected, first, Check("manifest", said, tuple(errors), rejected)
+
+
+def _rows(
+    job: RestyleJob, wrong: Callable[[RestyleError], None], made: Callable[[], Collection[str]]
+) -> Iterator[Track | RejectedRow]:
+    """The manifest's rows by the presets that can be used; the configuration's check names the others.
+
+    Args:
+        wrong: is told of columns that cannot be used.
+        made: see ``read_manifest``.
+    """
+    usable = [preset for preset in job.presets if not _error(partial(check_preset, preset))]
+    return read_manifest(job.manifest, usable, job.caption, job.manifest_columns, wrong, made)
+
+
+def _settings(
+    job: RestyleJob, first: Track | RejectedRow | None, model: Model | None
+) -> tuple[list[Setting], str]:
+    settings = job.settings()
+    if model is not None and first is not None:
+        refuse_repeats(job, settings, first, model[1])
+    return settings, f"{len(settings)}: {names_of(settings, 4)}"
+
+
+def _sources(found: Sources, decode: Decode) -> Check:
+    how = {"start": "start decoded", "full": "decoded in full", "none": "not decoded"}[decode]
+    said = f"{found.tracks - found.bad} of {found.tracks} tracks can be run, {found.seconds / 3600:.2f} h, {how}"
+    if found.unknown:
+        said += f"; {found.unknown} do not say how long they are"
+    return Check("sources", said, bad=found.bad)
+
+
+def _tracks(job: RestyleJob, made: Callable[[], Collection[str]]) -> Iterator[Track]:
+    """The tracks of the manifest, up to where it cannot be read any further, which its own check tells."""
+    with suppress(RestyleError):
+        for row in as_spelled(_rows(job, lambda error: None, made), Patience(job.source_timeout_s)):
+            if isinstance(row, Track):
+                yield row
+
+
+def _plan(job: RestyleJob, spec: ValidateSpec, log: ProblemLog) -> tuple[Forecast | None, Check]:
+    try:
+        forecast = dry_run(job, spec.rates_from)
+    except RestyleError as error:
+        return None, Check("plan", errors=(str(error),))
+    known = set(
+        log.counts
+    )  # the plan meets them again; what it alone finds is how a row goes with the job's values
+    bad = 0
+    for row in forecast.problems.select(["track_id", "source", "error_kind", "error_message"]).to_pylist():
+        if row["error_kind"] not in known:
+            bad += 1
+            log.add(Problem(row["track_id"], row["source"], row["error_kind"], row["error_message"]))
+    said = (
+        f"{bad} tracks set what the job sweeps, or repeat themselves" if bad else "tracks and settings go together"
+    )
+    return forecast, Check("plan", said, bad=bad)
+
+
+def _lost(count: int, log: ProblemLog) -> Check:
+    said = f"{count} covers that are ok by their rows have no whole audio file; the job makes them again"
+    log.note("audio files", said)
+    return Check("audio files", said, bad=count)
+
+
+def _altered(output: Store, log: ProblemLog) -> Check:
+    try:
+        names = altered_covers(output)
+    except OSError as error:
+        return Check("covers", errors=(str(error),))
+    for name in names:
+        log.note("covers", f"{name} does not have the digest in its row")
+    if not names:
+        return Check("covers", "each as its row says")
+    said = f"{len(names)} do not have the digest in their rows, such as {names[0]}"
+    return Check("covers", f"{said}; delete them, and the job makes them again", bad=len(names))
+
+
+def _space_check(space: Space, log: ProblemLog) -> Check:
+    if not space.is_short:
+        return Check("space", "unknown" if space.free is None else "enough")
+    said = f"{space}; make room, give another output or a smaller audio_format"
+    log.note("space", said)
+    return Check("space", said, bad=1)

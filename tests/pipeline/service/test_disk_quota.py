@@ -1,0 +1,549 @@
+"""A bounded store: what is refused is not kept, the least recently used goes, what is in use stays."""
+
+import io
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import soundfile
+
+from acestep.errors import RequestError
+from pipeline.results.journal import leave
+from pipeline.results.table import RESULTS, ResultWriter, as_table, read_results
+from pipeline.service.config import Limits, StoreSpec
+from pipeline.service.disk_quota import RESERVE_BYTES, Room
+from pipeline.service.generation_store import Shelf
+from pipeline.service.problem_details import Problem
+from pipeline.service.retained_files import kept_files
+from pipeline.service.scratch import SCRATCH
+from pipeline.storage.store import open_store
+from tests.conftest import tone
+from tests.disks import mounted
+from tests.pipeline.service.conftest import Served, serving
+
+LIMITS = Limits(upload_mb=3.0, body_kb=200.0, source_seconds=30.0, waiting=6)
+ASKED = {"caption": "jazz", "inference_steps": 1, "guidance_scale": 1.0, "response_format": "json"}
+MB = 1_000_000
+
+
+def song(pitch_hz: float = 220.0, seconds: float = 1.0, rate: int = 48_000) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, tone(seconds, rate, pitch_hz=pitch_hz), rate, format="WAV")
+    return file.getvalue()
+
+
+def send(served: Served, content: bytes, **more: Any) -> httpx.Response:
+    files = {"src_audio": ("a.wav", content), **more.pop("files", {})}
+    return httpx.post(served.generations, files=files, data=ASKED | {"seed": 1} | more, timeout=60)
+
+
+def names(folder: Path) -> list[str]:
+    """What of the service's files is there."""
+    return sorted(file.name for file in kept_files(open_store(str(folder))))
+
+
+@pytest.fixture(scope="module")
+def roomy(music: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(music, tmp_path_factory.mktemp("roomy"), LIMITS) as one:
+        yield one
+
+
+def kept_bytes(folder: Path) -> int:
+    return sum(file.size for file in kept_files(open_store(str(folder))))
+
+
+# -- the accounting alone
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    removed: list[str] = []
+    room = Room(StoreSpec(max_gb=20_000e-9), removed.append)
+    for name in "abcd":
+        room.add(name, 4096)
+    room.used("a")
+    room.add("e", 4096)
+    assert (removed, room.kept) == (["b"], 4 * 4096)
+    with room.holding("c"):
+        room.add("f", 2 * 4096)
+        assert removed == ["b", "d", "a"]
+    room.add("g", 1)  # a small file takes a block
+    assert removed == ["b", "d", "a", "c"]
+
+
+def test_what_was_not_used_for_days_goes_and_what_is_held_stays() -> None:
+    removed: list[str] = []
+    room = Room(StoreSpec(keep_days=2), removed.append)
+    now = time.time()
+    room.fill([("old", 1, now - 3 * 86_400), ("held", 1, now - 3 * 86_400), ("young", 1, now - 86_400)])
+    room.hold("held")
+    room.make_way()
+    assert removed == ["old"]
+    room.release("held")
+    room.make_way()
+    assert removed == ["old", "held"]
+
+
+def test_what_cannot_be_removed_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    removed: list[str] = []
+
+    def remove(name: str) -> None:
+        if name == "a":
+            raise PermissionError("no")
+        removed.append(name)
+
+    room = Room(StoreSpec(max_gb=8192e-9), remove)
+    for name in "abcd":
+        room.add(name, 4096)
+    room.make_way()
+    assert "b" in removed
+    assert "a" in room
+    assert "a cannot be removed" in caplog.text
+
+
+def test_a_start_on_a_full_disk_bounds_nothing_for_ever() -> None:
+    free = [0]
+    room = Room(StoreSpec(max_gb=0.1), free=lambda: free[0])
+    room.fill([])
+    with pytest.raises(Problem):
+        room.demand(MB)
+    free[0] = 1000 * MB
+    room.look()
+    room.demand(MB)
+    assert room.most == 100 * MB
+    free[0] = 0
+    room.look()  # whoever fills the disk takes none of what is kept
+    assert room.most == 100 * MB
+
+
+def test_storage_that_is_slow_to_remove_a_file_holds_up_nobody() -> None:
+    """Whoever needs the very file waits until it is known whether it is there."""
+    removing, may_end = threading.Event(), threading.Event()
+    removed: list[str] = []
+
+    def remove(name: str) -> None:
+        removing.set()
+        assert may_end.wait(60)
+        removed.append(name)
+
+    room = Room(StoreSpec(max_gb=8192e-9), remove)
+    room.add("a", 4096)
+    room.add("b", 4096)
+    adding = threading.Thread(target=room.add, args=("c", 4096))
+    adding.start()
+    assert removing.wait(60)
+
+    def work_on() -> None:
+        room.hold("a")
+        room.state()
+        room.demand(1)
+        room.settle("b")
+
+    others = threading.Thread(target=work_on)
+    others.start()
+    others.join(60)
+    assert not others.is_alive()
+    settling = threading.Thread(target=room.settle, args=("a",))
+    settling.start()
+    settling.join(0.1)
+    assert settling.is_alive()
+    room.make_way()  # what goes already is counted, so that nothing else goes for it
+    may_end.set()
+    for thread in (adding, settling):
+        thread.join(60)
+        assert not thread.is_alive()
+    assert (removed, "a" in room, room.kept) == (["a"], False, 8192)
+
+
+def test_a_request_that_needs_more_than_there_is_is_refused_before_it_is_made() -> None:
+    free = [RESERVE_BYTES + 10 * MB]
+    room = Room(StoreSpec(max_gb=0.1), free=lambda: free[0])
+    room.look()
+    room.most = 100 * MB
+    room.promise({"a": 6 * MB})
+    with pytest.raises(Problem) as short:
+        room.promise({"b": 6 * MB})
+    assert (short.value.status, short.value.kind, short.value.retry_after_s) == (507, "short_of_space", 60)
+    assert not room.state()["short"]
+    free[0] = RESERVE_BYTES - 1
+    room.look()
+    assert room.state()["short"]
+    free[0] = 1000 * MB
+    room.look()
+    room.promise({"b": 6 * MB})
+    room.fulfil("a")
+    room.add("held", 90 * MB)
+    room.hold("held")
+    with pytest.raises(Problem, match="in use"):
+        room.promise({"c": 6 * MB})
+
+
+def test_a_disk_with_less_room_than_asked_for_bounds_it_too() -> None:
+    room = Room(StoreSpec(max_gb=1000), free=lambda: 100 * MB)
+    room.fill([])
+    assert room.state()["most_bytes"] == 90 * MB
+
+
+def test_accounting_of_many_files_takes_no_time() -> None:
+    """10^5 files: a request costs microseconds, and none of them a look at the folder."""
+    room = Room(StoreSpec(max_gb=100_000 * 4096e-9))
+    room.fill((str(k), 4096, float(k)) for k in range(100_000))
+    began = time.process_time()
+    for k in range(1000):
+        with room.holding(str(k)):
+            room.used(str(k))
+            room.promise({"x": 4096})
+            room.add(f"new {k}", 4096)
+            room.fulfil("x")
+    assert time.process_time() - began < 0.5
+    assert len(room.entries) <= 100_000
+
+
+@pytest.mark.parametrize("values", [{"max_gb": 0}, {"max_gb": -1.0}, {"keep_days": 0}, {"keep_days": -3.0}])
+def test_bounds_are_positive(values: dict[str, float]) -> None:
+    with pytest.raises(RequestError, match=next(iter(values))):
+        StoreSpec(**values)
+
+
+# -- rows
+
+
+def row(item: str, track: str = "0" * 20, **more: Any) -> dict[str, Any]:
+    path = f"audio/{track}/{item}.flac"
+    return {"item_id": item, "track_id": track, "status": "ok", "audio_path": path, "audio_bytes": 1, **more}
+
+
+def test_receipts_become_parts_and_rows_of_removed_covers_go(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for k in range(5):
+        leave(store, row(f"{k:020x}"))
+        store.write(row(f"{k:020x}")["audio_path"], b"x")
+    shelf = Shelf(store)
+    assert [len(rows) for rows in shelf.rows.fold()] == [5]
+    assert not store.files("receipts", "", deep=True)
+    found = shelf.row("0" * 20, f"{3:020x}")
+    assert found
+    assert found["audio_path"] == f"audio/{'0' * 20}/{3:020x}.flac"
+    shelf.room.discard(found["audio_path"])
+    assert shelf.row("0" * 20, f"{3:020x}") is None
+    leave(store, row(f"{4:020x}", duration_s=2.0))  # made again
+    for _ in shelf.rows.fold():
+        pass
+    shelf.rows.write_anew()
+    left = read_results(store).to_pylist()
+    assert sorted(one["item_id"] for one in left) == [f"{k:020x}" for k in (0, 1, 2, 4)]
+    assert shelf.row("0" * 20, f"{4:020x}")["duration_s"] == 2.0
+    store.write(row(f"{4:020x}")["audio_path"], b"")  # cut: as good as none
+    assert shelf.row("0" * 20, f"{4:020x}") is None
+
+
+def test_a_catalogues_rows_and_covers_are_left_alone(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    writer = ResultWriter(store, RESULTS)
+    ours, theirs = row("a" * 20), row("b" * 20, track="country_song")
+    writer.add(as_table([ours, theirs, row("c" * 20, status="failed")]))
+    writer.flush()
+    store.write(theirs["audio_path"], b"x")
+    store.write("uploads/README", b"x")
+    store.write("batches/mine/manifest.csv", b"x")
+    shelf = Shelf(store, StoreSpec(max_gb=1e-9))
+    shelf.room.make_way()
+    assert not len(shelf.room.entries)
+    assert store.exists(theirs["audio_path"])
+    assert store.exists("uploads/README")
+    # Of the service's own rows the one whose file is gone is dropped, and that of no file stays.
+    assert sorted(read_results(store)["item_id"].to_pylist()) == ["b" * 20, "c" * 20]
+
+
+def test_a_start_reads_uses_of_before_and_cleans_up(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    kept = [f"uploads/{k:064x}" for k in range(3)]
+    for k, name in enumerate(kept):
+        store.write(name, b"x")
+        os.utime(store.path(name), (1e9 + k, 1e9 + k))
+    store.write(f"orders/a.json.{'0' * 32}.tmp", b"x")
+    store.write("uploads/tmpabc_12de", b"x")
+    store.write(f"{SCRATCH}/left", b"x")
+    shelf = Shelf(store)
+    assert sorted(os.listdir(tmp_path / "uploads")) == [name.removeprefix("uploads/") for name in kept]
+    assert not os.listdir(tmp_path / "orders")
+    assert not os.listdir(tmp_path / SCRATCH)
+    assert list(shelf.room.entries) == kept
+    shelf.room.used(kept[0])
+    assert list(Shelf(store).room.entries) == [*kept[1:], kept[0]]
+
+
+# -- uploads that are refused
+
+
+LONG = song(seconds=31.0, rate=8_000)
+REFUSED: dict[str, tuple[int, Callable[[Served], httpx.Response]]] = {
+    "junk": (415, lambda served: send(served, os.urandom(MB))),
+    "nothing": (415, lambda served: send(served, b"")),
+    "too long": (413, lambda served: send(served, LONG)),
+    "too large": (413, lambda served: send(served, bytes(4 * MB))),
+    "an unknown name": (422, lambda served: send(served, song(), capton="x")),
+    "a value out of range": (422, lambda served: send(served, song(), inference_steps=0)),
+    "a junk reference": (415, lambda served: send(served, song(), files={"reference_audio": ("r", b"junk")})),
+    "a reference elsewhere": (422, lambda served: send(served, song(), reference_audio="/etc/passwd")),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_is_not_kept(roomy: Served, name: str) -> None:
+    before = names(roomy.output)
+    status, ask = REFUSED[name]
+    assert ask(roomy).status_code == status
+    assert names(roomy.output) == before
+    assert not list((roomy.output / SCRATCH).iterdir())
+    assert not roomy.counter.shelf.room.holds
+
+
+def test_an_upload_that_another_order_has_stays_when_one_is_refused(roomy: Served) -> None:
+    content = song(seconds=1.5)
+    assert send(roomy, content).status_code == 200
+    before = names(roomy.output)
+    assert send(roomy, content, files={"reference_audio": ("r", b"junk")}).status_code == 415
+    assert names(roomy.output) == before
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_file_leaves_nothing(
+    roomy: Served, eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    before, port = names(roomy.output), int(roomy.address.rpartition(":")[2])
+    head = b'--x\r\nContent-Disposition: form-data; name="src_audio"; filename="a"\r\n\r\n'
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(
+            b"POST /v1/audio/generations HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + head + song(seconds=8.0)[:MB]
+        )
+        time.sleep(0.2)
+    eventually(lambda: not roomy.counter.shelf.room.holds)
+    assert names(roomy.output) == before
+    assert not list((roomy.output / SCRATCH).iterdir())
+
+
+def test_what_finds_no_place_is_not_kept(
+    music: Path, tmp_path: Path, eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    with serving(music, tmp_path, Limits(waiting=1)) as served:
+        later = {"async": "true", "inference_steps": 20}
+        orders = [send(served, song(), seed=seed, **later) for seed in range(2)]
+        eventually(lambda: served.counter.desk.busy and served.counter.desk.queue)
+        refused = send(served, song(330.0), seed=9)
+        assert [reply.status_code for reply in (*orders, refused)] == [202, 202, 429]
+        eventually(lambda: not [name for name in os.listdir(tmp_path / "orders/open") if "tmp" in name])
+        assert len(os.listdir(tmp_path / "uploads")) == 1
+        assert len(os.listdir(tmp_path / "orders" / "open")) == 2
+        for order in orders:
+            httpx.delete(served.address + order.json()["url"])
+
+
+# -- bounds over HTTP
+
+
+def test_covers_go_when_there_are_too_many_and_are_made_again(music: Path, tmp_path: Path) -> None:
+    with serving(music, tmp_path, LIMITS, keep=StoreSpec(max_gb=2.2e-3)) as served:
+        asked = ASKED | {"src_audio": "country_song.wav"}  # each is 0.5 MB at the least
+
+        def make(seed: int) -> dict[str, Any]:
+            return httpx.post(served.generations, json=asked | {"seed": seed}, timeout=60).json()
+
+        first = make(1)
+        assert httpx.get(served.address + first["covers"][0]["audio_url"]).status_code == 200
+        for seed in range(2, 9):
+            make(seed)
+            assert kept_bytes(tmp_path) < 2.2 * MB
+        gone = httpx.get(f"{served.address}{first['url']}/audio/0")
+        assert (gone.status_code, gone.json()["error"]["kind"]) == (410, "gone")
+        told = httpx.get(served.address + first["url"]).json()
+        assert (told["status"], told["covers"][0]["status"], told["covers"][0]["audio_url"]) == (
+            "done",
+            "gone",
+            None,
+        )
+        again = make(1)
+        assert again["covers"][0]["item_id"] == first["covers"][0]["item_id"]
+        assert again["covers"][0]["row"]["finished_at"] != first["covers"][0]["row"]["finished_at"]
+        assert again["covers"][0]["row"]["audio_sha256"] == first["covers"][0]["row"]["audio_sha256"]
+        assert httpx.get(served.address + again["covers"][0]["audio_url"]).status_code == 200
+        # What an order says of its files, folders and rows that are left: those that are there.
+        shelf = served.counter.shelf
+        for _ in shelf.rows.fold():
+            pass
+        shelf.rows.write_anew()
+        paths = set(read_results(open_store(str(tmp_path)))["audio_path"].to_pylist())
+        assert paths == {name for name in names(tmp_path) if name.startswith("audio/")}
+        assert not shelf.room.holds
+        assert not shelf.room.promises
+
+
+@pytest.mark.parametrize("audio_format", ["flac", "mp3", "wav32", "opus"])
+def test_the_room_promised_to_a_cover_is_enough(roomy: Served, audio_format: str) -> None:
+    """Also where the source is shorter than any cover."""
+    promised: list[int] = []
+    room = roomy.counter.shelf.room
+    usual, seed = room.promise, len(audio_format) + 100
+
+    def promise(sizes: Mapping[str, int], refuse: bool = True) -> None:
+        promised.extend(sizes.values())
+        usual(sizes, refuse)
+
+    room.promise = promise  # type: ignore[method-assign]
+    try:
+        made = send(roomy, song(), audio_format=audio_format, mp3_bitrate="320k", seed=seed).json()
+    finally:
+        room.promise = usual  # type: ignore[method-assign]
+    assert made["covers"][0]["row"]["audio_bytes"] < promised[0] < 1.3e6 * (1 + (audio_format == "wav32"))
+
+
+def test_a_cover_that_a_client_reads_stays(music: Path, tmp_path: Path) -> None:
+    """A client that takes its time keeps the file; when it is through, others have their turn."""
+    soundfile.write(music / "long.wav", tone(29.0, 16_000), 16_000)
+    with serving(music, tmp_path, LIMITS) as served:
+        asked = ASKED | {"src_audio": "long.wav", "audio_format": "wav32", "seed": 1}
+        made = httpx.post(served.generations, json=asked, timeout=120).json()
+        path = tmp_path / next(name for name in names(tmp_path) if name.startswith("audio/"))
+        room = served.counter.shelf.room
+        with httpx.stream("GET", served.address + made["covers"][0]["audio_url"], timeout=60) as reply:
+            chunks = reply.iter_bytes(1000)
+            next(chunks)
+            room.spec, room.most = StoreSpec(max_gb=1e-9), 0.0
+            room.make_way()
+            assert path.exists()
+            assert sum(map(len, chunks)) + 1000 == path.stat().st_size
+        until = time.monotonic() + 10
+        while room.holds and time.monotonic() < until:
+            time.sleep(0.02)
+        room.make_way()
+        assert not path.exists()
+        assert not path.parent.exists()
+
+
+def test_the_source_of_a_waiting_cover_stays(
+    music: Path, tmp_path: Path, eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    with serving(music, tmp_path, LIMITS) as served:
+        room = served.counter.shelf.room
+        orders = [
+            send(served, song(pitch), seed=1, **{"async": "true", "inference_steps": 20}).json()
+            for pitch in (220.0, 330.0, 440.0)
+        ]
+        room.spec = StoreSpec(keep_days=1e-9)
+        time.sleep(0.01)
+        room.make_way()
+        assert len(os.listdir(tmp_path / "uploads")) == 3
+
+        def done() -> bool:
+            return all(httpx.get(served.address + order["url"]).json()["status"] == "done" for order in orders)
+
+        eventually(done)
+        eventually(lambda: not room.holds)
+        room.make_way()
+        assert names(tmp_path) == []
+
+
+def test_short_space_is_said_and_over_when_there_is_room(roomy: Served) -> None:
+    room, free = roomy.counter.shelf.room, [RESERVE_BYTES]
+    asked, usual = room.ask_free, names(roomy.output)
+    room.ask_free = lambda: free[0]
+    try:
+        short = send(roomy, song(550.0))
+        assert (short.status_code, short.json()["error"]["kind"]) == (507, "short_of_space")
+        assert int(short.headers["retry-after"]) > 0
+        assert names(roomy.output) == usual
+        free[0] -= 1
+        room.look()
+        health = httpx.get(f"{roomy.address}/health").json()
+        assert (health["status"], health["store"]["short"]) == ("short_of_space", True)
+        free[0] = 1000 * MB
+        assert send(roomy, song(550.0)).status_code == 200
+        health = httpx.get(f"{roomy.address}/health").json()
+        assert (health["status"], health["store"]["free_bytes"]) == ("ok", 1000 * MB)
+    finally:
+        room.ask_free = asked
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 28 MB."""
+    with mounted(tmp_path / "disk", 28) as folder:
+        yield folder
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte free."""
+    with (folder / "else").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
+
+
+def test_a_full_disk_is_survived_and_spoils_nothing(
+    small_disk: Path, music: Path, eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    """Whenever it fills: before a request, while its cover is made, while junk comes; all is well when there is
+    room."""
+    with serving(music, small_disk, Limits(upload_mb=3.0, source_seconds=30.0)) as served:
+        for _ in range(3):
+            assert send(served, os.urandom(2 * MB)).status_code == 415
+        known = ASKED | {"seed": 1, "src_audio": "country_song.wav"}
+        assert httpx.post(served.generations, json=known, timeout=60).status_code == 200
+        later = {"async": "true", "inference_steps": 20, "response_format": "json"}
+        order = send(served, song(330.0), **later).json()
+        eventually(lambda: httpx.get(served.address + order["url"]).json()["status"] == "running")
+        fill(small_disk)
+        for _ in range(3):
+            short = send(served, song(440.0))
+            assert (short.status_code, short.json()["error"]["kind"]) == (507, "short_of_space")
+        before = httpx.post(served.generations, json=known, timeout=60).json()
+        assert httpx.get(served.address + before["covers"][0]["audio_url"]).status_code == 200
+        eventually(lambda: httpx.get(served.address + order["url"]).json()["status"] in ("done", "failed"))
+        told = httpx.get(served.address + order["url"]).json()["covers"][0]
+        assert told["status"] == "done" or (told["error"]["status"], told["error"]["kind"]) == (
+            507,
+            "short_of_space",
+        )
+        assert httpx.get(f"{served.address}/health").json()["status"] == "short_of_space"
+        (small_disk / "else").unlink()
+        for pitch in (330.0, 440.0):
+            assert send(served, song(pitch), inference_steps=20).json()["status"] == "done"
+        eventually(lambda: httpx.get(f"{served.address}/health").json()["status"] == "ok")
+        assert not served.counter.shelf.room.holds
+        assert not list(small_disk.rglob("*.tmp"))
+
+
+# -- the page
+
+
+def page_files(folder: Path) -> list[Path]:
+    return [path for path in (folder / SCRATCH / "page").rglob("*") if path.is_file()]
+
+
+def test_what_visitors_of_the_page_send_is_bounded_and_gone_after_a_restart(music: Path, tmp_path: Path) -> None:
+    def visit(served: Served, content: bytes) -> int:
+        files = {"files": ("a.wav", content)}
+        return httpx.post(f"{served.address}/cover/gradio_api/upload", files=files, timeout=60).status_code
+
+    keep = StoreSpec(max_gb=30e-3)
+    with serving(music, tmp_path, LIMITS, page=True, keep=keep) as served:
+        assert visit(served, song()) == 200
+        assert len(page_files(tmp_path)) == 1
+        statuses = [visit(served, os.urandom(MB)) for _ in range(5)]
+        assert statuses[:2] == [200, 200]
+        assert statuses[3:] == [507, 507]
+        # What nobody can be about to use makes room.
+        for path in page_files(tmp_path):
+            os.utime(path, (1e9, 1e9))
+        assert visit(served, os.urandom(MB)) == 200
+        assert len(page_files(tmp_path)) == 1
+        left = tmp_path / SCRATCH / "page" / "left"
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(b"x")  # a service that was killed
+    with serving(music, tmp_path, LIMITS, page=True, keep=keep):
+        assert page_files(tmp_path) == []
