@@ -4,6 +4,7 @@ SAMPLE_RATE = 48_000  # Hz, of every waveform the autoencoder sees
 LATENT_RATE = 25  # Hz, latent frames per second
 HOP = SAMPLE_RATE // LATENT_RATE  # 1920 samples per latent frame
 MIN_LATENT_FRAMES = 128  # shorter sources are padded with the silence latent: 5.12 s
+MIN_WORK_S = MIN_LATENT_FRAMES / LATENT_RATE  # a shorter source is as much work
 MAX_SOURCE_SECONDS = 600.0  # the models were not trained beyond ten minutes
 MAX_TURBO_STEPS = 20
 FSQ_CODES = 64_000  # of one 5 Hz window: 8 x 8 x 8 x 5 x 5 x 5 levels

@@ -4,7 +4,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from torch import Tensor
 
 from acestep.audio import files as audio
 from acestep.audio.source_notes import of_reference
-from acestep.constants import MAX_SOURCE_SECONDS, SAMPLE_RATE, UNDERSTANDING_SEED
+from acestep.constants import MAX_SOURCE_SECONDS, SAMPLE_RATE
 from acestep.errors import RequestError, RestyleError
 from acestep.generation.chain import Chain, Cover, Stage
 from acestep.generation.conditions import TrackConditions, cut_notes, prepare, prepare_codes
+from acestep.generation.musical_facts import understood
 from acestep.generation.params import GenerationConfig, GenerationParams
+from acestep.generation.rendering import finished
 from acestep.generation.request import (
     check_request,
     codes_of,
@@ -30,8 +32,7 @@ from acestep.generation.request import (
 from acestep.handler import AceStepHandler
 from acestep.language.language_model import LanguageModel
 from acestep.language.prompt import Prompt
-from acestep.language.understanding import fill
-from acestep.sampling.plan import CoverPlan, resolve
+from acestep.sampling.plan import CoverPlan, effective, resolve
 
 __all__ = ["GenerationConfig", "GenerationParams", "GenerationResult", "generate_music"]
 
@@ -195,33 +196,6 @@ def _conditions(
     source = audio.read_audio(params.src_audio, MAX_SOURCE_SECONDS)
     notes += [note.text for note in source.notes]
     return prepare(handler, source.wave, prompt, plans, reference, encode=params.thinking), notes
-
-
-def understood(
-    language_model: LanguageModel, conditions: TrackConditions, params: GenerationParams
-) -> tuple[TrackConditions, list[str]]:
-    """Conditions with the musical facts that the language model hears and the request leaves open."""
-    found = language_model.understand(
-        conditions.source_codes()[0].tolist(),
-        seed=UNDERSTANDING_SEED,
-        temperature=params.lm_temperature,
-        top_k=params.lm_top_k,
-        top_p=params.lm_top_p,
-        constrained=params.use_constrained_decoding,
-    )
-    prompt, notes = fill(conditions.prompt, found, params.use_cot_metas, params.use_cot_language)
-    return replace(conditions, prompt=prompt), notes
-
-
-def effective(plan: CoverPlan) -> dict[str, Any]:
-    """A plan as plain data, without its step table."""
-    return {name: value for name, value in asdict(plan).items() if name not in ("steps", "notes")}
-
-
-def finished(wave: Tensor, params: GenerationParams) -> Tensor:
-    """A decoded ``[2, n]`` at its final loudness, faded."""
-    wave = audio.finish(wave, params.enable_normalization, params.normalization_db)
-    return audio.fade(wave, params.fade_in_duration, params.fade_out_duration)
 
 
 def _save(wave: Tensor, folder: Path, key: str, config: GenerationConfig) -> str:

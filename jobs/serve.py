@@ -31,8 +31,8 @@ from pipeline.metrics.evaluator import MetricsSpec
 from pipeline.results.repair import check_parts
 from pipeline.service.config import Access, Limits, ServiceSpec, StoreSpec
 from pipeline.storage.lease import BEAT_S, holding
+from pipeline.storage.store import open_output
 from pipeline.workflows.printing import plain_console
-from pipeline.workflows.restyle_job import open_output
 
 KEYS = "RESTYLE_API_KEYS"
 KEPT = "finished covers are kept, and the same command goes on with the others"

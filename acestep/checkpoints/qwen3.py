@@ -27,6 +27,8 @@ from acestep.errors import CheckpointError
 from acestep.model.config import layer_count, read_json
 from acestep.model.layers import Linear, Silu
 
+TEXT_ENCODER_REMEDY = "give the folder of a Qwen3-Embedding model"
+
 WEIGHTS = "model"
 TOKENIZER_FILE = "tokenizer.json"
 DIFFUSERS_TOKENIZER_FOLDER = "tokenizer"
@@ -222,3 +224,12 @@ def _as_in(kind: Kind, config: Qwen3Config, content: Mapping[str, Content]) -> d
         named.pop(_HEAD, None)
         named |= {_HEAD: named[_EMBEDDING]} if _EMBEDDING in named else {}
     return named
+
+
+def check_text_encoder(folder: Path) -> Qwen3Config:
+    """Look at a folder without loading it, tensor by tensor; returns the model's sizes.
+
+    Raises:
+        CheckpointError: it is of another kind, or a file is missing or damaged.
+    """
+    return open_qwen3(folder, Qwen3Model, TEXT_ENCODER_REMEDY)[0]

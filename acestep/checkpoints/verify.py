@@ -5,9 +5,9 @@ from pathlib import Path
 from acestep.checkpoints.checkpoint import CheckpointFolders, load_silence, open_autoencoder, open_model
 from acestep.checkpoints.hub import naming_the_command
 from acestep.checkpoints.lora import check_fit, open_adapter
+from acestep.checkpoints.qwen3 import check_text_encoder
 from acestep.constants import HOP, SAMPLE_RATE
 from acestep.errors import CheckpointError
-from acestep.language.text_encoder import check_text_encoder
 from acestep.model.config import AutoencoderConfig, ModelConfig
 
 

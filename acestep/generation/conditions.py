@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from acestep.audio.files import is_silent, reference_clip
-from acestep.constants import HOP, MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS, MIN_LATENT_FRAMES, SAMPLE_RATE
+from acestep.constants import (
+    HOP,
+    MAX_LYRIC_TOKENS,
+    MAX_PROMPT_TOKENS,
+    MIN_LATENT_FRAMES,
+    SAMPLE_RATE,
+)
 from acestep.errors import RequestError
 from acestep.handler import AceStepHandler
 from acestep.language.prompt import Prompt, lyric_prompt, text_prompt

@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor
 
+from acestep.audio import files as audio
 from acestep.constants import COLLAPSED_SHARE, SILENT_PEAK
 from acestep.errors import GenerationError
 from acestep.generation.conditions import TrackConditions
+from acestep.generation.params import GenerationParams
 from acestep.handler import AceStepHandler
 from acestep.runtime.threads import inference
 from acestep.sampling.plan import CoverPlan
@@ -40,3 +42,9 @@ def render(handler: AceStepHandler, latents: Tensor, plan: CoverPlan, conditions
         )
         raise GenerationError(f"the output is silent: its peak is {peak:.2g}; {remedy}", "silent_output")
     return wave
+
+
+def finished(wave: Tensor, params: GenerationParams) -> Tensor:
+    """A decoded ``[2, n]`` at its final loudness, faded."""
+    wave = audio.finish(wave, params.enable_normalization, params.normalization_db)
+    return audio.fade(wave, params.fade_in_duration, params.fade_out_duration)

@@ -5,13 +5,11 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3Model
+from transformers import Qwen3Model
 
-from acestep.checkpoints.qwen3 import load_qwen3, open_qwen3
+from acestep.checkpoints.qwen3 import TEXT_ENCODER_REMEDY, load_qwen3, open_qwen3
 from acestep.constants import MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS
 from acestep.runtime.threads import inference
-
-REMEDY = "give the folder of a Qwen3-Embedding model"
 
 
 class TextEncoder:
@@ -22,7 +20,7 @@ class TextEncoder:
     """
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype):
-        config, self.tokenizer = open_qwen3(folder, Qwen3Model, REMEDY)
+        config, self.tokenizer = open_qwen3(folder, Qwen3Model, TEXT_ENCODER_REMEDY)
         self.model = load_qwen3(folder, Qwen3Model, config, device, dtype)
 
     def token_ids(self, text: str, most: int) -> list[int]:
@@ -57,12 +55,3 @@ def token_ids(tokenizer: Tokenizer, text: str, most: int) -> list[int]:
     """Token ids, at most ``most``; the end token that the tokenizer appends survives truncation."""
     ids = tokenizer.encode(text).ids
     return ids if len(ids) <= most else [*ids[: most - 1], ids[-1]]
-
-
-def check_text_encoder(folder: Path) -> Qwen3Config:
-    """Look at a folder without loading it, tensor by tensor; returns the model's sizes.
-
-    Raises:
-        CheckpointError: it is of another kind, or a file is missing or damaged.
-    """
-    return open_qwen3(folder, Qwen3Model, REMEDY)[0]

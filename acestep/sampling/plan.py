@@ -299,3 +299,8 @@ def _edited(setting: CoverSetting, times: tuple[float, ...], guidance: float, is
         )
         for i in range(first, n)
     )
+
+
+def effective(plan: CoverPlan) -> dict[str, Any]:
+    """A plan as plain data, without its step table."""
+    return {name: value for name, value in asdict(plan).items() if name not in ("steps", "notes")}

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from acestep.constants import LATENT_RATE, MAX_SOURCE_SECONDS, MIN_LATENT_FRAMES
+from acestep.constants import MAX_SOURCE_SECONDS, MIN_WORK_S
 from acestep.errors import RequestError
 from pipeline.benchmark.model_sizes import SIZES
 
@@ -13,7 +13,6 @@ WORKLOADS = ("single_turbo", "single_base", "long", "sweep", "catalogue", "vae",
 PEERS = ("default", "tuned", "both")
 VARIANTS = ("turbo", "base")
 DTYPES = ("float32", "bfloat16")
-LEAST_S = MIN_LATENT_FRAMES / LATENT_RATE
 MOST_TRACKS = 32
 
 
@@ -85,9 +84,9 @@ def _durations(value: Any) -> tuple[float, ...] | None:
     if not listed or len(numbers) < len(listed):
         raise RequestError(f"duration_s {value!r} is not a number of seconds or a list of them")
     for seconds in numbers:
-        if not LEAST_S <= seconds <= MAX_SOURCE_SECONDS:
+        if not MIN_WORK_S <= seconds <= MAX_SOURCE_SECONDS:
             raise RequestError(
-                f"duration_s {seconds:g} is out of range; allowed: {LEAST_S:g}..{MAX_SOURCE_SECONDS:g} "
+                f"duration_s {seconds:g} is out of range; allowed: {MIN_WORK_S:g}..{MAX_SOURCE_SECONDS:g} "
                 "(shorter covers are padded by ours and not by diffusers, and cannot be compared)"
             )
     return tuple(float(seconds) for seconds in numbers)

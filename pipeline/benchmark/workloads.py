@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from acestep.constants import HOP, LATENT_RATE, MIN_LATENT_FRAMES
+from acestep.constants import HOP, LATENT_RATE, MIN_LATENT_FRAMES, MIN_WORK_S
 from acestep.language.prompt import Prompt
 from acestep.sampling.plan import CoverPlan, resolve
 from acestep.sampling.setting import CoverSetting
-from pipeline.benchmark.config import LEAST_S, BenchmarkRequest
+from pipeline.benchmark.config import BenchmarkRequest
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
 GUIDANCES = (3.0, 5.0, 7.0, 9.0)
@@ -184,8 +184,8 @@ def _catalogue(request: BenchmarkRequest, gpu: bool) -> Workload:
     steps = _steps(request, turbo, gpu)
     factor = 1.0 if gpu else CPU_CATALOGUE_FACTOR
     lengths = CATALOGUE_S[: request.tracks or len(CATALOGUE_S)]
-    tracks = tuple(make_track(max(factor * s, LEAST_S), request.seed + k) for k, s in enumerate(lengths))
+    tracks = tuple(make_track(max(factor * s, MIN_WORK_S), request.seed + k) for k, s in enumerate(lengths))
     setting = make_setting(steps, turbo)
     covers = tuple(CoverJob(k, setting, request.seed + k) for k in range(len(tracks)))
-    scaled = "" if gpu else f" (lengths x {factor:g}, at least {LEAST_S:g} s)"
+    scaled = "" if gpu else f" (lengths x {factor:g}, at least {MIN_WORK_S:g} s)"
     return Workload(f"catalogue of {len(tracks)}, {steps} steps{scaled}", turbo, tracks, covers)

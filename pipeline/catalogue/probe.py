@@ -22,10 +22,9 @@ from acestep.redaction import shown
 from pipeline.storage.parquet_parts import PartError, PartFormat, part_names, read_part, write_part
 from pipeline.storage.read_timeout import DEFAULT_PATIENCE, Patience, Tick, place_of, side_by_side
 from pipeline.storage.source_copy import READ_BYTES, opened, refuse_larger
-from pipeline.storage.source_errors import SourceError, SourceTimeoutError
+from pipeline.storage.source_errors import SourceError, SourceTimeoutError, source_kind
 from pipeline.storage.spelling import Folders, Nearby, no_such_file
 from pipeline.storage.store import Store, locate, patiently
-from pipeline.worker.error_rows import source_kind
 
 PROBES = "probes"
 THREADS = 16

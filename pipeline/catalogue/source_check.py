@@ -21,8 +21,8 @@ from pipeline.catalogue.probe import THREADS, Probe
 from pipeline.catalogue.problem_report import Problem
 from pipeline.storage.read_timeout import DEFAULT_PATIENCE, Patience, Tick
 from pipeline.storage.source_copy import opened
+from pipeline.storage.source_errors import TOO_LONG, source_kind
 from pipeline.storage.store import locate, patiently
-from pipeline.worker.error_rows import TOO_LONG, source_kind
 
 Decode = Literal["start", "full", "none"]
 DECODES = ("start", "full", "none")

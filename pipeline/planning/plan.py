@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from acestep.constants import MIN_WORK_S
 from acestep.errors import RequestError
 from acestep.redaction import shown
 from pipeline.catalogue.grid import RepeatsError
@@ -20,10 +21,10 @@ from pipeline.catalogue.manifest import RejectedRow, Track
 from pipeline.catalogue.own_columns import META
 from pipeline.catalogue.probe import Probe
 from pipeline.planning.items import Rules, digest_of, item_columns, make_items
-from pipeline.planning.schema import PLAN_SCHEMA, SHORTEST_S
+from pipeline.planning.schema import PLAN_SCHEMA
 from pipeline.results.carried_columns import Carried
 from pipeline.results.table import as_table
-from pipeline.worker.error_rows import TOO_LONG
+from pipeline.storage.source_errors import TOO_LONG
 
 BATCH_ROWS = 8192
 Look = Callable[[Sequence[str]], Mapping[str, Probe]]
@@ -140,7 +141,7 @@ def _plan_batch(
         elif missing:
             plan.items += len(missing)
             for item in missing:
-                plan.seconds[item["setting_id"]] += max(source.duration_s or 0.0, SHORTEST_S)
+                plan.seconds[item["setting_id"]] += max(source.duration_s or 0.0, MIN_WORK_S)
             yield {
                 "track_id": track.track_id,
                 "source": track.source,

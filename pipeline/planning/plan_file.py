@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.planning.schema import PLAN_SCHEMA, SHORTEST_S
+from acestep.constants import MIN_WORK_S
+from pipeline.planning.schema import PLAN_SCHEMA
 from pipeline.storage.store import Store
 
 PLAN_FILE = "plan.parquet"
@@ -65,7 +66,7 @@ class PlanWriter:
 
 def work(rows: pa.Table) -> pa.ChunkedArray:
     """Seconds of source audio times items, of each row."""
-    seconds = pc.max_element_wise(pc.fill_null(rows["source_duration_s"], 0.0), SHORTEST_S)
+    seconds = pc.max_element_wise(pc.fill_null(rows["source_duration_s"], 0.0), MIN_WORK_S)
     return pc.multiply(seconds, pc.cast(pc.list_value_length(rows["items"]), pa.float64()))
 
 

@@ -2,10 +2,7 @@
 
 import pyarrow as pa
 
-from acestep.constants import LATENT_RATE, MIN_LATENT_FRAMES
 from pipeline.catalogue.own_columns import META, META_TYPE
-
-SHORTEST_S = MIN_LATENT_FRAMES / LATENT_RATE  # a shorter source is as much work
 
 ITEM = pa.struct(
     [

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.planning.schema import SHORTEST_S
-from pipeline.workflows.summary import WORK_COLUMNS
+from acestep.constants import MIN_WORK_S
+from pipeline.results.queries import WORK_COLUMNS
 
 RECENT_S = 600.0
 LEAST_SAMPLES = 20  # covers that take minutes each: a rate needs more than one of them
@@ -66,7 +66,7 @@ class Progress:
         self.by_kind.update(table["error_kind"].filter(pc.invert(ok)).to_pylist())
         if not self.total.covers:
             self._skip_start(table)
-        seconds = pc.max_element_wise(table["source_duration_s"], SHORTEST_S)  # an unknown one counts as planned
+        seconds = pc.max_element_wise(table["source_duration_s"], MIN_WORK_S)  # an unknown one counts as planned
         self.total = Tally(
             at=self.now(),
             covers=self.total.covers + len(table),
@@ -125,7 +125,7 @@ class Progress:
             return 0.0
         rate = self.recent().work
         # Durations are what headers say, and may fall short of what was decoded; no cover is nothing.
-        return max(self.work_s - self.total.work_s, left * SHORTEST_S) / rate if rate else None
+        return max(self.work_s - self.total.work_s, left * MIN_WORK_S) / rate if rate else None
 
 
 def slowest_s(table: pa.Table) -> float:

@@ -14,10 +14,10 @@ from acestep.redaction import hidden, shown
 from acestep.sampling.setting import SETTING_TYPES
 from pipeline.catalogue.own_columns import META, META_TYPE
 from pipeline.metrics.registry import MEASURES
-from pipeline.results.transient_errors import TRANSIENT_KINDS
 from pipeline.storage.parquet_parts import PartFormat, part_names, read_part, read_parts, replace_part, write_part
 from pipeline.storage.source_errors import SourceChangedError
 from pipeline.storage.store import Store
+from pipeline.storage.transient_errors import TRANSIENT_KINDS
 
 RESULTS, REJECTED = "results", "rejected"
 

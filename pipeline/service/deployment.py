@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 from acestep.checkpoints import hub
 from acestep.checkpoints.checkpoint import fingerprint, folder_fingerprint
 from acestep.checkpoints.file_stamps import stamp
+from acestep.checkpoints.verify import verify
 from acestep.errors import RequestError
 from acestep.handler import DTYPES
 from acestep.language.language_model import open_language_model
@@ -30,6 +31,7 @@ from acestep.model.compilation import check_compiled
 from pipeline.catalogue.presets import check_preset
 from pipeline.cluster.pool import PoolError, connect, size_pool
 from pipeline.planning.items import ModelFacts
+from pipeline.results.collector import Kept
 from pipeline.service.admission import Counter
 from pipeline.service.api_keys import Keys
 from pipeline.service.app import make_app
@@ -46,8 +48,6 @@ from pipeline.storage.lease import BEAT_S, HeldStore, Lease, LeaseLostError
 from pipeline.storage.store import absolute
 from pipeline.worker.attempts import mark_start
 from pipeline.worker.spec import WorkerSpec
-from pipeline.workflows.restyle import Kept
-from pipeline.workflows.restyle_job import check_model
 
 APP, ENGINE, FRONT = "restyle", "Engine", "Front"
 HEAD = "node:__internal_head__"  # Ray's name for the node where clients find the service
@@ -267,7 +267,7 @@ def _model(spec: ServiceSpec) -> ModelFacts:
     spec.metrics.check()
     folders = hub.find(spec.model, spec.variant)
     adapter = hub.find_adapter(spec.adapter) if spec.adapter else None
-    is_turbo = check_model(folders, adapter)
+    is_turbo = verify(folders, adapter).is_turbo
     listener = hub.find_language_model(spec.language_model) if spec.language_model else None
     stamped = stamp(folders, adapter, listener)
     if listener is not None:

@@ -14,8 +14,8 @@ from acestep.errors import GenerationError
 from acestep.generation.chain import Chain, Cover, Key, Stage
 from acestep.generation.conditions import TrackConditions
 from acestep.generation.params import GenerationConfig, GenerationParams
+from acestep.generation.rendering import finished
 from acestep.generation.request import kbps
-from acestep.inference import finished
 from pipeline.service.ports import keep_to_this_machine
 from pipeline.worker.restyle_worker import RestyleWorker
 from pipeline.worker.spec import WorkerSpec

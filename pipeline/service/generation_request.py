@@ -18,8 +18,7 @@ from acestep.generation.request import (
     stages_of,
     unused_notes,
 )
-from acestep.inference import effective
-from acestep.sampling.plan import resolve
+from acestep.sampling.plan import effective, resolve
 from acestep.sampling.setting import SETTING_FIELDS
 from pipeline.catalogue.grid import make_settings
 from pipeline.catalogue.manifest import Track

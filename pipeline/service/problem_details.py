@@ -8,8 +8,8 @@ from typing import Any
 
 from acestep.errors import AudioError, RestyleError
 from acestep.redaction import hidden, without_secrets
-from pipeline.results.transient_errors import TRANSIENT_KINDS
-from pipeline.worker.error_rows import TOO_LONG, source_kind
+from pipeline.storage.source_errors import TOO_LONG, source_kind
+from pipeline.storage.transient_errors import TRANSIENT_KINDS
 
 UNAVAILABLE, SHORT_OF_SPACE = "unavailable", "short_of_space"
 # How a failed item's kind reads as an HTTP status; what is not here is the service's own fault.

@@ -17,10 +17,9 @@ from pipeline.service.safe_open import open_beneath
 from pipeline.service.uploads import Draft, Keep
 from pipeline.service.url_fetch import PORTS, fetch
 from pipeline.storage.read_timeout import DEFAULT_PATIENCE, Patience, Tick
-from pipeline.storage.source_errors import SourceTimeoutError
+from pipeline.storage.source_errors import TOO_LONG, SourceTimeoutError
 from pipeline.storage.spelling import Folders
 from pipeline.storage.store import Store, locate
-from pipeline.worker.error_rows import TOO_LONG
 
 MOST_NAME_BYTES = 4096
 

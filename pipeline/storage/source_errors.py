@@ -1,6 +1,9 @@
 """Why a source could not be read although nothing is wrong with the row that names it."""
 
-from acestep.errors import RestyleError
+from acestep.errors import AudioError, GenerationError, RestyleError, TooLongError
+from pipeline.storage.transient_errors import is_transient
+
+TOO_LONG = "too_long"
 
 
 class SourceError(RestyleError):
@@ -29,3 +32,14 @@ class SourceUnavailableError(SourceError):
 
 class ReadStoppedError(Exception):
     """A read was abandoned because nobody waits for its result any more."""
+
+
+def source_kind(error: Exception) -> str:
+    """The kind of an error that a source causes."""
+    if isinstance(error, SourceError | GenerationError):
+        return error.kind
+    if isinstance(error, TooLongError):
+        return TOO_LONG
+    if isinstance(error, OSError) and is_transient(error):
+        return SourceUnavailableError.kind
+    return "unreadable_audio" if isinstance(error, AudioError) else "unreadable_file"

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
-from acestep.errors import RestyleError
+from acestep.errors import RequestError, RestyleError
 
 S3_OPTIONS = {"endpoint_override", "scheme", "region"}
 PAUSES_S = (1.0, 4.0, 10.0)
@@ -240,3 +240,18 @@ def absolute(uri: str, base: str) -> str:
 def escaped(path: str) -> str:
     """A plain path as a URI has it."""
     return re.sub("[%?]", lambda sign: quote(sign[0]), path)
+
+
+def open_output(uri: str) -> Store:
+    """The output folder, proven to be writable.
+
+    Raises:
+        RequestError: it cannot be written.
+    """
+    store = open_store(uri)
+    try:
+        store.write(".writable", b"")
+        store.delete(".writable")
+    except OSError as error:
+        raise RequestError(f"output {uri}: cannot be written ({error})") from error
+    return store

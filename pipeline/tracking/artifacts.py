@@ -13,7 +13,7 @@ from pipeline.catalogue.own_columns import META, with_columns_of
 from pipeline.evaluation.objective import KEPT, MOVED, OUTCOME, REASON, SCORE
 from pipeline.metrics.registry import BY_NAME
 from pipeline.report.findings import FOLDER, PAGE, Findings
-from pipeline.workflows.summary import first_rows
+from pipeline.results.queries import first_rows
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

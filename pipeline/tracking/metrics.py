@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pipeline.evaluation.comparison import is_judged, not_judged
 from pipeline.evaluation.objective import KEPT, MOVED, SCORE
 from pipeline.report.findings import Findings
-from pipeline.workflows.summary import WORK_COLUMNS, count_kinds
+from pipeline.results.queries import WORK_COLUMNS, count_kinds
 
 FAILED, REJECTED = "failed/", "rejected/"
 OBJECTIVE = "Objective"

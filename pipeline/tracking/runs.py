@@ -17,14 +17,14 @@ import pyarrow.parquet as pq
 from acestep.redaction import hidden
 from pipeline.catalogue.own_columns import META
 from pipeline.report.findings import Findings
+from pipeline.results.job_file import read_record
+from pipeline.results.queries import count_kinds, first_rows
 from pipeline.results.table import current_rows, without_passwords
 from pipeline.storage.audio_files import fetch_cover
 from pipeline.storage.store import Store
 from pipeline.tracking.artifacts import log_files, log_rows, log_table
 from pipeline.tracking.metrics import FAILED, REJECTED, RENAMED, job_metrics, measures, setting_metrics
 from pipeline.tracking.preflight import check, usable
-from pipeline.workflows.job_record import read_record
-from pipeline.workflows.summary import count_kinds, first_rows
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

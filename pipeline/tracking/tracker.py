@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from acestep.errors import RequestError
 from acestep.redaction import hidden, shown
 from pipeline.report.findings import Findings
+from pipeline.results.job_file import folder_of, tracking_key
 from pipeline.results.progress import Progress
 from pipeline.storage.parquet_parts import PartError
 from pipeline.storage.store import Store
@@ -40,7 +41,6 @@ from pipeline.tracking.runs import (
     open_runs,
 )
 from pipeline.tracking.uri import ARTIFACTS, DATABASE, checked, links, sqlite_file, sqlite_uri
-from pipeline.workflows.job_record import folder_of, tracking_key
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

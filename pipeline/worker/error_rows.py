@@ -11,13 +11,11 @@ from typing import Any
 import torch
 
 from acestep.errors import AudioError, GenerationError, RestyleError, TooLongError
-from pipeline.results.transient_errors import is_transient
-from pipeline.storage.source_errors import SourceError, SourceUnavailableError
+from pipeline.storage.source_errors import SourceError, source_kind
 from pipeline.storage.spelling import MissingFileError
 from pipeline.worker.attempts import WorkerDiedError, WorkerMemoryError
 
 log = logging.getLogger(__name__)
-TOO_LONG = "too_long"
 OUT_OF_MEMORY = "out_of_memory"
 MORE_MEMORY = (
     "cut the track, or give workers more memory: fewer of them (cluster.workers), or fewer on a GPU "
@@ -28,17 +26,6 @@ NO_MEMORY = (
     "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc",
     "can't start new thread", "could not create a memory",
 )  # fmt: skip
-
-
-def source_kind(error: Exception) -> str:
-    """The kind of an error that a source causes."""
-    if isinstance(error, SourceError | GenerationError):
-        return error.kind
-    if isinstance(error, TooLongError):
-        return TOO_LONG
-    if isinstance(error, OSError) and is_transient(error):
-        return SourceUnavailableError.kind
-    return "unreadable_audio" if isinstance(error, AudioError) else "unreadable_file"
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

@@ -29,9 +29,9 @@ from acestep.constants import NUMERICS_VERSION, SAMPLE_RATE
 from acestep.errors import AudioError, RestyleError
 from acestep.generation.chain import Chain, Cover, Key, Stage, parse_stage
 from acestep.generation.conditions import TrackConditions, cut_notes, prepare
+from acestep.generation.musical_facts import understood
 from acestep.generation.params import GenerationParams
 from acestep.handler import AceStepHandler
-from acestep.inference import understood
 from acestep.language.language_model import LanguageModel
 from acestep.language.prompt import Prompt
 from acestep.runtime.timing import Laps

@@ -9,11 +9,12 @@ import pyarrow.compute as pc
 
 from acestep.sampling.setting import SETTING_FIELDS
 from pipeline.catalogue.grid import short_name
-from pipeline.report.findings import Findings, FindingsSpec, find, measured_rows
+from pipeline.evaluation.judging import measured_rows
+from pipeline.report.findings import Findings, FindingsSpec, find
+from pipeline.results.job_file import read_record
 from pipeline.results.repair import check_parts
 from pipeline.storage.lease import HeldStore, holding
 from pipeline.tracking.tracker import Tracker, TrackingSpec
-from pipeline.workflows.job_record import read_record
 from pipeline.workflows.restyle_job import existing_output
 
 

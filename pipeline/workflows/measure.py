@@ -26,16 +26,17 @@ from pipeline.metrics.evaluator import ALL, MetricsSpec, Ruler
 from pipeline.metrics.registry import MEASURES
 from pipeline.planning.external_covers import read_pairs
 from pipeline.results.carried_columns import Carried, restated
+from pipeline.results.job_file import read_record
 from pipeline.results.repair import check_parts
 from pipeline.results.table import RESULTS, ResultWriter, as_table, current_rows, finished_items, made_with
 from pipeline.storage.audio_files import load, load_cover
 from pipeline.storage.lease import holding
 from pipeline.storage.read_timeout import DEFAULT_PATIENCE, SOURCE_TIMEOUT_S, Patience
 from pipeline.storage.spelling import spelled
-from pipeline.storage.store import Store
+from pipeline.storage.store import Store, open_output
 from pipeline.worker.error_rows import outcome
-from pipeline.workflows.job_record import read_record, write_pairs_file
-from pipeline.workflows.restyle_job import existing_output, open_output
+from pipeline.workflows.job_record import write_pairs_file
+from pipeline.workflows.restyle_job import existing_output
 
 log = logging.getLogger(__name__)
 MOST_PER_TASK = 50  # covers of one source; a task that is lost is done again whole

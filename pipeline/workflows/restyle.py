@@ -8,8 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from acestep.errors import RestyleError
@@ -20,27 +18,28 @@ from pipeline.cluster.local_cluster import lost_daemon
 from pipeline.cluster.pool import Pool, PoolError, connect, size_pool
 from pipeline.cluster.shutdown import StopFlag, StoppedError, stop_signals
 from pipeline.cluster.worker_deaths import read_deaths
+from pipeline.evaluation.judging import FOUND_COLUMNS, any_measured
 from pipeline.planning.items import ModelFacts
 from pipeline.planning.plan import Plan
 from pipeline.planning.plan_file import PLAN_FILE, PlanWriter
-from pipeline.report.findings import FOUND_COLUMNS, any_measured, find
-from pipeline.results.carried_columns import restated
-from pipeline.results.journal import LAST, RECEIPTS, TASK, Receipts, left_over, read_receipts, take_back
+from pipeline.report.findings import find
+from pipeline.results.collector import Kept
+from pipeline.results.job_file import read_record
 from pipeline.results.missing_audio import forget, lost_covers
 from pipeline.results.progress import Progress, slowest_s
 from pipeline.results.repair import check_parts
-from pipeline.results.table import REJECTED, RESULTS, ResultWriter, current_rows, finished_items
+from pipeline.results.table import current_rows
 from pipeline.storage.lease import HeldStore, LeaseLostError, holding
 from pipeline.storage.output_store import OutputError
-from pipeline.storage.store import Store, no_empty_folders, open_store
+from pipeline.storage.store import Store, no_empty_folders, open_output, open_store
 from pipeline.tracking.tracker import Tracker
 from pipeline.worker.attempts import ATTEMPTS, mark_start, under_way
 from pipeline.worker.dataset import stream
 from pipeline.worker.restyle_worker import RestyleWorker
 from pipeline.worker.spec import WorkerSpec
 from pipeline.worker.startup import any_worker_is_ready, ready_workers, start_up
-from pipeline.workflows.job_record import job_labels, job_parameters, read_record, write_job_file
-from pipeline.workflows.restyle_job import RestyleJob, check_options, open_job, open_output, plan_job
+from pipeline.workflows.job_record import job_labels, job_parameters, write_job_file
+from pipeline.workflows.restyle_job import RestyleJob, check_options, open_job, plan_job
 from pipeline.workflows.summary import Summary, summarize
 from pipeline.workflows.watchdog import Looks, Watch, answered, describe_cluster, watching
 
@@ -56,57 +55,6 @@ class Reporter(Protocol):
 
     def warned(self, message: str) -> None:
         """Something went wrong that does not stop the job; may be called from another thread."""
-
-
-class Kept:
-    """Where result rows go, failed and refused ones apart; ``new`` counts them."""
-
-    def __init__(self, output: Store):
-        self.output = output
-        self.results, self.rejected = ResultWriter(output, RESULTS), ResultWriter(output, REJECTED)
-        self.receipts = Receipts(output)
-        self.new = 0
-
-    def add(self, table: pa.Table) -> None:
-        """Take rows; they are written now and then."""
-        self.new += len(table)
-        self._take(table)
-
-    def _take(self, table: pa.Table) -> None:
-        refused = pc.equal(table["status"], "rejected")
-        try:
-            self.rejected.add(table.filter(refused))
-        finally:  # older rows may fail to be written here, and these are still to be taken
-            if self.results.add(table.filter(pc.invert(refused))):
-                self.receipts.written()
-
-    def add_new(self, table: pa.Table) -> None:
-        """Take rows from a worker."""
-        self.add(table.drop_columns([TASK, LAST]))
-        self.receipts.seen(table)
-
-    def adopt(self) -> None:
-        """Take the rows of receipts that nobody wrote, such as an earlier launch's that was killed."""
-        names = left_over(self.output)
-        known = finished_items(self.output, retry_failed=True) if names else ()
-        for rows, taken in read_receipts(self.output, names, self.results.most_rows, known):
-            self.results.add(rows)
-            self.results.flush()
-            take_back(self.output, taken)
-        self.output.delete_folder(RECEIPTS)
-
-    def restate(self, plan: Plan) -> None:
-        """Write rows of finished items anew where the manifest says something else in the user's own columns."""
-        if plan.outdated:
-            self._take(restated(self.output, plan.outdated))
-
-    def flush(self) -> None:
-        """Write what waits."""
-        try:
-            self.rejected.flush()
-        finally:
-            self.results.flush()
-        self.receipts.written()
 
 
 def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] = RestyleWorker) -> Summary:
@@ -157,7 +105,7 @@ def run_in(
             if plan.items:
                 work.write(output)
         forget(output, plan.lost)
-        kept.restate(plan)
+        kept.restate(plan.outdated)
         progress = Progress(plan.items, plan.tracks, sum(plan.seconds.values()))
         reporter.planned(job, plan, settings, model, pool)
         write_job_file(job, output, model, pool, settings)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +11,7 @@ import torch
 
 from acestep.audio.files import FORMATS
 from acestep.checkpoints import hub
-from acestep.checkpoints.checkpoint import CheckpointFolders, fingerprint, folder_fingerprint
+from acestep.checkpoints.checkpoint import fingerprint, folder_fingerprint
 from acestep.checkpoints.file_stamps import stamp
 from acestep.checkpoints.lora import check_scale, open_adapter
 from acestep.checkpoints.verify import verify
@@ -44,7 +43,7 @@ from pipeline.results.table import (
     made_with,
 )
 from pipeline.storage.read_timeout import SOURCE_TIMEOUT_S, Patience
-from pipeline.storage.store import Store, no_empty_folders, open_store
+from pipeline.storage.store import Store, no_empty_folders, open_output, open_store
 from pipeline.tracking.tracker import Tracker, TrackingSpec
 
 
@@ -167,7 +166,7 @@ def open_job(job: RestyleJob, output: Store) -> Opened:
     folders = hub.find(job.model, job.variant)
     adapter = hub.find_adapter(job.adapter) if job.adapter else None
     stamped = stamp(folders, adapter, listener)
-    is_turbo = check_model(folders, adapter)
+    is_turbo = verify(folders, adapter).is_turbo
     refuse_repeats(job, settings, first, is_turbo)
     return Opened(
         output=output,
@@ -315,15 +314,6 @@ def refuse_other_models(output: Store, model: ModelFacts, mix_models: bool) -> N
         )
 
 
-def check_model(folders: CheckpointFolders, adapter: Path | None = None) -> bool:
-    """Look at every file of a checkpoint and its adapter without loading the weights; True for a turbo model.
-
-    Raises:
-        CheckpointError: a part is missing, damaged or of another kind.
-    """
-    return verify(folders, adapter).is_turbo
-
-
 def existing_output(uri: str) -> Store:
     """The output folder of an earlier job.
 
@@ -333,19 +323,4 @@ def existing_output(uri: str) -> Store:
     store = open_store(uri)
     if not store.exists(""):
         raise RequestError(f"output {uri}: no such folder; name a folder of jobs.restyle or jobs.measure")
-    return store
-
-
-def open_output(uri: str) -> Store:
-    """The output folder, proven to be writable.
-
-    Raises:
-        RequestError: it cannot be written.
-    """
-    store = open_store(uri)
-    try:
-        store.write(".writable", b"")
-        store.delete(".writable")
-    except OSError as error:
-        raise RequestError(f"output {uri}: cannot be written ({error})") from error
     return store

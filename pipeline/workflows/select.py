@@ -10,15 +10,14 @@ import pyarrow.csv
 from acestep.errors import RequestError
 from pipeline.catalogue.manifest import file_name_key, is_device
 from pipeline.catalogue.own_columns import META, with_columns_of
+from pipeline.evaluation.judging import chance, judged, measured_rows
 from pipeline.evaluation.objective import Objective
 from pipeline.evaluation.selection import select
-from pipeline.report.findings import chance, judged, measured_rows
 from pipeline.results.repair import check_parts
 from pipeline.storage.audio_files import fetch_cover
 from pipeline.storage.csv_escaping import as_cells
 from pipeline.storage.lease import holding
-from pipeline.storage.store import Store, open_store
-from pipeline.workflows.restyle_job import open_output
+from pipeline.storage.store import Store, open_output, open_store
 
 TABLE = "winners.csv"
 

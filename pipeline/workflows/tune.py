@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from acestep.checkpoints import hub
+from acestep.checkpoints.verify import verify
 from acestep.constants import RANDOM_SEED, SEED_LIMIT
 from acestep.errors import RequestError
 from acestep.sampling.setting import CoverSetting
@@ -23,11 +24,11 @@ from pipeline.evaluation.tuning import Space, Trial, Tuned, tune
 from pipeline.planning.items import drawn_seed
 from pipeline.report.findings import Findings
 from pipeline.storage.lease import HeldStore, holding
-from pipeline.storage.store import Store, absolute, no_empty_folders, open_store
+from pipeline.storage.store import Store, absolute, no_empty_folders, open_output, open_store
 from pipeline.tracking.tracker import TrackingSpec
 from pipeline.workflows.compare import CompareJob, compare_in
 from pipeline.workflows.restyle import Reporter, run_in
-from pipeline.workflows.restyle_job import RestyleJob, check_model, check_options, open_output
+from pipeline.workflows.restyle_job import RestyleJob, check_options
 
 SAMPLE, PRESET = "tune/tracks.jsonl", "preset/tuned.yaml"
 STRENGTH, GUIDANCE = "audio_cover_strength", "guidance_scale"
@@ -150,7 +151,7 @@ def _seeds(job: RestyleJob, count: int, say: Callable[[str], None]) -> range:
 def _space(job: RestyleJob, spec: TuneSpec, say: Callable[[str], None]) -> Space:
     """The grid without points that would be the same cover on this model."""
     folders = hub.find(job.model, job.variant)
-    is_turbo = check_model(folders, hub.find_adapter(job.adapter) if job.adapter else None)
+    is_turbo = verify(folders, hub.find_adapter(job.adapter) if job.adapter else None).is_turbo
     guidances = spec.guidances
     if is_turbo and len(guidances) > 1:
         say("a turbo model has guidance built in, so only the strength is sought")

@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 from acestep.checkpoints import hub
 from acestep.checkpoints.checkpoint import CheckpointFolders
 from acestep.checkpoints.lora import open_adapter
+from acestep.checkpoints.verify import verify
 from acestep.errors import CheckpointError, RequestError, RestyleError
 from acestep.language.language_model import open_language_model
 from acestep.language.prompt import singing_notes
@@ -36,17 +37,10 @@ from pipeline.results.repair import DamageError, check_parts
 from pipeline.results.table import RESULTS, ResultWriter, changed_sources, made_tracks
 from pipeline.storage.lease import holder_of
 from pipeline.storage.read_timeout import Patience
-from pipeline.storage.store import Store, no_empty_folders, open_store
+from pipeline.storage.store import Store, no_empty_folders, open_output, open_store
 from pipeline.tracking.faults import TrackerError
 from pipeline.tracking.tracker import Tracker
-from pipeline.workflows.restyle_job import (
-    RestyleJob,
-    check_model,
-    dry_run,
-    open_output,
-    option_errors,
-    refuse_repeats,
-)
+from pipeline.workflows.restyle_job import RestyleJob, dry_run, option_errors, refuse_repeats
 
 Found = TypeVar("Found")
 Model = tuple[CheckpointFolders, bool]  # and whether it is a turbo model
@@ -225,7 +219,7 @@ def _cluster(cluster: ClusterSpec) -> None:
 
 def _model(job: RestyleJob) -> tuple[Model, str]:
     folders = _here(lambda: hub.find(job.model, job.variant, "cache"))
-    is_turbo = check_model(folders)
+    is_turbo = verify(folders).is_turbo
     return (folders, is_turbo), f"{job.model}, every tensor fits ({folders.model})"
 
 
@@ -235,7 +229,7 @@ def _adapter(job: RestyleJob, model: Model | None) -> tuple[Path, str]:
     said = f"{job.adapter}, {len(adapter.pairs)} layers of {adapter.path}"
     if model is None:
         return path, f"{said}, can be read; whether it fits, the model will tell"
-    check_model(model[0], path)
+    verify(model[0], path)
     return path, "; ".join(filter(None, (f"{said}, fits the model", adapter.note())))
 
 

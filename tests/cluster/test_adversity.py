@@ -18,8 +18,8 @@ import pytest
 
 from acestep.audio.files import load_audio
 from pipeline.results.table import REJECTED, RESULTS, read_results
-from pipeline.results.transient_errors import TRANSIENT_KINDS
 from pipeline.storage.store import open_store
+from pipeline.storage.transient_errors import TRANSIENT_KINDS
 from tests.cluster.launches import ROOT, SEEDS, Launches, write_catalogue
 from tests.disks import mounted
 

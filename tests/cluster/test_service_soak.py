@@ -27,11 +27,11 @@ import psutil
 import pytest
 import soundfile
 
+from pipeline.results.collector import Kept
 from pipeline.results.journal import leave
 from pipeline.service.generation_store import Shelf
 from pipeline.service.retained_files import kept_files
 from pipeline.storage.store import open_store
-from pipeline.workflows.restyle import Kept
 from tests.cluster.test_service import replicas
 from tests.conftest import tone
 from tests.launched import ROOT, free_ports

@@ -13,13 +13,14 @@ import soundfile
 from rich.console import Console
 
 from acestep.sampling.setting import CoverSetting
+from pipeline.results.collector import Kept
 from pipeline.results.table import RESULTS, ResultWriter, as_table, read_results
 from pipeline.storage.lease import HeldError, HeldStore, LeaseLostError, holding
 from pipeline.storage.store import open_store
 from pipeline.workflows.compare import CompareJob, compare_folder
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.measure import MeasureJob, measure_all
-from pipeline.workflows.restyle import Kept, run
+from pipeline.workflows.restyle import run
 from pipeline.workflows.restyle_job import RestyleJob
 from pipeline.workflows.select import SelectJob, select_winners
 from pipeline.workflows.tune import TuneSpec, tune_catalogue

@@ -26,17 +26,18 @@ from pipeline.cluster.pool import ClusterSpec
 from pipeline.planning.items import ModelFacts, Rules
 from pipeline.planning.plan import make_plan
 from pipeline.report.findings import FindingsSpec
+from pipeline.results.collector import Kept
 from pipeline.results.journal import left_over
 from pipeline.results.table import REJECTED, RESULTS, ResultWriter, as_table, finished_items, read_results
-from pipeline.results.transient_errors import TRANSIENT_KINDS
 from pipeline.service.problem_details import of_row
 from pipeline.storage.output_store import OutputError, OutputStore
+from pipeline.storage.source_errors import source_kind
 from pipeline.storage.store import locate, open_store
+from pipeline.storage.transient_errors import TRANSIENT_KINDS
 from pipeline.tracking.tracker import TrackingSpec
-from pipeline.worker.error_rows import source_kind
 from pipeline.worker.restyle_worker import RestyleWorker
 from pipeline.workflows.console import ConsoleReporter
-from pipeline.workflows.restyle import Kept, run
+from pipeline.workflows.restyle import run
 from pipeline.workflows.restyle_job import RestyleJob
 from pipeline.workflows.summary import Summary
 from tests.conftest import tone

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from acestep.constants import MIN_WORK_S
 from acestep.errors import RequestError
-from pipeline.benchmark.config import LEAST_S, parse_request
+from pipeline.benchmark.config import parse_request
 
 
 @pytest.mark.parametrize(
@@ -39,5 +40,5 @@ def test_what_has_no_meaning_is_refused(values: dict[str, Any], message: str) ->
 
 def test_durations_are_one_or_several() -> None:
     assert parse_request({"workload": "step"}).duration_s is None
-    assert parse_request({"workload": "step", "duration_s": LEAST_S}).duration_s == (LEAST_S,)
+    assert parse_request({"workload": "step", "duration_s": MIN_WORK_S}).duration_s == (MIN_WORK_S,)
     assert parse_request({"workload": "step", "duration_s": [30, 240]}).duration_s == (30.0, 240.0)

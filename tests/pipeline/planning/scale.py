@@ -18,16 +18,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
+from acestep.constants import MIN_WORK_S
 from pipeline.catalogue.grid import make_settings
 from pipeline.catalogue.manifest import read_manifest
 from pipeline.catalogue.probe import Probes
 from pipeline.planning.items import ModelFacts, Rules
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.planning.plan_file import PlanWriter, read_plan
-from pipeline.planning.schema import SHORTEST_S
+from pipeline.results.queries import SUMMARY_COLUMNS
 from pipeline.results.table import ResultWriter, as_table, current_rows, finished_items
 from pipeline.storage.store import open_store
-from pipeline.workflows.summary import SUMMARY_COLUMNS, summarize
+from pipeline.workflows.summary import summarize
 
 SOURCES = 1000
 RULES = Rules(make_settings({"seed": 42}, {}), ModelFacts("demo", "f00d", is_turbo=False, dtype="float32"))
@@ -50,7 +51,7 @@ def write_catalogue(folder: Path, rows: int, done: float = 0.99) -> None:
     work.write(open_store(str(folder)))
     writer = ResultWriter(open_store(str(folder)), "results", most_rows=1000, most_seconds=1e9)
     finished = 0
-    for tracks in read_plan(open_store(str(folder)), 1000 * SHORTEST_S, 1):
+    for tracks in read_plan(open_store(str(folder)), 1000 * MIN_WORK_S, 1):
         some = tracks.slice(0, int(rows * done) - finished).to_pylist()
         writer.add(as_table([_result(track) for track in some]))
         finished += len(some)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from acestep.constants import NUMERICS_VERSION
+from acestep.constants import MIN_WORK_S, NUMERICS_VERSION
 from pipeline.catalogue import probe as probing
 from pipeline.catalogue.grid import Point, RepeatsError, make_settings
 from pipeline.catalogue.manifest import RejectedRow, parse_track
@@ -22,7 +22,7 @@ from pipeline.catalogue.probe import Probes, probe
 from pipeline.planning.items import ModelFacts, Rules
 from pipeline.planning.plan import make_plan as plan_rows
 from pipeline.planning.plan_file import PlanWriter, read_plan
-from pipeline.planning.schema import PLAN_SCHEMA, SHORTEST_S
+from pipeline.planning.schema import PLAN_SCHEMA
 from pipeline.storage.store import open_store
 from tests.conftest import tone
 
@@ -66,7 +66,7 @@ def test_work_is_counted_in_seconds_of_source(folder: Path) -> None:
     plan = make_plan([track(folder, "short"), track(folder, "long")], [], Rules(SETTINGS, MODEL), set())
     assert (plan.tracks, plan.items, plan.set_aside) == (2, 4, 0)
     assert plan.rows["source_duration_s"].to_pylist() == [1.0, 3.0]
-    assert dict(plan.seconds) == {setting.setting_id: 2 * SHORTEST_S for setting in SETTINGS}
+    assert dict(plan.seconds) == {setting.setting_id: 2 * MIN_WORK_S for setting in SETTINGS}
 
 
 @pytest.mark.parametrize("most_bytes", [1, 10_000, 1 << 20])

@@ -24,6 +24,7 @@ from pipeline.catalogue.probe import PROBES, Probes
 from pipeline.planning.estimate import measured_rates
 from pipeline.planning.items import ModelFacts
 from pipeline.results.carried_columns import Carried
+from pipeline.results.job_file import JOB_FILE, read_record, tracking_key
 from pipeline.results.missing_audio import altered_covers
 from pipeline.results.repair import FOUND, DamageError, check_parts, find_cover, proven
 from pipeline.results.table import (
@@ -45,7 +46,6 @@ from pipeline.storage.parquet_parts import PartError, encode_parquet, part_names
 from pipeline.storage.store import Store, locate, open_store
 from pipeline.tracking.tracker import TrackingSpec
 from pipeline.workflows.compare import CompareJob, compare_folder
-from pipeline.workflows.job_record import JOB_FILE, read_record, tracking_key
 from pipeline.workflows.measure import MeasureJob, measure_all
 from pipeline.workflows.restyle import run
 from pipeline.workflows.restyle_job import RestyleJob, dry_run

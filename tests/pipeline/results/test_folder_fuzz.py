@@ -17,7 +17,9 @@ import torch
 from acestep.audio.files import encode_audio
 from acestep.errors import RestyleError
 from pipeline.catalogue.probe import Probes
-from pipeline.report.findings import measured_rows
+from pipeline.evaluation.judging import measured_rows
+from pipeline.results.collector import Kept
+from pipeline.results.job_file import read_record
 from pipeline.results.journal import leave, left_over, read_receipts
 from pipeline.results.missing_audio import altered_covers, forget, lost_covers
 from pipeline.results.repair import DamageError, check_parts, find_cover
@@ -26,8 +28,6 @@ from pipeline.service.generation_request import Order
 from pipeline.service.generation_store import Shelf
 from pipeline.storage.parquet_parts import encode_parquet
 from pipeline.storage.store import Store, open_store
-from pipeline.workflows.job_record import read_record
-from pipeline.workflows.restyle import Kept
 from tests.conftest import tone
 
 Row = dict[str, Any]

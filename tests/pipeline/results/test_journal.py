@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.results.collector import Kept
 from pipeline.results.journal import LAST, TASK, Receipts, leave, left_over, read_receipts, receipt_of
 from pipeline.results.table import as_table, read_results
 from pipeline.storage.store import Store, open_store
 from pipeline.worker.attempts import AttemptGuard, WorkerDiedError
-from pipeline.workflows.restyle import Kept
 
 
 def row(track: str, item: str, status: str = "ok") -> dict[str, str]:

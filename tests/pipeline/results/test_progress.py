@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipeline.planning.schema import SHORTEST_S
+from acestep.constants import MIN_WORK_S
 from pipeline.results.progress import RECENT_S, Progress, in_words, spell
 from pipeline.results.table import as_table
 
@@ -58,7 +58,7 @@ def test_failures_are_counted_by_kind_and_make_no_audio() -> None:
     progress.add(as_table(finished("b", None, ["unreadable_audio", "unreadable_audio"])))
     assert (progress.done, progress.failed) == (5, 3)
     assert progress.total.audio_s == 20
-    assert progress.total.work_s == pytest.approx(30 + 2 * SHORTEST_S)
+    assert progress.total.work_s == pytest.approx(30 + 2 * MIN_WORK_S)
     assert in_words(progress) == (
         "5 of 40 covers, 5.0 tracks/min, 0.7 x real time, 3 failed (unreadable_audio 2, out_of_memory 1), "
         "5 min to go"
@@ -78,10 +78,10 @@ def test_loading_a_model_is_not_taken_for_slowness() -> None:
 
 def test_what_headers_did_not_tell_is_still_time_to_go() -> None:
     clock = Clock()
-    progress = Progress(items=3, tracks=3, work_s=3 * SHORTEST_S, now=clock)
+    progress = Progress(items=3, tracks=3, work_s=3 * MIN_WORK_S, now=clock)
     clock.time += 60
     progress.add(as_table(finished("headerless", 120.0, [None])))
-    assert progress.left_s() == pytest.approx(2 * SHORTEST_S / 2)
+    assert progress.left_s() == pytest.approx(2 * MIN_WORK_S / 2)
 
 
 def test_recent_rates_forget_and_a_slow_track_is_no_gap() -> None:

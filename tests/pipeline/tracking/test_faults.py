@@ -21,6 +21,7 @@ from acestep.errors import RequestError
 from acestep.redaction import shown
 from pipeline.cluster.pool import Pool
 from pipeline.planning.items import ModelFacts
+from pipeline.results.job_file import read_record, tracking_key
 from pipeline.storage.store import Store, open_store
 from pipeline.tracking.faults import TrackerError, fault_of
 from pipeline.tracking.moved_artifacts import relocate
@@ -28,7 +29,7 @@ from pipeline.tracking.preflight import usable
 from pipeline.tracking.tracker import Tracker, TrackingSpec
 from pipeline.tracking.uri import checked, sqlite_file, sqlite_uri
 from pipeline.workflows.console import ConsoleReporter
-from pipeline.workflows.job_record import read_record, tracking_key, write_job_file
+from pipeline.workflows.job_record import write_job_file
 from pipeline.workflows.restyle import run as restyle
 from pipeline.workflows.restyle_job import RestyleJob
 from pipeline.workflows.tune import TuneSpec, tune_catalogue

@@ -7,8 +7,9 @@ import torch
 
 from acestep.errors import AudioError, TooLongError
 from pipeline.service.problem_details import of_error, of_row
+from pipeline.storage.source_errors import source_kind
 from pipeline.worker.attempts import WorkerDiedError, WorkerMemoryError
-from pipeline.worker.error_rows import outcome, source_kind
+from pipeline.worker.error_rows import outcome
 
 
 @pytest.mark.parametrize(

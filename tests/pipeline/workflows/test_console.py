@@ -12,10 +12,11 @@ from pipeline.cluster.pool import Pool
 from pipeline.planning.items import ModelFacts
 from pipeline.planning.plan import Plan
 from pipeline.results.progress import Progress
+from pipeline.results.queries import SUMMARY_COLUMNS
 from pipeline.results.table import as_table
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle_job import RestyleJob
-from pipeline.workflows.summary import SUMMARY_COLUMNS, summarize
+from pipeline.workflows.summary import summarize
 
 JOB = RestyleJob("tracks.csv", "out", {})
 POOL = Pool(workers=1, most=1, gpus_per_worker=0, threads=2, cluster="local, 1 node")

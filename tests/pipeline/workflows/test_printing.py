@@ -11,11 +11,12 @@ from pipeline.evaluation.objective import HALF_MOVED, Objective
 from pipeline.planning.items import ModelFacts
 from pipeline.planning.plan import Plan
 from pipeline.report.findings import Findings
+from pipeline.results.queries import SUMMARY_COLUMNS
 from pipeline.results.table import as_table
 from pipeline.workflows.console import ConsoleReporter, warn_on
 from pipeline.workflows.console_findings import print_findings
 from pipeline.workflows.printing import plain_console, table_lines
-from pipeline.workflows.summary import SUMMARY_COLUMNS, summarize
+from pipeline.workflows.summary import summarize
 from tests.pipeline.evaluation.test_comparison import DISTANCE, covers, table
 from tests.pipeline.workflows.test_console import JOB, POOL, SETTINGS, row
 

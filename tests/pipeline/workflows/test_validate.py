@@ -26,9 +26,9 @@ from pipeline.cluster.pool import ClusterSpec
 from pipeline.planning.disk_space import Space, most_bytes, space_for
 from pipeline.planning.estimate import Forecast
 from pipeline.results.table import ResultWriter, as_table
-from pipeline.storage.store import open_store
+from pipeline.storage.store import open_output, open_store
 from pipeline.tracking.tracker import TrackingSpec
-from pipeline.workflows.restyle_job import RestyleJob, open_job, open_output
+from pipeline.workflows.restyle_job import RestyleJob, open_job
 from pipeline.workflows.validate import Check, ValidateSpec, Validation, validate
 from tests.acestep.checkpoints.test_hub import point_to
 from tests.audio_files import with_streams

@@ -1,0 +1,25 @@
+"""Musical facts of a track that the language model hears and the request leaves open."""
+
+from dataclasses import replace
+
+from acestep.constants import UNDERSTANDING_SEED
+from acestep.generation.conditions import TrackConditions
+from acestep.generation.params import GenerationParams
+from acestep.language.language_model import LanguageModel
+from acestep.language.understanding import fill
+
+
+def understood(
+    language_model: LanguageModel, conditions: TrackConditions, params: GenerationParams
+) -> tuple[TrackConditions, list[str]]:
+    """Conditions with the musical facts that the language model hears and the request leaves open."""
+    found = language_model.understand(
+        conditions.source_codes()[0].tolist(),
+        seed=UNDERSTANDING_SEED,
+        temperature=params.lm_temperature,
+        top_k=params.lm_top_k,
+        top_p=params.lm_top_p,
+        constrained=params.use_constrained_decoding,
+    )
+    prompt, notes = fill(conditions.prompt, found, params.use_cot_metas, params.use_cot_language)
+    return replace(conditions, prompt=prompt), notes
