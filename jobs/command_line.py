@@ -20,7 +20,7 @@ from acestep.errors import RequestError, RestyleError
 from acestep.parameters.suggestions import nearest
 from jobs.arguments import FIXED, checked, is_text
 
-MODELS = "model=turbo takes the published weights, model=demo the built-in ones, which are random and make noise"
+MODELS = "model=turbo takes the published weights, model=demo a small built-in model, made to show the product"
 NESTED = "an argument, or a file of presets, has brackets nested too deep to be read"
 INTERPOLATION = (
     "${name} is the value of another key, ${oc.env:NAME} of an environment variable; \\${ is a dollar and a brace"

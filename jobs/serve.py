@@ -19,7 +19,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from acestep.checkpoints.demo import NO_MUSIC, VARIANTS
+from acestep.checkpoints.demo import ABOUT, VARIANTS
 from acestep.errors import RequestError
 from jobs.command_line import complete, launch
 from jobs.leaving import COULD_NOT_START, leaving
@@ -99,7 +99,7 @@ def _main(config: DictConfig) -> None:
                 if spec.page:
                     console.print(f"the Cover page is at {address}/")
                 if spec.model in VARIANTS:
-                    console.print(NO_MUSIC)
+                    console.print(ABOUT)
                 while not request.came.wait(BEAT_S):
                     output.lease.check()
         console.print(f"stopped; {KEPT}")

@@ -3,13 +3,16 @@
     python -m jobs.train_demo output=outputs/train_demo
     python -m jobs.train_demo output=outputs/train_demo stage=base device=cuda
     python -m jobs.train_demo output=outputs/train_demo stage=evaluate
+    python -m jobs.train_demo output=outputs/train_demo stage=publish
     python -m jobs.train_demo output=/tmp/small steps=small
 
 Stages, in order: songs, teacher, encoder, decoder, refined_decoder, latents, base, turbo, export; ``stage=all`` is
-all of them. ``stage=evaluate`` measures what is exported on songs that were not trained on. Encoder and decoder do
-not depend on each other, so two processes can train them at the same time. Training goes on from the last
-checkpoint; where it was stopped does not change the result. With ``steps=small`` everything runs through in a
-minute, and the result is noise. ``plan.*`` changes amounts: ``plan.base_steps=20000``.
+all of them. ``stage=evaluate`` measures what is exported on songs that were not trained on. ``stage=publish``
+makes it the built-in model of this checkout: it copies the files into the package and pins their digest.
+
+Encoder and decoder do not depend on each other, so two processes can train them at the same time. Training goes on
+from the last checkpoint; where it was stopped does not change the result. With ``steps=small`` everything runs
+through in a minute, and the result is noise. ``plan.*`` changes amounts: ``plan.base_steps=20000``.
 
 Rendering the songs needs the fluidsynth command and the FluidR3 soundfont. The stages base and turbo read
 ``latents_*.safetensors`` and ``tokenizer.json`` alone, and run on a GPU with ``device=cuda``.
@@ -27,6 +30,7 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
+from acestep.checkpoints import demo
 from acestep.errors import RequestError
 from acestep.handler import pick_device
 from acestep.parameters.suggestions import nearest
@@ -39,7 +43,7 @@ from pipeline.demo_model.training import log_losses
 from pipeline.workflows.printing import plain_console
 
 log = logging.getLogger(__name__)
-ALL, EVALUATE = "all", "evaluate"
+ALL, EVALUATE, PUBLISH = "all", "evaluate", "publish"
 
 register()
 _entered: list[bool] = []
@@ -53,9 +57,10 @@ def _main(config: DictConfig) -> None:
     with leaving():
         values = complete(config)
         from pipeline.demo_model.evaluation import Scope, evaluate_training
+        from pipeline.demo_model.publish import publish
         from pipeline.demo_model.stages import STAGES, Training
 
-        _check_choice("stage", values["stage"], (ALL, *STAGES, EVALUATE))
+        _check_choice("stage", values["stage"], (ALL, *STAGES, EVALUATE, PUBLISH))
         if values["threads"] is not None:
             torch.set_num_threads(values["threads"])
         plan = plan_of(values["steps"], values["plan"])
@@ -67,6 +72,9 @@ def _main(config: DictConfig) -> None:
         training = Training(root, plan, values["seed"], pick_device(values["device"]), tell)
         if values["stage"] == EVALUATE:
             console.print(evaluate_training(training, Scope(values["seeds"]), log.info))
+            return
+        if values["stage"] == PUBLISH:
+            console.print(f"digest {publish(training.checkpoints)}, in {demo.FOLDER}")
             return
         for stage in STAGES if values["stage"] == ALL else (values["stage"],):
             console.print(f"stage {stage}")

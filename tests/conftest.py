@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from acestep.handler import AceStepHandler
+from tests import miniature
 
 
 def tone(seconds: float, rate: int = 48_000, pitch_hz: float = 220.0) -> np.ndarray:
@@ -52,14 +53,14 @@ def _no_runs_in_the_working_directory() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def base() -> AceStepHandler:
-    """The built-in base model on the CPU."""
-    return AceStepHandler.from_checkpoint("demo", device="cpu")
+    """The miniature base model on the CPU."""
+    return AceStepHandler.from_checkpoint(miniature.BASE, device="cpu")
 
 
 @pytest.fixture(scope="session")
 def turbo() -> AceStepHandler:
-    """The built-in turbo model on the CPU."""
-    return AceStepHandler.from_checkpoint("demo_turbo", device="cpu")
+    """The miniature turbo model on the CPU."""
+    return AceStepHandler.from_checkpoint(miniature.TURBO, device="cpu")
 
 
 @pytest.fixture

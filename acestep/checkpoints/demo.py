@@ -1,215 +1,65 @@
-"""The built-in miniature checkpoint: random weights in the complete published layout.
+"""The built-in model: a small ACE-Step 1.5 of our own, whose files are part of the package.
 
-It goes through the same loader as the published weights and proves the pipeline, not the music. Weights depend
-on nothing but their names, so every machine writes the same bytes.
+``FOLDER`` has the published layout and goes through the same loader and checks as published weights.
+``python -m jobs.train_demo`` trains the model; ``stage=publish`` copies it here and pins its digest.
 """
 
-import json
-import math
-import os
-import shutil
-import tempfile
-import zlib
+import hashlib
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from torch import Tensor
-
-from acestep.checkpoints.checkpoint import (
-    AUTOENCODER_FOLDER,
-    MODEL_PREFIX,
-    SILENCE_FILE,
-    TEXT_ENCODER_FOLDER,
-    model_shapes,
-)
+from acestep.checkpoints.checkpoint import CheckpointFolders, locate
 from acestep.errors import CheckpointError
-from acestep.model.ace_step import AceStepModel
-from acestep.model.autoencoder import Autoencoder, weight_norm_shapes
-from acestep.model.config import parse_autoencoder_config, parse_model_config
 
-VERSION = 1
 VARIANTS = {"demo": "base", "demo_turbo": "turbo"}
-NO_MUSIC = (
-    "The built-in miniature model has random weights: it makes noise, not music. "
-    "model=turbo fetches and uses the published weights."
+ABOUT = (
+    "The built-in model is a small one of our own: it knows twelve styles of synthesised instruments, without "
+    "voices, and is made to show the product, not to replace model=turbo, which fetches the published weights."
 )
-SILENCE_FRAMES = 15_000
-TEXT_WIDTH = 64
-LATENT_CHANNELS = 8
-END_OF_TEXT = "<|endoftext|>"
-
-_MODEL = {
-    "model_type": "acestep",
-    "architectures": ["AceStepConditionGenerationModel"],
-    "hidden_size": 64,
-    "intermediate_size": 160,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "num_lyric_encoder_hidden_layers": 2,
-    "num_timbre_encoder_hidden_layers": 2,
-    "num_attention_pooler_hidden_layers": 2,
-    "text_hidden_dim": TEXT_WIDTH,
-    "audio_acoustic_hidden_dim": LATENT_CHANNELS,
-    "timbre_hidden_dim": LATENT_CHANNELS,
-    "timbre_fix_frame": 750,
-    "in_channels": 3 * LATENT_CHANNELS,
-    "patch_size": 2,
-    "pool_window_size": 5,
-    "fsq_dim": 64,
-    "fsq_input_levels": [8, 8, 8, 5, 5, 5],
-    "fsq_input_num_quantizers": 1,
-    "use_sliding_window": True,
-    "sliding_window": 128,
-    "rope_theta": 1_000_000,
-    "rms_norm_eps": 1e-6,
-    "attention_bias": False,
-    "dtype": "bfloat16",
-}
-_AUTOENCODER = {
-    "_class_name": "AutoencoderOobleck",
-    "audio_channels": 2,
-    "channel_multiples": [1, 1, 1, 2, 2],
-    "decoder_channels": 12,
-    "decoder_input_channels": LATENT_CHANNELS,
-    "downsampling_ratios": [2, 4, 4, 6, 10],
-    "encoder_hidden_size": 2 * LATENT_CHANNELS,
-    "sampling_rate": 48_000,
-}
-_TEXT_ENCODER = {
-    "model_type": "qwen3",
-    "architectures": ["Qwen3Model"],
-    "hidden_size": TEXT_WIDTH,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "rope_theta": 1_000_000,
-    "rms_norm_eps": 1e-6,
-    "attention_bias": False,
-    "tie_word_embeddings": True,
-    "dtype": "bfloat16",
-}
+FOLDER = Path(__file__).parent / "demo_weights"
+SUMS = "SHA256SUMS"  # of every other file, as `sha256sum` writes it
+# Of SUMS; written by stage=publish.
+DIGEST = "327d20d948648a5434f12e0a83e6414f3dca614966a0b860cafe1f3f33c08876"
+REMEDY = "install the package again, restore the folder from the repository, or use another model"
 
 
-def ensure() -> Path:
-    """The folder of the miniature checkpoint, written on first use under ``$XDG_CACHE_HOME/restyle``.
+def folders(model: str) -> CheckpointFolders:
+    """The parts of ``demo`` or ``demo_turbo``.
 
     Raises:
-        CheckpointError: there is no such folder and it cannot be written.
+        CheckpointError: a file is missing or is not the one that this version of the package was made with.
     """
+    check(FOLDER, DIGEST)
+    return locate(FOLDER, VARIANTS[model])
+
+
+def check(folder: Path, digest: str) -> None:
+    """Compare every file with its SHA-256 in ``SHA256SUMS``, and that list with ``digest``.
+
+    Raises:
+        CheckpointError: a file is missing, cannot be read, or differs.
+    """
+    sums = folder / SUMS
+    if _sha256(sums) != digest:
+        raise CheckpointError(f"{sums}: is not the list of this version's built-in model; {REMEDY}")
+    for line in sums.read_text().splitlines():
+        expected, name = line.split("  ", 1)
+        if _sha256(folder / name) != expected:
+            raise CheckpointError(
+                f"{folder / name}: truncated or changed; the built-in model of this version has another; {REMEDY}"
+            )
+
+
+def sums_of(folder: Path) -> str:
+    """The text of ``SHA256SUMS``, as ``sha256sum`` writes it, of all files in ``folder``."""
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    return "".join(f"{_sha256(folder / name)}  {name}\n" for name in names if name != SUMS)
+
+
+def _sha256(file: Path) -> str:
     try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return _ensure(cache / "restyle" / f"demo-checkpoint-{VERSION}")
-    except (OSError, RuntimeError) as error:  # the last: there is no home folder
-        raise CheckpointError(
-            f"the built-in model cannot be written ({error}); set XDG_CACHE_HOME to a folder that can be written"
-        ) from error
-
-
-def _ensure(folder: Path) -> Path:
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
-        try:
-            write(unfinished)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise
-        try:
-            unfinished.rename(folder)
-        except OSError:  # another process was first; its files are the same
-            shutil.rmtree(unfinished)
-    return folder
-
-
-def write(folder: Path) -> None:
-    """Write both miniature models, their autoencoder and text encoder into ``folder``."""
-    for variant in VARIANTS.values():
-        _write_model(folder / f"{MODEL_PREFIX}{variant}", variant)
-    _write_autoencoder(folder / AUTOENCODER_FOLDER)
-    _write_text_encoder(folder / TEXT_ENCODER_FOLDER)
-
-
-def _write_model(folder: Path, variant: str) -> None:
-    raw = _MODEL | {"is_turbo": variant == "turbo", "model_version": variant}
-    with torch.device("meta"):
-        model = AceStepModel(parse_model_config(raw, folder.name))
-    _write_config(folder, raw)
-    _save(folder / "model.safetensors", model_shapes(model))
-    silence = _noise("silence", (1, LATENT_CHANNELS, 1)) + 0.1 * _noise(
-        "silence frames", (1, LATENT_CHANNELS, SILENCE_FRAMES)
-    )
-    torch.save(silence, folder / SILENCE_FILE)
-
-
-def _write_autoencoder(folder: Path) -> None:
-    with torch.device("meta"):
-        autoencoder = Autoencoder(parse_autoencoder_config(_AUTOENCODER, folder.name))
-    _write_config(folder, _AUTOENCODER)
-    _save(folder / "diffusion_pytorch_model.safetensors", weight_norm_shapes(autoencoder))
-
-
-def _write_text_encoder(folder: Path) -> None:
-    from transformers import Qwen3Config, Qwen3Model
-
-    tokenizer = _byte_tokenizer()
-    raw = _TEXT_ENCODER | {"vocab_size": tokenizer.get_vocab_size()}
-    with torch.device("meta"):
-        model = Qwen3Model(Qwen3Config.from_dict(raw))
-    _write_config(folder, raw)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    kind = {"tokenizer_class": "Qwen2Tokenizer", "pad_token": END_OF_TEXT, "eos_token": "<|im_end|>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(kind, indent=2))
-    _save(folder / "model.safetensors", {k: tuple(v.shape) for k, v in model.state_dict().items()})
-
-
-def _byte_tokenizer() -> Tokenizer:
-    """Byte-level BPE without merges: one token per byte, the real kind of file at the smallest size."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True) for token in (END_OF_TEXT, "<|im_start|>", "<|im_end|>")]
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {END_OF_TEXT}", special_tokens=[(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))]
-    )
-    return tokenizer
-
-
-def _write_config(folder: Path, raw: dict) -> None:
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(raw, indent=2))
-
-
-def _save(file: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    tensors = {name: _weight(name, shape) for name, shape in shapes.items()}
-    for name in tensors:
-        if name.endswith("weight_g"):  # g = ||v||: the convolution's weight is v itself
-            direction = tensors[f"{name[:-1]}v"].float()
-            tensors[name] = direction.flatten(1).norm(dim=1).reshape(-1, 1, 1).bfloat16()
-    save_file(tensors, file, metadata={"format": "pt"})
-
-
-def _weight(name: str, shape: tuple[int, ...]) -> Tensor:
-    noise = _noise(name, shape)
-    if "norm" in name:
-        value = 1 + 0.1 * noise
-    elif name.endswith(("bias", "alpha", "beta")) or "table" in name:
-        value = 0.1 * noise
-    elif len(shape) > 1 and "token" not in name and "emb" not in name.rsplit(".", 2)[0]:
-        value = noise / math.sqrt(math.prod(shape[1:]))
-    else:
-        value = noise / math.sqrt(shape[-1])
-    return value.bfloat16()
-
-
-def _noise(name: str, shape: tuple[int, ...]) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file}: no such file; the built-in model is not in this copy; {REMEDY}") from error
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror}); {REMEDY}") from error

@@ -1,4 +1,4 @@
-"""Names to folders: the built-in miniature, local folders, and the published weights on the Hugging Face hub.
+"""Names to folders: the built-in model, local folders, and the published weights on the Hugging Face hub.
 
 What is cached is used without asking the hub; only what is missing is fetched.
 """
@@ -130,7 +130,7 @@ def find(
     if variant is not None and (model in demo.VARIANTS or model in PUBLISHED):
         raise CheckpointError(f"variant {variant!r}: the model {model!r} is one variant; name the one you want")
     if model in demo.VARIANTS:
-        return locate(demo.ensure(), demo.VARIANTS[model])
+        return demo.folders(model)
     if model not in PUBLISHED and Path(model).expanduser().exists():
         return locate(Path(model).expanduser(), variant)
     if model not in PUBLISHED and not HUB_ID.fullmatch(model):

@@ -19,18 +19,14 @@ from diffusers.pipelines.ace_step import (
     AceStepConditionEncoder,
 )
 from diffusers.utils import logging
-from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
-from acestep.checkpoints import demo
-from acestep.checkpoints.checkpoint import TEXT_ENCODER_FOLDER
-from acestep.checkpoints.qwen3 import open_tokenizer, tokenizer_file
+from pipeline.benchmark.byte_tokenizer import END_OF_TEXT, byte_tokenizer
 from pipeline.benchmark.model_sizes import Size
 from pipeline.benchmark.random_weights import calibrate, randomise
 
 SILENCE_FRAMES = 15_000
-END_OF_TEXT = "<|endoftext|>"
 _BLOCK = (
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
     *("sliding_window", "rope_theta", "rms_norm_eps", "attention_bias"),
@@ -49,11 +45,6 @@ class MeanOobleck(AutoencoderOobleck):
         encoded = AutoencoderOobleck.encode(self, x)
         encoded.latent_dist.std.zero_()
         return encoded if return_dict else (encoded.latent_dist,)
-
-
-def byte_tokenizer() -> Tokenizer:
-    """The byte-level tokenizer of the built-in miniature checkpoint, which needs no download."""
-    return open_tokenizer(tokenizer_file(demo.ensure() / TEXT_ENCODER_FOLDER))
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from acestep.handler import AceStepHandler
 from acestep.language.text_encoder import TextEncoder
 from acestep.model.ace_step import AceStepModel
 from acestep.model.autoencoder import Autoencoder
-from pipeline.benchmark.diffusers_side import byte_tokenizer
+from pipeline.benchmark.byte_tokenizer import byte_tokenizer
 from pipeline.benchmark.model_sizes import Size
 
 

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from acestep.checkpoints.demo import NO_MUSIC, VARIANTS
+from acestep.checkpoints.demo import ABOUT, VARIANTS
 from acestep.constants import NUMERICS_VERSION
 from acestep.errors import RestyleError
 from pipeline.service import openapi
@@ -276,7 +276,7 @@ def make_app(
             "language_model": spec.language_model,
             "limits": vars(spec.limits),
             "store": vars(spec.store),
-            "note": NO_MUSIC if model.name in VARIANTS else "",
+            "note": ABOUT if model.name in VARIANTS else "",
         }
         return JSONResponse({"object": "list", "data": [entry]})
 

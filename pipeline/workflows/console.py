@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from acestep.checkpoints.demo import NO_MUSIC, VARIANTS
+from acestep.checkpoints.demo import ABOUT, VARIANTS
 from pipeline.catalogue.grid import Setting, names_of
 from pipeline.cluster.pool import Pool
 from pipeline.planning.estimate import Forecast
@@ -72,7 +72,7 @@ class ConsoleReporter:
         if plan.set_aside:
             self._fact("set aside", f"{plan.set_aside} that cannot be run; listed at the end")
         if job.model in VARIANTS:
-            self.console.print(NO_MUSIC, style="dim")
+            self.console.print(ABOUT, style="dim")
         self.last_line = self.now()
         if self.console.is_terminal and plan.items:
             self.bar = Bar(

@@ -18,6 +18,7 @@ from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, GenerationResult, generate_music
 from acestep.language.language_model import LanguageModel
 from acestep.language.prompt import Prompt
+from tests import miniature
 from tests.acestep.language.miniature_lm import write as write_language_model
 from tests.conftest import tone
 
@@ -38,7 +39,7 @@ def cover(source: Path, **changes: object) -> GenerationParams:
 def test_the_guides_example_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path(tmp_path / "country_song.mp3").write_bytes(encode_audio(torch.from_numpy(tone(6.0).T.copy()), "mp3"))
     monkeypatch.chdir(tmp_path)
-    dit_handler, llm_handler = AceStepHandler.from_checkpoint("demo", device="cpu"), None
+    dit_handler, llm_handler = AceStepHandler.from_checkpoint(miniature.BASE, device="cpu"), None
 
     params = GenerationParams(
         task_type="cover",
@@ -290,7 +291,7 @@ def test_text_that_the_model_cannot_read_to_its_end_is_noted(base: AceStepHandle
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_narrow_dtypes_run_and_stay_near(base: AceStepHandler, source: Path, dtype: str) -> None:
     """From the same codes on: rounding them is kept out by following no source."""
-    narrow = AceStepHandler.from_checkpoint("demo", device="cpu", dtype=dtype)
+    narrow = AceStepHandler.from_checkpoint(miniature.BASE, device="cpu", dtype=dtype)
     exact, rounded = (_once(h, cover(source, audio_cover_strength=0.0)) for h in (base, narrow))
     latents, near = (r.extra_outputs["latents"] for r in (exact, rounded))
     assert near.dtype == torch.float32

@@ -18,6 +18,7 @@ import soundfile
 from acestep.audio.files import load_audio
 from pipeline.results.table import read_results
 from pipeline.storage.store import open_store
+from tests import miniature
 from tests.conftest import tone
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +63,7 @@ class Launches:
         self.log.touch()
         self.environment = {**environment, "GENERATIONS": str(self.log), "OMP_WAIT_POLICY": "PASSIVE"}
         self.command = [sys.executable, "-m", "tests.cluster.driver", f"manifest={manifest}",
-                        f"output={self.output}", "model=demo_turbo", "cover.inference_steps=1",
+                        f"output={self.output}", f"model={miniature.TURBO}", "cover.inference_steps=1",
                         f"grid.seed={list(range(SEEDS))}".replace(" ", ""), "tracking.enabled=false",
                         *overrides]  # fmt: skip
 

@@ -13,6 +13,7 @@ import soundfile
 
 from tests.conftest import tone
 from tests.jobs.test_serve import served
+from tests.miniature import TURBO
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 ASKED = {"task_type": "cover", "src_audio": "a.wav", "inference_steps": 1, "guidance_scale": 1.0}
@@ -38,7 +39,8 @@ async def flood(address: str, count: int) -> list[httpx.Response]:
 def test_a_service_loses_nothing(tmp_path: Path) -> None:
     (tmp_path / "music").mkdir()
     soundfile.write(tmp_path / "music" / "a.wav", tone(5.2), 48_000)
-    command = f"python -m jobs.serve model=demo_turbo page=false metrics=off access.roots=[{tmp_path / 'music'}]"
+    roots = f"access.roots=[{tmp_path / 'music'}]"
+    command = f"python -m jobs.serve model={TURBO} page=false metrics=off {roots}"
     settings = {"output": str(tmp_path / "out"), "cluster.workers": "1", "limits.waiting": str(LIMIT)}
 
     with served(command, **settings) as (address, process):

@@ -18,6 +18,7 @@ import soundfile
 from pipeline.storage.lease import holder_of, holding
 from pipeline.storage.lease_holder import Holder
 from pipeline.storage.store import open_store
+from tests import miniature
 from tests.conftest import tone
 from tests.launched import ROOT, free_ports, start
 
@@ -26,7 +27,7 @@ START_S, END_S = 180, 60
 
 
 def service(output: Path, port: int, *more: str) -> list[str]:
-    words = [f"output={output}", f"port={port}", "model=demo_turbo", "metrics=off", "page=false"]
+    words = [f"output={output}", f"port={port}", f"model={miniature.TURBO}", "metrics=off", "page=false"]
     roots = f"access.roots=[{output.parent}]"
     return [sys.executable, "-m", "jobs.serve", *words, "cluster.workers=1", roots, *more]
 
@@ -34,7 +35,7 @@ def service(output: Path, port: int, *more: str) -> list[str]:
 def job(output: Path) -> list[str]:
     soundfile.write(output.parent / "a.wav", tone(1.0), 48_000)
     (output.parent / "m.csv").write_text("track_id,source,caption\na,a.wav,jazz\n")
-    words = [f"output={output}", f"manifest={output.parent / 'm.csv'}", "model=demo_turbo", "metrics=off"]
+    words = [f"output={output}", f"manifest={output.parent / 'm.csv'}", f"model={miniature.TURBO}", "metrics=off"]
     return [sys.executable, "-m", "jobs.restyle", *words, "cluster.workers=1", "listen_tracks=0"]
 
 

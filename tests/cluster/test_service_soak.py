@@ -35,6 +35,7 @@ from pipeline.storage.store import open_store
 from tests.cluster.test_service import replicas
 from tests.conftest import tone
 from tests.launched import ROOT, free_ports
+from tests.miniature import TURBO
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 REQUESTS = int(os.environ.get("RESTYLE_SOAK", "2000"))
@@ -42,7 +43,7 @@ BLOCKS = 8  # each a fifth of them undisturbed, so that what else this machine d
 GOOD, SLOW, HOSTILE = 4, 10, 0.05
 MAX_MB = 30
 MB = 1_000_000
-COMMAND = "jobs.serve model=demo_turbo page=false metrics=off cluster=local cluster.workers=1 limits.upload_mb=4"
+COMMAND = f"jobs.serve model={TURBO} page=false metrics=off cluster=local cluster.workers=1 limits.upload_mb=4"
 
 
 @dataclass

@@ -19,6 +19,7 @@ from jobs.command_line import NESTED, hint, launch
 from jobs.presets import read_presets
 from jobs.schema import JOBS
 from pipeline.catalogue.overrides import quoted
+from tests.miniature import TURBO
 
 SHELLS = [shell for shell in ("bash", "dash", "zsh", "fish") if shutil.which(shell)]
 # All that a file name or a caption may hold.
@@ -270,7 +271,7 @@ def test_an_output_that_cannot_encode_a_name_gets_the_report_all_the_same(
     from jobs import validate
 
     (tmp_path / "bad.csv").write_text("track_id,source,caption\n日本 é,missing.wav,rock\n", encoding="utf-8")
-    words = [f"manifest={tmp_path}/bad.csv", f"output={tmp_path}/out", "model=demo_turbo"]
+    words = [f"manifest={tmp_path}/bad.csv", f"output={tmp_path}/out", f"model={TURBO}"]
     out, err = (TextIOWrapper(BytesIO(), encoding=encoding) for _ in range(2))
     monkeypatch.setattr(sys, "argv", ["jobs.validate", *words])
     monkeypatch.setattr(sys, "stdout", out)

@@ -12,9 +12,10 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import save_file
 
-from acestep.checkpoints import demo, hub
+from acestep.checkpoints import hub
 from acestep.checkpoints.checkpoint import fingerprint, locate
 from jobs import fetch
+from tests import miniature
 from tests.acestep.checkpoints.test_hub import point_to
 from tests.acestep.language import miniature_lm
 from tests.hub_server import Hub, serve
@@ -26,7 +27,7 @@ WEIGHTS = "adapter_model.safetensors"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     bundle = tmp_path_factory.mktemp("bundle")
-    demo.write(bundle)
+    miniature.write(bundle)
     miniature_lm.write(bundle / "acestep-5Hz-lm-1.7B")
     with serve(Hub({hub.BUNDLE: bundle})) as running:
         yield running
@@ -82,7 +83,7 @@ def test_fetch_verify_and_list(server: Hub, tmp_path: Path, run: Callable[..., D
     assert done.returncode == 0, done.stderr
     assert "turbo: complete, every tensor fits" in done.stdout
     assert "lm_1.7b: complete, every tensor fits" in done.stdout
-    assert f"fingerprint    {fingerprint(locate(demo.ensure(), 'turbo'))}" in done.stdout
+    assert f"fingerprint    {fingerprint(locate(miniature.FOLDER, 'turbo'))}" in done.stdout
     assert "acestep-v15-turbo\n" in done.stdout
     assert "\r" not in done.stdout
     server.asked.clear()
@@ -131,7 +132,7 @@ def test_an_adapter_must_fit_the_model_it_is_fetched_with(
     save_file({key.format("A"): torch.zeros(2, 48), key.format("B"): torch.zeros(64, 2)}, folder / WEIGHTS)
     server.repos["me/lora"] = folder
     assert "me/lora: complete, every tensor fits" in run("adapter=me/lora").stdout
-    both = run("adapter=me/lora", "model=demo")
+    both = run("adapter=me/lora", f"model={miniature.BASE}")
     assert both.returncode == 2
     assert "does not fit the model; 1 of another shape" in both.stderr
 

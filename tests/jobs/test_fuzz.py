@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests import miniature
 from tests.jobs.fuzz_audio import Case, write_corpus
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +101,7 @@ def test_a_catalogue_of_nothing_but_trouble(tmp_path: Path) -> None:
     with (tmp_path / "out.log").open("w") as log:
         before["out.log"] = (0, 0, 0)
         with subprocess.Popen(
-            [*command, "model=demo", "cover.inference_steps=1"], cwd=ROOT, stdout=log, stderr=log
+            [*command, f"model={miniature.BASE}", "cover.inference_steps=1"], cwd=ROOT, stdout=log, stderr=log
         ) as job:
             deadline = time.monotonic() + 900
             while job.poll() is None and time.monotonic() < deadline:

@@ -25,6 +25,7 @@ from pipeline.workflows.restyle_job import RestyleJob
 from pipeline.workflows.select import SelectJob, select_winners
 from pipeline.workflows.tune import TuneSpec, tune_catalogue
 from pipeline.workflows.validate import Check, ValidateSpec, validate
+from tests import miniature
 from tests.conftest import tone
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,7 @@ def job_on(folder: Path) -> RestyleJob:
     soundfile.write(folder / "a.wav", tone(1.0), 48_000)
     (folder / "m.csv").write_text("track_id,source,caption\na,a.wav,jazz\n")
     cover = asdict(CoverSetting()) | {"seed": 1}
-    return RestyleJob(manifest=str(folder / "m.csv"), output=str(folder), cover=cover, model="demo")
+    return RestyleJob(manifest=str(folder / "m.csv"), output=str(folder), cover=cover, model=miniature.BASE)
 
 
 def reporter() -> ConsoleReporter:
@@ -85,7 +86,7 @@ def test_validation_holds_nothing_and_says_that_somebody_does(tmp_path: Path) ->
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", *arguments, "model=demo"]
+    command = [sys.executable, "-m", *arguments, f"model={miniature.BASE}"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
 
 

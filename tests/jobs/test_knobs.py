@@ -30,6 +30,7 @@ from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import Summary, run
 from tests.acestep.language.miniature_lm import write as write_language_model
 from tests.conftest import tone
+from tests.miniature import BASE, TURBO
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -58,7 +59,7 @@ def restyle(
     given = (
         f"manifest={folder}/{manifest}.jsonl",
         f"output={folder}/{output}",
-        "model=demo",
+        f"model={BASE}",
         "tracking.enabled=false",
         "metrics=off",
     )
@@ -149,7 +150,7 @@ def test_a_grid_that_repeats_itself_on_turbo_is_refused(catalogue: Path) -> None
     write(catalogue, "one", [{"track_id": "a", "source": "a.flac", "caption": "heavy metal"}])
     command = [sys.executable, "-m", "jobs.restyle", f"manifest={catalogue}/one.jsonl", f"output={catalogue}/t"]
     done = subprocess.run(
-        [*command, "model=demo_turbo", *GRID], cwd=ROOT, capture_output=True, text=True, check=False
+        [*command, f"model={TURBO}", *GRID], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert "s0.30 g7.0 = s0.30 g8.0 = s0.30 g9.0 = s0.30 g10.0 = s0.35 g7.0" in done.stderr
@@ -165,7 +166,7 @@ def test_the_same_grid_runs_on_base_and_once_each_on_turbo(catalogue: Path) -> N
     summary, rows = restyle(catalogue, "one", "grid_base", *GRID, "cover.inference_steps=20")
     assert (summary.ok, summary.complete) == (20, True)
     assert len({row["audio_sha256"] for row in rows}) == 20
-    summary, rows = restyle(catalogue, "one", "grid_turbo", *GRID, "model=demo_turbo", "grid.duplicates=run_once")
+    summary, rows = restyle(catalogue, "one", "grid_turbo", *GRID, f"model={TURBO}", "grid.duplicates=run_once")
     assert summary.ok == 3
     assert {(row["audio_cover_strength"], row["effective_guidance_scale"]) for row in rows} == {
         (0.3, 1.0),

@@ -23,6 +23,7 @@ from pipeline.cluster.pool import ClusterSpec, check
 from pipeline.results.table import current_rows
 from pipeline.storage.store import open_store
 from tests.launched import ROOT, Launched, start
+from tests.miniature import BASE, TURBO
 
 LAUNCH = ROOT / "jobs" / "launch"
 BIN = Path(sys.executable).parent
@@ -138,14 +139,21 @@ def test_commands_in_readme_name_files_and_keys_that_exist() -> None:
     assert len(overrides) >= 9
     for override in overrides:
         key, _, value = override.partition("=")
-        assert cluster_of(["manifest=m.csv", "output=out", "model=demo", *([override] if value else [])])
+        assert cluster_of(["manifest=m.csv", "output=out", f"model={BASE}", *([override] if value else [])])
         assert key == "cluster" or hasattr(ClusterSpec(), key.removeprefix("cluster."))
 
 
 @pytest.mark.cluster
 def test_ray_job_submit(launched: Launched, tmp_path: Path) -> None:
     command = [BIN / "ray", "job", "submit", "--address", launched.dashboard, "--working-dir", ROOT, "--"]
-    job = ["python", "-m", "jobs.restyle", f"manifest={CATALOGUE}", "model=demo_turbo", "cover.inference_steps=1"]
+    job = [
+        "python",
+        "-m",
+        "jobs.restyle",
+        f"manifest={CATALOGUE}",
+        f"model={TURBO}",
+        "cover.inference_steps=1",
+    ]
     job += ["tracking.enabled=false", f"output={tmp_path / 'out'}"]
     done = subprocess.run([*command, *job], env=launched.environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -22,6 +22,7 @@ from pipeline.service.deployment import _model as model_facts
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import run
 from pipeline.workflows.restyle_job import RestyleJob
+from tests import miniature
 from tests.conftest import tone
 from tests.parity.export import WIDTH, make_parts, write_checkpoint
 from tests.parity.pipeline_folder import save_pipeline
@@ -93,7 +94,7 @@ def test_the_service_takes_the_adapters_that_the_job_takes(place: Path) -> None:
         spec = ServiceSpec(output=str(place), model=str(place / "original"), variant="base", adapter=str(path))
         assert model_facts(spec).fingerprint == fingerprint(model, place / "lora")
     with pytest.raises(CheckpointError, match=r"a\.wav: not a \.safetensors file"):
-        model_facts(ServiceSpec(output=str(place), model="demo", adapter=str(place / "a.wav")))
+        model_facts(ServiceSpec(output=str(place), model=miniature.BASE, adapter=str(place / "a.wav")))
 
 
 def test_a_scale_out_of_range_cannot_start(place: Path) -> None:

@@ -33,6 +33,7 @@ from pipeline.workflows.restyle_job import RestyleJob
 from pipeline.workflows.select import SelectJob, select_winners
 from pipeline.workflows.summary import Summary
 from tests.conftest import melody
+from tests.miniature import BASE
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -47,6 +48,7 @@ def job_on(folder: Path, output: str, **changes: object) -> RestyleJob:
         "manifest": str(folder / "tracks.jsonl"),
         "output": str(folder / output),
         "cover": {"inference_steps": 4, "seed": 1},
+        "model": BASE,
         "grid": {"audio_cover_strength": [0.25, 0.75], "guidance_scale": [3, 9], "seed": [1, 2]},
         "cluster": ClusterSpec(workers=1),
         "tracking": TrackingSpec(enabled=False),

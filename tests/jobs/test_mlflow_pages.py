@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from tests.conftest import melody
+from tests.miniature import BASE
 from tests.mlflow_server import Server
 from tests.pipeline.report.test_listening_in_browser import CHROMIUM, FLAGS
 
@@ -49,7 +50,12 @@ def said(folder: Path, server: Server) -> str:
         rows.append({"track_id": f"tune {k}", "source": f"t{k}.flac", "caption": "heavy metal, double bass drums"})
     (folder / "songs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     command = [sys.executable, "-m", "jobs.restyle", f"manifest={folder}/songs.jsonl", f"output={folder}/out"]
-    command += ["model=demo", f"tracking.uri={server.uri}", "cover.inference_steps=20", "cluster=local"]
+    command += [
+        f"model={BASE}",
+        f"tracking.uri={server.uri}",
+        "cover.inference_steps=20",
+        "cluster=local",
+    ]
     command += [f"grid.audio_cover_strength=[{','.join(map(str, STRENGTHS))}]"]
     command += [
         f"grid.guidance_scale=[{','.join(map(str, GUIDANCES))}]",

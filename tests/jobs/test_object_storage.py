@@ -20,6 +20,7 @@ from pipeline.storage import store as storage
 from pipeline.storage.output_store import OutputError, OutputStore
 from pipeline.storage.store import StorageError, absolute, locate, open_store
 from tests.conftest import tone
+from tests.miniature import BASE
 from tests.s3_server import S3Server
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
 
 def restyle(manifest: str, output: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "jobs.restyle", f"manifest={manifest}", f"output={output}"]
-    command += ["model=demo", "tracking.enabled=false", "cover.inference_steps=2"]
+    command += [f"model={BASE}", "tracking.enabled=false", "cover.inference_steps=2"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 

@@ -40,6 +40,7 @@ from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import run
 from pipeline.workflows.restyle_job import RestyleJob
 from pipeline.workflows.summary import Summary
+from tests import miniature
 from tests.conftest import tone
 from tests.disks import mounted
 from tests.pipeline.service.conftest import worker_at
@@ -72,7 +73,7 @@ def job_on(folder: Path, output: Path) -> RestyleJob:
         manifest=str(folder / "m.jsonl"),
         output=str(output),
         cover=COVER,
-        model="demo_turbo",
+        model=miniature.TURBO,
         cluster=ClusterSpec(workers=1),
         tracking=TrackingSpec(enabled=False),
         findings=FindingsSpec(listen_tracks=0, pictures=False),
@@ -168,7 +169,7 @@ def test_a_cover_that_cannot_be_written_is_no_row_of_a_job(tmp_path: Path, plann
     store = OutputStore(*locate(str(tmp_path / "out")))
     Path(store.root).mkdir()
     flag = Flag()
-    spec = worker_at(store, model="demo_turbo", node=platform.node())
+    spec = worker_at(store, model=miniature.TURBO, node=platform.node())
     worker = RestyleWorker(spec, flag)
     with short_files():
         assert list(worker.restyle(planned[0])) == []
@@ -214,7 +215,7 @@ def test_a_source_that_was_there_and_cannot_be_read_is_no_verdict(
     tmp_path: Path, planned: list[dict[str, Any]], instead: str, kind: str
 ) -> None:
     store = open_store(str(tmp_path / "out"))
-    worker = RestyleWorker(worker_at(store, model="demo_turbo", node=platform.node()), Flag())
+    worker = RestyleWorker(worker_at(store, model=miniature.TURBO, node=platform.node()), Flag())
     source = (tmp_path / "0.flac").rename(tmp_path / "away.flac")
     if instead:
         (tmp_path / "0.flac").symlink_to("0.flac")  # opening it is an error, as on a mount that is away

@@ -20,6 +20,7 @@ from pipeline.workflows.restyle import run
 from pipeline.workflows.restyle_job import RestyleJob
 from pipeline.workflows.select import TABLE, SelectJob, select_winners
 from tests.conftest import melody
+from tests.miniature import BASE
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -30,6 +31,7 @@ def test_columns_go_from_the_manifest_to_the_winners(tmp_path: Path) -> None:
         manifest=str(tmp_path / "tracks.jsonl"),
         output=str(tmp_path / "out"),
         cover={"inference_steps": 2, "seed": 1},
+        model=BASE,
         cluster=ClusterSpec(workers=1),
         tracking=TrackingSpec(enabled=False),
         findings=FindingsSpec(listen_tracks=0, pictures=False),

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from acestep.checkpoints import demo, hub
-from acestep.errors import CheckpointError, RequestError
+from acestep.checkpoints import hub
+from acestep.errors import RequestError
 from jobs import benchmark, restyle
 from jobs.leaving import BROKE_OFF, COULD_NOT_START, leaving
 from pipeline.service.config import Access
 from pipeline.storage.store import no_empty_folders, open_store
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.printing import plain_console
+from tests.miniature import BASE
 
 
 def main(module: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
@@ -64,40 +65,6 @@ def test_a_scratch_folder_that_cannot_be_used_names_the_variable(tmp_path: Path)
         assert "set RAY_TMPDIR to a folder with a shorter path" in said
         assert str(folder) in said
     assert "set RAY_TMPDIR to a folder that can be written" in closed
-
-
-@pytest.mark.parametrize("cache", ["/proc/nowhere", "/dev/null"])
-def test_a_cache_that_cannot_be_written_names_the_variable(
-    cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", cache)
-    (tmp_path / "m.csv").write_text("track_id,source,caption\na,a.wav,jazz\n")
-    words = (f"manifest={tmp_path}/m.csv", f"output={tmp_path}/deep/out", "model=demo", "tracking.enabled=false")
-    assert main(restyle, monkeypatch, *words) == COULD_NOT_START
-    assert "set XDG_CACHE_HOME to a folder that can be written" in capsys.readouterr().err
-    assert [file.name for file in tmp_path.iterdir()] == ["m.csv"]
-
-
-def test_no_home_folder_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", nobody)
-    with pytest.raises(CheckpointError, match="set XDG_CACHE_HOME"):
-        demo.ensure()
-
-
-def test_half_a_built_in_model_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(folder: Path) -> None:
-        (folder / "part").touch()
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(demo, "write", full)
-    with pytest.raises(CheckpointError, match="No space left"):
-        demo.ensure()
-    assert not [*(tmp_path / "restyle").iterdir()]
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
@@ -151,6 +118,6 @@ def test_an_empty_root_opens_nothing() -> None:
 @pytest.mark.parametrize("wrong", ["model=nosuch", "cover.shift=-1", "manifest=/nowhere.csv"])
 def test_a_refused_dry_run_leaves_no_folder(wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.csv").write_text("track_id,source,caption\na,a.wav,jazz\n")
-    words = [f"manifest={tmp_path}/m.csv", f"output={tmp_path}/new/out", "model=demo", "dry_run=true", wrong]
+    words = [f"manifest={tmp_path}/m.csv", f"output={tmp_path}/new/out", f"model={BASE}", "dry_run=true", wrong]
     assert main(restyle, monkeypatch, *words) == COULD_NOT_START
     assert [file.name for file in tmp_path.iterdir()] == ["m.csv"]

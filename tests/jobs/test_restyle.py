@@ -26,6 +26,7 @@ from pipeline.tracking.tracker import TrackingSpec
 from pipeline.workflows.restyle_job import RestyleJob
 from tests.audio_files import with_streams
 from tests.conftest import tone
+from tests.miniature import BASE
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,7 +71,12 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_bad_tracks_become_rows_and_good_ones_are_restyled(catalogue: Path) -> None:
     output = catalogue / "out"
-    arguments = (f"manifest={catalogue}/tracks.jsonl", f"output={output}", "model=demo", "cover.inference_steps=2")
+    arguments = (
+        f"manifest={catalogue}/tracks.jsonl",
+        f"output={output}",
+        f"model={BASE}",
+        "cover.inference_steps=2",
+    )
     done = restyle(*arguments)
     assert done.returncode == 3, done.stderr
     assert re.search(
@@ -132,7 +138,7 @@ def test_a_repaired_catalogue_ends_well_and_keeps_what_was_done(tmp_path: Path) 
         {"track_id": "b", "source": "b.wav", "caption": "jazz"},
         {"track_id": "c", "source": "a.wav", "caption": ""},
     ]
-    output, quick = f"output={tmp_path}/out", ("model=demo", "cover.inference_steps=1")
+    output, quick = f"output={tmp_path}/out", (f"model={BASE}", "cover.inference_steps=1")
     assert restyle(write_manifest(tmp_path, rows), output, *quick).returncode == 3
     soundfile.write(tmp_path / "b.wav", tone(5.4), 48_000)
     rows[2]["caption"] = "metal"
@@ -161,7 +167,13 @@ def test_a_stopped_job_keeps_what_is_done_and_blames_nobody(
     soundfile.write(tmp_path / "a.wav", tone(6.0), 48_000)
     rows = [{"track_id": f"t{k}", "source": "a.wav", "caption": f"style {k}"} for k in range(8)]
     manifest, output = write_manifest(tmp_path, rows), tmp_path / "out"
-    settings = (f"output={output}", "model=demo", "max_attempts=2", "tracking.enabled=false", "listen_tracks=0")
+    settings = (
+        f"output={output}",
+        f"model={BASE}",
+        "max_attempts=2",
+        "tracking.enabled=false",
+        "listen_tracks=0",
+    )
     command = [sys.executable, "-m", "jobs.restyle", manifest, *settings]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **streams) as job:
@@ -204,7 +216,7 @@ def test_a_stopped_job_keeps_what_is_done_and_blames_nobody(
 )
 def test_what_cannot_start_says_why(catalogue: Path, arguments: list[str], message: str) -> None:
     places = {"m": catalogue / "tracks.jsonl", "o": catalogue / "never"}
-    done = restyle("model=demo", *(argument.format(**places) for argument in arguments))
+    done = restyle(f"model={BASE}", *(argument.format(**places) for argument in arguments))
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -212,7 +224,7 @@ def test_what_cannot_start_says_why(catalogue: Path, arguments: list[str], messa
 
 def test_a_dry_run_says_what_would_be_done_and_makes_nothing(catalogue: Path, tmp_path: Path) -> None:
     output = tmp_path / "dry"
-    done = restyle(f"manifest={catalogue}/tracks.jsonl", f"output={output}", "model=demo", "dry_run=true")
+    done = restyle(f"manifest={catalogue}/tracks.jsonl", f"output={output}", f"model={BASE}", "dry_run=true")
     assert done.returncode == 3, done.stderr
     # More than can be made: what is wrong inside of a file only decoding finds.
     assert "to do    9 covers of 9 tracks, 0.01 h of audio" in done.stdout
@@ -224,7 +236,7 @@ def test_a_dry_run_says_what_would_be_done_and_makes_nothing(catalogue: Path, tm
 def test_configuration_composes_into_a_job() -> None:
     register()
     with initialize_config_module("conf", version_base="1.3"):
-        required = ["manifest=m.csv", "output=o", "model=demo"]
+        required = ["manifest=m.csv", "output=o", f"model={BASE}"]
         config = compose("restyle", [*required, "grid.guidance_scale=[7,9]", "grid.seed=3"])
     job = job_of(config)
     assert job.grid["guidance_scale"] == [7, 9]

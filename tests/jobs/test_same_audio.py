@@ -27,6 +27,7 @@ from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import run
 from pipeline.workflows.restyle_job import RestyleJob
 from tests.conftest import tone
+from tests.miniature import BASE
 
 COVER = {"inference_steps": 4, "guidance_scale": 5.0, "audio_cover_strength": 0.5, "seed": 7}
 PITCHES = {"a": 220.0, "b": 330.0, "c": 440.0, "d": 275.0}
@@ -49,6 +50,7 @@ def restyle(folder: Path, manifest: str, output: str, workers: int, **changes: o
         manifest=str(folder / f"{manifest}.jsonl"),
         output=str(folder / output),
         cover=COVER,
+        model=BASE,
         grid={"seed": [7, 8]},
         cluster=ClusterSpec(workers=workers),
         tracking=TrackingSpec(enabled=False),
@@ -117,6 +119,7 @@ def test_a_track_that_takes_its_worker_down_is_given_up_and_its_neighbours_are_n
             manifest=str(folder / "half.jsonl"),
             output=str(folder / "deaths"),
             cover=COVER,
+            model=BASE,
             grid={"seed": [7, 8]},
             max_attempts=2,
             cluster=ClusterSpec(workers=1),

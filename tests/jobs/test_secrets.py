@@ -34,6 +34,7 @@ from pipeline.workflows.restyle import run
 from pipeline.workflows.restyle_job import RestyleJob
 from pipeline.workflows.validate import ValidateSpec, validate
 from tests.conftest import tone
+from tests.miniature import BASE
 
 SECRET, LATER = "hunter2-planted", "hunter2-rotated"
 
@@ -87,6 +88,7 @@ def job_in(folder: Path, secret: str) -> RestyleJob:
         manifest=signed(folder / "tracks.csv", secret),
         output=signed(folder / "out", secret),
         cover={"inference_steps": 2, "seed": 1, "flow_edit_source_caption": f"http://u:{secret}@host"},
+        model=BASE,
         cluster=ClusterSpec(workers=1),
         metrics=MetricsSpec(enabled=False),
         findings=FindingsSpec(listen_tracks=1, pictures=False),

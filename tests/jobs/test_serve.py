@@ -36,6 +36,7 @@ from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import run
 from pipeline.workflows.restyle_job import RestyleJob
 from tests.launched import LOOPBACK, free_ports, listeners
+from tests.miniature import BASE
 
 ROOT = Path(__file__).parents[2]
 SECTION = (ROOT / "README.md").read_text().partition("## Covers on request")[2].partition("\n## ")[0]
@@ -73,7 +74,7 @@ def served(command: str, **more: str) -> Iterator[tuple[str, subprocess.Popen[by
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     start = next(command for command in COMMANDS if "jobs.serve" in command)
     output = tmp_path_factory.mktemp("service")
-    with served(start, output=str(output), **{"cluster.workers": "1"}) as running:
+    with served(start, model=BASE, output=str(output), **{"cluster.workers": "1"}) as running:
         yield running
 
 
@@ -150,6 +151,7 @@ def test_a_request_is_the_same_three_ways(address: str, base: AceStepHandler, tm
         manifest=str(tmp_path / "manifest.jsonl"),
         output=str(tmp_path / "out"),
         cover={name: getattr(params, name) for name in (*SETTING_FIELDS, "seed")},
+        model=BASE,
         cluster=ClusterSpec(workers=1),
         tracking=TrackingSpec(enabled=False),
         findings=FindingsSpec(listen_tracks=0, pictures=False),

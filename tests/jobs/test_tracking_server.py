@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from tests.conftest import tone
+from tests.miniature import BASE
 from tests.mlflow_server import Server
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +30,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def launch(folder: Path, server: Server) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "jobs.restyle", f"manifest={folder}/tracks.jsonl", f"output={folder}/out"]
-    command += ["model=demo", "cover.inference_steps=8", "grid.audio_cover_strength=[0.3,0.6]"]
+    command += [f"model={BASE}", "cover.inference_steps=8", "grid.audio_cover_strength=[0.3,0.6]"]
     command += [f"tracking.uri={server.uri}"]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -16,6 +16,7 @@ from pipeline.demo_model.curves import EXPERIMENT, curves
         (["plan.songs=-1"], "plan.songs -1"),
         (["stage=base"], "run stage=latents first"),
         (["stage=evaluate"], "run stage=songs first"),
+        (["stage=publish"], "run stage=export first"),
         (["stage=export", "steps=small"], "run stage=encoder first"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from tests.conftest import melody
+from tests.miniature import BASE
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +30,12 @@ def test_a_catalogue_is_tuned_and_restyled_as_was_found(tmp_path: Path) -> None:
     rows.append({"track_id": "gone", "source": "gone.flac", "caption": "jazz"})
     (tmp_path / "songs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     output = tmp_path / "tuned"
-    arguments = [f"manifest={tmp_path}/songs.jsonl", f"output={output}", "model=demo", "cover.inference_steps=8"]
+    arguments = [
+        f"manifest={tmp_path}/songs.jsonl",
+        f"output={output}",
+        f"model={BASE}",
+        "cover.inference_steps=8",
+    ]
     arguments += ["tune.strengths=[0.25,0.26,0.5,0.75]", "tune.guidances=[3,9]", "tune.tracks=4", "tune.seeds=2"]
     done = launch("tune", *arguments, "tune.budget=0.5")
     assert done.returncode == 0, done.stderr
@@ -46,6 +52,11 @@ def test_a_catalogue_is_tuned_and_restyled_as_was_found(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert len(pq.read_table(output / "results")) == len(results)
 
-    arguments = [f"manifest={tmp_path}/songs.jsonl", f"output={tmp_path}/out", "model=demo", "preset=tuned"]
+    arguments = [
+        f"manifest={tmp_path}/songs.jsonl",
+        f"output={tmp_path}/out",
+        f"model={BASE}",
+        "preset=tuned",
+    ]
     foreseen = launch("restyle", *arguments, "dry_run=true", f"hydra.searchpath=[file://{output}]")
     assert "3 covers" in foreseen.stdout, foreseen.stdout + foreseen.stderr

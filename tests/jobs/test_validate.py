@@ -13,10 +13,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from acestep.checkpoints.checkpoint import fingerprint, locate
-from acestep.checkpoints.demo import ensure
 from jobs import validate
 from jobs.schema import register
 from pipeline.storage.store import open_store
+from tests import miniature
 from tests.conftest import tone
 from tests.jobs.test_restyle import catalogue  # noqa: F401  (every container, every kind of bad track)
 from tests.pipeline.workflows.test_validate import write_measured
@@ -32,7 +32,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_bad_catalogue_is_told_track_by_track(catalogue: Path, tmp_path: Path) -> None:  # noqa: F811
     output, report = tmp_path / "out", tmp_path / "bad.csv"
     manifest = f"manifest={catalogue}/tracks.jsonl"
-    done = run(manifest, "model=demo", f"output={output}", "validate.decode=full", f"validate.report={report}")
+    done = run(
+        manifest,
+        f"model={miniature.BASE}",
+        f"output={output}",
+        "validate.decode=full",
+        f"validate.report={report}",
+    )
     assert done.returncode == 3, done.stderr
     assert {path.name for path in output.iterdir()} == {"probes"}
     expected = {
@@ -83,9 +89,9 @@ def test_a_sound_catalogue_ends_well_with_its_hours(
     soundfile.write(tmp_path / "a.wav", tone(36.0), 48_000)
     rows = [{"track_id": f"t{k}", "source": "a.wav", "caption": "jazz"} for k in range(100)]
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    write_measured(str(tmp_path / "old"), fingerprint(locate(ensure(), "base")))
+    write_measured(str(tmp_path / "old"), fingerprint(locate(miniature.FOLDER, "base")))
     GlobalHydra.instance().clear()
-    words = (f"manifest={tmp_path}/m.jsonl", f"output={tmp_path}/out", "model=demo", "dtype=float32")
+    words = (f"manifest={tmp_path}/m.jsonl", f"output={tmp_path}/out", f"model={miniature.BASE}", "dtype=float32")
     rates = (f"validate.rates_from={tmp_path}/old", "validate.workers=4")
     covers = ("cover.inference_steps=10", "cover.guidance_scale=1")
     monkeypatch.setattr(sys, "argv", ["validate", *words, *rates, *covers])
@@ -104,7 +110,7 @@ def test_a_sound_catalogue_ends_well_with_its_hours(
 def test_one_edits_the_verb_only() -> None:
     register()
     GlobalHydra.instance().clear()
-    words = ["manifest=m.csv", "output=o", "model=demo", "preset=pop_to_jazz", "grid.seed=[1,2]"]
+    words = ["manifest=m.csv", "output=o", f"model={miniature.BASE}", "preset=pop_to_jazz", "grid.seed=[1,2]"]
     with initialize_config_module("conf", version_base="1.3"):
         restyle, look = (OmegaConf.to_container(compose(job, words)) for job in ("restyle", "validate"))
     assert look.pop("validate") == {"decode": "start", "rates_from": None, "workers": None, "report": None}
@@ -128,7 +134,7 @@ def test_its_own_keys_are_checked(
 ) -> None:
     GlobalHydra.instance().clear()
     monkeypatch.setattr(
-        sys, "argv", ["validate", "manifest=m.csv", f"output={tmp_path}/out", "model=demo", argument]
+        sys, "argv", ["validate", "manifest=m.csv", f"output={tmp_path}/out", f"model={miniature.BASE}", argument]
     )
     with pytest.raises(SystemExit) as left:
         validate.main()

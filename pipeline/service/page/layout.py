@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from acestep.audio.files import FORMATS
-from acestep.checkpoints.demo import NO_MUSIC, VARIANTS
+from acestep.checkpoints.demo import ABOUT, VARIANTS
 from acestep.constants import KEYSCALES, LANGUAGES, TIME_SIGNATURES
 from pipeline.service.config import ServiceSpec
 from pipeline.service.page import text as words
@@ -57,7 +57,7 @@ def lay_out(spec: ServiceSpec, is_turbo: bool) -> Controls:
     orders, results, across = gr.State([]), gr.State([]), gr.State(None)
     gr.Markdown(f"# Cover\nThe structure of a track in another style, by `{spec.model}`.")
     if spec.model in VARIANTS:
-        gr.Markdown(words.plain(NO_MUSIC), elem_id="no-music")
+        gr.Markdown(words.plain(ABOUT), elem_id="about-model")
     with gr.Row():
         with gr.Column(min_width=320):
             source = gr.Audio(

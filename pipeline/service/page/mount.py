@@ -26,7 +26,7 @@ CSS = """
 .measures table { font-size: .85em; display: block; overflow-x: auto; border: 0; }
 .measures th, .measures td { word-break: normal; overflow-wrap: normal; }
 .cell th { white-space: nowrap; }
-#no-music { border-left: .3em solid #c77700; padding: .3em .8em; }
+#about-model { border-left: .3em solid #c77700; padding: .3em .8em; }
 .status { min-height: 1.6em; }
 footer { display: none !important; }
 """

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from acestep.checkpoints import demo, hub
+from acestep.checkpoints import hub
 from acestep.checkpoints.checkpoint import (
     fingerprint,
     load_model,
@@ -21,6 +21,7 @@ from acestep.checkpoints.checkpoint import (
 from acestep.checkpoints.verify import verify
 from acestep.errors import CheckpointError
 from acestep.handler import AceStepHandler
+from tests import miniature
 
 CPU = torch.device("cpu")
 
@@ -28,7 +29,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the miniature bundle, to be broken."""
-    return Path(shutil.copytree(demo.ensure(), tmp_path / "checkpoints"))
+    return Path(shutil.copytree(miniature.FOLDER, tmp_path / "checkpoints"))
 
 
 def rewrite(file: Path, change) -> None:
@@ -38,8 +39,8 @@ def rewrite(file: Path, change) -> None:
 
 
 def test_miniature_is_the_same_wherever_it_is_written(tmp_path: Path) -> None:
-    demo.write(tmp_path)
-    assert fingerprint(locate(tmp_path, "base")) == fingerprint(locate(demo.ensure(), "base"))
+    miniature.write(tmp_path)
+    assert fingerprint(locate(tmp_path, "base")) == fingerprint(locate(miniature.FOLDER, "base"))
     assert fingerprint(locate(tmp_path, "base")) != fingerprint(locate(tmp_path, "turbo"))
     assert sum(f.stat().st_size for f in tmp_path.rglob("*") if f.is_file()) < 6_000_000
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from acestep.checkpoints import demo
 from acestep.checkpoints.checkpoint import fingerprint, locate
 from acestep.checkpoints.hub import find
 from acestep.checkpoints.lora import open_adapter
@@ -21,6 +20,7 @@ from acestep.checkpoints.safetensors_files import read_shapes, weights_are_in
 from acestep.checkpoints.verify import verify
 from acestep.errors import CheckpointError
 from acestep.model.config import MOST_JSON_BYTES, MOST_LAYERS, read_json
+from tests import miniature
 
 MODEL, TEXT, AUTOENCODER = "acestep-v15-turbo", "Qwen3-Embedding-0.6B", "vae"
 QUICK_S = 10.0  # for what takes milliseconds
@@ -29,7 +29,7 @@ QUICK_S = 10.0  # for what takes milliseconds
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the miniature bundle, to be broken."""
-    return Path(shutil.copytree(demo.ensure(), tmp_path / "checkpoints"))
+    return Path(shutil.copytree(miniature.FOLDER, tmp_path / "checkpoints"))
 
 
 def refused(folder: Path, match: str = ".") -> str:
@@ -235,7 +235,7 @@ def test_what_is_damaged_in_the_folder_is_to_be_deleted(folder: Path) -> None:
 def test_links_of_a_hub_cache_are_its_own(tmp_path: Path) -> None:
     """As the hub's library lays its cache out: content in ``blobs``, names in ``snapshots``."""
     blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "c0ffee"
-    shutil.copytree(demo.ensure(), snapshot)
+    shutil.copytree(miniature.FOLDER, snapshot)
     blobs.mkdir()
     for file in [path for path in snapshot.rglob("*") if path.is_file()]:
         blob = blobs / f"{len(os.listdir(blobs)):040x}"

@@ -12,10 +12,11 @@ from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
-from acestep.checkpoints import demo, hub
+from acestep.checkpoints import hub
 from acestep.checkpoints.checkpoint import fingerprint, locate
 from acestep.checkpoints.verify import verify
 from acestep.errors import CheckpointError
+from tests import miniature
 from tests.acestep.language import miniature_lm
 from tests.hub_server import Hub, serve
 from tests.parity.export import make_parts
@@ -37,7 +38,7 @@ def point_to(monkeypatch: pytest.MonkeyPatch, endpoint: str, cache: Path) -> Non
 def bundle(tmp_path: Path) -> Path:
     """The published bundle in small: turbo, autoencoder, text encoder, a language model."""
     folder = tmp_path / "bundle"
-    demo.write(folder)
+    miniature.write(folder)
     shutil.move(folder / "acestep-v15-base", tmp_path / "base")
     miniature_lm.write(folder / "acestep-5Hz-lm-1.7B")
     return folder
@@ -67,7 +68,7 @@ def test_a_published_model_comes_with_the_shared_parts_and_nothing_else(server: 
     assert not verify(base).is_turbo
     assert (base.autoencoder, base.text_encoder) == (turbo.autoencoder, turbo.text_encoder)
     assert set(server.files_sent()) == {"config.json", "model.safetensors", "silence_latent.pt"}
-    assert fingerprint(base) == fingerprint(locate(demo.ensure(), "base"))
+    assert fingerprint(base) == fingerprint(locate(miniature.FOLDER, "base"))
 
 
 def test_what_is_cached_asks_nobody(server: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

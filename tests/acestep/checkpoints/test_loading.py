@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from acestep.handler import AceStepHandler
+from tests import miniature
 
 
 def mapped_from_a_file(tensor: Tensor) -> bool:
@@ -22,7 +23,7 @@ def mapped_from_a_file(tensor: Tensor) -> bool:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mappings are read from /proc")
 def test_weights_in_the_dtype_of_their_file_are_not_copied() -> None:
-    handler = AceStepHandler.from_checkpoint("demo", device="cpu", dtype="bfloat16")
+    handler = AceStepHandler.from_checkpoint(miniature.BASE, device="cpu", dtype="bfloat16")
     large = [p for p in handler.model.parameters() if p.numel() > 4096 and p.dtype == torch.bfloat16]
     assert large
     assert all(mapped_from_a_file(parameter) for parameter in large)

@@ -12,13 +12,13 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from acestep.checkpoints import demo
 from acestep.checkpoints.checkpoint import fingerprint, load_model, locate
 from acestep.checkpoints.lora import open_adapter
 from acestep.checkpoints.verify import verify
 from acestep.errors import CheckpointError, RequestError
 from acestep.handler import AceStepHandler
 from acestep.model.ace_step import AceStepModel
+from tests import miniature
 from tests.parity.cases import CPU
 
 RANK, ALPHA = 4, 6
@@ -34,7 +34,7 @@ LAYERS = ("layers.0.self_attn.q_proj", "layers.3.cross_attn.o_proj", "layers.2.c
 
 @pytest.fixture(scope="module")
 def base() -> AceStepModel:
-    return load_model(demo.ensure() / "acestep-v15-base", CPU, torch.float32)
+    return load_model(miniature.FOLDER / "acestep-v15-base", CPU, torch.float32)
 
 
 def pairs(base: AceStepModel) -> dict[str, tuple[Tensor, Tensor]]:
@@ -61,7 +61,7 @@ def write(
 
 
 def merged(adapter: Path, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    folder = demo.ensure() / "acestep-v15-base"
+    folder = miniature.FOLDER / "acestep-v15-base"
     return load_model(folder, CPU, dtype, adapter=adapter, adapter_scale=scale).decoder.state_dict()
 
 
@@ -129,15 +129,15 @@ def test_peft_merges_its_own_folder_to_the_same_weights(tmp_path: Path, base: Ac
 
 def test_handler_hears_the_adapter(tmp_path: Path, base: AceStepModel) -> None:
     adapter = write(tmp_path / "lora", base)
-    handler = AceStepHandler.from_checkpoint("demo", device="cpu", adapter=adapter, adapter_scale=0.5)
+    handler = AceStepHandler.from_checkpoint(miniature.BASE, device="cpu", adapter=adapter, adapter_scale=0.5)
     wanted = merged(adapter, 0.5)
     assert all(torch.equal(wanted[name], weight) for name, weight in handler.model.decoder.state_dict().items())
-    plain = AceStepHandler.from_checkpoint("demo", device="cpu")
+    plain = AceStepHandler.from_checkpoint(miniature.BASE, device="cpu")
     assert not all(torch.equal(a, b) for a, b in zip(handler.null.outputs, plain.null.outputs, strict=True))
 
 
 def test_fingerprint_holds_weights_configuration_and_scale(tmp_path: Path, base: AceStepModel) -> None:
-    folders, adapter = locate(demo.ensure(), "base"), write(tmp_path / "lora", base)
+    folders, adapter = locate(miniature.FOLDER, "base"), write(tmp_path / "lora", base)
     seen = [fingerprint(folders), fingerprint(folders, adapter), fingerprint(folders, adapter, 0.5)]
     write(tmp_path / "stronger", base, lora_alpha=7)
     seen.append(fingerprint(folders, tmp_path / "stronger"))
@@ -213,7 +213,7 @@ def test_tensors_that_do_not_fit(tmp_path: Path, base: AceStepModel, edit: Calla
     adapter = write(tmp_path / "lora", base)
     rewrite(adapter, edit)
     with pytest.raises(CheckpointError, match=message):
-        verify(locate(demo.ensure(), "base"), adapter)
+        verify(locate(miniature.FOLDER, "base"), adapter)
     with pytest.raises(CheckpointError, match=message):
         merged(adapter, scale=0.0)
 
@@ -292,14 +292,14 @@ def test_folders_of_something_else(tmp_path: Path, base: AceStepModel) -> None:
         with pytest.raises(
             CheckpointError, match=r"nowhere\S*': no such file or folder; give a LoRA file or folder"
         ):
-            AceStepHandler.from_checkpoint("demo", device="cpu", adapter=name)
+            AceStepHandler.from_checkpoint(miniature.BASE, device="cpu", adapter=name)
 
 
 def test_an_adapter_for_another_size_names_three_layers(tmp_path: Path, base: AceStepModel) -> None:
     adapter = write(tmp_path / "lora", base)
     rewrite(adapter, lambda t: t.update({n: torch.zeros(v.shape[0], v.shape[1] + 1) for n, v in t.items()}))
     with pytest.raises(CheckpointError, match=r"6 of another shape: .*, and 3 more") as caught:
-        verify(locate(demo.ensure(), "base"), adapter)
+        verify(locate(miniature.FOLDER, "base"), adapter)
     assert str(caught.value).count("expected [") == 3
 
 

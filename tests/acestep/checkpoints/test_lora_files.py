@@ -13,13 +13,14 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from acestep.checkpoints import demo, hub
+from acestep.checkpoints import hub
 from acestep.checkpoints.checkpoint import fingerprint, load_model, locate
 from acestep.checkpoints.lora import open_adapter
 from acestep.errors import CheckpointError
 from acestep.fetch import fetch_adapter
 from acestep.handler import AceStepHandler
 from acestep.model.ace_step import AceStepModel
+from tests import miniature
 from tests.parity.cases import CPU
 from tests.parity.export import make_parts, write_checkpoint
 
@@ -29,7 +30,7 @@ RANK, ALPHA = 4, 6
 
 @pytest.fixture(scope="module")
 def base() -> AceStepModel:
-    return load_model(demo.ensure() / "acestep-v15-base", CPU, torch.float32)
+    return load_model(miniature.FOLDER / "acestep-v15-base", CPU, torch.float32)
 
 
 def trained(base: AceStepModel, name: str = "default", **options: Any) -> PeftModel:
@@ -58,7 +59,9 @@ def layers_of(tensors: dict[str, Tensor]) -> list[str]:
 
 def assert_merged(adapter: Path, model: PeftModel) -> None:
     wanted = model.merge_and_unload().state_dict()
-    ours = load_model(demo.ensure() / "acestep-v15-base", CPU, torch.float32, adapter=adapter).decoder.state_dict()
+    ours = load_model(
+        miniature.FOLDER / "acestep-v15-base", CPU, torch.float32, adapter=adapter
+    ).decoder.state_dict()
     assert ours.keys() == wanted.keys()
     for name, weight in wanted.items():
         torch.testing.assert_close(ours[name], weight, rtol=0, atol=2e-6, msg=name)
@@ -163,7 +166,7 @@ def test_ranks_and_alphas_by_layer(tmp_path: Path, base: AceStepModel, rslora: b
 def test_the_fingerprint_holds_the_alpha_of_every_layer(tmp_path: Path, base: AceStepModel) -> None:
     trained(base).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    folders, seen = locate(demo.ensure(), "base"), set()
+    folders, seen = locate(miniature.FOLDER, "base"), set()
     for pattern in ({}, {"k_proj": 1.5}, {"k_proj": 1.25}, {"q_proj": 1.25}):
         (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"alpha_pattern": pattern}))
         seen.add(fingerprint(folders, tmp_path))
@@ -253,7 +256,7 @@ def test_a_file_that_exists_is_never_called_no_such_folder(tmp_path: Path) -> No
             lambda file=file: open_adapter(hub.find_adapter(str(file))),
             lambda file=file: hub.find(str(file)),
             lambda file=file: hub.find_language_model(str(file)),
-            lambda file=file: AceStepHandler.from_checkpoint("demo", device="cpu", adapter=file),
+            lambda file=file: AceStepHandler.from_checkpoint(miniature.BASE, device="cpu", adapter=file),
         )
         for look in looks:
             with pytest.raises(CheckpointError) as caught:
@@ -277,7 +280,7 @@ def test_python_fetch_and_folder_find_the_same_adapter(tmp_path: Path, base: Ace
     save_file(comfy(weights_of(trained(base))), file)
     assert fetch_adapter(str(file), "cache", None).size == file.stat().st_size
     heard = [
-        AceStepHandler.from_checkpoint("demo", device="cpu", adapter=path).model.decoder.state_dict()
+        AceStepHandler.from_checkpoint(miniature.BASE, device="cpu", adapter=path).model.decoder.state_dict()
         for path in (file, str(file), tmp_path)
     ]
     for name in load_file(file):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
-from acestep.checkpoints import demo
 from acestep.checkpoints.checkpoint import TEXT_ENCODER_FOLDER
 from acestep.errors import CheckpointError
 from acestep.language.language_model import LanguageModel
+from tests import miniature
 from tests.acestep.language import miniature_lm
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def rewrite_json(file: Path, **changes) -> None:
 
 
 def test_other_folders_are_recognised(tmp_path: Path) -> None:
-    encoder = demo.ensure() / TEXT_ENCODER_FOLDER
+    encoder = miniature.FOLDER / TEXT_ENCODER_FOLDER
     with pytest.raises(
         CheckpointError, match=r"tokenizer\.json: has no token <\|audio_code_0\|>: this is a text enc"
     ):
@@ -64,7 +64,7 @@ def test_other_folders_are_recognised(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"config\.json: model_type is 'acestep', expected 'qwen3'; give the"
     ):
-        load(demo.ensure() / "acestep-v15-base")
+        load(miniature.FOLDER / "acestep-v15-base")
     with pytest.raises(CheckpointError, match="no such file"):
         load(tmp_path / "nowhere")
     no_tags = miniature_lm.write(tmp_path / "tags", tags=("<think>",))

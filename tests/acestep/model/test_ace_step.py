@@ -5,6 +5,7 @@ import torch
 
 from acestep.handler import AceStepHandler
 from acestep.model.autoencoder import DECODER_OVERLAP_FRAMES, ENCODER_OVERLAP_FRAMES
+from tests import miniature
 
 
 def test_null_branch_needs_no_attention(base: AceStepHandler) -> None:
@@ -53,8 +54,8 @@ def test_tiles_of_the_receptive_field_are_exact(base: AceStepHandler, chunk: int
 
 def test_bfloat16_keeps_codes_and_times_exact() -> None:
     """What rounding would amplify runs in fp32 whatever the network runs in."""
-    whole = AceStepHandler.from_checkpoint("demo", device="cpu", dtype="float32").model
-    half = AceStepHandler.from_checkpoint("demo", device="cpu", dtype="bfloat16").model
+    whole = AceStepHandler.from_checkpoint(miniature.BASE, device="cpu", dtype="float32").model
+    half = AceStepHandler.from_checkpoint(miniature.BASE, device="cpu", dtype="bfloat16").model
     latents = torch.randn(1, 100, 8)
     with torch.inference_mode():
         assert torch.equal(whole.tokenizer(latents), half.tokenizer(latents))
@@ -85,7 +86,7 @@ def test_exact_modules_are_never_rounded() -> None:
     """Also weights that are fp32 in the file, as a fine-tuned checkpoint's may be."""
     import copy
 
-    model = copy.deepcopy(AceStepHandler.from_checkpoint("demo", device="cpu").model)
+    model = copy.deepcopy(AceStepHandler.from_checkpoint(miniature.BASE, device="cpu").model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 1e-4 * torch.randn_like(parameter)

@@ -6,14 +6,15 @@ from torch._dynamo.utils import counters
 
 from acestep.errors import RequestError
 from acestep.handler import AceStepHandler
+from tests import miniature
 
 
 @pytest.mark.slow
 @torch.inference_mode()
 def test_the_compiled_model_is_as_near_to_float32_as_the_plain_one_at_any_length() -> None:
-    exact = AceStepHandler.from_checkpoint("demo", device="cpu", dtype="float32")
-    plain = AceStepHandler.from_checkpoint("demo", device="cpu", dtype="bfloat16")
-    compiled = AceStepHandler.from_checkpoint("demo", device="cpu", dtype="bfloat16", compiled=True)
+    exact = AceStepHandler.from_checkpoint(miniature.BASE, device="cpu", dtype="float32")
+    plain = AceStepHandler.from_checkpoint(miniature.BASE, device="cpu", dtype="bfloat16")
+    compiled = AceStepHandler.from_checkpoint(miniature.BASE, device="cpu", dtype="bfloat16", compiled=True)
     assert compiled.load_s["compiling"] > 0
     graphs = counters["stats"]["unique_graphs"]
     for frames in (128, 700):  # 350 tokens: beyond a window
@@ -35,4 +36,4 @@ def test_the_compiled_model_is_as_near_to_float32_as_the_plain_one_at_any_length
 
 def test_what_runs_in_rows_is_not_compiled() -> None:
     with pytest.raises(RequestError, match="compiled true is for GPUs; on device"):
-        AceStepHandler.from_checkpoint("demo", device="cpu", compiled=True)
+        AceStepHandler.from_checkpoint(miniature.BASE, device="cpu", compiled=True)

@@ -29,6 +29,7 @@ from acestep.runtime.threads import columns, inference, serial_ops, share
 from acestep.sampling import sampler
 from acestep.sampling.plan import resolve
 from acestep.sampling.setting import CoverSetting
+from tests import miniature
 from tests.conftest import tone
 from tests.parity.cases import ROUNDING, difference
 
@@ -281,7 +282,7 @@ def test_a_forked_process_shares_among_threads_of_its_own() -> None:
 
 def test_a_network_that_is_not_cut_uses_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """In bfloat16 nothing is cut, and no bits are promised."""
-    handler = AceStepHandler.from_checkpoint("demo", device="cpu", dtype="bfloat16")
+    handler = AceStepHandler.from_checkpoint(miniature.BASE, device="cpu", dtype="bfloat16")
     seen = set()
     whole = Decoder.in_whole
     monkeypatch.setattr(Decoder, "in_whole", lambda self, x: seen.add(torch.get_num_threads()) or whole(self, x))

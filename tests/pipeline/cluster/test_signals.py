@@ -15,6 +15,7 @@ import ray
 from jobs.leaving import leaving
 from pipeline.cluster.shutdown import StopFlag, stop_signals
 from pipeline.cluster.signals import StoppedNow, handling, raising, withheld
+from tests.miniature import BASE
 
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -31,6 +32,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(job, 0)[1]))
 JOB = """
 import sys, time
 from pipeline.cluster.signals import raising
+from tests import miniature
 with raising() as status_of:
     try:
         print("ready", flush=True)
@@ -199,7 +201,7 @@ def test_a_closed_terminal() -> None:
 def test_a_job_that_is_still_importing(number: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "hydra.py").write_text("import time\ntime.sleep(60)\n")  # its imports do not end before the signal
     path = os.pathsep.join((str(tmp_path), ENVIRONMENT.get("PYTHONPATH", "")))
-    arguments = ["-m", "jobs.restyle", "manifest=m.csv", "output=out", "model=demo"]
+    arguments = ["-m", "jobs.restyle", "manifest=m.csv", "output=out", f"model={BASE}"]
     job = subprocess.Popen(
         [sys.executable, *arguments],
         env=ENVIRONMENT | {"PYTHONPATH": path},

@@ -30,6 +30,7 @@ from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import run
 from pipeline.workflows.restyle_job import RestyleJob
 from tests.conftest import tone
+from tests.miniature import BASE
 from tests.pipeline.worker.throughput import SleepingWorker
 
 LONG_S = 600
@@ -92,6 +93,7 @@ def measure(folder: Path, covers: int, long: int, model: bool) -> list[Sample]:
         manifest=str(folder / "tracks.csv"),
         output=str(folder / "out"),
         cover=asdict(CoverSetting()) | {"seed": 1, "inference_steps": 1},
+        model=BASE,
         cluster=ClusterSpec(address="local", workers=2, threads_per_worker=1),
         tracking=TrackingSpec(enabled=False),
     )

@@ -52,6 +52,7 @@ from pipeline.workflows.restyle_job import RestyleJob, dry_run
 from pipeline.workflows.select import SelectJob, select_winners
 from pipeline.workflows.tune import TuneSpec, tune_catalogue
 from pipeline.workflows.validate import ValidateSpec, validate
+from tests import miniature
 from tests.conftest import tone
 from tests.mlflow_database import create_database
 from tests.pipeline.tracking.test_tracker import rows as tracked_rows
@@ -102,7 +103,7 @@ def job_on(folder: Path, **more: Any) -> RestyleJob:
         soundfile.write(folder / "a.wav", tone(5.1), 48_000)
         (folder / "m.csv").write_text("track_id,source,caption\na,a.wav,jazz\n")
     manifest, output = str(folder / "m.csv"), str(folder / "out")
-    return RestyleJob(manifest, output, cover, model="demo", tracking=TrackingSpec(enabled=False), **more)
+    return RestyleJob(manifest, output, cover, model=miniature.BASE, tracking=TrackingSpec(enabled=False), **more)
 
 
 def cut(path: Path) -> None:
@@ -610,7 +611,7 @@ def test_a_folder_of_s3_without_results_is_sound(bucket: Store) -> None:
         ["jobs.compare"],
         pytest.param(["jobs.select", "export={folder}/winners"], marks=pytest.mark.slow),
         pytest.param(["jobs.measure"], marks=pytest.mark.slow),
-        pytest.param(["jobs.serve", "model=demo"], marks=pytest.mark.slow),
+        pytest.param(["jobs.serve", f"model={miniature.BASE}"], marks=pytest.mark.slow),
     ],
 )
 def test_the_command_line_ends_with_2_and_a_line_for_each_file(tmp_path: Path, words: list[str]) -> None:

@@ -28,6 +28,7 @@ from pipeline.service.scheduler import Desk
 from pipeline.storage.store import Store, open_store
 from pipeline.worker.attempts import mark_start
 from pipeline.worker.spec import WorkerSpec
+from tests import miniature
 from tests.conftest import tone
 
 KEYS = ("a-key-that-nobody-guesses", "another-one-of-somebody")
@@ -50,13 +51,13 @@ class Served:
         return f"{self.address}/v1/audio/generations"
 
 
-def facts(model: str = "demo") -> ModelFacts:
+def facts(model: str = miniature.BASE) -> ModelFacts:
     digest = fingerprint(find(model, None), None, 1.0)
-    return ModelFacts(model, digest, is_turbo=model == "demo_turbo", dtype="float32")
+    return ModelFacts(model, digest, is_turbo=model == miniature.TURBO, dtype="float32")
 
 
-def worker_at(output: Store, model: str = "demo", **changes: object) -> WorkerSpec:
-    """A worker of a built-in model that writes into a folder."""
+def worker_at(output: Store, model: str = miniature.BASE, **changes: object) -> WorkerSpec:
+    """A worker of a miniature model that writes into a folder."""
     mark_start(output, "test")
     spec = WorkerSpec(
         output=output,
@@ -107,7 +108,9 @@ def serving(
     async def open_counter() -> Counter:
         loops.append(asyncio.get_running_loop())
         shelf = Shelf(store, spec.store)
-        made.append(Counter(spec, facts(), shelf, Desk(engine.make, shelf, 1, limits.waiting, 2)))
+        made.append(
+            Counter(spec, replace(facts(), name=spec.model), shelf, Desk(engine.make, shelf, 1, limits.waiting, 2))
+        )
         return made[0]
 
     async def always() -> bool:

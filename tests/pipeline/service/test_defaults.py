@@ -32,6 +32,7 @@ from pipeline.service.source_access import Admitted
 from pipeline.storage.store import open_store
 from pipeline.worker.restyle_worker import RestyleWorker
 from pipeline.workflows.restyle_job import RestyleJob
+from tests import miniature
 from tests.pipeline.service.conftest import Served, facts, worker_at
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -44,7 +45,7 @@ def job() -> Iterator[RestyleJob]:
     GlobalHydra.instance().clear()
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield job_of(compose("restyle", overrides=["manifest=m.csv", "output=out", "model=demo"]))
+        yield job_of(compose("restyle", overrides=["manifest=m.csv", "output=out", f"model={miniature.BASE}"]))
     GlobalHydra.instance().clear()
 
 
@@ -72,7 +73,7 @@ def by_the_job(job: RestyleJob, song: Path, name: str, folder: Path, model: Mode
 
 def test_a_turbo_model_at_shift_1_is_noted_by_the_job(served: Served, job: RestyleJob, tmp_path: Path) -> None:
     sweep = replace(job, grid={"shift": [1.0, 3.0]})
-    rows = by_the_job(sweep, served.music / "country_song.wav", "a", tmp_path, facts("demo_turbo"))
+    rows = by_the_job(sweep, served.music / "country_song.wav", "a", tmp_path, facts(miniature.TURBO))
     noted = {row["effective_shift"]: any(note.startswith("shift ") for note in row["notes"]) for row in rows}
     assert noted == {1.0: True, 3.0: False}
 

@@ -17,7 +17,7 @@ import soundfile
 from prometheus_client.parser import text_string_to_metric_families
 
 from acestep.audio.files import FORMATS, load_audio
-from acestep.checkpoints.demo import NO_MUSIC
+from acestep.checkpoints.demo import ABOUT
 from acestep.constants import SAMPLE_RATE
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
@@ -310,7 +310,7 @@ def test_the_other_addresses(served: Served) -> None:
     health = httpx.get(f"{served.address}/health").json()
     assert health["status"] == "ok"
     (model,) = httpx.get(f"{served.address}/v1/models").json()["data"]
-    assert (model["id"], model["turbo"], model["note"]) == ("demo", False, NO_MUSIC)
+    assert (model["id"], model["turbo"], model["note"]) == ("demo", False, ABOUT)
     metrics = {f.name: f for f in text_string_to_metric_families(httpx.get(f"{served.address}/metrics").text)}
     assert metrics["restyle_covers"].samples[0].value >= 1
     assert {"restyle_replies", "restyle_waiting_covers", "restyle_generation_seconds"} <= metrics.keys()

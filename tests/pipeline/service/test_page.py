@@ -16,7 +16,7 @@ import httpx
 import pytest
 import soundfile
 
-from acestep.checkpoints.demo import NO_MUSIC
+from acestep.checkpoints.demo import ABOUT
 from acestep.errors import RequestError
 from pipeline.planning.items import ModelFacts
 from pipeline.results.table import read_results
@@ -312,12 +312,12 @@ def test_what_a_cover_tells_of_its_source_is_said_with_it(page: Served) -> None:
 
 
 @pytest.mark.parametrize(("model", "told"), [("demo", True), ("demo_turbo", True), ("turbo", False)])
-def test_a_model_that_makes_no_music_says_so(model: str, told: bool) -> None:
+def test_a_built_in_model_says_what_it_is(model: str, told: bool) -> None:
     with gr.Blocks() as blocks:
         lay_out(ServiceSpec("out", model=model), is_turbo="turbo" in model)
-    banner = [block for block in blocks.blocks.values() if getattr(block, "elem_id", None) == "no-music"]
+    banner = [block for block in blocks.blocks.values() if getattr(block, "elem_id", None) == "about-model"]
     assert bool(banner) is told
-    assert all(words.plain(NO_MUSIC) == block.value for block in banner)
+    assert all(words.plain(ABOUT) == block.value for block in banner)
 
 
 class Visit:
@@ -456,7 +456,7 @@ def test_a_visitor_finds_a_setting_and_takes_it_to_the_catalogue(tmp_path: Path)
         visit.press("generate")
         visit.until_said("done: 1 of 1")
         assert visit.covers(1)[1] == cells[1]
-        assert page.locator("#no-music").is_visible()
+        assert page.locator("#about-model").is_visible()
 
         assert page.evaluate(NAMELESS) == []
         page.set_viewport_size({"width": 390, "height": 844})

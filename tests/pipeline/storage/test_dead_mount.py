@@ -27,6 +27,7 @@ from pipeline.tracking.tracker import TrackingSpec
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import run
 from pipeline.workflows.restyle_job import RestyleJob
+from tests import miniature
 from tests.conftest import tone
 from tests.dead_mount import DeadMount, can_mount, mounted
 
@@ -101,7 +102,7 @@ def test_covers_of_a_mount_that_dies_are_given_up_or_left_at_a_stop_and_made_lat
         job = RestyleJob(
             manifest=str(tmp_path / "tracks.jsonl"),
             output=str(tmp_path / "out"),
-            model="demo_turbo",
+            model=miniature.TURBO,
             cover={"inference_steps": 1, "seed": 1},
             source_timeout_s=timeout_s,
             cluster=ClusterSpec(workers=1),

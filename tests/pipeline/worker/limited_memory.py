@@ -24,6 +24,7 @@ from pipeline.planning.items import ModelFacts, Rules
 from pipeline.planning.plan import make_plan
 from pipeline.storage.store import open_store
 from pipeline.worker.restyle_worker import RestyleWorker
+from tests import miniature
 from tests.conftest import tone
 from tests.pipeline.service.conftest import worker_at
 
@@ -49,7 +50,7 @@ def main(folder: Path, megabytes: int, long_s: float) -> None:
     output = open_store(str(folder / "out"))
     spec = worker_at(
         output,
-        model="demo_turbo",
+        model=miniature.TURBO,
         node=platform.node(),
         most_seconds=600.0,
         threads=1,

@@ -39,6 +39,7 @@ from pipeline.storage.source_copy import copy_of
 from pipeline.storage.source_errors import SourceChangedError, SourceTimeoutError
 from pipeline.storage.store import open_store
 from pipeline.worker.restyle_worker import RestyleWorker
+from tests import miniature
 from tests.conftest import tone
 from tests.pipeline.service.conftest import worker_at
 from tests.s3_server import S3Server
@@ -52,7 +53,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> RestyleWorker:
     """A worker in this process; each test gives it its own output folder."""
     output = open_store(str(tmp_path_factory.mktemp("worker")))
     metrics = MetricsSpec(enabled=False)
-    return RestyleWorker(worker_at(output, "demo_turbo", source_timeout_s=PATIENCE.timeout_s, metrics=metrics))
+    return RestyleWorker(worker_at(output, miniature.TURBO, source_timeout_s=PATIENCE.timeout_s, metrics=metrics))
 
 
 class Catalogue:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from acestep.checkpoints import demo
 from acestep.checkpoints.checkpoint import fingerprint
 from acestep.checkpoints.file_stamps import stamp
 from acestep.checkpoints.hub import find
 from acestep.errors import RestyleError
 from pipeline.storage.store import open_store
 from pipeline.worker.restyle_worker import RestyleWorker
+from tests import miniature
 from tests.pipeline.service.conftest import worker_at
 
 VARIANT = "turbo"
@@ -21,7 +21,7 @@ VARIANT = "turbo"
 
 def test_a_worker_refuses_weights_that_were_replaced_since_the_plan(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
-    shutil.copytree(demo.ensure(), checkpoint)
+    shutil.copytree(miniature.FOLDER, checkpoint)
     output = open_store(str(tmp_path / "out"))
     folders = find(str(checkpoint), VARIANT)
     at_folder = {"model": str(checkpoint), "variant": VARIANT, "fingerprint": fingerprint(folders)}

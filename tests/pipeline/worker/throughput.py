@@ -34,6 +34,7 @@ from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import run
 from pipeline.workflows.restyle_job import RestyleJob
 from tests.conftest import tone
+from tests.miniature import BASE
 
 
 class SleepingWorker(RestyleWorker):
@@ -85,6 +86,7 @@ def measure(folder: Path, seconds: Sequence[float], workers: int, step_s: float,
         manifest=str(folder / "tracks.csv"),
         output=str(folder / "out"),
         cover=asdict(CoverSetting()) | {"seed": 1},
+        model=BASE,
         cluster=ClusterSpec(address="local", workers=workers, threads_per_worker=1),
         tracking=TrackingSpec(enabled=False),
         metrics=MetricsSpec(enabled=False),  # beside a model that only sleeps nothing else may work

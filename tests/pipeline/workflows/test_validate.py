@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 
 from acestep.audio.files import FORMATS, encode_audio
 from acestep.checkpoints.checkpoint import fingerprint, locate
-from acestep.checkpoints.demo import ensure
 from acestep.errors import RequestError
 from acestep.sampling.setting import CoverSetting
 from pipeline.catalogue.manifest import parse_track, read_manifest
@@ -30,6 +29,7 @@ from pipeline.storage.store import open_output, open_store
 from pipeline.tracking.tracker import TrackingSpec
 from pipeline.workflows.restyle_job import RestyleJob, open_job
 from pipeline.workflows.validate import Check, ValidateSpec, Validation, validate
+from tests import miniature
 from tests.acestep.checkpoints.test_hub import point_to
 from tests.audio_files import with_streams
 from tests.conftest import tone
@@ -54,7 +54,8 @@ class Watching:
 
 def job_of(folder: Path, rows: list[dict], **values: object) -> RestyleJob:
     (folder / "tracks.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    given = {"output": str(folder / "out"), "cover": COVER, "cluster": ClusterSpec(address="local")} | values
+    given = {"output": str(folder / "out"), "cover": COVER, "model": miniature.BASE}
+    given |= {"cluster": ClusterSpec(address="local")} | values
     return RestyleJob(str(folder / "tracks.jsonl"), **given)
 
 
@@ -203,13 +204,13 @@ def test_a_published_model_is_not_fetched_and_the_remedy_is_named(
 
 def test_a_damaged_model_and_a_grid_that_repeats_itself_are_found(tmp_path: Path, row: dict) -> None:
     copy = tmp_path / "checkpoint"
-    shutil.copytree(ensure(), copy)
+    shutil.copytree(miniature.FOLDER, copy)
     weights = next((copy / "acestep-v15-turbo").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-100])
     _, checks = looked_at(job_of(tmp_path, [row], model=str(copy), variant="turbo"))
     assert "safetensors" in checks["model"].errors[0]
     strengths = {"audio_cover_strength": [0.5, 0.51]}
-    _, checks = looked_at(job_of(tmp_path, [row], model="demo_turbo", grid=strengths))
+    _, checks = looked_at(job_of(tmp_path, [row], model=miniature.TURBO, grid=strengths))
     assert "identical audio" in checks["settings"].errors[0]
 
 
@@ -220,7 +221,7 @@ def test_a_manifest_that_breaks_off_is_looked_at_up_to_there(tmp_path: Path, row
     found, checks = looked_at(job)
     assert "line 3 is not JSON" in checks["manifest"].errors[0]
     assert found.counts == {"missing_file": 1}
-    _, checks = looked_at(RestyleJob("/nowhere.csv", str(tmp_path / "out"), COVER))
+    _, checks = looked_at(RestyleJob("/nowhere.csv", str(tmp_path / "out"), COVER, model=miniature.BASE))
     assert "/nowhere.csv: cannot be read" in checks["manifest"].errors[0]
     assert "sources" not in checks
 
@@ -252,8 +253,8 @@ def write_measured(folder: str, model: str) -> None:
 
 def test_rates_come_from_another_folder_of_the_same_model(tmp_path: Path, row: dict) -> None:
     cover = COVER | {"inference_steps": 10, "guidance_scale": 1.0}
-    job = job_of(tmp_path, [row], cover=cover, dtype="float32", model="demo")
-    write_measured(str(tmp_path / "old"), fingerprint(locate(ensure(), "base")))
+    job = job_of(tmp_path, [row], cover=cover, dtype="float32", model=miniature.BASE)
+    write_measured(str(tmp_path / "old"), fingerprint(locate(miniature.FOLDER, "base")))
     found, _ = looked_at(job, rates_from=str(tmp_path / "old"))
     assert found.forecast is not None
     assert found.space is not None
