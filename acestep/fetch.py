@@ -10,7 +10,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from acestep.checkpoints import demo, hub
 from acestep.checkpoints.checkpoint import fingerprint, layout_of
-from acestep.checkpoints.hub import LANGUAGE_MODELS, PUBLISHED, SHARED, Published, Source
+from acestep.checkpoints.hub import LANGUAGE_MODELS, PUBLISHED, SHARED, HubModel, Source
 from acestep.checkpoints.lora import open_adapter
 from acestep.checkpoints.safetensors_files import weight_files
 from acestep.checkpoints.verify import verify
@@ -92,7 +92,7 @@ def known() -> Iterator[Known]:
         yield Known(name, published.place, state, size)
 
 
-def _cached_size(published: Published) -> int:
+def _cached_size(published: HubModel) -> int:
     """Bytes of all versions of something published, each file counted once."""
     cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=published.repo, repo_type="model")
     found = cache.glob("/".join(filter(None, ("snapshots/*", published.folder, "**/*"))))

@@ -20,7 +20,7 @@ from acestep.model.autoencoder import Autoencoder
 from acestep.model.compilation import check_compiled, compile_parts, warm_up
 from acestep.model.transformer import ConstantCrossAttention
 from acestep.runtime.threads import serial_ops
-from acestep.runtime.timing import Laps
+from acestep.runtime.timing import Stopwatch
 
 log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -81,24 +81,24 @@ class AceStepHandler:
         if lora is not None and (note := open_adapter(lora).note()):
             log.warning("%s", note)
         with hub.naming_the_command(folders):
-            laps = Laps(lambda: synchronize(device))
+            stopwatch = Stopwatch(lambda: synchronize(device))
             model = load_model(folders.model, device, dtype, folders.name, lora, adapter_scale)
-            laps.lap("network")
+            stopwatch.lap("network")
             autoencoder = load_autoencoder(folders.autoencoder, device, dtype)
-            laps.lap("autoencoder")
+            stopwatch.lap("autoencoder")
             text_encoder = TextEncoder(folders.text_encoder, device, dtype)
-            laps.lap("text encoder")
+            stopwatch.lap("text encoder")
             width = text_encoder.model.config.hidden_size
             check_parts(folders, model.config, autoencoder.config, autoencoder.hop, width)
             silence = load_silence(folders.model, model.config.latent_channels).to(device)
         with torch.inference_mode(), serial_ops():
             null = model.decoder.null_cross_attention(model.null_condition_emb)
-        laps.lap("rest of the model")
+        stopwatch.lap("rest of the model")
         if compiled:
             compile_parts(model, autoencoder)
             warm_up(model, autoencoder, null)
-            laps.lap("compiling")
-        return cls(folders, model, autoencoder, text_encoder, silence, null, device, dtype, laps.seconds)
+            stopwatch.lap("compiling")
+        return cls(folders, model, autoencoder, text_encoder, silence, null, device, dtype, stopwatch.seconds)
 
     @property
     def is_turbo(self) -> bool:

@@ -17,22 +17,22 @@ from acestep.constants import MAX_SOURCE_SECONDS, SAMPLE_RATE
 from acestep.errors import RequestError, RestyleError
 from acestep.generation.chain import Chain, Cover, Stage
 from acestep.generation.conditions import TrackConditions, cut_notes, prepare, prepare_codes
-from acestep.generation.musical_facts import understood
+from acestep.generation.musical_facts import with_musical_facts
 from acestep.generation.params import GenerationConfig, GenerationParams
-from acestep.generation.rendering import finished
+from acestep.generation.rendering import finish_waveform
 from acestep.generation.request import (
     check_request,
     codes_of,
+    ineffective_request_notes,
     kbps,
     pick_seeds,
     prompt_of,
     stages_of,
-    unused_notes,
 )
 from acestep.handler import AceStepHandler
 from acestep.language.language_model import LanguageModel
 from acestep.language.prompt import Prompt
-from acestep.sampling.plan import CoverPlan, effective, resolve
+from acestep.sampling.plan import CoverPlan, plan_values, resolve
 
 __all__ = ["GenerationConfig", "GenerationParams", "GenerationResult", "generate_music"]
 
@@ -97,7 +97,7 @@ def _generate(
     plans = [resolve(stage.setting, handler.is_turbo) for stage in stages]
     prompt, notes = prompt_of(params)
     seeds = pick_seeds(params.seed, config)
-    notes += unused_notes(params, config)
+    notes += ineffective_request_notes(params, config)
     if params.thinking and language_model is None:
         raise RequestError("thinking is on and there is no language model; pass llm_handler, or switch it off")
 
@@ -116,7 +116,7 @@ def _generate(
     lap("condition_s")
     if params.thinking and language_model is not None:
         progress(0.0, "listening to the source")
-        conditions, more = understood(language_model, conditions, params)
+        conditions, more = with_musical_facts(language_model, conditions, params)
         notes += more
         lap("understand_s")
     for number, (stage, plan) in enumerate(zip(stages, plans, strict=True), start=1):
@@ -127,7 +127,7 @@ def _generate(
     costs["denoise_s"] = sum(cover.denoise_s for chain in covers for cover in chain)
     costs["decode_s"] = sum(cover.decode_s for chain in covers for cover in chain)
     clock = time.perf_counter()
-    waves = [finished(chain[-1].wave, params) for chain in covers]
+    waves = [finish_waveform(chain[-1].wave, params) for chain in covers]
     made = [torch.cat([chain[k].latents for chain in covers]).cpu() for k in range(len(stages))]
     for note in notes:
         log.warning("%s", note)
@@ -147,9 +147,9 @@ def _generate(
         status_message=f"{len(audios)} covers of {waves[0].shape[1] / SAMPLE_RATE:.1f} s",
         extra_outputs={
             "latents": made[-1],
-            "effective": effective(plans[-1]),
+            "effective": plan_values(plans[-1]),
             "stages": [
-                {"caption": stage.prompt(conditions.prompt).caption, **effective(plan), "latents": latents}
+                {"caption": stage.prompt(conditions.prompt).caption, **plan_values(plan), "latents": latents}
                 for stage, plan, latents in zip(stages, plans, made, strict=True)
             ],
             "notes": notes,

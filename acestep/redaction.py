@@ -27,7 +27,7 @@ _ENCODINGS = 3  # of one URI within another
 _CLOSING = ")]}>'\".,;:"
 
 
-def shown(uri: str) -> str:
+def redacted(uri: str) -> str:
     """A URI, or a command-line argument with one in it, without its user, password and secret query values.
 
     A path is left as it is.
@@ -36,22 +36,22 @@ def shown(uri: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A text, such as the message of an error, with its URIs as ``shown`` has them."""
+    """A text, such as the message of an error, with its URIs as ``redacted`` has them."""
     if "://" not in text and "?" not in text and "&" not in text:
         return text
     return re.sub(r"\S+", _word, text)
 
 
-def hidden(content: Any) -> Any:
+def redacted_values(content: Any) -> Any:
     """Plain data (dataclasses, mappings, sequences) with its texts as ``without_secrets`` has them."""
     if isinstance(content, str):
-        return shown(content) if "://" in content and " " not in content else without_secrets(content)
+        return redacted(content) if "://" in content and " " not in content else without_secrets(content)
     if is_dataclass(content) and not isinstance(content, type):
-        return {field.name: hidden(getattr(content, field.name)) for field in fields(content)}
+        return {field.name: redacted_values(getattr(content, field.name)) for field in fields(content)}
     if isinstance(content, Mapping):
-        return {key: hidden(value) for key, value in content.items()}
+        return {key: redacted_values(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [hidden(value) for value in content]
+        return [redacted_values(value) for value in content]
     return content
 
 

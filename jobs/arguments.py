@@ -30,7 +30,7 @@ FIXED = (
     "hydra/hydra_logging=none",
 )
 OF_HYDRA = ("hydra.searchpath", "hydra.verbose")
-MOST_VALUES = 100
+MAX_VALUES = 100
 _ARGUMENT = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[\w.$/@-]+)=(?P<text>.*)", re.DOTALL)
 
 
@@ -193,7 +193,7 @@ def _listed(override: Override, text: str) -> str:
     """The values of a sweep as a list; ``[...]`` where it does not name them."""
     sweep = override._value
     if isinstance(sweep, RangeSweep):
-        return written([*islice(sweep.range(), MOST_VALUES)])
+        return written([*islice(sweep.range(), MAX_VALUES)])
     if isinstance(sweep, list):
         return text
     if not isinstance(sweep, ChoiceSweep):

@@ -24,7 +24,7 @@ from jobs.schema import register
 from pipeline.workflows.printing import plain_console
 from pipeline.workflows.select import TABLE, SelectJob, select_winners
 
-MOST_LINES = 20
+MAX_LINES = 20
 
 register()
 _entered: list[bool] = []
@@ -49,7 +49,7 @@ def _main(config: DictConfig) -> None:
         winners = select_winners(job)
     without = winners.filter(pc.is_null(winners["file"]))
     console.print(f"{len(winners) - len(without)} of {len(winners)} tracks have a winner: {job.export}/{TABLE}")
-    for row in without.slice(0, MOST_LINES).to_pylist():
+    for row in without.slice(0, MAX_LINES).to_pylist():
         console.print(f"  {row['track_id']}: {row['reason']}")
     sys.exit(INCOMPLETE if len(without) else OK)
 

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from acestep.audio.file_windows import Window
+from acestep.audio.file_windows import FileWindow
 
-MOST_CHUNKS = 10_000  # of a damaged file every eight bytes may be one
+MAX_CHUNKS = 10_000  # of a damaged file every eight bytes may be one
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska and WebM: the file, and all that is in it
 STREAMED = 0x7FFF_F000  # sizes from here on were written without knowing the end
 UNKNOWN_LONG = 1 << 62  # the same for sizes of 64 bits
 
 
 @dataclass(frozen=True)
-class Chunks:
+class ChunkLayout:
     """How a container frames its chunks: where the first begins, the kind's and the size's form, what holds sound.
 
     inclusive: sizes count the chunk's own header.
@@ -33,12 +33,12 @@ class Chunks:
 
 
 CONTAINERS = {
-    b"RIFF": Chunks(12, 4, "<I", 2, b"data"),
-    b"RF64": Chunks(12, 4, "<I", 2, b"data"),
-    b"BW64": Chunks(12, 4, "<I", 2, b"data"),
-    b"FORM": Chunks(12, 4, ">I", 2, b"SSND"),
-    b"riff": Chunks(40, 16, "<Q", 8, b"data", inclusive=True),
-    b"caff": Chunks(8, 4, ">Q", 1, b"data"),
+    b"RIFF": ChunkLayout(12, 4, "<I", 2, b"data"),
+    b"RF64": ChunkLayout(12, 4, "<I", 2, b"data"),
+    b"BW64": ChunkLayout(12, 4, "<I", 2, b"data"),
+    b"FORM": ChunkLayout(12, 4, ">I", 2, b"SSND"),
+    b"riff": ChunkLayout(40, 16, "<Q", 8, b"data", inclusive=True),
+    b"caff": ChunkLayout(8, 4, ">Q", 1, b"data"),
 }
 
 
@@ -69,12 +69,12 @@ def _is_name(kind: bytes) -> bool:
     return all(32 <= byte < 127 or byte == 0xA9 for byte in kind)
 
 
-def chunks_of(file: BinaryIO, chunks: Chunks, length: int) -> Iterator[tuple[bytes, int, int, int | None]]:
+def chunks_of(file: BinaryIO, chunks: ChunkLayout, length: int) -> Iterator[tuple[bytes, int, int, int | None]]:
     """Kind of each chunk, where its body begins, where the next chunk does, and the body's size if it is known."""
     size_bytes = struct.calcsize(chunks.size)
     header_bytes = chunks.kind_bytes + size_bytes
     long_size, place = 0, chunks.first
-    for _ in range(MOST_CHUNKS):
+    for _ in range(MAX_CHUNKS):
         if place + header_bytes > length:
             return
         file.seek(place)
@@ -99,7 +99,7 @@ def chunks_of(file: BinaryIO, chunks: Chunks, length: int) -> Iterator[tuple[byt
 def atoms(file: BinaryIO, length: int) -> Iterator[tuple[bytes, int]]:
     """Kind and end of each top-level atom of an MP4 file."""
     place = 0
-    for _ in range(MOST_CHUNKS):
+    for _ in range(MAX_CHUNKS):
         if place + 8 > length:
             return
         file.seek(place)
@@ -141,10 +141,10 @@ def closed(file: BinaryIO) -> BinaryIO:
     elif head[:4] in (b"RIFF", b"RF64", b"BW64", b"riff"):
         patches = _patches(file, CONTAINERS[head[:4]], head[:4], length)
     file.seek(0)
-    return Window(file, [(0, length)], patches) if patches else file  # type: ignore[return-value]
+    return FileWindow(file, [(0, length)], patches) if patches else file  # type: ignore[return-value]
 
 
-def _patches(file: BinaryIO, chunks: Chunks, mark: bytes, length: int) -> dict[int, bytes]:
+def _patches(file: BinaryIO, chunks: ChunkLayout, mark: bytes, length: int) -> dict[int, bytes]:
     long_sizes: dict[int, bytes] = {}
     for kind, begin, _, size in chunks_of(file, chunks, length):
         if kind == b"ds64":

@@ -16,10 +16,10 @@ import soundfile
 from acestep.audio import ffmpeg
 from acestep.audio.containers import closed
 from acestep.audio.ffmpeg import Block
-from acestep.audio.file_windows import Scan
+from acestep.audio.file_windows import BlockReader
 from acestep.audio.flac_end import bytes_behind
-from acestep.audio.joined_files import Part, has_no_count, parts_of
-from acestep.audio.source_notes import DATA_LEFT_OUT, DOWNMIXED, JOINED, Meter, SourceNote
+from acestep.audio.joined_files import JoinedPart, has_no_count, parts_of
+from acestep.audio.source_notes import DATA_LEFT_OUT, DOWNMIXED, JOINED, LevelMeter, SourceNote
 from acestep.audio.truncation import MPEG_FRAME_SAMPLES, keeps_count, refuse_cut
 from acestep.errors import AudioError, TooLongError
 
@@ -29,20 +29,20 @@ VORBIS_BLOCK_SAMPLES = 8192  # the longest one: of a stream that was cut off its
 UNKNOWN_FRAMES = 1 << 62  # libsndfile reports this many or more where the header has no length
 
 
-def decode(file: BinaryIO, most_seconds: float | None) -> tuple[list[Block], list[SourceNote]]:
+def decode(file: BinaryIO, max_seconds: float | None) -> tuple[list[Block], list[SourceNote]]:
     """Samples ``[1 or 2, n]`` (fp32) of an audio file, each with its rate in Hz, and what is to say of them.
 
     One piece for most files; where rate or channels change on the way, a piece for each stretch.
 
     Raises:
-        TooLongError: longer than ``most_seconds``.
+        TooLongError: longer than ``max_seconds``.
         AudioError: damaged, truncated, not audio, or of an absurd rate.
     """
     notes: list[SourceNote] = []
     pieces: list[list[np.ndarray]] = []
     rates: list[int] = []
-    meter = Meter()
-    for samples, rate in blocks_of(file, most_seconds, notes):
+    meter = LevelMeter()
+    for samples, rate in blocks_of(file, max_seconds, notes):
         meter.add(samples)
         if not pieces or (len(pieces[-1][0]), rates[-1]) != (len(samples), rate):
             pieces.append([])
@@ -57,7 +57,7 @@ def decode(file: BinaryIO, most_seconds: float | None) -> tuple[list[Block], lis
     return joined, [*notes, said] if said else notes
 
 
-def blocks_of(file: BinaryIO, most_seconds: float | None, notes: list[SourceNote]) -> Generator[Block]:
+def blocks_of(file: BinaryIO, max_seconds: float | None, notes: list[SourceNote]) -> Generator[Block]:
     """The same, block by block; ``notes`` takes what is left out, and is complete at the end.
 
     Raises:
@@ -71,10 +71,10 @@ def blocks_of(file: BinaryIO, most_seconds: float | None, notes: list[SourceNote
         notes.append(_left_out(joined.left_over))
     seconds = 0.0
     for part in joined.parts:
-        with closing(_blocks_of_part(part.open(file), part, seconds, most_seconds, notes)) as blocks:
+        with closing(_blocks_of_part(part.open(file), part, seconds, max_seconds, notes)) as blocks:
             for samples, rate in blocks:
                 seconds += samples.shape[1] / _checked_rate(rate)
-                refuse_longer(seconds, most_seconds, ended=False)
+                refuse_longer(seconds, max_seconds, ended=False)
                 yield samples, rate
 
 
@@ -103,21 +103,21 @@ def header_seconds(file: BinaryIO) -> float | None:
     return None if None in found else sum(seconds for seconds in found if seconds is not None)
 
 
-def refuse_longer(seconds: float | None, most_seconds: float | None, ended: bool = True) -> None:
+def refuse_longer(seconds: float | None, max_seconds: float | None, ended: bool = True) -> None:
     """Refuse what is too long.
 
     Args:
         ended: ``seconds`` is all, and not only what has been decoded of it.
 
     Raises:
-        TooLongError: ``seconds`` is more than ``most_seconds``.
+        TooLongError: ``seconds`` is more than ``max_seconds``.
     """
-    if most_seconds is not None and seconds is not None and seconds > most_seconds:
+    if max_seconds is not None and seconds is not None and seconds > max_seconds:
         said = f"{seconds:.1f} s is" if ended else "it is"
-        raise TooLongError(f"{said} longer than {most_seconds:g} s; cut the track")
+        raise TooLongError(f"{said} longer than {max_seconds:g} s; cut the track")
 
 
-def _header_seconds(file: BinaryIO, part: Part) -> float | None:
+def _header_seconds(file: BinaryIO, part: JoinedPart) -> float | None:
     file.seek(0)
     try:
         with soundfile.SoundFile(file) as sound:
@@ -128,7 +128,7 @@ def _header_seconds(file: BinaryIO, part: Part) -> float | None:
     return ffmpeg.seconds_of(file)
 
 
-def _promised_seconds(sound: soundfile.SoundFile, file: BinaryIO, part: Part) -> float | None:
+def _promised_seconds(sound: soundfile.SoundFile, file: BinaryIO, part: JoinedPart) -> float | None:
     if not 0 < sound.frames < UNKNOWN_FRAMES or sound.samplerate <= 0:
         return None
     if sound.format == "MP3" and (part.exceeds_count or not keeps_count(file)):
@@ -137,18 +137,18 @@ def _promised_seconds(sound: soundfile.SoundFile, file: BinaryIO, part: Part) ->
 
 
 def _checked_rate(rate: int) -> int:
-    least, most = RATES_HZ
+    min_rate, max_rate = RATES_HZ
     if rate <= 0:
         raise AudioError("no sample rate: not audio, or its header is damaged")
-    if not least <= rate <= most:
+    if not min_rate <= rate <= max_rate:
         raise AudioError(
-            f"a sample rate of {rate} Hz is not between {least} and {most}; resample the file to 48000 Hz"
+            f"a sample rate of {rate} Hz is not between {min_rate} and {max_rate}; resample the file to 48000 Hz"
         )
     return rate
 
 
 def _blocks_of_part(
-    file: BinaryIO, part: Part, before_s: float, most_seconds: float | None, notes: list[SourceNote]
+    file: BinaryIO, part: JoinedPart, before_s: float, max_seconds: float | None, notes: list[SourceNote]
 ) -> Generator[Block]:
     refuse_cut(file)
     try:
@@ -161,10 +161,10 @@ def _blocks_of_part(
             reason = _reason_for_ffmpeg(sound, part, promised)
             if promised is not None:
                 _checked_rate(sound.samplerate)
-                refuse_longer(before_s + promised, most_seconds)
+                refuse_longer(before_s + promised, max_seconds)
             if not reason:
                 yield from _complete(_sound_blocks(sound), sound)
-                if sound.format == "FLAC" and (behind := bytes_behind(Scan(file), file.tell())):
+                if sound.format == "FLAC" and (behind := bytes_behind(BlockReader(file), file.tell())):
                     notes.append(_left_out(behind, at_most=True))
                 return
             file.seek(0)
@@ -181,7 +181,7 @@ def _left_out(count: int, at_most: bool = False) -> SourceNote:
     return SourceNote(DATA_LEFT_OUT, said)
 
 
-def _reason_for_ffmpeg(sound: soundfile.SoundFile, part: Part, promised: float | None) -> str:
+def _reason_for_ffmpeg(sound: soundfile.SoundFile, part: JoinedPart, promised: float | None) -> str:
     """Why libsndfile does not read a file as a player plays it; "" where it does."""
     if sound.subtype == "OPUS":
         return "it is Opus"  # of which soundfile's reading by blocks puts the first one 6.5 ms late

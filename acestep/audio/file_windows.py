@@ -11,7 +11,7 @@ BLOCK_BYTES = 1 << 20
 _NOT_ZERO = re.compile(rb"[^\0]")
 
 
-class Window(io.RawIOBase):
+class FileWindow(io.RawIOBase):
     """Ranges of a file, from a byte up to another, as a file of their own; read-only.
 
     patches: bytes that are read instead of the file's own, by their place in the window.
@@ -72,7 +72,7 @@ class Window(io.RawIOBase):
         return len(content)
 
 
-class Scan:
+class BlockReader:
     """Bytes of a file at any place, kept a block at a time: small reads forwards cost no request each.
 
     length: of the file in bytes.

@@ -27,50 +27,50 @@ from acestep.runtime.threads import serial_ops
 FORMATS = ("wav", "flac", "mp3", "opus", "aac", "wav32")
 EXTENSIONS = {"aac": "m4a", "wav32": "wav"}
 REFERENCE_SECONDS = 30
-MOST_FILTER_TAPS = 50_000_000
+MAX_FILTER_TAPS = 50_000_000
 
 _SUBTYPES = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "wav32": ("WAV", "FLOAT")}
 _CODECS = {"mp3": ("mp3", "libmp3lame"), "opus": ("ogg", "libopus"), "aac": ("ipod", "aac")}
 
 
 @dataclass(frozen=True)
-class Sound:
+class DecodedAudio:
     """A decoded file: its wave ``[2, n]`` at 48 kHz, and what is worth knowing of it."""
 
     wave: Tensor
     notes: tuple[SourceNote, ...]
 
 
-def load_audio(file: str | Path | BinaryIO, most_seconds: float | None = None, clip: bool = True) -> Tensor:
+def load_audio(file: str | Path | BinaryIO, max_seconds: float | None = None, clip: bool = True) -> Tensor:
     """The wave alone of ``read_audio``."""
-    return read_audio(file, most_seconds, clip).wave
+    return read_audio(file, max_seconds, clip).wave
 
 
-def read_audio(file: str | Path | BinaryIO, most_seconds: float | None = None, clip: bool = True) -> Sound:
+def read_audio(file: str | Path | BinaryIO, max_seconds: float | None = None, clip: bool = True) -> DecodedAudio:
     """Decode a file or an open binary stream to ``[2, n]`` fp32 at 48 kHz, as a player plays it.
 
     Mono is doubled, more than two channels are mixed to stereo by their layout, other rates are resampled (sinc,
     Hann). libsndfile reads what it knows, FFmpeg the rest.
 
     Args:
-        most_seconds: refuse anything longer.
+        max_seconds: refuse anything longer.
         clip: bring it into [-1, 1], as the model expects; lossy and float files go beyond.
 
     Raises:
-        TooLongError: longer than ``most_seconds``.
+        TooLongError: longer than ``max_seconds``.
         AudioError: empty, damaged, truncated, not audio, or not finite.
     """
     if isinstance(file, str | Path):
         try:
             with open(open_regular(file), "rb") as stream:
-                return read_audio(stream, most_seconds, clip)
+                return read_audio(stream, max_seconds, clip)
         except NotAFileError as error:
             raise AudioError(f"{file}: {error}") from error
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             raise AudioError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
     if file.seek(0, io.SEEK_END) == 0:
         raise AudioError("empty file (0 bytes)")
-    pieces, notes = decode(file, most_seconds)
+    pieces, notes = decode(file, max_seconds)
     check_samples([samples for samples, _ in pieces])
     waves = []
     while pieces:
@@ -78,7 +78,7 @@ def read_audio(file: str | Path | BinaryIO, most_seconds: float | None = None, c
         wave = torch.from_numpy(samples)
         wave = resample(wave.expand(2, -1) if len(wave) == 1 else wave, rate)
         waves.append(wave.clamp(-1.0, 1.0) if clip else wave)
-    return Sound(waves[0].contiguous() if len(waves) == 1 else torch.cat(waves, dim=1), tuple(notes))
+    return DecodedAudio(waves[0].contiguous() if len(waves) == 1 else torch.cat(waves, dim=1), tuple(notes))
 
 
 def resample(wave: Tensor, rate: int, to: int = SAMPLE_RATE) -> Tensor:
@@ -90,7 +90,7 @@ def resample(wave: Tensor, rate: int, to: int = SAMPLE_RATE) -> Tensor:
     if rate == to:
         return wave
     common = math.gcd(rate, to)
-    if (rate // common) * (to // common) <= MOST_FILTER_TAPS:
+    if (rate // common) * (to // common) <= MAX_FILTER_TAPS:
         with serial_ops():
             return torchaudio.functional.resample(wave, rate, to)
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.numpy()), format="fltp", layout="stereo")

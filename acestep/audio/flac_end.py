@@ -5,12 +5,12 @@ libFLAC reads beyond it, so its place in the file does not tell. A frame begins 
 
 import re
 
-from acestep.audio.file_windows import Scan
+from acestep.audio.file_windows import BlockReader
 from acestep.audio.mpeg_frames import tag_size
 
 STEP_BYTES = 1 << 16
-MOST_TRIES = 100_000  # places that look like a frame and are none
-MOST_FRAME_BYTES = 1 << 18
+MAX_TRIES = 100_000  # places that look like a frame and are none
+MAX_FRAME_BYTES = 1 << 18
 _STREAM_INFO_AT = 8  # behind the mark and the header of the block
 _FRAME = re.compile(rb"\xff[\xf8\xf9]")
 _BLOCK_SAMPLES = {1: 192, **{n: 576 << n - 2 for n in range(2, 6)}, **{n: 256 << n - 8 for n in range(8, 16)}}
@@ -30,7 +30,7 @@ def _table(polynomial: int, bits: int) -> tuple[int, ...]:
 _CRC8, _CRC16 = _table(0x07, 8), _table(0x8005, 16)
 
 
-def bytes_behind(scan: Scan, read_to: int) -> int:
+def bytes_behind(scan: BlockReader, read_to: int) -> int:
     """How many bytes that are not only zeros and tags follow the last frame.
 
     Where it is not 0 it is the most there can be: now and then another place in the frame has the right CRC too.
@@ -43,23 +43,23 @@ def bytes_behind(scan: Scan, read_to: int) -> int:
     return 0 if 0 in counts else counts[0]
 
 
-def _foreign(scan: Scan, place: int) -> int:
+def _foreign(scan: BlockReader, place: int) -> int:
     while place < scan.length and (size := tag_size(scan, place)):
         place += size
     return 0 if scan.is_blank(place, scan.length) else scan.length - place
 
 
-def _ends(scan: Scan, start: int, read_to: int) -> list[int]:
+def _ends(scan: BlockReader, start: int, read_to: int) -> list[int]:
     """Where the last frame may end, by its CRC."""
     info = scan.at(start + _STREAM_INFO_AT, 34)
     if scan.at(start, 4) != b"fLaC" or len(info) < 34:
         return []
-    most_bytes = int.from_bytes(info[7:10], "big") or MOST_FRAME_BYTES
+    max_bytes = int.from_bytes(info[7:10], "big") or MAX_FRAME_BYTES
     total = int.from_bytes(info[13:18], "big") & (1 << 36) - 1
     block = int.from_bytes(info[:2], "big")
-    frame_bytes, high = min(most_bytes, MOST_FRAME_BYTES), read_to
+    frame_bytes, high = min(max_bytes, MAX_FRAME_BYTES), read_to
     tries = 0
-    while high > start and tries < MOST_TRIES:
+    while high > start and tries < MAX_TRIES:
         begin = max(high - frame_bytes - STEP_BYTES, start)
         content = scan.at(begin, high - begin)
         matches = list(_FRAME.finditer(content))

@@ -8,12 +8,12 @@ import re
 import struct
 from dataclasses import dataclass
 
-from acestep.audio.file_windows import Scan
+from acestep.audio.file_windows import BlockReader
 
-MOST_FRAMES = 300_000  # 40 minutes of the shortest frames, two hours of common ones: too long for any use
-MOST_FRAME_BYTES = 1441  # of layer 3
-MOST_JUNK = 1 << 16  # bytes before the first frame, after its tag
-MOST_TRIES = 200_000  # places that look like a frame and are none
+MAX_FRAMES = 300_000  # 40 minutes of the shortest frames, two hours of common ones: too long for any use
+MAX_FRAME_BYTES = 1441  # of layer 3
+MAX_JUNK = 1 << 16  # bytes before the first frame, after its tag
+MAX_TRIES = 200_000  # places that look like a frame and are none
 SURE = 4  # frames one after the other that are no chance, where something else stood before
 _CANDIDATE = re.compile(rb"\xff[\xe0-\xff]|ID3|TAG|APETAGEX|LYRICSBEGIN")
 COUNTED = (b"Xing", b"Info")
@@ -33,7 +33,7 @@ Kind = tuple[int, int, int, bool]
 
 
 @dataclass(frozen=True)
-class Frame:
+class FrameHeader:
     """A frame's header.
 
     kind: version, layer (0 for AAC), rate in Hz and whether it is mono, which one encoding does not change.
@@ -45,7 +45,7 @@ class Frame:
 
 
 @dataclass
-class Stretch:
+class FrameRun:
     """Frames of one encoding.
 
     ranges: their bytes, from a place up to another, with the tag before the first frame and without tags and junk
@@ -72,7 +72,7 @@ class Stretch:
         return self.counted is not None and self.frames > self.counted + 1
 
 
-def frame_of(head: bytes) -> Frame | None:
+def frame_of(head: bytes) -> FrameHeader | None:
     """The frame that six bytes begin; None where they begin none, or one of free bit rate."""
     if len(head) < 6 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
@@ -88,18 +88,18 @@ def frame_of(head: bytes) -> Frame | None:
         size = (12_000 * kbps // rate + padding) * 4
     else:
         size = (72_000 if layer == 3 and version > 1 else 144_000) * kbps // rate + padding
-    return Frame((version, layer, rate, head[3] >> 6 == 3), size)
+    return FrameHeader((version, layer, rate, head[3] >> 6 == 3), size)
 
 
-def _adts_frame_of(head: bytes) -> Frame | None:
+def _adts_frame_of(head: bytes) -> FrameHeader | None:
     rate_index, channels = head[2] >> 2 & 15, (head[2] & 1) << 2 | head[3] >> 6
     size = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
     if head[1] & 0xF0 != 0xF0 or rate_index >= len(_ADTS_HZ) or size < 7:
         return None
-    return Frame((1 + (head[1] >> 3 & 1), 0, _ADTS_HZ[rate_index], channels == 1), size)
+    return FrameHeader((1 + (head[1] >> 3 & 1), 0, _ADTS_HZ[rate_index], channels == 1), size)
 
 
-def tag_size(scan: Scan, place: int) -> int:
+def tag_size(scan: BlockReader, place: int) -> int:
     """Bytes of the ID3, APE or Lyrics3 tag that stands at a place; 0 where none does."""
     head = scan.at(place, 32)
     if head[:3] == b"ID3" and len(head) >= 10:
@@ -125,17 +125,17 @@ def _bytes_before(head: bytes) -> int:
     return max(int.from_bytes(head[12:16], "little") - 32, 0) if is_footer else 0
 
 
-def stretches(scan: Scan) -> tuple[list[Stretch], int]:
+def stretches(scan: BlockReader) -> tuple[list[FrameRun], int]:
     """The encodings that a file of MPEG audio joins, and how many bytes of it are neither frames nor tags.
 
     A frame with a count or a change of kind begins a new one. A tag does not: segmented streams have one every few
     seconds, and the frames behind it depend on those before. No stretch: it is no MPEG audio.
     """
-    found: list[Stretch] = []
+    found: list[FrameRun] = []
     place = lost = frames = tries = 0
     tag: int | None = None  # where the ID3 tag before the frames stands
     synchronized = True
-    while place < scan.length and frames < MOST_FRAMES:
+    while place < scan.length and frames < MAX_FRAMES:
         frame, last = frame_of(scan.at(place, 6)), found[-1] if found else None
         goes_on = frame is not None and last is not None and frame.kind == last.kind
         if frame is not None and ((goes_on and synchronized) or _are_frames(scan, place, goes_on or place == 0)):
@@ -147,7 +147,7 @@ def stretches(scan: Scan) -> tuple[list[Stretch], int]:
                 place = end
                 continue
             if last is None or not goes_on or is_count:
-                last = Stretch([(place if tag is None else tag, place)], frame.kind, count)
+                last = FrameRun([(place if tag is None else tag, place)], frame.kind, count)
                 found.append(last)
             tag = None
             last.extend(place, end)
@@ -159,17 +159,17 @@ def stretches(scan: Scan) -> tuple[list[Stretch], int]:
             place += size
         else:
             tries += 1
-            after = scan.find(_CANDIDATE, place + 1) if tries < MOST_TRIES else scan.length
-            if not found and after > MOST_JUNK:
+            after = scan.find(_CANDIDATE, place + 1) if tries < MAX_TRIES else scan.length
+            if not found and after > MAX_JUNK:
                 return [], 0
             lost += 0 if scan.is_blank(place, after) else after - place
             place, synchronized = after, False
-    if frames == MOST_FRAMES:
+    if frames == MAX_FRAMES:
         found[-1].extend(place, scan.length)
     return found, lost if found else 0
 
 
-def _end(scan: Scan, place: int, frame: Frame) -> int:
+def _end(scan: BlockReader, place: int, frame: FrameHeader) -> int:
     """Where a frame ends; one that was cut off ends at the tag or the frame with a count that follows it."""
     end = min(place + frame.size, scan.length)
     if scan.at(place + frame.size, 2) == scan.at(place, 2) or place + frame.size == scan.length:
@@ -193,24 +193,24 @@ def _end(scan: Scan, place: int, frame: Frame) -> int:
     return end
 
 
-def counts_itself(scan: Scan) -> bool | None:
+def counts_itself(scan: BlockReader) -> bool | None:
     """Whether the first frame counts those that follow; None where a file does not begin with MPEG audio."""
     place = tag_size(scan, 0)
     return _count(scan.at(place, 64))[0] if _are_frames(scan, place, may_end=True) else None
 
 
-def as_counted(scan: Scan) -> Stretch | None:
+def as_counted(scan: BlockReader) -> FrameRun | None:
     """The one stretch of a file that has as many bytes as its first frame tells, with no more than tags behind."""
     start = tag_size(scan, 0)
     content = scan.at(start, 64)
     frame, (is_count, count) = frame_of(content[:6]), _count(content)
     size = _counted_bytes(content)
-    if frame is None or not is_count or not count or size > count * MOST_FRAME_BYTES:
+    if frame is None or not is_count or not count or size > count * MAX_FRAME_BYTES:
         return None
     place = end = start + size
     while place < scan.length and (tag := tag_size(scan, place)):
         place += tag
-    return Stretch([(0, end)], frame.kind, count, count) if size and place == scan.length else None
+    return FrameRun([(0, end)], frame.kind, count, count) if size and place == scan.length else None
 
 
 def _counted_bytes(content: bytes) -> int:
@@ -233,7 +233,7 @@ def _count(content: bytes) -> tuple[bool, int | None]:
     return False, None
 
 
-def _are_frames(scan: Scan, place: int, may_end: bool) -> bool:
+def _are_frames(scan: BlockReader, place: int, may_end: bool) -> bool:
     """Whether so many frames of one kind follow each other that it is no chance.
 
     Args:

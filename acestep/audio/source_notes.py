@@ -22,7 +22,7 @@ class SourceNote:
     text: str
 
 
-class Meter:
+class LevelMeter:
     """Peak and RMS of samples that come in blocks."""
 
     def __init__(self) -> None:

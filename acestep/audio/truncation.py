@@ -8,7 +8,7 @@ import io
 import struct
 from typing import BinaryIO
 
-from acestep.audio.containers import CONTAINERS, EBML, STREAMED, Chunks, atoms, chunks_of, end_of_segment
+from acestep.audio.containers import CONTAINERS, EBML, STREAMED, ChunkLayout, atoms, chunks_of, end_of_segment
 from acestep.errors import AudioError
 
 SLACK_BYTES = 64  # some writers count a header or a padding byte too many
@@ -64,7 +64,7 @@ def keeps_count(file: BinaryIO) -> bool:
     return any(name in first_frames for name in MPEG_TAGS)
 
 
-def _end_of_sound(file: BinaryIO, chunks: Chunks, length: int) -> int:
+def _end_of_sound(file: BinaryIO, chunks: ChunkLayout, length: int) -> int:
     """Where the sound ends as its chunk says; 0 where it does not say."""
     for kind, begin, _, size in chunks_of(file, chunks, length):
         if kind == chunks.sound:

@@ -8,7 +8,7 @@ from pathlib import Path
 from acestep.checkpoints.checkpoint import CheckpointFolders
 
 
-def stamp(folders: CheckpointFolders, *others: Path | None) -> str:
+def file_stamp(folders: CheckpointFolders, *others: Path | None) -> str:
     """A digest of the inode, size and times of every file of a checkpoint.
 
     Where two stamps are equal, no file was written or replaced between them. Where they differ, the weights may

@@ -67,7 +67,7 @@ def _whole_outline(folder: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Published:
+class HubModel:
     """A hub repository, the folder in it ("" for the repository itself), and what of it is read.
 
     whole: whether a folder holds all that is needed; the hub's library cannot always tell.
@@ -85,9 +85,9 @@ class Published:
 
 
 PUBLISHED = {
-    "turbo": Published(BUNDLE, f"{MODEL_PREFIX}turbo"),
+    "turbo": HubModel(BUNDLE, f"{MODEL_PREFIX}turbo"),
     **{
-        name: Published(f"ACE-Step/{MODEL_PREFIX}{name.replace('_', '-')}")
+        name: HubModel(f"ACE-Step/{MODEL_PREFIX}{name.replace('_', '-')}")
         for name in (
             "base",
             "sft",
@@ -102,11 +102,11 @@ PUBLISHED = {
     },
 }
 LANGUAGE_MODELS = {
-    "lm_0.6b": Published(f"ACE-Step/{LANGUAGE_MODEL_PREFIX}0.6B"),
-    "lm_1.7b": Published(BUNDLE, f"{LANGUAGE_MODEL_PREFIX}1.7B"),
-    "lm_4b": Published(f"ACE-Step/{LANGUAGE_MODEL_PREFIX}4B"),
+    "lm_0.6b": HubModel(f"ACE-Step/{LANGUAGE_MODEL_PREFIX}0.6B"),
+    "lm_1.7b": HubModel(BUNDLE, f"{LANGUAGE_MODEL_PREFIX}1.7B"),
+    "lm_4b": HubModel(f"ACE-Step/{LANGUAGE_MODEL_PREFIX}4B"),
 }
-SHARED = (Published(BUNDLE, AUTOENCODER_FOLDER), Published(BUNDLE, TEXT_ENCODER_FOLDER))
+SHARED = (HubModel(BUNDLE, AUTOENCODER_FOLDER), HubModel(BUNDLE, TEXT_ENCODER_FOLDER))
 
 
 def find(
@@ -150,15 +150,15 @@ def _find_in_repository(
 ) -> CheckpointFolders:
     """The folders of a model in any repository, whose configurations tell first what it holds."""
     wanted = f"model={repo}" + (f" variant={variant}" if variant else "")
-    outline = _get(Published(repo, files=OUTLINE_FILES, whole=_whole_outline), wanted, source, progress)
+    outline = _get(HubModel(repo, files=OUTLINE_FILES, whole=_whole_outline), wanted, source, progress)
     chosen = model_folder(outline, variant, called=repo)
     if is_diffusers(outline):
-        return replace(locate(_get(Published(repo), wanted, source, progress)), name=repo)
+        return replace(locate(_get(HubModel(repo), wanted, source, progress)), name=repo)
     folder, name = ("", repo) if chosen == outline else (chosen.name, chosen.name)
     own = [part.folder for part in SHARED if (outline / part.folder).is_dir()]
-    parts = (Published(repo, part.folder) if part.folder in own else part for part in SHARED)
+    parts = (HubModel(repo, part.folder) if part.folder in own else part for part in SHARED)
     model, autoencoder, text_encoder = (
-        _get(part, wanted, source, progress) for part in (Published(repo, folder), *parts)
+        _get(part, wanted, source, progress) for part in (HubModel(repo, folder), *parts)
     )
     return CheckpointFolders(model, autoencoder, text_encoder, name)
 
@@ -181,7 +181,7 @@ def find_language_model(name: str, source: Source = "anywhere", progress: type[A
         raise CheckpointError(f"language_model {name!r} is a file; give the folder of a language model")
     if name not in LANGUAGE_MODELS and not HUB_ID.fullmatch(name):
         raise CheckpointError(f"language_model {name!r}: no such folder, and not one of {names}")
-    return _get(LANGUAGE_MODELS.get(name) or Published(name), f"language_model={name}", source, progress)
+    return _get(LANGUAGE_MODELS.get(name) or HubModel(name), f"language_model={name}", source, progress)
 
 
 def find_adapter(name: str, source: Source = "anywhere", progress: type[Any] | None = None) -> Path:
@@ -196,7 +196,7 @@ def find_adapter(name: str, source: Source = "anywhere", progress: type[Any] | N
         raise CheckpointError(
             f"adapter {name!r}: no such file or folder; give a LoRA file or folder, or a hub id owner/name"
         )
-    published = Published(name, files=ADAPTER_FILES, whole=_whole_adapter)
+    published = HubModel(name, files=ADAPTER_FILES, whole=_whole_adapter)
     return _get(published, f"adapter={name}", source, progress)
 
 
@@ -218,7 +218,7 @@ def naming_the_command(folders: CheckpointFolders) -> Iterator[None]:
         raise CheckpointError(str(error).replace(AGAIN, command)) from error
 
 
-def cached(published: Published) -> Path | None:
+def cached(published: HubModel) -> Path | None:
     """The folder of something published, None where it is not completely in the cache."""
     try:
         folder = _snapshot(published, local=True, progress=None)
@@ -227,7 +227,7 @@ def cached(published: Published) -> Path | None:
         return None
 
 
-def _get(published: Published, wanted: str, source: Source, progress: type[Any] | None) -> Path:
+def _get(published: HubModel, wanted: str, source: Source, progress: type[Any] | None) -> Path:
     """The folder of something published; ``wanted`` is what to give to ``jobs.fetch`` for it."""
     if source != "hub" and (folder := cached(published)):
         return folder
@@ -269,7 +269,7 @@ def _why_not(repo: str, error: Exception) -> str:
     return f"the download broke off ({reason}); run again, what is here is kept"
 
 
-def _snapshot(published: Published, local: bool, progress: type[Any] | None) -> Path:
+def _snapshot(published: HubModel, local: bool, progress: type[Any] | None) -> Path:
     patterns = [f"{published.folder}/{name}" if published.folder else name for name in published.files]
     snapshot = snapshot_download(
         published.repo, allow_patterns=patterns, local_files_only=local, tqdm_class=progress

@@ -22,7 +22,7 @@ from acestep.checkpoints.safetensors_files import Shape, differences, read_shape
 from acestep.errors import CheckpointError, RequestError
 from acestep.model.config import is_number, is_size
 
-MOST_SHAPES = 3  # named of an adapter for another size of model: all of them differ in the same way
+MAX_SHAPES = 3  # named of an adapter for another size of model: all of them differ in the same way
 
 # What a plain LoRA has at each option that changes what its weights mean.
 _PLAIN: dict[str, tuple[Any, ...]] = {
@@ -60,7 +60,7 @@ _FLAT = re.compile(
 )
 
 
-class Pair(NamedTuple):
+class LoraPair(NamedTuple):
     """The two factors of one layer.
 
     names, shapes: of A and of B in the file; rank: what both should have.
@@ -82,7 +82,7 @@ class Adapter:
     """
 
     files: AdapterFiles
-    pairs: Mapping[str, Pair]
+    pairs: Mapping[str, LoraPair]
     has_alpha: bool
 
     @property
@@ -151,7 +151,7 @@ def open_adapter(path: Path) -> Adapter:
         has_alpha &= config is not None or alpha is not None
         if config is not None:
             rank, strength = _configured(files, config, layer, alpha)
-        pairs[ours] = Pair((down, up), (shapes[down], shapes[up]), rank, strength)
+        pairs[ours] = LoraPair((down, up), (shapes[down], shapes[up]), rank, strength)
     return Adapter(files, pairs, has_alpha)
 
 
@@ -250,7 +250,7 @@ def check_fit(adapter: Adapter, decoder: nn.Module) -> None:
         if len(weights.get(layer, ())) == 2:
             out, into = weights[layer]
             expected |= {f"{layer}.lora_A": (pair.rank, into), f"{layer}.lora_B": (out, pair.rank)}
-    problems = differences(found, expected, MOST_SHAPES)
+    problems = differences(found, expected, MAX_SHAPES)
     if problems:
         raise CheckpointError(
             f"adapter {adapter.path}: does not fit the model; {problems}. Use it with the model it was trained on "

@@ -16,7 +16,7 @@ LOKR_FILE = "lokr_weights.safetensors"
 SUFFIX = ".safetensors"
 DIFFUSERS_METADATA = "lora_adapter_metadata"
 INSIDE = ("*", "*/*", "*/*/*")  # of a run folder: adapter, final/adapter, checkpoints/epoch_10/adapter
-MOST_NAMED = 8
+MAX_NAMED = 8
 NO_LOKR = "is a LoKr adapter, which is not supported; give a LoRA, or a checkpoint with the LoKr merged"
 
 
@@ -76,8 +76,8 @@ def find_adapter_files(path: Path) -> AdapterFiles:
     if len(inside) == 1:
         return find_adapter_files(inside[0])
     if inside:
-        named = ", ".join(str(one.relative_to(path)) for one in inside[:MOST_NAMED])
-        more = f" and {len(inside) - MOST_NAMED} more" if len(inside) > MOST_NAMED else ""
+        named = ", ".join(str(one.relative_to(path)) for one in inside[:MAX_NAMED])
+        more = f" and {len(inside) - MAX_NAMED} more" if len(inside) > MAX_NAMED else ""
         raise CheckpointError(
             f"adapter {path}: holds {len(inside)} adapters, {named}{more}; give the path of one, such as "
             f"{inside[0]}"

@@ -17,7 +17,7 @@ from acestep.model.config import read_json
 READ_DTYPES = ("BF16", "F16", "F32")
 PICKLES = (".bin", ".ckpt", ".pth", ".pkl")
 STEMS = ("model", "diffusion_pytorch_model")
-MOST_LISTED = 12
+MAX_LISTED = 12
 
 Shape = tuple[int, ...]
 Sizes = tuple[int | None, ...]  # None: any size
@@ -127,7 +127,7 @@ def read_tensor(folder: Path, stem: str, name: str) -> Tensor | None:
     return None
 
 
-def differences(found: Mapping[str, Shape], expected: Mapping[str, Sizes], most_shapes: int = MOST_LISTED) -> str:
+def differences(found: Mapping[str, Shape], expected: Mapping[str, Sizes], max_shapes: int = MAX_LISTED) -> str:
     """What is missing, unexpected and of another shape, in words; "" where everything fits."""
     shapes = [
         f"{name} is {list(found[name])}, expected [{', '.join('any' if n is None else str(n) for n in sizes)}]"
@@ -135,11 +135,13 @@ def differences(found: Mapping[str, Shape], expected: Mapping[str, Sizes], most_
         if name in found and not _fits(found[name], sizes)
     ]
     kinds = (
-        ("missing", sorted(expected.keys() - found.keys()), MOST_LISTED),
-        ("unexpected", sorted(found.keys() - expected.keys()), MOST_LISTED),
-        ("of another shape", shapes, most_shapes),
+        ("missing", sorted(expected.keys() - found.keys()), MAX_LISTED),
+        ("unexpected", sorted(found.keys() - expected.keys()), MAX_LISTED),
+        ("of another shape", shapes, max_shapes),
     )
-    return "; ".join(f"{len(names)} {kind}: {_listed(names, most)}" for kind, names, most in kinds if names)
+    return "; ".join(
+        f"{len(names)} {kind}: {_listed(names, max_entries)}" for kind, names, max_entries in kinds if names
+    )
 
 
 def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Sizes], source: Path) -> None:
@@ -198,6 +200,6 @@ def described_by(source: Path, what: str) -> Iterator[None]:
         raise CheckpointError(f"{source}: describes no {what} ({reason}); fetch it again") from error
 
 
-def _listed(entries: list[str], most: int = MOST_LISTED) -> str:
-    more = f", and {len(entries) - most} more" if len(entries) > most else ""
-    return ", ".join(entries[:most]) + more
+def _listed(entries: list[str], max_entries: int = MAX_LISTED) -> str:
+    more = f", and {len(entries) - max_entries} more" if len(entries) > max_entries else ""
+    return ", ".join(entries[:max_entries]) + more

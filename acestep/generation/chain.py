@@ -17,8 +17,8 @@ from acestep.language.prompt import Prompt, singing_notes
 from acestep.parameters.values import unix_lines
 from acestep.runtime.threads import inference
 from acestep.sampling.plan import CoverPlan, resolve
-from acestep.sampling.prefix_tree import Path, forks, grow, last_known, route
-from acestep.sampling.sampler import Fork, denoise_from
+from acestep.sampling.prefix_tree import Path, branch_points, grow, last_known, route
+from acestep.sampling.sampler import Snapshot, denoise_from
 from acestep.sampling.setting import SETTING_FIELDS, CoverSetting, parse_setting, unknown_setting
 
 WORDS = ("caption", "lyrics")
@@ -123,7 +123,7 @@ class Chain:
 
     chains: what will be run, by stages and seed.
     adjust: applied to latents before they are decoded.
-    tree: the lanes of ``chains`` and of the sources they start from.
+    tree: the trajectories of ``chains`` and of the sources they start from.
     """
 
     def __init__(
@@ -134,16 +134,16 @@ class Chain:
     ):
         chains = list(chains)
         self.track, self.adjust = track, adjust
-        lanes = _lanes(track, chains)
-        self.tree = grow(lanes.values())
-        self.paths = dict(zip(lanes, self.tree.paths, strict=True))
+        trajectories = _trajectories(track, chains)
+        self.tree = grow(trajectories.values())
+        self.paths = dict(zip(trajectories, self.tree.paths, strict=True))
         self.plans = dict(zip(self.tree.paths, self.tree.plans, strict=True))
         sources = {
             path: self.paths[stages[:-1], seed] for (stages, seed), path in self.paths.items() if stages[1:]
         }
         self.uses = Counter([*(self.paths[key] for key in chains), *sources.values()])
         self.kept: dict[Path, Cover] = {}
-        self.states: dict[int, Fork] = {}
+        self.states: dict[int, Snapshot] = {}
 
     @inference
     def run(
@@ -153,7 +153,7 @@ class Chain:
 
         Raises:
             GenerationError: what came out cannot be used, or what it would start from cannot.
-            RequestError: see ``TrackConditions.lane``.
+            RequestError: see ``TrackConditions.trajectory``.
             KeyError: it was not among ``chains``.
         """
         path = self.paths[stages, seed]
@@ -194,8 +194,8 @@ class Chain:
         started: float,
     ) -> Cover:
         handler, plan = conditions.handler, self.plans[path]
-        lane, wanted = conditions.lane(plan, seed), forks(path, self._to_come())
-        latents = denoise_from(handler.model.decoder, handler.null, lane, path, self.states, wanted, on_step)
+        trajectory, wanted = conditions.trajectory(plan, seed), branch_points(path, self._to_come())
+        latents = denoise_from(handler.model.decoder, handler.null, trajectory, path, self.states, wanted, on_step)
         handler.synchronize()
         denoised = time.perf_counter()
         wave = render(handler, self.adjust(latents), plan, conditions)
@@ -210,18 +210,18 @@ class Chain:
         if self.uses[path] <= 0:
             self.kept.pop(path, None)
         needed = {path[last_known(path, self.states)] for path, _ in self._to_come()}
-        self.states = {state: fork for state, fork in self.states.items() if state in needed}
+        self.states = {state: snapshot for state, snapshot in self.states.items() if state in needed}
 
 
-def _lanes(track: TrackConditions, chains: Iterable[Key]) -> dict[Key, tuple[Hashable, CoverPlan]]:
+def _trajectories(track: TrackConditions, chains: Iterable[Key]) -> dict[Key, tuple[Hashable, CoverPlan]]:
     """Every cover that ``chains`` need, sources before what starts from them: what it is given, and its plan."""
-    lanes: dict[Key, tuple[Hashable, CoverPlan]] = {}
+    trajectories: dict[Key, tuple[Hashable, CoverPlan]] = {}
     for stages, seed in chains:
         source: Hashable = None
         for k, stage in enumerate(stages, start=1):
-            if (stages[:k], seed) not in lanes:
+            if (stages[:k], seed) not in trajectories:
                 plan = resolve(stage.setting, track.handler.is_turbo)
-                lanes[stages[:k], seed] = (source, stage.prompt(track.prompt), seed), plan
-            given, plan = lanes[stages[:k], seed]
+                trajectories[stages[:k], seed] = (source, stage.prompt(track.prompt), seed), plan
+            given, plan = trajectories[stages[:k], seed]
             source = (given, route(plan))
-    return lanes
+    return trajectories

@@ -28,12 +28,12 @@ from acestep.model.transformer import CrossAttention
 from acestep.runtime.threads import inference
 from acestep.sampling.plan import Branch, CoverPlan
 from acestep.sampling.prompt_blend import mixed_states
-from acestep.sampling.sampler import Condition, Lane, fresh_noise, initial_noise, retaken
+from acestep.sampling.sampler import Condition, Trajectory, fresh_noise, initial_noise, retaken
 
 
 @dataclass(frozen=True)
 class TrackConditions:
-    """What lanes of one track read; each part is computed when first needed.
+    """What trajectories of one track read; each part is computed when first needed.
 
     latents: of the source ``[1, t, c]``; silence where no plan reads them.
     codes: that were given in place of a source, ``[1, ceil(t / 5)]``; ``latents`` are what they say.
@@ -55,7 +55,7 @@ class TrackConditions:
     heard: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @inference
-    def lane(self, plan: CoverPlan, seed: int) -> Lane:
+    def trajectory(self, plan: CoverPlan, seed: int) -> Trajectory:
         """One generation of this track.
 
         Raises:
@@ -72,7 +72,7 @@ class TrackConditions:
         start = noise.to(self.latents.device)
         if plan.t_start is not None:
             start = plan.t_start * start + (1 - plan.t_start) * self.latents
-        return Lane(
+        return Trajectory(
             plan=plan,
             start=self.latents if plan.edit is not None else start,
             conditions={
@@ -279,10 +279,12 @@ def cut_notes(handler: AceStepHandler, prompt: Prompt, duration_s: float, plan: 
             ("flow_edit_source_caption", text_prompt(source, "cover", duration_s), MAX_PROMPT_TOKENS),
             ("flow_edit_source_lyrics", lyric_prompt(source), MAX_LYRIC_TOKENS),
         ]
-    for name, text, most in texts:
+    for name, text, max_tokens in texts:
         count = encoder.count_tokens(text)
-        if count > most:
-            notes.append(f"{name} too long: {count} tokens with its frame, and the model reads the first {most}")
+        if count > max_tokens:
+            notes.append(
+                f"{name} too long: {count} tokens with its frame, and the model reads the first {max_tokens}"
+            )
     return notes
 
 

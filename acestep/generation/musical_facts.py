@@ -9,7 +9,7 @@ from acestep.language.language_model import LanguageModel
 from acestep.language.understanding import fill
 
 
-def understood(
+def with_musical_facts(
     language_model: LanguageModel, conditions: TrackConditions, params: GenerationParams
 ) -> tuple[TrackConditions, list[str]]:
     """Conditions with the musical facts that the language model hears and the request leaves open."""

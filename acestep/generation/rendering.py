@@ -44,7 +44,7 @@ def render(handler: AceStepHandler, latents: Tensor, plan: CoverPlan, conditions
     return wave
 
 
-def finished(wave: Tensor, params: GenerationParams) -> Tensor:
+def finish_waveform(wave: Tensor, params: GenerationParams) -> Tensor:
     """A decoded ``[2, n]`` at its final loudness, faded."""
     wave = audio.finish(wave, params.enable_normalization, params.normalization_db)
     return audio.fade(wave, params.fade_in_duration, params.fade_out_duration)

@@ -113,7 +113,7 @@ def prompt_of(params: GenerationParams) -> tuple[Prompt, list[str]]:
     )
 
 
-def unused_notes(params: GenerationParams, config: GenerationConfig) -> list[str]:
+def ineffective_request_notes(params: GenerationParams, config: GenerationConfig) -> list[str]:
     """A note for each parameter beside the setting that is given and has no effect."""
     notes = []
     if params.duration > 0:

@@ -18,20 +18,20 @@ from tokenizers import Tokenizer, pre_tokenizers
 from acestep.constants import BPM_RANGE, KEYSCALES, LANGUAGES, TIME_SIGNATURES
 from acestep.language.understanding import DURATION_RANGE
 
-MOST_CAPTION_BYTES = 1024  # beyond it the caption ends at the next chance
+MAX_CAPTION_BYTES = 1024  # beyond it the caption ends at the next chance
 TAG = "<"  # begins every tag; a caption that holds one could end the block
 
 Rules = Mapping[str, Mapping[bytes, str]]
 
 
-class Place(NamedTuple):
+class GrammarState(NamedTuple):
     """Where in the grammar a text ends: a node, and what was read of one of its strings."""
 
     node: str
     read: bytes = b""
 
 
-START, END = Place("bpm"), Place("end")
+START, END = GrammarState("bpm"), GrammarState("end")
 
 
 @cache
@@ -79,7 +79,7 @@ class Grammar:
             self._by_first_byte[text[:1]].append((token, text))
         self.allowed = cache(self._allowed)
 
-    def advance(self, place: Place, text: bytes) -> Place | None:
+    def advance(self, place: GrammarState, text: bytes) -> GrammarState | None:
         """The place after reading ``text``; None where the grammar does not allow it."""
         node, read = place
         for position in range(len(text)):
@@ -89,9 +89,9 @@ class Grammar:
                 node, read = following, b""
             elif read not in self._beginnings[node]:
                 return None
-        return Place(node, read)
+        return GrammarState(node, read)
 
-    def _allowed(self, place: Place) -> np.ndarray:
+    def _allowed(self, place: GrammarState) -> np.ndarray:
         """The tokens that may come next, ids ascending ``[n]``."""
         tokens = [
             token
@@ -103,9 +103,9 @@ class Grammar:
         return np.sort(np.array(tokens, dtype=np.int64))
 
 
-def closing(place: Place) -> Place:
+def closing(place: GrammarState) -> GrammarState:
     """The same place for a caption that is too long: between two characters it may only end."""
-    return Place("after caption") if place == Place("caption") else place
+    return GrammarState("after caption") if place == GrammarState("caption") else place
 
 
 def byte_symbols() -> dict[str, int]:

@@ -18,14 +18,14 @@ from acestep.checkpoints.qwen3 import load_qwen3, open_qwen3, tokenizer_file
 from acestep.errors import CheckpointError, GenerationError, RequestError
 from acestep.language.grammar import (
     END,
-    MOST_CAPTION_BYTES,
+    MAX_CAPTION_BYTES,
     START,
     Grammar,
     byte_vocabulary,
     closing,
     think_block_rules,
 )
-from acestep.language.token_sampling import Sampling
+from acestep.language.token_sampling import SamplingParams
 from acestep.language.understanding import (
     AUDIO_CODE,
     END_THINK,
@@ -41,7 +41,7 @@ from acestep.runtime.threads import inference
 
 END_OF_TEXT = "<|endoftext|>"
 MAX_NEW_TOKENS = 2048  # a think block of one token per byte fits
-MOST_CODES = 64_000  # the vocabulary has slots beyond, which stand for nothing
+MAX_CODES = 64_000  # the vocabulary has slots beyond, which stand for nothing
 REMEDY = "give the folder of a 5 Hz language model, such as acestep-5Hz-lm-1.7B"
 
 
@@ -55,7 +55,7 @@ class LanguageModel:
     def __init__(self, network: Qwen3ForCausalLM, tokenizer: Tokenizer):
         self.network = network
         self.tokenizer = tokenizer
-        self.codes = min(count_codes(tokenizer), MOST_CODES)
+        self.codes = min(count_codes(tokenizer), MAX_CODES)
         self._vocabulary = byte_vocabulary(tokenizer)
         self._grammar = Grammar(think_block_rules(), self._vocabulary)
         self._ends = {tokenizer.token_to_id(token) for token in (END_TURN, END_OF_TEXT)} - {None}
@@ -87,7 +87,7 @@ class LanguageModel:
         Args:
             codes: its audio codes, five per second.
             seed: of the drawing; the same seed gives the same answer.
-            temperature, top_k, top_p: see ``Sampling``.
+            temperature, top_k, top_p: see ``SamplingParams``.
             max_new_tokens: where to break off. Fields that were not reached are empty then.
             constrained: force a well-formed think block; else the answer may be anything.
             lyrics: go on to the lyrics, which covers do not need. Unconstrained answers always do.
@@ -95,14 +95,14 @@ class LanguageModel:
         Raises:
             RequestError: there are no codes or one is out of range, or a parameter is.
         """
-        sampling = Sampling(temperature, top_k, top_p)
+        sampling = SamplingParams(temperature, top_k, top_p)
         return understanding_of(self.answer(codes, seed, sampling, max_new_tokens, constrained, lyrics))
 
     def answer(
         self,
         codes: Sequence[int],
         seed: int,
-        sampling: Sampling,
+        sampling: SamplingParams,
         max_new_tokens: int = MAX_NEW_TOKENS,
         constrained: bool = True,
         lyrics: bool = False,
@@ -150,7 +150,7 @@ class LanguageModel:
                 after = self._grammar.advance(place, text)
                 assert after is not None
                 caption_bytes += len(text) if after.node.startswith("caption") else 0
-                place = closing(after) if caption_bytes >= MOST_CAPTION_BYTES else after
+                place = closing(after) if caption_bytes >= MAX_CAPTION_BYTES else after
             yield self._only(END_THINK)
             if not lyrics:
                 return

@@ -23,9 +23,9 @@ class TextEncoder:
         config, self.tokenizer = open_qwen3(folder, Qwen3Model, TEXT_ENCODER_REMEDY)
         self.model = load_qwen3(folder, Qwen3Model, config, device, dtype)
 
-    def token_ids(self, text: str, most: int) -> list[int]:
+    def token_ids(self, text: str, max_tokens: int) -> list[int]:
         """See the function of the same name."""
-        return token_ids(self.tokenizer, text, most)
+        return token_ids(self.tokenizer, text, max_tokens)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, uncut."""
@@ -51,7 +51,7 @@ class TextEncoder:
         return self.rows(self.token_ids(text, MAX_LYRIC_TOKENS))
 
 
-def token_ids(tokenizer: Tokenizer, text: str, most: int) -> list[int]:
-    """Token ids, at most ``most``; the end token that the tokenizer appends survives truncation."""
+def token_ids(tokenizer: Tokenizer, text: str, max_tokens: int) -> list[int]:
+    """Token ids, at most ``max_tokens``; the end token that the tokenizer appends survives truncation."""
     ids = tokenizer.encode(text).ids
-    return ids if len(ids) <= most else [*ids[: most - 1], ids[-1]]
+    return ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]]

@@ -9,7 +9,7 @@ from acestep.errors import RequestError
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How a token is drawn.
 
     Attributes:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from acestep.model.config import ModelConfig
-from acestep.model.layers import Encoder, Linear
+from acestep.model.layers import EncoderStack, Linear
 
 
 class Quantizer(nn.Module):
@@ -51,7 +51,7 @@ class AudioTokenizer(nn.Module):
         width = config.encoder.hidden_size
         self.window = config.pool_window
         self.audio_acoustic_proj = Linear(config.latent_channels, width)
-        self.attention_pooler = Encoder(config.encoder, config.pooler_layers, width, special_token=True)
+        self.attention_pooler = EncoderStack(config.encoder, config.pooler_layers, width, special_token=True)
         self.quantizer = Quantizer(config.fsq_channels, config.fsq_levels)
 
     def pool(self, latents: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class AudioTokenizer(nn.Module):
         return self.quantizer.indices(self.pool(latents))
 
 
-class Detokenizer(Encoder):
+class Detokenizer(EncoderStack):
     """Expands each quantised vector to a window of latent frames."""
 
     def __init__(self, config: ModelConfig):

@@ -25,7 +25,7 @@ from acestep.runtime.threads import parallel_ops, serial_ops
 DECODER_OVERLAP_FRAMES = 9
 ENCODER_OVERLAP_FRAMES = 7
 CHUNK_FRAMES = 512
-LEAST_CORE_FRAMES = 16  # of a tile: a device without memory for this much has none for anything
+MIN_CORE_FRAMES = 16  # of a tile: a device without memory for this much has none for anything
 log = logging.getLogger(__name__)
 
 
@@ -201,8 +201,8 @@ class Autoencoder(nn.Module):
         total = total_bytes(x.device)
         if total is None:
             return CHUNK_FRAMES
-        least = LEAST_CORE_FRAMES + 2 * overlap
-        return longest_tile(self.config, len(x), total, self.dtype.itemsize, CHUNK_FRAMES, least)
+        min_frames = MIN_CORE_FRAMES + 2 * overlap
+        return longest_tile(self.config, len(x), total, self.dtype.itemsize, CHUNK_FRAMES, min_frames)
 
 
 def _tiled(
@@ -218,7 +218,7 @@ def _tiled(
         torch.OutOfMemoryError: there is no memory for the shortest tile either.
     """
     length = x.shape[-1]
-    least = LEAST_CORE_FRAMES + 2 * overlap
+    min_frames = MIN_CORE_FRAMES + 2 * overlap
     pieces: list[Tensor] = []
     start = 0
     while start < length:
@@ -231,11 +231,11 @@ def _tiled(
         stop = min(start + stride, length)
         left = max(start - overlap * unit_in, 0)
         right = min(stop + overlap * unit_in, length)
-        piece = _unless_out_of_memory(whole, x[..., left:right], last_try=chunk <= least)
+        piece = _unless_out_of_memory(whole, x[..., left:right], last_try=chunk <= min_frames)
         if piece is None:
             # A tile's core is the same whatever the tile's length, so what is done stays and the rest goes on.
             too_long = min(chunk, -(-length // unit_in))
-            chunk = max(too_long // 2, least)
+            chunk = max(too_long // 2, min_frames)
             log.warning("out of memory with tiles of %d latent frames; going on with %d", too_long, chunk)
             torch.cuda.empty_cache()
             continue

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BLOCK_ELEMENTS = 2**17  # half a megabyte of fp32: a block and its result fit a core's second-level cache
 WIDE_COLUMNS = 1024  # of a piece of a strided convolution: it has few rows to share out
-LEAST_ROWS = 512  # below, a product spends its time on packing the weights
+MIN_ROWS = 512  # below, a product spends its time on packing the weights
 
 
 def lay_out(model: nn.Module) -> None:
@@ -196,7 +196,7 @@ def _pieces(length: int, rows: int, width: int) -> list[tuple[int, slice]]:
 
 def block_rows(channels: int) -> int:
     """Rows of a block."""
-    return max(LEAST_ROWS, BLOCK_ELEMENTS // channels)
+    return max(MIN_ROWS, BLOCK_ELEMENTS // channels)
 
 
 def _add_taps(x: Tensor, taps: Tensor, bias: Tensor | None, dilation: int, out: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from acestep.model.config import ModelConfig
-from acestep.model.layers import Encoder, Linear
+from acestep.model.layers import EncoderStack, Linear
 
 
 def pack(first: Tensor, first_mask: Tensor, second: Tensor, second_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,7 +25,7 @@ def pack(first: Tensor, first_mask: Tensor, second: Tensor, second_mask: Tensor)
     return tokens.gather(1, order[..., None].expand_as(tokens)), packed_mask
 
 
-class TimbreEncoder(Encoder):
+class TimbreEncoder(EncoderStack):
     """One token per reference clip.
 
     2B models read out the first frame's state and leave their stored special token unused; XL models
@@ -47,12 +47,12 @@ class TimbreEncoder(Encoder):
 def scatter_clips(tokens: Tensor, order: Tensor, items: int) -> tuple[Tensor, Tensor]:
     """Timbre tokens ``[clips, h]`` -> ``[items, most, h]`` and its mask; ``order[i]`` owns clip i."""
     counts = torch.bincount(order, minlength=items)
-    most = int(counts.max())
-    out = tokens.new_zeros(items, most, tokens.shape[-1])
+    longest = int(counts.max())
+    out = tokens.new_zeros(items, longest, tokens.shape[-1])
     for item in range(items):
         own = tokens[order == item]
         out[item, : len(own)] = own
-    mask = (torch.arange(most, device=order.device) < counts[:, None]).to(order.dtype)
+    mask = (torch.arange(longest, device=order.device) < counts[:, None]).to(order.dtype)
     return out, mask
 
 
@@ -62,7 +62,7 @@ class ConditionEncoder(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.text_projector = Linear(config.text_channels, config.encoder.hidden_size, bias=False)
-        self.lyric_encoder = Encoder(config.encoder, config.lyric_layers, config.text_channels)
+        self.lyric_encoder = EncoderStack(config.encoder, config.lyric_layers, config.text_channels)
         self.timbre_encoder = TimbreEncoder(config)
 
     @property

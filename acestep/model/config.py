@@ -69,10 +69,10 @@ class AutoencoderConfig:
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 MOST = 1e12  # of any number; also what infinities and huge integers are not
-MOST_LAYERS = 1000  # of one stack; building a layer takes about a millisecond even without its weights
-MOST_JSON_BYTES = 100_000_000
-MOST_CODES = 2**62  # code indices are int64
-MOST_TIMBRE_FRAMES = 15_000  # ten minutes at 25 Hz
+MAX_LAYERS = 1000  # of one stack; building a layer takes about a millisecond even without its weights
+MAX_JSON_BYTES = 100_000_000
+MAX_CODES = 2**62  # code indices are int64
+MAX_TIMBRE_FRAMES = 15_000  # ten minutes at 25 Hz
 _NO_DIMENSION = ("timbre_frames", "sample_rate")
 
 
@@ -86,8 +86,8 @@ def read_json(path: Path) -> dict[str, Any]:
         # A pipe would be waited for, and a device never ends.
         if path.exists() and not path.is_file():
             raise CheckpointError(f"{path}: is no file")
-        if path.stat().st_size > MOST_JSON_BYTES:
-            raise CheckpointError(f"{path}: is larger than {MOST_JSON_BYTES} bytes; fetch it again")
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{path}: is larger than {MAX_JSON_BYTES} bytes; fetch it again")
         content = from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; is the checkpoint folder complete?") from error
@@ -143,14 +143,14 @@ def _check_sizes(config: ModelConfig, name: str) -> None:
             raise CheckpointError(
                 f"{name}: {block.heads} attention heads do not share {block.kv_heads} key-value heads evenly"
             )
-    if min(config.fsq_levels) < 2 or math.prod(config.fsq_levels) > MOST_CODES:
+    if min(config.fsq_levels) < 2 or math.prod(config.fsq_levels) > MAX_CODES:
         raise CheckpointError(
             f"{name}: fsq_input_levels is {config.fsq_levels!r:.200}, expected at least 2 each and at most "
-            f"{MOST_CODES} codes in all"
+            f"{MAX_CODES} codes in all"
         )
-    if config.timbre_frames > MOST_TIMBRE_FRAMES:
+    if config.timbre_frames > MAX_TIMBRE_FRAMES:
         raise CheckpointError(
-            f"{name}: timbre_fix_frame is {config.timbre_frames}, expected at most {MOST_TIMBRE_FRAMES}"
+            f"{name}: timbre_fix_frame is {config.timbre_frames}, expected at most {MAX_TIMBRE_FRAMES}"
         )
 
 
@@ -282,11 +282,11 @@ def layer_count(raw: Mapping[str, Any], key: str) -> int:
 
     Raises:
         KeyError: there is none.
-        ValueError: it is not a whole number from 1 to ``MOST_LAYERS``.
+        ValueError: it is not a whole number from 1 to ``MAX_LAYERS``.
     """
     count = _size(raw, key)
-    if count > MOST_LAYERS:
-        raise ValueError(f"{key} is {count}, expected at most {MOST_LAYERS}")
+    if count > MAX_LAYERS:
+        raise ValueError(f"{key} is {count}, expected at most {MAX_LAYERS}")
     return count
 
 
@@ -308,8 +308,8 @@ def _several_sizes(raw: Mapping[str, Any], key: str) -> tuple[int, ...]:
     values = raw[key]
     if not isinstance(values, list) or not values or not all(map(is_size, values)):
         raise ValueError(f"{key} is {values!r:.200}, expected a list of whole numbers above 0")
-    if len(values) > MOST_LAYERS:
-        raise ValueError(f"{key} has {len(values)} entries, expected at most {MOST_LAYERS}")
+    if len(values) > MAX_LAYERS:
+        raise ValueError(f"{key} has {len(values)} entries, expected at most {MAX_LAYERS}")
     return tuple(values)
 
 

@@ -161,7 +161,7 @@ class EncoderLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-class Encoder(nn.Module):
+class EncoderStack(nn.Module):
     """Linear embedding, transformer layers, final norm: the lyric and timbre encoders and the two poolers."""
 
     def __init__(self, config: BlockConfig, layers: int, in_channels: int, special_token: bool = False):

@@ -25,10 +25,13 @@ def tile_bytes(config: AutoencoderConfig, rows: int, frames: int, itemsize: int)
     return int(LIVE * rows * frames * hop * channels * itemsize)
 
 
-def longest_tile(config: AutoencoderConfig, rows: int, total: int, itemsize: int, most: int, least: int) -> int:
-    """The longest tile for a device of ``total`` bytes, in latent frames between ``least`` and ``most``."""
+def longest_tile(
+    config: AutoencoderConfig, rows: int, total: int, itemsize: int, max_frames: int, min_frames: int
+) -> int:
+    """The longest tile for a device of ``total`` bytes, in latent frames between ``min_frames`` and
+    ``max_frames``."""
     per_frame = tile_bytes(config, rows, 1, itemsize)
-    return max(least, min(most, int(SHARE * total) // per_frame))
+    return max(min_frames, min(max_frames, int(SHARE * total) // per_frame))
 
 
 def total_bytes(device: torch.device) -> int | None:

@@ -25,7 +25,7 @@ from acestep.model.transformer_cpu import decoded
 from acestep.runtime.threads import parallel_ops, serial_ops
 
 TIME_FREQUENCIES = 256
-MOST_VARIANTS = 16  # of a compiled layer
+MAX_VARIANTS = 16  # of a compiled layer
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class DiffusionTransformer(nn.Module):
         """
         # Windowed or not, guided or not, first or later: beyond its limit the compiler would run layers as they
         # are, where FlexAttention holds every score.
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_VARIANTS)
         torch._dynamo.config.fail_on_recompile_limit_hit = True
         self.compiled = True
         for layer in self.blocks:

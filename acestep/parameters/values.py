@@ -21,7 +21,7 @@ from acestep.errors import RequestError
 SHEET_ERRORS = frozenset(
     {"#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!", "#SPILL!", "#CALC!", "#FIELD!", "#ERROR!"}
 )
-MOST_LEVELS = 100
+MAX_LEVELS = 100
 _LINE_END = re.compile(r"(?:_x000D_)?\r?\n|\r|_x000D_", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 
@@ -37,16 +37,16 @@ def from_json(
         pairs, constant: see ``object_pairs_hook`` and ``parse_constant`` of ``json.loads``.
 
     Raises:
-        ValueError: it is not JSON, or its brackets are nested deeper than ``MOST_LEVELS``: what copies or prints
+        ValueError: it is not JSON, or its brackets are nested deeper than ``MAX_LEVELS``: what copies or prints
             such a value would have no stack for it.
     """
-    nested = f"its brackets are nested more than {MOST_LEVELS} deep"
+    nested = f"its brackets are nested more than {MAX_LEVELS} deep"
     try:
         value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
     except RecursionError:
         raise ValueError(nested) from None
     level = [value]
-    for _ in range(MOST_LEVELS + 1):
+    for _ in range(MAX_LEVELS + 1):
         outer = [one for one in level if isinstance(one, dict | list)]
         level = [inner for one in outer for inner in (one.values() if isinstance(one, dict) else one)]
     if level:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-class Laps:
+class Stopwatch:
     """Seconds of consecutive parts; ``seconds`` maps each name to what was spent since the lap before.
 
     wait: called before the clock is read, such as for a device to finish.

@@ -37,7 +37,7 @@ _ACTS: tuple[tuple[tuple[str, ...], Callable[[CoverSetting], bool], str], ...] =
 _DEFAULTS = {field.name: field.default for field in fields(CoverSetting)}
 
 
-def unused_notes(setting: CoverSetting) -> list[str]:
+def ineffective_notes(setting: CoverSetting) -> list[str]:
     """A note for each parameter that is not at its default and does nothing beside the others."""
     return [
         f"{name} {getattr(setting, name)!r} has no effect: {why}"

@@ -6,7 +6,7 @@ from typing import Any
 from acestep.constants import MAX_TURBO_STEPS
 from acestep.errors import RequestError
 from acestep.sampling import schedule
-from acestep.sampling.ineffective import unused_notes
+from acestep.sampling.ineffective import ineffective_notes
 from acestep.sampling.setting import CoverSetting, check
 
 BASE_STEPS = 28
@@ -131,7 +131,7 @@ def resolve(setting: CoverSetting, is_turbo: bool) -> CoverPlan:
         RequestError: a value is out of range, or the model cannot do what is asked.
     """
     check(setting)
-    notes = unused_notes(setting)
+    notes = ineffective_notes(setting)
     times, shift = _times(setting, is_turbo, notes)
     guidance = _guidance_scale(setting, is_turbo, notes)
     n = len(times) - 1
@@ -301,6 +301,6 @@ def _edited(setting: CoverSetting, times: tuple[float, ...], guidance: float, is
     )
 
 
-def effective(plan: CoverPlan) -> dict[str, Any]:
+def plan_values(plan: CoverPlan) -> dict[str, Any]:
     """A plan as plain data, without its step table."""
     return {name: value for name, value in asdict(plan).items() if name not in ("steps", "notes")}

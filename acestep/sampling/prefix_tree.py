@@ -1,8 +1,8 @@
 """A sweep as a tree: covers of one track that begin alike take their first steps together. Pure: no tensors.
 
-A state is what a lane holds between two steps. Lanes are in one state where they were given the same, began alike
-and took the same steps since. From one state they go on by one step or by several; where those read the same
-branch, they also share its velocities, since guidance and all that follows only combine them.
+A state is what a trajectory holds between two steps. Trajectories are in one state where they were given the same,
+began alike and took the same steps since. From one state they go on by one step or by several; where those read
+the same branch, they also share its velocities, since guidance and all that follows only combine them.
 """
 
 from collections.abc import Collection, Hashable, Iterable, Iterator
@@ -14,7 +14,8 @@ from acestep.sampling.plan import SAID_BY_STEPS, Branch, CoverPlan, Step
 Path = tuple[int, ...]
 Reading = tuple[Branch, bool]
 
-# What of a plan acts within its steps. Anything else, also what is added later, tells lanes apart from the start.
+# What of a plan acts within its steps. Anything else, also what is added later, tells trajectories apart from the
+# start.
 _ACTS_IN_STEPS = {
     "steps",
     "guidance",
@@ -49,30 +50,31 @@ def readings(step: Step) -> tuple[Reading, ...]:
 
 
 @dataclass(frozen=True)
-class Level:
-    """One step of all lanes that are that long.
+class TreeLevel:
+    """One step of all trajectories that are that long.
 
-    lanes: that are told apart by the end of the step.
-    evaluations, alone: of the network, in the tree and where every lane runs alone.
+    trajectories: that are told apart by the end of the step.
+    evaluations, alone: of the network, in the tree and where every trajectory runs alone.
     """
 
-    lanes: int
+    trajectories: int
     evaluations: int
     alone: int
 
 
 @dataclass(frozen=True)
-class Tree:
-    """Lanes of one track.
+class PrefixTree:
+    """Trajectories of one track.
 
-    paths: for each plan the number of its state before each step, and at the end. Lanes with equal paths are one.
+    paths: for each plan the number of its state before each step, and at the end. Trajectories with equal paths
+        are one.
     """
 
     plans: tuple[CoverPlan, ...]
     paths: tuple[Path, ...]
 
     @property
-    def levels(self) -> tuple[Level, ...]:
+    def levels(self) -> tuple[TreeLevel, ...]:
         """The steps of the tree, from the first."""
         return tuple(self._level(i) for i in range(max(map(len, self.paths), default=1) - 1))
 
@@ -83,56 +85,56 @@ class Tree:
 
     @property
     def evaluations_alone(self) -> int:
-        """Network evaluations where every lane runs alone."""
+        """Network evaluations where every trajectory runs alone."""
         return sum(plan.evaluations for plan in self.plans)
 
-    def _level(self, i: int) -> Level:
+    def _level(self, i: int) -> TreeLevel:
         taken = [
             (path, plan.steps[i]) for path, plan in zip(self.paths, self.plans, strict=True) if i < len(plan.steps)
         ]
         steps = {(path[i], path[i + 1]): step for path, step in taken}
         shared = {(state, *reading) for (state, _), step in steps.items() for reading in readings(step)}
         own = sum(step.evaluations - sum(1 + guided for _, guided in readings(step)) for step in steps.values())
-        return Level(
-            lanes=len(steps),
+        return TreeLevel(
+            trajectories=len(steps),
             evaluations=own + sum(1 + guided for _, _, guided in shared),
             alone=sum(step.evaluations for _, step in taken),
         )
 
     def __str__(self) -> str:
-        lanes, total, alone = len(set(self.paths)), self.evaluations, self.evaluations_alone
+        trajectories, total, alone = len(set(self.paths)), self.evaluations, self.evaluations_alone
         lines = [
-            f"{lanes} lanes: {total} network evaluations, {alone} where each runs alone",
-            f"{'steps':>9} {'lanes':>6} {'evaluations':>12} {'alone':>6}  (each step)",
+            f"{trajectories} trajectories: {total} network evaluations, {alone} where each runs alone",
+            f"{'steps':>9} {'trajectories':>12} {'evaluations':>12} {'alone':>6}  (each step)",
         ]
         for level, numbers in _runs(self.levels):
-            lines.append(f"{numbers:>9} {level.lanes:>6} {level.evaluations:>12} {level.alone:>6}")
+            lines.append(f"{numbers:>9} {level.trajectories:>12} {level.evaluations:>12} {level.alone:>6}")
         return "\n".join(lines)
 
 
-def _runs(levels: tuple[Level, ...]) -> Iterator[tuple[Level, str]]:
+def _runs(levels: tuple[TreeLevel, ...]) -> Iterator[tuple[TreeLevel, str]]:
     """Levels, and the numbers of the steps (from 1) that are all like that."""
     for level, some in groupby(enumerate(levels, start=1), key=lambda numbered: numbered[1]):
         numbers = [number for number, _ in some]
         yield level, f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
 
 
-def grow(lanes: Iterable[tuple[Hashable, CoverPlan]]) -> Tree:
-    """The tree of lanes, each with what it is given besides its plan: seed, words, source."""
+def grow(trajectories: Iterable[tuple[Hashable, CoverPlan]]) -> PrefixTree:
+    """The tree of trajectories, each with what it is given besides its plan: seed, words, source."""
     numbers: dict[tuple[int, Hashable], int] = {}
     plans, paths = [], []
-    for given, plan in lanes:
+    for given, plan in trajectories:
         beginning, *moves = route(plan)
         path: list[int] = []
         for taken in ((given, beginning), *moves):
             path.append(numbers.setdefault((path[-1] if path else -1, taken), len(numbers)))
         plans.append(plan)
         paths.append(tuple(path))
-    return Tree(tuple(plans), tuple(paths))
+    return PrefixTree(tuple(plans), tuple(paths))
 
 
-def forks(path: Path, others: Collection[tuple[Path, CoverPlan]]) -> dict[int, frozenset[Reading]]:
-    """States of ``path`` at which lanes of ``others`` leave it, and what these will evaluate there."""
+def branch_points(path: Path, others: Collection[tuple[Path, CoverPlan]]) -> dict[int, frozenset[Reading]]:
+    """States of ``path`` at which trajectories of ``others`` leave it, and what these will evaluate there."""
     found: dict[int, frozenset[Reading]] = {}
     for other, plan in others:
         common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path, other, strict=False)))

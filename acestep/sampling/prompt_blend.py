@@ -19,11 +19,11 @@ def mixed_states(ids: Sequence[Sequence[int]], states: Sequence[Tensor], strengt
     longer, shorter, share = *states, strength
     if len(text_ids) > len(cover_ids):
         longer, shorter, share = shorter, longer, 1 - strength
-    least = shorter.shape[1]
-    common = next((i for i, (a, b) in enumerate(zip(cover_ids, text_ids, strict=False)) if a != b), least)
+    shortest = shorter.shape[1]
+    common = next((i for i, (a, b) in enumerate(zip(cover_ids, text_ids, strict=False)) if a != b), shortest)
     mixed = longer.clone()
     mixed[:, :common] = share * longer[:, :common] + (1 - share) * shorter[:, :common]
-    rest = least - common
+    rest = shortest - common
     if rest:
         mixed[:, -rest:] = share * longer[:, -rest:] + (1 - share) * shorter[:, -rest:]
     return mixed

@@ -1,8 +1,10 @@
-"""Runs lanes: one lane is one generation (start, plan, conditions).
+"""Runs trajectories: one trajectory is one generation (start, plan, conditions).
 
-Lanes run one after the other and are never stacked: on a CPU that gains nothing, and on a GPU a batch of another
+Trajectories run one after the other and are never stacked: on a CPU that gains nothing, and on a GPU a batch of
+    another
 size picks other kernels, whose rounding differs, so that a cover would depend on what it was queued with. What
-lanes of a tree (``acestep.sampling.prefix_tree``) have in common is evaluated once and handed on as a ``Fork``.
+trajectories of a tree (``acestep.sampling.prefix_tree``) have in common is evaluated once and handed on as a
+``Snapshot``.
 
 Legend: t latent frames, c latent channels.
 """
@@ -32,7 +34,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Lane:
+class Trajectory:
     """One generation.
 
     start: the state ``[1, t, c]`` (fp32) at the first step: noise, the noised source, or for flow-edit the source.
@@ -47,8 +49,9 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class State:
-    """A lane between two steps. A step makes a new one and leaves the old as it was, for others to go on from.
+class SamplerState:
+    """A trajectory between two steps. A step makes a new one and leaves the old as it was, for others to go on
+    from.
 
     x: ``[1, t, c]`` fp32. momenta: of guidance, by side of an edit. last_velocity: before the first step None.
     drawn: how many noises were.
@@ -69,10 +72,11 @@ class Velocities:
 
 
 @dataclass(frozen=True)
-class Fork:
-    """A state that other lanes go on from, what was evaluated there and they need too, and their modulation."""
+class Snapshot:
+    """A state that other trajectories go on from, what was evaluated there and they need too, and their
+    modulation."""
 
-    state: State
+    state: SamplerState
     velocities: Mapping[Reading, Velocities]
     modulation: Modulation
 
@@ -98,78 +102,89 @@ def retaken(noise: Tensor, other: Tensor, variance: float) -> Tensor:
 
 
 def denoise(
-    transformer: DiffusionTransformer, null: ConstantCrossAttention, lanes: Sequence[Lane]
+    transformer: DiffusionTransformer, null: ConstantCrossAttention, trajectories: Sequence[Trajectory]
 ) -> list[Tensor]:
-    """Integrate each lane from its start to latents ``[1, t, c]`` (fp32), sharing nothing.
+    """Integrate each trajectory from its start to latents ``[1, t, c]`` (fp32), sharing nothing.
 
     Args:
         null: the model's null condition, read by guided steps.
     """
-    paths = [tuple(range(len(lane.plan.steps) + 1)) for lane in lanes]
-    return [denoise_from(transformer, null, lane, path, {}, {}) for lane, path in zip(lanes, paths, strict=True)]
+    paths = [tuple(range(len(trajectory.plan.steps) + 1)) for trajectory in trajectories]
+    return [
+        denoise_from(transformer, null, trajectory, path, {}, {})
+        for trajectory, path in zip(trajectories, paths, strict=True)
+    ]
 
 
 @inference
 def denoise_from(
     transformer: DiffusionTransformer,
     null: ConstantCrossAttention,
-    lane: Lane,
+    trajectory: Trajectory,
     path: Path,
-    kept: MutableMapping[int, Fork],
+    kept: MutableMapping[int, Snapshot],
     wanted: Mapping[int, frozenset[Reading]],
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Integrate one lane of a tree, from the last of its states that is kept, to latents ``[1, t, c]`` (fp32).
+    """Integrate one trajectory of a tree, from the last of its states that is kept, to latents ``[1, t, c]``
+    (fp32).
 
     Its evaluations have the shapes they have alone, so the result is the same whatever was kept.
 
     Args:
-        path: numbers of the lane's states in the tree.
-        kept: forks by state; those of ``wanted`` that the lane comes by are added.
-        wanted: states at which other lanes will leave this one, and what they read there.
-        on_step: called with (steps done, steps in all) after each step, counted from the lane's start.
+        path: numbers of the trajectory's states in the tree.
+        kept: snapshots by state; those of ``wanted`` that the trajectory comes by are added.
+        wanted: states at which other trajectories will leave this one, and what they read there.
+        on_step: called with (steps done, steps in all) after each step, counted from the trajectory's start.
     """
-    steps, first = lane.plan.steps, last_known(path, kept)
-    fork = kept.get(path[first])
-    modulation = _modulation(transformer, lane) if fork is None else fork.modulation
-    run = _Run(transformer, null, lane, modulation, State(lane.start) if fork is None else fork.state)
+    steps, first = trajectory.plan.steps, last_known(path, kept)
+    snapshot = kept.get(path[first])
+    modulation = _modulation(transformer, trajectory) if snapshot is None else snapshot.modulation
+    run = _Run(
+        transformer,
+        null,
+        trajectory,
+        modulation,
+        SamplerState(trajectory.start) if snapshot is None else snapshot.state,
+    )
     for i in range(first, len(steps)):
         state, here = run.state, kept.get(path[i])
         known = {} if here is None else dict(here.velocities)
         run.advance(i, known)
         if path[i] in wanted:
             read = {reading: velocities for reading, velocities in known.items() if reading in wanted[path[i]]}
-            kept[path[i]] = Fork(state, read, modulation)
+            kept[path[i]] = Snapshot(state, read, modulation)
         if on_step is not None:
             on_step(i + 1, len(steps))
     return run.x
 
 
-def _modulation(transformer: DiffusionTransformer, lane: Lane) -> Modulation:
-    steps = lane.plan.steps
+def _modulation(transformer: DiffusionTransformer, trajectory: Trajectory) -> Modulation:
+    steps = trajectory.plan.steps
     times = [*(step.t for step in steps), steps[-1].t_next]
-    return transformer.modulation(torch.tensor(times, device=lane.start.device))
+    return transformer.modulation(torch.tensor(times, device=trajectory.start.device))
 
 
 class _Run:
-    """One lane under way. Tensors are replaced, never written to: a state that was handed out stays as it was."""
+    """One trajectory under way. Tensors are replaced, never written to: a state that was handed out stays as it
+    was."""
 
     def __init__(
         self,
         transformer: DiffusionTransformer,
         null: ConstantCrossAttention,
-        lane: Lane,
+        trajectory: Trajectory,
         modulation: Modulation,
-        state: State,
+        state: SamplerState,
     ):
-        self.transformer, self.null, self.lane, self.plan = transformer, null, lane, lane.plan
+        self.transformer, self.null, self.trajectory, self.plan = transformer, null, trajectory, trajectory.plan
         self.modulation = modulation
         self.x, self.momenta, self.drawn = state.x, dict(state.momenta), state.drawn
         self.last_velocity = state.last_velocity
 
     @property
-    def state(self) -> State:
-        return State(self.x, dict(self.momenta), self.last_velocity, self.drawn)
+    def state(self) -> SamplerState:
+        return SamplerState(self.x, dict(self.momenta), self.last_velocity, self.drawn)
 
     def advance(self, i: int, known: MutableMapping[Reading, Velocities]) -> None:
         """Take step ``i``.
@@ -184,7 +199,7 @@ class _Run:
             self.last_velocity = velocity
             return
         if self.plan.edit is not None and (i == 0 or self.plan.steps[i - 1].edit_from is not None):
-            self.x = self.x + self._noised_source(step.t) - self.lane.start
+            self.x = self.x + self._noised_source(step.t) - self.trajectory.start
         velocity = self._settled(self._velocity(step, at, known), self.x)
         estimate = self.x - velocity * step.t
         if step.renoise is not None:
@@ -229,7 +244,7 @@ class _Run:
         momenta: dict[str, list[Tensor]] = {"target": [], "source": []}
         for _ in range(step.draws):
             noised = self._noised_source(step.t)
-            moved = self.x + noised - self.lane.start
+            moved = self.x + noised - self.trajectory.start
             for side, x, branch in (("target", moved, step.branch), ("source", noised, origin)):
                 read = self._evaluate(x, branch, step.guided, at)
                 velocity = read.conditional
@@ -244,7 +259,7 @@ class _Run:
         return (torch.stack(sides["target"]) - torch.stack(sides["source"])).mean(0)
 
     def _evaluate(self, x: Tensor, branch: Branch, guided: bool, at: Modulation) -> Velocities:
-        condition = self.lane.conditions[branch]
+        condition = self.trajectory.conditions[branch]
         if guided:
             return Velocities(*self.transformer.guided(x, condition.context, at, condition.cross, self.null))
         return Velocities(self.transformer(x, condition.context, at, condition.cross))
@@ -269,15 +284,15 @@ class _Run:
         threshold = self.plan.velocity_norm_threshold
         if threshold == 0:
             return velocity
-        most, norm = threshold * (x.norm() + 1e-10), velocity.norm() + 1e-10
-        return velocity * (most / norm).clamp(max=1.0)
+        max_norm, norm = threshold * (x.norm() + 1e-10), velocity.norm() + 1e-10
+        return velocity * (max_norm / norm).clamp(max=1.0)
 
     def _noised_source(self, t: float) -> Tensor:
-        return (1 - t) * self.lane.start + t * self._draw()
+        return (1 - t) * self.trajectory.start + t * self._draw()
 
     def _renoised(self, estimate: Tensor, level: float) -> Tensor:
         return estimate if level == 0 else level * self._draw() + (1 - level) * estimate
 
     def _draw(self) -> Tensor:
         self.drawn += 1
-        return self.lane.draw(self.drawn - 1)
+        return self.trajectory.draw(self.drawn - 1)

@@ -41,7 +41,7 @@ def break_down(
     for part in (part for part in PARTS if part in work):
         needed, peer = work[part].needed, work[part].peer
         seconds = {name: own[part] for name, own in spent.items()}
-        least = roofline_s(needed, peaks, item)
+        least_s = roofline_s(needed, peaks, item)
         moved = needed.elements * item
-        rows.append(PartRow(part, needed.flops / 1e9, peer.flops / 1e9, moved / 1e9, least, seconds))
+        rows.append(PartRow(part, needed.flops / 1e9, peer.flops / 1e9, moved / 1e9, least_s, seconds))
     return rows, memory

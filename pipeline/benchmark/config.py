@@ -13,7 +13,7 @@ WORKLOADS = ("single_turbo", "single_base", "long", "sweep", "catalogue", "vae",
 PEERS = ("default", "tuned", "both")
 VARIANTS = ("turbo", "base")
 DTYPES = ("float32", "bfloat16")
-MOST_TRACKS = 32
+MAX_TRACKS = 32
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ def parse_request(values: Mapping[str, Any]) -> BenchmarkRequest:
         ("dtype", (*DTYPES, None)),
     ):
         _check_choice(name, getattr(request, name), allowed)
-    for name, least in (("rounds", 1), ("steps", 1), ("threads", 1), ("tracks", 1), ("seed", 0)):
+    for name, lowest in (("rounds", 1), ("steps", 1), ("threads", 1), ("tracks", 1), ("seed", 0)):
         value = getattr(request, name)
-        if value is not None and value < least:
-            raise RequestError(f"{name} {value} is too small; the least is {least}")
-    if request.tracks is not None and request.tracks > MOST_TRACKS:
-        raise RequestError(f"tracks {request.tracks} is too large; the catalogue has {MOST_TRACKS}")
+        if value is not None and value < lowest:
+            raise RequestError(f"{name} {value} is too small; the least is {lowest}")
+    if request.tracks is not None and request.tracks > MAX_TRACKS:
+        raise RequestError(f"tracks {request.tracks} is too large; the catalogue has {MAX_TRACKS}")
     _check_together(request)
     return request
 

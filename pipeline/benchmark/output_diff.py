@@ -121,8 +121,8 @@ def no_worse(
         )
         floor = AUDIO_FLOOR_DB if name == "audio" else FLOOR_DB
         if not (floor <= our_db < math.inf and PEER_FLOOR_DB <= peer_db < math.inf):
-            least = f"{floor:g} dB and {PEER_FLOOR_DB:g} dB at least"
-            raise EqualityError(f"{case}: {apart}; they must be finite, {least}. {UNTIMED}")
+            floors = f"{floor:g} dB and {PEER_FLOOR_DB:g} dB at least"
+            raise EqualityError(f"{case}: {apart}; they must be finite, {floors}. {UNTIMED}")
         if our_db < peer_db - SLACK_DB:
             raise EqualityError(f"{case}: {apart}; allowed is {SLACK_DB:g} dB less. {UNTIMED}")
         found.append(Agreement(name, ours_db=our_db, peer_db=peer_db, note=note))

@@ -19,7 +19,7 @@ CATALOGUE_S = (
 )
 CPU_CATALOGUE_FACTOR = 0.1
 WINDOW = 5  # latent frames that share one code
-LEAST_WINDOWS = -(-MIN_LATENT_FRAMES // WINDOW)
+MIN_WINDOWS = -(-MIN_LATENT_FRAMES // WINDOW)
 
 _CAPTIONS = (
     "heavy metal, distorted guitars, double bass",
@@ -100,7 +100,7 @@ def make_track(duration_s: float, seed: int) -> Track:
         keyscale=_KEYS[seed % len(_KEYS)],
         timesignature="4",
     )
-    return Track(prompt, WINDOW * max(round(duration_s * LATENT_RATE / WINDOW), LEAST_WINDOWS), seed)
+    return Track(prompt, WINDOW * max(round(duration_s * LATENT_RATE / WINDOW), MIN_WINDOWS), seed)
 
 
 def make_setting(

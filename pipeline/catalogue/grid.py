@@ -114,10 +114,10 @@ def short_name(values: Mapping[str, Any]) -> str:
     return " ".join(SHORT.get(name, name + "={}").format(value) for name, value in values.items())
 
 
-def names_of(settings: Iterable[Setting], most: int) -> str:
+def names_of(settings: Iterable[Setting], max_names: int) -> str:
     """The first names, seeds not told apart, such as "s0.30 g7.0, s0.30 g9.0, ..."."""
     names = list(dict.fromkeys(setting.name for setting in settings))
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    return ", ".join(names[:max_names]) + (", ..." if len(names) > max_names else "")
 
 
 def own_names(stages: Sequence[Stage]) -> set[str]:

@@ -32,7 +32,7 @@ from pipeline.storage.store import absolute
 
 BATCH_ROWS = 2048
 
-MOST_ID_BYTES = 200  # file systems allow 255 for a name
+MAX_ID_BYTES = 200  # file systems allow 255 for a name
 TEXTS = tuple(name for name in (*REQUIRED, *OPTIONAL) if name != "bpm")
 _WHOLE_FLOAT = re.compile(r"(\d+)\.0+", re.ASCII)
 _SHORTENED = re.compile(r"\d[.,]\d+E\+?\d{2,}", re.ASCII | re.IGNORECASE)  # as a spreadsheet shows long numbers
@@ -255,7 +255,7 @@ def parse_track(
         raise _RowError(
             "unsafe_track_id",
             f"track_id {track_id!r} cannot name a folder; use letters, digits, '_', '-', '.' and spaces, "
-            f"beginning with a letter, a digit or '_', up to {MOST_ID_BYTES} bytes",
+            f"beginning with a letter, a digit or '_', up to {MAX_ID_BYTES} bytes",
         )
     preset = _preset(texts, presets)
     try:
@@ -346,7 +346,7 @@ def is_device(name: str) -> bool:
 def names_a_folder(text: str) -> bool:
     """True for a name that is safe and portable as a folder: letters of any script, digits, ``_-.`` and spaces."""
     if _PLAIN_NAME.fullmatch(text):
-        return len(text) <= MOST_ID_BYTES
+        return len(text) <= MAX_ID_BYTES
     plain = all(unicodedata.category(c)[0] in "LMN" or c in "_-. " for c in text)
     begins = bool(text) and (unicodedata.category(text[0])[0] in "LN" or text[0] == "_")
-    return plain and begins and text[-1] not in ". " and len(text.encode()) <= MOST_ID_BYTES
+    return plain and begins and text[-1] not in ". " and len(text.encode()) <= MAX_ID_BYTES

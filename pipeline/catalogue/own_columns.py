@@ -27,7 +27,7 @@ _ENTRIES = pa.list_(pa.struct([pa.field("key", pa.string(), nullable=False), ("v
 OPTION = "manifest_columns"
 KEEP = "keep"
 EVERY = ("*",)
-MOST_NAMED = 8
+MAX_NAMED = 8
 LONG_NAME = 10  # letters; in a longer name two edits are a misspelling, in a shorter one a single edit
 
 
@@ -73,7 +73,7 @@ def absent(declared: Iterable[str], names: Iterable[str]) -> list[str]:
 def how_to_declare(unknown: Iterable[str], declared: Sequence[str], known: Sequence[str]) -> str:
     """The part of an error message that says how to carry unknown columns."""
     names = [*declared, *unknown]
-    if len(names) > MOST_NAMED or not all(re.fullmatch(r"[^\"'$\\`,\[\]{}]+", name) for name in names):
+    if len(names) > MAX_NAMED or not all(re.fullmatch(r"[^\"'$\\`,\[\]{}]+", name) for name in names):
         return f"{OPTION}={KEEP} carries columns of your own."
     listed = ",".join(name if re.fullmatch(r"[\w.*?-]+", name) else f"'{name}'" for name in names)
     keep = "" if any(misspelt(name, tuple(known)) for name in unknown) else f"{OPTION}={KEEP} or "

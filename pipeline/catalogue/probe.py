@@ -18,7 +18,7 @@ from pyarrow import fs
 from acestep.audio.decoding import header_seconds
 from acestep.constants import NUMERICS_VERSION
 from acestep.errors import AudioError, RestyleError
-from acestep.redaction import shown
+from acestep.redaction import redacted
 from pipeline.storage.parquet_parts import PartError, PartFormat, part_names, read_part, write_part
 from pipeline.storage.read_timeout import DEFAULT_PATIENCE, Patience, Tick, place_of, side_by_side
 from pipeline.storage.source_copy import READ_BYTES, opened, refuse_larger
@@ -90,7 +90,7 @@ class Probes:
         unique = list(dict.fromkeys(uris))
         seen = _seen(unique, self.patience)
         found: dict[str, Probe] = {}
-        places = pc.index_in(pa.array(map(shown, unique), pa.string()), value_set=self.known["uri"])
+        places = pc.index_in(pa.array(map(redacted, unique), pa.string()), value_set=self.known["uri"])
         known = pa.array(unique, pa.string()).filter(places.is_valid()).to_pylist()
         remembered = self.known.take(places.drop_null()).to_pylist()
         for uri, row in zip(known, remembered, strict=True):
@@ -108,7 +108,7 @@ class Probes:
         local = [uri for uri in looked if _is_local(uri)]
         after = seen | _seen(local, self.patience)
         rows = [
-            {"uri": shown(uri), "size": one.size, "modified_ns": one.modified_ns, **asdict(probe)}
+            {"uri": redacted(uri), "size": one.size, "modified_ns": one.modified_ns, **asdict(probe)}
             | {"numerics_version": NUMERICS_VERSION}
             for uri, probe in looked.items()
             if (one := seen[uri]) is not None and one == after[uri]

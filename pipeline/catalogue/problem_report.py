@@ -9,7 +9,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from acestep.errors import RequestError
-from acestep.redaction import hidden
+from acestep.redaction import redacted_values
 from pipeline.storage.csv_escaping import as_cells
 from pipeline.storage.store import locate
 
@@ -90,7 +90,7 @@ class ProblemLog:
 
     def _write(self) -> None:
         if self.writer is not None and self.waiting:
-            table = pa.Table.from_pylist([hidden(p) for p in self.waiting], schema=SCHEMA)
+            table = pa.Table.from_pylist([redacted_values(p) for p in self.waiting], schema=SCHEMA)
             self.writer.write_table(as_cells(table) if self.is_csv else table)
             self.waiting = []
 

@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal
 from pyarrow import fs
 
 from acestep.audio.decoding import blocks_of, check_samples, decode
-from acestep.audio.source_notes import Meter, SourceNote, of_reference
+from acestep.audio.source_notes import LevelMeter, SourceNote, of_reference
 from acestep.errors import RestyleError
 from pipeline.catalogue.manifest import Track
 from pipeline.catalogue.probe import THREADS, Probe
@@ -62,7 +62,7 @@ def check_sources(
     tracks: Iterable[Track],
     look: Look,
     how_far: Decode,
-    most_seconds: float,
+    max_seconds: float,
     found: Callable[[Problem], None],
     noted: Callable[[Problem], None],
     looked: Callable[[int], None],
@@ -73,7 +73,7 @@ def check_sources(
     Args:
         look: probes of files by their names, such as ``Probes.of``.
         how_far: "start" reads the first five seconds, "full" all, which alone finds what is cut off or damaged.
-        most_seconds: refuse anything longer.
+        max_seconds: refuse anything longer.
         found: is told every problem, at most one of a track.
         noted: is told what is worth knowing of a track that can be run, such as that it is silent.
         looked: is told now and then how many tracks are done.
@@ -88,7 +88,7 @@ def check_sources(
 
     @lru_cache(maxsize=REMEMBERED)
     def decoded(uri: str) -> Heard:
-        return listen(uri, full, most_seconds, patience)
+        return listen(uri, full, max_seconds, patience)
 
     planned = iter(tracks)
     while batch := list(islice(planned, BATCH_ROWS)):
@@ -96,7 +96,7 @@ def check_sources(
         with ThreadPoolExecutor(threads) as pool:
 
             def check(track: Track, probes: Mapping[str, Probe] = probes) -> tuple[Problem | None, list[Problem]]:
-                return check_track(track, probes, None if how_far == "none" else decoded, most_seconds)
+                return check_track(track, probes, None if how_far == "none" else decoded, max_seconds)
 
             try:
                 for track, (problem, notes) in zip(batch, pool.map(check, batch), strict=True):
@@ -104,7 +104,7 @@ def check_sources(
                     if problem is not None:
                         counted.bad += 1
                         known = probes[problem.source]
-                        counted.undecodable += not (known.error_kind or is_longer(known, most_seconds))
+                        counted.undecodable += not (known.error_kind or is_longer(known, max_seconds))
                         found(problem)
                     elif (seconds := probes[track.source].duration_s) is None:
                         counted.unknown += 1
@@ -133,7 +133,7 @@ def check_track(
     track: Track,
     probes: Mapping[str, Probe],
     decoded: Callable[[str], Heard] | None,
-    most_seconds: float,
+    max_seconds: float,
 ) -> tuple[Problem | None, list[Problem]]:
     """What is wrong with the files of one track, the cheapest look first, and, where nothing is, what is noted."""
     notes: list[Problem] = []
@@ -141,8 +141,8 @@ def check_track(
         known = probes[uri]
         if known.error_kind is not None:
             return Problem(track.track_id, uri, known.error_kind, known.error or ""), []
-        if is_longer(known, most_seconds):
-            message = f"{uri}: {known.duration_s:.1f} s is longer than {most_seconds:g} s; cut the track"
+        if is_longer(known, max_seconds):
+            message = f"{uri}: {known.duration_s:.1f} s is longer than {max_seconds:g} s; cut the track"
             return Problem(track.track_id, uri, TOO_LONG, message), []
         if decoded is not None:
             heard = decoded(uri)
@@ -153,12 +153,12 @@ def check_track(
     return None, notes
 
 
-def is_longer(known: Probe, most_seconds: float) -> bool:
+def is_longer(known: Probe, max_seconds: float) -> bool:
     """Whether a file's header says that it is too long."""
-    return known.duration_s is not None and known.duration_s > most_seconds
+    return known.duration_s is not None and known.duration_s > max_seconds
 
 
-def listen(uri: str, full: bool, most_seconds: float, patience: Patience = DEFAULT_PATIENCE) -> Heard:
+def listen(uri: str, full: bool, max_seconds: float, patience: Patience = DEFAULT_PATIENCE) -> Heard:
     """Decode a file, as a worker does.
 
     Args:
@@ -171,8 +171,8 @@ def listen(uri: str, full: bool, most_seconds: float, patience: Patience = DEFAU
         def look() -> list[SourceNote]:
             with opened(filesystem, path, tick) as file:
                 if not full:
-                    return start_of(file, most_seconds)
-                pieces, notes = decode(file, most_seconds)
+                    return start_of(file, max_seconds)
+                pieces, notes = decode(file, max_seconds)
                 check_samples([samples for samples, _ in pieces])
                 return notes
 
@@ -184,15 +184,15 @@ def listen(uri: str, full: bool, most_seconds: float, patience: Patience = DEFAU
         return Heard(defect=(source_kind(error), f"{uri}: {error}"))
 
 
-def start_of(file: BinaryIO, most_seconds: float | None = None) -> list[SourceNote]:
+def start_of(file: BinaryIO, max_seconds: float | None = None) -> list[SourceNote]:
     """Decode the first seconds of an open file, and on to the first sound; what is to be noted of it.
 
     Raises:
         AudioError: it is not audio, ends before its header says so, or is damaged where it starts.
     """
     notes: list[SourceNote] = []
-    meter, seconds = Meter(), 0.0
-    with closing(blocks_of(file, most_seconds, notes)) as blocks:
+    meter, seconds = LevelMeter(), 0.0
+    with closing(blocks_of(file, max_seconds, notes)) as blocks:
         for samples, rate in blocks:
             check_samples([samples])
             meter.add(samples)

@@ -92,7 +92,7 @@ def check(cluster: ClusterSpec) -> None:
     Raises:
         RequestError: a value cannot be right whatever the cluster.
     """
-    least: dict[str, tuple[float | None, float]] = {
+    lowest_allowed: dict[str, tuple[float | None, float]] = {
         "cpus": (cluster.cpus, 1),
         "gpus": (cluster.gpus, 0),
         "workers": (cluster.workers, 1),
@@ -105,7 +105,7 @@ def check(cluster: ClusterSpec) -> None:
         "stall_timeout_s": (cluster.stall_timeout_s, 1),
         "stop_timeout_s": (cluster.stop_timeout_s, 0),
     }
-    for name, (value, lowest) in least.items():
+    for name, (value, lowest) in lowest_allowed.items():
         if value is not None and value < lowest:
             raise RequestError(f"cluster.{name} {value:g} may not be below {lowest:g}")
     share = cluster.gpus_per_worker or 0.0

@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from acestep.errors import RestyleError
 from pipeline.cluster.signals import StoppedNow, handling
 
-MOST_WAITING = 10_000
+MAX_WAITING = 10_000
 AGAIN_S = 10.0
 ANSWER_S = 10.0
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class StopFlag:
 
 def _start_flag() -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    flag = ray.remote(_Flag).options(num_cpus=0, max_concurrency=MOST_WAITING, scheduling_strategy=here)
+    flag = ray.remote(_Flag).options(num_cpus=0, max_concurrency=MAX_WAITING, scheduling_strategy=here)
     return flag.remote()
 
 

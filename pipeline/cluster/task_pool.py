@@ -18,7 +18,7 @@ def spread(
     pieces: Iterable[Piece],
     gpus: float = 0.0,
     resources: Mapping[str, float] | None = None,
-    most: int | None = None,
+    max_tasks: int | None = None,
 ) -> Iterator[tuple[Piece, Made | RayError]]:
     """Run ``work`` on every piece, a CPU each; yields the pieces in their order with what was made of them.
 
@@ -27,7 +27,7 @@ def spread(
 
     Args:
         gpus, resources: share of a GPU, and custom Ray resources, that each piece takes.
-        most: pieces at once; None is as many as the cluster has place for.
+        max_tasks: pieces at once; None is as many as the cluster has place for.
 
     Raises:
         Whatever ``work`` raises: it is for it to say what a bad piece comes to.
@@ -35,7 +35,7 @@ def spread(
     task = ray.remote(num_cpus=1, num_gpus=gpus, resources=dict(resources or {}), max_retries=RETRIES)(work)
     there = ray.cluster_resources()
     hands = there.get("GPU", 0.0) / gpus if gpus else there.get("CPU", 1.0)
-    at_once = most or AHEAD * max(1, int(hands))
+    at_once = max_tasks or AHEAD * max(1, int(hands))
     under_way: deque[tuple[Piece, Any]] = deque()
     for piece in pieces:
         under_way.append((piece, task.remote(piece)))

@@ -166,8 +166,8 @@ def cover_rows(
         source, original = held_out[pair.song, pair.source], features[pair.song][pair.source]
         conditions = prepare(handler, source, Prompt(pair.caption, "[Instrumental]"), plans)
         for seed in scope.seeds:
-            lanes = [conditions.lane(plan, seed) for plan in plans]
-            found = denoise(handler.model.decoder, handler.null, lanes)
+            trajectories = [conditions.trajectory(plan, seed) for plan in plans]
+            found = denoise(handler.model.decoder, handler.null, trajectories)
             for (strength, guidance), plan, latents in zip(settings, plans, found, strict=True):
                 wave = render(handler, latents, plan, conditions)
                 chances = classifier.probabilities(wave[None])[0]

@@ -102,30 +102,32 @@ def not_judged(row: Mapping[str, Any]) -> int:
 
 
 def explain(
-    comparison: Comparison, most: int = 5, called: Callable[[Mapping[str, Any]], str] = itemgetter("setting_name")
+    comparison: Comparison,
+    max_sentences: int = 5,
+    called: Callable[[Mapping[str, Any]], str] = itemgetter("setting_name"),
 ) -> list[str]:
     """What a comparison comes to, in sentences: the best setting, its equals, what went wrong, and the trade-off.
 
     Args:
-        most: settings named in one sentence.
+        max_sentences: settings named in one sentence.
         called: the name of a setting, from its row in ``outcomes``.
     """
     outcomes = comparison.outcomes.to_pylist()
     names = {row["setting_id"]: called(row) for row in outcomes}
     means = {(row["setting_id"], row["measure"]): row["mean"] for row in comparison.settings.to_pylist()}
-    said = _best_and_others(comparison, names, most)
+    said = _best_and_others(comparison, names, max_sentences)
     for outcome, did in (("lost", "lost the song"), ("copy", "copied the source"), ("failed", "failed")):
         concerned = [row for row in outcomes if row[outcome]]
         concerned.sort(key=lambda row: -row[outcome] / row["covers"])
         listed = [f"{names[row['setting_id']]} in {row[outcome]} of {row['covers']} covers" for row in concerned]
-        said += [f"{did}: {_listed(listed, most)}"] * bool(listed)
+        said += [f"{did}: {_listed(listed, max_sentences)}"] * bool(listed)
     if len(comparison.front) > 1:
         shown = [f"{names[k]} ({means[k, KEPT]:.2f}, {means[k, MOVED]:.2f})" for k in comparison.front]
-        said.append(f"no setting beats these in both song kept and style moved: {_listed(shown, most)}")
+        said.append(f"no setting beats these in both song kept and style moved: {_listed(shown, max_sentences)}")
     return said
 
 
-def _best_and_others(comparison: Comparison, names: Mapping[str, str], most: int) -> list[str]:
+def _best_and_others(comparison: Comparison, names: Mapping[str, str], max_sentences: int) -> list[str]:
     if comparison.best is None:
         scored = pc.any(pc.equal(comparison.settings["measure"], SCORE)).as_py()
         reason = "no setting kept the song and moved its sound" if scored else "no cover has a score"
@@ -147,7 +149,7 @@ def _best_and_others(comparison: Comparison, names: Mapping[str, str], most: int
         if pair["setting_a"] == comparison.best:
             less = "" if pair["difference"] is None else f" ({-pair['difference']:+.2f})"
             against.setdefault(_verdict(pair), []).append(names[pair["setting_b"]] + less)
-    return said + [f"{verdict}: {_listed(others, most)}" for verdict, others in sorted(against.items())]
+    return said + [f"{verdict}: {_listed(others, max_sentences)}" for verdict, others in sorted(against.items())]
 
 
 def _verdict(pair: Mapping[str, Any]) -> str:
@@ -159,10 +161,10 @@ def _verdict(pair: Mapping[str, Any]) -> str:
     return "worse than it" if pair["difference"] > 0 else "better on the tracks in common"
 
 
-def _listed(names: Sequence[str], most: int) -> str:
-    more = len(names) - most
+def _listed(names: Sequence[str], max_sentences: int) -> str:
+    more = len(names) - max_sentences
     between = "; " if any(", " in name for name in names) else ", "
-    return between.join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    return between.join(names[:max_sentences]) + (f" and {more} more" if more > 0 else "")
 
 
 def _highest(by_track: Floats) -> int | None:

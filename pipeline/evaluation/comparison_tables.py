@@ -23,7 +23,7 @@ from pipeline.evaluation.statistics import (
     sign_flip,
 )
 
-MOST_FOR_ALL_PAIRS = 20  # settings; of more, only the pairs with the best one are listed
+MAX_FOR_ALL_PAIRS = 20  # settings; of more, only the pairs with the best one are listed
 _CELLS = 4_000_000  # differences in memory at a time
 _ALWAYS_TOLD = ("audio_cover_strength", "guidance_scale")
 _TOLD = (*SETTING_FIELDS, "stage")
@@ -141,7 +141,7 @@ def compare_pairs(ids: Sequence[str], measure: str, layout: Layout, cells: Float
     All pairs are tested, whichever are listed, since the best setting was picked from among all.
     """
     pairs = [(b, a) if b == best else (a, b) for a, b in combinations(range(len(ids)), 2)]
-    listed = np.array([len(ids) <= MOST_FOR_ALL_PAIRS or a == best for a, _ in pairs], bool)
+    listed = np.array([len(ids) <= MAX_FOR_ALL_PAIRS or a == best for a, _ in pairs], bool)
     if not listed.any():
         return PAIRS.empty_table()
     a, b = np.array(pairs).T

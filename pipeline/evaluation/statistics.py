@@ -15,7 +15,7 @@ LEVEL = 0.95
 # Of five signs the most extreme come up by chance one time in 16: no five tracks are evidence at 5 %.
 FEWEST_TRACKS = 6
 # More tracks than these are taken in groups, which costs nothing: sums of tracks are as good as normal.
-MOST_GROUPS = 400
+MAX_GROUPS = 400
 RESAMPLES = 4096
 FLIPS = 4096  # all the sign patterns of 13 tracks, as a pattern and its opposite are one
 _BLOCK = 512  # sign patterns at a time, which bounds the memory of thousands of pairs
@@ -42,14 +42,14 @@ def mean_over(tracks: Floats) -> Floats:
 
 
 def grouped(tracks: Floats) -> Floats:
-    """``[tracks, columns]`` summed up as at most ``MOST_GROUPS`` rows that have the same means.
+    """``[tracks, columns]`` summed up as at most ``MAX_GROUPS`` rows that have the same means.
 
     A row is the mean of all tracks plus the group's part in what they deviate from it, so that every track keeps
     its weight where groups lack some. A group without any is NaN.
     """
-    if len(tracks) <= MOST_GROUPS:
+    if len(tracks) <= MAX_GROUPS:
         return tracks
-    starts = np.linspace(0, len(tracks), MOST_GROUPS, endpoint=False).astype(np.int64)
+    starts = np.linspace(0, len(tracks), MAX_GROUPS, endpoint=False).astype(np.int64)
     known, mean = ~np.isnan(tracks), mean_over(tracks)
     parts = np.add.reduceat(np.where(known, tracks - mean, 0.0), starts, axis=0)
     counts = np.add.reduceat(known.astype(np.int64), starts, axis=0)

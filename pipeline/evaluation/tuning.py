@@ -21,7 +21,7 @@ __all__ = ["Evaluate", "Round", "Space", "Trial", "Tuned", "tune"]
 BASELINE: Cell = (0.5, 8.0)
 # What may have been spent by the end of each round, as a share of the budget.
 ROW, BETTER_HALF, COLUMN, ROW_AGAIN, AROUND, COMMIT = 0.3, 0.4, 0.6, 0.7, 0.85, 1.0
-MOST_FINALISTS = 6
+MAX_FINALISTS = 6
 # What the covers of the next strength, or of the next guidance, say about a cell beside its own. Scores change
 # slowly along both, more slowly along guidance; without it, a shallow optimum is lost in the noise.
 NEXT_STRENGTH, NEXT_GUIDANCE = 0.1, 0.3
@@ -106,21 +106,21 @@ def tune(
     """
     check_sample(tracks, seeds)
     full_grid = space.cells * len(tracks) * len(seeds)
-    most = math.ceil(budget * full_grid - 1e-9)
-    if not (0 < budget <= 1 and most >= len(space.strengths)):
+    max_covers = math.ceil(budget * full_grid - 1e-9)
+    if not (0 < budget <= 1 and max_covers >= len(space.strengths)):
         raise RequestError(
-            f"a budget of {budget:g} is {most} covers, too few to try {len(space.strengths)} strengths once; "
-            "give more of it (up to 1), more tracks or more seeds"
+            f"a budget of {budget:g} is {max_covers} covers, too few to try {len(space.strengths)} strengths "
+            "once; give more of it (up to 1), more tracks or more seeds"
         )
     # Whoever lists tracks by album must not have the first rounds hear one album.
     order = np.random.default_rng(_SEED).permutation(len(tracks))
-    trials = Trials([tracks[k] for k in order], seeds, evaluate, most)
+    trials = Trials([tracks[k] for k in order], seeds, evaluate, max_covers)
     rounds: list[Round] = []
     best = _nearest(space.strengths, BASELINE[0]), _nearest(space.guidances, BASELINE[1])
 
     def race(purpose: str, cells: Sequence[Cell], share: float) -> Cell:
-        covers = max(1, trials.affordable(cells, math.floor(share * most) - trials.spent))
-        if 0 < trials.cost(cells, covers) <= most - trials.spent:
+        covers = max(1, trials.affordable(cells, math.floor(share * max_covers) - trials.spent))
+        if 0 < trials.cost(cells, covers) <= max_covers - trials.spent:
             made = trials.give(cells, covers)
             leader = _ranked(space, trials, cells)[0]
             rounds.append(Round(purpose, tuple(cells), covers, made, leader))
@@ -128,7 +128,10 @@ def tune(
             say(_change(trials, best, leader, cells))
         return _ranked(space, trials, [cell for cell in cells if trials.seen(cell)])[0]
 
-    say(f"{len(tracks)} tracks x {len(seeds)} seeds, at most {most} covers of the {full_grid} of the full grid")
+    say(
+        f"{len(tracks)} tracks x {len(seeds)} seeds, at most {max_covers} covers of the {full_grid} of the "
+        "full grid"
+    )
     say("settings are ranked by their own covers and, with less weight, by those of their neighbours in the grid")
     row = [(strength, best[1]) for strength in space.strengths]
     best = race(f"from the baseline {named(best)}, all strengths", row, ROW)
@@ -180,8 +183,8 @@ def _finalists(space: Space, trials: Trials, best: Cell) -> list[Cell]:
     cells = _ranked(space, trials, list(trials.scores))
     behind, p, _ = trials.behind(best, cells)
     near = [cell for cell, by, chance in zip(cells, behind, p, strict=True) if not (by > 0 and chance < 1 - LEVEL)]
-    most, left = min(len(near), MOST_FINALISTS), trials.most - trials.spent
-    count = next((n for n in range(most, 2, -1) if trials.cost(near[:n], trials.size) <= left), 2)
+    max_covers, left = min(len(near), MAX_FINALISTS), trials.max_covers - trials.spent
+    count = next((n for n in range(max_covers, 2, -1) if trials.cost(near[:n], trials.size) <= left), 2)
     return near[:count]
 
 

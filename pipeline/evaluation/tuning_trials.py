@@ -38,7 +38,7 @@ class Trials:
     tracks: Sequence[str]
     seeds: Sequence[int]
     evaluate: Evaluate
-    most: int
+    max_covers: int
     scores: dict[Cell, list[float]] = field(default_factory=dict)
     spent: int = 0
 
@@ -63,8 +63,8 @@ class Trials:
         """Give each cell so many covers, in one call; the number of those that were new."""
         units = [(track, seed) for seed in self.seeds for track in self.tracks]
         wanted = [(cell, *unit) for cell in cells for unit in units[self.seen(cell) : covers]]
-        if self.spent + len(wanted) > self.most:
-            raise ValueError(f"{len(wanted)} covers more than {self.most - self.spent} that are left")
+        if self.spent + len(wanted) > self.max_covers:
+            raise ValueError(f"{len(wanted)} covers more than {self.max_covers - self.spent} that are left")
         if not wanted:
             return 0
         found = self.evaluate([Trial(*cell, track, seed) for cell, track, seed in wanted])
@@ -82,8 +82,10 @@ class Trials:
 
     def leads(self) -> dict[Cell, float]:
         """How far each cell is ahead of the one that was given most, on the covers that both were given."""
-        most = max(self.scores, key=self.seen)
-        return {cell: float(np.mean(_paired(scores, self.scores[most]))) for cell, scores in self.scores.items()}
+        max_covers = max(self.scores, key=self.seen)
+        return {
+            cell: float(np.mean(_paired(scores, self.scores[max_covers]))) for cell, scores in self.scores.items()
+        }
 
     def behind(self, best: Cell, cells: Sequence[Cell]) -> tuple[Floats, Floats, Floats]:
         """By how much each cell scores lower than ``best``, with p and adjusted p: each ``[cells]``.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.metrics.harmony import FRAME_RATE, centred
 
-MOST_LAG = int(1.5 * FRAME_RATE)  # frames
+MAX_LAG = int(1.5 * FRAME_RATE)  # frames
 CHANCE_SHIFTS = 40
 CHANGELESS = 0.98  # chance this good leaves nothing to tell apart: one chord held throughout
 LOOPED = 0.95  # of a source beside itself: loops of up to 2.5 s reach 0.99, songs 0.4
@@ -61,7 +61,7 @@ def align(source: Tensor, cover: Tensor) -> Alignment:
     """The best fit of two chromas ``[12, frames]`` of one length, of at least 50 frames."""
     products = cross_correlation(centred(source), centred(cover))
     frames = source.shape[1]
-    reach = min(MOST_LAG, frames // 8)  # over an eighth of the music, too little would be left
+    reach = min(MAX_LAG, frames // 8)  # over an eighth of the music, too little would be left
     near = torch.arange(-reach, reach + 1, device=source.device)
 
     heard = source.amax(0) > 0

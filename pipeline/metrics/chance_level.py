@@ -10,7 +10,7 @@ from pipeline.metrics.alignment import align
 from pipeline.metrics.compute import in_common, kept
 from pipeline.metrics.features import Features
 
-LEAST_PAIRS = 56  # of eight tracks: under that one song under two names is the 95th percentile
+MIN_PAIRS = 56  # of eight tracks: under that one song under two names is the 95th percentile
 SHORTEST_S = 10.0  # in less, unrelated music agrees by chance: 0.25 at 5 s where it is 0.06 at 24 s
 USUAL_P95 = 0.05  # of both measures that `lost` looks at, on 64 renders of 8 songs
 COPIED = 0.9  # of the harmony beyond chance, or of the waveform
@@ -73,12 +73,12 @@ def outcome(values: Mapping[str, Any], null: Null) -> tuple[str | None, str]:
     seconds = values.get("duration_s")
     if seconds is not None and seconds < SHORTEST_S:
         return None, f"{seconds:.1f} s are too few to tell from chance; {SHORTEST_S:g} s are needed"
-    measured = null.pairs >= LEAST_PAIRS
+    measured = null.pairs >= MIN_PAIRS
     limits = [null.p95[name] if measured and name in null.p95 else USUAL_P95 for name in (HARMONY, MELODY)]
     told = ", ".join(
         f"{name} {value:.2f} (chance {limit:.2f})"
         for name, value, limit in zip((HARMONY, MELODY), (harmony, melody), limits, strict=True)
     )
     if not measured:
-        told += f"; chance is a usual one, the run has {null.pairs} unrelated pairs and {LEAST_PAIRS} are needed"
+        told += f"; chance is a usual one, the run has {null.pairs} unrelated pairs and {MIN_PAIRS} are needed"
     return ("lost" if harmony < limits[0] and melody < limits[1] else "ok"), told

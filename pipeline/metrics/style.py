@@ -119,8 +119,10 @@ def embed(clap: Clap, wave: Tensor) -> Tensor:
 
 def embed_text(clap: Clap, caption: str) -> Tensor:
     """What a caption sounds like, ``[features]`` of norm 1."""
-    most = clap.model.config.text_config.max_position_embeddings - 2
-    words = clap.tokenizer(caption, truncation=True, max_length=most, return_tensors="pt").to(clap.model.device)
+    max_tokens = clap.model.config.text_config.max_position_embeddings - 2
+    words = clap.tokenizer(caption, truncation=True, max_length=max_tokens, return_tensors="pt").to(
+        clap.model.device
+    )
     with torch.inference_mode():
         return clap.model.get_text_features(**words).pooler_output[0].float()
 

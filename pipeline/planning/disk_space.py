@@ -11,7 +11,7 @@ from pipeline.storage.store import Store
 
 # Bytes per second of audio that no cover exceeds: PCM as it is, mp3 at its constant 128 kbit/s, while the encoders
 # of opus and aac may double theirs where the music is hard. Containers, and flac on noise, add a little.
-MOST_BYTES_PER_S = {
+MAX_BYTES_PER_S = {
     "wav": 192_000,
     "flac": 192_000,
     "mp3": 16_000,
@@ -44,13 +44,13 @@ def space_for(forecast: Forecast, audio_format: str, output: Store) -> Space:
     free = shutil.disk_usage(_nearest(Path(output.root))).free if output.is_local else None
     if forecast.gigabytes is not None:
         return Space(forecast.gigabytes * 1e9, "at the rate of covers made before", free)
-    most = most_bytes(forecast.audio_hours * 3600, forecast.items, audio_format)
-    return Space(most, f"an upper bound for {audio_format}", free)
+    upper_bound = max_bytes(forecast.audio_hours * 3600, forecast.items, audio_format)
+    return Space(upper_bound, f"an upper bound for {audio_format}", free)
 
 
-def most_bytes(seconds: float, covers: int, audio_format: str) -> float:
+def max_bytes(seconds: float, covers: int, audio_format: str) -> float:
     """What so many covers of together so many seconds take at the most."""
-    return seconds * MOST_BYTES_PER_S[audio_format] * (1 + CONTAINER_SHARE) + covers * CONTAINER_BYTES
+    return seconds * MAX_BYTES_PER_S[audio_format] * (1 + CONTAINER_SHARE) + covers * CONTAINER_BYTES
 
 
 def _nearest(folder: Path) -> Path:

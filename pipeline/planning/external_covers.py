@@ -7,7 +7,7 @@ from typing import Any
 from acestep.constants import RANDOM_SEED
 from acestep.errors import RestyleError
 from acestep.parameters.values import as_text
-from acestep.redaction import shown
+from acestep.redaction import redacted
 from acestep.sampling.setting import SETTING_FIELDS, check_seed, parse_values
 from pipeline.catalogue.grid import short_name
 from pipeline.catalogue.manifest import names_a_folder, track_id_of
@@ -91,7 +91,7 @@ def _row(given: dict[str, Any], uri: str, where: str) -> dict[str, Any]:
     row |= values
     setting = {"name": name, **{key: str(value) for key, value in values.items()}}
     return row | {
-        "item_id": digest_of({key: shown(str(value)) for key, value in row.items()}),
+        "item_id": digest_of({key: redacted(str(value)) for key, value in row.items()}),
         "setting_id": digest_of(setting)[:12],
         "caption": texts.get("caption", ""),
         META: meta,

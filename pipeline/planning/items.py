@@ -47,7 +47,7 @@ class Rules:
     settings: Sequence[Setting]
     model: ModelFacts
     audio_format: str = "flac"
-    most_seconds: float = MAX_SOURCE_SECONDS
+    max_seconds: float = MAX_SOURCE_SECONDS
     by_hand: Collection[str] = ()
     duplicates: str = "refuse"
     preset: str | None = None

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from acestep.constants import MIN_WORK_S
 from acestep.errors import RequestError
-from acestep.redaction import shown
+from acestep.redaction import redacted
 from pipeline.catalogue.grid import RepeatsError
 from pipeline.catalogue.manifest import RejectedRow, Track
 from pipeline.catalogue.own_columns import META
@@ -119,15 +119,15 @@ def _plan_batch(
         reference = probes[track.reference] if track.reference else None
         try:
             # A URI whose signature changes from launch to launch is the same file.
-            heard = reference.digest or shown(track.reference or "") if reference else None
-            items = list(make_items(track, source.digest or shown(track.source), heard, rules))
+            heard = reference.digest or redacted(track.reference or "") if reference else None
+            items = list(make_items(track, source.digest or redacted(track.source), heard, rules))
         except RepeatsError:
             raise
         except RequestError as error:
             reject(_refusal(track, "conflicting_override", str(error)))
             continue
-        if source.duration_s is not None and source.duration_s > rules.most_seconds:
-            too_long = f"{source.duration_s:.1f} s is longer than {rules.most_seconds:g} s; cut the track"
+        if source.duration_s is not None and source.duration_s > rules.max_seconds:
+            too_long = f"{source.duration_s:.1f} s is longer than {rules.max_seconds:g} s; cut the track"
             reject(_refusal(track, TOO_LONG, too_long))
             continue
         plan.ids.update(item["item_id"] for item in items)
@@ -166,7 +166,7 @@ def _rejection(
 ) -> dict[str, Any]:
     row = {
         "track_id": track_id,
-        "source": shown(source),
+        "source": redacted(source),
         "caption": caption,
         "status": "rejected",
         "error_kind": kind,

@@ -14,19 +14,19 @@ from pipeline.planning.schema import PLAN_SCHEMA
 from pipeline.storage.store import Store
 
 PLAN_FILE = "plan.parquet"
-MOST_BYTES = 128 << 20
+MAX_BYTES = 128 << 20
 GROUP_ROWS = 512
 
 
 class PlanWriter:
     """Sorts rows of ``PLAN_SCHEMA`` by their work and writes them as one file.
 
-    Sorted, no worker starts a ten-minute track when the others are already done. What is beyond ``most_bytes`` of
+    Sorted, no worker starts a ten-minute track when the others are already done. What is beyond ``max_bytes`` of
     memory waits on disk, and is then sorted to within a factor of two.
     """
 
-    def __init__(self, most_bytes: int = MOST_BYTES):
-        self.most_bytes = most_bytes
+    def __init__(self, max_bytes: int = MAX_BYTES):
+        self.max_bytes = max_bytes
         self.waiting: dict[int, list[pa.Table]] = defaultdict(list)
         self.spilled: dict[int, list[Path]] = defaultdict(list)
         self.bytes = 0
@@ -44,7 +44,7 @@ class PlanWriter:
         for octave in pc.unique(octaves).to_pylist():
             self.waiting[int(octave)].append(rows.filter(pc.equal(octaves, octave)))
         self.bytes += rows.nbytes
-        if self.bytes > self.most_bytes:
+        if self.bytes > self.max_bytes:
             for octave, tables in self.waiting.items():
                 part = Path(self.folder.name) / f"{octave}-{len(self.spilled[octave])}.parquet"
                 pq.write_table(_sorted(tables), part, compression="zstd")

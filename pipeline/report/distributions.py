@@ -10,16 +10,16 @@ from matplotlib.axes import Axes as Panel
 from pipeline.evaluation.objective import SCORE
 from pipeline.report.plotting import BLUE, INK, ORANGE, SOFT, Numbers, figure, heading, png, tidy, titled
 
-MOST_SETTINGS = 30
-MOST_POINTS = 60  # of a setting; more would be a blot
-SPREAD = np.random.default_rng(0).uniform(-0.24, 0.24, MOST_POINTS)
+MAX_SETTINGS = 30
+MAX_POINTS = 60  # of a setting; more would be a blot
+SPREAD = np.random.default_rng(0).uniform(-0.24, 0.24, MAX_POINTS)
 
 
 def distributions(rows: pa.Table, numbers: Numbers, measures: Sequence[str]) -> bytes:
     """A panel for each measure, a line for each setting: median, middle half, the middle 90 % and, where they are
     few, every cover.
     """
-    best_first = sorted(numbers.settings, key=numbers.score, reverse=True)[:MOST_SETTINGS]
+    best_first = sorted(numbers.settings, key=numbers.score, reverse=True)[:MAX_SETTINGS]
     shown = [setting_id for setting_id in numbers.settings if setting_id in best_first]
     drawn = figure(1.8 + 2.4 * len(measures), 1.5 + 0.27 * len(shown))
     panels = drawn.subplots(1, len(measures), sharey=True, squeeze=False)[0]
@@ -56,5 +56,5 @@ def _draw(panel: Panel, line: int, values: Any, best: bool) -> None:
     panel.hlines(line, low, high, color=hue, linewidth=1)
     panel.barh(line, third - first, 0.56, first, color=hue, alpha=0.3)
     panel.vlines(median, line - 0.28, line + 0.28, color=INK, linewidth=1.8)
-    if len(values) <= MOST_POINTS:
+    if len(values) <= MAX_POINTS:
         panel.scatter(values, line + SPREAD[: len(values)], s=5, color=hue, alpha=0.55, linewidth=0)

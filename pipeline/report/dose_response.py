@@ -14,7 +14,7 @@ from pipeline.report.plotting import SOFT, Colour, Numbers, colours, figure, hea
 STRENGTH = "audio_cover_strength"
 MARKERS = "osD^vP*X"
 PANELS_ACROSS = 3
-MOST_TIMES = 6  # side by side over a panel
+MAX_TIMES = 6  # side by side over a panel
 
 
 def dose_response(numbers: Numbers, measures: Sequence[str]) -> bytes:
@@ -65,7 +65,7 @@ def _draw(panel: Panel, found: Sequence[tuple[float, Mapping[str, Any]]], hue: C
 
 def _tell_switch(panels: Iterable[Panel], strengths: Sequence[float], times: Sequence[str]) -> None:
     """A second axis on top of each panel; nothing without times."""
-    every = -(-len(times) // MOST_TIMES)
+    every = -(-len(times) // MAX_TIMES)
     for panel in panels if times else ():
         top = panel.secondary_xaxis("top")
         top.set_xticks(strengths[::every], times[::every])

@@ -17,7 +17,7 @@ from pipeline.catalogue.own_columns import META, with_columns_of
 from pipeline.evaluation.comparison import Comparison, compare, explain
 from pipeline.evaluation.judging import chance, judged
 from pipeline.evaluation.objective import KEPT, MOVED, OUTCOME, REASON, SCORE, Objective
-from pipeline.metrics.chance_level import LEAST_PAIRS, Null
+from pipeline.metrics.chance_level import MIN_PAIRS, Null
 from pipeline.metrics.registry import BY_NAME
 from pipeline.report.figures import pictures
 from pipeline.report.listening_page import listening_page
@@ -104,9 +104,9 @@ def _caveats(rows: pa.Table, null: Null) -> list[str]:
     if len(unknown):
         reason = unknown[REASON][0].as_py()
         said.append(f"{len(unknown)} of {len(ok)} covers are not judged, the first since {reason}")
-    if null.pairs < LEAST_PAIRS:
+    if null.pairs < MIN_PAIRS:
         said.append(
-            f"chance is a usual one: the run has {null.pairs} pairs of unrelated tracks, {LEAST_PAIRS} are needed"
+            f"chance is a usual one: the run has {null.pairs} pairs of unrelated tracks, {MIN_PAIRS} are needed"
         )
     return said
 

@@ -69,7 +69,7 @@ def _without_last(shown: Shown) -> Shown:
 
 
 def _best_only(shown: Shown) -> Shown:
-    most = int(AUDIO_BYTES / BYTES_PER_SECOND / SHORTEST_S) - 1
-    note = f"Only the {most} best-scoring covers are here, so that the page stays small."
-    best = {sample: by_score(covers)[:most] for sample, covers in shown.covers.items()}
+    max_covers = int(AUDIO_BYTES / BYTES_PER_SECOND / SHORTEST_S) - 1
+    note = f"Only the {max_covers} best-scoring covers are here, so that the page stays small."
+    best = {sample: by_score(covers)[:max_covers] for sample, covers in shown.covers.items()}
     return replace(shown, covers=best, notes=(*shown.notes, note))

@@ -25,9 +25,9 @@ class Sample:
     rule: str
 
 
-def choose(rows: pa.Table, most: int = 6) -> list[Sample]:
-    """At most ``most`` tracks, the same ones for the same rows: the best, the median and the worst by mean score,
-    those with the most covers that are lost, are copies or failed, then others in order of track_id.
+def choose(rows: pa.Table, max_tracks: int = 6) -> list[Sample]:
+    """At most ``max_tracks`` tracks, the same ones for the same rows: the best, the median and the worst by mean
+    score, those with the most covers that are lost, are copies or failed, then others in order of track_id.
 
     A track that several rules name is shown once, by the first of them; ties go to the lower track_id.
     """
@@ -45,7 +45,7 @@ def choose(rows: pa.Table, most: int = 6) -> list[Sample]:
             samples.append(Sample(worst["track_id"], f"{rule} ({worst[outcome]})"))
     samples += [Sample(t["track_id"], FILL) for t in tracks]
     by_first_rule = {sample.track_id: sample for sample in reversed(samples)}
-    return [sample for sample in samples if by_first_rule[sample.track_id] is sample][:most]
+    return [sample for sample in samples if by_first_rule[sample.track_id] is sample][:max_tracks]
 
 
 def _by_track(rows: pa.Table) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ class Kept:
         """Take the rows of receipts that nobody wrote, such as an earlier launch's that was killed."""
         names = left_over(self.output)
         known = finished_items(self.output, retry_failed=True) if names else ()
-        for rows, taken in read_receipts(self.output, names, self.results.most_rows, known):
+        for rows, taken in read_receipts(self.output, names, self.results.max_rows, known):
             self.results.add(rows)
             self.results.flush()
             take_back(self.output, taken)

@@ -7,7 +7,7 @@ from typing import Any
 
 from acestep.errors import RestyleError
 from acestep.parameters.values import from_json
-from acestep.redaction import shown
+from acestep.redaction import redacted
 from pipeline.storage.store import Store, open_store
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def _check_shape(values: Any, shape: Mapping[str, Any] = _SHAPE) -> None:
 
 def folder_of(output: Store, uri: str) -> str:
     """How an output folder is named in what is written about it: by an absolute path, or a URI."""
-    return shown(uri) if "://" in uri else output.root
+    return redacted(uri) if "://" in uri else output.root
 
 
 def tracking_key(output: Store, folder: str) -> str:

@@ -64,16 +64,17 @@ def left_over(store: Store) -> list[str]:
 
 
 def read_receipts(
-    store: Store, names: Sequence[str], most: int, known: Container[str] = ()
+    store: Store, names: Sequence[str], batch_size: int, known: Container[str] = ()
 ) -> Iterator[tuple[pa.Table, Sequence[str]]]:
-    """The rows of those receipts that can be read, up to ``most`` at a time, each with the names they came from.
+    """The rows of those receipts that can be read, up to ``batch_size`` at a time, each with the names they came
+    from.
 
     Args:
         known: ids of items whose receipts are passed over.
     """
     with ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(names), most):
-            some = names[start : start + most]
+        for start in range(0, len(names), batch_size):
+            some = names[start : start + batch_size]
             unknown = [name for name in some if name.rpartition("/")[2].removesuffix(SUFFIX) not in known]
             tables = [as_table([])]
             for first in range(0, len(unknown), BATCH):

@@ -13,7 +13,7 @@ from acestep.constants import MIN_WORK_S
 from pipeline.results.queries import WORK_COLUMNS
 
 RECENT_S = 600.0
-LEAST_SAMPLES = 20  # covers that take minutes each: a rate needs more than one of them
+MIN_SAMPLES = 20  # covers that take minutes each: a rate needs more than one of them
 BETWEEN_SAMPLES_S = 1.0
 
 
@@ -76,7 +76,7 @@ class Progress:
         if len(self.samples) > 1 and self.total.at - self.samples[-2].at < BETWEEN_SAMPLES_S:
             self.samples.pop()
         self.samples.append(self.total)
-        while len(self.samples) > LEAST_SAMPLES and self.samples[1].at <= self.total.at - RECENT_S:
+        while len(self.samples) > MIN_SAMPLES and self.samples[1].at <= self.total.at - RECENT_S:
             self.samples.popleft()
 
     def _skip_start(self, first: pa.Table) -> None:

@@ -19,7 +19,7 @@ from pipeline.results.table import REJECTED, RESULTS, ROWS, file_columns
 from pipeline.storage.parquet_parts import PartError, find_faults, set_aside
 from pipeline.storage.store import Store
 
-MOST_NAMED = 5
+MAX_NAMED = 5
 FOUND = "found by its audio file after its row was lost; how long it took to make is not known"
 _STREAM_INFO = b"fLaC\x00\x00\x00\x22"  # the mark of a FLAC file, and the header of the block that follows it
 _MD5 = slice(26, 42)
@@ -30,8 +30,8 @@ class DamageError(RequestError):
     """An output folder holds files that cannot be read as its parts; ``faults`` says what each is."""
 
     def __init__(self, faults: Sequence[PartError]):
-        named = "\n".join(map(str, faults[:MOST_NAMED]))
-        more = len(faults) - MOST_NAMED
+        named = "\n".join(map(str, faults[:MAX_NAMED]))
+        more = len(faults) - MAX_NAMED
         super().__init__(f"{named}\nand {more} more" if more > 0 else named)
         self.faults = faults
 

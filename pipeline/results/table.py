@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acestep.redaction import hidden, shown
+from acestep.redaction import redacted, redacted_values
 from acestep.sampling.setting import SETTING_TYPES
 from pipeline.catalogue.own_columns import META, META_TYPE
 from pipeline.metrics.registry import MEASURES
@@ -127,7 +127,7 @@ def without_passwords(table: pa.Table) -> pa.Table:
     """Rows that may be stored: their places and messages tell no passwords of URIs."""
 
     def hide(name: str, value: Any) -> Any:
-        return shown(value) if value and name in _PLACES else hidden(value)
+        return redacted(value) if value and name in _PLACES else redacted_values(value)
 
     for place, name in enumerate(table.column_names):
         column = table[name]
@@ -143,12 +143,12 @@ def without_passwords(table: pa.Table) -> pa.Table:
 class ResultWriter:
     """Collects rows and writes them as Parquet parts, each complete or absent.
 
-    A part is written after ``most_rows`` rows or ``most_seconds`` seconds, whichever comes first.
+    A part is written after ``max_rows`` rows or ``max_seconds`` seconds, whichever comes first.
     """
 
-    def __init__(self, store: Store, folder: str, most_rows: int = 1000, most_seconds: float = 30.0):
+    def __init__(self, store: Store, folder: str, max_rows: int = 1000, max_seconds: float = 30.0):
         self.store, self.folder = store, folder
-        self.most_rows, self.most_seconds = most_rows, most_seconds
+        self.max_rows, self.max_seconds = max_rows, max_seconds
         self.waiting: list[pa.Table] = []
         self.rows = 0
         self.last_write = time.monotonic()
@@ -161,7 +161,7 @@ class ResultWriter:
         self.waiting.append(without_passwords(table))
         self.rows += len(table)
         waited = time.monotonic() - self.last_write
-        due = self.rows >= self.most_rows or waited >= self.most_seconds
+        due = self.rows >= self.max_rows or waited >= self.max_seconds
         if due:
             self.flush()
         return due

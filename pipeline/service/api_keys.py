@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pipeline.service.problem_details import Problem
 
 FREE = 5  # wrong keys that cost nothing
-MOST_S = 300.0  # of waiting after a wrong key
+MAX_S = 300.0  # of waiting after a wrong key
 FORGET_S = 3600.0
-MOST_CLIENTS = 10_000  # that are remembered; the first of them are forgotten first
+MAX_CLIENTS = 10_000  # that are remembered; the first of them are forgotten first
 
 # The address of the client whose request is served: Gradio tells its check of passwords nothing about it.
 client: ContextVar[str] = ContextVar("client", default="")
@@ -78,9 +78,9 @@ class Keys:
         name, now = _network(client.get()), time.monotonic()
         missed = self._missed.pop(name, None)
         count = missed.count + 1 if missed and now - missed.last < FORGET_S else 1
-        wait = min(2.0 ** (count - FREE), MOST_S) if count > FREE else 0.0
+        wait = min(2.0 ** (count - FREE), MAX_S) if count > FREE else 0.0
         self._missed[name] = _Misses(count, now + wait, now)
-        if len(self._missed) > MOST_CLIENTS:
+        if len(self._missed) > MAX_CLIENTS:
             self._missed.popitem(last=False)
 
 

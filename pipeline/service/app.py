@@ -44,7 +44,7 @@ from pipeline.service.security_middleware import Guard, rules_of
 log = logging.getLogger(__name__)
 GENERATIONS = "/v1/audio/generations"
 TIDY_S = 5.0
-MOST_OPEN = 1000  # requests that wait for their covers, each with a connection
+MAX_OPEN = 1000  # requests that wait for their covers, each with a connection
 LOOK_S, LOOKS_S = 1.0, 10.0  # between two looks at the models, and how long one may take
 Ready = Callable[[], Awaitable[bool]]
 
@@ -318,7 +318,7 @@ def _kept_open(app: FastAPI, counter: Counter, ticket: Ticket) -> Iterator[None]
     Raises:
         Problem: 429 too many do; any number of them may want one and the same cover, which waits but once.
     """
-    if app.state.waiting >= MOST_OPEN:
+    if app.state.waiting >= MAX_OPEN:
         counter.desk.cancel(ticket)
         raise Problem(
             429,

@@ -23,8 +23,8 @@ HELD = "restyle.held"  # of a request's scope: the room that its body takes
 class Room:
     """Bytes of bodies that are held at once. Where it is short, the body that has stalled longest is given up."""
 
-    def __init__(self, most: float):
-        self.most = most
+    def __init__(self, max_bytes: float):
+        self.max_bytes = max_bytes
         self.total = 0
         self.held: dict[Held, int] = {}
 
@@ -32,7 +32,7 @@ class Room:
         """Make room for more of a body; whether there is any."""
         self.held[body] = self.held.get(body, 0) + count
         self.total += count
-        while self.total > self.most:
+        while self.total > self.max_bytes:
             stalled = [other for other in self.held if other is not body and other.stalled_s > STALLED_S]
             if not stalled:
                 return False
@@ -77,8 +77,8 @@ class Intake:
 
     def __init__(self, app: ASGIApp, limits: Limits):
         self.app = app
-        self.most = limits.upload_mb * 1e6 + limits.body_kb * 1e3
-        self.files = Room(UPLOADS * self.most)
+        self.max_bytes = limits.upload_mb * 1e6 + limits.body_kb * 1e3
+        self.files = Room(UPLOADS * self.max_bytes)
         self.texts = Room(max(MEMORY_BYTES, UPLOADS * limits.body_kb * 1e3))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,8 +119,8 @@ class Intake:
             whole = not message.get("more_body", False)
             count = len(message.get("body", b""))
             seen += count
-            if seen > self.most:
-                return await refuse(_too_large(self.most))
+            if seen > self.max_bytes:
+                return await refuse(_too_large(self.max_bytes))
             if count and not held.room.take(held, count):
                 return await refuse(_full())
             return message
@@ -132,8 +132,8 @@ class Intake:
                 await send(message)
 
         announced = headers.get("content-length", "0")
-        if announced.isdigit() and int(announced) > self.most:
-            await refuse(_too_large(self.most))
+        if announced.isdigit() and int(announced) > self.max_bytes:
+            await refuse(_too_large(self.max_bytes))
             return
         try:
             await self.app(scope, received, sent)
@@ -163,9 +163,9 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -
         leaving.cancel()
 
 
-def _too_large(most: float) -> Problem:
+def _too_large(max_bytes: float) -> Problem:
     return Problem(
-        413, "too_large", f"the body is larger than {most:.0f} bytes", "this service's limits.upload_mb"
+        413, "too_large", f"the body is larger than {max_bytes:.0f} bytes", "this service's limits.upload_mb"
     )
 
 

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 
 from acestep.checkpoints import hub
 from acestep.checkpoints.checkpoint import fingerprint, folder_fingerprint
-from acestep.checkpoints.file_stamps import stamp
+from acestep.checkpoints.file_stamps import file_stamp
 from acestep.checkpoints.verify import verify
 from acestep.errors import RequestError
 from acestep.handler import DTYPES
@@ -134,7 +134,7 @@ def running(opened: Opened) -> Iterator[str]:
         device=str(device),
         dtype=dtype,
         audio_format="flac",  # each request says its own
-        most_seconds=spec.limits.source_seconds,
+        max_seconds=spec.limits.source_seconds,
         threads=pool.threads,
         max_attempts=spec.max_attempts,
         source_timeout_s=spec.limits.source_timeout_s,
@@ -269,7 +269,7 @@ def _model(spec: ServiceSpec) -> ModelFacts:
     adapter = hub.find_adapter(spec.adapter) if spec.adapter else None
     is_turbo = verify(folders, adapter).is_turbo
     listener = hub.find_language_model(spec.language_model) if spec.language_model else None
-    stamped = stamp(folders, adapter, listener)
+    stamped = file_stamp(folders, adapter, listener)
     if listener is not None:
         open_language_model(listener)
     return ModelFacts(

@@ -55,7 +55,7 @@ class Room:
         self.promises: dict[str, int] = {}  # bytes of covers to come, by item
         self.kept = 0
         self.free: int | None = None
-        self.most = self.spec.max_bytes
+        self.max_bytes = self.spec.max_bytes
         self.going: set[str] = set()  # files that are being removed
         self.lock = threading.RLock()
         self.gone = threading.Condition(self.lock)
@@ -65,7 +65,7 @@ class Room:
         with self.lock:
             for name, size, used_at in sorted(files, key=lambda file: file[2]):
                 self._put(name, Entry(_on_disk(size), used_at))
-            self.most = 0.0
+            self.max_bytes = 0.0
         self.look()
 
     def look(self) -> None:
@@ -76,7 +76,7 @@ class Room:
         self.free = free = self.ask_free()
         with self.lock:
             room = self.spec.max_bytes if free is None else DISK_SHARE * (self.kept + free)
-            self.most = max(self.most, min(self.spec.max_bytes, room))
+            self.max_bytes = max(self.max_bytes, min(self.spec.max_bytes, room))
 
     def add(self, name: str, size: int) -> None:
         """Take account of a file that was written, and remove others where there is too much."""
@@ -149,10 +149,10 @@ class Room:
                 f"{_mb(self.free)} are free on the service's disk, and this needs {_mb(size)} beside "
                 f"{_mb(promised + RESERVE_BYTES)} that are reserved"
             )
-        if held + promised + size > self.most:
+        if held + promised + size > self.max_bytes:
             raise short_of_space(
-                f"the service keeps up to {_mb(self.most)}, of which {_mb(held + promised)} are in use, and this "
-                f"needs {_mb(size)}"
+                f"the service keeps up to {_mb(self.max_bytes)}, of which {_mb(held + promised)} are in use, and "
+                f"this needs {_mb(size)}"
             )
 
     def promise(self, sizes: Mapping[str, int], refuse: bool = True) -> None:
@@ -191,7 +191,7 @@ class Room:
         short = self.free is not None and self.free < promised + RESERVE_BYTES
         return {
             "kept_bytes": self.kept,
-            "most_bytes": round(self.most),
+            "most_bytes": round(self.max_bytes),
             "free_bytes": self.free,
             "files": len(self.entries),
             "short": short,
@@ -200,7 +200,7 @@ class Room:
     def _remove_oldest(self) -> bool:
         """Remove the file that has to go first; False where none has to."""
         with self.lock:
-            too_much = self.kept + sum(self.promises.values()) > self.most
+            too_much = self.kept + sum(self.promises.values()) > self.max_bytes
             too_old = time.time() - self.spec.keep_s
             for name, entry in self.entries.items():
                 if not too_much and entry.used_at >= too_old:

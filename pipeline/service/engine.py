@@ -14,7 +14,7 @@ from acestep.errors import GenerationError
 from acestep.generation.chain import Chain, Cover, Key, Stage
 from acestep.generation.conditions import TrackConditions
 from acestep.generation.params import GenerationConfig, GenerationParams
-from acestep.generation.rendering import finished
+from acestep.generation.rendering import finish_waveform
 from acestep.generation.request import kbps
 from pipeline.service.ports import keep_to_this_machine
 from pipeline.worker.restyle_worker import RestyleWorker
@@ -57,7 +57,7 @@ class RequestWorker(RestyleWorker):
         return chain.run(stages, seed, on_step)
 
     def finished(self, track: dict[str, Any], wave: Tensor) -> Tensor:
-        return finished(wave, params_of(track))
+        return finish_waveform(wave, params_of(track))
 
     def encoded(self, track: dict[str, Any], wave: Tensor) -> tuple[bytes, str]:
         config = GenerationConfig(**track["config"])

@@ -12,13 +12,13 @@ from acestep.generation.request import (
     OF_THE_LANGUAGE_MODEL,
     WITH_BITRATE,
     check_request,
+    ineffective_request_notes,
     pick_seeds,
     prompt_of,
     setting_of,
     stages_of,
-    unused_notes,
 )
-from acestep.sampling.plan import effective, resolve
+from acestep.sampling.plan import plan_values, resolve
 from acestep.sampling.setting import SETTING_FIELDS
 from pipeline.catalogue.grid import make_settings
 from pipeline.catalogue.manifest import Track
@@ -127,10 +127,13 @@ def look_at(params: GenerationParams, config: GenerationConfig, model: ModelFact
     stages = stages_of(params)
     plans = [resolve(stage.setting, model.is_turbo) for stage in stages]
     prompt, notes = prompt_of(params)
-    notes += [*(note for stage in stages for note in stage.notes(prompt)), *unused_notes(params, config)]
+    notes += [
+        *(note for stage in stages for note in stage.notes(prompt)),
+        *ineffective_request_notes(params, config),
+    ]
     return Requested(
         settings=[asdict(stage.setting) for stage in stages],
-        effective=[effective(plan) for plan in plans],
+        effective=[plan_values(plan) for plan in plans],
         notes=[*notes, *dict.fromkeys(note for plan in plans for note in plan.notes)],
     )
 
@@ -221,10 +224,10 @@ def _refuse_long(values: Mapping[str, Any], limits: Limits) -> None:
         Problem: a text has too many characters, or there are too many stages.
     """
     for name, text in values.items():
-        most = limits.lyrics_characters if name.endswith("lyrics") else limits.caption_characters
-        if isinstance(text, str) and len(text) > most:
+        max_characters = limits.lyrics_characters if name.endswith("lyrics") else limits.caption_characters
+        if isinstance(text, str) and len(text) > max_characters:
             said = f"{name} has {len(text)} characters"
-            raise Problem(422, "too_long", said, f"at most {most} are taken", name, text)
+            raise Problem(422, "too_long", said, f"at most {max_characters} are taken", name, text)
     stages = values["stages"]
     if isinstance(stages, list):
         if len(stages) > limits.stages:

@@ -14,7 +14,7 @@ from acestep.constants import LATENT_RATE, MAX_SOURCE_SECONDS, MIN_LATENT_FRAMES
 from acestep.errors import RestyleError
 from acestep.generation.request import WITH_BITRATE, kbps
 from acestep.parameters.values import from_json
-from pipeline.planning.disk_space import most_bytes
+from pipeline.planning.disk_space import max_bytes
 from pipeline.service.config import StoreSpec
 from pipeline.service.disk_quota import Room
 from pipeline.service.generation_request import Order
@@ -164,13 +164,13 @@ class Shelf:
             remove_folder(self.store, folder)
 
 
-def size_of(order: Order, most_seconds: float = MAX_SOURCE_SECONDS) -> int:
+def size_of(order: Order, max_seconds: float = MAX_SOURCE_SECONDS) -> int:
     """What each cover of an order takes on a disk at the most, in bytes."""
-    config, seconds = order.track["config"], order.track["source_duration_s"] or most_seconds
+    config, seconds = order.track["config"], order.track["source_duration_s"] or max_seconds
     seconds = max(seconds, MIN_LATENT_FRAMES / LATENT_RATE)
     if config["audio_format"] in WITH_BITRATE:
-        return round(most_bytes(seconds, 1, "opus") * max(kbps(config["mp3_bitrate"]) / 128, 1.0))
-    return round(most_bytes(seconds, 1, config["audio_format"]))
+        return round(max_bytes(seconds, 1, "opus") * max(kbps(config["mp3_bitrate"]) / 128, 1.0))
+    return round(max_bytes(seconds, 1, config["audio_format"]))
 
 
 def _written(order: Order, rows: Mapping[str, Mapping[str, Any]] | None = None) -> bytes:

@@ -29,7 +29,7 @@ QUIET_S = 5.0  # without a word: a reply that has begun is then a stream of even
 HEADER_BYTES = 1 << 16
 SEND_BYTES = 1 << 18  # of a reply that the system holds for a client that does not take it
 LEAVE_S = 1  # for replies under way when the server ends
-MOST_CONNECTIONS = 4000
+MAX_CONNECTIONS = 4000
 SPARE_FILES = 500  # descriptors for all else that the process opens
 
 TIMEOUT = Problem(408, "timeout", "the request was not sent in time", "send all of it at once")
@@ -44,9 +44,9 @@ WAITING: tuple[Phase, ...] = ("idle", "header", "drain", "body", "stream")
 class Connection(H11Protocol):
     """A client's connection, ended where the client keeps it waiting."""
 
-    def __init__(self, limits: Limits, most: int, **uvicorns: Any) -> None:
+    def __init__(self, limits: Limits, max_connections: int, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
-        self.limits, self.most = limits, most
+        self.limits, self.max_connections = limits, max_connections
         self.received = self.written = 0
         self.phase: tuple[Phase, Any] = ("idle", None)
         self.since = self.received_at = self.taken_at = self.wrote_at = self.loop.time()
@@ -54,7 +54,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, _Counted(transport, self)))
-        if len(self.connections) > self.most:
+        if len(self.connections) > self.max_connections:
             self._make_room()
 
     def data_received(self, data: bytes) -> None:
@@ -121,7 +121,7 @@ class Connection(H11Protocol):
         """Close some of the connections that wait for their clients, or this one where there are none."""
         others = [cast(Connection, other) for other in self.connections if other is not self]
         waiting = [other for other in others if other._phase() in WAITING and not other.transport.is_closing()]
-        for other in nsmallest(self.most // 50 + 1, waiting, key=Connection._worth):
+        for other in nsmallest(self.max_connections // 50 + 1, waiting, key=Connection._worth):
             other._end()
         if not waiting:
             self._end(FULL)
@@ -162,7 +162,7 @@ def make_server(app: ASGIApp, limits: Limits) -> Server:
     """A server of an application, to be run with ``serve(sockets=[...])`` on sockets that are bound."""
     for name in ("uvicorn.error", "uvicorn.asgi"):
         logging.getLogger(name).setLevel(logging.ERROR)  # a request that is no HTTP is worth no warning
-    protocol = partial(Connection, limits, _most_connections())
+    protocol = partial(Connection, limits, _max_connections())
     config = uvicorn.Config(
         app,
         http=cast(type[asyncio.Protocol], protocol),
@@ -196,16 +196,14 @@ def listening_at(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _most_connections() -> int:
+def _max_connections() -> int:
     """As many as the process may have, having asked for all that it can have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_CONNECTIONS + SPARE_FILES
+    wanted = MAX_CONNECTIONS + SPARE_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return (
-        MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else max(min(MOST_CONNECTIONS, soft - SPARE_FILES), 16)
-    )
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(min(MAX_CONNECTIONS, soft - SPARE_FILES), 16)
 
 
 def _whole_reply(problem: Problem) -> bytes:

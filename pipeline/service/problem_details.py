@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from acestep.errors import AudioError, RestyleError
-from acestep.redaction import hidden, without_secrets
+from acestep.redaction import redacted_values, without_secrets
 from pipeline.storage.source_errors import TOO_LONG, source_kind
 from pipeline.storage.transient_errors import TRANSIENT_KINDS
 
@@ -29,7 +29,7 @@ STATUS_OF_KIND = dict.fromkeys(TRANSIENT_KINDS, 503) | {
     "worker_died": 503,
 }
 _FIELDS = {"language": "vocal_language"}  # names of a manifest that a request has otherwise
-MOST_SHOWN, MOST_SAID = 200, 1000  # characters of a value that are said back, and of a message
+MAX_SHOWN, MAX_SAID = 200, 1000  # characters of a value that are said back, and of a message
 
 
 class Problem(RestyleError):  # noqa: N818  (a problem, in the words of RFC 9457)
@@ -51,12 +51,12 @@ class Problem(RestyleError):  # noqa: N818  (a problem, in the words of RFC 9457
     ):
         super().__init__(f"{message}; {remedy}" if remedy else message)
         self.status, self.kind, self.remedy = status, kind, remedy
-        self.message = shortened(without_secrets(message), MOST_SAID)
+        self.message = shortened(without_secrets(message), MAX_SAID)
         self.field, self.value, self.retry_after_s = field, value, retry_after_s
 
     def as_json(self) -> dict[str, Any]:
         """The body of the reply."""
-        said = None if self.value is None else shortened(hidden(self.value))
+        said = None if self.value is None else shortened(redacted_values(self.value))
         texts = {"message": self.message, "remedy": self.remedy, "field": self.field, "value": said}
         whole = {name: text and text.encode(errors="backslashreplace").decode() for name, text in texts.items()}
         return {"error": {"status": self.status, "kind": self.kind} | whole}
@@ -67,10 +67,10 @@ def retry_after(problem: Problem) -> dict[str, str]:
     return {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
 
 
-def shortened(value: object, most: int = MOST_SHOWN) -> str:
+def shortened(value: object, max_characters: int = MAX_SHOWN) -> str:
     """A value as text, cut where it is long."""
     text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+    return text if len(text) <= max_characters else f"{text[:max_characters]}... ({len(text)} characters)"
 
 
 def of_error(error: RestyleError, given: Mapping[str, Any], fields: Collection[str]) -> Problem:

@@ -177,17 +177,17 @@ def _from_text(name: str, text: str) -> Any:
 
 
 class _Form(MultiPartParser):
-    """Keeps files on disk but for their beginnings, and at most ``most_text`` bytes of all other parts."""
+    """Keeps files on disk but for their beginnings, and at most ``max_text`` bytes of all other parts."""
 
     spool_max_size = 1 << 16
-    most_text = 0.0
+    max_text = 0.0
     text = 0
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._current_part.file is None:
             self.text += end - start
-            if self.text > self.most_text:
-                raise MultiPartException(f"its fields hold more than {self.most_text:.0f} bytes")
+            if self.text > self.max_text:
+                raise MultiPartException(f"its fields hold more than {self.max_text:.0f} bytes")
         super().on_part_data(data, start, end)
 
 
@@ -203,23 +203,25 @@ async def _form(request: Request, kind: str, limits: Limits) -> FormData:
     limited = Request(request.scope, _limited(request, limits.upload_mb * 1e6, "limits.upload_mb"))
     async with aclosing(limited.stream()) as stream:
         parser = _Form(limited.headers, stream, max_files=len(FILES), max_fields=len(NAMES))
-        parser.most_text = parser.max_part_size = int(limits.body_kb * 1e3)
+        parser.max_text = parser.max_part_size = int(limits.body_kb * 1e3)
         return await parser.parse()
 
 
-async def _whole(request: Request, most: float, limit: str) -> bytes:
-    return await Request(request.scope, _limited(request, most, limit)).body()
+async def _whole(request: Request, max_bytes: float, limit: str) -> bytes:
+    return await Request(request.scope, _limited(request, max_bytes, limit)).body()
 
 
-def _limited(request: Request, most: float, limit: str) -> Receive:
-    """The request's body as it arrives, up to ``most`` bytes.
+def _limited(request: Request, max_bytes: float, limit: str) -> Receive:
+    """The request's body as it arrives, up to ``max_bytes`` bytes.
 
     Raises:
         Problem: 413, before anything is read where the length was announced.
     """
-    too_large = Problem(413, "too_large", f"the body is larger than {most:.0f} bytes", f"this service's {limit}")
+    too_large = Problem(
+        413, "too_large", f"the body is larger than {max_bytes:.0f} bytes", f"this service's {limit}"
+    )
     announced = request.headers.get("content-length", "0")
-    if not announced.isdigit() or int(announced) > most:
+    if not announced.isdigit() or int(announced) > max_bytes:
         raise too_large
     seen = 0
 
@@ -227,7 +229,7 @@ def _limited(request: Request, most: float, limit: str) -> Receive:
         nonlocal seen
         message = await request.receive()
         seen += len(message.get("body", b""))
-        if seen > most:
+        if seen > max_bytes:
             raise too_large
         return message
 

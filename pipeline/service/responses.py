@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.service.problem_details import MOST_SAID, gone, of_row, shortened
+from pipeline.service.problem_details import MAX_SAID, gone, of_row, shortened
 from pipeline.service.scheduler import Desk, Ticket
 
 MEDIA_TYPES = {
@@ -107,7 +107,7 @@ def audio_headers(ticket: Ticket, row: Mapping[str, Any]) -> dict[str, str]:
     name = f"{row['item_id']}.{ticket.order.extension}"
     notes = dict.fromkeys([*ticket.order.notes, *notes_of(row)])
     return {
-        "X-Notes": json.dumps([shortened(note, MOST_SAID) for note in notes]),
+        "X-Notes": json.dumps([shortened(note, MAX_SAID) for note in notes]),
         "X-Generation-Id": ticket.order.id,
         "X-Item-Id": row["item_id"],
         "X-Seed": str(row["seed"]),

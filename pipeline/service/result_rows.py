@@ -67,9 +67,9 @@ class Rows:
                 yield rows
             take_back(self.store, names)
 
-    def write_anew(self, least: int = 1) -> None:
+    def write_anew(self, min_rows: int = 1) -> None:
         """Drop the rows of removed covers from their parts, where there are so many."""
-        if self.stale.total() < least:
+        if self.stale.total() < min_rows:
             return
         for part in list(self.stale):
             with self.lock:

@@ -22,8 +22,8 @@ from pipeline.service.problem_details import UNAVAILABLE, Problem
 
 log = logging.getLogger(__name__)
 Make = Callable[[dict[str, Any]], AsyncGenerator[dict[str, Any], None]]
-MOST_TOGETHER = 8  # items of one track that go to the engine at once: the others' turn comes before more of them
-MOST_REMEMBERED = 1_000  # finished orders in memory; older ones are read from the store
+MAX_TOGETHER = 8  # items of one track that go to the engine at once: the others' turn comes before more of them
+MAX_REMEMBERED = 1_000  # finished orders in memory; older ones are read from the store
 PAUSE_S = 1.0  # before a request is tried again whose replica died
 
 
@@ -74,7 +74,7 @@ class Desk:
 
     def __init__(self, make: Make, shelf: Shelf, slots: int, waiting: int, tries: int):
         self.make, self.shelf = make, shelf
-        self.slots, self.most_waiting, self.tries = slots, waiting, tries
+        self.slots, self.max_waiting, self.tries = slots, waiting, tries
         self.queue: OrderedDict[str, Job] = OrderedDict()
         self.jobs: dict[str, Job] = {}
         self.tickets: OrderedDict[str, Ticket] = OrderedDict()
@@ -126,11 +126,11 @@ class Desk:
         # Nothing is awaited here, so that what is counted is what is queued.
         items = {item["item_id"]: item for item in order.track["items"]}
         new = [item_id for item_id in items if item_id not in found and item_id not in self.jobs]
-        if limited and len(self.queue) + len(new) > self.most_waiting:
+        if limited and len(self.queue) + len(new) > self.max_waiting:
             raise Problem(
                 429,
                 "busy",
-                f"{len(self.queue)} covers wait already, and {len(new)} more would be beyond {self.most_waiting}",
+                f"{len(self.queue)} covers wait already, and {len(new)} more would be beyond {self.max_waiting}",
                 "come again later, or ask for fewer at once",
                 retry_after_s=self.retry_after_s(),
             )
@@ -201,14 +201,14 @@ class Desk:
         ticket.over.set()
         self.shelf.room.release(*self.shelf.names_of(ticket.order))
         done = [order_id for order_id, known in self.tickets.items() if known.over.is_set()]
-        for order_id in done[: max(len(done) - MOST_REMEMBERED, 0)]:
+        for order_id in done[: max(len(done) - MAX_REMEMBERED, 0)]:
             del self.tickets[order_id]
 
     def _dispatch(self) -> None:
         """Hand the queue's first to the engine, and with it what waits for the same track."""
         while self.queue and self.busy < self.slots:
             first = next(iter(self.queue.values()))
-            jobs = [job for job in self.queue.values() if job.kin == first.kin][:MOST_TOGETHER]
+            jobs = [job for job in self.queue.values() if job.kin == first.kin][:MAX_TOGETHER]
             for job in jobs:
                 del self.queue[job.item["item_id"]]
                 job.running = True

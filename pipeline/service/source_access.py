@@ -21,7 +21,7 @@ from pipeline.storage.source_errors import TOO_LONG, SourceTimeoutError
 from pipeline.storage.spelling import Folders
 from pipeline.storage.store import Store, locate
 
-MOST_NAME_BYTES = 4096
+MAX_NAME_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _missing(field: str, value: str) -> Problem:
 def _is_odd(value: str) -> bool:
     """What no path that a person writes holds, and a file system may read in its own way."""
     try:
-        return not value or "\0" in value or len(value.encode()) > MOST_NAME_BYTES
+        return not value or "\0" in value or len(value.encode()) > MAX_NAME_BYTES
     except UnicodeEncodeError:
         return True
 

@@ -128,8 +128,8 @@ def _download(
     until: float,
     file: BinaryIO,
 ) -> None:
-    most = int(limits.upload_mb * 1e6)
-    too_large = Problem(413, "too_large", f"{field} is larger than {most} bytes", "cut it", field, value)
+    max_bytes = int(limits.upload_mb * 1e6)
+    too_large = Problem(413, "too_large", f"{field} is larger than {max_bytes} bytes", "cut it", field, value)
     with ExitStack() as stack:
         connection = stack.enter_context(_connected(parts, port, address, until))
         connection.putrequest(
@@ -143,12 +143,12 @@ def _download(
             raise _unreachable(field, value, "it leads on to another address; give that one")
         if reply.status != 200:
             raise _unreachable(field, value, f"it answers {reply.status}")
-        if (reply.length or 0) > most:
+        if (reply.length or 0) > max_bytes:
             raise too_large
         read = 0
         while chunk := reply.read1(CHUNK_BYTES):
             read += len(chunk)
-            if read > most:
+            if read > max_bytes:
                 raise too_large
             file.write(chunk)
         _left(until)  # a connection that was ended reads like the end of a body without a length

@@ -3,7 +3,7 @@
 from pyarrow import fs
 from torch import Tensor
 
-from acestep.audio.files import Sound, read_audio
+from acestep.audio.files import DecodedAudio, read_audio
 from acestep.audio.regular_files import NotAFileError
 from acestep.errors import AudioError
 from pipeline.storage.read_timeout import DEFAULT_PATIENCE, Patience
@@ -12,23 +12,23 @@ from pipeline.storage.source_errors import SourceChangedError, SourceUnavailable
 from pipeline.storage.store import Store, locate, read_file
 
 
-def load(uri: str, most_seconds: float | None = None, patience: Patience = DEFAULT_PATIENCE) -> Tensor:
+def load(uri: str, max_seconds: float | None = None, patience: Patience = DEFAULT_PATIENCE) -> Tensor:
     """The wave alone of ``read_source``."""
-    return read_source(uri, most_seconds, patience).wave
+    return read_source(uri, max_seconds, patience).wave
 
 
-def read_source(uri: str, most_seconds: float | None = None, patience: Patience = DEFAULT_PATIENCE) -> Sound:
+def read_source(uri: str, max_seconds: float | None = None, patience: Patience = DEFAULT_PATIENCE) -> DecodedAudio:
     """A source at 48 kHz by its path or URI, in [-1, 1] as the model hears it.
 
     Raises:
-        TooLongError: it is longer than ``most_seconds``.
+        TooLongError: it is longer than ``max_seconds``.
         AudioError: it cannot be decoded.
         SourceUnavailableError: its filesystem failed.
         SourceTimeoutError: reading it takes too long.
         NotAFileError, StorageError: it cannot be read.
     """
     try:
-        return _decoded(copy_of(uri, patience), most_seconds, clip=True)
+        return _decoded(copy_of(uri, patience), max_seconds, clip=True)
     except OSError as error:
         raise SourceUnavailableError(f"it cannot be read now ({error})") from error
 
@@ -57,7 +57,7 @@ def read_planned(uri: str, digest: str, patience: Patience) -> Copy:
 
 
 def load_cover(
-    output: Store, audio_path: str, most_seconds: float | None = None, patience: Patience = DEFAULT_PATIENCE
+    output: Store, audio_path: str, max_seconds: float | None = None, patience: Patience = DEFAULT_PATIENCE
 ) -> Tensor:
     """A cover ``[2, n]`` at 48 kHz by the ``audio_path`` of its row: within the output folder, or anywhere by its
     own path. What goes beyond full scale stays, to be measured.
@@ -67,7 +67,7 @@ def load_cover(
     """
     filesystem, path = _place(output, audio_path)
     copy = patience.run(path, lambda tick: copied(filesystem, path, tick))
-    return _decoded(copy, most_seconds, clip=False).wave
+    return _decoded(copy, max_seconds, clip=False).wave
 
 
 def fetch_cover(output: Store, audio_path: str) -> bytes:
@@ -81,6 +81,6 @@ def _place(output: Store, audio_path: str) -> tuple[fs.FileSystem, str]:
     return output.filesystem, output.path(audio_path)
 
 
-def _decoded(copy: Copy, most_seconds: float | None, clip: bool) -> Sound:
+def _decoded(copy: Copy, max_seconds: float | None, clip: bool) -> DecodedAudio:
     with copy.file as file:
-        return read_audio(file, most_seconds, clip)
+        return read_audio(file, max_seconds, clip)

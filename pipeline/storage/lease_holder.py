@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
-from acestep.redaction import shown
+from acestep.redaction import redacted
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def ourselves() -> Holder:
         host=platform.node(),
         pid=os.getpid(),
         since=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        command=shlex.join(map(shown, words)),
+        command=shlex.join(map(redacted, words)),
         machine=_machine(),
         started=_started(os.getpid()) or "",
         token=uuid.uuid4().hex,

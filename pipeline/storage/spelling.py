@@ -27,9 +27,9 @@ from pipeline.storage.store import StorageError, escaped, locate, patiently
 
 THREADS = 16
 # Behind a network a listing costs a request for each thousand names, and cannot be cut short.
-MOST_LISTED = 1000  # folders
+MAX_LISTED = 1000  # folders
 LISTING_S = 20.0
-MOST_NAMED = 3
+MAX_NAMED = 3
 FORM = "Unicode form"
 ENCODINGS = ("cp1252", "latin-1", "cp437")  # of spreadsheets, and of archives
 _WINDOWS_DRIVE = re.compile(r"(?:^|/)[A-Za-z]:[\\/]")
@@ -170,7 +170,7 @@ class Folders:
                 if isinstance(filesystem, fs.LocalFileSystem):
                     listed = self.patience.run(folder or "/", lambda tick: os.listdir(folder or "/"))
                     self.names[key] = frozenset(listed)
-                elif self.listed < MOST_LISTED:
+                elif self.listed < MAX_LISTED:
                     self.listed += 1
                     self.names[key] = frozenset(self._listed(filesystem, folder))
         return self.names[key]
@@ -183,7 +183,7 @@ class Folders:
             uri = f"{type(filesystem).__name__}://{folder}"
             infos: list[fs.FileInfo] = patience.run(uri, lambda tick: filesystem.get_file_info(selector))
         except SourceTimeoutError:
-            self.listed = MOST_LISTED
+            self.listed = MAX_LISTED
             raise
         return [info.base_name for info in infos]
 
@@ -247,8 +247,8 @@ def _is_there(uri: str, patience: Patience) -> bool:
 
 def _there_is(found: list[str], path: str, difference: str) -> str:
     folder = path.rpartition("/")[0]
-    names = [other.removeprefix(f"{folder}/") for other in found[:MOST_NAMED]]
-    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    names = [other.removeprefix(f"{folder}/") for other in found[:MAX_NAMED]]
+    more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
     if not all(map(_is_text, names)):
         return f"there is {', '.join(map(repr, names))}{more}, whose name is not UTF-8; rename it"
     return f"there is {', '.join(map(repr, names))}{more}, which differs in {difference}"

@@ -18,7 +18,7 @@ from pipeline.results.queries import first_rows
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MOST_TABLE_ROWS = 2000
+MAX_TABLE_ROWS = 2000
 TABLE = "tracks.json"
 
 
@@ -35,7 +35,7 @@ def log_rows(client: "MlflowClient", run: str, name: str, rows: pa.Table) -> Non
 
     Written whole each time, and marked as a table by hand: ``log_table`` would append to an earlier launch's.
     """
-    first = first_rows(rows, MOST_TABLE_ROWS, "track_id", "ascending")
+    first = first_rows(rows, MAX_TABLE_ROWS, "track_id", "ascending")
     shown = with_columns_of(first.drop_columns([META]), first[META]).to_pandas()
     client.log_text(run, shown.to_json(orient="split", index=False), name)
     client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"}]))

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from acestep.redaction import shown, without_secrets
+from acestep.redaction import redacted, without_secrets
 
 if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
@@ -63,7 +63,9 @@ def fault_of(error: Exception, uri: str) -> TrackerError:
     """What an error of MLflow, of a database or of the file system means; the reason is whole and on one line."""
     meanings = filter(None, (_meaning(cause, uri) for cause in chain(error)))
     found = error if isinstance(error, TrackerError) else next(meanings, TrackerError(in_words(error), ""))
-    return TrackerError(found.reason.replace(uri, shown(uri)), found.remedy.replace(uri, shown(uri)), found.heals)
+    return TrackerError(
+        found.reason.replace(uri, redacted(uri)), found.remedy.replace(uri, redacted(uri)), found.heals
+    )
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:

@@ -6,7 +6,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from acestep.redaction import shown
+from acestep.redaction import redacted
 from pipeline.tracking.faults import ARTIFACT_STORE, TrackerError, fault_of, in_words, status_fault
 from pipeline.tracking.uri import ARTIFACTS, local_path, sqlite_file
 
@@ -28,13 +28,13 @@ def look(uri: str, experiment: str) -> str:
         if file is not None:
             check_place(file.parent / ARTIFACTS, "name another database in tracking.uri")
         if not there:
-            return f"{shown(uri)}, will be created"
+            return f"{redacted(uri)}, will be created"
         from mlflow import MlflowClient
 
         found = usable(MlflowClient(uri).get_experiment_by_name(experiment), uri)
     except Exception as error:
         raise fault_of(error, uri) from error
-    return f"{shown(uri)}, experiment {experiment} " + ("is there" if found else "will be created")
+    return f"{redacted(uri)}, experiment {experiment} " + ("is there" if found else "will be created")
 
 
 def check(uri: str) -> bool:
@@ -120,7 +120,7 @@ def check_version(version: str, uri: str) -> None:
     reason = f"its database schema is {version}, and MLflow {mlflow.__version__} needs {script.get_current_head()}"
     if version in {revision.revision for revision in script.walk_revisions()}:
         raise TrackerError(
-            reason, f"copy the database, then run `python -m mlflow db upgrade {quote(shown(uri))}`"
+            reason, f"copy the database, then run `python -m mlflow db upgrade {quote(redacted(uri))}`"
         )
     raise TrackerError(reason, "install the newer MLflow that wrote it, or name another database in tracking.uri")
 
@@ -146,7 +146,7 @@ def usable(experiment: "Experiment | None", uri: str) -> "Experiment | None":
         return None
     name, number, place = experiment.name, experiment.experiment_id, experiment.artifact_location
     if experiment.lifecycle_stage == "deleted":
-        restore = f"MLFLOW_TRACKING_URI={quote(shown(uri))} python -m mlflow experiments restore -x {number}"
+        restore = f"MLFLOW_TRACKING_URI={quote(redacted(uri))} python -m mlflow experiments restore -x {number}"
         raise TrackerError(
             f"the experiment {name!r} ({number}) was deleted, and its name stays taken",
             f"restore it with `{restore}`, or name another with tracking.experiment=NAME",

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from acestep.redaction import hidden
+from acestep.redaction import redacted_values
 from pipeline.catalogue.own_columns import META
 from pipeline.report.findings import Findings
 from pipeline.results.job_file import read_record
@@ -36,7 +36,7 @@ TAG_KEY, TAG_OUTPUT = "restyle.key", "restyle.output"
 TAG_SETTING, TAG_KIND = "restyle.setting", "restyle.kind"
 SAMPLES = 3
 PAGE_RUNS = 1000
-MOST_ARTIFACT_ROWS = 50_000  # of a larger catalogue the artifact holds fewer columns
+MAX_ARTIFACT_ROWS = 50_000  # of a larger catalogue the artifact holds fewer columns
 
 
 class Named(Protocol):
@@ -263,11 +263,11 @@ def log_overview(client: "MlflowClient", run: str, results: pa.Table, store: Sto
     from mlflow.data.pandas_dataset import from_pandas
     from mlflow.entities import DatasetInput, InputTag
 
-    job = hidden(read_record(store))  # an earlier version's may hold passwords
+    job = redacted_values(read_record(store))  # an earlier version's may hold passwords
     results = without_passwords(results)
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "results.parquet"
-        ids = set(results["item_id"].to_pylist()) if len(results) <= MOST_ARTIFACT_ROWS else None
+        ids = set(results["item_id"].to_pylist()) if len(results) <= MAX_ARTIFACT_ROWS else None
         pq.write_table(results if ids is None else without_passwords(current_rows(store, ids)), table)
         client.log_artifact(run, str(table))
     shown = ["track_id", "setting_name", "status", "error_message", "duration_s", "denoise_s", "audio_path", META]

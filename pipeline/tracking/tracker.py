@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acestep.errors import RequestError
-from acestep.redaction import hidden, shown
+from acestep.redaction import redacted, redacted_values
 from pipeline.report.findings import Findings
 from pipeline.results.job_file import folder_of, tracking_key
 from pipeline.results.progress import Progress
@@ -131,7 +131,7 @@ class Tracker:
         if not self.enabled:
             return
         import_client()
-        self.parameters, self.labels = hidden(parameters), hidden(labels or {})
+        self.parameters, self.labels = redacted_values(parameters), redacted_values(labels or {})
         self.settings = list({setting.setting_id: setting for setting in settings}.values())
         self.due = time.monotonic() + self.first_s
         self.background.offer(partial(self._attempt, self._open, warn))
@@ -239,10 +239,10 @@ class Tracker:
             return
         if self.fault is not None:
             self.fault = None
-            warn(f"tracking goes on: {shown(self.uri)} takes runs again")
+            warn(f"tracking goes on: {redacted(self.uri)} takes runs again")
 
     def _behind(self, fault: TrackerError) -> str:
-        refusal = f"{shown(self.uri)} does not take runs ({fault.reason})"
+        refusal = f"{redacted(self.uri)} does not take runs ({fault.reason})"
         if fault.heals:
             return (
                 f"tracking is behind: {refusal}; {fault.remedy}. Results are written as files, and are tracked as "
@@ -252,7 +252,7 @@ class Tracker:
         return f"nothing is tracked: {refusal}{remedy}. The job goes on and writes its results as files"
 
     def _incomplete(self, fault: TrackerError) -> str:
-        said = f"tracking is incomplete: {shown(self.uri)} does not take runs ({fault.reason}); "
+        said = f"tracking is incomplete: {redacted(self.uri)} does not take runs ({fault.reason}); "
         files = "The results are there as files; "
         if fault.heals:
             return f"{said}{fault.remedy}. {files}once it does, the same command brings the tracking up to date"

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from acestep.errors import RequestError
-from acestep.redaction import shown
+from acestep.redaction import redacted
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 HOSTED = ("databricks", "databricks-uc", "uc")
@@ -111,7 +111,7 @@ def _check_file_store(uri: str) -> None:
 
 
 def _refused(uri: str, reason: str, remedy: str = REMEDY) -> RequestError:
-    return RequestError(f"tracking URI {shown(uri)}: {reason}; {remedy}; {OFF}")
+    return RequestError(f"tracking URI {redacted(uri)}: {reason}; {remedy}; {OFF}")
 
 
 def _scheme(uri: str) -> str:
@@ -126,7 +126,7 @@ def links(uri: str, experiment: str, runs: Sequence[str]) -> dict[str, str]:
     """
     is_server = uri.startswith("http")
     base = _without_user(uri).rstrip("/") if is_server else LOCAL_UI
-    command = (os.path.relpath(sys.executable), "-m", "mlflow", "ui", "--backend-store-uri", shown(uri))
+    command = (os.path.relpath(sys.executable), "-m", "mlflow", "ui", "--backend-store-uri", redacted(uri))
     compared = quote(json.dumps(list(runs), separators=(",", ":")))
     return ({} if is_server else {"ui": shlex.join(command)}) | {
         "runs": f"{base}/#/experiments/{experiment}?workflowType=machine_learning",
@@ -135,4 +135,4 @@ def links(uri: str, experiment: str, runs: Sequence[str]) -> dict[str, str]:
 
 
 def _without_user(uri: str) -> str:
-    return shown(uri).replace("***@", "", 1)
+    return redacted(uri).replace("***@", "", 1)

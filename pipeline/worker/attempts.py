@@ -59,8 +59,8 @@ class AttemptGuard:
         what: the work, for people.
     """
 
-    def __init__(self, store: Store, name: str, most: int, what: str = ""):
-        self.store, self.name, self.most, self.what = store, name, most, what or name
+    def __init__(self, store: Store, name: str, max_attempts: int, what: str = ""):
+        self.store, self.name, self.max_attempts, self.what = store, name, max_attempts, what or name
         self.attempt = 1
         while store.exists(self._marker(self.attempt)):
             self.attempt += 1
@@ -69,7 +69,7 @@ class AttemptGuard:
         return f"{ATTEMPTS}/{self.name}.{attempt}"
 
     def __enter__(self) -> "AttemptGuard":
-        if self.attempt > self.most:
+        if self.attempt > self.max_attempts:
             # Its markers stay: the task may run again, and must come to the same answer.
             raise self._given_up()
         worker_id = ray.get_runtime_context().get_worker_id() if ray.is_initialized() else ""
@@ -97,13 +97,15 @@ class AttemptGuard:
             self.store.delete(self._marker(attempt))
 
     def _given_up(self) -> WorkerDiedError:
-        markers = [_read(self.store, self._marker(attempt)) for attempt in range(1, self.most + 1)]
+        markers = [_read(self.store, self._marker(attempt)) for attempt in range(1, self.max_attempts + 1)]
         if _for_memory([marker for marker in markers if marker]):
             return WorkerMemoryError(
-                f"the worker process was killed {self.most} times at this item for lack of memory; cut the track, "
-                "or give workers more memory (fewer cluster.workers, RAY_memory_usage_threshold)"
+                f"the worker process was killed {self.max_attempts} times at this item for lack of memory; "
+                "cut the track, or give workers more memory (fewer cluster.workers, RAY_memory_usage_threshold)"
             )
-        return WorkerDiedError(f"the worker process died {self.most} times at this item; it is not tried again")
+        return WorkerDiedError(
+            f"the worker process died {self.max_attempts} times at this item; it is not tried again"
+        )
 
 
 def under_way(store: Store, launch: str) -> list[UnderWay]:

@@ -24,17 +24,17 @@ from acestep.audio.files import EXTENSIONS, encode_audio, finish, read_audio
 from acestep.audio.source_notes import SourceNote, of_reference
 from acestep.checkpoints import hub
 from acestep.checkpoints.checkpoint import fingerprint, folder_fingerprint
-from acestep.checkpoints.file_stamps import stamp
+from acestep.checkpoints.file_stamps import file_stamp
 from acestep.constants import NUMERICS_VERSION, SAMPLE_RATE
 from acestep.errors import AudioError, RestyleError
 from acestep.generation.chain import Chain, Cover, Key, Stage, parse_stage
 from acestep.generation.conditions import TrackConditions, cut_notes, prepare
-from acestep.generation.musical_facts import understood
+from acestep.generation.musical_facts import with_musical_facts
 from acestep.generation.params import GenerationParams
 from acestep.handler import AceStepHandler
 from acestep.language.language_model import LanguageModel
 from acestep.language.prompt import Prompt
-from acestep.runtime.timing import Laps
+from acestep.runtime.timing import Stopwatch
 from acestep.sampling.plan import CoverPlan, resolve
 from pipeline.catalogue.own_columns import META
 from pipeline.cluster.shutdown import StopFlag
@@ -96,7 +96,7 @@ class RestyleWorker:
         """
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
-        laps = Laps()
+        stopwatch = Stopwatch()
         self.spec, self.stop = spec, stop
         self.device_lock, self.sharing = threading.RLock(), Sharing()
         if not is_marked(spec.output, spec.launch):
@@ -104,11 +104,11 @@ class RestyleWorker:
                 f"node {platform.node()} does not see the output folder {spec.output.root}; use a folder that all "
                 "nodes share, or an object store"
             )
-        laps.lap("checks")
+        stopwatch.lap("checks")
         self.handler = AceStepHandler.from_checkpoint(
             spec.model, spec.variant, spec.device, spec.dtype, spec.adapter, spec.adapter_scale, spec.compiled
         )
-        laps.lap("model")
+        stopwatch.lap("model")
         self.language_model = (
             LanguageModel.from_checkpoint(
                 hub.find_language_model(spec.language_model), self.handler.device, self.handler.dtype
@@ -116,13 +116,13 @@ class RestyleWorker:
             if spec.language_model
             else None
         )
-        laps.lap("language model")
+        stopwatch.lap("language model")
         self._refuse_other_weights()  # now, since they may change until they are loaded
-        laps.lap("check of the weights")
+        stopwatch.lap("check of the weights")
         self.ruler = Ruler(spec.metrics, self.handler.device, self.device_lock)
-        laps.lap("measures")
-        laps.seconds.pop("model")
-        worker_is_ready(spec.output, spec.launch, {**self.handler.load_s, **laps.seconds})
+        stopwatch.lap("measures")
+        stopwatch.seconds.pop("model")
+        worker_is_ready(spec.output, spec.launch, {**self.handler.load_s, **stopwatch.seconds})
 
     def _refuse_other_weights(self) -> None:
         """Refuse weights that are not those that the covers are named by.
@@ -134,7 +134,7 @@ class RestyleWorker:
         folders = hub.find(spec.model, spec.variant)
         adapter = hub.find_adapter(spec.adapter) if spec.adapter else None
         listener = hub.find_language_model(spec.language_model) if spec.language_model else None
-        if stamp(folders, adapter, listener) == spec.stamp:
+        if file_stamp(folders, adapter, listener) == spec.stamp:
             return
         for name, found, planned in (
             (spec.model, fingerprint(folders, adapter, spec.adapter_scale), spec.fingerprint),
@@ -270,12 +270,12 @@ class RestyleWorker:
     ) -> tuple[Tensor, Tensor | None, list[SourceNote]]:
         """The source and the timbre reference ``[2, n]``, and what is worth knowing of them."""
         source.file.seek(0)  # it may be read a second time
-        heard = read_audio(source.file, self.spec.most_seconds)
+        heard = read_audio(source.file, self.spec.max_seconds)
         if reference is None:
             return heard.wave, None, list(heard.notes)
         reference.file.seek(0)
         with _of_reference(track):
-            clip = read_audio(reference.file, self.spec.most_seconds)
+            clip = read_audio(reference.file, self.spec.max_seconds)
         return heard.wave, clip.wave, [*heard.notes, *of_reference(clip.notes, track["reference"])]
 
     def unwanted(self) -> bool:
@@ -290,7 +290,7 @@ class RestyleWorker:
         conditions = prepare(self.handler, source, prompt, plans, reference, encode=asked is not None)
         notes: list[str] = []
         if asked is not None and self.language_model is not None:
-            conditions, notes = understood(self.language_model, conditions, asked)
+            conditions, notes = with_musical_facts(self.language_model, conditions, asked)
         self.handler.synchronize()
         if reference is None and any(plan.reference_pick != "fixed" for plan in plans):
             notes.append("reference_pick has no effect: there is no reference_audio")

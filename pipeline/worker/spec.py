@@ -33,7 +33,7 @@ class WorkerSpec:
     device: str | None
     dtype: str
     audio_format: str
-    most_seconds: float
+    max_seconds: float
     threads: int | None
     max_attempts: int
     adapter: str | None = None

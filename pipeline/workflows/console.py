@@ -25,7 +25,7 @@ from pipeline.workflows.summary import Summary
 
 # Of a log, in seconds: a job of a minute says how far it is, and one of days does not flood it.
 FIRST_LINE_S, BETWEEN_LINES_S, LINES_GROW = 10.0, 60.0, 1.5
-MOST_PROBLEMS = 20
+MAX_PROBLEMS = 20
 ENOUGH_FOR_SLOWEST = 5
 
 
@@ -115,13 +115,13 @@ class ConsoleReporter:
         self._problems(found.problems)
 
     def _problems(self, problems: pa.Table) -> None:
-        for row in problems.slice(0, MOST_PROBLEMS).to_pylist():
+        for row in problems.slice(0, MAX_PROBLEMS).to_pylist():
             self.console.print(
                 f"  {row['status']} {row['track_id'] or '(no track_id)'} {row['setting_name'] or ''}: "
                 f"{row['error_kind']}: {row['error_message']}",
             )
-        if len(problems) > MOST_PROBLEMS:
-            self.console.print(f"  ... and {len(problems) - MOST_PROBLEMS} more")
+        if len(problems) > MAX_PROBLEMS:
+            self.console.print(f"  ... and {len(problems) - MAX_PROBLEMS} more")
 
     def _slowest(self, covers: pa.Table) -> None:
         self.console.print("the slowest covers:")

@@ -10,7 +10,7 @@ from pipeline.evaluation.objective import KEPT, MOVED, SCORE
 from pipeline.report.findings import Findings
 from pipeline.workflows.printing import table_lines
 
-MOST_ROWS = 20
+MAX_ROWS = 20
 SHOWN = {
     SCORE: "score",
     KEPT: "kept",
@@ -25,13 +25,13 @@ def print_findings(console: Console, findings: Findings) -> None:
     """A row for each setting, the best first, then sentences."""
     rows = _rows(findings)
     cells = [
-        [row["setting_name"], *(_number(row, name) for name in SHOWN), _counts(row)] for row in rows[:MOST_ROWS]
+        [row["setting_name"], *(_number(row, name) for name in SHOWN), _counts(row)] for row in rows[:MAX_ROWS]
     ]
     console.print("settings, best first; means over tracks", style="italic")
     for line in table_lines([["setting", *SHOWN.values(), "covers"], *cells]):
         console.print(line)
-    if len(rows) > MOST_ROWS:
-        console.print(f"  ... and {len(rows) - MOST_ROWS} more")
+    if len(rows) > MAX_ROWS:
+        console.print(f"  ... and {len(rows) - MAX_ROWS} more")
     for sentence in findings.sentences:
         console.print(sentence)
 

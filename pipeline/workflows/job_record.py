@@ -13,7 +13,7 @@ import torch
 
 from acestep.constants import NUMERICS_VERSION
 from acestep.generation.chain import WORDS
-from acestep.redaction import hidden, shown
+from acestep.redaction import redacted, redacted_values
 from pipeline.catalogue.grid import Setting, own_names
 from pipeline.cluster.pool import Pool
 from pipeline.planning.items import ModelFacts
@@ -42,7 +42,7 @@ def job_parameters(job: "RestyleJob", model: ModelFacts, settings: list[Setting]
     if job.compiled:
         constant["compiled"] = True
     return constant | {
-        "manifest": shown(job.manifest),
+        "manifest": redacted(job.manifest),
         "model": model.name,
         "model_fingerprint": model.fingerprint,
         "dtype": model.dtype,
@@ -66,10 +66,10 @@ def job_labels(job: "RestyleJob", settings: list[Setting]) -> dict[str, str]:
 def write_pairs_file(pairs: str, output: Store) -> None:
     """Write down where a folder's rows come from, when no job of ours made the covers."""
     content = {
-        "catalogue": shown(pairs).rsplit("/", 1)[-1].rsplit(".", 1)[0],
-        "parameters": {"manifest": shown(pairs)},
+        "catalogue": redacted(pairs).rsplit("/", 1)[-1].rsplit(".", 1)[0],
+        "parameters": {"manifest": redacted(pairs)},
         "labels": {},
-        "job": {"manifest": shown(pairs)},
+        "job": {"manifest": redacted(pairs)},
     }
     output.write(JOB_FILE, json.dumps(content, indent=2).encode())
 
@@ -100,4 +100,4 @@ def write_job_file(
         "launched_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     # Sets of track ids are sorted.
-    output.write(JOB_FILE, json.dumps(hidden(content), indent=2, default=sorted).encode())
+    output.write(JOB_FILE, json.dumps(redacted_values(content), indent=2, default=sorted).encode())

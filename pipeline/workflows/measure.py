@@ -39,8 +39,8 @@ from pipeline.workflows.job_record import write_pairs_file
 from pipeline.workflows.restyle_job import existing_output
 
 log = logging.getLogger(__name__)
-MOST_PER_TASK = 50  # covers of one source; a task that is lost is done again whole
-MOST_REASONS = 20
+MAX_PER_TASK = 50  # covers of one source; a task that is lost is done again whole
+MAX_REASONS = 20
 BATCH_ROWS = 1000
 Rows = list[dict[str, Any]]
 # Older values do not stand beside a new reason.
@@ -92,7 +92,7 @@ class Measured:
             self.failed += not measured
             self.audio_s += (row.get("duration_s") or 0.0) * measured
             self.work_s += row.get("measure_s") or 0.0
-            if not measured and len(self.reasons) < MOST_REASONS:
+            if not measured and len(self.reasons) < MAX_REASONS:
                 self.reasons.append(f"{row['track_id']}: {row.get('error_message') or row['unmeasured'][0]}")
 
     @property
@@ -109,7 +109,7 @@ class Group:
     rows: Rows
     spec: MetricsSpec
     device: str
-    most_seconds: float
+    max_seconds: float
     listed: bool
     patience: Patience = DEFAULT_PATIENCE
 
@@ -200,7 +200,7 @@ def _grouped(rows: pa.Table) -> Iterator[Rows]:
     batches = rows.sort_by("source").to_batches(max_chunksize=BATCH_ROWS)
     flat = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
     for _, same in itertools.groupby(flat, key=itemgetter("source")):
-        while some := list(itertools.islice(same, MOST_PER_TASK)):
+        while some := list(itertools.islice(same, MAX_PER_TASK)):
             yield some
 
 
@@ -217,7 +217,7 @@ def _measure_group(group: Group) -> Rows:
     ruler = _ruler(group.spec, group.device)
     try:
         source_uri = spelled(group.rows[0]["source"], group.patience)
-        wave = load(source_uri, group.most_seconds, group.patience)
+        wave = load(source_uri, group.max_seconds, group.patience)
         source = ruler.listen(wave)
     except (RestyleError, OSError) as error:
         return [_unread(group, row, outcome(error), row["source"]) for row in group.rows]
@@ -225,7 +225,7 @@ def _measure_group(group: Group) -> Rows:
     for row in group.rows:
         try:
             path = spelled(row["audio_path"], group.patience) if group.listed else row["audio_path"]
-            cover = load_cover(group.output, path, group.most_seconds, group.patience)
+            cover = load_cover(group.output, path, group.max_seconds, group.patience)
             measured = ruler.measure(source, cover, row["caption"] or "", len(group.rows))
         except (RestyleError, OSError) as error:
             rows.append(_unread(group, row, outcome(error), row["audio_path"]))

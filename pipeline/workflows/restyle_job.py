@@ -12,14 +12,14 @@ import torch
 from acestep.audio.files import FORMATS
 from acestep.checkpoints import hub
 from acestep.checkpoints.checkpoint import fingerprint, folder_fingerprint
-from acestep.checkpoints.file_stamps import stamp
+from acestep.checkpoints.file_stamps import file_stamp
 from acestep.checkpoints.lora import check_scale, open_adapter
 from acestep.checkpoints.verify import verify
 from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.errors import RequestError
 from acestep.handler import DTYPES
 from acestep.language.language_model import open_language_model
-from acestep.redaction import shown
+from acestep.redaction import redacted
 from pipeline.catalogue.grid import DUPLICATES, Point, Setting, distinct, make_settings
 from pipeline.catalogue.manifest import RejectedRow, Track, as_spelled, read_manifest
 from pipeline.catalogue.presets import Preset, check_preset
@@ -106,7 +106,7 @@ class RestyleJob:
     @property
     def name(self) -> str:
         """The catalogue's name: as given, else the manifest's file name."""
-        return self.catalogue or shown(self.manifest).rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        return self.catalogue or redacted(self.manifest).rsplit("/", 1)[-1].rsplit(".", 1)[0]
 
     def settings(self) -> list[Setting]:
         """What every track gets; see ``make_settings``."""
@@ -165,7 +165,7 @@ def open_job(job: RestyleJob, output: Store) -> Opened:
         open_language_model(listener)
     folders = hub.find(job.model, job.variant)
     adapter = hub.find_adapter(job.adapter) if job.adapter else None
-    stamped = stamp(folders, adapter, listener)
+    stamped = file_stamp(folders, adapter, listener)
     is_turbo = verify(folders, adapter).is_turbo
     refuse_repeats(job, settings, first, is_turbo)
     return Opened(
@@ -241,7 +241,7 @@ def plan_job(
         settings=opened.settings,
         model=model,
         audio_format=job.audio_format,
-        most_seconds=job.max_source_seconds,
+        max_seconds=job.max_source_seconds,
         by_hand=_by_hand(job),
         duplicates=job.duplicates,
         preset=job.preset,

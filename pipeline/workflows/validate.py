@@ -20,7 +20,7 @@ from acestep.checkpoints.verify import verify
 from acestep.errors import CheckpointError, RequestError, RestyleError
 from acestep.language.language_model import open_language_model
 from acestep.language.prompt import singing_notes
-from acestep.redaction import shown
+from acestep.redaction import redacted
 from pipeline.catalogue.grid import Setting, names_of
 from pipeline.catalogue.manifest import RejectedRow, Track, as_spelled, read_manifest
 from pipeline.catalogue.presets import check_preset
@@ -264,7 +264,7 @@ def _tracking(job: RestyleJob, log: ProblemLog) -> Check:
     except RestyleError as error:
         return Check("tracking", errors=(str(error),))
     except TrackerError as error:
-        said = f"{shown(tracker.uri)} does not take runs ({error.reason}); {error.remedy or 'look again'}"
+        said = f"{redacted(tracker.uri)} does not take runs ({error.reason}); {error.remedy or 'look again'}"
         log.note("tracking", said)
         return Check("tracking", f"{said}. The job would run, and not be tracked", bad=1)
 

@@ -22,7 +22,7 @@ from pipeline.worker.attempts import UnderWay
 LOOK_S = 2.0
 ANSWER_S = 10.0
 FIRST_S = 300.0  # of silence while no cover says how long one takes
-LEAST_S = 60.0
+MIN_S = 60.0
 SLOW, STALLED = 5, 20  # times the slowest cover so far
 STARTS = 5  # looks in which processes had died, before a worker is ready
 LEAVE_S = 10.0  # until a main thread that hangs in Ray is not waited for
@@ -99,7 +99,7 @@ class Watch:
     @property
     def patience_s(self) -> float:
         """Silence that is not worth a word."""
-        return FIRST_S if self.slowest_s is None else max(LEAST_S, SLOW * self.slowest_s)
+        return FIRST_S if self.slowest_s is None else max(MIN_S, SLOW * self.slowest_s)
 
     def _run(self) -> None:
         while not self.ended.wait(LOOK_S):

@@ -13,7 +13,7 @@ from acestep.audio.files import FORMATS, encode_audio, load_audio, reference_cli
 from acestep.constants import FSQ_CODES, KEYSCALES, TIME_SIGNATURES
 from acestep.generation.conditions import prepare
 from acestep.generation.params import SUPPORTED
-from acestep.generation.request import WITH_BITRATE, unused_notes
+from acestep.generation.request import WITH_BITRATE, ineffective_request_notes
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, GenerationResult, generate_music
 from acestep.language.language_model import LanguageModel
@@ -167,7 +167,7 @@ def test_instrumental_and_empty_lyrics_are_the_same_request(base: AceStepHandler
 )
 def test_what_a_request_gives_and_nothing_reads_is_noted(params: dict, config: dict, name: str) -> None:
     asked, how = GenerationParams(**params), GenerationConfig(**{"batch_size": 1} | config)
-    (note,) = unused_notes(asked, how)
+    (note,) = ineffective_request_notes(asked, how)
     assert note.startswith(f"{name} ")
     assert "no effect: " in note
 
@@ -182,7 +182,10 @@ def test_what_a_request_gives_and_something_reads_is_not_noted() -> None:
         ({}, {"audio_format": "opus", "mp3_bitrate": "320k"}),
         ({"lyrics": "[Instrumental]", "instrumental": True}, {}),
     ):
-        assert unused_notes(GenerationParams(**params), GenerationConfig(**{"batch_size": 1} | config)) == []
+        assert (
+            ineffective_request_notes(GenerationParams(**params), GenerationConfig(**{"batch_size": 1} | config))
+            == []
+        )
 
 
 @pytest.mark.parametrize("audio_format", FORMATS)

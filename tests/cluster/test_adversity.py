@@ -31,7 +31,7 @@ READ_ONLY_S = 20.0
 PACE_S = 1.5  # of a cover, so that there is work left for the last disturbance on a fast machine
 ADVANCE = (6, 18)  # covers between two disturbances
 ENDS_S, LAUNCH_S = 120.0, 900.0
-MOST_LAUNCHES = 5
+MAX_LAUNCHES = 5
 
 
 @dataclass
@@ -185,7 +185,7 @@ def test_what_is_shaken_in_every_way_comes_out_whole(tmp_path: Path, disk: Path,
         shaken.story.append(f"{time.monotonic() - began:5.0f} s  {disturb.__name__}, {len(shaken.audio())} files")
         disturb(shaken)
     statuses = []
-    while not statuses or (statuses[-1] and len(statuses) < MOST_LAUNCHES):
+    while not statuses or (statuses[-1] and len(statuses) < MAX_LAUNCHES):
         statuses.append(shaken.running.wait(LAUNCH_S))
         shaken.job = None
     print(*shaken.story, sep="\n")

@@ -28,7 +28,7 @@ from pipeline.catalogue.probe import probe
 from tests.audio_files import encoded, joinable, unclosed, with_streams
 from tests.conftest import tone
 
-MOST_SECONDS = 600.0
+MAX_SECONDS = 600.0
 WAV = {"channels": (22, "<H"), "rate": (24, "<I"), "align": (32, "<H"), "bits": (34, "<H"), "data": (40, "<I")}
 WAV_VALUES = {
     "channels": (0, 3, 1024, 65535),
@@ -288,7 +288,7 @@ def attempt(path: Path) -> dict[str, Any]:
         if looked.error:
             said = looked.error
         else:
-            wave = load_audio(path, MOST_SECONDS)
+            wave = load_audio(path, MAX_SECONDS)
             said = "" if wave.shape[0] == 2 and bool(wave.isfinite().all()) else f"wrong: {tuple(wave.shape)}"
     except AudioError as error:
         said = str(error)

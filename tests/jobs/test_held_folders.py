@@ -111,7 +111,7 @@ def test_rows_are_not_written_under_a_lost_lease(tmp_path: Path) -> None:
         assert isinstance(kept.output, HeldStore)
         held.lease.looked_at = (0.0, 0.0)
         (tmp_path / ".1.lease").rename(tmp_path / ".2.lease")
-        kept.results.most_rows = 1
+        kept.results.max_rows = 1
         with pytest.raises(LeaseLostError):
             kept.add(as_table([ROW | {"item_id": "j"}]))
         with pytest.raises(LeaseLostError):

@@ -16,7 +16,7 @@ import soundfile
 from rich.console import Console
 
 from acestep.errors import RestyleError
-from acestep.redaction import MASK, hidden, shown, without_secrets
+from acestep.redaction import MASK, redacted, redacted_values, without_secrets
 from jobs.streams import TextOutput
 from jobs.validate import Teller, conclude
 from pipeline.catalogue.manifest import read_manifest
@@ -215,9 +215,9 @@ S = SECRET
     ],
 )
 def test_masks(uri: str, masked: str) -> None:
-    assert shown(uri) == masked
+    assert redacted(uri) == masked
     assert without_secrets(f"see '{uri}', please") == f"see '{masked}', please"
-    assert hidden({"a": [uri, (uri,)], "b": 1}) == {"a": [masked, [masked]], "b": 1}
+    assert redacted_values({"a": [uri, (uri,)], "b": 1}) == {"a": [masked, [masked]], "b": 1}
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_masks(uri: str, masked: str) -> None:
     ],
 )
 def test_places_without_a_secret_stay_as_they_are(place: str) -> None:
-    assert shown(place) == place == hidden([place])[0] or place.startswith("/")
+    assert redacted(place) == place == redacted_values([place])[0] or place.startswith("/")
 
 
 @pytest.mark.parametrize(

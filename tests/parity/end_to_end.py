@@ -98,8 +98,8 @@ def run(golden: Golden, given: dict[str, Any], noise: Tensor) -> dict[str, Tenso
     cover, text = Branch("cover", given["task"]), Branch("text2music", "silence")
     reference = reference_latents(handler, clip)
     tokens = condition_tokens(handler, prompt, seconds, cover, lyrics_and_timbre(handler, prompt, reference))
-    lane = conditions.lane(plan, seed=0)
-    read = dict(lane.conditions)
+    trajectory = conditions.trajectory(plan, seed=0)
+    read = dict(trajectory.conditions)
 
     cover_ids = text_encoder.token_ids(text_prompt(prompt, "cover", seconds), 256)
     text_ids = text_encoder.token_ids(text_prompt(prompt, "text2music", seconds), 256)
@@ -111,7 +111,7 @@ def run(golden: Golden, given: dict[str, Any], noise: Tensor) -> dict[str, Tenso
         read[text] = Condition(read[text].context, model.decoder.cross_attention(packed))
     encoded = encode_source(handler, source)
     start = noise if plan.t_start is None else plan.t_start * noise + (1 - plan.t_start) * encoded
-    out = denoise(model.decoder, handler.null, [replace(lane, start=start, conditions=read)])[0]
+    out = denoise(model.decoder, handler.null, [replace(trajectory, start=start, conditions=read)])[0]
     states = text_encoder.states(cover_ids)
     wave = handler.autoencoder.decode(out)[0]
     limited = finish(wave, normalize=False)
@@ -122,7 +122,7 @@ def run(golden: Golden, given: dict[str, Any], noise: Tensor) -> dict[str, Tenso
         "text_hidden_states": states,
         "text_hidden_last8": states[:, -8:],
         "non_cover_text_hidden_states": forced,
-        "context_latents": conditions.lane(whole, seed=0).conditions[cover].context.chunk(2, dim=-1)[0],
+        "context_latents": conditions.trajectory(whole, seed=0).conditions[cover].context.chunk(2, dim=-1)[0],
         "enc_hidden_first12": tokens[:, :12],
         "enc_hidden_last12": tokens[:, -12:],
         "latents": out,
@@ -175,8 +175,8 @@ def run_diffusers(golden: Golden, given: dict[str, Any], noise: Tensor) -> dict[
     )
     plan = resolve(setting, handler.is_turbo)
     conditions = replace(prepare(handler, source, prompt, []), latents=handler.autoencoder.encode(source[None]))
-    lane = replace(conditions.lane(plan, seed=0), start=noise)
-    latents = denoise(handler.model.decoder, handler.null, [lane])[0]
+    trajectory = replace(conditions.trajectory(plan, seed=0), start=noise)
+    latents = denoise(handler.model.decoder, handler.null, [trajectory])[0]
     wave = finish(handler.autoencoder.decode(latents)[0])
     return {
         "latents": latents,

@@ -71,8 +71,8 @@ def token_id_cases(golden: Golden) -> Iterator[Case]:
             yield Case(f"real_token_ids.{index}.{name}", EXACT, difference)
 
 
-def _ids_difference(text: str, most: int, wanted: list[int]) -> float:
-    return 0.0 if token_ids(qwen_tokenizer(), text, most) == wanted else float("inf")
+def _ids_difference(text: str, max_tokens: int, wanted: list[int]) -> float:
+    return 0.0 if token_ids(qwen_tokenizer(), text, max_tokens) == wanted else float("inf")
 
 
 @cache

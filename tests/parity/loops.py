@@ -11,7 +11,7 @@ from torch import Tensor
 from acestep.model.audio_tokenizer import hints
 from acestep.model.transformer import Modulation
 from acestep.sampling.plan import Branch, CoverPlan, resolve
-from acestep.sampling.sampler import Condition, Lane, denoise, retaken
+from acestep.sampling.sampler import Condition, Trajectory, denoise, retaken
 from acestep.sampling.setting import CoverSetting
 from tests.parity.cases import ROUNDING, Case, Golden, compare
 
@@ -140,7 +140,7 @@ def run_flow_edit(
     target = branch_conditions(golden, folder, inputs | lyrics)["text"]
     noise = reference["fwd_noise"]
     tokens = {"source": source["encoder_hidden_states"], "cover": target["encoder_hidden_states"]}
-    lanes = []
+    trajectories = []
     for row in range(len(inputs["noise"])):
         rows = slice(row, row + 1)
         conditions = {
@@ -150,8 +150,10 @@ def run_flow_edit(
             for text in tokens
         }
         plan = resolve(setting, is_turbo=False)
-        lanes.append(Lane(plan, inputs["src_latents"][rows], conditions, lambda k, r=rows: noise[k][r]))
-    return {"out": torch.cat(denoise(handler.model.decoder, handler.null, lanes))}
+        trajectories.append(
+            Trajectory(plan, inputs["src_latents"][rows], conditions, lambda k, r=rows: noise[k][r])
+        )
+    return {"out": torch.cat(denoise(handler.model.decoder, handler.null, trajectories))}
 
 
 def branch_conditions(golden: Golden, folder: Path, inputs: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -190,7 +192,7 @@ def run_loop(
     conditions: dict[str, dict[str, Tensor]],
     codes: Tensor | None,
 ) -> dict[str, Tensor]:
-    """One loop, each row of the batch as a lane of its own."""
+    """One loop, each row of the batch as a trajectory of its own."""
     handler = golden.handler(folder)
     model = handler.model
     context = conditions["cover"]["context_latents"]
@@ -210,7 +212,7 @@ def run_loop(
         "text2music": conditions["text"]["encoder_hidden_states"],
         "mixed": mixed_tokens(handler, inputs, share),
     }
-    lanes = []
+    trajectories = []
     for row in range(len(inputs["noise"])):
         rows = slice(row, row + 1)
         read = {
@@ -219,11 +221,14 @@ def run_loop(
             )
             for branch in plan.branches
         }
-        lanes.append(Lane(plan, loop_start(plan, inputs, rows), read, lambda k, r=rows: inputs["sde_noise"][k][r]))
+        trajectories.append(
+            Trajectory(plan, loop_start(plan, inputs, rows), read, lambda k, r=rows: inputs["sde_noise"][k][r])
+        )
     recorder = Recorder(model.decoder)
-    latents = denoise(recorder, handler.null, lanes)
-    # A recorded call holds the whole batch, ours are one lane after the other: for each evaluation, join lanes.
-    calls = [iter(recorder.calls[k * plan.evaluations :]) for k in range(len(lanes))]
+    latents = denoise(recorder, handler.null, trajectories)
+    # A recorded call holds the whole batch, ours are one trajectory after the other: for each evaluation, join
+    # trajectories.
+    calls = [iter(recorder.calls[k * plan.evaluations :]) for k in range(len(trajectories))]
     times, states, velocities = [], [], []
     for step in plan.steps:
         seen = [[next(own) for _ in range(step.evaluations)] for own in calls]
@@ -232,8 +237,8 @@ def run_loop(
         halves += [range(step.evaluations - corrections, step.evaluations)] if corrections else []
         for half, t in zip(halves, (step.t, step.t_next), strict=False):
             times.append(t)
-            states.append(torch.cat([lane[half[0]][0] for lane in seen]))
-            velocities.append(torch.cat([lane[k][1] for k in half for lane in seen]))
+            states.append(torch.cat([trajectory[half[0]][0] for trajectory in seen]))
+            velocities.append(torch.cat([trajectory[k][1] for k in half for trajectory in seen]))
     return {
         "t": torch.tensor(times),
         "x": torch.stack(states),

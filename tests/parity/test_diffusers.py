@@ -209,7 +209,7 @@ def run_both(
     """Final latents of ours and of ``AceStepPipeline``, from a waveform, words and the same noise."""
     plan = resolve(setting, pair.ours.is_turbo)
     conditions = prepare(pair.ours, source, PROMPT, [plan], reference)
-    ours = denoise(pair.ours.model.decoder, pair.ours.null, [conditions.lane(plan, seed=7)])[0]
+    ours = denoise(pair.ours.model.decoder, pair.ours.null, [conditions.trajectory(plan, seed=7)])[0]
     scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0)
     pipeline = AceStepPipeline(scheduler=scheduler, **vars(pair.theirs))
     pipeline.set_progress_bar_config(disable=True)

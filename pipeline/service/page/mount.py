@@ -64,7 +64,7 @@ def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: Keys) -> FastAP
         for known in page.temp_file_sets:  # which Gradio would keep for ever
             known.difference_update(names)
 
-    files = PageFiles(folder, lambda: SHARE * app.state.counter.shelf.room.most, forget)
+    files = PageFiles(folder, lambda: SHARE * app.state.counter.shelf.room.max_bytes, forget)
     app.state.page_files = files
     page.queue(max_size=spec.limits.waiting, default_concurrency_limit=None)
     fonts, mono = SYSTEM_FONTS

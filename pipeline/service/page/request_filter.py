@@ -41,7 +41,7 @@ NEEDED = {
 }
 NEEDED_BELOW = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/")
 JOIN, UPLOAD, FILE = f"{API}/queue/join", f"{API}/upload", f"{API}/file="
-MOST_BYTES = 1_000_000  # of the values of all controls
+MAX_BYTES = 1_000_000  # of the values of all controls
 
 
 def gate(app: ASGIApp, files: PageFiles, keys: Keys) -> ASGIApp:
@@ -94,8 +94,8 @@ async def _checked(request: Request, folder: Path) -> Receive:
     body = b""
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MOST_BYTES:
-            raise Problem(413, "too_large", f"the controls hold more than {MOST_BYTES} bytes", "shorten the texts")
+        if len(body) > MAX_BYTES:
+            raise Problem(413, "too_large", f"the controls hold more than {MAX_BYTES} bytes", "shorten the texts")
     try:
         named = list(_paths(from_json(body)))
     except ValueError:

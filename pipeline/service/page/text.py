@@ -34,7 +34,7 @@ FIELDS = (
     "batch_size",
     "audio_format",
 )
-MOST_GRID = 9  # covers of one grid: more is a catalogue's work
+MAX_GRID = 9  # covers of one grid: more is a catalogue's work
 SHOWN = (
     ("harmony/chroma_excess", "harmony kept"),
     ("melody/salience_excess", "melody kept"),
@@ -195,9 +195,9 @@ def grid_of(strengths: str, guidances: str, is_turbo: bool) -> dict[str, list[fl
     if not is_turbo:
         axes["guidance_scale"] = grid_axis("guidance_scale", guidances)
     count = math.prod(map(len, axes.values()))
-    if count > MOST_GRID:
+    if count > MAX_GRID:
         raise RequestError(
-            f"{count} covers are more than the {MOST_GRID} of a page; copy it as a batch config instead"
+            f"{count} covers are more than the {MAX_GRID} of a page; copy it as a batch config instead"
         )
     return axes
 

@@ -25,14 +25,14 @@ class PageFiles:
     """The folder of one page. Its methods may be called from any thread.
 
     Args:
-        most: bytes that the folder may hold.
+        max_bytes: bytes that the folder may hold.
         forget: called with the files that were deleted.
     """
 
     def __init__(
-        self, folder: Path, most: Callable[[], float], forget: Callable[[set[str]], None] = lambda names: None
+        self, folder: Path, max_bytes: Callable[[], float], forget: Callable[[set[str]], None] = lambda names: None
     ):
-        self.folder, self.most, self.forget = folder, most, forget
+        self.folder, self.max_bytes, self.forget = folder, max_bytes, forget
         self.bytes = 0.0
         self.swept_at = 0.0
         self.lock = threading.Lock()
@@ -44,9 +44,9 @@ class PageFiles:
             Problem: 507, too many are there and in use.
         """
         self.bytes += size
-        if self.bytes > self.most():
+        if self.bytes > self.max_bytes():
             self.sweep()
-            if self.bytes > self.most():
+            if self.bytes > self.max_bytes():
                 raise short_of_space("the page holds as many files of visitors as it may")
 
     def tidy(self) -> None:
@@ -62,7 +62,7 @@ class PageFiles:
             left, deleted = sum(file.size for file in files), set[str]()
             for file in files:
                 age = now - file.used_at
-                if age < KEPT_S and (left <= self.most() or age < IN_USE_S):
+                if age < KEPT_S and (left <= self.max_bytes() or age < IN_USE_S):
                     break
                 with suppress(OSError):
                     os.unlink(file.name)

@@ -191,13 +191,13 @@ def test_files_of_unknown_length_are_read_to_their_end(tmp_path: Path) -> None:
     vbr = {"write_xing": "0", "flags": "+qscale", "global_quality": str(2 * 118)}
     for name, codec, options in (("a.flac", "flac", {}), ("a.mp3", "libmp3lame", vbr)):
         (tmp_path / name).write_bytes(piped(wave, codec, name[2:], options))
-        loaded = audio.load_audio(tmp_path / name, most_seconds=13)
+        loaded = audio.load_audio(tmp_path / name, max_seconds=13)
         assert abs(loaded.shape[1] - 12 * 48_000) < 3000
         assert loaded[:, -20_000:].abs().max() > 0.01
         with open(tmp_path / name, "rb") as file:
             assert header_seconds(file) is None
         with pytest.raises(AudioError, match="is longer than 5 s"):
-            audio.load_audio(tmp_path / name, most_seconds=5)
+            audio.load_audio(tmp_path / name, max_seconds=5)
 
 
 def test_a_playlist_opens_neither_files_nor_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +237,7 @@ def test_absurd_rates_are_refused(rate: int) -> None:
 
 def test_long_files_are_refused_before_they_are_decoded() -> None:
     with pytest.raises(AudioError, match=r"2\.0 s is longer than 1 s"):
-        audio.load_audio(io.BytesIO(_wav(tone(2.0))), most_seconds=1)
+        audio.load_audio(io.BytesIO(_wav(tone(2.0))), max_seconds=1)
 
 
 def test_missing_file_names_its_path() -> None:

@@ -75,7 +75,7 @@ def test_joined_files_are_read_one_after_the_other(kind: str, other: int) -> Non
     assert abs(sound.wave.shape[1] - 5 * 48_000) <= 2
     assert header_seconds(io.BytesIO(joined)) == pytest.approx(5.0, abs=1e-3)
     with pytest.raises(TooLongError):
-        read_audio(io.BytesIO(joined), most_seconds=4)
+        read_audio(io.BytesIO(joined), max_seconds=4)
 
 
 @needs_ffmpeg
@@ -181,7 +181,7 @@ def test_a_frame_that_was_cut_off_swallows_no_header(tagged: bool) -> None:
 
 
 def test_a_file_of_too_many_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joined, "MOST_PARTS", 3)
+    monkeypatch.setattr(joined, "MAX_PARTS", 3)
     for name, (content, _, _) in JOINABLE.items():
         assert kinds(content * 3) == [JOINED], name
         with pytest.raises(AudioError, match="more than 3 files"):

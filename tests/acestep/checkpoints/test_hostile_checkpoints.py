@@ -19,7 +19,7 @@ from acestep.checkpoints.qwen3 import PATTERNS, open_tokenizer
 from acestep.checkpoints.safetensors_files import read_shapes, weights_are_in
 from acestep.checkpoints.verify import verify
 from acestep.errors import CheckpointError
-from acestep.model.config import MOST_JSON_BYTES, MOST_LAYERS, read_json
+from acestep.model.config import MAX_JSON_BYTES, MAX_LAYERS, read_json
 from tests import miniature
 
 MODEL, TEXT, AUTOENCODER = "acestep-v15-turbo", "Qwen3-Embedding-0.6B", "vae"
@@ -49,7 +49,7 @@ def nested(levels: int) -> str:
     return '{"a":' * levels + "1" + "}" * levels
 
 
-@pytest.mark.parametrize("value", [10**12, 10**8, 20_000, MOST_LAYERS, -1, 0, True, "4", 4.0, float("nan"), [4]])
+@pytest.mark.parametrize("value", [10**12, 10**8, 20_000, MAX_LAYERS, -1, 0, True, "4", 4.0, float("nan"), [4]])
 @pytest.mark.parametrize(
     ("part", "key"),
     [
@@ -62,7 +62,7 @@ def nested(levels: int) -> str:
 def test_numbers_of_layers(folder: Path, part: str, key: str, value: object) -> None:
     set_keys(folder / part / "config.json", **{key: value, "layer_types": None})
     refused(folder, "layers")
-    if not isinstance(value, int) or value > MOST_LAYERS:
+    if not isinstance(value, int) or value > MAX_LAYERS:
         with pytest.raises(CheckpointError):
             fingerprint(locate(folder, "turbo"))
 
@@ -274,7 +274,7 @@ def test_a_pipe_is_not_waited_for(folder: Path, name: str) -> None:
 def test_a_file_that_never_ends(tmp_path: Path) -> None:
     (tmp_path / "device.json").symlink_to("/dev/zero")
     with (tmp_path / "large.json").open("wb") as file:
-        file.truncate(MOST_JSON_BYTES + 1)
+        file.truncate(MAX_JSON_BYTES + 1)
     for name in ("device.json", "large.json"):
         with pytest.raises(CheckpointError):
             read_json(tmp_path / name)

@@ -44,7 +44,7 @@ def by_hand(handler: AceStepHandler, wave: torch.Tensor, seed: int) -> list[torc
                 latents=latents,
                 timbre=lambda pick, seed: reference_latents(handler, None),
             )
-        latents = denoise(handler.model.decoder, handler.null, [conditions.lane(plan, seed)])[0]
+        latents = denoise(handler.model.decoder, handler.null, [conditions.trajectory(plan, seed)])[0]
         made.append(latents)
     return made
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from acestep.constants import KEYSCALES, LANGUAGES
 from acestep.language.grammar import END, START, Grammar, byte_vocabulary, think_block_rules
-from acestep.language.token_sampling import Sampling
+from acestep.language.token_sampling import SamplingParams
 from tests.acestep.language import miniature_lm
 
 
@@ -94,16 +94,21 @@ def test_every_byte_and_piece_of_the_vocabulary_is_known_by_its_bytes() -> None:
 def test_drawing_follows_the_probabilities() -> None:
     logits = torch.tensor([1.0, 3.0, 0.5, 2.0, -4.0])
 
-    def shares(sampling: Sampling, draws: int = 4000) -> Tensor:
+    def shares(sampling: SamplingParams, draws: int = 4000) -> Tensor:
         generator = torch.Generator().manual_seed(1)
         drawn = torch.tensor([sampling.draw(logits, generator) for _ in range(draws)])
         return drawn.bincount(minlength=5) / draws
 
     for temperature in (0.5, 1.0, 2.0):
-        assert torch.allclose(shares(Sampling(temperature)), (logits / temperature).softmax(0), atol=0.03)
+        assert torch.allclose(shares(SamplingParams(temperature)), (logits / temperature).softmax(0), atol=0.03)
     best_two = torch.tensor([0.0, 3.0, 0, 2.0, 0]).where(torch.tensor([0, 1, 0, 1, 0]) > 0, -torch.inf).softmax(0)
-    assert torch.allclose(shares(Sampling(1.0, top_k=2)), best_two, atol=0.03)
-    assert torch.allclose(shares(Sampling(1.0, top_p=0.7)), best_two, atol=0.03)  # 0.61, then 0.84
-    for best in (Sampling(0), Sampling(5.0, top_k=1), Sampling(5.0, top_p=1e-6), Sampling(1e-5)):
+    assert torch.allclose(shares(SamplingParams(1.0, top_k=2)), best_two, atol=0.03)
+    assert torch.allclose(shares(SamplingParams(1.0, top_p=0.7)), best_two, atol=0.03)  # 0.61, then 0.84
+    for best in (
+        SamplingParams(0),
+        SamplingParams(5.0, top_k=1),
+        SamplingParams(5.0, top_p=1e-6),
+        SamplingParams(1e-5),
+    ):
         assert shares(best, 50)[1] == 1
-    assert torch.allclose(shares(Sampling(1.0, top_k=99)), logits.softmax(0), atol=0.03)
+    assert torch.allclose(shares(SamplingParams(1.0, top_k=99)), logits.softmax(0), atol=0.03)

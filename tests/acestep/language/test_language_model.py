@@ -10,15 +10,15 @@ from transformers import Qwen3ForCausalLM
 from acestep.constants import LANGUAGES
 from acestep.errors import GenerationError, RequestError
 from acestep.language import language_model
-from acestep.language.grammar import END, MOST_CAPTION_BYTES, START, Grammar, byte_vocabulary, think_block_rules
+from acestep.language.grammar import END, MAX_CAPTION_BYTES, START, Grammar, byte_vocabulary, think_block_rules
 from acestep.language.language_model import LanguageModel
-from acestep.language.token_sampling import Sampling
+from acestep.language.token_sampling import SamplingParams
 from acestep.language.understanding import Understanding, understanding_of, understanding_prompt
 from tests.acestep.language import miniature_lm
 
 CPU = torch.device("cpu")
 CODES = (5, 0, 63, 17)
-GREEDY = Sampling(temperature=0)
+GREEDY = SamplingParams(temperature=0)
 BLOCK = re.compile(
     r"<think>\nbpm: ([1-9]\d*)\ncaption: ([^\s<][^\n<]*(?:\n  [^\s<][^\n<]*)*)\nduration: ([1-9]\d*)\n"
     r"keyscale: ([A-G][#b♯♭]? (?:major|minor))\nlanguage: ([a-z]+)\ntimesignature: ([2346])\n</think>"
@@ -42,11 +42,11 @@ def load(folder: Path) -> LanguageModel:
 @pytest.fixture
 def short_captions(monkeypatch: pytest.MonkeyPatch) -> int:
     """Captions of fewer bytes than usual, for answers that would be as long as allowed."""
-    monkeypatch.setattr(language_model, "MOST_CAPTION_BYTES", 100)
+    monkeypatch.setattr(language_model, "MAX_CAPTION_BYTES", 100)
     return 100
 
 
-def check_block(text: str, most: int = MOST_CAPTION_BYTES) -> Understanding:
+def check_block(text: str, most: int = MAX_CAPTION_BYTES) -> Understanding:
     """Fail unless a text is one well-formed think block whose values are all in range."""
     match = BLOCK.fullmatch(text)
     assert match, text
@@ -79,7 +79,7 @@ def favour(model: LanguageModel, *texts: bytes | str, by: float = 1e4) -> None:
 
 
 def test_answers_are_well_formed_whatever_the_weights_say(model: LanguageModel, short_captions: int) -> None:
-    found = [check_block(model.answer(CODES, seed, Sampling(1.5)), short_captions) for seed in range(16)]
+    found = [check_block(model.answer(CODES, seed, SamplingParams(1.5)), short_captions) for seed in range(16)]
     for name in ("bpm", "duration", "keyscale", "language", "timesignature", "caption"):
         assert len({getattr(one, name) for one in found}) > 1, name
     found = model.understand(CODES, seed=3)
@@ -120,7 +120,7 @@ def test_constraints_hold_against_a_model_that_wants_otherwise(
     model: LanguageModel, short_captions: int, wanted: tuple[bytes | str, ...], temperature: float
 ) -> None:
     favour(model, *wanted)
-    check_block(model.answer(CODES, 0, Sampling(temperature)), short_captions)
+    check_block(model.answer(CODES, 0, SamplingParams(temperature)), short_captions)
 
 
 def test_within_the_grammar_the_model_has_its_way(model: LanguageModel) -> None:
@@ -135,20 +135,20 @@ def test_within_the_grammar_the_model_has_its_way(model: LanguageModel) -> None:
 def test_same_seed_same_text_and_other_seeds_differ(
     folder: Path, model: LanguageModel, short_captions: int
 ) -> None:
-    answers = [model.answer(CODES, seed, Sampling(1.0)) for seed in range(4)]
+    answers = [model.answer(CODES, seed, SamplingParams(1.0)) for seed in range(4)]
     assert len(set(answers)) == 4
     torch.manual_seed(99)
     torch.set_default_dtype(torch.float64)
     try:
         torch.rand(3)
         again = load(folder)
-        assert [again.answer(CODES, seed, Sampling(1.0)) for seed in reversed(range(4))] == answers[::-1]
+        assert [again.answer(CODES, seed, SamplingParams(1.0)) for seed in reversed(range(4))] == answers[::-1]
     finally:
         torch.set_default_dtype(torch.float32)
     state = torch.random.get_rng_state()
-    model.answer(CODES, 1, Sampling(1.0))
+    model.answer(CODES, 1, SamplingParams(1.0))
     assert torch.equal(state, torch.random.get_rng_state())
-    assert model.answer((5, 0, 63, 18), 0, Sampling(1.0)) != answers[0]
+    assert model.answer((5, 0, 63, 18), 0, SamplingParams(1.0)) != answers[0]
 
 
 def test_unconstrained_greedy_answers_are_those_of_transformers(folder: Path, model: LanguageModel) -> None:

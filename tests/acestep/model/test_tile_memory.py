@@ -23,12 +23,12 @@ CONFIG = AutoencoderConfig(
 
 
 class Held(TorchDispatchMode):
-    """Counts the bytes of all storages that operations made and that are still held; ``most`` at once."""
+    """Counts the bytes of all storages that operations made and that are still held; ``max_frames`` at once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.known: set[int] = set()
-        self.now = self.most = 0
+        self.now = self.max_frames = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -43,7 +43,7 @@ class Held(TorchDispatchMode):
             return
         self.known.add(key)
         self.now += size
-        self.most = max(self.most, self.now)
+        self.max_frames = max(self.max_frames, self.now)
         weakref.finalize(storage, self._let_go, key, size)
 
     def _let_go(self, key: int, size: int) -> None:
@@ -61,15 +61,15 @@ def test_what_a_tile_takes_is_what_was_foreseen(part: str) -> None:
         with Held() as held:
             getattr(model, part).in_whole(x)
     foreseen = tile_bytes(CONFIG, 1, frames, 2)
-    assert 0.85 * foreseen < held.most <= foreseen, held.most / foreseen * LIVE
+    assert 0.85 * foreseen < held.max_frames <= foreseen, held.max_frames / foreseen * LIVE
 
 
 def test_the_longest_tile_that_fits() -> None:
     gigabyte = 2**30
-    assert longest_tile(CONFIG, 1, 80 * gigabyte, 2, most=512, least=34) == 512
-    tight = longest_tile(CONFIG, 1, 2 * gigabyte, 2, most=512, least=34)
+    assert longest_tile(CONFIG, 1, 80 * gigabyte, 2, max_frames=512, min_frames=34) == 512
+    tight = longest_tile(CONFIG, 1, 2 * gigabyte, 2, max_frames=512, min_frames=34)
     assert 34 < tight < 512
     assert tile_bytes(CONFIG, 1, tight, 2) <= gigabyte // 2
-    assert longest_tile(CONFIG, 4, 2 * gigabyte, 2, most=512, least=34) == tight // 4
-    assert longest_tile(CONFIG, 1, 0, 2, most=512, least=34) == 34
+    assert longest_tile(CONFIG, 4, 2 * gigabyte, 2, max_frames=512, min_frames=34) == tight // 4
+    assert longest_tile(CONFIG, 1, 0, 2, max_frames=512, min_frames=34) == 34
     assert total_bytes(torch.device("cpu")) is None

@@ -9,7 +9,7 @@ import pytest
 from acestep.errors import RequestError
 from acestep.generation.chain import parse_stage
 from acestep.language.prompt import Prompt, check_prompt
-from acestep.parameters.values import MOST_LEVELS, as_number, as_text, as_whole_number, from_json, is_empty
+from acestep.parameters.values import MAX_LEVELS, as_number, as_text, as_whole_number, from_json, is_empty
 
 NAN = float("nan")
 
@@ -159,7 +159,7 @@ def test_json_is_read_down_to_a_depth(opening: str, closing: str) -> None:
     def text(levels: int) -> str:
         return opening * levels + "1" + closing * levels
 
-    assert from_json(text(MOST_LEVELS))
-    for levels in (MOST_LEVELS + 1, 900, 200_000):
+    assert from_json(text(MAX_LEVELS))
+    for levels in (MAX_LEVELS + 1, 900, 200_000):
         with pytest.raises(ValueError, match="nested"):
             from_json(text(levels))

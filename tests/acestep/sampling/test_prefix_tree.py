@@ -16,7 +16,7 @@ from acestep.handler import AceStepHandler
 from acestep.language.prompt import Prompt
 from acestep.model.autoencoder import Autoencoder
 from acestep.sampling.plan import CoverPlan, resolve
-from acestep.sampling.prefix_tree import Tree, forks, grow, route
+from acestep.sampling.prefix_tree import PrefixTree, branch_points, grow, route
 from acestep.sampling.sampler import denoise
 from acestep.sampling.setting import CoverSetting, parse_setting
 from tests.acestep.sampling.test_sampler import Counter
@@ -90,14 +90,14 @@ def sweep(**values: Any) -> list[CoverSetting]:
     return [replace(common, audio_cover_strength=s, guidance_scale=g) for s, g in pairs]
 
 
-def tree_of(settings: Sequence[CoverSetting], is_turbo: bool = False) -> Tree:
+def tree_of(settings: Sequence[CoverSetting], is_turbo: bool = False) -> PrefixTree:
     return grow([(None, resolve(setting, is_turbo)) for setting in settings])
 
 
 def alone(track: TrackConditions, stage: Stage, seed: int) -> Tensor:
     handler, conditions = track.handler, replace(track, prompt=stage.prompt(track.prompt))
-    lane = conditions.lane(resolve(stage.setting, handler.is_turbo), seed)
-    return denoise(handler.model.decoder, handler.null, [lane])[0]
+    trajectory = conditions.trajectory(resolve(stage.setting, handler.is_turbo), seed)
+    return denoise(handler.model.decoder, handler.null, [trajectory])[0]
 
 
 def keys_of(settings: Sequence[CoverSetting], seeds: Sequence[int] = (3,)) -> list[Key]:
@@ -116,7 +116,9 @@ def counted(track: TrackConditions) -> tuple[TrackConditions, Counter]:
 def test_five_strengths_at_four_guidances(interval: tuple[float, float], evaluations: int, separate: int) -> None:
     tree = tree_of(sweep(inference_steps=28, cfg_interval_start=interval[0], cfg_interval_end=interval[1]))
     assert (tree.evaluations, tree.evaluations_alone) == (evaluations, separate)
-    assert str(tree).startswith(f"20 lanes: {evaluations} network evaluations, {separate} where each runs alone")
+    assert str(tree).startswith(
+        f"20 trajectories: {evaluations} network evaluations, {separate} where each runs alone"
+    )
 
 
 def test_the_printed_tree_shows_where_lanes_part() -> None:
@@ -133,7 +135,7 @@ def test_the_printed_tree_shows_where_lanes_part() -> None:
 
 def test_guidance_that_begins_late_is_no_difference_before() -> None:
     tree = tree_of(sweep(inference_steps=28, cfg_interval_start=0.25, cfg_interval_end=1.0))
-    assert [level.lanes for level in tree.levels[:9]] == [1] * 5 + [2] * 2 + [8, 8]
+    assert [level.trajectories for level in tree.levels[:9]] == [1] * 5 + [2] * 2 + [8, 8]
     assert [level.evaluations for level in tree.levels[:9]] == [1] * 5 + [2] * 2 + [4, 16]
 
 
@@ -171,10 +173,10 @@ def test_forks_name_the_state_and_what_is_read_there() -> None:
     plans = [resolve(replace(FEW, audio_cover_strength=s), False) for s in (0.5, 1.0)]
     plans.append(resolve(replace(FEW, guidance_scale=8.0), False))
     path, *others = grow([(None, plan) for plan in plans]).paths
-    found = forks(path, list(zip(others, plans[1:], strict=True)))
+    found = branch_points(path, list(zip(others, plans[1:], strict=True)))
     cover = plans[1].steps[0].branch
     assert found == {path[3]: {(cover, True)}, path[0]: {(cover, True)}}
-    assert forks(path, [(path, plans[0])]) == {}
+    assert branch_points(path, [(path, plans[0])]) == {}
 
 
 @pytest.fixture(scope="module")
@@ -236,12 +238,12 @@ def test_a_lane_that_goes_on_leaves_the_states_behind_it_alone(track: TrackCondi
     kept = list(chain.states.values())
     tensors = [
         tensor
-        for fork in kept
+        for snapshot in kept
         for tensor in (
-            fork.state.x,
-            *fork.state.momenta.values(),
-            *(t for v in fork.velocities.values() for t in (v.conditional, v.unconditional) if t is not None),
-            *([] if fork.state.last_velocity is None else [fork.state.last_velocity]),
+            snapshot.state.x,
+            *snapshot.state.momenta.values(),
+            *(t for v in snapshot.velocities.values() for t in (v.conditional, v.unconditional) if t is not None),
+            *([] if snapshot.state.last_velocity is None else [snapshot.state.last_velocity]),
         )
     ]
     # The start with its two velocities; and behind three steps the state, the momentum and the last velocity.
@@ -336,7 +338,7 @@ def test_nothing_is_computed_that_no_step_reads(
     def two_seeds(caption: str) -> None:
         conditions = prepare(handler, wave, Prompt(caption, "la"), [resolve(setting, False)])
         for key in keys_of([setting], seeds=(1, 2)):
-            conditions.lane(resolve(key[0][0].setting, False), key[1])
+            conditions.trajectory(resolve(key[0][0].setting, False), key[1])
 
     two_seeds("rock")
     assert uses == {
@@ -353,7 +355,7 @@ def test_nothing_is_computed_that_no_step_reads(
 
 def test_a_random_reference_is_heard_anew_for_each_seed(track: TrackConditions) -> None:
     plan = resolve(parse_setting({"reference_pick": "random"}, FEW), False)
-    heard = [track.lane(plan, seed).conditions[plan.steps[0].branch].cross.keys[0] for seed in (3, 4, 3)]
+    heard = [track.trajectory(plan, seed).conditions[plan.steps[0].branch].cross.keys[0] for seed in (3, 4, 3)]
     assert torch.equal(heard[0], heard[2])
     assert not torch.equal(heard[0], heard[1])
 
@@ -361,7 +363,7 @@ def test_a_random_reference_is_heard_anew_for_each_seed(track: TrackConditions) 
 def test_steps_outside_the_interval_have_no_unconditional_velocity(track: TrackConditions) -> None:
     plan = resolve(parse_setting({"cfg_interval_start": 0.3, "cfg_interval_end": 0.7}, FEW), False)
     watched, decoder = counted(track)
-    denoise(decoder, track.handler.null, [watched.lane(plan, 3)])
+    denoise(decoder, track.handler.null, [watched.trajectory(plan, 3)])
     assert decoder.calls == 6 + 3  # steps 2, 3 and 4 of six
 
 

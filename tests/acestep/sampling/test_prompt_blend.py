@@ -47,11 +47,11 @@ def test_the_real_prompts_differ_and_are_mixed_in_the_condition(base: AceStepHan
     assert len(lengths) == 2
     plan = resolve(CoverSetting(blend="embed", audio_cover_strength=0.5, inference_steps=2), False)
     source = torch.rand(2, 6 * 48_000) - 0.5
-    lane = prepare(base, source, prompt, [plan]).lane(plan, seed=1)
+    trajectory = prepare(base, source, prompt, [plan]).trajectory(plan, seed=1)
     lyrics = base.text_encoder.count_tokens("# Languages\nunknown\n\n# Lyric\nla<|endoftext|>")
-    (condition,) = lane.conditions.values()
+    (condition,) = trajectory.conditions.values()
     assert condition.cross.keys[0].shape[2] == lyrics + 1 + max(lengths)
-    assert set(lane.conditions) == {Branch("mixed", "cover", "cover", 0.5)}
+    assert set(trajectory.conditions) == {Branch("mixed", "cover", "cover", 0.5)}
 
 
 def test_a_caption_that_is_cut_still_meets_itself(base: AceStepHandler) -> None:
@@ -69,7 +69,7 @@ def test_a_caption_that_is_cut_still_meets_itself(base: AceStepHandler) -> None:
 
     watched = replace(base, text_encoder=Watching())
     plan = resolve(CoverSetting(blend="embed", audio_cover_strength=0.5, inference_steps=2), False)
-    prepare(watched, torch.rand(2, 6 * 48_000) - 0.5, prompt, [plan]).lane(plan, seed=1)
+    prepare(watched, torch.rand(2, 6 * 48_000) - 0.5, prompt, [plan]).trajectory(plan, seed=1)
     cover, text = seen
     assert max(map(len, seen)) == 256
     assert cover[-180:] == text[-180:]

@@ -1,4 +1,4 @@
-"""Lanes: the number of evaluations, the noise, and what a setting does to them."""
+"""Trajectories: the number of evaluations, the noise, and what a setting does to them."""
 
 import math
 from typing import Any
@@ -46,7 +46,7 @@ def track(base: AceStepHandler) -> TrackConditions:
 def run(track: TrackConditions, seed: int = 3, **values: object) -> Tensor:
     handler = track.handler
     plan = resolve(parse_setting(values, FEW), handler.is_turbo)
-    return denoise(handler.model.decoder, handler.null, [track.lane(plan, seed)])[0]
+    return denoise(handler.model.decoder, handler.null, [track.trajectory(plan, seed)])[0]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def run(track: TrackConditions, seed: int = 3, **values: object) -> Tensor:
 def test_the_plan_says_how_often_the_network_runs(track: TrackConditions, values: dict) -> None:
     plan = resolve(parse_setting(values, FEW), False)
     counter = Counter(track.handler.model.decoder)
-    denoise(counter, track.handler.null, [track.lane(plan, 3)])
+    denoise(counter, track.handler.null, [track.trajectory(plan, 3)])
     assert counter.calls == plan.evaluations
 
 
@@ -75,7 +75,7 @@ def test_fresh_noise_belongs_to_the_seed_whatever_the_batch(track: TrackConditio
     handler, plan = track.handler, resolve(parse_setting(values, FEW), False)
     alone = run(track, seed=4, **values)
     assert torch.equal(alone, run(track, seed=4, **values))
-    batch = denoise(handler.model.decoder, handler.null, [track.lane(plan, seed) for seed in (3, 4, 5)])
+    batch = denoise(handler.model.decoder, handler.null, [track.trajectory(plan, seed) for seed in (3, 4, 5)])
     assert torch.equal(batch[1], alone)
     assert not torch.equal(batch[0], alone)
 
@@ -105,17 +105,17 @@ def test_retake_turns_one_noise_into_another(track: TrackConditions) -> None:
 
 def test_cover_noise_starts_between_noise_and_source(track: TrackConditions) -> None:
     plan = resolve(parse_setting({"cover_noise_strength": 0.6}, FEW), False)
-    lane = track.lane(plan, seed=3)
+    trajectory = track.trajectory(plan, seed=3)
     t = plan.t_start
     assert t is not None
-    noise = initial_noise(3, *lane.start.shape[1:])
-    assert torch.allclose(lane.start, t * noise + (1 - t) * track.latents)
+    noise = initial_noise(3, *trajectory.start.shape[1:])
+    assert torch.allclose(trajectory.start, t * noise + (1 - t) * track.latents)
     closer = [(run(track, cover_noise_strength=c) - track.latents).square().mean() for c in (0.0, 0.6, 1.0)]
     assert closer == sorted(closer, reverse=True)
 
 
 def test_a_limited_velocity_moves_less(track: TrackConditions) -> None:
-    start = track.lane(resolve(FEW, False), 3).start
+    start = track.trajectory(resolve(FEW, False), 3).start
     free, held = run(track), run(track, velocity_norm_threshold=0.01)
     assert (held - start).norm() < 0.02 * start.norm() < (free - start).norm()
 

@@ -4,7 +4,7 @@ import pytest
 
 from acestep.constants import MIN_LATENT_FRAMES
 from pipeline.benchmark.case_flops import asked_together
-from pipeline.benchmark.config import MOST_TRACKS, WORKLOADS, parse_request
+from pipeline.benchmark.config import MAX_TRACKS, WORKLOADS, parse_request
 from pipeline.benchmark.workloads import CATALOGUE_S, Workload, cover_workloads, make_track, module_durations
 
 
@@ -68,7 +68,7 @@ def test_velocity_blend_asks_for_pairs_and_for_single_velocities() -> None:
 
 
 def test_the_catalogue_has_mixed_lengths() -> None:
-    assert len(CATALOGUE_S) == MOST_TRACKS
+    assert len(CATALOGUE_S) == MAX_TRACKS
     assert (min(CATALOGUE_S), max(CATALOGUE_S)) == (20, 300)
     (real,), (scaled,) = made("catalogue", gpu=True), made("catalogue", tracks=3)
     assert real.audio_s == sum(CATALOGUE_S)

@@ -35,7 +35,7 @@ ROW = {"track_id": "a", "source": "a.wav", "caption": "jazz"}
 RULES = Rules(
     make_settings({"audio_cover_strength": 0.5, "guidance_scale": 9.0, "seed": 42}, {}),
     ModelFacts("demo", "f00d", is_turbo=False, dtype="float32"),
-    most_seconds=2.0,
+    max_seconds=2.0,
 )
 
 

@@ -20,7 +20,7 @@ from pipeline.demo_model.stages import STAGES, Training, write_checkpoints
 from pipeline.demo_model.training import Draws, Schedule, State, fit, log_losses
 from tests.pipeline.demo_model.test_songs import playable
 
-MOST_BYTES = 16_000_000
+MAX_BYTES = 16_000_000
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,7 +44,7 @@ def trained(tmp_path_factory) -> Training:
 
 
 def test_what_is_exported_loads_and_makes_covers(trained: Training) -> None:
-    assert sum(file.stat().st_size for file in trained.checkpoints.rglob("*") if file.is_file()) <= MOST_BYTES
+    assert sum(file.stat().st_size for file in trained.checkpoints.rglob("*") if file.is_file()) <= MAX_BYTES
     scope = Scope(seeds=[1], strengths=[0.0, 1.0], guidances=[1.0], genres=[0])
     tables = evaluate_training(trained, scope, lambda text: None)
     assert "autoencoder by genre" in tables

@@ -276,7 +276,7 @@ def test_the_setting_that_fails_most_is_named_first() -> None:
     for row in rows:
         if row["track_id"] < f"t00{row['setting_id'][-1]}":
             row["status"] = "failed"
-    said = explain(compare(table(rows)), most=1)
+    said = explain(compare(table(rows)), max_sentences=1)
     assert "failed: s0.20 in 2 of 6 covers and 1 more" in said
 
 

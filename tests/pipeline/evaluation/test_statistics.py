@@ -9,7 +9,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipeline.evaluation.statistics import FEWEST_TRACKS, MOST_GROUPS, interval, mean_within, sign_flip
+from pipeline.evaluation.statistics import FEWEST_TRACKS, MAX_GROUPS, interval, mean_within, sign_flip
 
 Draw = Callable[[Generator, tuple[int, int]], NDArray[np.float64]]
 SIMULATIONS = 1000
@@ -42,7 +42,7 @@ def test_lost_covers_among_others_cost_little_coverage() -> None:
 
 def test_more_tracks_than_are_resampled_cover_as_well() -> None:
     rng = np.random.default_rng(0)
-    tracks = rng.exponential(1.0, (3 * MOST_GROUPS + 7, 300))
+    tracks = rng.exponential(1.0, (3 * MAX_GROUPS + 7, 300))
     tracks[rng.random(tracks.shape) < 0.3] = np.nan
     low, high = interval(tracks)
     assert 0.92 <= np.mean((low <= 1) & (high >= 1)) <= 0.98

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from acestep.constants import SAMPLE_RATE
-from pipeline.metrics.chance_level import LEAST_PAIRS, Null, null_of, outcome
+from pipeline.metrics.chance_level import MIN_PAIRS, Null, null_of, outcome
 from pipeline.metrics.compute import measure
 from pipeline.metrics.features import Features, extract
 from tests.conftest import tone
@@ -59,7 +59,7 @@ def test_real_covers_are_ok_other_songs_lost_and_the_source_itself_a_copy(
 
 
 def test_a_song_is_lost_where_harmony_and_melody_are_both_at_chance() -> None:
-    null = Null(LEAST_PAIRS, {}, {HARMONY: 0.10, MELODY: 0.08})
+    null = Null(MIN_PAIRS, {}, {HARMONY: 0.10, MELODY: 0.08})
     assert outcome(LOW, null) == (
         "lost",
         "harmony/chroma_excess 0.04 (chance 0.10), melody/salience_excess 0.04 (chance 0.08)",
@@ -69,12 +69,12 @@ def test_a_song_is_lost_where_harmony_and_melody_are_both_at_chance() -> None:
     assert outcome(LOW | {HARMONY: 0.09, MELODY: 0.07}, null)[0] == "lost"
 
 
-@pytest.mark.parametrize("pairs", [0, LEAST_PAIRS - 1])
+@pytest.mark.parametrize("pairs", [0, MIN_PAIRS - 1])
 def test_too_few_pairs_make_no_chance_level_and_it_is_said(pairs: int) -> None:
     few = Null(pairs, {}, {HARMONY: 0.9, MELODY: 0.9} if pairs else {})
     found, reason = outcome(LOW, few)
     assert found == "lost"
-    assert f"the run has {pairs} unrelated pairs and {LEAST_PAIRS} are needed" in reason
+    assert f"the run has {pairs} unrelated pairs and {MIN_PAIRS} are needed" in reason
     assert outcome(LOW | {HARMONY: 0.06}, few)[0] == "ok"
 
 

@@ -49,7 +49,7 @@ def write_catalogue(folder: Path, rows: int, done: float = 0.99) -> None:
     work = PlanWriter()
     plan(folder, set(), work)
     work.write(open_store(str(folder)))
-    writer = ResultWriter(open_store(str(folder)), "results", most_rows=1000, most_seconds=1e9)
+    writer = ResultWriter(open_store(str(folder)), "results", max_rows=1000, max_seconds=1e9)
     finished = 0
     for tracks in read_plan(open_store(str(folder)), 1000 * MIN_WORK_S, 1):
         some = tracks.slice(0, int(rows * done) - finished).to_pylist()

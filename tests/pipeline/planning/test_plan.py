@@ -70,8 +70,8 @@ def test_work_is_counted_in_seconds_of_source(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("most_bytes", [1, 10_000, 1 << 20])
-def test_the_longest_work_is_first_in_the_file_whatever_fits_into_memory(tmp_path: Path, most_bytes: int) -> None:
-    dice, writer, store = random.Random(0), PlanWriter(most_bytes), open_store(str(tmp_path))
+def test_the_longest_work_is_first_in_the_file_whatever_fits_into_memory(tmp_path: Path, max_bytes: int) -> None:
+    dice, writer, store = random.Random(0), PlanWriter(max_bytes), open_store(str(tmp_path))
     seconds = [dice.uniform(6, 600 if k % 4 == 0 else 12) for k in range(400)]
     for start in range(0, 400, 40):
         rows = [
@@ -86,7 +86,7 @@ def test_the_longest_work_is_first_in_the_file_whatever_fits_into_memory(tmp_pat
     found = [value for piece in pieces for value in piece["source_duration_s"].to_pylist()]
     assert sorted(found) == sorted(seconds)
     assert all(later <= 2 * earlier for earlier, later in itertools.pairwise(found))
-    if most_bytes == 1 << 20:
+    if max_bytes == 1 << 20:
         assert found == sorted(seconds, reverse=True)
 
 

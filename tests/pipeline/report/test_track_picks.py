@@ -45,9 +45,9 @@ def test_ties_go_to_the_lower_track_id() -> None:
 
 
 @pytest.mark.parametrize("most", [0, 1, 2])
-def test_no_more_than_asked_for(most: int) -> None:
+def test_no_more_than_asked_for(max_tracks: int) -> None:
     rows = [cover(f"t{k}", 0.5, 7.0) for k in range(9)]
-    assert len(choose(table(rows), most)) == most
+    assert len(choose(table(rows), max_tracks)) == max_tracks
 
 
 def test_tracks_without_a_score_are_filled_in() -> None:

@@ -125,7 +125,7 @@ def test_receipts_are_adopted_in_batches_and_one_that_broke_off_is_finished(
 
     monkeypatch.setattr(Store, "write", failing)
     kept = Kept(store)
-    kept.results.most_rows = 20
+    kept.results.max_rows = 20
     with pytest.raises(OSError, match="No space"):
         kept.adopt()
     assert len(read_results(store)) == 40

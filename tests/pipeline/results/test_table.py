@@ -30,14 +30,14 @@ def row(item: str, status: str = "ok") -> dict:
 def test_parts_roll_and_read_back(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "out"))
     assert finished_items(store) == set()
-    writer = ResultWriter(store, RESULTS, most_rows=2)
+    writer = ResultWriter(store, RESULTS, max_rows=2)
     for item in "abc":
         writer.add(as_table([row(item)]))
     assert len(store.files(RESULTS, ".parquet")) == 1
     writer.flush()
     writer.flush()
     assert len(store.files(RESULTS, ".parquet")) == 2
-    other = ResultWriter(store, REJECTED, most_seconds=0)
+    other = ResultWriter(store, REJECTED, max_seconds=0)
     other.add(as_table([row("d", "rejected")]))
     assert read_results(store)["item_id"].to_pylist() == ["a", "b", "c"]
     assert read_results(store).schema.equals(SCHEMA)

@@ -70,7 +70,7 @@ def worker_at(output: Store, model: str = miniature.BASE, **changes: object) -> 
         device="cpu",
         dtype="float32",
         audio_format="flac",
-        most_seconds=60.0,
+        max_seconds=60.0,
         threads=None,
         max_attempts=3,
         metrics=MetricsSpec(enabled=True),
@@ -103,7 +103,7 @@ def serving(
     store = open_store(str(output))
     made: list[Counter] = []
     loops: list[asyncio.AbstractEventLoop] = []
-    engine = Engine(worker_at(store, most_seconds=limits.source_seconds))
+    engine = Engine(worker_at(store, max_seconds=limits.source_seconds))
 
     async def open_counter() -> Counter:
         loops.append(asyncio.get_running_loop())

@@ -116,10 +116,10 @@ def test_a_start_on_a_full_disk_bounds_nothing_for_ever() -> None:
     free[0] = 1000 * MB
     room.look()
     room.demand(MB)
-    assert room.most == 100 * MB
+    assert room.max_bytes == 100 * MB
     free[0] = 0
     room.look()  # whoever fills the disk takes none of what is kept
-    assert room.most == 100 * MB
+    assert room.max_bytes == 100 * MB
 
 
 def test_storage_that_is_slow_to_remove_a_file_holds_up_nobody() -> None:
@@ -165,7 +165,7 @@ def test_a_request_that_needs_more_than_there_is_is_refused_before_it_is_made() 
     free = [RESERVE_BYTES + 10 * MB]
     room = Room(StoreSpec(max_gb=0.1), free=lambda: free[0])
     room.look()
-    room.most = 100 * MB
+    room.max_bytes = 100 * MB
     room.promise({"a": 6 * MB})
     with pytest.raises(Problem) as short:
         room.promise({"b": 6 * MB})
@@ -414,7 +414,7 @@ def test_a_cover_that_a_client_reads_stays(music: Path, tmp_path: Path) -> None:
         with httpx.stream("GET", served.address + made["covers"][0]["audio_url"], timeout=60) as reply:
             chunks = reply.iter_bytes(1000)
             next(chunks)
-            room.spec, room.most = StoreSpec(max_gb=1e-9), 0.0
+            room.spec, room.max_bytes = StoreSpec(max_gb=1e-9), 0.0
             room.make_way()
             assert path.exists()
             assert sum(map(len, chunks)) + 1000 == path.stat().st_size

@@ -254,7 +254,7 @@ def test_the_wait_after_wrong_keys_grows_and_is_each_clients_own(monkeypatch: py
     now += 2 * keys_module.FORGET_S
     for _ in range(FREE):
         assert tried("192.0.2.1")[0] == 401
-    monkeypatch.setattr(keys_module, "MOST_CLIENTS", 100)
+    monkeypatch.setattr(keys_module, "MAX_CLIENTS", 100)
     for number in range(1000):
         tried(f"10.0.{number // 256}.{number % 256}")
     assert len(known._missed) <= 101

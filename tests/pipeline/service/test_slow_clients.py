@@ -192,7 +192,7 @@ def test_a_client_that_takes_a_reply_slowly_gets_all_of_it(short: Served) -> Non
 def test_an_old_connection_gives_way_to_a_new_one(
     music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 20)
     with serving(music, tmp_path, Limits()) as served, ExitStack() as held:
         for said in [""] * 40 + [HALF_BODY] * 40:
             held.enter_context(connected(served, said))
@@ -204,7 +204,7 @@ def test_an_old_connection_gives_way_to_a_new_one(
 def test_streams_without_events_give_way_to_requests(
     music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 20)
     monkeypatch.setattr(server, "QUIET_S", 0.3)
     stream = "GET /cover/gradio_api/heartbeat/x HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with serving(music, tmp_path, Limits(), page=True) as served, ExitStack() as held:
@@ -219,7 +219,7 @@ def test_requests_that_are_kept_open_are_counted(
     served: Served, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them want the same cover, which waits but once."""
-    monkeypatch.setattr(app, "MOST_OPEN", 3)
+    monkeypatch.setattr(app, "MAX_OPEN", 3)
     with ExitStack() as held:
         clients = [held.enter_context(connected(served, LONG)) for _ in range(6)]
         refused = select.select(clients, [], [], 10)[0]
@@ -233,13 +233,13 @@ def test_requests_that_are_kept_open_are_counted(
 
 def test_bodies_that_stall_give_way_to_those_that_come(patient: Served) -> None:
     """Room for eight uploads of the largest size, taken by eight that never end."""
-    most = int(patient.counter.spec.limits.upload_mb * 1e6)
+    max_bytes = int(patient.counter.spec.limits.upload_mb * 1e6)
     content = (patient.music / "country_song.wav").read_bytes()
-    head = f"{FORM}Content-Length: {most}\r\n\r\n{PART}"
+    head = f"{FORM}Content-Length: {max_bytes}\r\n\r\n{PART}"
     with ExitStack() as held:
         stalled = [held.enter_context(connected(patient, head)) for _ in range(9)]
         for client in stalled:
-            client.sendall(bytes(most - 10_000))
+            client.sendall(bytes(max_bytes - 10_000))
         time.sleep(intake.STALLED_S + 0.5)
         for _ in range(3):
             sent = httpx.post(

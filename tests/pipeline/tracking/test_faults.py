@@ -18,7 +18,7 @@ from mlflow.entities import Experiment
 from rich.console import Console
 
 from acestep.errors import RequestError
-from acestep.redaction import shown
+from acestep.redaction import redacted
 from pipeline.cluster.pool import Pool
 from pipeline.planning.items import ModelFacts
 from pipeline.results.job_file import read_record, tracking_key
@@ -399,7 +399,7 @@ def test_what_does_not_answer_at_all(tmp_path: Path) -> None:
 def test_a_password_is_not_printed(tmp_path: Path) -> None:
     store = folder_with_covers(tmp_path / "out", database=False)
     uri = "http://user:secret@127.0.0.1:9/base"
-    assert shown(uri) == "http://***@127.0.0.1:9/base"
+    assert redacted(uri) == "http://***@127.0.0.1:9/base"
     _, warnings = track(store, TrackingSpec(uri=uri), rows())
     assert "127.0.0.1:9" in warnings[-1]
     assert "secret" not in " ".join(warnings)
@@ -420,7 +420,7 @@ def test_a_password_is_not_printed(tmp_path: Path) -> None:
     ],
 )
 def test_passwords_in_a_query_are_not_printed(uri: str, masked: str) -> None:
-    assert shown(uri) == masked
+    assert redacted(uri) == masked
 
 
 def runs_in(folder: Path) -> dict[str, str]:

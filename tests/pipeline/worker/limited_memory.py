@@ -52,7 +52,7 @@ def main(folder: Path, megabytes: int, long_s: float) -> None:
         output,
         model=miniature.TURBO,
         node=platform.node(),
-        most_seconds=600.0,
+        max_seconds=600.0,
         threads=1,
         metrics=MetricsSpec(enabled=False),
     )

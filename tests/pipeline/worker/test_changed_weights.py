@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from acestep.checkpoints.checkpoint import fingerprint
-from acestep.checkpoints.file_stamps import stamp
+from acestep.checkpoints.file_stamps import file_stamp
 from acestep.checkpoints.hub import find
 from acestep.errors import RestyleError
 from pipeline.storage.store import open_store
@@ -25,14 +25,14 @@ def test_a_worker_refuses_weights_that_were_replaced_since_the_plan(tmp_path: Pa
     output = open_store(str(tmp_path / "out"))
     folders = find(str(checkpoint), VARIANT)
     at_folder = {"model": str(checkpoint), "variant": VARIANT, "fingerprint": fingerprint(folders)}
-    planned = replace(worker_at(output), node="another", stamp=stamp(folders), **at_folder)
+    planned = replace(worker_at(output), node="another", stamp=file_stamp(folders), **at_folder)
     # Equal stamps are believed, and the files are not read again.
     RestyleWorker(replace(planned, fingerprint="f00d"))
 
     weights = max(folders.model.glob("*.safetensors"), key=lambda file: file.stat().st_size)
     before = weights.stat()
     os.utime(weights)
-    assert stamp(folders) != planned.stamp
+    assert file_stamp(folders) != planned.stamp
     RestyleWorker(planned)
 
     with weights.open("r+b") as file:

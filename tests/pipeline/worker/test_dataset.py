@@ -35,7 +35,7 @@ def test_workers_that_cannot_load_their_model_end_the_job(tmp_path: Path) -> Non
         device="cpu",
         dtype="float32",
         audio_format="flac",
-        most_seconds=600.0,
+        max_seconds=600.0,
         threads=1,
         max_attempts=3,
     )

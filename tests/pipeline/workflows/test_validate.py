@@ -22,7 +22,7 @@ from pipeline.catalogue.probe import probe, probe_all
 from pipeline.catalogue.problem_report import KEPT, Problem, ProblemLog
 from pipeline.catalogue.source_check import check_sources, listen
 from pipeline.cluster.pool import ClusterSpec
-from pipeline.planning.disk_space import Space, most_bytes, space_for
+from pipeline.planning.disk_space import Space, max_bytes, space_for
 from pipeline.planning.estimate import Forecast
 from pipeline.results.table import ResultWriter, as_table
 from pipeline.storage.store import open_output, open_store
@@ -284,7 +284,7 @@ def test_no_cover_is_larger_than_the_bound(audio_format: str) -> None:
     dense = (dense / dense.abs().max()).expand(2, -1)  # what a variable bit rate spends most on
     noise = torch.rand(2, len(t), generator=dice) * 2 - 1  # what no lossless coder shortens
     for wave in (noise, dense):
-        assert len(encode_audio(wave, audio_format)) <= most_bytes(6.0, 1, audio_format)
+        assert len(encode_audio(wave, audio_format)) <= max_bytes(6.0, 1, audio_format)
 
 
 def test_how_far_is_decoded_decides_what_is_found(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class Pool:
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"LOOK_S": 0.02, "FIRST_S": 0.3, "LEAST_S": 0.3, "LEAVE_S": 0.1, "QUIET_S": 0.3}.items():
+    for name, seconds in {"LOOK_S": 0.02, "FIRST_S": 0.3, "MIN_S": 0.3, "LEAVE_S": 0.1, "QUIET_S": 0.3}.items():
         monkeypatch.setattr(module, name, seconds)
 
 
