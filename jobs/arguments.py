@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 
 from acestep.errors import RequestError
 from jobs.schema import JOBS
-from pipeline.catalogue.overrides import quoted, written
+from pipeline.catalogue.overrides import as_override, quoted
 
 # A job makes no folder for Hydra and runs once, whatever a configuration of the user's own says.
 FIXED = (
@@ -193,7 +193,7 @@ def _listed(override: Override, text: str) -> str:
     """The values of a sweep as a list; ``[...]`` where it does not name them."""
     sweep = override._value
     if isinstance(sweep, RangeSweep):
-        return written([*islice(sweep.range(), MAX_VALUES)])
+        return as_override([*islice(sweep.range(), MAX_VALUES)])
     if isinstance(sweep, list):
         return text
     if not isinstance(sweep, ChoiceSweep):

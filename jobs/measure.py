@@ -26,7 +26,7 @@ from jobs.schema import register
 from pipeline.catalogue.own_columns import parse_declared
 from pipeline.cluster.pool import ClusterSpec
 from pipeline.metrics.evaluator import MetricsSpec
-from pipeline.workflows.measure import Measured, MeasureJob, measure_all
+from pipeline.workflows.measure import MeasureJob, MeasureProgress, measure_all
 from pipeline.workflows.printing import plain_console
 
 LINE_INTERVAL_S = 10.0
@@ -55,7 +55,7 @@ def _main(config: DictConfig) -> None:
     console = plain_console()
     said_at = time.monotonic()
 
-    def progressed(done: Measured) -> None:
+    def progressed(done: MeasureProgress) -> None:
         nonlocal said_at
         if time.monotonic() - said_at >= LINE_INTERVAL_S:
             said_at = time.monotonic()

@@ -11,7 +11,7 @@ from acestep.sampling.setting import SETTING_FIELDS, SETTING_TYPES, CoverSetting
 from pipeline.cluster.pool import ClusterSpec
 from pipeline.demo_model.plan import Plan
 from pipeline.evaluation.objective import Objective
-from pipeline.evaluation.tuning import Space
+from pipeline.evaluation.tuning import SearchSpace
 from pipeline.service.config import Limits, StoreSpec
 from pipeline.storage.read_timeout import SOURCE_TIMEOUT_S
 
@@ -157,8 +157,8 @@ class TryConfig:
 
     tracks: int = 8
     seeds: int = 3
-    strengths: list[float] = field(default_factory=lambda: list(Space().strengths))
-    guidances: list[float] = field(default_factory=lambda: list(Space().guidances))
+    strengths: list[float] = field(default_factory=lambda: list(SearchSpace().strengths))
+    guidances: list[float] = field(default_factory=lambda: list(SearchSpace().guidances))
     budget: float = 0.3
 
 

@@ -30,7 +30,7 @@ from pipeline.cluster.shutdown import stop_signals
 from pipeline.metrics.evaluator import MetricsSpec
 from pipeline.results.repair import check_parts
 from pipeline.service.config import Access, Limits, ServiceSpec, StoreSpec
-from pipeline.storage.lease import BEAT_S, holding
+from pipeline.storage.lease import BEAT_S, hold_lease
 from pipeline.storage.store import open_output
 from pipeline.workflows.printing import plain_console
 
@@ -88,7 +88,7 @@ def _main(config: DictConfig) -> None:
             console.print(f"warning: {spec.host} is open to the network and {KEYS} is not set", style="yellow")
         console.print(f"checking the model {spec.model} and the folder {spec.output}")
         folder = open_output(spec.output)
-        with holding(folder, f"output {spec.output}", lambda text: console.print(f"warning: {text}")) as output:
+        with hold_lease(folder, f"output {spec.output}", lambda text: console.print(f"warning: {text}")) as output:
             check_parts(output, spec.repair, lambda text: console.print(f"warning: {text}"))
             opened = open_service(spec, output, keys)
             console.print(f"loading {spec.model}; a large model takes minutes")

@@ -24,13 +24,13 @@ from jobs.command_line import given, launch
 from jobs.presets import read_presets, search_path
 from jobs.restyle import job_of
 from jobs.schema import register
-from pipeline.catalogue.problem_report import Problem
+from pipeline.catalogue.problem_report import ReportedProblem
 from pipeline.cluster.signals import raising
-from pipeline.planning.disk_space import Space
-from pipeline.planning.estimate import Forecast
+from pipeline.planning.disk_space import DiskSpace
+from pipeline.planning.estimate import Estimate
 from pipeline.workflows.printing import plain_console
 from pipeline.workflows.restyle_job import RestyleJob, assumed_dtype
-from pipeline.workflows.validate import Check, ValidateSpec, Validation, validate
+from pipeline.workflows.validate import PartCheck, ValidateSpec, Validation, validate
 
 OK, COULD_NOT_START, INCOMPLETE = 0, 2, 3
 LINE_INTERVAL_S = 10.0
@@ -40,14 +40,14 @@ register()
 _entered: list[bool] = []
 
 
-class Teller:
+class ConsoleValidationReporter:
     """Prints each check as it ends, and now and then how far the sources are."""
 
     def __init__(self, console: Console):
         self.console = console
         self.said_at = time.monotonic()
 
-    def checked(self, check: Check) -> None:
+    def checked(self, check: PartCheck) -> None:
         """One line, and one for each reason why the job cannot start."""
         self.line(f"{check.name:{NAME}}{'ok' if check.ok else 'problem':9}{'' if check.errors else check.said}")
         for error in check.errors:
@@ -59,7 +59,9 @@ class Teller:
             self.said_at = time.monotonic()
             self.line(f"{'':{NAME}}{done} of {total} tracks looked at")
 
-    def listed(self, name: str, counts: Mapping[str, int], first: Sequence[Problem], report: str | None) -> None:
+    def listed(
+        self, name: str, counts: Mapping[str, int], first: Sequence[ReportedProblem], report: str | None
+    ) -> None:
         """What was found of tracks: how much by its kind, and the first of it."""
         total = sum(counts.values())
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))
@@ -92,7 +94,7 @@ def parts_of(config: DictConfig) -> tuple[RestyleJob, ValidateSpec, int | None]:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="validate")
 def _main(config: DictConfig) -> None:
     _entered.append(True)
-    teller, errors = Teller(plain_console()), plain_console(stderr=True)
+    teller, errors = ConsoleValidationReporter(plain_console()), plain_console(stderr=True)
     with raising() as status_of:
         try:
             job, spec, workers = parts_of(config)
@@ -107,7 +109,9 @@ def _main(config: DictConfig) -> None:
     sys.exit(OK if found.ok else INCOMPLETE if found.can_start else COULD_NOT_START)
 
 
-def conclude(found: Validation, job: RestyleJob, spec: ValidateSpec, workers: int | None, teller: Teller) -> None:
+def conclude(
+    found: Validation, job: RestyleJob, spec: ValidateSpec, workers: int | None, teller: ConsoleValidationReporter
+) -> None:
     """What is wrong with the tracks, and the plan."""
     if found.counts:
         teller.listed("bad tracks", found.counts, found.first, spec.report)
@@ -127,7 +131,7 @@ def conclude(found: Validation, job: RestyleJob, spec: ValidateSpec, workers: in
 
 
 def plan_lines(
-    forecast: Forecast, space: Space, job: RestyleJob, spec: ValidateSpec, workers: int | None
+    forecast: Estimate, space: DiskSpace, job: RestyleJob, spec: ValidateSpec, workers: int | None
 ) -> dict[str, str]:
     """What the job would do, how long it takes and how much space, by what it is about."""
     places = [job.output, *([spec.rates_from] if spec.rates_from else [])]

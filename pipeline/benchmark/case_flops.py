@@ -13,7 +13,7 @@ from pipeline.benchmark import flops as cost
 from pipeline.benchmark import part_timing as parts
 from pipeline.benchmark.cases import CoverCase, StepCase, VaeCase
 from pipeline.benchmark.flops import Cost
-from pipeline.benchmark.workloads import CoverJob, Track, Workload
+from pipeline.benchmark.workloads import CoverJob, SyntheticTrack, Workload
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def work_of(case: CoverCase | StepCase | VaeCase, handler: AceStepHandler) -> Ma
 
 
 def _track_work(
-    work: Workload, track: Track, covers: list[CoverJob], handler: AceStepHandler
+    work: Workload, track: SyntheticTrack, covers: list[CoverJob], handler: AceStepHandler
 ) -> dict[str, PartWork]:
     config, autoencoder = handler.model.config, handler.autoencoder.config
     plans = [work.plan(cover) for cover in covers]

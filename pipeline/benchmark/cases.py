@@ -20,7 +20,7 @@ from pipeline.benchmark.diffusers_covers import Codes, by_pipeline, by_switch
 from pipeline.benchmark.output_diff import Outputs
 from pipeline.benchmark.patching import results_of
 from pipeline.benchmark.restyle_side import as_variant
-from pipeline.benchmark.workloads import Track, Workload
+from pipeline.benchmark.workloads import SyntheticTrack, Workload
 
 TRACKS_IN_FP32 = 2  # tracks of a workload that are made in fp32 too, where the sides run in less
 
@@ -95,14 +95,14 @@ class CoverCase:
             ]
         )
 
-    def ours_watched(self, handler: AceStepHandler) -> "Watched":
+    def ours_watched(self, handler: AceStepHandler) -> "WatchedOutputs":
         """What ours makes, and what it read of each track."""
         encoder, tokenizer = handler.autoencoder, handler.model.tokenizer
         with results_of(encoder, "encode") as latents, results_of(tokenizer, "forward") as codes:
             made = self.ours(handler)
-        return Watched(made, list(latents), list(codes))
+        return WatchedOutputs(made, list(latents), list(codes))
 
-    def theirs_watched(self, pipeline: Any) -> "Watched":
+    def theirs_watched(self, pipeline: Any) -> "WatchedOutputs":
         """What the peer makes, and what it read of each track (it reads it again for each cover)."""
         encoder, tokenizer = pipeline.vae, pipeline.audio_tokenizer
         with results_of(encoder, "encode") as encoded, results_of(tokenizer, "forward") as read:
@@ -110,7 +110,7 @@ class CoverCase:
         readers = [cover.track for cover in self.work.covers if self.work.peer_reads_source(cover)]
         first = [readers.index(track) for track in sorted(set(readers))]
         latents = [encoded[k].latent_dist.mean.transpose(1, 2) for k in first]
-        return Watched(made, latents, [read[k][1] for k in first])
+        return WatchedOutputs(made, latents, [read[k][1] for k in first])
 
     def from_codes(self, codes: list[Tensor]) -> "CoverCase":
         """The same covers of given codes."""
@@ -127,7 +127,7 @@ class CoverCase:
 
 
 @dataclass(frozen=True)
-class Watched:
+class WatchedOutputs:
     """Outputs, and what was read of each track's source: latents ``[1, t, c]``, and codes."""
 
     outputs: Outputs
@@ -144,7 +144,7 @@ def make_cover_case(work: Workload) -> CoverCase:
     return CoverCase(work, tuple(map(make_source, work.tracks)))
 
 
-def make_source(track: Track) -> Tensor:
+def make_source(track: SyntheticTrack) -> Tensor:
     """A waveform ``[2, n]`` that depends on the track's seed alone: a chord every half second, and noise."""
     generator = torch.Generator().manual_seed(track.seed)
     seconds = torch.arange(track.samples) / SAMPLE_RATE

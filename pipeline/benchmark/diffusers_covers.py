@@ -14,13 +14,13 @@ from torch import Tensor
 from acestep.audio.files import finish
 from acestep.sampling.sampler import initial_noise
 from acestep.sampling.setting import CoverSetting
-from pipeline.benchmark.workloads import CoverJob, Track, steps_of_source
+from pipeline.benchmark.workloads import CoverJob, SyntheticTrack, steps_of_source
 
 Codes = tuple[int, ...]
 
 
 def by_pipeline(
-    pipeline: Any, track: Track, cover: CoverJob, source: Tensor, codes: Codes | None = None
+    pipeline: Any, track: SyntheticTrack, cover: CoverJob, source: Tensor, codes: Codes | None = None
 ) -> tuple[Tensor, Tensor]:
     """Latents ``[1, t, c]`` and waveform ``[2, n]`` of one call.
 
@@ -59,7 +59,7 @@ def by_pipeline(
 
 @torch.no_grad()
 def by_switch(
-    pipeline: Any, track: Track, cover: CoverJob, source: Tensor, codes: Codes | None = None
+    pipeline: Any, track: SyntheticTrack, cover: CoverJob, source: Tensor, codes: Codes | None = None
 ) -> tuple[Tensor, Tensor]:
     """The same by upstream's semantics, as one would write it on diffusers' modules: one cover, start to end.
 
@@ -88,12 +88,12 @@ def by_switch(
     return x.float().cpu(), finish(audio.cpu())
 
 
-def noise_of(pipeline: Any, track: Track, cover: CoverJob) -> Tensor:
+def noise_of(pipeline: Any, track: SyntheticTrack, cover: CoverJob) -> Tensor:
     """The start noise ``[1, t, c]`` that ours draws from the cover's seed."""
     return initial_noise(cover.seed, track.frames, pipeline.transformer.config.audio_acoustic_hidden_dim)
 
 
-def _condition(pipeline: Any, track: Track, task: str) -> Tensor:
+def _condition(pipeline: Any, track: SyntheticTrack, task: str) -> Tensor:
     prompt, encoder = track.prompt, pipeline.condition_encoder
     text, text_mask, lyrics, lyric_mask = pipeline.encode_prompt(
         prompt.caption,

@@ -22,10 +22,10 @@ from pipeline.benchmark.output_diff import (
     equal,
     no_worse,
 )
-from pipeline.benchmark.timing import Sample, measured
+from pipeline.benchmark.timing import TimeSample, measured
 
 AnyCase = CoverCase | StepCase | VaeCase
-Checked = tuple[list[Agreement], Sample]
+Checked = tuple[list[Agreement], TimeSample]
 Gate = Callable[[AnyCase, str, AceStepHandler, Any], Checked]
 Made = TypeVar("Made")
 
@@ -104,7 +104,7 @@ def without_reference(case: AnyCase, peer: str, handler: AceStepHandler, pipelin
     raise PeerOutOfMemoryError("out of memory in float32, so nothing to compare with")
 
 
-def make_gate(case: AnyCase, pipeline: Any) -> Gate:
+def make_equality_check(case: AnyCase, pipeline: Any) -> Gate:
     """The gate of a case that runs in less than fp32, by what ``pipeline`` makes in fp32 now."""
     try:
         reference = by_peer(partial(make_reference, case, pipeline))

@@ -79,7 +79,7 @@ def by_part(seams: list[Seam], device: torch.device) -> Iterator[dict[str, float
         clock.turn()
 
 
-def our_seams(handler: AceStepHandler) -> list[Seam]:
+def our_patches(handler: AceStepHandler) -> list[Seam]:
     """Where our parts begin."""
     model, autoencoder = handler.model, handler.autoencoder
     return [
@@ -95,7 +95,7 @@ def our_seams(handler: AceStepHandler) -> list[Seam]:
     ]
 
 
-def peer_seams(pipeline: Any) -> list[Seam]:
+def peer_patches(pipeline: Any) -> list[Seam]:
     """Where the peer's parts begin."""
     return [
         (pipeline.vae, "encode", ENCODE),

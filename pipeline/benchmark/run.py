@@ -15,11 +15,11 @@ from pipeline.benchmark.cases import StepCase, VaeCase, make_cover_case, make_so
 from pipeline.benchmark.config import BenchmarkRequest
 from pipeline.benchmark.diffusers_side import cast, make_pipeline, round_to
 from pipeline.benchmark.diffusers_tuned import PARTLY_EAGER, limit_hits, tune
-from pipeline.benchmark.equality import AnyCase, Gate, PeerOutOfMemoryError, agree, make_gate
+from pipeline.benchmark.equality import AnyCase, Gate, PeerOutOfMemoryError, agree, make_equality_check
 from pipeline.benchmark.machine import Peaks, cores, describe, load, measure_peaks, now, use_device
 from pipeline.benchmark.model_sizes import SIZES, Size
 from pipeline.benchmark.output_diff import Outputs
-from pipeline.benchmark.part_timing import Seam, our_seams, peer_seams
+from pipeline.benchmark.part_timing import Seam, our_patches, peer_patches
 from pipeline.benchmark.restyle_side import make_handler
 from pipeline.benchmark.results import OURS, CaseResult, PartRow, PeerResult, Report
 from pipeline.benchmark.timing import interleave, measure, medians, ratios
@@ -42,7 +42,7 @@ class Sides:
 
     def seams(self) -> dict[str, list[Seam]]:
         """Where the parts of each side begin."""
-        return {OURS: our_seams(self.handler), **{name: peer_seams(peer) for name, peer in self.peers.items()}}
+        return {OURS: our_patches(self.handler), **{name: peer_patches(peer) for name, peer in self.peers.items()}}
 
 
 def benchmark(request: BenchmarkRequest, tell: Callable[[str], None]) -> Iterator[Report]:
@@ -71,7 +71,7 @@ def benchmark(request: BenchmarkRequest, tell: Callable[[str], None]) -> Iterato
     if dtype != torch.float32:
         tell("references in float32")
         round_to(pipeline, dtype)
-        gates = {case.name: make_gate(case, pipeline) for case in cases}
+        gates = {case.name: make_equality_check(case, pipeline) for case in cases}
         cast(pipeline, dtype)
     handler = make_handler(pipeline, size, dtype)
     peers: dict[str, Any] = {}

@@ -15,7 +15,7 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
-class Sample:
+class TimeSample:
     """Seconds of one run: by the clock on the wall, of all this process's threads, and between two CUDA events."""
 
     wall: float
@@ -41,7 +41,7 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measured(call: Callable[[], Made], device: torch.device) -> tuple[Made, Sample]:
+def measured(call: Callable[[], Made], device: torch.device) -> tuple[Made, TimeSample]:
     """What ``call`` returns, and the time it took."""
     events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
     synchronize(device)
@@ -54,7 +54,7 @@ def measured(call: Callable[[], Made], device: torch.device) -> tuple[Made, Samp
             event.record()
         synchronize(device)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return made, Sample(wall, cpu, events[0].elapsed_time(events[1]) / 1000 if events else None)
+    return made, TimeSample(wall, cpu, events[0].elapsed_time(events[1]) / 1000 if events else None)
 
 
 @contextmanager
@@ -69,29 +69,29 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def measure(call: Callable[[], Any], device: torch.device) -> Sample:
+def measure(call: Callable[[], Any], device: torch.device) -> TimeSample:
     """The time ``call`` takes; what it returns is dropped after it."""
     return measured(call, device)[1]
 
 
 def interleave(
     sides: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device
-) -> dict[str, list[Sample]]:
+) -> dict[str, list[TimeSample]]:
     """Every side once, then every side again, ``rounds`` times; all must have run before."""
-    samples: dict[str, list[Sample]] = {name: [] for name in sides}
+    samples: dict[str, list[TimeSample]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, call in sides.items():
             samples[name].append(measure(call, device))
     return samples
 
 
-def medians(samples: Sequence[Sample]) -> dict[str, float]:
+def medians(samples: Sequence[TimeSample]) -> dict[str, float]:
     """The median of each clock that was read."""
     read = (clock for clock in CLOCKS if all(getattr(sample, clock) is not None for sample in samples))
     return {clock: statistics.median(getattr(sample, clock) for sample in samples) for clock in read}
 
 
-def ratios(ours: Sequence[Sample], peer: Sequence[Sample]) -> list[Ratio]:
+def ratios(ours: Sequence[TimeSample], peer: Sequence[TimeSample]) -> list[Ratio]:
     """A ratio for each clock that both have."""
     found = []
     own, theirs = medians(ours), medians(peer)

@@ -32,7 +32,7 @@ _KEYS = ("F# minor", "C major", "Bb major", "E minor")
 
 
 @dataclass(frozen=True)
-class Track:
+class SyntheticTrack:
     """One source: whole windows of five latent frames, so that codes cover it exactly."""
 
     prompt: Prompt
@@ -67,7 +67,7 @@ class Workload:
 
     name: str
     turbo: bool
-    tracks: tuple[Track, ...]
+    tracks: tuple[SyntheticTrack, ...]
     covers: tuple[CoverJob, ...]
     semantics: str = "pipeline"
 
@@ -89,7 +89,7 @@ def steps_of_source(setting: CoverSetting) -> int:
     return int((setting.inference_steps or 0) * setting.audio_cover_strength)
 
 
-def make_track(duration_s: float, seed: int) -> Track:
+def make_track(duration_s: float, seed: int) -> SyntheticTrack:
     """A track with words of a length that fits: two and a half bytes of lyrics per second."""
     size = int(min(max(2.5 * duration_s, 100), 1200))
     prompt = Prompt(
@@ -100,7 +100,7 @@ def make_track(duration_s: float, seed: int) -> Track:
         keyscale=_KEYS[seed % len(_KEYS)],
         timesignature="4",
     )
-    return Track(prompt, WINDOW * max(round(duration_s * LATENT_RATE / WINDOW), MIN_WINDOWS), seed)
+    return SyntheticTrack(prompt, WINDOW * max(round(duration_s * LATENT_RATE / WINDOW), MIN_WINDOWS), seed)
 
 
 def make_setting(

@@ -26,8 +26,8 @@ from pipeline.catalogue.table_reader import (
     filled,
     rows_of,
 )
-from pipeline.storage.read_timeout import DEFAULT_PATIENCE, Patience
-from pipeline.storage.spelling import Folders
+from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout
+from pipeline.storage.spelling import FolderListings
 from pipeline.storage.store import absolute
 
 BATCH_ROWS = 2048
@@ -151,10 +151,10 @@ def _check_id(
 
 
 def as_spelled(
-    rows: Iterable[Track | RejectedRow], patience: Patience = DEFAULT_PATIENCE
+    rows: Iterable[Track | RejectedRow], patience: ReadTimeout = DEFAULT_READ_TIMEOUT
 ) -> Iterator[Track | RejectedRow]:
     """Rows whose files are named in the Unicode form that they have where they are."""
-    folders = Folders(patience)
+    folders = FolderListings(patience)
     batch: list[Track | RejectedRow] = []
     try:
         for row in rows:
@@ -168,7 +168,7 @@ def as_spelled(
     yield from _as_spelled(batch, folders)
 
 
-def _as_spelled(rows: Sequence[Track | RejectedRow], folders: Folders) -> Iterator[Track | RejectedRow]:
+def _as_spelled(rows: Sequence[Track | RejectedRow], folders: FolderListings) -> Iterator[Track | RejectedRow]:
     files = (uri for row in rows if isinstance(row, Track) for uri in (row.source, row.reference))
     actual = folders.actual({uri for uri in files if uri})
     for row in rows:

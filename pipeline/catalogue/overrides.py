@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 _NO_TEXT = ("null", "true", "false", "nan", "inf")
 
 
-def written(value: object) -> str:
+def as_override(value: object) -> str:
     """A value as the right side of ``key=value``."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{name}:{written(inner)}" for name, inner in value.items()) + "}"
+        return "{" + ",".join(f"{name}:{as_override(inner)}" for name, inner in value.items()) + "}"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ",".join(map(written, value)) + "]"
+        return "[" + ",".join(map(as_override, value)) + "]"
     return _text(value) if isinstance(value, str) else repr(value)
 
 

@@ -20,11 +20,11 @@ from acestep.constants import NUMERICS_VERSION
 from acestep.errors import AudioError, RestyleError
 from acestep.redaction import redacted
 from pipeline.storage.parquet_parts import PartError, PartFormat, part_names, read_part, write_part
-from pipeline.storage.read_timeout import DEFAULT_PATIENCE, Patience, Tick, place_of, side_by_side
+from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, Tick, place_of, side_by_side
 from pipeline.storage.source_copy import READ_BYTES, opened, refuse_larger
 from pipeline.storage.source_errors import SourceError, SourceTimeoutError, source_kind
-from pipeline.storage.spelling import Folders, Nearby, no_such_file
-from pipeline.storage.store import Store, locate, patiently
+from pipeline.storage.spelling import FolderListings, NearbyFiles, no_such_file
+from pipeline.storage.store import Store, locate, with_retries
 
 PROBES = "probes"
 THREADS = 16
@@ -59,14 +59,14 @@ SCHEMA = pa.schema(
 PROBED = PartFormat(SCHEMA, ("uri", "size", "modified_ns", "digest"))
 
 
-class Seen(NamedTuple):
+class FileVersion(NamedTuple):
     """What tells one version of a file from another without reading it."""
 
     size: int
     modified_ns: int
 
 
-class Probes:
+class ProbeCache:
     """Probes of files, asked for only where a file is new or has changed since an earlier launch looked at it.
 
     A URI is remembered without its passwords: with another signature it is the same file.
@@ -75,11 +75,15 @@ class Probes:
     """
 
     def __init__(
-        self, store: Store, launch: str, patience: Patience = DEFAULT_PATIENCE, suspects: Collection[str] = ()
+        self,
+        store: Store,
+        launch: str,
+        patience: ReadTimeout = DEFAULT_READ_TIMEOUT,
+        suspects: Collection[str] = (),
     ):
         self.store, self.launch, self.patience = store, launch, patience
         self.suspects = frozenset(suspects)
-        self.folders = Folders(patience)
+        self.folders = FolderListings(patience)
         known = pa.concat_tables([SCHEMA.empty_table(), *_remembered(store)])
         # The newest look at a file comes last and is found first.
         self.known = known.filter(pc.equal(known["numerics_version"], NUMERICS_VERSION)).combine_chunks()[::-1]
@@ -103,7 +107,7 @@ class Probes:
             self._remember({uri: p for uri, p in looked.items() if p.digest}, seen)
         return found
 
-    def _remember(self, looked: dict[str, Probe], seen: dict[str, Seen | None]) -> None:
+    def _remember(self, looked: dict[str, Probe], seen: dict[str, FileVersion | None]) -> None:
         # A file that was replaced while it was read, and is put back, has the old time and the other's digest.
         local = [uri for uri in looked if _is_local(uri)]
         after = seen | _seen(local, self.patience)
@@ -131,12 +135,12 @@ def _remembered(store: Store) -> Iterator[pa.Table]:
                 log.warning("%s; it is left out", error)
 
 
-def probe_all(uris: Sequence[str], patience: Patience = DEFAULT_PATIENCE) -> dict[str, Probe]:
+def probe_all(uris: Sequence[str], patience: ReadTimeout = DEFAULT_READ_TIMEOUT) -> dict[str, Probe]:
     """Probes of files that nobody will remember, for want of an output folder."""
-    return _probed(list(dict.fromkeys(uris)), Folders(patience), patience)
+    return _probed(list(dict.fromkeys(uris)), FolderListings(patience), patience)
 
 
-def _probed(uris: Sequence[str], folders: Folders, patience: Patience) -> dict[str, Probe]:
+def _probed(uris: Sequence[str], folders: FolderListings, patience: ReadTimeout) -> dict[str, Probe]:
     with side_by_side(THREADS, patience) as (pool, patience):
         look = partial(probe, folders=folders, patience=patience)
         return dict(zip(uris, pool.map(look, uris), strict=True))
@@ -146,9 +150,9 @@ def _is_local(uri: str) -> bool:
     return isinstance(locate(uri)[0], fs.LocalFileSystem)
 
 
-def _seen(uris: Sequence[str], patience: Patience) -> dict[str, Seen | None]:
+def _seen(uris: Sequence[str], patience: ReadTimeout) -> dict[str, FileVersion | None]:
     """Size and time of each file; None where there is no file, or none that answers."""
-    seen: dict[str, Seen | None] = dict.fromkeys(uris)
+    seen: dict[str, FileVersion | None] = dict.fromkeys(uris)
     groups: dict[int, tuple[fs.FileSystem, dict[str, str]]] = {}
     for uri in uris:
         try:
@@ -164,9 +168,9 @@ def _seen(uris: Sequence[str], patience: Patience) -> dict[str, Seen | None]:
     return seen
 
 
-def _seen_locally(paths: dict[str, str], patience: Patience) -> dict[str, Seen | None]:
+def _seen_locally(paths: dict[str, str], patience: ReadTimeout) -> dict[str, FileVersion | None]:
     """The same for local files. What lies beside one that does not answer is not asked."""
-    seen: dict[str, Seen | None] = {}
+    seen: dict[str, FileVersion | None] = {}
     left = list(paths.items())
     while left:
         asked: list[tuple[str, str]] = []
@@ -177,7 +181,7 @@ def _seen_locally(paths: dict[str, str], patience: Patience) -> dict[str, Seen |
                 asked.append((uri, path))
                 try:
                     info = os.stat(path)
-                    seen[uri] = Seen(info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else None
+                    seen[uri] = FileVersion(info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else None
                 except (OSError, ValueError):
                     seen[uri] = None
 
@@ -190,7 +194,9 @@ def _seen_locally(paths: dict[str, str], patience: Patience) -> dict[str, Seen |
     return dict.fromkeys(paths) | seen
 
 
-def _seen_remotely(filesystem: fs.FileSystem, paths: dict[str, str], patience: Patience) -> dict[str, Seen | None]:
+def _seen_remotely(
+    filesystem: fs.FileSystem, paths: dict[str, str], patience: ReadTimeout
+) -> dict[str, FileVersion | None]:
     def ask(tick: Tick) -> list[fs.FileInfo]:
         def once() -> list[fs.FileInfo]:
             names, infos = list(paths.values()), []
@@ -199,17 +205,17 @@ def _seen_remotely(filesystem: fs.FileSystem, paths: dict[str, str], patience: P
                 infos += filesystem.get_file_info(names[start : start + AT_ONCE])
             return infos
 
-        return patiently(once)
+        return with_retries(once)
 
     try:
         infos = patience.run(next(iter(paths)), ask)
     except (OSError, ValueError, SourceError):
         return dict.fromkeys(paths)
-    seen = (Seen(info.size, info.mtime_ns) if info.is_file else None for info in infos)
+    seen = (FileVersion(info.size, info.mtime_ns) if info.is_file else None for info in infos)
     return dict(zip(paths, seen, strict=True))
 
 
-def probe(uri: str, folders: Folders | None = None, patience: Patience = DEFAULT_PATIENCE) -> Probe:
+def probe(uri: str, folders: FolderListings | None = None, patience: ReadTimeout = DEFAULT_READ_TIMEOUT) -> Probe:
     """Digest a file's bytes and read its length from the header, without decoding it.
 
     Args:
@@ -218,7 +224,7 @@ def probe(uri: str, folders: Folders | None = None, patience: Patience = DEFAULT
     try:
         return patience.run(uri, lambda tick: _look(uri, tick))
     except FileNotFoundError:
-        missing = no_such_file(folders.near(uri) if folders else Nearby())
+        missing = no_such_file(folders.near(uri) if folders else NearbyFiles())
         return Probe(error_kind="missing_file", error=f"{uri}: {missing}")
     except (OSError, ValueError, RestyleError) as error:  # ValueError: a name that no file can have
         return Probe(error_kind=source_kind(error), error=f"{uri}: {error}")
@@ -227,7 +233,7 @@ def probe(uri: str, folders: Folders | None = None, patience: Patience = DEFAULT
 def _look(uri: str, tick: Tick) -> Probe:
     filesystem, path = locate(uri)
     look = partial(_look_once, filesystem, path, tick)
-    return look() if isinstance(filesystem, fs.LocalFileSystem) else patiently(look)
+    return look() if isinstance(filesystem, fs.LocalFileSystem) else with_retries(look)
 
 
 def _look_once(filesystem: fs.FileSystem, path: str, tick: Tick) -> Probe:

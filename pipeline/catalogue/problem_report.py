@@ -20,7 +20,7 @@ WRITERS: dict[str, Any] = {"csv": pyarrow.csv.CSVWriter, "parquet": pq.ParquetWr
 
 
 @dataclass(frozen=True)
-class Problem:
+class ReportedProblem:
     """Why a track cannot run, or what is worth knowing of it; without ``track_id`` and ``source``, of the job."""
 
     track_id: str
@@ -46,10 +46,10 @@ class ProblemLog:
             RequestError: it has another ending, or cannot be written.
         """
         self.counts: Counter[str] = Counter()
-        self.first: list[Problem] = []
+        self.first: list[ReportedProblem] = []
         self.noted: Counter[str] = Counter()
-        self.first_noted: list[Problem] = []
-        self.waiting: list[Problem] = []
+        self.first_noted: list[ReportedProblem] = []
+        self.waiting: list[ReportedProblem] = []
         self.stream = self.writer = None
         self.is_csv = report is not None and report.lower().endswith(".csv")
         if report is None:
@@ -64,14 +64,14 @@ class ProblemLog:
             raise RequestError(f"report {report}: cannot be written ({error})") from error
         self.writer = WRITERS[kind](self.stream, SCHEMA)
 
-    def add(self, problem: Problem) -> None:
+    def add(self, problem: ReportedProblem) -> None:
         """Take the problem of a track."""
         self.counts[problem.kind] += 1
         if len(self.first) < KEPT:
             self.first.append(problem)
         self._report(problem)
 
-    def remark(self, note: Problem) -> None:
+    def remark(self, note: ReportedProblem) -> None:
         """Take what is worth knowing of a track that can be run."""
         self.noted[note.kind] += 1
         if len(self.first_noted) < KEPT:
@@ -80,9 +80,9 @@ class ProblemLog:
 
     def note(self, part: str, message: str) -> None:
         """Take a problem of the job itself, named by its part: only the report tells it, as a row of no track."""
-        self._report(Problem("", "", part, message))
+        self._report(ReportedProblem("", "", part, message))
 
-    def _report(self, problem: Problem) -> None:
+    def _report(self, problem: ReportedProblem) -> None:
         if self.writer is not None:
             self.waiting.append(problem)
             if len(self.waiting) >= BATCH_ROWS:

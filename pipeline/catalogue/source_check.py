@@ -18,11 +18,11 @@ from acestep.audio.source_notes import LevelMeter, SourceNote, of_reference
 from acestep.errors import RestyleError
 from pipeline.catalogue.manifest import Track
 from pipeline.catalogue.probe import THREADS, Probe
-from pipeline.catalogue.problem_report import Problem
-from pipeline.storage.read_timeout import DEFAULT_PATIENCE, Patience, Tick
+from pipeline.catalogue.problem_report import ReportedProblem
+from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, Tick
 from pipeline.storage.source_copy import opened
 from pipeline.storage.source_errors import TOO_LONG, source_kind
-from pipeline.storage.store import locate, patiently
+from pipeline.storage.store import locate, with_retries
 
 Decode = Literal["start", "full", "none"]
 DECODES = ("start", "full", "none")
@@ -36,7 +36,7 @@ Look = Callable[[Sequence[str]], Mapping[str, Probe]]
 
 
 @dataclass
-class Sources:
+class SourceSummary:
     """Tracks that were looked at, those with a problem, and those whose header does not say how long they are.
 
     undecodable: of those with a problem, the ones that a plan takes for good, since only decoding tells.
@@ -51,7 +51,7 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Heard:
+class DecodeResult:
     """What decoding a file tells: what is to be noted of it, or why it cannot be used, as a kind and a message."""
 
     notes: tuple[SourceNote, ...] = ()
@@ -63,11 +63,11 @@ def check_sources(
     look: Look,
     how_far: Decode,
     max_seconds: float,
-    found: Callable[[Problem], None],
-    noted: Callable[[Problem], None],
+    found: Callable[[ReportedProblem], None],
+    noted: Callable[[ReportedProblem], None],
     looked: Callable[[int], None],
-    patience: Patience = DEFAULT_PATIENCE,
-) -> Sources:
+    patience: ReadTimeout = DEFAULT_READ_TIMEOUT,
+) -> SourceSummary:
     """Probe the files of every track and decode them as far as ``how_far`` says, batch by batch.
 
     Args:
@@ -78,7 +78,7 @@ def check_sources(
         noted: is told what is worth knowing of a track that can be run, such as that it is silent.
         looked: is told now and then how many tracks are done.
     """
-    counted = Sources()
+    counted = SourceSummary()
     full = how_far == "full"
     threads = FULL_THREADS if full else THREADS
     told_at = time.monotonic()
@@ -87,15 +87,17 @@ def check_sources(
     patience = replace(patience, stopped=stopped.is_set)
 
     @lru_cache(maxsize=REMEMBERED)
-    def decoded(uri: str) -> Heard:
-        return listen(uri, full, max_seconds, patience)
+    def decoded(uri: str) -> DecodeResult:
+        return check_decoding(uri, full, max_seconds, patience)
 
     planned = iter(tracks)
     while batch := list(islice(planned, BATCH_ROWS)):
         probes = look([uri for track in batch for uri in files_of(track)])
         with ThreadPoolExecutor(threads) as pool:
 
-            def check(track: Track, probes: Mapping[str, Probe] = probes) -> tuple[Problem | None, list[Problem]]:
+            def check(
+                track: Track, probes: Mapping[str, Probe] = probes
+            ) -> tuple[ReportedProblem | None, list[ReportedProblem]]:
                 return check_track(track, probes, None if how_far == "none" else decoded, max_seconds)
 
             try:
@@ -132,24 +134,24 @@ def files_of(track: Track) -> Iterator[str]:
 def check_track(
     track: Track,
     probes: Mapping[str, Probe],
-    decoded: Callable[[str], Heard] | None,
+    decoded: Callable[[str], DecodeResult] | None,
     max_seconds: float,
-) -> tuple[Problem | None, list[Problem]]:
+) -> tuple[ReportedProblem | None, list[ReportedProblem]]:
     """What is wrong with the files of one track, the cheapest look first, and, where nothing is, what is noted."""
-    notes: list[Problem] = []
+    notes: list[ReportedProblem] = []
     for uri in files_of(track):
         known = probes[uri]
         if known.error_kind is not None:
-            return Problem(track.track_id, uri, known.error_kind, known.error or ""), []
+            return ReportedProblem(track.track_id, uri, known.error_kind, known.error or ""), []
         if is_longer(known, max_seconds):
             message = f"{uri}: {known.duration_s:.1f} s is longer than {max_seconds:g} s; cut the track"
-            return Problem(track.track_id, uri, TOO_LONG, message), []
+            return ReportedProblem(track.track_id, uri, TOO_LONG, message), []
         if decoded is not None:
             heard = decoded(uri)
             if heard.defect is not None:
-                return Problem(track.track_id, uri, *heard.defect), []
+                return ReportedProblem(track.track_id, uri, *heard.defect), []
             told = heard.notes if uri == track.source else of_reference(heard.notes, uri)
-            notes += [Problem(track.track_id, uri, note.kind, note.text) for note in told]
+            notes += [ReportedProblem(track.track_id, uri, note.kind, note.text) for note in told]
     return None, notes
 
 
@@ -158,7 +160,9 @@ def is_longer(known: Probe, max_seconds: float) -> bool:
     return known.duration_s is not None and known.duration_s > max_seconds
 
 
-def listen(uri: str, full: bool, max_seconds: float, patience: Patience = DEFAULT_PATIENCE) -> Heard:
+def check_decoding(
+    uri: str, full: bool, max_seconds: float, patience: ReadTimeout = DEFAULT_READ_TIMEOUT
+) -> DecodeResult:
     """Decode a file, as a worker does.
 
     Args:
@@ -176,12 +180,12 @@ def listen(uri: str, full: bool, max_seconds: float, patience: Patience = DEFAUL
                 check_samples([samples for samples, _ in pieces])
                 return notes
 
-        return look() if isinstance(filesystem, fs.LocalFileSystem) else patiently(look)
+        return look() if isinstance(filesystem, fs.LocalFileSystem) else with_retries(look)
 
     try:
-        return Heard(tuple(patience.run(uri, decoded)))
+        return DecodeResult(tuple(patience.run(uri, decoded)))
     except (OSError, RestyleError) as error:
-        return Heard(defect=(source_kind(error), f"{uri}: {error}"))
+        return DecodeResult(defect=(source_kind(error), f"{uri}: {error}"))
 
 
 def start_of(file: BinaryIO, max_seconds: float | None = None) -> list[SourceNote]:

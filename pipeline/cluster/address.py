@@ -11,7 +11,7 @@ LOCAL = "local"
 LOOPBACK = "127.0.0.1"
 
 
-def find(address: str) -> str:
+def resolve_address(address: str) -> str:
     """The cluster that an address means: "local", "auto" (the one on this machine, as Ray finds it) or host:port.
 
     Raises:
@@ -24,7 +24,7 @@ def find(address: str) -> str:
         return named
     if address == "auto" and not named:
         return LOCAL
-    if started_here() is None:
+    if local_cluster_address() is None:
         raise RequestError(
             f"cluster.address {address!r}: RAY_ADDRESS names no cluster and `ray start` has started none on this "
             "machine; give cluster.address=host:port, or cluster=local to start one here"
@@ -32,7 +32,7 @@ def find(address: str) -> str:
     return "auto"
 
 
-def knock(address: str) -> None:
+def is_reachable(address: str) -> None:
     """See that somebody listens.
 
     Raises:
@@ -53,7 +53,7 @@ def knock(address: str) -> None:
         ) from error
 
 
-def started_here() -> str | None:
+def local_cluster_address() -> str | None:
     """Address of the cluster that ``ray start`` noted on this machine; it may be gone."""
     note = Path(scratch_folder()) / "ray" / "ray_current_cluster"
     return note.read_text().strip() if note.is_file() else None

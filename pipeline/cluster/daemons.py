@@ -40,7 +40,7 @@ class Daemon(services.ConsolePopen):
 
 
 @contextmanager
-def sheltered() -> Iterator[list[Daemon]]:
+def detached_daemons() -> Iterator[list[Daemon]]:
     """Within the block, ``ray.init`` starts daemons in groups of their own that ignore SIGTERM and SIGHUP.
 
     They die with the job all the same: Ray has the kernel see to it. Yields the list of those started.

@@ -17,7 +17,7 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 
 from acestep.errors import RequestError, RestyleError
 from pipeline.cluster.address import LOCAL, scratch_folder
-from pipeline.cluster.daemons import Daemon, sheltered
+from pipeline.cluster.daemons import Daemon, detached_daemons
 from pipeline.cluster.runtime_env import runtime_environment
 
 OBJECT_STORE_BYTES = 300_000_000
@@ -49,7 +49,7 @@ def start(cpus: int | None, gpus: int | None, node_ip_address: str | None, timeo
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(int(timeout_s)))
     daemons: list[Daemon] = []
     try:
-        with sheltered() as daemons, _patient(daemons, timeout_s), _loopback_allowed():
+        with detached_daemons() as daemons, _patient(daemons, timeout_s), _loopback_allowed():
             ray.init(
                 address=LOCAL,
                 num_cpus=cpus,

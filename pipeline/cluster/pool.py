@@ -11,7 +11,7 @@ import ray
 
 from acestep.errors import RequestError, RestyleError
 from pipeline.cluster import local_cluster
-from pipeline.cluster.address import LOCAL, LOOPBACK, find, knock, started_here
+from pipeline.cluster.address import LOCAL, LOOPBACK, is_reachable, local_cluster_address, resolve_address
 from pipeline.cluster.daemons import handlers_kept
 from pipeline.cluster.runtime_env import inside_ray_job, runtime_environment
 
@@ -135,7 +135,7 @@ def connect(cluster: ClusterSpec) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if ray.is_initialized():  # whoever embeds us has a cluster already
         return
-    address = find(cluster.address)
+    address = resolve_address(cluster.address)
     if address == LOCAL:
         local_cluster.start(cluster.cpus, cluster.gpus, cluster.node_ip_address, cluster.start_timeout_s)
     else:
@@ -154,7 +154,7 @@ def _join(cluster: ClusterSpec, address: str) -> None:
             f"job joins {address}; leave it out"
         )
     # Ray would go on trying an address where nobody listens for minutes, one in a file left behind included.
-    knock(started_here() or address if address == "auto" else address)
+    is_reachable(local_cluster_address() or address if address == "auto" else address)
     environment = runtime_environment(cluster.ship_code, cluster.install)
     try:
         # A cluster on this machine is joined as "auto": only then does Ray use this user's token by itself.
@@ -178,7 +178,7 @@ def size_pool(cluster: ClusterSpec) -> Pool:
     check(cluster)
     nodes = _nodes()
     where = _described(cluster, nodes)
-    local = find(cluster.address) == LOCAL and len(nodes) == 1
+    local = resolve_address(cluster.address) == LOCAL and len(nodes) == 1
     resources = cluster.resources
     suitable = [node for node in nodes if _has(node, resources)]
     gpus = any(node.get("GPU") for node in suitable)
@@ -261,8 +261,8 @@ def _described(cluster: ClusterSpec, nodes: list[dict[str, float]]) -> str:
     def counted(amount: float, word: str) -> str:
         return f"{amount:g} {word}{'s' * (amount != 1)}"
 
-    where = find(cluster.address)
-    where = (started_here() or where) if where == "auto" else where
+    where = resolve_address(cluster.address)
+    where = (local_cluster_address() or where) if where == "auto" else where
     size = [] if where == LOCAL and len(nodes) == 1 else [counted(len(nodes), "node")]
     gpus = sum(node.get("GPU", 0.0) for node in nodes)
     size.append(counted(gpus, "GPU") if gpus else counted(sum(node.get("CPU", 0.0) for node in nodes), "CPU"))

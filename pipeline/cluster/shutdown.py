@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from acestep.errors import RestyleError
-from pipeline.cluster.signals import StoppedNow, handling
+from pipeline.cluster.signals import ImmediateStop, handling
 
 MAX_WAITING = 10_000
 AGAIN_S = 10.0
@@ -128,7 +128,7 @@ def stop_signals(on_first: Callable[[], bool]) -> Iterator[StopRequest]:
 
     def handle(number: int) -> None:
         if request.signal is not None or request.error is not None:
-            raise StoppedNow(request.signal or number)
+            raise ImmediateStop(request.signal or number)
         request.signal = number
         request.came.set()
 
@@ -159,10 +159,10 @@ def stop_signals(on_first: Callable[[], bool]) -> Iterator[StopRequest]:
     except KeyboardInterrupt as stopped:
         if request.error is not None:
             raise request.error from stopped
-        if request.signal is None or isinstance(stopped, StoppedNow):
+        if request.signal is None or isinstance(stopped, ImmediateStop):
             raise
         # Ray replaces an exception of a signal handler by a plain KeyboardInterrupt.
-        raise StoppedNow(request.signal) from stopped
+        raise ImmediateStop(request.signal) from stopped
     finally:
         request.came.set()
         waiter.join(timeout=1)

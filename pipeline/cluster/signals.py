@@ -16,7 +16,7 @@ FROM_OUTSIDE = {signal.SIGTERM, signal.SIGHUP}
 REPEAT_S = 1.0
 
 
-class StoppedNow(KeyboardInterrupt):
+class ImmediateStop(KeyboardInterrupt):
     """The job was asked to stop without waiting for anything; ``signal`` says by which signal."""
 
     def __init__(self, number: int):
@@ -67,10 +67,10 @@ def raising() -> Iterator[Callable[[KeyboardInterrupt], int]]:
     def stop(number: int) -> None:
         nonlocal last
         last = number
-        raise StoppedNow(number)
+        raise ImmediateStop(number)
 
     def status_of(stopped: KeyboardInterrupt) -> int:
-        return 128 + (stopped.signal if isinstance(stopped, StoppedNow) else last)
+        return 128 + (stopped.signal if isinstance(stopped, ImmediateStop) else last)
 
     with handling(stop):
         yield status_of

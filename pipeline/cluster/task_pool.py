@@ -9,11 +9,11 @@ from ray.exceptions import RayError, RayTaskError
 
 Piece = TypeVar("Piece")
 Made = TypeVar("Made")
-AHEAD = 2  # pieces that wait for each CPU, so that none idles while the driver looks at a result
+QUEUED_PER_CPU = 2  # pieces that wait for each CPU, so that none idles while the driver looks at a result
 RETRIES = 2
 
 
-def spread(
+def map_in_tasks(
     work: Callable[[Piece], Made],
     pieces: Iterable[Piece],
     gpus: float = 0.0,
@@ -35,7 +35,7 @@ def spread(
     task = ray.remote(num_cpus=1, num_gpus=gpus, resources=dict(resources or {}), max_retries=RETRIES)(work)
     there = ray.cluster_resources()
     hands = there.get("GPU", 0.0) / gpus if gpus else there.get("CPU", 1.0)
-    at_once = max_tasks or AHEAD * max(1, int(hands))
+    at_once = max_tasks or QUEUED_PER_CPU * max(1, int(hands))
     under_way: deque[tuple[Piece, Any]] = deque()
     for piece in pieces:
         under_way.append((piece, task.remote(piece)))

@@ -22,7 +22,7 @@ _gcs: Any = gcs_pb2
 
 
 @dataclass(frozen=True)
-class Death:
+class WorkerDeath:
     """A worker process that ended without being asked to.
 
     worker_id: Ray's.
@@ -36,7 +36,7 @@ class Death:
     detail: str
 
 
-def read_deaths() -> list[Death]:
+def read_deaths() -> list[WorkerDeath]:
     """The deaths of this job's workers so far.
 
     Raises:
@@ -48,7 +48,7 @@ def read_deaths() -> list[Death]:
     return [_death(one) for one in table if one.job_id == job and _died(one)]
 
 
-def killed_for_memory(worker_ids: Iterable[str]) -> bool:
+def was_killed_for_memory(worker_ids: Iterable[str]) -> bool:
     """Whether Ray's memory monitor killed one of these workers; False where Ray does not answer."""
     wanted = set(worker_ids)
     if not ray.is_initialized() or not wanted:
@@ -60,14 +60,14 @@ def killed_for_memory(worker_ids: Iterable[str]) -> bool:
         return False
 
 
-def in_words(deaths: Sequence[Death]) -> str:
+def in_words(deaths: Sequence[WorkerDeath]) -> str:
     """Such as "5 processes died: 4 killed by Ray's memory monitor, 1 ended unexpectedly (...)"."""
     causes = Counter(BY_MONITOR if death.for_memory else UNEXPECTED for death in deaths)
     listed = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
     return f"{len(deaths)} process{'es' * (len(deaths) != 1)} died: {listed}"
 
 
-def remedy(deaths: Sequence[Death]) -> str:
+def remedy(deaths: Sequence[WorkerDeath]) -> str:
     """What to do about them, with what Ray said of the last one."""
     monitored = [death for death in deaths if death.for_memory]
     if monitored:
@@ -80,9 +80,9 @@ def _died(worker: Any) -> bool:
     return not worker.is_alive and worker.worker_type == _common.WORKER and worker.exit_type in by_itself
 
 
-def _death(worker: Any) -> Death:
+def _death(worker: Any) -> WorkerDeath:
     for_memory = worker.exit_type == _common.WorkerExitType.NODE_OUT_OF_MEMORY
     lines = [line for line in worker.exit_detail.splitlines() if line]
     reason = [line for line in lines if line.startswith("OOM kill reason: ")]
     detail = reason[0].removeprefix("OOM kill reason: ") if reason else " ".join(lines[:1])
-    return Death(worker.worker_address.worker_id.hex(), worker.pid, for_memory, detail)
+    return WorkerDeath(worker.worker_address.worker_id.hex(), worker.pid, for_memory, detail)

@@ -28,7 +28,7 @@ from pipeline.demo_model.classifier import GenreClassifier, describe, train_clas
 from pipeline.demo_model.songs import audio_file, complete
 from pipeline.demo_model.stages import Training
 from pipeline.evaluation.statistics import interval
-from pipeline.metrics.chance_level import null_of
+from pipeline.metrics.chance_level import measure_chance
 from pipeline.metrics.compute import compare
 from pipeline.metrics.features import Features, Music, extract
 from pipeline.metrics.sound import loudness
@@ -194,7 +194,7 @@ def _chance(features: list[list[Features]]) -> dict[str, float]:
     chosen = pairs(len(features))
     sources = [(str(p.song), features[p.song][p.source]) for p in chosen]
     others = [(str(p.song), features[p.song][p.target]) for p in chosen]
-    return dict(null_of(sources, others).p95)
+    return dict(measure_chance(sources, others).p95)
 
 
 def measured(source: Features, cover: Features) -> Row:

@@ -51,7 +51,7 @@ PAIRS = pa.schema(
 
 
 @dataclass(frozen=True)
-class Layout:
+class CoverLayout:
     """Where rows belong.
 
     unit, setting: of each row ``[rows]``; a unit is a seed of a track.
@@ -105,7 +105,7 @@ def _varies(column: pa.ChunkedArray) -> bool:
     return any(value != first for value in others)
 
 
-def layout_of(rows: pa.Table, settings: Sequence[str]) -> Layout:
+def layout_of(rows: pa.Table, settings: Sequence[str]) -> CoverLayout:
     """Where the rows belong, for settings in the order given and tracks in that of their names."""
     named = rows["track_id"].combine_chunks().dictionary_encode()
     rank = np.argsort(np.argsort(np.asarray(named.dictionary.to_pylist(), dtype=str)))
@@ -114,7 +114,7 @@ def layout_of(rows: pa.Table, settings: Sequence[str]) -> Layout:
     units, unit = np.unique(track * len(seeds) + seed, return_inverse=True)
     starts = np.unique(units // max(len(seeds), 1), return_index=True)[1]
     setting = pc.index_in(rows["setting_id"], value_set=pa.array(settings, pa.string())).to_numpy()
-    return Layout(unit, setting.astype(np.int64), starts, (len(units), len(settings)))
+    return CoverLayout(unit, setting.astype(np.int64), starts, (len(units), len(settings)))
 
 
 def describe(values: Floats, setting: Indices, by_track: Floats) -> dict[str, Any]:
@@ -135,7 +135,9 @@ def describe(values: Floats, setting: Indices, by_track: Floats) -> dict[str, An
     return {"mean": mean_over(by_track), "sd": sd, "n": n, "tracks": tracks, "low": low, "high": high}
 
 
-def compare_pairs(ids: Sequence[str], measure: str, layout: Layout, cells: Floats, best: int | None) -> pa.Table:
+def compare_pairs(
+    ids: Sequence[str], measure: str, layout: CoverLayout, cells: Floats, best: int | None
+) -> pa.Table:
     """``Comparison.pairs`` for one measure, given as ``[units, settings]``.
 
     All pairs are tested, whichever are listed, since the best setting was picked from among all.

@@ -16,7 +16,7 @@ from acestep.errors import RequestError
 from pipeline.evaluation.statistics import FEWEST_TRACKS, LEVEL
 from pipeline.evaluation.tuning_trials import Cell, Evaluate, Trial, Trials, check_sample
 
-__all__ = ["Evaluate", "Round", "Space", "Trial", "Tuned", "tune"]
+__all__ = ["Evaluate", "SearchSpace", "Trial", "TuningResult", "TuningRound", "tune"]
 
 BASELINE: Cell = (0.5, 8.0)
 # What may have been spent by the end of each round, as a share of the budget.
@@ -29,7 +29,7 @@ _SEED = 20_240_501
 
 
 @dataclass(frozen=True)
-class Space:
+class SearchSpace:
     """The grid that is searched, each axis rising. Models without guidance have one value of it."""
 
     strengths: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -53,7 +53,7 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Round:
+class TuningRound:
     """One call: what it looked at, how many covers each cell had by then, how many were new, and who led."""
 
     purpose: str
@@ -64,7 +64,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuningResult:
     """What a search found.
 
     mean, low, high: the winner's score over tracks and its 95 % interval, None under six tracks. It was picked as
@@ -81,18 +81,18 @@ class Tuned:
     high: float | None
     generations: int
     full_grid: int
-    rounds: tuple[Round, ...]
+    rounds: tuple[TuningRound, ...]
     alternatives: tuple[Cell, ...]
 
 
 def tune(
-    space: Space,
+    space: SearchSpace,
     tracks: Sequence[str],
     seeds: Sequence[int],
     evaluate: Evaluate,
     say: Callable[[str], None],
     budget: float = 0.3,
-) -> Tuned:
+) -> TuningResult:
     """Find the setting with the highest mean score over tracks, for a part of the full grid's covers.
 
     Args:
@@ -115,7 +115,7 @@ def tune(
     # Whoever lists tracks by album must not have the first rounds hear one album.
     order = np.random.default_rng(_SEED).permutation(len(tracks))
     trials = Trials([tracks[k] for k in order], seeds, evaluate, max_covers)
-    rounds: list[Round] = []
+    rounds: list[TuningRound] = []
     best = _nearest(space.strengths, BASELINE[0]), _nearest(space.guidances, BASELINE[1])
 
     def race(purpose: str, cells: Sequence[Cell], share: float) -> Cell:
@@ -123,7 +123,7 @@ def tune(
         if 0 < trials.cost(cells, covers) <= max_covers - trials.spent:
             made = trials.give(cells, covers)
             leader = _ranked(space, trials, cells)[0]
-            rounds.append(Round(purpose, tuple(cells), covers, made, leader))
+            rounds.append(TuningRound(purpose, tuple(cells), covers, made, leader))
             say(f"{purpose}: {len(cells)} settings, {covers} covers of each ({made} new)")
             say(_change(trials, best, leader, cells))
         return _ranked(space, trials, [cell for cell in cells if trials.seen(cell)])[0]
@@ -154,7 +154,7 @@ def tune(
         few = len(tracks) < FEWEST_TRACKS
         verdict = f"no verdict under {FEWEST_TRACKS} tracks against" if few else "cannot be told apart from"
         say(f"{verdict} {_listed(alternatives)}")
-    return Tuned(*best, mean, low, high, trials.spent, full_grid, tuple(rounds), alternatives)
+    return TuningResult(*best, mean, low, high, trials.spent, full_grid, tuple(rounds), alternatives)
 
 
 def named(cell: Cell) -> str:
@@ -162,7 +162,7 @@ def named(cell: Cell) -> str:
     return f"{cell[0]:g} / {cell[1]:g}"
 
 
-def _ranked(space: Space, trials: Trials, cells: Sequence[Cell]) -> list[Cell]:
+def _ranked(space: SearchSpace, trials: Trials, cells: Sequence[Cell]) -> list[Cell]:
     """The cells, the best first, by their own covers and, with less weight, by those of their neighbours."""
     leads = trials.leads()
 
@@ -178,7 +178,7 @@ def _weight(cell: Cell, other: Cell) -> float:
     return (1 if cell[0] == other[0] else NEXT_STRENGTH) * (1 if cell[1] == other[1] else NEXT_GUIDANCE)
 
 
-def _finalists(space: Space, trials: Trials, best: Cell) -> list[Cell]:
+def _finalists(space: SearchSpace, trials: Trials, best: Cell) -> list[Cell]:
     """The cells that are not clearly worse, the best first, as many as can be given all covers; two at least."""
     cells = _ranked(space, trials, list(trials.scores))
     behind, p, _ = trials.behind(best, cells)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pipeline.metrics.alignment import align
-from pipeline.metrics.compute import in_common, kept
+from pipeline.metrics.compute import chance_measures, in_common
 from pipeline.metrics.features import Features
 
 MIN_PAIRS = 56  # of eight tracks: under that one song under two names is the 95th percentile
@@ -20,7 +20,7 @@ TIMBRE, WAVEFORM = "timbre/mfcc_distance", "copy/waveform_corr"
 
 
 @dataclass(frozen=True)
-class Null:
+class ChanceLevel:
     """What unrelated music measures; plain values, as JSON takes them.
 
     mean, p95: by measure, over the pairs in which it could be measured.
@@ -31,7 +31,9 @@ class Null:
     p95: Mapping[str, float] = field(default_factory=dict)
 
 
-def null_of(sources: Sequence[tuple[str, Features]], outputs: Sequence[tuple[str, Features]]) -> Null:
+def measure_chance(
+    sources: Sequence[tuple[str, Features]], outputs: Sequence[tuple[str, Features]]
+) -> ChanceLevel:
     """Chance, from each source beside the outputs of other tracks; both are (track_id, features)."""
     pairs = 0
     values: dict[str, list[float]] = {}
@@ -43,18 +45,18 @@ def null_of(sources: Sequence[tuple[str, Features]], outputs: Sequence[tuple[str
                 continue
             pairs += 1
             mine, its = in_common(source.music, output.music)
-            for name, value in kept(mine, its, align(mine.chroma, its.chroma)).items():
+            for name, value in chance_measures(mine, its, align(mine.chroma, its.chroma)).items():
                 if not isinstance(value, str):
                     values.setdefault(name, []).append(value)
     found = {name: torch.tensor(measured) for name, measured in values.items()}
-    return Null(
+    return ChanceLevel(
         pairs,
         {name: float(measured.mean()) for name, measured in found.items()},
         {name: float(measured.quantile(0.95)) for name, measured in found.items()},
     )
 
 
-def outcome(values: Mapping[str, Any], null: Null) -> tuple[str | None, str]:
+def outcome(values: Mapping[str, Any], null: ChanceLevel) -> tuple[str | None, str]:
     """What a cover came to, and why: "ok", "copy" of its source, or the song "lost"; None where it cannot be told.
 
     Args:

@@ -16,14 +16,14 @@ BESIDE_SOURCE = tuple(name for name in DEFAULT_GROUP if not name.startswith("aud
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasureResult:
     """What one cover measures: a value for each of ``DEFAULT_GROUP``, and for each None its reason."""
 
     values: dict[str, float | int | bool | None]
     unmeasured: dict[str, str]
 
 
-def measure(source: Features, outputs: Sequence[Features]) -> list[Measured]:
+def measure(source: Features, outputs: Sequence[Features]) -> list[MeasureResult]:
     """Covers of one source, each beside it.
 
     Of different lengths, what both have is compared; only timbre and the ``audio/`` measures are of all that a
@@ -32,19 +32,19 @@ def measure(source: Features, outputs: Sequence[Features]) -> list[Measured]:
     return [_measure(source, output) for output in outputs]
 
 
-def _measure(source: Features, cover: Features) -> Measured:
+def _measure(source: Features, cover: Features) -> MeasureResult:
     found: Found = dict(cover.sound) | {"audio/duration_error_s": cover.seconds - source.seconds}
     if isinstance(source.music, Music) and isinstance(cover.music, Music):
         found |= compare(source.music, cover.music)
     else:
         found |= dict.fromkeys(BESIDE_SOURCE, incomparable(source, cover))
-    return told({name: found[name] for name in DEFAULT_GROUP})
+    return split_reasons({name: found[name] for name in DEFAULT_GROUP})
 
 
-def told(found: Found) -> Measured:
+def split_reasons(found: Found) -> MeasureResult:
     """Values, and the reasons for those that are none."""
     values = {name: None if isinstance(value, str) else value for name, value in found.items()}
-    return Measured(values, {name: value for name, value in found.items() if isinstance(value, str)})
+    return MeasureResult(values, {name: value for name, value in found.items() if isinstance(value, str)})
 
 
 def incomparable(source: Features, cover: Features) -> str:
@@ -61,7 +61,7 @@ def compare(source: Music, cover: Music) -> Found:
     fit = align(source.chroma, cover.chroma)
     late = round(fit.lag * rhythm.ONSET_RATE / FRAME_RATE)
     mine, other = overlap(source.chroma, cover.chroma, fit.lag)
-    return kept(source, cover, fit) | {
+    return chance_measures(source, cover, fit) | {
         "harmony/chroma_pearson": fit.pearson,
         "harmony/key_shift": fit.best_key,
         "align/lag_s": fit.lag / FRAME_RATE,
@@ -73,7 +73,7 @@ def compare(source: Music, cover: Music) -> Found:
     }
 
 
-def kept(source: Music, cover: Music, fit: Alignment) -> Found:
+def chance_measures(source: Music, cover: Music, fit: Alignment) -> Found:
     """The measures that chance has a level of: what the cover kept of the song, and how far its sound moved."""
     loop = goes_round(source.chroma)
     return {

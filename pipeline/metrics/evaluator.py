@@ -45,7 +45,7 @@ class MetricsSpec:
 
 
 @dataclass(frozen=True)
-class Heard:
+class Recording:
     """A recording as it is compared.
 
     pitch, style: what the extras make of it; None where they are off.
@@ -57,14 +57,14 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Listened:
+class ListenResult:
     """What came of listening to a recording: what is heard or, as text, why nothing is; seconds of work."""
 
-    heard: Heard | str
+    heard: Recording | str
     seconds: float
 
 
-class Ruler:
+class Evaluator:
     """Measures covers on one device.
 
     exclusive: held while it computes there; on a CPU nobody needs to wait.
@@ -83,15 +83,15 @@ class Ruler:
         self.exclusive = exclusive if exclusive is not None and device.type != "cpu" else nullcontext()
         self.clap = style.load_clap(spec.style, device) if spec.enabled and spec.style else None
 
-    def listen(self, wave: Tensor) -> Listened | None:
+    def listen(self, wave: Tensor) -> ListenResult | None:
         """A recording ``[2, n]`` at 48 kHz, to compare others with; None where nothing is measured."""
         if not self.spec.enabled:
             return None
         started = time.perf_counter()
         heard = self._tried(lambda: self._heard(wave.to(self.device)))
-        return Listened(heard, time.perf_counter() - started)
+        return ListenResult(heard, time.perf_counter() - started)
 
-    def measure(self, source: Listened | None, cover: Tensor, caption: str, covers: int = 1) -> dict[str, Any]:
+    def measure(self, source: ListenResult | None, cover: Tensor, caption: str, covers: int = 1) -> dict[str, Any]:
         """Result columns of a cover ``[2, n]``. What goes wrong costs a measure and never the cover.
 
         Args:
@@ -115,15 +115,15 @@ class Ruler:
             "measure_s": source.seconds / covers + listened.seconds + time.perf_counter() - started,
         }
 
-    def _heard(self, wave: Tensor) -> Heard:
+    def _heard(self, wave: Tensor) -> Recording:
         (features,) = extract([wave])
-        return Heard(
+        return Recording(
             features,
             pitch.track(features) if self.spec.melody else None,
             style.embed(self.clap, wave) if self.clap else None,
         )
 
-    def _compared(self, source: Heard, cover: Heard, caption: str) -> Found:
+    def _compared(self, source: Recording, cover: Recording, caption: str) -> Found:
         """All measures; a text is the reason why one has no value."""
         (measured,) = measure(source.features, [cover.features])
         found: Found = {name: value for name, value in measured.values.items() if value is not None}

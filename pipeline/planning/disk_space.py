@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from pipeline.planning.estimate import Forecast
+from pipeline.planning.estimate import Estimate
 from pipeline.storage.store import Store
 
 # Bytes per second of audio that no cover exceeds: PCM as it is, mp3 at its constant 128 kbit/s, while the encoders
@@ -23,7 +23,7 @@ CONTAINER_SHARE, CONTAINER_BYTES = 0.01, 16_384
 
 
 @dataclass(frozen=True)
-class Space:
+class DiskSpace:
     """Bytes that the covers to make take (``bound`` says how that is known), and those free (None: unknown)."""
 
     needed: float
@@ -39,13 +39,13 @@ class Space:
         return f"{decimal(int(self.needed))} needed ({self.bound}), {free}"
 
 
-def space_for(forecast: Forecast, audio_format: str, output: Store) -> Space:
+def space_for(forecast: Estimate, audio_format: str, output: Store) -> DiskSpace:
     """The space that a forecast's covers take in a folder, which need not be there yet."""
     free = shutil.disk_usage(_nearest(Path(output.root))).free if output.is_local else None
     if forecast.gigabytes is not None:
-        return Space(forecast.gigabytes * 1e9, "at the rate of covers made before", free)
+        return DiskSpace(forecast.gigabytes * 1e9, "at the rate of covers made before", free)
     upper_bound = max_bytes(forecast.audio_hours * 3600, forecast.items, audio_format)
-    return Space(upper_bound, f"an upper bound for {audio_format}", free)
+    return DiskSpace(upper_bound, f"an upper bound for {audio_format}", free)
 
 
 def max_bytes(seconds: float, covers: int, audio_format: str) -> float:

@@ -17,7 +17,7 @@ MEASURED_ONCE = ("condition_s", "decode_s", "measure_s", "write_s")
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Estimate:
     """What is left to do on a folder.
 
     items, tracks: to make; done: items that are there.
@@ -39,7 +39,7 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Rates:
+class WorkRates:
     """Seconds of work per second of audio: of each network evaluation, and of all else; bytes per second."""
 
     evaluation: float
@@ -47,14 +47,14 @@ class Rates:
     bytes: float
 
 
-def forecast(
+def estimate(
     plan: Plan,
     settings: Sequence[Setting],
     store: Store,
     model: ModelFacts,
     problems: pa.Table,
     rates_from: Store | None = None,
-) -> Forecast:
+) -> Estimate:
     """What ``plan`` amounts to.
 
     Args:
@@ -70,7 +70,7 @@ def forecast(
     else:
         steps_s = sum(seconds * evaluations[setting] for setting, seconds in plan.seconds.items())
         work_s = rates.evaluation * steps_s + rates.once * audio_s
-    return Forecast(
+    return Estimate(
         items=plan.items,
         tracks=plan.tracks,
         done=plan.done,
@@ -82,7 +82,7 @@ def forecast(
     )
 
 
-def measured_rates(store: Store, model: ModelFacts) -> Rates | None:
+def measured_rates(store: Store, model: ModelFacts) -> WorkRates | None:
     """Rates of the covers that a folder holds of this model in this dtype; None where it holds none."""
     rows = read_results(store, columns=(*MEASURED, *MEASURED_ONCE))
     same = pc.and_(pc.equal(rows["model_fingerprint"], model.fingerprint), pc.equal(rows["dtype"], model.dtype))
@@ -92,7 +92,7 @@ def measured_rates(store: Store, model: ModelFacts) -> Rates | None:
         return None
     evaluated_s = _total(pc.multiply(rows["duration_s"], pc.cast(rows["evaluations"], pa.float64())))
     audio_s = _total(rows["duration_s"])
-    return Rates(
+    return WorkRates(
         evaluation=_total(rows["denoise_s"]) / evaluated_s,
         once=sum(_total(rows[name]) for name in MEASURED_ONCE) / audio_s,
         bytes=_total(rows["audio_bytes"]) / audio_s,
@@ -103,7 +103,7 @@ def _total(column: pa.ChunkedArray) -> float:
     return float(pc.sum(column).as_py() or 0.0)
 
 
-def lines(found: Forecast) -> Mapping[str, str]:
+def lines(found: Estimate) -> Mapping[str, str]:
     """A forecast in words, by what it is about."""
     unknown = "not known before a cover of this model is made here"
     gone = {"lost": f"{found.lost} of these were finished, and their audio files are gone or not whole"}

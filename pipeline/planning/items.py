@@ -36,7 +36,7 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
-class Rules:
+class ItemRules:
     """What a job lays down for its rows.
 
     by_hand: parameters that were given for the job, by command line or grid, which a row's preset leaves alone.
@@ -62,7 +62,7 @@ class Rules:
         return dict.fromkeys(staged, "set by a stage") | dict.fromkeys(swept, "swept by the grid")
 
 
-def row_values(track: Track, rules: Rules) -> dict[str, Any]:
+def row_values(track: Track, rules: ItemRules) -> dict[str, Any]:
     """What a row sets: its own values, and those of its preset that nobody set by hand.
 
     Raises:
@@ -76,7 +76,7 @@ def row_values(track: Track, rules: Rules) -> dict[str, Any]:
     return suggested | dict(track.overrides)
 
 
-def make_items(track: Track, source: str, reference: str | None, rules: Rules) -> Iterator[dict[str, Any]]:
+def make_items(track: Track, source: str, reference: str | None, rules: ItemRules) -> Iterator[dict[str, Any]]:
     """The items of one track, as rows of ``ITEM``.
 
     Args:

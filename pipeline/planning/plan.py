@@ -20,9 +20,9 @@ from pipeline.catalogue.grid import RepeatsError
 from pipeline.catalogue.manifest import RejectedRow, Track
 from pipeline.catalogue.own_columns import META
 from pipeline.catalogue.probe import Probe
-from pipeline.planning.items import Rules, digest_of, item_columns, make_items
+from pipeline.planning.items import ItemRules, digest_of, item_columns, make_items
 from pipeline.planning.schema import PLAN_SCHEMA
-from pipeline.results.carried_columns import Carried
+from pipeline.results.carried_columns import CarriedColumns
 from pipeline.results.table import as_table
 from pipeline.storage.source_errors import TOO_LONG
 
@@ -54,12 +54,12 @@ class Plan:
 
 def make_plan(
     rows: Iterable[Track | RejectedRow],
-    rules: Rules,
+    rules: ItemRules,
     finished: set[str],
     look: Look,
     todo: Callable[[pa.Table], None],
     final: Callable[[pa.Table], None],
-    carried: Carried | None = None,
+    carried: CarriedColumns | None = None,
 ) -> Plan:
     """Cross tracks and settings, and leave out every item whose id is in ``finished``.
 
@@ -90,7 +90,7 @@ def make_plan(
 def _plan_batch(
     plan: Plan,
     batch: Sequence[Track | RejectedRow],
-    rules: Rules,
+    rules: ItemRules,
     finished: set[str],
     look: Look,
     unusable: Callable[[dict[str, Any]], None],

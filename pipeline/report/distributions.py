@@ -8,14 +8,14 @@ import pyarrow as pa
 from matplotlib.axes import Axes as Panel
 
 from pipeline.evaluation.objective import SCORE
-from pipeline.report.plotting import BLUE, INK, ORANGE, SOFT, Numbers, figure, heading, png, tidy, titled
+from pipeline.report.plotting import BLUE, INK, ORANGE, SOFT, PlotData, figure, heading, png, tidy, titled
 
 MAX_SETTINGS = 30
 MAX_POINTS = 60  # of a setting; more would be a blot
 SPREAD = np.random.default_rng(0).uniform(-0.24, 0.24, MAX_POINTS)
 
 
-def distributions(rows: pa.Table, numbers: Numbers, measures: Sequence[str]) -> bytes:
+def distributions(rows: pa.Table, numbers: PlotData, measures: Sequence[str]) -> bytes:
     """A panel for each measure, a line for each setting: median, middle half, the middle 90 % and, where they are
     few, every cover.
     """

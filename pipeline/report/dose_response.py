@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from pipeline.report.labels import parameter, value
 from pipeline.report.page_grid import values_along
-from pipeline.report.plotting import SOFT, Colour, Numbers, colours, figure, heading, png, tidy, titled
+from pipeline.report.plotting import SOFT, Colour, PlotData, colours, figure, heading, png, tidy, titled
 
 STRENGTH = "audio_cover_strength"
 MARKERS = "osD^vP*X"
@@ -17,7 +17,7 @@ PANELS_ACROSS = 3
 MAX_TIMES = 6  # side by side over a panel
 
 
-def dose_response(numbers: Numbers, measures: Sequence[str]) -> bytes:
+def dose_response(numbers: PlotData, measures: Sequence[str]) -> bytes:
     """A panel for each measure: its mean along the strength with the 95 % interval, a line for each value of the
     second parameter; the flow time of the switch, where each strength has one, on top (- where it never comes).
     """
@@ -74,7 +74,7 @@ def _tell_switch(panels: Iterable[Panel], strengths: Sequence[float], times: Seq
         top.set_xlabel("flow time of the switch, 1 noise .. 0 data", fontsize=8, color=SOFT)
 
 
-def _switch_times(numbers: Numbers, strengths: Sequence[float]) -> list[str]:
+def _switch_times(numbers: PlotData, strengths: Sequence[float]) -> list[str]:
     """The flow time of each strength's switch, as text; none where a strength has several."""
     times: dict[float, set[float | None]] = {strength: set() for strength in strengths}
     for setting in numbers.settings.values():

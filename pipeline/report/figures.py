@@ -13,7 +13,7 @@ from pipeline.report.plotting import file_name, numbers
 OBJECTIVE = (SCORE, KEPT, MOVED)
 
 
-def pictures(rows: pa.Table, comparison: Comparison) -> dict[str, bytes]:
+def draw_figures(rows: pa.Table, comparison: Comparison) -> dict[str, bytes]:
     """PNG files by name, of those pictures whose axes vary and whose measures there are.
 
     ``heat_map_*``: a measure over the first two varied parameters. ``dose_response*``: along the strength.

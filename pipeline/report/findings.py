@@ -15,14 +15,14 @@ import pyarrow.compute as pc
 from acestep.errors import RequestError
 from pipeline.catalogue.own_columns import META, with_columns_of
 from pipeline.evaluation.comparison import Comparison, compare, explain
-from pipeline.evaluation.judging import chance, judged
+from pipeline.evaluation.judging import judged, run_chance_level
 from pipeline.evaluation.objective import KEPT, MOVED, OUTCOME, REASON, SCORE, Objective
-from pipeline.metrics.chance_level import MIN_PAIRS, Null
+from pipeline.metrics.chance_level import MIN_PAIRS, ChanceLevel
 from pipeline.metrics.registry import BY_NAME
-from pipeline.report.figures import pictures
+from pipeline.report.figures import draw_figures
 from pipeline.report.listening_page import listening_page
 from pipeline.report.page_grid import axes, setting_words
-from pipeline.report.track_picks import choose
+from pipeline.report.track_picks import pick_tracks
 from pipeline.storage.audio_files import load, load_cover
 from pipeline.storage.parquet_parts import encode_parquet
 from pipeline.storage.store import Store
@@ -62,27 +62,27 @@ class Findings:
 
     rows: pa.Table
     comparison: Comparison
-    null: Null
+    null: ChanceLevel
     sentences: tuple[str, ...]
     files: Mapping[str, bytes]
 
 
-def find(output: Store, rows: pa.Table, spec: FindingsSpec, title: str) -> Findings:
+def make_findings(output: Store, rows: pa.Table, spec: FindingsSpec, title: str) -> Findings:
     """Judge and compare covers, and write it to ``comparison`` of the output folder.
 
     Args:
         rows: of ``FOUND_COLUMNS``, of which some are measured.
     """
     rows = rows.filter(pc.not_equal(rows["status"], "rejected"))
-    null = chance(output, rows)
+    null = run_chance_level(output, rows)
     rows = judged(rows, null, spec.objective)
     comparison = compare(rows, spec.objective)
     sentences = (*explain(comparison), *_caveats(rows, null))
     files = _tables(rows, comparison, null, spec.objective)
     if spec.pictures:
-        files |= pictures(rows, comparison)
+        files |= draw_figures(rows, comparison)
     if spec.listen_tracks:
-        samples = choose(rows, spec.listen_tracks)
+        samples = pick_tracks(rows, spec.listen_tracks)
         files[PAGE] = listening_page(
             title,
             rows,
@@ -96,7 +96,7 @@ def find(output: Store, rows: pa.Table, spec: FindingsSpec, title: str) -> Findi
     return Findings(rows, comparison, null, sentences, files)
 
 
-def _caveats(rows: pa.Table, null: Null) -> list[str]:
+def _caveats(rows: pa.Table, null: ChanceLevel) -> list[str]:
     """What the figures do not rest on, in sentences."""
     said = []
     ok = rows.filter(pc.equal(rows["status"], "ok"))
@@ -111,7 +111,7 @@ def _caveats(rows: pa.Table, null: Null) -> list[str]:
     return said
 
 
-def _tables(rows: pa.Table, comparison: Comparison, null: Null, objective: Objective) -> dict[str, bytes]:
+def _tables(rows: pa.Table, comparison: Comparison, null: ChanceLevel, objective: Objective) -> dict[str, bytes]:
     measured = [name for name in BY_NAME if rows[name].null_count < len(rows)]
     covers = rows.select([*COVER_COLUMNS, KEPT, MOVED, SCORE, *measured, "unmeasured"])
     tables = {

@@ -9,10 +9,10 @@ from matplotlib.patches import Rectangle
 
 from pipeline.report.labels import parameter, value
 from pipeline.report.page_grid import values_along
-from pipeline.report.plotting import AMOUNT, BETTER, INK, SOFT, Numbers, amount, figure, heading, png, titled
+from pipeline.report.plotting import AMOUNT, BETTER, INK, SOFT, PlotData, amount, figure, heading, png, titled
 
 
-def heat_map(numbers: Numbers, measure: str, across: str, down: str) -> bytes:
+def heat_map(numbers: PlotData, measure: str, across: str, down: str) -> bytes:
     """The mean of a measure in each cell with its 95 % interval; the best cell has a frame."""
     settings = list(numbers.settings.values())
     xs, ys = values_along(settings, across), values_along(settings, down)

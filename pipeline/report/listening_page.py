@@ -20,7 +20,7 @@ from pipeline.evaluation.objective import OUTCOME, REASON
 from pipeline.metrics.registry import Measure
 from pipeline.report import audio_clips as previews
 from pipeline.report import labels
-from pipeline.report.page_budget import fit
+from pipeline.report.page_budget import fit_page
 from pipeline.report.page_grid import (
     Axes,
     Row,
@@ -32,7 +32,7 @@ from pipeline.report.page_grid import (
     setting_words,
     values_along,
 )
-from pipeline.report.track_picks import Sample
+from pipeline.report.track_picks import TrackPick
 
 READERS = 4
 SCRIPTS = ("elements.js", "sound.js", "grid.js", "page.js")
@@ -51,7 +51,7 @@ class Excerpt:
 def listening_page(
     title: str,
     rows: pa.Table,
-    samples: Sequence[Sample],
+    samples: Sequence[TrackPick],
     read_source: Read,
     read_cover: Read,
     notes: Sequence[str] = (),
@@ -75,7 +75,7 @@ def listening_page(
         )
     wanted = pa.array([sample.track_id for sample in samples], pa.string())
     rows = rows.filter(pc.is_in(rows["track_id"], value_set=wanted))
-    grid, shown = axes(rows), fit(rows, samples)
+    grid, shown = axes(rows), fit_page(rows, samples)
     measures = [measure for measure in labels.SHOWN if measure.name in rows.column_names]
     content = {
         "title": title,
@@ -105,7 +105,7 @@ def _measure(measure: Measure) -> dict[str, Any]:
 
 
 def _track(
-    sample: Sample, covers: Sequence[Row], grid: Axes, seconds: float, read_source: Read, read_cover: Read
+    sample: TrackPick, covers: Sequence[Row], grid: Axes, seconds: float, read_source: Read, read_cover: Read
 ) -> dict[str, Any]:
     lengths_s = [row["duration_s"] for row in covers if row["duration_s"] is not None]
     # A cover is as long as its source, or shorter by less than a fade.

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipeline.report import audio_clips as previews
 from pipeline.report.page_grid import Row, by_score, median_seeds
-from pipeline.report.track_picks import Sample
+from pipeline.report.track_picks import TrackPick
 
 AUDIO_BYTES = 9_000_000
 BYTES_PER_SECOND = previews.KBPS * 1000 / 8 * 1.05 * 4 / 3  # 5 % of container, and base64
@@ -15,25 +15,25 @@ SHORTEST_S = 6.0
 
 
 @dataclass(frozen=True)
-class Shown:
+class PageSelection:
     """Rows by sample, the length of an excerpt in s, and what to tell about the rest."""
 
-    covers: Mapping[Sample, Sequence[Row]]
+    covers: Mapping[TrackPick, Sequence[Row]]
     seconds: float = previews.SECONDS
     notes: tuple[str, ...] = ()
 
 
-def fit(rows: pa.Table, samples: Sequence[Sample]) -> Shown:
+def fit_page(rows: pa.Table, samples: Sequence[TrackPick]) -> PageSelection:
     """What of the sampled tracks a page can hold.
 
     All of it at 12 s; or else, in this order and until it fits: one seed of each setting, the median by score;
     shorter excerpts, down to 6 s; fewer tracks; of the only track left, the best-scoring covers.
     """
-    covers: dict[Sample, list[Row]] = {sample: [] for sample in samples}
+    covers: dict[TrackPick, list[Row]] = {sample: [] for sample in samples}
     by_id = {sample.track_id: covers[sample] for sample in samples}
     for row in rows.to_pylist():
         by_id[row["track_id"]].append(row)
-    shown = Shown(covers)
+    shown = PageSelection(covers)
     if not _fits(shown):
         shown = _one_seed_each(shown)
     while not _fits(replace(shown, seconds=SHORTEST_S)) and len(shown.covers) > 1:
@@ -44,17 +44,17 @@ def fit(rows: pa.Table, samples: Sequence[Sample]) -> Shown:
     return replace(shown, seconds=min(previews.SECONDS, int(10 * longest_s) / 10))
 
 
-def _previews(shown: Shown) -> int:
+def _previews(shown: PageSelection) -> int:
     """How many there are: one of each source, and one of each cover that was made."""
     made = (sum(row["status"] == "ok" for row in covers) for covers in shown.covers.values())
     return max(1, len(shown.covers) + sum(made))
 
 
-def _fits(shown: Shown) -> bool:
+def _fits(shown: PageSelection) -> bool:
     return _previews(shown) * shown.seconds * BYTES_PER_SECOND <= AUDIO_BYTES
 
 
-def _one_seed_each(shown: Shown) -> Shown:
+def _one_seed_each(shown: PageSelection) -> PageSelection:
     medians = {sample: median_seeds(covers) for sample, covers in shown.covers.items()}
     if _previews(replace(shown, covers=medians)) == _previews(shown):
         return shown
@@ -62,13 +62,13 @@ def _one_seed_each(shown: Shown) -> Shown:
     return replace(shown, covers=medians, notes=(*shown.notes, note))
 
 
-def _without_last(shown: Shown) -> Shown:
+def _without_last(shown: PageSelection) -> PageSelection:
     *kept, last = shown.covers
     note = f"Track {last.track_id} is left out, so that the page stays small."
     return replace(shown, covers={sample: shown.covers[sample] for sample in kept}, notes=(*shown.notes, note))
 
 
-def _best_only(shown: Shown) -> Shown:
+def _best_only(shown: PageSelection) -> PageSelection:
     max_covers = int(AUDIO_BYTES / BYTES_PER_SECOND / SHORTEST_S) - 1
     note = f"Only the {max_covers} best-scoring covers are here, so that the page stays small."
     best = {sample: by_score(covers)[:max_covers] for sample, covers in shown.covers.items()}

@@ -8,12 +8,12 @@ from matplotlib.colors import Normalize
 
 from pipeline.evaluation.objective import KEPT, MOVED, SCORE
 from pipeline.report.labels import parameter
-from pipeline.report.plotting import INK, LINE, ORANGE, ORDER, SOFT, Numbers, figure, heading, png, tidy, titled
+from pipeline.report.plotting import INK, LINE, ORANGE, ORDER, SOFT, PlotData, figure, heading, png, tidy, titled
 
 NEAR = 0.035  # of the unit square: closer labels would overlap
 
 
-def trade_off(numbers: Numbers, front: Sequence[str]) -> bytes:
+def trade_off(numbers: PlotData, front: Sequence[str]) -> bytes:
     """Every setting at its means with 95 % intervals, the Pareto front as a line, and lines of equal score."""
     kept, moved = numbers.measured[KEPT], numbers.measured[MOVED]
     shown = [setting_id for setting_id in numbers.settings if setting_id in kept and setting_id in moved]
@@ -70,7 +70,7 @@ def _equal_scores(panel: Panel) -> None:
         )
 
 
-def _name(panel: Panel, numbers: Numbers, front: Sequence[str]) -> None:
+def _name(panel: Panel, numbers: PlotData, front: Sequence[str]) -> None:
     """Names beside the points of the front, the best one first and none over another."""
     named: list[tuple[float, float]] = []
     for setting_id in sorted(front, key=numbers.score, reverse=True):

@@ -27,7 +27,7 @@ Colour = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Numbers:
+class PlotData:
     """A comparison by setting id.
 
     settings: name and parameters, in the order of the comparison.
@@ -67,14 +67,14 @@ class Numbers:
         return [f"Where {others} varies: the setting with the best score."] if others else []
 
 
-def numbers(comparison: Comparison) -> Numbers:
+def numbers(comparison: Comparison) -> PlotData:
     """The parts of a comparison that are drawn."""
     measured: dict[str, dict[str, Any]] = {}
     for entry in comparison.settings.to_pylist():
         if entry["mean"] is not None:
             measured.setdefault(entry["measure"], {})[entry["setting_id"]] = entry
     settings = {entry["setting_id"]: entry for entry in comparison.outcomes.to_pylist()}
-    return Numbers(settings, measured, axes(comparison.outcomes), comparison.best)
+    return PlotData(settings, measured, axes(comparison.outcomes), comparison.best)
 
 
 def figure(width: float, height: float) -> Figure:

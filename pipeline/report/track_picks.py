@@ -18,14 +18,14 @@ FILL = "next in order of track_id"
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrackPick:
     """A track to show. rule: why it was chosen, for a reader."""
 
     track_id: str
     rule: str
 
 
-def choose(rows: pa.Table, max_tracks: int = 6) -> list[Sample]:
+def pick_tracks(rows: pa.Table, max_tracks: int = 6) -> list[TrackPick]:
     """At most ``max_tracks`` tracks, the same ones for the same rows: the best, the median and the worst by mean
     score, those with the most covers that are lost, are copies or failed, then others in order of track_id.
 
@@ -35,15 +35,15 @@ def choose(rows: pa.Table, max_tracks: int = 6) -> list[Sample]:
     scored = sorted((t for t in tracks if t[SCORE] is not None), key=lambda t: (-t[SCORE], t["track_id"]))
     places = {"best": 0, "median": (len(scored) - 1) // 2, "worst": -1}
     samples = [
-        Sample(scored[k]["track_id"], f"{rule} track by mean score ({scored[k][SCORE]:.2f})")
+        TrackPick(scored[k]["track_id"], f"{rule} track by mean score ({scored[k][SCORE]:.2f})")
         for rule, k in places.items()
         if scored
     ]
     for outcome, rule in TROUBLES.items():
         worst = max(tracks, key=lambda t: t[outcome], default=None)  # the first of equals
         if worst and worst[outcome]:
-            samples.append(Sample(worst["track_id"], f"{rule} ({worst[outcome]})"))
-    samples += [Sample(t["track_id"], FILL) for t in tracks]
+            samples.append(TrackPick(worst["track_id"], f"{rule} ({worst[outcome]})"))
+    samples += [TrackPick(t["track_id"], FILL) for t in tracks]
     by_first_rule = {sample.track_id: sample for sample in reversed(samples)}
     return [sample for sample in samples if by_first_rule[sample.track_id] is sample][:max_tracks]
 

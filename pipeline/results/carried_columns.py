@@ -12,7 +12,7 @@ from pipeline.storage.store import Store
 Meta = Mapping[str, str]
 
 
-class Carried:
+class CarriedColumns:
     """Own columns of the current rows of a folder, by item."""
 
     def __init__(self, store: Store):

@@ -6,18 +6,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.results.carried_columns import Meta, restated
-from pipeline.results.journal import LAST, RECEIPTS, TASK, Receipts, left_over, read_receipts, take_back
+from pipeline.results.journal import (
+    LAST,
+    RECEIPTS,
+    TASK,
+    Journal,
+    delete_receipts,
+    read_receipts,
+    unwritten_receipts,
+)
 from pipeline.results.table import REJECTED, RESULTS, ResultWriter, finished_items
 from pipeline.storage.store import Store
 
 
-class Kept:
+class ResultCollector:
     """Where result rows go, failed and refused ones apart; ``new`` counts them."""
 
     def __init__(self, output: Store):
         self.output = output
         self.results, self.rejected = ResultWriter(output, RESULTS), ResultWriter(output, REJECTED)
-        self.receipts = Receipts(output)
+        self.receipts = Journal(output)
         self.new = 0
 
     def add(self, table: pa.Table) -> None:
@@ -40,12 +48,12 @@ class Kept:
 
     def adopt(self) -> None:
         """Take the rows of receipts that nobody wrote, such as an earlier launch's that was killed."""
-        names = left_over(self.output)
+        names = unwritten_receipts(self.output)
         known = finished_items(self.output, retry_failed=True) if names else ()
         for rows, taken in read_receipts(self.output, names, self.results.max_rows, known):
             self.results.add(rows)
             self.results.flush()
-            take_back(self.output, taken)
+            delete_receipts(self.output, taken)
         self.output.delete_folder(RECEIPTS)
 
     def restate(self, outdated: Mapping[str, Meta]) -> None:

@@ -30,7 +30,7 @@ _SCHEMA_MESSAGE = SCHEMA.serialize().to_pybytes()
 log = logging.getLogger(__name__)
 
 
-def leave(store: Store, row: dict[str, Any]) -> None:
+def write_receipt(store: Store, row: dict[str, Any]) -> None:
     """Leave the receipt of a cover.
 
     Raises:
@@ -58,7 +58,7 @@ def receipt_of(store: Store, track_id: str, item_id: str) -> dict[str, Any] | No
     return None if found is None else found.to_pylist()[0]
 
 
-def left_over(store: Store) -> list[str]:
+def unwritten_receipts(store: Store) -> list[str]:
     """Names of all receipts."""
     return store.files(RECEIPTS, SUFFIX, deep=True)
 
@@ -83,13 +83,13 @@ def read_receipts(
             yield pa.concat_tables(tables), some
 
 
-def take_back(store: Store, names: Sequence[str]) -> None:
+def delete_receipts(store: Store, names: Sequence[str]) -> None:
     """Remove receipts whose rows are written."""
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(store.delete, names))
 
 
-class Receipts:
+class Journal:
     """The driver's side: which receipts may go.
 
     Those of a task stay until all of its rows are there, since it may have to run again.
@@ -111,7 +111,7 @@ class Receipts:
     def written(self) -> None:
         """All rows seen are safe: take the receipts of finished tasks back."""
         closed, self.closed = self.closed, []
-        take_back(self.store, closed)
+        delete_receipts(self.store, closed)
 
 
 def _read(store: Store, name: str) -> pa.Table | None:

@@ -18,7 +18,7 @@ BETWEEN_SAMPLES_S = 1.0
 
 
 @dataclass(frozen=True)
-class Rates:
+class ProgressRates:
     """How fast: tracks finished per minute, seconds of covers made and seconds of source done per second.
 
     A track counts in parts, by its covers, since they arrive one by one.
@@ -30,7 +30,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Tally:
+class ProgressSample:
     """What was finished by a moment: ``at`` by the clock, covers, seconds of covers and of source."""
 
     at: float
@@ -53,10 +53,10 @@ class Progress:
     work_s: float
     now: Callable[[], float] = time.monotonic
     by_kind: Counter[str] = field(default_factory=Counter)
-    total: Tally = field(init=False)
+    total: ProgressSample = field(init=False)
 
     def __post_init__(self) -> None:
-        self.total = Tally(self.now())
+        self.total = ProgressSample(self.now())
         self.started = self.total.at
         self.samples = deque([self.total])
 
@@ -67,7 +67,7 @@ class Progress:
         if not self.total.covers:
             self._skip_start(table)
         seconds = pc.max_element_wise(table["source_duration_s"], MIN_WORK_S)  # an unknown one counts as planned
-        self.total = Tally(
+        self.total = ProgressSample(
             at=self.now(),
             covers=self.total.covers + len(table),
             audio_s=self.total.audio_s + _sum(table["duration_s"].filter(ok)),
@@ -83,7 +83,7 @@ class Progress:
         """Have recent rates begin with the work on the first cover, not minutes earlier with loading a model."""
         worked_s = sum(_sum(first[name]) for name in WORK_COLUMNS)
         if worked_s:
-            self.samples[0] = Tally(max(self.started, self.now() - worked_s))
+            self.samples[0] = ProgressSample(max(self.started, self.now() - worked_s))
 
     @property
     def done(self) -> int:
@@ -99,20 +99,20 @@ class Progress:
     def elapsed_s(self) -> float:
         return self.now() - self.started
 
-    def overall(self) -> Rates:
+    def overall(self) -> ProgressRates:
         """Rates since the start, which includes the start of the workers."""
-        return self._since(Tally(self.started))
+        return self._since(ProgressSample(self.started))
 
-    def recent(self) -> Rates:
+    def recent(self) -> ProgressRates:
         """Rates of the last ten minutes, or longer where few tracks finished in that time."""
         return self._since(self.samples[0])
 
-    def _since(self, then: Tally) -> Rates:
+    def _since(self, then: ProgressSample) -> ProgressRates:
         took_s = self.now() - then.at
         if took_s <= 0:
-            return Rates()
+            return ProgressRates()
         covers = self.total.covers - then.covers
-        return Rates(
+        return ProgressRates(
             covers * self.tracks / max(self.items, 1) / took_s * 60,
             (self.total.audio_s - then.audio_s) / took_s,
             (self.total.work_s - then.work_s) / took_s,

@@ -67,14 +67,14 @@ def find_cover(output: Store, track_id: str, item_id: str) -> tuple[dict[str, An
         content = output.read(path)
     except FileNotFoundError:
         return None
-    found = proven(content)
+    found = decode_verified_flac(content)
     if found is None:
         return None
     wave, rate = found
     return file_columns(path, content, wave.shape[1], rate), wave
 
 
-def proven(content: bytes) -> tuple[Tensor, int] | None:
+def decode_verified_flac(content: bytes) -> tuple[Tensor, int] | None:
     """Wave ``[c, n]`` and rate of a 16-bit FLAC file; None where its samples do not have the MD5 in its header."""
     if not content.startswith(_STREAM_INFO) or content[_MD5] == _UNKNOWN_MD5:
         return None

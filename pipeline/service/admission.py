@@ -11,12 +11,17 @@ from typing import Any, BinaryIO
 from acestep.generation.params import GenerationConfig, GenerationParams
 from pipeline.planning.items import ModelFacts
 from pipeline.service.config import ServiceSpec
-from pipeline.service.generation_request import Order, Requested, look_at, make_order
-from pipeline.service.generation_store import Shelf
-from pipeline.service.problem_details import Problem, not_stored, of_row
-from pipeline.service.scheduler import Desk, Ticket
-from pipeline.service.source_access import Admitted, admit, is_address, upload
-from pipeline.service.uploads import Brought, Keep
+from pipeline.service.generation_request import (
+    CheckedRequest,
+    GenerationRequest,
+    check_parameters,
+    make_generation_request,
+)
+from pipeline.service.generation_store import GenerationStore
+from pipeline.service.problem_details import ProblemError, not_stored, of_row
+from pipeline.service.scheduler import Generation, Scheduler
+from pipeline.service.source_access import AdmittedSource, admit, is_address, upload
+from pipeline.service.uploads import RequestUploads, UploadStore
 
 log = logging.getLogger(__name__)
 READERS = 8  # sources that are hashed and looked at side by side
@@ -24,38 +29,38 @@ FETCHERS = 32  # sources that are fetched: other hosts are slow, and hold up no 
 
 
 @dataclass(frozen=True)
-class Upload:
+class SentFile:
     """A file that a client sent, open, and what it is called there."""
 
     name: str
     file: BinaryIO
 
 
-class Counter:
+class Admission:
     """Where requests are checked, their sources admitted, and orders placed."""
 
-    def __init__(self, spec: ServiceSpec, model: ModelFacts, shelf: Shelf, desk: Desk):
+    def __init__(self, spec: ServiceSpec, model: ModelFacts, shelf: GenerationStore, desk: Scheduler):
         self.spec, self.model, self.shelf, self.desk = spec, model, shelf, desk
-        self.keep = Keep(shelf.store, spec.output, shelf.room)
+        self.keep = UploadStore(shelf.store, spec.output, shelf.room)
         self.readers = ThreadPoolExecutor(READERS, "read")
         self.fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
 
-    def look_at(self, params: GenerationParams, config: GenerationConfig) -> Requested:
+    def look_at(self, params: GenerationParams, config: GenerationConfig) -> CheckedRequest:
         """What a request would run, without its source.
 
         Raises:
             RequestError, Problem: see ``orders.look_at``.
         """
-        return look_at(params, config, self.model, self.spec.limits)
+        return check_parameters(params, config, self.model, self.spec.limits)
 
     async def order(
         self,
         params: GenerationParams,
         config: GenerationConfig,
         owner: str = "",
-        source: Upload | None = None,
-        reference: Upload | None = None,
-    ) -> Ticket:
+        source: SentFile | None = None,
+        reference: SentFile | None = None,
+    ) -> Generation:
         """Place an order; see ``prepared``.
 
         Raises:
@@ -71,9 +76,9 @@ class Counter:
         params: GenerationParams,
         config: GenerationConfig,
         owner: str = "",
-        source: Upload | None = None,
-        reference: Upload | None = None,
-    ) -> AsyncIterator[Order]:
+        source: SentFile | None = None,
+        reference: SentFile | None = None,
+    ) -> AsyncIterator[GenerationRequest]:
         """The order of a request, not placed yet. Its uploads are there for the block, and go where that fails.
 
         Args:
@@ -83,7 +88,7 @@ class Counter:
             RequestError, Problem: the request, or its source, cannot be served.
         """
         self.look_at(params, config)
-        brought = Brought(self.shelf.room)
+        brought = RequestUploads(self.shelf.room)
         keep, refused = replace(self.keep, brought=brought), True
         try:
             admitted = await self._admitted("src_audio", params.src_audio, source, keep)
@@ -91,7 +96,7 @@ class Counter:
             if reference is not None or params.reference_audio:
                 heard = await self._admitted("reference_audio", params.reference_audio, reference, keep)
             order = await asyncio.to_thread(
-                make_order, params, config, admitted, heard, self.model, self.spec.limits, owner
+                make_generation_request, params, config, admitted, heard, self.model, self.spec.limits, owner
             )
             yield order
             refused = False
@@ -101,21 +106,23 @@ class Counter:
         finally:
             await asyncio.shield(asyncio.to_thread(brought.end, refused))
 
-    async def _admitted(self, field: str, value: str | None, sent: Upload | None, keep: Keep) -> Admitted:
+    async def _admitted(
+        self, field: str, value: str | None, sent: SentFile | None, keep: UploadStore
+    ) -> AdmittedSource:
         threads = self.fetchers if sent is None and is_address(value or "") else self.readers
         return await asyncio.get_running_loop().run_in_executor(threads, self._admit, field, value, sent, keep)
 
-    def _admit(self, field: str, value: str | None, sent: Upload | None, keep: Keep) -> Admitted:
+    def _admit(self, field: str, value: str | None, sent: SentFile | None, keep: UploadStore) -> AdmittedSource:
         limits = self.spec.limits
         if sent is not None:
             return upload(field, sent.file, sent.name, limits, keep)
         if not value:
-            raise Problem(
+            raise ProblemError(
                 422, "missing_field", f"{field} is not given", "send a file, a path or an address", field
             )
         return admit(field, value, self.spec.access, limits, keep)
 
-    async def wait(self, ticket: Ticket) -> list[dict[str, Any]]:
+    async def wait(self, ticket: Generation) -> list[dict[str, Any]]:
         """The rows of an order's covers, when they are done.
 
         Raises:
@@ -124,7 +131,7 @@ class Counter:
         try:
             await asyncio.wait_for(ticket.over.wait(), self.spec.limits.wait_s)
         except TimeoutError:
-            raise Problem(
+            raise ProblemError(
                 503,
                 "still_under_way",
                 f"not finished within {self.spec.limits.wait_s:g} s",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from pipeline.service.problem_details import Problem
+from pipeline.service.problem_details import ProblemError
 
 FREE = 5  # wrong keys that cost nothing
 MAX_S = 300.0  # of waiting after a wrong key
@@ -22,13 +22,13 @@ client: ContextVar[str] = ContextVar("client", default="")
 
 
 @dataclass
-class _Misses:
+class _FailedAttempts:
     count: int
     until: float
     last: float
 
 
-class Keys:
+class ApiKeys:
     """SHA-256 digests of the keys that open a service; where there are none, it is open.
 
     A client, by its address, waits the longer the more wrong keys it sent, and no other client does.
@@ -36,7 +36,7 @@ class Keys:
 
     def __init__(self, digests: Sequence[str]):
         self.digests = tuple(digests)
-        self._missed: OrderedDict[str, _Misses] = OrderedDict()
+        self._missed: OrderedDict[str, _FailedAttempts] = OrderedDict()
 
     def __bool__(self) -> bool:
         return bool(self.digests)
@@ -54,7 +54,7 @@ class Keys:
         if not any(hmac.compare_digest(digest, known) for known in self.digests):
             if key:
                 self._miss()
-            raise Problem(401, "unauthorized", "no key, or a wrong one", "send Authorization: Bearer <key>")
+            raise ProblemError(401, "unauthorized", "no key, or a wrong one", "send Authorization: Bearer <key>")
         return digest
 
     def check(self) -> None:
@@ -66,7 +66,7 @@ class Keys:
         missed = self._missed.get(_network(client.get()))
         left = missed.until - time.monotonic() if missed else 0.0
         if left > 0:
-            raise Problem(
+            raise ProblemError(
                 429,
                 "too_many_keys",
                 "too many wrong keys came from this address",
@@ -79,7 +79,7 @@ class Keys:
         missed = self._missed.pop(name, None)
         count = missed.count + 1 if missed and now - missed.last < FORGET_S else 1
         wait = min(2.0 ** (count - FREE), MAX_S) if count > FREE else 0.0
-        self._missed[name] = _Misses(count, now + wait, now)
+        self._missed[name] = _FailedAttempts(count, now + wait, now)
         if len(self._missed) > MAX_CLIENTS:
             self._missed.popitem(last=False)
 

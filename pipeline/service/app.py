@@ -20,26 +20,26 @@ from acestep.checkpoints.demo import ABOUT, VARIANTS
 from acestep.constants import NUMERICS_VERSION
 from acestep.errors import RestyleError
 from pipeline.service import openapi
-from pipeline.service.admission import Counter, Upload
-from pipeline.service.api_keys import Keys
-from pipeline.service.body_limits import HELD, Intake, while_connected
+from pipeline.service.admission import Admission, SentFile
+from pipeline.service.api_keys import ApiKeys
+from pipeline.service.body_limits import HELD, BodyLimitMiddleware, while_connected
 from pipeline.service.config import ServiceSpec
-from pipeline.service.file_response import HeldFile
+from pipeline.service.file_response import StoredFileResponse
 from pipeline.service.hosts import parse_origin
 from pipeline.service.problem_details import (
     SHORT_OF_SPACE,
-    Problem,
+    ProblemError,
     gone,
     not_stored,
     of_error,
     of_row,
     retry_after,
 )
-from pipeline.service.prometheus import Gauges, counting
+from pipeline.service.prometheus import ServiceMetrics, counting
 from pipeline.service.request_body import NAMES, Body, read_body
 from pipeline.service.responses import EXPOSED, as_json, audio_headers, media_type
-from pipeline.service.scheduler import Ticket
-from pipeline.service.security_middleware import Guard, rules_of
+from pipeline.service.scheduler import Generation
+from pipeline.service.security_middleware import SecurityMiddleware, access_rules
 
 log = logging.getLogger(__name__)
 GENERATIONS = "/v1/audio/generations"
@@ -50,10 +50,10 @@ Ready = Callable[[], Awaitable[bool]]
 
 
 def make_app(
-    open_counter: Callable[[], Awaitable[Counter]],
+    open_counter: Callable[[], Awaitable[Admission]],
     ready: Ready,
     spec: ServiceSpec,
-    keys: Keys,
+    keys: ApiKeys,
 ) -> FastAPI:
     """The application.
 
@@ -65,7 +65,7 @@ def make_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         counter = app.state.counter = await open_counter()
-        app.state.gauges = Gauges(lambda: len(counter.desk.queue), lambda: counter.desk.busy)
+        app.state.gauges = ServiceMetrics(lambda: len(counter.desk.queue), lambda: counter.desk.busy)
         resumed = await counter.desk.resume()
         if resumed:
             log.warning("going on with %d generations that an earlier run left open", resumed)
@@ -115,24 +115,24 @@ def make_app(
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
         # Starlette raises it again after the reply, which is what logs it.
-        problem = Problem(500, "internal_error", "the service failed", "tell whoever runs it")
+        problem = ProblemError(500, "internal_error", "the service failed", "tell whoever runs it")
         return JSONResponse(problem.as_json(), 500)
 
     @app.exception_handler(HTTPException)
     async def not_routed(request: Request, error: HTTPException) -> JSONResponse:
         kind = {404: "unknown_address", 405: "unknown_method"}.get(error.status_code, "refused")
-        problem = Problem(error.status_code, kind, str(error.detail), "see /openapi.json")
+        problem = ProblemError(error.status_code, kind, str(error.detail), "see /openapi.json")
         return JSONResponse(problem.as_json(), error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         field = str(first["loc"][-1])
-        problem = Problem(422, "invalid_value", f"{field}: {first['msg']}", "see /openapi.json", field)
+        problem = ProblemError(422, "invalid_value", f"{field}: {first['msg']}", "see /openapi.json", field)
         return JSONResponse(problem.as_json(), 422)
 
     # The last one that is added comes first.
-    app.add_middleware(Intake, limits=spec.limits)
+    app.add_middleware(BodyLimitMiddleware, limits=spec.limits)
     # Gradio leaves these headers to the application it is mounted in, and would let every origin in by itself.
     app.add_middleware(
         CORSMiddleware,
@@ -141,7 +141,7 @@ def make_app(
         allow_headers=["Authorization", "X-API-Key", "Content-Type"],
         expose_headers=EXPOSED,
     )
-    app.add_middleware(Guard, rules=rules_of(spec, bool(keys)))
+    app.add_middleware(SecurityMiddleware, rules=access_rules(spec, bool(keys)))
     app.add_middleware(counting, gauges=lambda: app.state.gauges)
 
     @app.post(
@@ -175,7 +175,7 @@ def make_app(
         body = await read_body(request, counter.spec.limits)
         request.state.given = body.given
         wants_json = _wants_json(request, body)
-        uploads = {n: Upload(file.filename or n, file.file) for n, file in body.files.items()}
+        uploads = {n: SentFile(file.filename or n, file.file) for n, file in body.files.items()}
         try:
             ticket = await counter.order(
                 body.params, body.config, owner, uploads.get("src_audio"), uploads.get("reference_audio")
@@ -238,10 +238,10 @@ def make_app(
     async def audio(id: str, number: int, request: Request) -> Response:
         ticket, counter = await _found(app, id, owner_of(request)), app.state.counter
         if not 0 <= number < len(ticket.order.covers):
-            raise Problem(404, "unknown_id", f"there is no cover {number}", "count from 0", "number", number)
+            raise ProblemError(404, "unknown_id", f"there is no cover {number}", "count from 0", "number", number)
         row = ticket.rows.get(ticket.order.covers[number])
         if row is None:
-            raise Problem(404, "not_finished", f"cover {number} is not finished", "come again later")
+            raise ProblemError(404, "not_finished", f"cover {number} is not finished", "come again later")
         if row["status"] != "ok":
             raise of_row(row, ticket.order.track["source"])
         return await _file(counter, ticket, row)
@@ -256,7 +256,7 @@ def make_app(
         if kept["short"]:
             state["status"] = SHORT_OF_SPACE
         if not app.state.ready:
-            raise Problem(503, "unavailable", "no model is ready", "come again", retry_after_s=10)
+            raise ProblemError(503, "unavailable", "no model is ready", "come again", retry_after_s=10)
         return JSONResponse(state)
 
     @app.get(
@@ -312,7 +312,7 @@ async def _tidy(app: FastAPI) -> None:
 
 
 @contextmanager
-def _kept_open(app: FastAPI, counter: Counter, ticket: Ticket) -> Iterator[None]:
+def _kept_open(app: FastAPI, counter: Admission, ticket: Generation) -> Iterator[None]:
     """Count a request that waits for its covers.
 
     Raises:
@@ -320,7 +320,7 @@ def _kept_open(app: FastAPI, counter: Counter, ticket: Ticket) -> Iterator[None]
     """
     if app.state.waiting >= MAX_OPEN:
         counter.desk.cancel(ticket)
-        raise Problem(
+        raise ProblemError(
             429,
             "busy",
             f"{app.state.waiting} requests are kept open already",
@@ -345,7 +345,7 @@ async def _look(app: FastAPI, ready: Ready) -> None:
         await asyncio.sleep(LOOK_S)
 
 
-async def _file(counter: Counter, ticket: Ticket, row: Mapping[str, Any]) -> Response:
+async def _file(counter: Admission, ticket: Generation, row: Mapping[str, Any]) -> Response:
     """A cover's file, read as far as the client takes it where it lies in a local folder.
 
     Raises:
@@ -353,7 +353,7 @@ async def _file(counter: Counter, ticket: Ticket, row: Mapping[str, Any]) -> Res
     """
     headers, kind = audio_headers(ticket, row), media_type(ticket)
     if counter.shelf.store.is_local:
-        return HeldFile(counter.shelf, row["audio_path"], headers=headers, media_type=kind)
+        return StoredFileResponse(counter.shelf, row["audio_path"], headers=headers, media_type=kind)
     try:
         content = await asyncio.to_thread(counter.shelf.audio, row)
     except FileNotFoundError:
@@ -361,12 +361,12 @@ async def _file(counter: Counter, ticket: Ticket, row: Mapping[str, Any]) -> Res
     return Response(content, headers=headers, media_type=kind)
 
 
-async def _found(app: FastAPI, order_id: str, owner: str) -> Ticket:
+async def _found(app: FastAPI, order_id: str, owner: str) -> Generation:
     if not re.fullmatch(r"[\w-]{8,64}", order_id, re.ASCII):
-        raise Problem(
+        raise ProblemError(
             404, "unknown_id", "there is no generation with this id", "ask for one first", "id", order_id
         )
-    ticket: Ticket = await app.state.counter.desk.find(order_id, owner)
+    ticket: Generation = await app.state.counter.desk.find(order_id, owner)
     return ticket
 
 
@@ -379,7 +379,7 @@ def _wants_json(request: Request, body: Body) -> bool:
     accept = request.headers.get("accept", "*/*")
     several = isinstance(body.config.batch_size, int) and body.config.batch_size > 1
     if body.reply == "audio" and several and not body.later:
-        raise Problem(
+        raise ProblemError(
             422,
             "invalid_value",
             f"batch_size {body.config.batch_size} makes several files and response_format audio holds one",
@@ -392,5 +392,5 @@ def _wants_json(request: Request, body: Body) -> bool:
     return several or ("application/json" in accept and "audio/" not in accept)
 
 
-def _url(ticket: Ticket) -> str:
+def _url(ticket: Generation) -> str:
     return f"{GENERATIONS}/{ticket.order.id}"

@@ -13,7 +13,7 @@ from acestep.errors import RequestError
 from acestep.generation.params import GenerationConfig, GenerationParams
 from acestep.generation.request import setting_of
 from acestep.sampling.setting import CoverSetting
-from pipeline.catalogue.overrides import written
+from pipeline.catalogue.overrides import as_override
 from pipeline.service.config import ServiceSpec
 from pipeline.service.generation_request import beyond_items
 from pipeline.storage.csv_escaping import cell
@@ -81,5 +81,5 @@ def command_of(
     if grid:
         # Where two cells are the same cover, a page shows both and a catalogue has it once.
         words["grid.duplicates"] = "run_once"
-    arguments = (f"{name}={written(value)}" for name, value in words.items())
+    arguments = (f"{name}={as_override(value)}" for name, value in words.items())
     return shlex.join([sys.executable, "-m", "jobs.restyle", *arguments])

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.service.config import Limits
-from pipeline.service.problem_details import Problem, retry_after
+from pipeline.service.problem_details import ProblemError, retry_after
 
 UPLOADS = 8  # whole ones that there is room for at once, on disk
 MEMORY_BYTES = 1 << 26  # of bodies without files, which are in memory
@@ -20,15 +20,15 @@ Result = TypeVar("Result")
 HELD = "restyle.held"  # of a request's scope: the room that its body takes
 
 
-class Room:
+class BodyBudget:
     """Bytes of bodies that are held at once. Where it is short, the body that has stalled longest is given up."""
 
     def __init__(self, max_bytes: float):
         self.max_bytes = max_bytes
         self.total = 0
-        self.held: dict[Held, int] = {}
+        self.held: dict[BodyReservation, int] = {}
 
-    def take(self, body: "Held", count: int) -> bool:
+    def take(self, body: "BodyReservation", count: int) -> bool:
         """Make room for more of a body; whether there is any."""
         self.held[body] = self.held.get(body, 0) + count
         self.total += count
@@ -39,15 +39,15 @@ class Room:
             max(stalled, key=lambda other: other.stalled_s).give_up()
         return True
 
-    def free(self, body: "Held") -> None:
+    def free(self, body: "BodyReservation") -> None:
         """A body is held no more."""
         self.total -= self.held.pop(body, 0)
 
 
-class Held:
+class BodyReservation:
     """The room that one request's body takes."""
 
-    def __init__(self, room: Room):
+    def __init__(self, room: BodyBudget):
         self.room = room
         self.waits_since: float | None = None
         self.given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -69,7 +69,7 @@ class Held:
         self.room.free(self)
 
 
-class Intake:
+class BodyLimitMiddleware:
     """ASGI middleware that bounds the bodies of requests.
 
     Where one is refused in its midst its client is told so, and the application sees that the client is gone.
@@ -78,8 +78,8 @@ class Intake:
     def __init__(self, app: ASGIApp, limits: Limits):
         self.app = app
         self.max_bytes = limits.upload_mb * 1e6 + limits.body_kb * 1e3
-        self.files = Room(UPLOADS * self.max_bytes)
-        self.texts = Room(max(MEMORY_BYTES, UPLOADS * limits.body_kb * 1e3))
+        self.files = BodyBudget(UPLOADS * self.max_bytes)
+        self.texts = BodyBudget(max(MEMORY_BYTES, UPLOADS * limits.body_kb * 1e3))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -87,11 +87,11 @@ class Intake:
             return
         headers = Headers(scope=scope)
         is_form = headers.get("content-type", "").lower().startswith("multipart/")
-        held = scope[HELD] = Held(self.files if is_form else self.texts)
+        held = scope[HELD] = BodyReservation(self.files if is_form else self.texts)
         over, begun, seen = False, False, 0
         whole = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
 
-        async def refuse(problem: Problem) -> Message:
+        async def refuse(problem: ProblemError) -> Message:
             nonlocal over
             if not begun:
                 closing = {"Connection": "close"} | retry_after(problem)
@@ -163,15 +163,17 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -
         leaving.cancel()
 
 
-def _too_large(max_bytes: float) -> Problem:
-    return Problem(
+def _too_large(max_bytes: float) -> ProblemError:
+    return ProblemError(
         413, "too_large", f"the body is larger than {max_bytes:.0f} bytes", "this service's limits.upload_mb"
     )
 
 
-def _full() -> Problem:
-    return Problem(503, "busy", "the bodies under way leave no room for another", "come again", retry_after_s=10)
+def _full() -> ProblemError:
+    return ProblemError(
+        503, "busy", "the bodies under way leave no room for another", "come again", retry_after_s=10
+    )
 
 
-def _stalled() -> Problem:
-    return Problem(408, "timeout", "the body stalled, and others needed its room", "send all of it at once")
+def _stalled() -> ProblemError:
+    return ProblemError(408, "timeout", "the body stalled, and others needed its room", "send all of it at once")

@@ -31,25 +31,25 @@ from acestep.model.compilation import check_compiled
 from pipeline.catalogue.presets import check_preset
 from pipeline.cluster.pool import PoolError, connect, size_pool
 from pipeline.planning.items import ModelFacts
-from pipeline.results.collector import Kept
-from pipeline.service.admission import Counter
-from pipeline.service.api_keys import Keys
+from pipeline.results.collector import ResultCollector
+from pipeline.service.admission import Admission
+from pipeline.service.api_keys import ApiKeys
 from pipeline.service.app import make_app
 from pipeline.service.config import ServiceSpec
 from pipeline.service.engine import CALLS, Engine
-from pipeline.service.generation_store import Shelf
+from pipeline.service.generation_store import GenerationStore
 from pipeline.service.hosts import parse_host
-from pipeline.service.http_deployment import Front
+from pipeline.service.http_deployment import HttpDeployment
 from pipeline.service.ports import keep_to_this_machine
-from pipeline.service.result_rows import Rows
+from pipeline.service.result_rows import RowIndex
 from pipeline.service.retained_files import kept_files
-from pipeline.service.scheduler import Desk
-from pipeline.storage.lease import BEAT_S, HeldStore, Lease, LeaseLostError
+from pipeline.service.scheduler import Scheduler
+from pipeline.storage.lease import BEAT_S, Lease, LeasedStore, LeaseLostError
 from pipeline.storage.store import absolute
 from pipeline.worker.attempts import mark_start
 from pipeline.worker.spec import WorkerSpec
 
-APP, ENGINE, FRONT = "restyle", "Engine", "Front"
+APP, ENGINE, FRONT = "restyle", "Engine", "HttpDeployment"
 HEAD = "node:__internal_head__"  # Ray's name for the node where clients find the service
 # Serve replaces a front that is slow to answer, and with it every open request. One is slow where all cores are
 # busy with covers, and no worse for that.
@@ -63,16 +63,16 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedService:
     """A service whose every part was looked at, with a cluster to run on; nothing runs yet."""
 
     spec: ServiceSpec
-    output: HeldStore
+    output: LeasedStore
     model: ModelFacts
     keys: tuple[str, ...]
 
 
-def open_service(spec: ServiceSpec, output: HeldStore, keys: Sequence[str] = ()) -> Opened:
+def open_service(spec: ServiceSpec, output: LeasedStore, keys: Sequence[str] = ()) -> OpenedService:
     """Look at everything a service needs, and join or start the cluster.
 
     Args:
@@ -101,11 +101,11 @@ def open_service(spec: ServiceSpec, output: HeldStore, keys: Sequence[str] = ())
         raise RequestError(
             "this cluster runs a service already; start this one on another cluster, or end that one first"
         )
-    return Opened(spec, output, model, tuple(keys))
+    return OpenedService(spec, output, model, tuple(keys))
 
 
 @contextmanager
-def running(opened: Opened) -> Iterator[str]:
+def running(opened: OpenedService) -> Iterator[str]:
     """A service, up while the block runs; yields its address.
 
     Raises:
@@ -118,7 +118,7 @@ def running(opened: Opened) -> Iterator[str]:
     dtype = spec.dtype or ("bfloat16" if on_gpu else "float32")
     check_compiled(spec.compiled, device, DTYPES[dtype])
     facts = replace(model, dtype=dtype)
-    kept = Kept(output)
+    kept = ResultCollector(output)
     kept.adopt()
     launch = kept.results.launch
     mark_start(output, launch)
@@ -168,7 +168,7 @@ def running(opened: Opened) -> Iterator[str]:
         graceful_shutdown_timeout_s=5,
         health_check_timeout_s=PATIENCE_S,
         logging_config=quiet,
-    )(Front)
+    )(HttpDeployment)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         serve.start("Disabled", logging_config=quiet)
@@ -186,8 +186,8 @@ def running(opened: Opened) -> Iterator[str]:
         yield f"http://{shown}:{spec.port}"
     finally:
         _take_down()
-        Kept(output).adopt()
-        Rows(output, {file.name for file in kept_files(output)})  # a job finds no row without its file
+        ResultCollector(output).adopt()
+        RowIndex(output, {file.name for file in kept_files(output)})  # a job finds no row without its file
         ray.shutdown()
 
 
@@ -219,9 +219,9 @@ def _builder(
         keep_to_this_machine()
         watching: list[asyncio.Task[None]] = []
 
-        async def open_counter() -> Counter:
-            store = HeldStore(lease.store.filesystem, lease.store.root, lease)
-            shelf = await asyncio.to_thread(Shelf, store, spec.store)
+        async def open_counter() -> Admission:
+            store = LeasedStore(lease.store.filesystem, lease.store.root, lease)
+            shelf = await asyncio.to_thread(GenerationStore, store, spec.store)
             watching.append(asyncio.create_task(_watch(lease)))
             handle = engine.options(stream=True)
 
@@ -234,10 +234,10 @@ def _builder(
                     response.cancel()
 
             # One try more than an item has attempts, so that the worker's own count has the last word.
-            desk = Desk(make, shelf, slots, spec.limits.waiting, spec.max_attempts + 1)
-            return Counter(spec, model, shelf, desk)
+            desk = Scheduler(make, shelf, slots, spec.limits.waiting, spec.max_attempts + 1)
+            return Admission(spec, model, shelf, desk)
 
-        keys = Keys(digests)
+        keys = ApiKeys(digests)
         app = make_app(open_counter, _ready, spec, keys)
         if spec.page:
             from pipeline.service.page.mount import mount

@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Entry:
+class StoredFile:
     """A kept file: bytes on disk, when it was used last (seconds since 1970)."""
 
     size: int
     used_at: float
 
 
-class Room:
+class DiskQuota:
     """The files of one service, by name in its output folder. Its methods may be called from any thread.
 
     Args:
@@ -50,7 +50,7 @@ class Room:
     ):
         self.spec = spec or StoreSpec()
         self.remove, self.touch, self.ask_free = remove, touch, free
-        self.entries: OrderedDict[str, Entry] = OrderedDict()  # least recently used first
+        self.entries: OrderedDict[str, StoredFile] = OrderedDict()  # least recently used first
         self.holds: Counter[str] = Counter()
         self.promises: dict[str, int] = {}  # bytes of covers to come, by item
         self.kept = 0
@@ -64,7 +64,7 @@ class Room:
         """Take account of what is there: (name, bytes, last use in seconds since 1970) each."""
         with self.lock:
             for name, size, used_at in sorted(files, key=lambda file: file[2]):
-                self._put(name, Entry(_on_disk(size), used_at))
+                self._put(name, StoredFile(_on_disk(size), used_at))
             self.max_bytes = 0.0
         self.look()
 
@@ -81,7 +81,7 @@ class Room:
     def add(self, name: str, size: int) -> None:
         """Take account of a file that was written, and remove others where there is too much."""
         with self.lock:
-            self._put(name, Entry(_on_disk(size), time.time()))
+            self._put(name, StoredFile(_on_disk(size), time.time()))
         self.make_way()
 
     def used(self, *names: str) -> None:
@@ -213,14 +213,14 @@ class Room:
             entry = self._leave(chosen)
         return self._drop(chosen, entry)
 
-    def _leave(self, name: str) -> Entry:
+    def _leave(self, name: str) -> StoredFile:
         """Take a file out of account, which is about to be removed."""
         entry = self.entries[name]
         self.forget(name)
         self.going.add(name)
         return entry
 
-    def _drop(self, name: str, entry: Entry) -> bool:
+    def _drop(self, name: str, entry: StoredFile) -> bool:
         # Without the lock: where storage is slow or away, requests and /health need not wait for it.
         removed = False
         try:
@@ -238,7 +238,7 @@ class Room:
                 self.gone.notify_all()
         return removed
 
-    def _put(self, name: str, entry: Entry) -> None:
+    def _put(self, name: str, entry: StoredFile) -> None:
         self.forget(name)
         self.entries[name] = entry
         self.kept += entry.size

@@ -6,14 +6,14 @@ import weakref
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from pipeline.service.generation_store import Shelf
+from pipeline.service.generation_store import GenerationStore
 from pipeline.service.problem_details import gone
 
 
-class HeldFile(FileResponse):
+class StoredFileResponse(FileResponse):
     """A cover's file, which is not removed while a client reads it."""
 
-    def __init__(self, shelf: Shelf, name: str, headers: dict[str, str], media_type: str):
+    def __init__(self, shelf: GenerationStore, name: str, headers: dict[str, str], media_type: str):
         super().__init__(shelf.store.path(name), headers=headers, media_type=media_type)
         self.shelf, self.name = shelf, name
         shelf.room.hold(name)

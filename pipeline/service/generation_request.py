@@ -22,10 +22,10 @@ from acestep.sampling.plan import plan_values, resolve
 from acestep.sampling.setting import SETTING_FIELDS
 from pipeline.catalogue.grid import make_settings
 from pipeline.catalogue.manifest import Track
-from pipeline.planning.items import ModelFacts, Rules, digest_of, make_items
+from pipeline.planning.items import ItemRules, ModelFacts, digest_of, make_items
 from pipeline.service.config import Limits
-from pipeline.service.problem_details import Problem
-from pipeline.service.source_access import Admitted
+from pipeline.service.problem_details import ProblemError
+from pipeline.service.source_access import AdmittedSource
 
 ID_CHARACTERS = 20
 # What ``make_items`` counts among what determines the audio already, or what does not determine it.
@@ -52,7 +52,7 @@ _IN_ITEMS = {
 
 
 @dataclass(frozen=True)
-class Order:
+class GenerationRequest:
     """One request, ready to be made.
 
     id: not to be guessed, since it opens the result to whoever knows it.
@@ -81,7 +81,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Requested:
+class CheckedRequest:
     """A request that was looked at without its source.
 
     settings, effective: what each stage was asked and what it really runs on the model, by name; notes say why
@@ -93,7 +93,9 @@ class Requested:
     notes: list[str]
 
 
-def look_at(params: GenerationParams, config: GenerationConfig, model: ModelFacts, limits: Limits) -> Requested:
+def check_parameters(
+    params: GenerationParams, config: GenerationConfig, model: ModelFacts, limits: Limits
+) -> CheckedRequest:
     """Check all of a request but its source.
 
     Raises:
@@ -104,7 +106,7 @@ def look_at(params: GenerationParams, config: GenerationConfig, model: ModelFact
     _refuse_halves(asdict(params))
     params, config = check_request(params, config)
     if params.audio_codes:
-        raise Problem(
+        raise ProblemError(
             422,
             "not_served",
             "audio_codes are not served over HTTP, where every cover is measured beside its source",
@@ -113,7 +115,7 @@ def look_at(params: GenerationParams, config: GenerationConfig, model: ModelFact
             params.audio_codes,
         )
     if params.thinking and model.language_model is None:
-        raise Problem(
+        raise ProblemError(
             422,
             "not_served",
             "thinking is on and this service has no language model",
@@ -123,7 +125,9 @@ def look_at(params: GenerationParams, config: GenerationConfig, model: ModelFact
         )
     seeds = pick_seeds(params.seed, config)
     if len(set(seeds)) < len(seeds):
-        raise Problem(422, "invalid_value", "seeds lists a seed twice", "each makes one output", "seeds", seeds)
+        raise ProblemError(
+            422, "invalid_value", "seeds lists a seed twice", "each makes one output", "seeds", seeds
+        )
     stages = stages_of(params)
     plans = [resolve(stage.setting, model.is_turbo) for stage in stages]
     prompt, notes = prompt_of(params)
@@ -131,28 +135,28 @@ def look_at(params: GenerationParams, config: GenerationConfig, model: ModelFact
         *(note for stage in stages for note in stage.notes(prompt)),
         *ineffective_request_notes(params, config),
     ]
-    return Requested(
+    return CheckedRequest(
         settings=[asdict(stage.setting) for stage in stages],
         effective=[plan_values(plan) for plan in plans],
         notes=[*notes, *dict.fromkeys(note for plan in plans for note in plan.notes)],
     )
 
 
-def make_order(
+def make_generation_request(
     params: GenerationParams,
     config: GenerationConfig,
-    source: Admitted,
-    reference: Admitted | None,
+    source: AdmittedSource,
+    reference: AdmittedSource | None,
     model: ModelFacts,
     limits: Limits,
     owner: str = "",
-) -> Order:
+) -> GenerationRequest:
     """The order of a request; its items have the ids that a catalogue's would have with this ``track_id``.
 
     Raises:
-        RequestError, Problem: see ``look_at``.
+        RequestError, Problem: see ``check_parameters``.
     """
-    looked = look_at(params, config, model, limits)
+    looked = check_parameters(params, config, model, limits)
     params, config = check_request(params, config)
     prompt, notes = prompt_of(params)
     seeds = pick_seeds(params.seed, config)
@@ -166,7 +170,7 @@ def make_order(
         notes=tuple(notes),
     )
     facts = model if params.thinking else ModelFacts(**asdict(model) | {"language_model": None})
-    rules = Rules(settings, facts, config.audio_format, limits.source_seconds)
+    rules = ItemRules(settings, facts, config.audio_format, limits.source_seconds)
     own = beyond_items(params, config)
     items = list(make_items(track, source.digest, reference.digest if reference else None, rules))
     renamed = {
@@ -174,7 +178,7 @@ def make_order(
         for item in items
     }
     last = max(len(json.loads(item["stages"])) for item in items)
-    return Order(
+    return GenerationRequest(
         id=secrets.token_urlsafe(18),
         track={
             "track_id": track.track_id,
@@ -227,12 +231,14 @@ def _refuse_long(values: Mapping[str, Any], limits: Limits) -> None:
         max_characters = limits.lyrics_characters if name.endswith("lyrics") else limits.caption_characters
         if isinstance(text, str) and len(text) > max_characters:
             said = f"{name} has {len(text)} characters"
-            raise Problem(422, "too_long", said, f"at most {max_characters} are taken", name, text)
+            raise ProblemError(422, "too_long", said, f"at most {max_characters} are taken", name, text)
     stages = values["stages"]
     if isinstance(stages, list):
         if len(stages) > limits.stages:
             remedy = f"at most {limits.stages} are taken"
-            raise Problem(422, "too_long", f"stages lists {len(stages)} covers", remedy, "stages", len(stages))
+            raise ProblemError(
+                422, "too_long", f"stages lists {len(stages)} covers", remedy, "stages", len(stages)
+            )
         for stage in stages:
             if isinstance(stage, Mapping):
                 _refuse_long({"stages": None, **stage}, limits)
@@ -248,6 +254,6 @@ def _refuse_halves(values: Mapping[str, Any]) -> None:
         try:
             json.dumps(value, ensure_ascii=False, default=str).encode()
         except UnicodeEncodeError:
-            raise Problem(
+            raise ProblemError(
                 422, "garbled_text", f"{name} holds half a character", "write it anew", name, ascii(value)
             ) from None

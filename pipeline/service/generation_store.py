@@ -16,9 +16,9 @@ from acestep.generation.request import WITH_BITRATE, kbps
 from acestep.parameters.values import from_json
 from pipeline.planning.disk_space import max_bytes
 from pipeline.service.config import StoreSpec
-from pipeline.service.disk_quota import Room
-from pipeline.service.generation_request import Order
-from pipeline.service.result_rows import PART_ROWS, Rows
+from pipeline.service.disk_quota import DiskQuota
+from pipeline.service.generation_request import GenerationRequest
+from pipeline.service.result_rows import PART_ROWS, RowIndex
 from pipeline.service.retained_files import free_bytes, kept_files, note_use, remove_folder, remove_unfinished
 from pipeline.service.scratch import emptied
 from pipeline.storage.parquet_parts import PartError
@@ -29,7 +29,7 @@ ORDERS, OPEN = "orders", "orders/open"
 _UPLOAD = re.compile(r"uploads/[0-9a-f]{64}(?=\?|$)")
 
 
-class Shelf:
+class GenerationStore:
     """Finished covers and orders, in a store.
 
     Rows of earlier runs lie in Parquet; the latest ones in the receipts that workers leave. Both outlive it.
@@ -37,10 +37,10 @@ class Shelf:
 
     def __init__(self, store: Store, spec: StoreSpec | None = None):
         self.store, self.scratch = store, emptied(store)
-        self.room = Room(spec, self._remove, partial(note_use, store), partial(free_bytes, store))
+        self.room = DiskQuota(spec, self._remove, partial(note_use, store), partial(free_bytes, store))
         remove_unfinished(store)
         files = list(kept_files(store))
-        self.rows = Rows(store, {file.name for file in files})
+        self.rows = RowIndex(store, {file.name for file in files})
         self.room.fill(files)
         self.new = 0  # covers since the last part
 
@@ -82,30 +82,30 @@ class Shelf:
             self.room.add(row["audio_path"], row["audio_bytes"])
             self.new += 1
 
-    def names_of(self, order: Order) -> tuple[str, ...]:
+    def names_of(self, order: GenerationRequest) -> tuple[str, ...]:
         """The files that an order needs, those that are still to be made included."""
         uris = (order.track["source"], order.track["reference"] or "")
         sources = [found.group() for found in map(_UPLOAD.search, uris) if found]
         track_id = order.track["track_id"]
         return (*sources, *(f"audio/{track_id}/{item_id}.{order.extension}" for item_id in order.item_ids))
 
-    def opened(self, order: Order) -> None:
+    def opened(self, order: GenerationRequest) -> None:
         """Remember an order that is not finished, so that a restart goes on with it."""
         self.store.write(f"{OPEN}/{order.id}.json", _written(order))
 
-    def closed(self, order: Order, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    def closed(self, order: GenerationRequest, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Remember how an order ended, by the row of each item."""
         name, content = f"{ORDERS}/{order.id}.json", _written(order, rows)
         self.store.write(name, content)
         self.room.add(name, len(content))
         self.dropped(order)
 
-    def dropped(self, order: Order) -> None:
+    def dropped(self, order: GenerationRequest) -> None:
         """An order is not open any more; one that never was is fine."""
         if self.store.exists(f"{OPEN}/{order.id}.json"):
             self.store.delete(f"{OPEN}/{order.id}.json")
 
-    def order(self, order_id: str) -> tuple[Order, dict[str, dict[str, Any]]] | None:
+    def order(self, order_id: str) -> tuple[GenerationRequest, dict[str, dict[str, Any]]] | None:
         """A finished order and its rows, else None."""
         name = f"{ORDERS}/{order_id}.json"
         try:
@@ -115,7 +115,7 @@ class Shelf:
         self.room.used(name)
         return _read(name, content)
 
-    def batch(self, name: str, manifest: bytes, order: Order) -> None:
+    def batch(self, name: str, manifest: bytes, order: GenerationRequest) -> None:
         """Keep the manifest of a batch; its upload stays longer than it."""
         path = f"{name}/manifest.csv"
         with self.room.holding(*self.names_of(order)):
@@ -123,7 +123,7 @@ class Shelf:
             self.room.add(path, len(manifest))
             self.room.used(*self.names_of(order))
 
-    def left_open(self) -> Iterator[Order]:
+    def left_open(self) -> Iterator[GenerationRequest]:
         """Orders that an earlier run did not finish, the oldest first."""
         names = self.store.files(OPEN, ".json")
         found = [(content, _read(name, content)) for name in names for content in [self.store.read(name)]]
@@ -164,7 +164,7 @@ class Shelf:
             remove_folder(self.store, folder)
 
 
-def size_of(order: Order, max_seconds: float = MAX_SOURCE_SECONDS) -> int:
+def size_of(order: GenerationRequest, max_seconds: float = MAX_SOURCE_SECONDS) -> int:
     """What each cover of an order takes on a disk at the most, in bytes."""
     config, seconds = order.track["config"], order.track["source_duration_s"] or max_seconds
     seconds = max(seconds, MIN_LATENT_FRAMES / LATENT_RATE)
@@ -173,7 +173,7 @@ def size_of(order: Order, max_seconds: float = MAX_SOURCE_SECONDS) -> int:
     return round(max_bytes(seconds, 1, config["audio_format"]))
 
 
-def _written(order: Order, rows: Mapping[str, Mapping[str, Any]] | None = None) -> bytes:
+def _written(order: GenerationRequest, rows: Mapping[str, Mapping[str, Any]] | None = None) -> bytes:
     content = {
         "id": order.id,
         "owner": order.owner,
@@ -191,7 +191,7 @@ def _checksum(values: Mapping[str, Any]) -> str:
     return f"{zlib.crc32(json.dumps(values).encode()):08x}"
 
 
-def _read(name: str, content: bytes) -> tuple[Order, dict[str, dict[str, Any]]] | None:
+def _read(name: str, content: bytes) -> tuple[GenerationRequest, dict[str, dict[str, Any]]] | None:
     """An order and its rows; None where another version wrote it, or a machine that lost its power."""
     try:
         values = from_json(content)
@@ -199,7 +199,7 @@ def _read(name: str, content: bytes) -> tuple[Order, dict[str, dict[str, Any]]] 
         if values.pop("checksum", None) not in (None, _checksum(values)):
             raise ValueError("its values do not match its checksum")
         notes = tuple(values.get("notes", ()))
-        order = Order(values["id"], values["track"], tuple(values["covers"]), values["owner"], notes)
+        order = GenerationRequest(values["id"], values["track"], tuple(values["covers"]), values["owner"], notes)
         if not (values["written_at"] and order.track["track_id"] and order.item_ids):
             raise ValueError("it names no items")
         return order, values["rows"]

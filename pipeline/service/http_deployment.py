@@ -19,7 +19,7 @@ BIND_S = 30.0  # the one before it, if it hangs, is ended within that time
 log = logging.getLogger(__name__)
 
 
-class Front:
+class HttpDeployment:
     """The HTTP side of a service.
 
     Raises:

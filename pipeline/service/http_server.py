@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.service.config import Limits
-from pipeline.service.problem_details import Problem, retry_after
+from pipeline.service.problem_details import ProblemError, retry_after
 
 TICKS = 5  # of uvicorn's, a tenth of a second each, from one look at the connections to the next
 RATE = 1000  # bytes a second that are not slow
@@ -32,8 +32,8 @@ LEAVE_S = 1  # for replies under way when the server ends
 MAX_CONNECTIONS = 4000
 SPARE_FILES = 500  # descriptors for all else that the process opens
 
-TIMEOUT = Problem(408, "timeout", "the request was not sent in time", "send all of it at once")
-FULL = Problem(503, "busy", "too many connections are open", "come again later", retry_after_s=10)
+TIMEOUT = ProblemError(408, "timeout", "the request was not sent in time", "send all of it at once")
+FULL = ProblemError(503, "busy", "too many connections are open", "come again later", retry_after_s=10)
 
 log = logging.getLogger(__name__)
 Phase = Literal["idle", "header", "drain", "body", "stream", "reply"]
@@ -105,7 +105,7 @@ class Connection(H11Protocol):
             "reply": False,
         }[self.phase[0]]
 
-    def _end(self, problem: Problem = TIMEOUT) -> None:
+    def _end(self, problem: ProblemError = TIMEOUT) -> None:
         """Close the connection, with a word where a request has begun and is not answered."""
         phase, cycle = self._phase(), self.cycle
         if phase == "header" or (phase == "body" and not cycle.response_started) or problem is FULL:
@@ -206,7 +206,7 @@ def _max_connections() -> int:
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(min(MAX_CONNECTIONS, soft - SPARE_FILES), 16)
 
 
-def _whole_reply(problem: Problem) -> bytes:
+def _whole_reply(problem: ProblemError) -> bytes:
     """The bytes of a reply to a request that the application has not seen, or sees no more."""
     body = json.dumps(problem.as_json()).encode()
     headers = {"Content-Type": "application/json", "Content-Length": len(body), "Connection": "close"}

@@ -32,7 +32,7 @@ _FIELDS = {"language": "vocal_language"}  # names of a manifest that a request h
 MAX_SHOWN, MAX_SAID = 200, 1000  # characters of a value that are said back, and of a message
 
 
-class Problem(RestyleError):  # noqa: N818  (a problem, in the words of RFC 9457)
+class ProblemError(RestyleError):
     """Why a request is not served.
 
     status: of HTTP. kind: one word for programs. field, value: what of the request is wrong, where one thing is.
@@ -62,7 +62,7 @@ class Problem(RestyleError):  # noqa: N818  (a problem, in the words of RFC 9457
         return {"error": {"status": self.status, "kind": self.kind} | whole}
 
 
-def retry_after(problem: Problem) -> dict[str, str]:
+def retry_after(problem: ProblemError) -> dict[str, str]:
     """The header that says when to come again, where something does."""
     return {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
 
@@ -73,14 +73,14 @@ def shortened(value: object, max_characters: int = MAX_SHOWN) -> str:
     return text if len(text) <= max_characters else f"{text[:max_characters]}... ({len(text)} characters)"
 
 
-def of_error(error: RestyleError, given: Mapping[str, Any], fields: Collection[str]) -> Problem:
+def of_error(error: RestyleError, given: Mapping[str, Any], fields: Collection[str]) -> ProblemError:
     """The problem that an error of the lower layers is: its message says the field first and the remedy last.
 
     Args:
         given: what the client sent, for the value.
         fields: names that a request may have.
     """
-    if isinstance(error, Problem):
+    if isinstance(error, ProblemError):
         return error
     message, remedy = said_and_remedy(str(error))
     named = re.match(r"\w+", message)
@@ -89,10 +89,10 @@ def of_error(error: RestyleError, given: Mapping[str, Any], fields: Collection[s
     kind = source_kind(error) if isinstance(error, AudioError) else "invalid_value"
     status = STATUS_OF_KIND.get(kind, 422)
     remedy = remedy or (f"see /openapi.json for what {field} may be" if field else "see /openapi.json")
-    return Problem(status, kind, message, remedy, field, given.get(field) if field else None)
+    return ProblemError(status, kind, message, remedy, field, given.get(field) if field else None)
 
 
-def of_row(row: Mapping[str, Any], source: str) -> Problem:
+def of_row(row: Mapping[str, Any], source: str) -> ProblemError:
     """The problem of an item that failed.
 
     Args:
@@ -104,26 +104,28 @@ def of_row(row: Mapping[str, Any], source: str) -> Problem:
     if kind == "storage_error":
         return not_stored(said)
     status = STATUS_OF_KIND.get(kind, 500)
-    return Problem(status, kind, message, remedy, retry_after_s=30 if status == 503 else None)
+    return ProblemError(status, kind, message, remedy, retry_after_s=30 if status == 503 else None)
 
 
-def not_stored(message: str) -> Problem:
+def not_stored(message: str) -> ProblemError:
     """What a client is told where the service's storage failed with this message, which names its places."""
     if any(os.strerror(number) in message for number in (errno.ENOSPC, errno.EDQUOT)):
         return short_of_space("the service's disk is full")
     said = "the service cannot read or write its folder"
-    return Problem(503, "storage_error", said, "come again later", retry_after_s=30)
+    return ProblemError(503, "storage_error", said, "come again later", retry_after_s=30)
 
 
-def gone() -> Problem:
+def gone() -> ProblemError:
     """What a client is told of a cover that was removed."""
-    return Problem(410, "gone", "the cover was removed to make room", "send the same request; it is made again")
+    return ProblemError(
+        410, "gone", "the cover was removed to make room", "send the same request; it is made again"
+    )
 
 
-def short_of_space(reason: str) -> Problem:
+def short_of_space(reason: str) -> ProblemError:
     """What a client is told where there is no room."""
     remedy = "come again later; whoever runs the service makes room, or sets store.max_gb"
-    return Problem(507, SHORT_OF_SPACE, reason, remedy, retry_after_s=60)
+    return ProblemError(507, SHORT_OF_SPACE, reason, remedy, retry_after_s=60)
 
 
 def said_and_remedy(text: str) -> tuple[str, str]:

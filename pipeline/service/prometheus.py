@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)
 
 
-class Gauges:
+class ServiceMetrics:
     """Counters of one service.
 
     waiting, busy: look at the desk when asked.
@@ -39,7 +39,7 @@ class Gauges:
         return generate_latest(self.registry)
 
 
-def counting(app: ASGIApp, gauges: Callable[[], Gauges]) -> ASGIApp:
+def counting(app: ASGIApp, gauges: Callable[[], ServiceMetrics]) -> ASGIApp:
     """An application whose replies are counted.
 
     Args:

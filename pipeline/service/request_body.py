@@ -16,7 +16,7 @@ from acestep.parameters.suggestions import nearest
 from acestep.parameters.values import from_json, is_empty
 from acestep.sampling.setting import CoverSetting
 from pipeline.service.config import Limits
-from pipeline.service.problem_details import Problem, shortened
+from pipeline.service.problem_details import ProblemError, shortened
 
 PARAMS = {item.name: item for item in fields(GenerationParams)}
 CONFIG = {item.name: item for item in fields(GenerationConfig)}
@@ -57,7 +57,7 @@ async def read_body(request: Request, limits: Limits) -> Body:
         Problem: 400 not JSON or not a form, 413 too large, 415 another kind of content, 422 an unknown name.
     """
     for name in request.query_params:
-        raise Problem(
+        raise ProblemError(
             422,
             "unknown_field",
             f"{shortened(name)} stands in the address, where no parameter is read",
@@ -72,17 +72,17 @@ async def read_body(request: Request, limits: Limits) -> Body:
         try:
             form = await _form(request, kind, limits)
         except MultiPartException as error:
-            raise Problem(
+            raise ProblemError(
                 400, "malformed_form", f"the form cannot be read: {error.message}", "send it anew"
             ) from None
         except HTTPException as error:
-            raise Problem(
+            raise ProblemError(
                 400, "malformed_form", f"the form cannot be read: {error.detail}", "send it anew"
             ) from None
         values = form.multi_items()
         files = _each_once([(name, value) for name, value in values if isinstance(value, UploadFile)])
         return parse(_each_once([(n, _from_text(n, v)) for n, v in values if isinstance(v, str)]), files)
-    raise Problem(
+    raise ProblemError(
         415,
         "unsupported_media_type",
         f"content type {kind!r} is not taken",
@@ -103,16 +103,20 @@ def parse(given: Mapping[str, Any], files: Mapping[str, UploadFile] | None = Non
         if name not in NAMES:
             near = " or ".join(nearest(name, FILES if name in files else (n for n in NAMES if n in ACCEPTED)))
             remedy = f"did you mean {near}?" if near else "see /openapi.json for all names"
-            raise Problem(422, "unknown_field", f"{name!r} is no parameter", remedy, name, given.get(name))
+            raise ProblemError(422, "unknown_field", f"{name!r} is no parameter", remedy, name, given.get(name))
     known = {name: value for name, value in given.items() if not is_empty(value)}
     for name in files:
         if name not in FILES:
-            raise Problem(422, "unknown_field", f"{name} is no file", f"send files as {' or '.join(FILES)}", name)
+            raise ProblemError(
+                422, "unknown_field", f"{name} is no file", f"send files as {' or '.join(FILES)}", name
+            )
         if name in known:
-            raise Problem(422, "given_twice", f"{name} is given as a file and as text", "send one of them", name)
+            raise ProblemError(
+                422, "given_twice", f"{name} is given as a file and as text", "send one of them", name
+            )
     reply, later = known.get("response_format"), known.get("async", False)
     if reply is not None and reply not in REPLIES:
-        raise Problem(
+        raise ProblemError(
             422,
             "invalid_value",
             f"response_format {reply!r} is unknown",
@@ -121,7 +125,9 @@ def parse(given: Mapping[str, Any], files: Mapping[str, UploadFile] | None = Non
             reply,
         )
     if not isinstance(later, bool):
-        raise Problem(422, "invalid_value", f"async {later!r} is not true or false", "use one", "async", later)
+        raise ProblemError(
+            422, "invalid_value", f"async {later!r} is not true or false", "use one", "async", later
+        )
     values: dict[str, Any] = {**DEFAULTS, **known}
     return Body(
         given=given,
@@ -142,9 +148,11 @@ def _json(content: bytes) -> dict[str, Any]:
     try:
         values = from_json(content, _each_once, number)
     except ValueError as error:
-        raise Problem(400, "malformed_json", f"the body is not JSON: {error}", "send one JSON object") from None
+        raise ProblemError(
+            400, "malformed_json", f"the body is not JSON: {error}", "send one JSON object"
+        ) from None
     if not isinstance(values, dict):
-        raise Problem(400, "malformed_json", "the body is not a JSON object", 'send {"src_audio": ..., ...}')
+        raise ProblemError(400, "malformed_json", "the body is not a JSON object", 'send {"src_audio": ..., ...}')
     return values
 
 
@@ -157,7 +165,7 @@ def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:
-            raise Problem(422, "given_twice", f"{shortened(name)} is given twice", "send one of them", name)
+            raise ProblemError(422, "given_twice", f"{shortened(name)} is given twice", "send one of them", name)
         values[name] = value
     return values
 
@@ -168,10 +176,10 @@ def _from_text(name: str, text: str) -> Any:
         return text
     try:
         return _json(b'{"value": %b}' % text.encode())["value"]
-    except (Problem, UnicodeEncodeError) as error:
-        if isinstance(error, Problem) and error.kind == "given_twice":
+    except (ProblemError, UnicodeEncodeError) as error:
+        if isinstance(error, ProblemError) and error.kind == "given_twice":
             raise
-        raise Problem(
+        raise ProblemError(
             422, "invalid_value", f"{name} {text[:80]!r} cannot be read", "write it as in JSON", name, text
         ) from None
 
@@ -217,7 +225,7 @@ def _limited(request: Request, max_bytes: float, limit: str) -> Receive:
     Raises:
         Problem: 413, before anything is read where the length was announced.
     """
-    too_large = Problem(
+    too_large = ProblemError(
         413, "too_large", f"the body is larger than {max_bytes:.0f} bytes", f"this service's {limit}"
     )
     announced = request.headers.get("content-length", "0")

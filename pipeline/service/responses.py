@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.service.problem_details import MAX_SAID, gone, of_row, shortened
-from pipeline.service.scheduler import Desk, Ticket
+from pipeline.service.scheduler import Generation, Scheduler
 
 MEDIA_TYPES = {
     "wav": "audio/wav",
@@ -22,7 +22,7 @@ EXPOSED = ("X-Notes", "X-Generation-Id", "X-Item-Id", "X-Seed", "X-Duration-Seco
 _NOT_TOLD = ("source", "reference_audio", "audio_path", "node")
 
 
-def as_json(ticket: Ticket, desk: Desk) -> dict[str, Any]:
+def as_json(ticket: Generation, desk: Scheduler) -> dict[str, Any]:
     """An order's state, with a link to each finished cover."""
     covers = [_cover(ticket, number, desk) for number in range(len(ticket.order.covers))]
     return {
@@ -36,19 +36,19 @@ def as_json(ticket: Ticket, desk: Desk) -> dict[str, Any]:
     }
 
 
-def progress(ticket: Ticket) -> float:
+def progress(ticket: Generation) -> float:
     """The share of an order's steps that are done, 0 .. 1."""
     done = [1.0 if item in ticket.rows else _share(ticket, item) for item in ticket.order.item_ids]
     return round(sum(done) / len(done), 4)
 
 
-def _share(ticket: Ticket, item_id: str) -> float:
+def _share(ticket: Generation, item_id: str) -> float:
     job = ticket.jobs.get(item_id)
     # Decoding, measuring and writing come after the last step.
     return 0.95 * job.step / job.steps if job is not None and job.steps else 0.0
 
 
-def waiting_before(ticket: Ticket, desk: Desk) -> int:
+def waiting_before(ticket: Generation, desk: Scheduler) -> int:
     """How many covers come before the first of an order."""
     for place, item_id in enumerate(desk.queue):
         if item_id in ticket.jobs:
@@ -56,7 +56,7 @@ def waiting_before(ticket: Ticket, desk: Desk) -> int:
     return 0
 
 
-def _cover(ticket: Ticket, number: int, desk: Desk) -> dict[str, Any]:
+def _cover(ticket: Generation, number: int, desk: Scheduler) -> dict[str, Any]:
     item_id = ticket.order.covers[number]
     item = next(item for item in ticket.order.track["items"] if item["item_id"] == item_id)
     job, row = ticket.jobs.get(item_id), ticket.rows.get(item_id)
@@ -97,12 +97,12 @@ def notes_of(row: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def media_type(ticket: Ticket) -> str:
+def media_type(ticket: Generation) -> str:
     """Of an order's audio files."""
     return MEDIA_TYPES[ticket.order.track["config"]["audio_format"]]
 
 
-def audio_headers(ticket: Ticket, row: Mapping[str, Any]) -> dict[str, str]:
+def audio_headers(ticket: Generation, row: Mapping[str, Any]) -> dict[str, str]:
     """What goes with a cover's file: its ids and seed, what to call it, and notes as a JSON list."""
     name = f"{row['item_id']}.{ticket.order.extension}"
     notes = dict.fromkeys([*ticket.order.notes, *notes_of(row)])

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.results.journal import left_over, read_receipts, receipt_name, receipt_of, take_back
+from pipeline.results.journal import delete_receipts, read_receipts, receipt_name, receipt_of, unwritten_receipts
 from pipeline.results.table import RESULTS, ROWS, ResultWriter
 from pipeline.storage.parquet_parts import PartError, part_names, read_part, replace_part, write_part
 from pipeline.storage.store import Store
@@ -21,7 +21,7 @@ KEYS = ("item_id", "track_id", "status", "audio_path")
 log = logging.getLogger(__name__)
 
 
-class Rows:
+class RowIndex:
     """Which part holds the newest row of each cover. Its methods may be called from any thread.
 
     Args:
@@ -59,13 +59,13 @@ class Rows:
 
     def fold(self) -> Iterator[pa.Table]:
         """Write the receipts that workers left as parts; yields the rows of each, before its receipts go."""
-        for rows, names in read_receipts(self.store, left_over(self.store), PART_ROWS):
+        for rows, names in read_receipts(self.store, unwritten_receipts(self.store), PART_ROWS):
             if len(rows):
                 part = write_part(self.store, RESULTS, self.launch, self.parts, rows)
                 self.parts += 1
                 self._point(part, rows)
                 yield rows
-            take_back(self.store, names)
+            delete_receipts(self.store, names)
 
     def write_anew(self, min_rows: int = 1) -> None:
         """Drop the rows of removed covers from their parts, where there are so many."""

@@ -25,7 +25,7 @@ _UNFINISHED = re.compile(
 )
 
 
-class File(NamedTuple):
+class RetainedFile(NamedTuple):
     """name: in the output folder. size: in bytes. used_at: seconds since 1970."""
 
     name: str
@@ -33,7 +33,7 @@ class File(NamedTuple):
     used_at: float
 
 
-def kept_files(store: Store) -> Iterator[File]:
+def kept_files(store: Store) -> Iterator[RetainedFile]:
     """The files that a service keeps, in no order."""
     return (file for file in _files(store) if _KEPT.fullmatch(file.name))
 
@@ -65,12 +65,12 @@ def remove_folder(store: Store, name: str) -> None:
             os.rmdir(store.path(name))
 
 
-def _files(store: Store) -> Iterator[File]:
+def _files(store: Store) -> Iterator[RetainedFile]:
     for folder, depth in FOLDERS.items():
         yield from _local(store, folder, depth) if store.is_local else _remote(store, folder, depth)
 
 
-def _local(store: Store, folder: str, depth: int) -> Iterator[File]:
+def _local(store: Store, folder: str, depth: int) -> Iterator[RetainedFile]:
     try:
         found = os.scandir(store.path(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -82,12 +82,12 @@ def _local(store: Store, folder: str, depth: int) -> Iterator[File]:
                 yield from _local(store, name, depth - 1)
             elif entry.is_file(follow_symlinks=False):
                 info = entry.stat(follow_symlinks=False)
-                yield File(name, info.st_size, max(info.st_atime, info.st_mtime))
+                yield RetainedFile(name, info.st_size, max(info.st_atime, info.st_mtime))
 
 
-def _remote(store: Store, folder: str, depth: int) -> Iterator[File]:
+def _remote(store: Store, folder: str, depth: int) -> Iterator[RetainedFile]:
     selector = fs.FileSelector(store.path(folder), allow_not_found=True, recursive=depth > 1)
     for info in store.retrying(lambda: store.filesystem.get_file_info(selector)):
         if info.is_file:
             used_at = (info.mtime_ns or 0) / 1e9
-            yield File(info.path[len(store.root) + 1 :], info.size, used_at)
+            yield RetainedFile(info.path[len(store.root) + 1 :], info.size, used_at)

@@ -16,9 +16,9 @@ from typing import Any
 
 from ray.exceptions import RayError
 
-from pipeline.service.generation_request import Order
-from pipeline.service.generation_store import Shelf, size_of
-from pipeline.service.problem_details import UNAVAILABLE, Problem
+from pipeline.service.generation_request import GenerationRequest
+from pipeline.service.generation_store import GenerationStore, size_of
+from pipeline.service.problem_details import UNAVAILABLE, ProblemError
 
 log = logging.getLogger(__name__)
 Make = Callable[[dict[str, Any]], AsyncGenerator[dict[str, Any], None]]
@@ -28,7 +28,7 @@ PAUSE_S = 1.0  # before a request is tried again whose replica died
 
 
 @dataclass
-class Job:
+class QueuedItem:
     """One item on its way; ``wanted`` by so many orders."""
 
     item: dict[str, Any]
@@ -46,11 +46,11 @@ class Job:
 
 
 @dataclass
-class Ticket:
+class Generation:
     """An order at the desk, until all of its items are done."""
 
-    order: Order
-    jobs: dict[str, Job]
+    order: GenerationRequest
+    jobs: dict[str, QueuedItem]
     rows: dict[str, dict[str, Any]]
     cancelled: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -65,19 +65,19 @@ class Ticket:
         return "running" if self.rows or any(job.running for job in self.jobs.values()) else "queued"
 
 
-class Desk:
+class Scheduler:
     """Orders in, results out.
 
     make: the engine; slots: how many tracks it takes at once; waiting: items that may wait; tries: how often an
     item is handed over whose replica dies.
     """
 
-    def __init__(self, make: Make, shelf: Shelf, slots: int, waiting: int, tries: int):
+    def __init__(self, make: Make, shelf: GenerationStore, slots: int, waiting: int, tries: int):
         self.make, self.shelf = make, shelf
         self.slots, self.max_waiting, self.tries = slots, waiting, tries
-        self.queue: OrderedDict[str, Job] = OrderedDict()
-        self.jobs: dict[str, Job] = {}
-        self.tickets: OrderedDict[str, Ticket] = OrderedDict()
+        self.queue: OrderedDict[str, QueuedItem] = OrderedDict()
+        self.jobs: dict[str, QueuedItem] = {}
+        self.tickets: OrderedDict[str, Generation] = OrderedDict()
         self.running: set[asyncio.Task[None]] = set()
         self.busy = 0
         self.seconds_per_item = 30.0  # a moving mean, for Retry-After
@@ -89,7 +89,7 @@ class Desk:
             await self._take(order, limited=False)
         return len(orders)
 
-    async def take(self, order: Order) -> Ticket:
+    async def take(self, order: GenerationRequest) -> Generation:
         """Accept an order.
 
         Raises:
@@ -97,7 +97,7 @@ class Desk:
         """
         return await self._take(order, limited=True)
 
-    async def _take(self, order: Order, limited: bool) -> Ticket:
+    async def _take(self, order: GenerationRequest, limited: bool) -> Generation:
         files = self.shelf.names_of(order)
         self.shelf.room.hold(*files)  # until the order is over
         looking = asyncio.ensure_future(asyncio.to_thread(self._known, order))
@@ -112,7 +112,7 @@ class Desk:
         self._dispatch()
         return ticket
 
-    async def _refused(self, order: Order, looking: asyncio.Future[Any]) -> None:
+    async def _refused(self, order: GenerationRequest, looking: asyncio.Future[Any]) -> None:
         """Forget an order that is not taken, once nothing is written for it any more."""
         try:
             await asyncio.wait([looking])
@@ -122,12 +122,12 @@ class Desk:
         finally:
             self.shelf.room.release(*self.shelf.names_of(order))
 
-    def _placed(self, order: Order, found: dict[str, dict[str, Any]], limited: bool) -> Ticket:
+    def _placed(self, order: GenerationRequest, found: dict[str, dict[str, Any]], limited: bool) -> Generation:
         # Nothing is awaited here, so that what is counted is what is queued.
         items = {item["item_id"]: item for item in order.track["items"]}
         new = [item_id for item_id in items if item_id not in found and item_id not in self.jobs]
         if limited and len(self.queue) + len(new) > self.max_waiting:
-            raise Problem(
+            raise ProblemError(
                 429,
                 "busy",
                 f"{len(self.queue)} covers wait already, and {len(new)} more would be beyond {self.max_waiting}",
@@ -139,14 +139,14 @@ class Desk:
         track = {name: value for name, value in order.track.items() if name != "items"}
         for item_id in new:
             row = asyncio.get_running_loop().create_future()
-            self.jobs[item_id] = self.queue[item_id] = Job(items[item_id], track, row)
+            self.jobs[item_id] = self.queue[item_id] = QueuedItem(items[item_id], track, row)
         jobs = {item_id: self.jobs[item_id] for item_id in items if item_id not in found}
-        ticket = self.tickets[order.id] = Ticket(order, jobs, found)
+        ticket = self.tickets[order.id] = Generation(order, jobs, found)
         for job in jobs.values():
             job.wanted += 1
         return ticket
 
-    def _known(self, order: Order) -> dict[str, dict[str, Any]]:
+    def _known(self, order: GenerationRequest) -> dict[str, dict[str, Any]]:
         self.shelf.room.look()
         self.shelf.room.settle(*self.shelf.names_of(order))
         self.shelf.room.used(*self.shelf.names_of(order))
@@ -159,7 +159,7 @@ class Desk:
         """When a place may be free, in seconds."""
         return max(1, min(round(self.seconds_per_item * (len(self.queue) + 1) / self.slots), 3600))
 
-    async def find(self, order_id: str, owner: str) -> Ticket:
+    async def find(self, order_id: str, owner: str) -> Generation:
         """An order by its id.
 
         Raises:
@@ -167,16 +167,16 @@ class Desk:
         """
         ticket = self.tickets.get(order_id)
         if ticket is None and (known := await asyncio.to_thread(self.shelf.order, order_id)):
-            ticket = Ticket(known[0], {}, known[1])
+            ticket = Generation(known[0], {}, known[1])
             ticket.cancelled = any(row.get("error_kind") == "cancelled" for row in known[1].values())
             ticket.over.set()
         if ticket is None or ticket.order.owner != owner:
-            raise Problem(
+            raise ProblemError(
                 404, "unknown_id", "there is no generation with this id", "ask for one first", "id", order_id
             )
         return ticket
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, ticket: Generation) -> None:
         """Let go of an order; what no other order wants is not made, or left at its next step."""
         if ticket.over.is_set() or ticket.cancelled:
             return
@@ -184,13 +184,13 @@ class Desk:
         for job in ticket.jobs.values():
             self._unwanted(job)
 
-    def _unwanted(self, job: Job) -> None:
+    def _unwanted(self, job: QueuedItem) -> None:
         job.wanted -= 1
         item_id = job.item["item_id"]
         if job.wanted == 0 and not job.row.done() and self.queue.pop(item_id, None) is not None:
             self._done(job, _failed(job, "cancelled", "nobody waits for it any more"))
 
-    async def _follow(self, ticket: Ticket) -> None:
+    async def _follow(self, ticket: Generation) -> None:
         """Gather an order's rows, and write down how it ended."""
         for item_id, job in ticket.jobs.items():
             ticket.rows[item_id] = await asyncio.shield(job.row)
@@ -215,7 +215,7 @@ class Desk:
             self.busy += 1
             self._start(self._run(jobs))
 
-    async def _run(self, jobs: list[Job]) -> None:
+    async def _run(self, jobs: list[QueuedItem]) -> None:
         began = time.monotonic()
         try:
             for attempt in range(1, self.tries + 1):
@@ -235,7 +235,7 @@ class Desk:
             self.seconds_per_item += 0.2 * (taken - self.seconds_per_item)
             self._dispatch()
 
-    async def _made(self, jobs: list[Job]) -> None:
+    async def _made(self, jobs: list[QueuedItem]) -> None:
         """One call of the engine with the jobs that are not done.
 
         Raises:
@@ -255,7 +255,7 @@ class Desk:
                         self._done(job, _failed(job, "cancelled", "nobody waits for it any more"))
                     return
 
-    def _done(self, job: Job, row: dict[str, Any]) -> None:
+    def _done(self, job: QueuedItem, row: dict[str, Any]) -> None:
         self.jobs.pop(job.item["item_id"], None)
         self.shelf.room.fulfil(job.item["item_id"])
         if not job.row.done():
@@ -268,11 +268,11 @@ class Desk:
         return task
 
 
-def _missing(jobs: Iterable[Job]) -> list[Job]:
+def _missing(jobs: Iterable[QueuedItem]) -> list[QueuedItem]:
     return [job for job in jobs if not job.row.done()]
 
 
-def _failed(job: Job, kind: str, message: str) -> dict[str, Any]:
+def _failed(job: QueuedItem, kind: str, message: str) -> dict[str, Any]:
     return {
         "item_id": job.item["item_id"],
         "track_id": job.track["track_id"],

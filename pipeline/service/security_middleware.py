@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipeline.service import api_keys as keys
 from pipeline.service.config import ServiceSpec
 from pipeline.service.hosts import Host, Origin, parse_host, parse_origin
-from pipeline.service.problem_details import Problem, retry_after
+from pipeline.service.problem_details import ProblemError, retry_after
 
 log = logging.getLogger(__name__)
 # Gradio needs inline scripts and styles; it shows what was uploaded, and plays it, by blob: and data: addresses.
@@ -48,7 +48,7 @@ HEADERS = {
 
 
 @dataclass(frozen=True)
-class Rules:
+class AccessRules:
     """Whom the application answers.
 
     hosts: names of the service beside loopback's; where ``named``, no request under another name is answered.
@@ -60,19 +60,19 @@ class Rules:
     named: bool = False
 
 
-def rules_of(spec: ServiceSpec, keyed: bool) -> Rules:
+def access_rules(spec: ServiceSpec, keyed: bool) -> AccessRules:
     """The rules of a service: on loopback without keys every page that a browser opens is its only fence."""
-    return Rules(
+    return AccessRules(
         frozenset(map(parse_host, spec.access.hosts)),
         frozenset(map(parse_origin, spec.access.origins)),
         named=bool(spec.access.hosts) or (parse_host(spec.host).is_loopback and not keyed),
     )
 
 
-class Guard:
-    """ASGI middleware that refuses requests by ``Rules``, and adds ``HEADERS`` to all replies."""
+class SecurityMiddleware:
+    """ASGI middleware that refuses requests by ``AccessRules``, and adds ``HEADERS`` to all replies."""
 
-    def __init__(self, app: ASGIApp, rules: Rules):
+    def __init__(self, app: ASGIApp, rules: AccessRules):
         self.app, self.rules = app, rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,7 +95,7 @@ class Guard:
             _check_framing(headers)
             host = _check_host(headers, self.rules)
             _check_page(scope["method"], headers, host, self.rules)
-        except Problem as problem:
+        except ProblemError as problem:
             closing = {"Connection": "close"} | retry_after(problem)
             await JSONResponse(problem.as_json(), problem.status, closing)(scope, receive, sent)
             return
@@ -124,10 +124,12 @@ def _check_framing(headers: Headers) -> None:
         Problem: 400.
     """
     if "transfer-encoding" in headers and "content-length" in headers:
-        raise Problem(400, "malformed_request", "Content-Length and Transfer-Encoding are both given", "send one")
+        raise ProblemError(
+            400, "malformed_request", "Content-Length and Transfer-Encoding are both given", "send one"
+        )
 
 
-def _check_host(headers: Headers, rules: Rules) -> Host | None:
+def _check_host(headers: Headers, rules: AccessRules) -> Host | None:
     """The name under which a request came, None where it has none that can be read.
 
     Raises:
@@ -141,7 +143,7 @@ def _check_host(headers: Headers, rules: Rules) -> Host | None:
             host = parse_host(said[0])
     listed = host is not None and (host.is_loopback or host in rules.hosts or Host(host.name) in rules.hosts)
     if rules.named and not listed:
-        raise Problem(
+        raise ProblemError(
             421,
             "unknown_host",
             "this service does not answer under the name by which it was asked",
@@ -152,7 +154,7 @@ def _check_host(headers: Headers, rules: Rules) -> Host | None:
     return host
 
 
-def _check_page(method: str, headers: Headers, host: Host | None, rules: Rules) -> None:
+def _check_page(method: str, headers: Headers, host: Host | None, rules: AccessRules) -> None:
     """Refuse what a page of another origin sends, but that a link leads here.
 
     Raises:
@@ -166,7 +168,7 @@ def _check_page(method: str, headers: Headers, host: Host | None, rules: Rules) 
     seen_as = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest", "document"))
     is_link = method in ("GET", "HEAD") and seen_as == ("navigate", "document")
     if foreign or (sites and not is_link):
-        raise Problem(
+        raise ProblemError(
             403,
             "foreign_page",
             "a page of another origin may not use this service",

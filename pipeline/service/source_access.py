@@ -10,22 +10,22 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from pipeline.catalogue.probe import probe
-from pipeline.catalogue.source_check import is_longer, listen
+from pipeline.catalogue.source_check import check_decoding, is_longer
 from pipeline.service.config import Access, Limits
-from pipeline.service.problem_details import STATUS_OF_KIND, Problem, said_and_remedy
+from pipeline.service.problem_details import STATUS_OF_KIND, ProblemError, said_and_remedy
 from pipeline.service.safe_open import open_beneath
-from pipeline.service.uploads import Draft, Keep
+from pipeline.service.uploads import UnsavedUpload, UploadStore
 from pipeline.service.url_fetch import PORTS, fetch
-from pipeline.storage.read_timeout import DEFAULT_PATIENCE, Patience, Tick
+from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, Tick
 from pipeline.storage.source_errors import TOO_LONG, SourceTimeoutError
-from pipeline.storage.spelling import Folders
+from pipeline.storage.spelling import FolderListings
 from pipeline.storage.store import Store, locate
 
 MAX_NAME_BYTES = 4096
 
 
 @dataclass(frozen=True)
-class Admitted:
+class AdmittedSource:
     """A source that was looked at: where workers read it, a digest of its bytes, its length where it says one."""
 
     uri: str
@@ -34,7 +34,7 @@ class Admitted:
 
 
 @dataclass(frozen=True)
-class Found:
+class ReadableFile:
     """A file that may be read. root: the local folder below which it lies, its links resolved like those of the
     path; None in an object store, where nobody has looked whether it is there."""
 
@@ -43,7 +43,7 @@ class Found:
     is_there: bool = True
 
 
-def admit(field: str, value: str, access: Access, limits: Limits, keep: Keep) -> Admitted:
+def admit(field: str, value: str, access: Access, limits: Limits, keep: UploadStore) -> AdmittedSource:
     """The source that a client names, by path or by address.
 
     Raises:
@@ -52,7 +52,7 @@ def admit(field: str, value: str, access: Access, limits: Limits, keep: Keep) ->
     if is_address(value):
         with fetch(field, value, access.url_hosts, limits, keep) as draft:
             return _kept(field, value, draft, limits)
-    patience = Patience(limits.source_timeout_s)
+    patience = ReadTimeout(limits.source_timeout_s)
     found = find(field, value, access, keep.store, patience)
     with _held(field, value, found, patience) as name:
         return _looked_at(field, value, found.uri, limits, name)
@@ -64,7 +64,7 @@ def is_address(value: str) -> bool:
     return bool(mark) and scheme.lower() in PORTS
 
 
-def upload(field: str, file: BinaryIO, name: str, limits: Limits, keep: Keep) -> Admitted:
+def upload(field: str, file: BinaryIO, name: str, limits: Limits, keep: UploadStore) -> AdmittedSource:
     """A file that a client sent, called ``name`` there.
 
     Raises:
@@ -74,13 +74,15 @@ def upload(field: str, file: BinaryIO, name: str, limits: Limits, keep: Keep) ->
         return _kept(field, name, draft, limits)
 
 
-def _kept(field: str, said: str, draft: Draft, limits: Limits) -> Admitted:
+def _kept(field: str, said: str, draft: UnsavedUpload, limits: Limits) -> AdmittedSource:
     """A file that was sent, kept where it can be used."""
     looked = _looked_at(field, said, str(draft.path), limits)
     return replace(looked, uri=draft.kept())
 
 
-def find(field: str, value: str, access: Access, output: Store, patience: Patience = DEFAULT_PATIENCE) -> Found:
+def find(
+    field: str, value: str, access: Access, output: Store, patience: ReadTimeout = DEFAULT_READ_TIMEOUT
+) -> ReadableFile:
     """The file that a client's path names: absolute, or relative to a root; symbolic links are followed first.
 
     Raises:
@@ -89,7 +91,7 @@ def find(field: str, value: str, access: Access, output: Store, patience: Patien
     """
     allowed = [] if _is_odd(value) else _allowed(field, value, access, output, patience)
     if not allowed:
-        raise Problem(
+        raise ProblemError(
             422,
             "not_allowed",
             f"{field} is not in a folder that this service reads",
@@ -101,19 +103,19 @@ def find(field: str, value: str, access: Access, output: Store, patience: Patien
         if found.is_there:
             return found
     # A name in another Unicode form is the same name; what it leads to is judged like any other path.
-    for other in Folders(patience).actual([found.uri for found in allowed]).values():
+    for other in FolderListings(patience).actual([found.uri for found in allowed]).values():
         for found in _allowed(field, other, access, output, patience):
             return found
     raise _missing(field, value)
 
 
-def _allowed(field: str, value: str, access: Access, output: Store, patience: Patience) -> list[Found]:
+def _allowed(field: str, value: str, access: Access, output: Store, patience: ReadTimeout) -> list[ReadableFile]:
     """Where a path leads, seen from each root, as far as it may be read.
 
     Raises:
         Problem: 503 a root does not answer, and the file is not in another one.
     """
-    allowed: list[Found] = []
+    allowed: list[ReadableFile] = []
     hung: SourceTimeoutError | None = None
     for root in access.roots:
         try:
@@ -131,7 +133,7 @@ def _allowed(field: str, value: str, access: Access, output: Store, patience: Pa
 
 
 @contextmanager
-def _held(field: str, value: str, found: Found, patience: Patience) -> Iterator[str]:
+def _held(field: str, value: str, found: ReadableFile, patience: ReadTimeout) -> Iterator[str]:
     """A name that stays the file's while the block runs, whatever is renamed meanwhile.
 
     Raises:
@@ -155,13 +157,13 @@ def _held(field: str, value: str, found: Found, patience: Patience) -> Iterator[
         yield f"/dev/fd/{file.fileno()}"
 
 
-def _looked_at(field: str, said: str, uri: str, limits: Limits, name: str | None = None) -> Admitted:
+def _looked_at(field: str, said: str, uri: str, limits: Limits, name: str | None = None) -> AdmittedSource:
     """A file, proven to be audio of a length that is taken, as far as its header and its beginning tell.
 
     Args:
         name: under which it is read here, where that is not its URI.
     """
-    name, patience = name or uri, Patience(limits.source_timeout_s)
+    name, patience = name or uri, ReadTimeout(limits.source_timeout_s)
     found = probe(name, patience=patience)
     if found.error_kind == "missing_file":
         raise _missing(field, said)
@@ -171,21 +173,21 @@ def _looked_at(field: str, said: str, uri: str, limits: Limits, name: str | None
         longer = f"{found.duration_s:.1f} s is longer than {limits.source_seconds:g} s; cut it"
         raise _refused(field, said, name, TOO_LONG, longer)
     # Where the header says no length, only decoding tells it, and stops at what is taken.
-    defect = listen(name, found.duration_s is None, limits.source_seconds, patience).defect
+    defect = check_decoding(name, found.duration_s is None, limits.source_seconds, patience).defect
     if defect is not None:
         raise _refused(field, said, name, *defect)
-    return Admitted(uri, found.digest, found.duration_s)
+    return AdmittedSource(uri, found.digest, found.duration_s)
 
 
-def _refused(field: str, said: str, uri: str, kind: str, message: str) -> Problem:
+def _refused(field: str, said: str, uri: str, kind: str, message: str) -> ProblemError:
     message, remedy = said_and_remedy(message.replace(f"{uri}: ", "").replace(uri, "it"))
     status = STATUS_OF_KIND[kind]
     later = 30 if status == 503 else None
-    return Problem(status, kind, f"{field}: {message}", remedy or "send another", field, said, later)
+    return ProblemError(status, kind, f"{field}: {message}", remedy or "send another", field, said, later)
 
 
-def _missing(field: str, value: str) -> Problem:
-    return Problem(404, "missing_file", f"{field}: no such file", "check its name", field, value)
+def _missing(field: str, value: str) -> ProblemError:
+    return ProblemError(404, "missing_file", f"{field}: no such file", "check its name", field, value)
 
 
 def _is_odd(value: str) -> bool:
@@ -196,11 +198,11 @@ def _is_odd(value: str) -> bool:
         return True
 
 
-def _inside(root: str, value: str, tick: Tick) -> Found | None:
+def _inside(root: str, value: str, tick: Tick) -> ReadableFile | None:
     """Where a path leads from a root, None where that is outside of it."""
     if "://" in root and not root.startswith("file://"):
         uri = _inside_uri(root, value)
-        return Found(uri) if uri is not None else None
+        return ReadableFile(uri) if uri is not None else None
     if "://" in value:
         return None
     real_root = os.path.realpath(locate(root)[1])
@@ -210,7 +212,7 @@ def _inside(root: str, value: str, tick: Tick) -> Found | None:
         return None
     if not real.startswith(real_root.rstrip("/") + "/"):
         return None
-    return Found(real, real_root, os.path.lexists(real))
+    return ReadableFile(real, real_root, os.path.lexists(real))
 
 
 def _inside_uri(root: str, value: str) -> str | None:

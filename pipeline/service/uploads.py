@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from pipeline.service.disk_quota import Room
-from pipeline.service.problem_details import Problem
+from pipeline.service.disk_quota import DiskQuota
+from pipeline.service.problem_details import ProblemError
 from pipeline.service.scratch import scratch_of
 from pipeline.storage.store import Store, absolute
 
@@ -20,10 +20,10 @@ UPLOADS = "uploads"
 CHUNK_BYTES = 1 << 20
 
 
-class Brought:
+class RequestUploads:
     """The uploads of one request: held until its end, and removed again where it is refused."""
 
-    def __init__(self, room: Room):
+    def __init__(self, room: DiskQuota):
         self.room = room
         self.held: list[str] = []
         self.new: list[str] = []
@@ -38,7 +38,7 @@ class Brought:
         """
         with self.lock:
             if self.over:
-                raise Problem(409, "cancelled", "the client has left")
+                raise ProblemError(409, "cancelled", "the client has left")
             self.room.hold(name)
             self.held.append(name)
 
@@ -59,7 +59,7 @@ class Brought:
 
 
 @dataclass(frozen=True)
-class Keep:
+class UploadStore:
     """Where sent files are kept: ``uploads/<sha256>`` in the service's output folder.
 
     output: the folder as it was given, since workers open it by that name.
@@ -68,8 +68,8 @@ class Keep:
 
     store: Store
     output: str
-    room: Room = field(default_factory=Room)
-    brought: Brought | None = None
+    room: DiskQuota = field(default_factory=DiskQuota)
+    brought: RequestUploads | None = None
 
     def is_damaged(self, name: str, digest: str) -> bool:
         """Whether a file on a local disk does not hold the bytes that it is named by."""
@@ -79,13 +79,13 @@ class Keep:
             return hashlib.file_digest(file, "sha256").hexdigest() != digest
 
     @contextmanager
-    def draft(self, file: IO[bytes]) -> Iterator["Draft"]:
+    def draft(self, file: IO[bytes]) -> Iterator["UnsavedUpload"]:
         """A copy of a file from its start, to look at; it is gone after the block unless it was kept."""
         path = scratch_of(self.store) / uuid.uuid4().hex
         try:
             with path.open("xb") as copy:
                 digest = _copied(file, copy)
-            yield Draft(self, path, digest)
+            yield UnsavedUpload(self, path, digest)
         finally:
             path.unlink(missing_ok=True)
 
@@ -112,10 +112,10 @@ class Keep:
 
 
 @dataclass(frozen=True)
-class Draft:
+class UnsavedUpload:
     """A file that was sent and is not kept yet; ``path`` is on this machine, ``digest`` that of its bytes."""
 
-    keep: Keep
+    keep: UploadStore
     path: Path
     digest: str
 
@@ -126,7 +126,7 @@ class Draft:
             Problem: 507 there is no room for it.
         """
         keep, name = self.keep, f"{UPLOADS}/{self.digest}"
-        brought = keep.brought or Brought(keep.room)
+        brought = keep.brought or RequestUploads(keep.room)
         brought.hold(name)
         try:
             keep.room.settle(name)

@@ -13,16 +13,18 @@ from typing import BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
 from pipeline.service.config import Limits
-from pipeline.service.problem_details import Problem, not_stored
+from pipeline.service.problem_details import ProblemError, not_stored
 from pipeline.service.public_addresses import Address, is_public
-from pipeline.service.uploads import Draft, Keep
+from pipeline.service.uploads import UnsavedUpload, UploadStore
 
 PORTS = {"http": 80, "https": 443}
 CHUNK_BYTES = 1 << 16
 
 
 @contextmanager
-def fetch(field: str, value: str, hosts: Sequence[str], limits: Limits, keep: Keep) -> Iterator[Draft]:
+def fetch(
+    field: str, value: str, hosts: Sequence[str], limits: Limits, keep: UploadStore
+) -> Iterator[UnsavedUpload]:
     """Fetch a source, to be looked at and kept like a file that was sent.
 
     Args:
@@ -35,7 +37,7 @@ def fetch(field: str, value: str, hosts: Sequence[str], limits: Limits, keep: Ke
     parts, port = _parts(field, value)
     listed = _listed(parts, port, hosts)
     if listed is None:
-        raise Problem(
+        raise ProblemError(
             422,
             "not_allowed",
             f"{field}: this service fetches nothing from {parts.hostname}:{port}",
@@ -66,7 +68,7 @@ def _parts(field: str, value: str) -> tuple[SplitResult, int]:
         if not plain or any(ord(c) <= 32 or ord(c) > 126 for c in value) or "\\" in value:
             raise ValueError
     except (ValueError, KeyError):
-        raise Problem(
+        raise ProblemError(
             422,
             "invalid_value",
             f"{field} is no address of a file",
@@ -100,7 +102,7 @@ def _address(field: str, value: str, host: str, port: int, listed: str) -> Addre
     for address in addresses:
         if address == literal or is_public(address):
             return address
-    raise Problem(
+    raise ProblemError(
         422,
         "not_allowed",
         f"{field}: {host} leads to an address that is not public",
@@ -129,7 +131,7 @@ def _download(
     file: BinaryIO,
 ) -> None:
     max_bytes = int(limits.upload_mb * 1e6)
-    too_large = Problem(413, "too_large", f"{field} is larger than {max_bytes} bytes", "cut it", field, value)
+    too_large = ProblemError(413, "too_large", f"{field} is larger than {max_bytes} bytes", "cut it", field, value)
     with ExitStack() as stack:
         connection = stack.enter_context(_connected(parts, port, address, until))
         connection.putrequest(
@@ -199,8 +201,8 @@ def _left(until: float) -> float:
     return left
 
 
-def _unreachable(field: str, value: str, reason: str) -> Problem:
+def _unreachable(field: str, value: str, reason: str) -> ProblemError:
     shown = value.partition("?")[0]
-    return Problem(
+    return ProblemError(
         422, "unreachable", f"{field} {shown} cannot be fetched: {reason}", "send the file instead", field, shown
     )

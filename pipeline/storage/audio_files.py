@@ -6,18 +6,20 @@ from torch import Tensor
 from acestep.audio.files import DecodedAudio, read_audio
 from acestep.audio.regular_files import NotAFileError
 from acestep.errors import AudioError
-from pipeline.storage.read_timeout import DEFAULT_PATIENCE, Patience
-from pipeline.storage.source_copy import Copy, copied, copy_of
+from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout
+from pipeline.storage.source_copy import SourceCopy, copied, copy_of
 from pipeline.storage.source_errors import SourceChangedError, SourceUnavailableError
 from pipeline.storage.store import Store, locate, read_file
 
 
-def load(uri: str, max_seconds: float | None = None, patience: Patience = DEFAULT_PATIENCE) -> Tensor:
+def load(uri: str, max_seconds: float | None = None, patience: ReadTimeout = DEFAULT_READ_TIMEOUT) -> Tensor:
     """The wave alone of ``read_source``."""
     return read_source(uri, max_seconds, patience).wave
 
 
-def read_source(uri: str, max_seconds: float | None = None, patience: Patience = DEFAULT_PATIENCE) -> DecodedAudio:
+def read_source(
+    uri: str, max_seconds: float | None = None, patience: ReadTimeout = DEFAULT_READ_TIMEOUT
+) -> DecodedAudio:
     """A source at 48 kHz by its path or URI, in [-1, 1] as the model hears it.
 
     Raises:
@@ -33,13 +35,13 @@ def read_source(uri: str, max_seconds: float | None = None, patience: Patience =
         raise SourceUnavailableError(f"it cannot be read now ({error})") from error
 
 
-def read_planned(uri: str, digest: str, patience: Patience) -> Copy:
+def read_planned(uri: str, digest: str, patience: ReadTimeout) -> SourceCopy:
     """The bytes of a source that was planned by their digest.
 
     Raises:
         SourceChangedError: its bytes are others now, or it is gone.
         SourceUnavailableError: its filesystem failed.
-        SourceTimeoutError, ReadStoppedError: see ``Patience.run``.
+        SourceTimeoutError, ReadStoppedError: see ``ReadTimeout.run``.
     """
     try:
         copy = copy_of(uri, patience)
@@ -57,7 +59,7 @@ def read_planned(uri: str, digest: str, patience: Patience) -> Copy:
 
 
 def load_cover(
-    output: Store, audio_path: str, max_seconds: float | None = None, patience: Patience = DEFAULT_PATIENCE
+    output: Store, audio_path: str, max_seconds: float | None = None, patience: ReadTimeout = DEFAULT_READ_TIMEOUT
 ) -> Tensor:
     """A cover ``[2, n]`` at 48 kHz by the ``audio_path`` of its row: within the output folder, or anywhere by its
     own path. What goes beyond full scale stays, to be measured.
@@ -81,6 +83,6 @@ def _place(output: Store, audio_path: str) -> tuple[fs.FileSystem, str]:
     return output.filesystem, output.path(audio_path)
 
 
-def _decoded(copy: Copy, max_seconds: float | None, clip: bool) -> DecodedAudio:
+def _decoded(copy: SourceCopy, max_seconds: float | None, clip: bool) -> DecodedAudio:
     with copy.file as file:
         return read_audio(file, max_seconds, clip)

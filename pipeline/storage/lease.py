@@ -6,7 +6,8 @@ touches its file every ``BEAT_S`` seconds. It is dead when its process is gone, 
 machine), and otherwise when its file was not touched for ``DEAD_S`` seconds by the clock of the storage. A lease
 that was copied with its folder holds nothing.
 
-A holder that was paused for longer may have lost its lease without knowing: ``HeldStore`` looks before it writes.
+A holder that was paused for longer may have lost its lease without knowing: ``LeasedStore`` looks before it
+    writes.
 """
 
 import errno
@@ -25,7 +26,7 @@ import pyarrow as pa
 
 from acestep.errors import RequestError, RestyleError
 from acestep.parameters.values import from_json
-from pipeline.storage.lease_holder import Holder, is_alive, ourselves
+from pipeline.storage.lease_holder import LeaseHolder, is_alive, this_process
 from pipeline.storage.output_store import OutputStore
 from pipeline.storage.store import Store
 
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 class HeldError(RequestError):
     """Another launch holds the folder; ``holder`` says which."""
 
-    def __init__(self, name: str, holder: Holder):
+    def __init__(self, name: str, holder: LeaseHolder):
         stop = f"stop it (`kill {holder.pid}` on {holder.host}), " if holder.pid else ""
         super().__init__(f"{name} is in use by {holder}; wait until it ends, {stop}or name another folder")
         self.holder = holder
@@ -63,7 +64,7 @@ class Lease:
     It stands while the process that took it runs and keeps it alive.
     """
 
-    def __init__(self, store: Store, name: str, number: int, holder: Holder):
+    def __init__(self, store: Store, name: str, number: int, holder: LeaseHolder):
         self.store, self.name, self.number, self.holder = store, name, number, holder
         self.lock, self.ended = threading.Lock(), threading.Event()
         self.looked_at = (0.0, 0.0)
@@ -146,7 +147,7 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class HeldStore(OutputStore):
+class LeasedStore(OutputStore):
     """A folder that is written only while the lease on it stands. Sent elsewhere, it is an ``OutputStore``.
 
     Its methods raise ``LeaseLostError`` where it does not.
@@ -175,7 +176,7 @@ class HeldStore(OutputStore):
 
 
 @contextmanager
-def holding(store: Store, name: str, say: Callable[[str], None] = log.warning) -> Iterator[HeldStore]:
+def hold_lease(store: Store, name: str, say: Callable[[str], None] = log.warning) -> Iterator[LeasedStore]:
     """Hold a folder, which exists and can be written, while the block runs.
 
     Args:
@@ -187,19 +188,19 @@ def holding(store: Store, name: str, say: Callable[[str], None] = log.warning) -
         RequestError: it cannot be written.
     """
     try:
-        holder = replace(ourselves(), inode=_inode(store))
+        holder = replace(this_process(), inode=_inode(store))
         number = _acquire(store, name, holder, say)
     except OSError as error:
         raise RequestError(f"{name} cannot be written ({error})") from error
     lease = Lease(store, name, number, holder)
     lease.keep()
     try:
-        yield HeldStore(store.filesystem, store.root, lease)
+        yield LeasedStore(store.filesystem, store.root, lease)
     finally:
         lease.release()
 
 
-def holder_of(store: Store) -> Holder | None:
+def holder_of(store: Store) -> LeaseHolder | None:
     """Who holds a folder now; None where nobody does."""
     newest = max(_numbers(store), default=0)
     found = _read(store, newest)
@@ -211,7 +212,7 @@ def holder_of(store: Store) -> Holder | None:
     return found[0] if alive else None
 
 
-def _acquire(store: Store, name: str, holder: Holder, say: Callable[[str], None]) -> int:
+def _acquire(store: Store, name: str, holder: LeaseHolder, say: Callable[[str], None]) -> int:
     """The number of the lease that is ours now."""
     while True:
         dead = {number: _outlive(store, name, number, say) for number in _numbers(store)}
@@ -255,7 +256,7 @@ def _outlive(store: Store, name: str, number: int, say: Callable[[str], None]) -
     return holder.token
 
 
-def _create(store: Store, number: int, holder: Holder, seen_at: float) -> bool:
+def _create(store: Store, number: int, holder: LeaseHolder, seen_at: float) -> bool:
     """Create a lease; False where another was quicker.
 
     Args:
@@ -279,14 +280,14 @@ def _create(store: Store, number: int, holder: Holder, seen_at: float) -> bool:
     return ours and not late
 
 
-def _touch(store: Store, number: int, holder: Holder) -> None:
+def _touch(store: Store, number: int, holder: LeaseHolder) -> None:
     if store.is_local:
         os.utime(store.path(_name(number)))
     else:
         store.write(_name(number), json.dumps(asdict(holder)).encode())
 
 
-def _read(store: Store, number: int) -> tuple[Holder, int] | None:
+def _read(store: Store, number: int) -> tuple[LeaseHolder, int] | None:
     """Whose a lease is, and when it was touched last, in ns; None where there is none."""
     path = store.path(_name(number))
     try:
@@ -312,11 +313,11 @@ def _token(store: Store, number: int) -> str | None:
     return found[0].token if found else None
 
 
-def _parsed(content: bytes) -> Holder:
+def _parsed(content: bytes) -> LeaseHolder:
     try:
-        return Holder(**from_json(content))
+        return LeaseHolder(**from_json(content))
     except (ValueError, TypeError):  # half written, or by another version
-        return Holder()
+        return LeaseHolder()
 
 
 def _numbers(store: Store) -> list[int]:

@@ -14,7 +14,7 @@ from acestep.redaction import redacted
 
 
 @dataclass(frozen=True)
-class Holder:
+class LeaseHolder:
     """Who holds a folder.
 
     since: ISO 8601, UTC. command: its command line, without passwords.
@@ -38,10 +38,10 @@ class Holder:
         return f"process {self.pid} on {self.host} since {self.since} ({self.command})"
 
 
-def ourselves() -> Holder:
+def this_process() -> LeaseHolder:
     """This process, as the holder of a folder."""
     words = ["python", *sys.orig_argv[1:]]
-    return Holder(
+    return LeaseHolder(
         host=platform.node(),
         pid=os.getpid(),
         since=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
@@ -52,7 +52,7 @@ def ourselves() -> Holder:
     )
 
 
-def is_alive(holder: Holder, inode: int) -> bool | None:
+def is_alive(holder: LeaseHolder, inode: int) -> bool | None:
     """Whether a holder's process runs and holds the folder with this inode; None where that cannot be seen.
 
     The device is not compared: a network folder that is mounted twice has two.

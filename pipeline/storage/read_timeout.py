@@ -57,7 +57,7 @@ def never() -> bool:
 
 
 @dataclass(frozen=True)
-class Patience:
+class ReadTimeout:
     """How long a read may take.
 
     timeout_s: seconds without progress after which it is abandoned.
@@ -94,7 +94,7 @@ class Patience:
         return reader.result()
 
 
-DEFAULT_PATIENCE = Patience()
+DEFAULT_READ_TIMEOUT = ReadTimeout()
 
 
 class _Reader(threading.Thread, Generic[Result]):
@@ -128,7 +128,7 @@ class _Reader(threading.Thread, Generic[Result]):
 
 
 @contextmanager
-def side_by_side(threads: int, patience: Patience) -> Iterator[tuple[ThreadPoolExecutor, Patience]]:
+def side_by_side(threads: int, patience: ReadTimeout) -> Iterator[tuple[ThreadPoolExecutor, ReadTimeout]]:
     """A pool of threads that read, and the patience they read with.
 
     An exception in the block, such as Ctrl-C, ends their reads: leaving the block does not wait for a timeout.

@@ -13,8 +13,8 @@ from pyarrow import fs
 from acestep.audio.regular_files import open_regular
 from acestep.constants import MAX_FILE_BYTES
 from acestep.errors import AudioError, GenerationError
-from pipeline.storage.read_timeout import Patience, Tick
-from pipeline.storage.store import locate, patiently
+from pipeline.storage.read_timeout import ReadTimeout, Tick
+from pipeline.storage.store import locate, with_retries
 
 READ_BYTES = 1 << 20
 REQUEST_BYTES = 16 << 20  # of a remote file, where every read is a request
@@ -22,7 +22,7 @@ IN_MEMORY_BYTES = 64 << 20  # a larger copy lies in a temporary file
 
 
 @dataclass(frozen=True)
-class Copy:
+class SourceCopy:
     """All of a file, as it was when it was read: nobody else can change it.
 
     digest: SHA-256 of its bytes, in hexadecimal.
@@ -45,11 +45,11 @@ class _TickingFile(io.FileIO):
         return count
 
 
-def copy_of(uri: str, patience: Patience) -> Copy:
+def copy_of(uri: str, patience: ReadTimeout) -> SourceCopy:
     """Read all of a file, by its path or URI.
 
     Raises:
-        SourceTimeoutError, ReadStoppedError: see ``Patience.run``.
+        SourceTimeoutError, ReadStoppedError: see ``ReadTimeout.run``.
         NotAFileError: it is no regular file.
         AudioError: it has more than ``MAX_FILE_BYTES``.
         GenerationError: there is no room for the copy.
@@ -58,13 +58,13 @@ def copy_of(uri: str, patience: Patience) -> Copy:
     return patience.run(uri, lambda tick: copied(*locate(uri), tick))
 
 
-def copied(filesystem: fs.FileSystem, path: str, tick: Tick) -> Copy:
+def copied(filesystem: fs.FileSystem, path: str, tick: Tick) -> SourceCopy:
     """See ``copy_of``; to be called in a reading thread."""
     copy = partial(_copied, filesystem, path, tick)
-    return copy() if isinstance(filesystem, fs.LocalFileSystem) else patiently(copy)
+    return copy() if isinstance(filesystem, fs.LocalFileSystem) else with_retries(copy)
 
 
-def _copied(filesystem: fs.FileSystem, path: str, tick: Tick) -> Copy:
+def _copied(filesystem: fs.FileSystem, path: str, tick: Tick) -> SourceCopy:
     tick()
     size, digest = 0, hashlib.sha256()
     file = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115  (whoever gets it closes it)
@@ -79,7 +79,7 @@ def _copied(filesystem: fs.FileSystem, path: str, tick: Tick) -> Copy:
             room = f"no room for a copy of {size} bytes in {tempfile.gettempdir()} ({error}); set TMPDIR"
             raise GenerationError(room, "storage_error") from error
     file.seek(0)
-    return Copy(cast(BinaryIO, file), digest.hexdigest())
+    return SourceCopy(cast(BinaryIO, file), digest.hexdigest())
 
 
 def _chunks(filesystem: fs.FileSystem, path: str) -> Iterator[bytes]:

@@ -21,9 +21,9 @@ from pyarrow import fs
 
 from acestep.errors import RestyleError
 from acestep.parameters.values import composed
-from pipeline.storage.read_timeout import DEFAULT_PATIENCE, Patience, side_by_side
+from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, side_by_side
 from pipeline.storage.source_errors import SourceTimeoutError
-from pipeline.storage.store import StorageError, escaped, locate, patiently
+from pipeline.storage.store import StorageError, escaped, locate, with_retries
 
 THREADS = 16
 # Behind a network a listing costs a request for each thousand names, and cannot be cut short.
@@ -86,7 +86,7 @@ RANKS = ("", *DIFFERENCES)
 
 
 @dataclass(frozen=True)
-class Nearby:
+class NearbyFiles:
     """What is there in place of a missing file.
 
     uri: of the file that differs by Unicode form alone, as do the folders it is in; None without one.
@@ -97,29 +97,29 @@ class Nearby:
     hint: str = ""
 
 
-class Folders:
+class FolderListings:
     """What is in folders, each listed once; several threads may ask."""
 
-    def __init__(self, patience: Patience = DEFAULT_PATIENCE) -> None:
+    def __init__(self, patience: ReadTimeout = DEFAULT_READ_TIMEOUT) -> None:
         self.patience = patience
         self.lock = RLock()
         self.names: dict[tuple[int, str], frozenset[str] | None] = {}
         self.alike: dict[tuple[int, str, str], dict[str, list[str]]] = {}
         self.listed = 0
 
-    def near(self, uri: str) -> Nearby:
+    def near(self, uri: str) -> NearbyFiles:
         """What is there in place of a file that is not."""
         try:
             filesystem, path = locate(uri)
         except StorageError:
-            return Nearby()
+            return NearbyFiles()
         with self.lock:
             found, difference = self._find(filesystem, path)
             if len(found) == 1 and difference in ("", FORM):
-                return Nearby(_uri_of(found[0], path, uri))
+                return NearbyFiles(_uri_of(found[0], path, uri))
             if not found and "\\" in path:
                 found, difference = self._find(filesystem, path.replace("\\", "/"))[0], "backslashes"
-            return Nearby(
+            return NearbyFiles(
                 hint=_there_is(found, path, difference) if found else self._missing_part(filesystem, path)
             )
 
@@ -135,7 +135,7 @@ class Folders:
             found = zip(asked, pool.map(partial(self._actual, patience=patience), asked), strict=True)
             return {uri: other for uri, other in found if other is not None}
 
-    def _actual(self, uri: str, patience: Patience) -> str | None:
+    def _actual(self, uri: str, patience: ReadTimeout) -> str | None:
         with suppress(RestyleError, OSError, ValueError):
             return None if _is_there(uri, patience) else self.near(uri).uri
         return None
@@ -214,7 +214,7 @@ class MissingFileError(RestyleError):
     """There is no such file; the message says what there is."""
 
 
-def spelled(uri: str, patience: Patience = DEFAULT_PATIENCE) -> str:
+def spelled(uri: str, patience: ReadTimeout = DEFAULT_READ_TIMEOUT) -> str:
     """``uri`` where a file is there, else the one whose name differs by Unicode form alone.
 
     Raises:
@@ -223,25 +223,25 @@ def spelled(uri: str, patience: Patience = DEFAULT_PATIENCE) -> str:
     """
     if _is_there(uri, patience):
         return uri
-    near = Folders(patience).near(uri)
+    near = FolderListings(patience).near(uri)
     if near.uri is None:
         raise MissingFileError(no_such_file(near))
     return near.uri
 
 
-def no_such_file(near: Nearby) -> str:
+def no_such_file(near: NearbyFiles) -> str:
     """The error message for a missing file."""
     return "no such file" + (f"; {near.hint}" if near.hint else "")
 
 
-def _is_there(uri: str, patience: Patience) -> bool:
+def _is_there(uri: str, patience: ReadTimeout) -> bool:
     filesystem, path = locate(uri)
     local = isinstance(filesystem, fs.LocalFileSystem)
 
     def look() -> fs.FileInfo:
         return filesystem.get_file_info(path)
 
-    info = patience.run(uri, lambda tick: look() if local else patiently(look))
+    info = patience.run(uri, lambda tick: look() if local else with_retries(look))
     return info.type != fs.FileType.NotFound
 
 

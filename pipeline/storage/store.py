@@ -74,7 +74,7 @@ class Store:
 
     def retrying(self, action: "Callable[[], Result]") -> "Result":
         """Do something with files; behind a network, again after growing pauses when a transfer breaks off."""
-        return action() if self.is_local else patiently(action)
+        return action() if self.is_local else with_retries(action)
 
     def read(self, name: str) -> bytes:
         return self.retrying(partial(_content, self.filesystem, self.path(name)))
@@ -131,7 +131,7 @@ class Store:
 def read_file(filesystem: fs.FileSystem, path: str) -> bytes:
     """A file's content; where it lies behind a network, transfers that break off are tried again."""
     get = partial(_content, filesystem, path)
-    return get() if isinstance(filesystem, fs.LocalFileSystem) else patiently(get)
+    return get() if isinstance(filesystem, fs.LocalFileSystem) else with_retries(get)
 
 
 def _content(filesystem: fs.FileSystem, path: str) -> bytes:
@@ -142,7 +142,7 @@ def _content(filesystem: fs.FileSystem, path: str) -> bytes:
         return stream.read()
 
 
-def patiently(action: Callable[[], Result]) -> Result:
+def with_retries(action: Callable[[], Result]) -> Result:
     """Run ``action`` again, after growing pauses, when a transfer breaks off; the filesystem itself only repeats
     requests that were refused.
 

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 
 
-class Background:
+class BackgroundThread:
     """A daemon thread that runs errands one after the other.
 
     Only the newest errand waits: what still waits when another is offered is dropped. An errand must not raise.

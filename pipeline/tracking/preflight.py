@@ -17,7 +17,7 @@ KNOCK_S = 5.0
 LOCK_S = 20.0  # as long as MLflow waits for a lock itself
 
 
-def look(uri: str, experiment: str) -> str:
+def check_experiment(uri: str, experiment: str) -> str:
     """What a tracker holds for an experiment.
 
     Raises:
@@ -44,14 +44,14 @@ def check(uri: str) -> bool:
         Exception: it cannot; ``fault_of`` tells what that means.
     """
     if uri.startswith("http"):
-        knock(uri)
+        check_reachable(uri)
         return True
     if uri.startswith(("sqlite", "postgresql", "mysql", "mssql")):
         return check_database(uri)
     return uri.startswith("databricks") or Path(uri.removeprefix("file://")).exists()
 
 
-def knock(uri: str) -> None:
+def check_reachable(uri: str) -> None:
     """See that a server answers, in one short try: a client's own calls are repeated and wait longer.
 
     Raises:

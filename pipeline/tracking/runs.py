@@ -39,7 +39,7 @@ PAGE_RUNS = 1000
 MAX_ARTIFACT_ROWS = 50_000  # of a larger catalogue the artifact holds fewer columns
 
 
-class Named(Protocol):
+class SettingLike(Protocol):
     """What a setting run needs of its setting."""
 
     @property
@@ -53,7 +53,7 @@ class Named(Protocol):
 
 
 @dataclass(frozen=True)
-class Runs:
+class OpenRuns:
     """The open runs of one output folder.
 
     experiment: its id; settings: run ids by setting id; opened_ms: when the job run was first opened, since 1970.
@@ -103,9 +103,9 @@ def open_runs(
     folder: str,
     keys: Sequence[str],
     parameters: Mapping[str, Any],
-    settings: Sequence[Named],
+    settings: Sequence[SettingLike],
     labels: Mapping[str, str],
-) -> Runs:
+) -> OpenRuns:
     """The job run and the setting runs of an output folder, running, whether they were there or not.
 
     Runs of the folder that are not of this launch and still call themselves running were left by one that broke
@@ -154,7 +154,7 @@ def open_runs(
     for run in [*others, *there.values()]:
         if run.info.status == "RUNNING":
             client.set_terminated(run.info.run_id, status="KILLED")
-    return Runs(
+    return OpenRuns(
         experiment=place,
         job=job.info.run_id,
         settings={setting_id: run.info.run_id for setting_id, run in own.items()},
@@ -200,7 +200,12 @@ def log_metrics(
 
 
 def log_setting(
-    client: "MlflowClient", runs: Runs, setting_id: str, rows: pa.Table, store: Store, findings: Findings | None
+    client: "MlflowClient",
+    runs: OpenRuns,
+    setting_id: str,
+    rows: pa.Table,
+    store: Store,
+    findings: Findings | None,
 ) -> None:
     """Log what one setting came to, and end its run."""
     run = runs.settings[setting_id]
@@ -214,7 +219,7 @@ def log_setting(
 
 
 def log_job(
-    client: "MlflowClient", runs: Runs, rows: pa.Table, findings: Findings | None, more: Mapping[str, float]
+    client: "MlflowClient", runs: OpenRuns, rows: pa.Table, findings: Findings | None, more: Mapping[str, float]
 ) -> None:
     """Log what the whole job came to, ``more`` included."""
     refused = pc.equal(rows["status"], "rejected")
@@ -227,7 +232,7 @@ def log_job(
     log_metrics(client, runs.job, _with_earlier(runs, runs.job, totals | dict(more)))
 
 
-def _with_earlier(runs: Runs, run: str, values: Mapping[str, float]) -> dict[str, float]:
+def _with_earlier(runs: OpenRuns, run: str, values: Mapping[str, float]) -> dict[str, float]:
     """Values, and what an earlier launch logged to the run that would not be true any more.
 
     An error kind that it counted and that is mended counts zero now; a name that it used is kept up to date.

@@ -25,13 +25,13 @@ from pipeline.results.progress import Progress
 from pipeline.storage.parquet_parts import PartError
 from pipeline.storage.store import Store
 from pipeline.tracking.artifacts import description
-from pipeline.tracking.background import Background
+from pipeline.tracking.background import BackgroundThread
 from pipeline.tracking.faults import TrackerError, fault_of
 from pipeline.tracking.moved_artifacts import relocate
-from pipeline.tracking.preflight import look
+from pipeline.tracking.preflight import check_experiment
 from pipeline.tracking.runs import (
-    Named,
-    Runs,
+    OpenRuns,
+    SettingLike,
     connect,
     import_client,
     log_job,
@@ -98,10 +98,10 @@ class Tracker:
         self.artifacts = (self.file.parent / ARTIFACTS).as_uri() if self.file else None
         self.parameters: Mapping[str, Any] = {}
         self.labels: Mapping[str, str] = {}
-        self.settings: Sequence[Named] = ()
-        self.runs: Runs | None = None
+        self.settings: Sequence[SettingLike] = ()
+        self.runs: OpenRuns | None = None
         self.fault: TrackerError | None = None
-        self.background = Background("restyle-tracking")
+        self.background = BackgroundThread("restyle-tracking")
         self.first_s, self.every_s = first_s, every_s
         self.due = time.monotonic() + first_s
 
@@ -112,12 +112,12 @@ class Tracker:
             TrackerError: it does not take runs.
         """
         import_client()
-        return look(self.uri, self.experiment)
+        return check_experiment(self.uri, self.experiment)
 
     def begin(
         self,
         parameters: Mapping[str, Any],
-        settings: Sequence[Named],
+        settings: Sequence[SettingLike],
         warn: Callable[[str], None],
         labels: Mapping[str, str] | None = None,
     ) -> None:
@@ -206,7 +206,7 @@ class Tracker:
                 for run in self.runs.all:
                     client.set_terminated(run, status="KILLED")
 
-    def _open(self) -> "tuple[MlflowClient, Runs]":
+    def _open(self) -> "tuple[MlflowClient, OpenRuns]":
         client = connect(self.uri)
         keys = [tracking_key(self.output, self.folder)]
         if self.file is not None and self.file.exists():
@@ -273,7 +273,7 @@ def progress_metrics(progress: Progress) -> dict[str, float]:
     return values if left_s is None else values | {"progress/hours_to_go": left_s / 3600}
 
 
-def _log_progress(client: "MlflowClient", runs: Runs, values: Mapping[str, float], at_ms: int) -> None:
+def _log_progress(client: "MlflowClient", runs: OpenRuns, values: Mapping[str, float], at_ms: int) -> None:
     # Counted from when the run was first opened, so that a later launch goes on where this one ends.
     step = max(0, at_ms - runs.opened_ms) // 1000
     log_metrics(client, runs.job, values, at_ms, step)

@@ -19,7 +19,7 @@ import ray
 import torch
 
 from acestep.errors import RestyleError
-from pipeline.cluster.worker_deaths import killed_for_memory
+from pipeline.cluster.worker_deaths import was_killed_for_memory
 from pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def _for_memory(markers: list[Mapping[str, Any]]) -> bool:
     here = [marker[KILLS] for marker in markers if marker["node"] == platform.node()]
     if now is not None and any(before is not None and before < now for before in here):
         return True
-    return killed_for_memory(marker["worker_id"] for marker in markers)
+    return was_killed_for_memory(marker["worker_id"] for marker in markers)
 
 
 def _read(store: Store, name: str) -> dict[str, Any] | None:

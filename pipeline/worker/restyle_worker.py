@@ -38,20 +38,20 @@ from acestep.runtime.timing import Stopwatch
 from acestep.sampling.plan import CoverPlan, resolve
 from pipeline.catalogue.own_columns import META
 from pipeline.cluster.shutdown import StopFlag
-from pipeline.metrics.evaluator import Listened, Ruler
+from pipeline.metrics.evaluator import Evaluator, ListenResult
 from pipeline.planning.items import effective_columns, item_columns
 from pipeline.planning.schema import TRACKS
-from pipeline.results.journal import LAST, TASK, leave, receipt_of
+from pipeline.results.journal import LAST, TASK, receipt_of, write_receipt
 from pipeline.results.repair import FOUND, find_cover
 from pipeline.results.table import as_table, file_columns
 from pipeline.storage.audio_files import read_planned
 from pipeline.storage.output_store import OutputError
-from pipeline.storage.read_timeout import Patience
-from pipeline.storage.source_copy import Copy
+from pipeline.storage.read_timeout import ReadTimeout
+from pipeline.storage.source_copy import SourceCopy
 from pipeline.storage.source_errors import ReadStoppedError, SourceError
 from pipeline.worker.attempts import AttemptGuard, is_marked
 from pipeline.worker.error_rows import outcome, ran_out_of_memory, release_memory
-from pipeline.worker.shared_lock import Sharing
+from pipeline.worker.shared_lock import SharedLock
 from pipeline.worker.spec import WorkerSpec
 from pipeline.worker.startup import worker_is_ready
 
@@ -71,7 +71,7 @@ class OpenedSource:
     """
 
     conditions: TrackConditions
-    heard: Listened | None
+    heard: ListenResult | None
     notes: list[str]
     kinds: list[str]
     duration_s: float
@@ -98,7 +98,7 @@ class RestyleWorker:
             torch.set_num_threads(spec.threads)
         stopwatch = Stopwatch()
         self.spec, self.stop = spec, stop
-        self.device_lock, self.sharing = threading.RLock(), Sharing()
+        self.device_lock, self.sharing = threading.RLock(), SharedLock()
         if not is_marked(spec.output, spec.launch):
             raise RestyleError(
                 f"node {platform.node()} does not see the output folder {spec.output.root}; use a folder that all "
@@ -119,7 +119,7 @@ class RestyleWorker:
         stopwatch.lap("language model")
         self._refuse_other_weights()  # now, since they may change until they are loaded
         stopwatch.lap("check of the weights")
-        self.ruler = Ruler(spec.metrics, self.handler.device, self.device_lock)
+        self.ruler = Evaluator(spec.metrics, self.handler.device, self.device_lock)
         stopwatch.lap("measures")
         stopwatch.seconds.pop("model")
         worker_is_ready(spec.output, spec.launch, {**self.handler.load_s, **stopwatch.seconds})
@@ -233,11 +233,11 @@ class RestyleWorker:
                 return
             yield made
 
-    def _fetch(self, track: dict[str, Any]) -> tuple[Copy, Copy | None]:
+    def _fetch(self, track: dict[str, Any]) -> tuple[SourceCopy, SourceCopy | None]:
         """The bytes of the source and the timbre reference that the items were planned by."""
         name = f"{self.spec.launch}/{track['track_id']}-fetch"
         with AttemptGuard(self.spec.output, name, NEVER_GIVEN_UP, f"reading {track['source']}"):
-            patience = Patience(self.spec.source_timeout_s, self.unwanted)
+            patience = ReadTimeout(self.spec.source_timeout_s, self.unwanted)
             source = read_planned(track["source"], track.get("source_digest") or "", patience)
             if not track["reference"]:
                 return source, None
@@ -245,7 +245,7 @@ class RestyleWorker:
                 return source, read_planned(track["reference"], track.get("reference_digest") or "", patience)
 
     def _opened(
-        self, track: dict[str, Any], plans: Sequence[CoverPlan], source: Copy, reference: Copy | None
+        self, track: dict[str, Any], plans: Sequence[CoverPlan], source: SourceCopy, reference: SourceCopy | None
     ) -> "OpenedSource":
         """Decode a track's source, and do with it what all of its items have in common."""
         read_at = time.perf_counter()
@@ -266,7 +266,7 @@ class RestyleWorker:
         )
 
     def _read(
-        self, track: dict[str, Any], source: Copy, reference: Copy | None
+        self, track: dict[str, Any], source: SourceCopy, reference: SourceCopy | None
     ) -> tuple[Tensor, Tensor | None, list[SourceNote]]:
         """The source and the timbre reference ``[2, n]``, and what is worth knowing of them."""
         source.file.seek(0)  # it may be read a second time
@@ -323,7 +323,7 @@ class RestyleWorker:
         row: dict[str, Any],
         stages: tuple[Stage, ...],
         chain: Chain,
-        heard: Listened | None,
+        heard: ListenResult | None,
         covers: int,
     ) -> dict[str, Any] | None:
         """The row of one cover; None where the output folder failed, which ends the job."""
@@ -341,7 +341,7 @@ class RestyleWorker:
             return None if self._stops(error) else row | outcome(error)
         row |= {"status": "ok", "finished_at": datetime.now(UTC)}
         try:
-            leave(self.spec.output, row)
+            write_receipt(self.spec.output, row)
         except OSError as error:
             log.warning("no receipt for %s: %s", row["item_id"], error)
             self._stops(error)
@@ -354,7 +354,7 @@ class RestyleWorker:
         row: dict[str, Any],
         stages: tuple[Stage, ...],
         chain: Chain,
-        heard: Listened | None,
+        heard: ListenResult | None,
         covers: int,
     ) -> None:
         """Make or find one cover and measure it, and fill its row in as far as that comes."""

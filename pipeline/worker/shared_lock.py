@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Sharing:
+class SharedLock:
     """Any number of threads work at once, or one with all others outside. Who wants to be alone goes first."""
 
     def __init__(self) -> None:

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 from acestep.sampling.setting import SETTING_FIELDS
 from pipeline.catalogue.grid import short_name
 from pipeline.evaluation.judging import measured_rows
-from pipeline.report.findings import Findings, FindingsSpec, find
+from pipeline.report.findings import Findings, FindingsSpec, make_findings
 from pipeline.results.job_file import read_record
 from pipeline.results.repair import check_parts
-from pipeline.storage.lease import HeldStore, holding
+from pipeline.storage.lease import LeasedStore, hold_lease
 from pipeline.tracking.tracker import Tracker, TrackingSpec
 from pipeline.workflows.restyle_job import existing_output
 
@@ -51,11 +51,13 @@ def compare_folder(job: CompareJob, warn: Callable[[str], None]) -> tuple[Findin
         RequestError: the folder holds no covers, or none that was measured.
         HeldError: a launch works on it.
     """
-    with holding(existing_output(job.output), f"output {job.output}", warn) as output:
+    with hold_lease(existing_output(job.output), f"output {job.output}", warn) as output:
         return compare_in(output, job, warn)
 
 
-def compare_in(output: HeldStore, job: CompareJob, warn: Callable[[str], None]) -> tuple[Findings, dict[str, str]]:
+def compare_in(
+    output: LeasedStore, job: CompareJob, warn: Callable[[str], None]
+) -> tuple[Findings, dict[str, str]]:
     """``compare_folder``, in a folder that the caller holds."""
     check_parts(output)
     rows = measured_rows(output, job.output)
@@ -67,7 +69,7 @@ def compare_in(output: HeldStore, job: CompareJob, warn: Callable[[str], None]) 
     names = {setting.setting_id: setting.name for setting in settings}
     called = pa.array([names.get(setting_id) for setting_id in rows["setting_id"].to_pylist()], pa.string())
     rows = rows.set_column(rows.column_names.index("setting_name"), "setting_name", called)
-    findings = find(output, rows, job.findings, name)
+    findings = make_findings(output, rows, job.findings, name)
     # Several launches together vary more than the last one, whose parameters these are.
     varied = {key for setting in settings for key in setting.varied}
     constant = {key: value for key, value in record["parameters"].items() if key not in varied}

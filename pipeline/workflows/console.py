@@ -12,7 +12,7 @@ from rich.text import Text
 from acestep.checkpoints.demo import ABOUT, VARIANTS
 from pipeline.catalogue.grid import Setting, names_of
 from pipeline.cluster.pool import Pool
-from pipeline.planning.estimate import Forecast
+from pipeline.planning.estimate import Estimate
 from pipeline.planning.estimate import lines as forecast_lines
 from pipeline.planning.items import ModelFacts
 from pipeline.planning.plan import Plan
@@ -108,7 +108,7 @@ class ConsoleReporter:
             self.bar.stop()
             self.bar = None
 
-    def foreseen(self, found: Forecast) -> None:
+    def foreseen(self, found: Estimate) -> None:
         """Say what a job would do."""
         for name, text in forecast_lines(found).items():
             self.console.print(f"{name:8} {text}")

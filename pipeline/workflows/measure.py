@@ -21,17 +21,17 @@ from acestep.errors import RequestError, RestyleError
 from acestep.handler import pick_device
 from pipeline.catalogue.own_columns import META
 from pipeline.cluster.pool import ClusterSpec, connect, size_pool
-from pipeline.cluster.task_pool import spread
-from pipeline.metrics.evaluator import ALL, MetricsSpec, Ruler
+from pipeline.cluster.task_pool import map_in_tasks
+from pipeline.metrics.evaluator import ALL, Evaluator, MetricsSpec
 from pipeline.metrics.registry import MEASURES
 from pipeline.planning.external_covers import read_pairs
-from pipeline.results.carried_columns import Carried, restated
+from pipeline.results.carried_columns import CarriedColumns, restated
 from pipeline.results.job_file import read_record
 from pipeline.results.repair import check_parts
 from pipeline.results.table import RESULTS, ResultWriter, as_table, current_rows, finished_items, made_with
 from pipeline.storage.audio_files import load, load_cover
-from pipeline.storage.lease import holding
-from pipeline.storage.read_timeout import DEFAULT_PATIENCE, SOURCE_TIMEOUT_S, Patience
+from pipeline.storage.lease import hold_lease
+from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, SOURCE_TIMEOUT_S, ReadTimeout
 from pipeline.storage.spelling import spelled
 from pipeline.storage.store import Store, open_output
 from pipeline.worker.error_rows import outcome
@@ -72,7 +72,7 @@ class MeasureJob:
 
 
 @dataclass
-class Measured:
+class MeasureProgress:
     """How far it is: covers measured and failed, seconds of their audio and of work on them.
 
     reasons: why some could not be measured, the first few.
@@ -102,7 +102,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Group:
+class CoverGroup:
     """Covers of one source, measured together; ``listed`` ones come from a list of pairs."""
 
     output: Store
@@ -111,10 +111,10 @@ class Group:
     device: str
     max_seconds: float
     listed: bool
-    patience: Patience = DEFAULT_PATIENCE
+    patience: ReadTimeout = DEFAULT_READ_TIMEOUT
 
 
-def measure_all(job: MeasureJob, progressed: Callable[[Measured], None]) -> Measured:
+def measure_all(job: MeasureJob, progressed: Callable[[MeasureProgress], None]) -> MeasureProgress:
     """Measure what is missing; the rows go to ``results`` of the output folder, where ``compare`` finds them.
 
     Raises:
@@ -131,12 +131,12 @@ def measure_all(job: MeasureJob, progressed: Callable[[Measured], None]) -> Meas
             "manifest_columns is for a list of pairs, and there is none; add pairs=... or take it out"
         )
     folder = open_output(job.output) if job.pairs else existing_output(job.output)
-    with holding(folder, f"output {job.output}") as output:
+    with hold_lease(folder, f"output {job.output}") as output:
         check_parts(output, job.repair, log.warning)
         return _measure_in(output, job, progressed)
 
 
-def _measure_in(output: Store, job: MeasureJob, progressed: Callable[[Measured], None]) -> Measured:
+def _measure_in(output: Store, job: MeasureJob, progressed: Callable[[MeasureProgress], None]) -> MeasureProgress:
     if job.pairs:
         if "model" in read_record(output) or made_with(output):
             raise RequestError(
@@ -154,14 +154,14 @@ def _measure_in(output: Store, job: MeasureJob, progressed: Callable[[Measured],
     connect(job.cluster)
     pool = size_pool(job.cluster)
     device = "cuda" if pool.gpus_per_worker else "cpu"
-    patience = Patience(job.source_timeout_s)
+    patience = ReadTimeout(job.source_timeout_s)
     groups = (
-        Group(output, some, job.metrics, device, job.max_source_seconds, bool(job.pairs), patience)
+        CoverGroup(output, some, job.metrics, device, job.max_source_seconds, bool(job.pairs), patience)
         for some in _grouped(rows)
     )
-    writer, done = ResultWriter(output, RESULTS), Measured()
+    writer, done = ResultWriter(output, RESULTS), MeasureProgress()
     try:
-        for group, made in spread(
+        for group, made in map_in_tasks(
             measure_group, groups, pool.gpus_per_worker, job.cluster.resources, job.cluster.workers
         ):
             found = made if isinstance(made, list) else [_unread(group, row, lost(made)) for row in group.rows]
@@ -176,7 +176,7 @@ def _measure_in(output: Store, job: MeasureJob, progressed: Callable[[Measured],
 def restate_listed(output: Store, listed: pa.Table) -> None:
     """Write rows that are there anew where the list says something else in the user's own columns."""
     wanted = dict(zip(listed["item_id"].to_pylist(), map(dict, listed[META].to_pylist()), strict=True))
-    outdated = Carried(output).outdated(wanted)
+    outdated = CarriedColumns(output).outdated(wanted)
     if outdated:
         writer = ResultWriter(output, RESULTS)
         writer.add(restated(output, outdated))
@@ -204,7 +204,7 @@ def _grouped(rows: pa.Table) -> Iterator[Rows]:
             yield some
 
 
-def measure_group(group: Group) -> Rows:
+def measure_group(group: CoverGroup) -> Rows:
     """The rows of a group with what was measured; in a Ray task, whose process ends with a device that broke."""
     try:
         return _measure_group(group)
@@ -213,7 +213,7 @@ def measure_group(group: Group) -> Rows:
         os._exit(1)
 
 
-def _measure_group(group: Group) -> Rows:
+def _measure_group(group: CoverGroup) -> Rows:
     ruler = _ruler(group.spec, group.device)
     try:
         source_uri = spelled(group.rows[0]["source"], group.patience)
@@ -247,12 +247,12 @@ def _measure_group(group: Group) -> Rows:
 
 
 @lru_cache(maxsize=1)
-def _ruler(spec: MetricsSpec, device: str) -> Ruler:
+def _ruler(spec: MetricsSpec, device: str) -> Evaluator:
     """One for all the tasks of a process: the extras have models to load."""
-    return Ruler(spec, pick_device(device))
+    return Evaluator(spec, pick_device(device))
 
 
-def _unread(group: Group, row: dict[str, Any], found: dict[str, Any], where: str = "") -> dict[str, Any]:
+def _unread(group: CoverGroup, row: dict[str, Any], found: dict[str, Any], where: str = "") -> dict[str, Any]:
     """A row that could not be measured. A cover that was made stays one, whatever came of its file or source."""
     message = f"{where}: {found['error_message']}" if where else found["error_message"]
     if group.listed:

@@ -18,18 +18,18 @@ from pipeline.cluster.local_cluster import lost_daemon
 from pipeline.cluster.pool import Pool, PoolError, connect, size_pool
 from pipeline.cluster.shutdown import StopFlag, StoppedError, stop_signals
 from pipeline.cluster.worker_deaths import read_deaths
-from pipeline.evaluation.judging import FOUND_COLUMNS, any_measured
+from pipeline.evaluation.judging import FINDINGS_COLUMNS, any_measured
 from pipeline.planning.items import ModelFacts
 from pipeline.planning.plan import Plan
 from pipeline.planning.plan_file import PLAN_FILE, PlanWriter
-from pipeline.report.findings import find
-from pipeline.results.collector import Kept
+from pipeline.report.findings import make_findings
+from pipeline.results.collector import ResultCollector
 from pipeline.results.job_file import read_record
 from pipeline.results.missing_audio import forget, lost_covers
 from pipeline.results.progress import Progress, slowest_s
 from pipeline.results.repair import check_parts
 from pipeline.results.table import current_rows
-from pipeline.storage.lease import HeldStore, LeaseLostError, holding
+from pipeline.storage.lease import LeasedStore, LeaseLostError, hold_lease
 from pipeline.storage.output_store import OutputError
 from pipeline.storage.store import Store, no_empty_folders, open_output, open_store
 from pipeline.tracking.tracker import Tracker
@@ -41,7 +41,7 @@ from pipeline.worker.startup import any_worker_is_ready, ready_workers, start_up
 from pipeline.workflows.job_record import job_labels, job_parameters, write_job_file
 from pipeline.workflows.restyle_job import RestyleJob, check_options, open_job, plan_job
 from pipeline.workflows.summary import Summary, summarize
-from pipeline.workflows.watchdog import Looks, Watch, answered, describe_cluster, watching
+from pipeline.workflows.watchdog import Watchdog, WatchdogView, answered, describe_cluster, watching
 
 
 class Reporter(Protocol):
@@ -75,13 +75,13 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
     check_options(job)
     with (
         no_empty_folders(open_store(job.output)),
-        holding(open_output(job.output), f"output {job.output}", reporter.warned) as output,
+        hold_lease(open_output(job.output), f"output {job.output}", reporter.warned) as output,
     ):
         return run_in(output, job, reporter, worker_class)
 
 
 def run_in(
-    output: HeldStore, job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] = RestyleWorker
+    output: LeasedStore, job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] = RestyleWorker
 ) -> Summary:
     """``run``, in an output folder that the caller holds."""
     started = time.perf_counter()
@@ -96,7 +96,7 @@ def run_in(
     dtype = job.dtype or ("bfloat16" if pool.gpus_per_worker else "float32")
     device = torch.device(job.device or ("cuda" if pool.gpus_per_worker else "cpu"))
     check_compiled(job.compiled, device, DTYPES[dtype])
-    kept, began_at = Kept(output), time.time()
+    kept, began_at = ResultCollector(output), time.time()
     launch = kept.results.launch
     try:
         kept.adopt()
@@ -119,7 +119,7 @@ def run_in(
         kept.adopt()
         lost = lost_covers(output) & plan.ids if plan.items else set()
         forget(output, lost)
-        made = current_rows(output, plan.ids, FOUND_COLUMNS)
+        made = current_rows(output, plan.ids, FINDINGS_COLUMNS)
         summary = summarize(made, kept.new, time.perf_counter() - started, plan.lost, len(lost))
         summary = replace(summary, start_up=start_up(output, launch, began_at, made))
         output.delete_folder(ATTEMPTS)
@@ -132,7 +132,7 @@ def run_in(
                 tracker.abandon()
         raise
     try:
-        findings = find(output, made, job.findings, job.name) if any_measured(made) else None
+        findings = make_findings(output, made, job.findings, job.name) if any_measured(made) else None
     except LeaseLostError:
         raise
     except (RestyleError, OSError) as error:
@@ -152,7 +152,7 @@ def _make_covers(
     worker_class: type[RestyleWorker],
     job: RestyleJob,
     pool: Pool,
-    kept: Kept,
+    kept: ResultCollector,
     progress: Progress,
     tracker: Tracker,
     reporter: Reporter,
@@ -176,7 +176,7 @@ def _make_covers(
         reporter.warned(f"{error}; what is finished is kept, and the same command goes on from here")
         os._exit(128 + error.signal if isinstance(error, StoppedError) else 1)
 
-    looks = Looks(
+    looks = WatchdogView(
         lost=lost_daemon,
         deaths=read_deaths,
         ready=partial(ready_workers, worker.output, worker.launch),
@@ -184,7 +184,7 @@ def _make_covers(
         describe=partial(describe_cluster, pool),
     )
     limits = job.cluster.stall_timeout_s, job.cluster.stop_timeout_s
-    watch = Watch(reporter.warned, lambda error: request.end(error), abandon, looks, *limits)
+    watch = Watchdog(reporter.warned, lambda error: request.end(error), abandon, looks, *limits)
     with stop_signals(stopping) as request, watching(watch):
         for table in stream(worker.output, worker, job.cluster, pool, stop, worker_class):
             try:

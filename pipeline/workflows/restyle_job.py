@@ -23,14 +23,14 @@ from acestep.redaction import redacted
 from pipeline.catalogue.grid import DUPLICATES, Point, Setting, distinct, make_settings
 from pipeline.catalogue.manifest import RejectedRow, Track, as_spelled, read_manifest
 from pipeline.catalogue.presets import Preset, check_preset
-from pipeline.catalogue.probe import Probes
+from pipeline.catalogue.probe import ProbeCache
 from pipeline.cluster.pool import ClusterSpec, refuse_ephemeral
 from pipeline.metrics.evaluator import MetricsSpec
-from pipeline.planning.estimate import Forecast, forecast
-from pipeline.planning.items import ModelFacts, Rules
+from pipeline.planning.estimate import Estimate, estimate
+from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.report.findings import FindingsSpec
-from pipeline.results.carried_columns import Carried
+from pipeline.results.carried_columns import CarriedColumns
 from pipeline.results.missing_audio import lost_covers
 from pipeline.results.repair import check_parts
 from pipeline.results.table import (
@@ -42,7 +42,7 @@ from pipeline.results.table import (
     made_tracks,
     made_with,
 )
-from pipeline.storage.read_timeout import SOURCE_TIMEOUT_S, Patience
+from pipeline.storage.read_timeout import SOURCE_TIMEOUT_S, ReadTimeout
 from pipeline.storage.store import Store, no_empty_folders, open_output, open_store
 from pipeline.tracking.tracker import Tracker, TrackingSpec
 
@@ -114,7 +114,7 @@ class RestyleJob:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedJob:
     """A job whose every part was looked at; nothing runs yet.
 
     notes: on the model as a whole, for people.
@@ -144,7 +144,7 @@ def check_options(job: RestyleJob) -> None:
     Tracker(job.tracking, job.name, open_store(job.output), job.output)
 
 
-def open_job(job: RestyleJob, output: Store) -> Opened:
+def open_job(job: RestyleJob, output: Store) -> OpenedJob:
     """Look at everything a job needs.
 
     Args:
@@ -157,7 +157,7 @@ def open_job(job: RestyleJob, output: Store) -> Opened:
     presets = [check_preset(preset) for preset in job.presets]
     made = lru_cache(lambda: made_tracks(output))
     rows = read_manifest(job.manifest, presets, job.caption, job.manifest_columns, made=made)
-    rows = as_spelled(rows, Patience(job.source_timeout_s))
+    rows = as_spelled(rows, ReadTimeout(job.source_timeout_s))
     first = next(rows)
     settings = job.settings()
     listener = hub.find_language_model(job.language_model) if job.language_model else None
@@ -168,7 +168,7 @@ def open_job(job: RestyleJob, output: Store) -> Opened:
     stamped = file_stamp(folders, adapter, listener)
     is_turbo = verify(folders, adapter).is_turbo
     refuse_repeats(job, settings, first, is_turbo)
-    return Opened(
+    return OpenedJob(
         output=output,
         rows=chain([first], rows),
         settings=settings,
@@ -219,7 +219,7 @@ def refuse_repeats(
 
 def plan_job(
     job: RestyleJob,
-    opened: Opened,
+    opened: OpenedJob,
     dtype: str,
     launch: str,
     todo: Callable[[pa.Table], None],
@@ -237,7 +237,7 @@ def plan_job(
         job.model, opened.fingerprint, opened.is_turbo, dtype, opened.listener, job.compiled, opened.stamp
     )
     refuse_other_models(opened.output, model, job.mix_models)
-    rules = Rules(
+    rules = ItemRules(
         settings=opened.settings,
         model=model,
         audio_format=job.audio_format,
@@ -248,14 +248,14 @@ def plan_job(
     )
     lost = lost_covers(opened.output)
     finished = finished_items(opened.output, job.retry_failed) - lost
-    carried = Carried(opened.output) if job.manifest_columns and finished else None
-    probes = Probes(opened.output, launch, Patience(job.source_timeout_s), changed_sources(opened.output))
+    carried = CarriedColumns(opened.output) if job.manifest_columns and finished else None
+    probes = ProbeCache(opened.output, launch, ReadTimeout(job.source_timeout_s), changed_sources(opened.output))
     plan = make_plan(opened.rows, rules, finished, probes.of, todo, final, carried)
     plan.lost = lost & plan.ids
     return plan, model, _run(opened.settings, plan, job.duplicates, opened.is_turbo)
 
 
-def dry_run(job: RestyleJob, rates_from: str | None = None) -> Forecast:
+def dry_run(job: RestyleJob, rates_from: str | None = None) -> Estimate:
     """What ``run`` would do, without a cluster and without a cover; sources are looked at, as always.
 
     Args:
@@ -268,7 +268,7 @@ def dry_run(job: RestyleJob, rates_from: str | None = None) -> Forecast:
         return _foreseen(job, rates_from)
 
 
-def _foreseen(job: RestyleJob, rates_from: str | None) -> Forecast:
+def _foreseen(job: RestyleJob, rates_from: str | None) -> Estimate:
     check_options(job)
     output = open_output(job.output)
     check_parts(output)
@@ -278,7 +278,7 @@ def _foreseen(job: RestyleJob, rates_from: str | None) -> Forecast:
     problems = [as_table([])]
     plan, model, settings = plan_job(job, opened, dtype, launch, lambda work: None, problems.append)
     elsewhere = open_store(rates_from) if rates_from else None
-    return forecast(plan, settings, opened.output, model, pa.concat_tables(problems), elsewhere)
+    return estimate(plan, settings, opened.output, model, pa.concat_tables(problems), elsewhere)
 
 
 def assumed_dtype(job: RestyleJob) -> str:

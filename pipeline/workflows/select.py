@@ -10,13 +10,13 @@ import pyarrow.csv
 from acestep.errors import RequestError
 from pipeline.catalogue.manifest import file_name_key, is_device
 from pipeline.catalogue.own_columns import META, with_columns_of
-from pipeline.evaluation.judging import chance, judged, measured_rows
+from pipeline.evaluation.judging import judged, measured_rows, run_chance_level
 from pipeline.evaluation.objective import Objective
 from pipeline.evaluation.selection import select
 from pipeline.results.repair import check_parts
 from pipeline.storage.audio_files import fetch_cover
 from pipeline.storage.csv_escaping import as_cells
-from pipeline.storage.lease import holding
+from pipeline.storage.lease import hold_lease
 from pipeline.storage.store import Store, open_output, open_store
 
 TABLE = "winners.csv"
@@ -51,8 +51,8 @@ def select_winners(job: SelectJob) -> pa.Table:
         raise RequestError(f"export {job.export} is the folder that is chosen from; name another one")
     check_parts(output)
     rows = measured_rows(output, job.output)
-    with holding(open_output(job.export), f"export {job.export}") as export:
-        winners = select(judged(rows, chance(output, rows), job.objective), job.objective)
+    with hold_lease(open_output(job.export), f"export {job.export}") as export:
+        winners = select(judged(rows, run_chance_level(output, rows), job.objective), job.objective)
         paths = dict(zip(rows["item_id"].to_pylist(), rows["audio_path"].to_pylist(), strict=True))
         taken: dict[str, str] = {}
         copied = [_copied(output, export, row, paths.get(row["item_id"]), taken) for row in winners.to_pylist()]

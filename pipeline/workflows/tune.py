@@ -19,11 +19,11 @@ from pipeline.catalogue.own_columns import own_values
 from pipeline.catalogue.table_reader import COLUMNS, check_columns, filled, rows_of
 from pipeline.catalogue.text_manifest import RawRow
 from pipeline.evaluation.objective import SCORE
-from pipeline.evaluation.sampling import drawn
-from pipeline.evaluation.tuning import Space, Trial, Tuned, tune
+from pipeline.evaluation.sampling import hash_sample
+from pipeline.evaluation.tuning import SearchSpace, Trial, TuningResult, tune
 from pipeline.planning.items import drawn_seed
 from pipeline.report.findings import Findings
-from pipeline.storage.lease import HeldStore, holding
+from pipeline.storage.lease import LeasedStore, hold_lease
 from pipeline.storage.store import Store, absolute, no_empty_folders, open_output, open_store
 from pipeline.tracking.tracker import TrackingSpec
 from pipeline.workflows.compare import CompareJob, compare_in
@@ -46,8 +46,8 @@ class TuneSpec:
 
     tracks: int = 8
     seeds: int = 3
-    strengths: tuple[float, ...] = Space.strengths
-    guidances: tuple[float, ...] = Space.guidances
+    strengths: tuple[float, ...] = SearchSpace.strengths
+    guidances: tuple[float, ...] = SearchSpace.guidances
     budget: float = 0.3
 
 
@@ -76,7 +76,7 @@ def tune_catalogue(job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Cal
     _check(job, spec)
     with (
         no_empty_folders(open_store(job.output)),
-        holding(open_output(job.output), f"output {job.output}", reporter.warned) as output,
+        hold_lease(open_output(job.output), f"output {job.output}", reporter.warned) as output,
     ):
         return _tune_in(output, job, spec, reporter, say)
 
@@ -91,7 +91,7 @@ def _check(job: RestyleJob, spec: TuneSpec) -> None:
 
 
 def _tune_in(
-    output: HeldStore, job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Callable[[str], None]
+    output: LeasedStore, job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Callable[[str], None]
 ) -> TuneResult:
     tracks = write_sample(job, spec.tracks, output)
     seeds = _seeds(job, spec.seeds, say)
@@ -116,7 +116,7 @@ def _tune_in(
 
 
 def _evaluate(
-    output: HeldStore, job: RestyleJob, reporter: Reporter, trials: Sequence[Trial]
+    output: LeasedStore, job: RestyleJob, reporter: Reporter, trials: Sequence[Trial]
 ) -> list[float | None]:
     """Make the covers of a round and score them."""
     wanted: dict[tuple[float, float, int], set[str]] = {}
@@ -148,7 +148,7 @@ def _seeds(job: RestyleJob, count: int, say: Callable[[str], None]) -> range:
     return range(first, first + count)
 
 
-def _space(job: RestyleJob, spec: TuneSpec, say: Callable[[str], None]) -> Space:
+def _space(job: RestyleJob, spec: TuneSpec, say: Callable[[str], None]) -> SearchSpace:
     """The grid without points that would be the same cover on this model."""
     folders = hub.find(job.model, job.variant)
     is_turbo = verify(folders, hub.find_adapter(job.adapter) if job.adapter else None).is_turbo
@@ -161,13 +161,13 @@ def _space(job: RestyleJob, spec: TuneSpec, say: Callable[[str], None]) -> Space
     left_out = sorted(set(spec.strengths) - set(strengths))
     if left_out:
         say(f"strength {', '.join(f'{s:g}' for s in left_out)} would give the same steps as another; left out")
-    return Space(strengths, guidances)
+    return SearchSpace(strengths, guidances)
 
 
 def write_sample(job: RestyleJob, count: int, output: Store) -> list[str]:
     """Draw tracks by their names, write them as a manifest of their own, and say which they are."""
     rows = read_manifest(job.manifest, job.presets, job.caption, job.manifest_columns)
-    chosen = drawn((row.track_id for row in rows if isinstance(row, Track)), count)
+    chosen = hash_sample((row.track_id for row in rows if isinstance(row, Track)), count)
     if not chosen:
         raise RequestError(f"{job.manifest} holds no track that can be run; see jobs.validate")
     raw = rows_of(job.manifest, partial(check_columns, needs_caption=not job.caption, own=job.manifest_columns))
@@ -202,7 +202,7 @@ def _id_of(values: Mapping[str, Any]) -> str:
         return ""
 
 
-def preset_text(job: RestyleJob, tuned: Tuned) -> str:
+def preset_text(job: RestyleJob, tuned: TuningResult) -> str:
     """A preset file with the setting that was found, and all else that its covers were made with; ``ranges`` holds
     what cannot be told from it."""
     near = [(tuned.strength, tuned.guidance), *tuned.alternatives]

@@ -24,19 +24,19 @@ from acestep.redaction import redacted
 from pipeline.catalogue.grid import Setting, names_of
 from pipeline.catalogue.manifest import RejectedRow, Track, as_spelled, read_manifest
 from pipeline.catalogue.presets import check_preset
-from pipeline.catalogue.probe import Probes, probe_all
-from pipeline.catalogue.problem_report import Problem, ProblemLog
-from pipeline.catalogue.source_check import DECODES, Decode, Look, Sources, check_sources
-from pipeline.cluster.address import LOCAL, find, knock, started_here
+from pipeline.catalogue.probe import ProbeCache, probe_all
+from pipeline.catalogue.problem_report import ProblemLog, ReportedProblem
+from pipeline.catalogue.source_check import DECODES, Decode, Look, SourceSummary, check_sources
+from pipeline.cluster.address import LOCAL, is_reachable, local_cluster_address, resolve_address
 from pipeline.cluster.pool import ClusterSpec
 from pipeline.cluster.pool import check as check_cluster
-from pipeline.planning.disk_space import Space, space_for
-from pipeline.planning.estimate import Forecast
+from pipeline.planning.disk_space import DiskSpace, space_for
+from pipeline.planning.estimate import Estimate
 from pipeline.results.missing_audio import altered_covers
 from pipeline.results.repair import DamageError, check_parts
 from pipeline.results.table import RESULTS, ResultWriter, changed_sources, made_tracks
 from pipeline.storage.lease import holder_of
-from pipeline.storage.read_timeout import Patience
+from pipeline.storage.read_timeout import ReadTimeout
 from pipeline.storage.store import Store, no_empty_folders, open_output, open_store
 from pipeline.tracking.faults import TrackerError
 from pipeline.tracking.tracker import Tracker
@@ -62,7 +62,7 @@ class ValidateSpec:
 
 
 @dataclass(frozen=True)
-class Check:
+class PartCheck:
     """One part of a job that was looked at.
 
     said: what was found; errors: why the job cannot start; bad: tracks that cannot run, or other trouble that does
@@ -89,13 +89,13 @@ class Validation:
     undecodable: tracks with a problem that the forecast counts, since only decoding tells.
     """
 
-    checks: Sequence[Check]
+    checks: Sequence[PartCheck]
     counts: Mapping[str, int]
-    first: Sequence[Problem]
+    first: Sequence[ReportedProblem]
     noted: Mapping[str, int]
-    first_noted: Sequence[Problem]
-    forecast: Forecast | None
-    space: Space | None
+    first_noted: Sequence[ReportedProblem]
+    forecast: Estimate | None
+    space: DiskSpace | None
     undecodable: int
 
     @property
@@ -107,17 +107,17 @@ class Validation:
         return all(check.ok for check in self.checks)
 
 
-class Watcher(Protocol):
+class ValidationReporter(Protocol):
     """Whoever is told while the looking goes on."""
 
-    def checked(self, check: Check) -> None:
+    def checked(self, check: PartCheck) -> None:
         """One more part was looked at."""
 
     def looked(self, done: int, total: int) -> None:
         """So many of the tracks were looked at."""
 
 
-def validate(job: RestyleJob, spec: ValidateSpec, watcher: Watcher) -> Validation:
+def validate(job: RestyleJob, spec: ValidateSpec, watcher: ValidationReporter) -> Validation:
     """Look at configuration, model, manifest, settings, output folder, tracker, every source, and the space for
     the covers.
 
@@ -130,10 +130,10 @@ def validate(job: RestyleJob, spec: ValidateSpec, watcher: Watcher) -> Validatio
         return _validate(job, spec, watcher, log)
 
 
-def _validate(job: RestyleJob, spec: ValidateSpec, watcher: Watcher, log: ProblemLog) -> Validation:
-    checks: list[Check] = []
+def _validate(job: RestyleJob, spec: ValidateSpec, watcher: ValidationReporter, log: ProblemLog) -> Validation:
+    checks: list[PartCheck] = []
 
-    def told(check: Check) -> None:
+    def told(check: PartCheck) -> None:
         checks.append(check)
         for message in check.errors:
             log.note(check.name, message)
@@ -143,12 +143,12 @@ def _validate(job: RestyleJob, spec: ValidateSpec, watcher: Watcher, log: Proble
         try:
             found, said = look()
         except DamageError as error:
-            told(Check(name, errors=tuple(map(str, error.faults))))
+            told(PartCheck(name, errors=tuple(map(str, error.faults))))
             return None
         except (RestyleError, OSError) as error:
-            told(Check(name, errors=(str(error),)))
+            told(PartCheck(name, errors=(str(error),)))
             return None
-        told(Check(name, said))
+        told(PartCheck(name, said))
         return found
 
     told(_configuration(job))
@@ -164,10 +164,10 @@ def _validate(job: RestyleJob, spec: ValidateSpec, watcher: Watcher, log: Proble
     tracks, first, check = _manifest(job, log, made)
     told(check)
     attempt("settings", lambda: _settings(job, first, model))
-    patience = Patience(job.source_timeout_s)
+    patience = ReadTimeout(job.source_timeout_s)
     look: Look = partial(probe_all, patience=patience)
     if output:
-        look = Probes(output, ResultWriter(output, RESULTS).launch, patience, changed_sources(output)).of
+        look = ProbeCache(output, ResultWriter(output, RESULTS).launch, patience, changed_sources(output)).of
     looked = partial(watcher.looked, total=tracks)
     sources = check_sources(
         _tracks(job, made), look, spec.decode, job.max_source_seconds, log.add, log.remark, looked, patience
@@ -190,10 +190,10 @@ def _validate(job: RestyleJob, spec: ValidateSpec, watcher: Watcher, log: Proble
     )
 
 
-def _configuration(job: RestyleJob) -> Check:
+def _configuration(job: RestyleJob) -> PartCheck:
     errors = [*map(str, option_errors(job)), _error(partial(_cluster, job.cluster))]
     errors += [_error(partial(check_preset, preset)) for preset in job.presets]
-    return Check("configuration", f"catalogue {job.name}", tuple(filter(None, errors)))
+    return PartCheck("configuration", f"catalogue {job.name}", tuple(filter(None, errors)))
 
 
 def _error(look: Callable[[], object]) -> str:
@@ -212,9 +212,9 @@ def _cluster(cluster: ClusterSpec) -> None:
         RequestError: not so.
     """
     check_cluster(cluster)
-    address = find(cluster.address)
+    address = resolve_address(cluster.address)
     if address != LOCAL:
-        knock(started_here() or address if address == "auto" else address)
+        is_reachable(local_cluster_address() or address if address == "auto" else address)
 
 
 def _model(job: RestyleJob) -> tuple[Model, str]:
@@ -240,7 +240,7 @@ def _language_model(job: RestyleJob) -> tuple[Path, str]:
 
 
 def _here(find: Callable[[], Found]) -> Found:
-    """What ``find`` finds; where it is not here, the remedy is put in words that hold for every job."""
+    """What ``resolve_address`` finds; where it is not here, the remedy is put in words that hold for every job."""
     try:
         return find()
     except CheckpointError as error:
@@ -257,21 +257,21 @@ def _output(job: RestyleJob) -> tuple[Store, str]:
     return output, f"{job.output}, can be written{used}"
 
 
-def _tracking(job: RestyleJob, log: ProblemLog) -> Check:
+def _tracking(job: RestyleJob, log: ProblemLog) -> PartCheck:
     try:
         tracker = Tracker(job.tracking, job.name, open_store(job.output), job.output)
-        return Check("tracking", tracker.look())
+        return PartCheck("tracking", tracker.look())
     except RestyleError as error:
-        return Check("tracking", errors=(str(error),))
+        return PartCheck("tracking", errors=(str(error),))
     except TrackerError as error:
         said = f"{redacted(tracker.uri)} does not take runs ({error.reason}); {error.remedy or 'look again'}"
         log.note("tracking", said)
-        return Check("tracking", f"{said}. The job would run, and not be tracked", bad=1)
+        return PartCheck("tracking", f"{said}. The job would run, and not be tracked", bad=1)
 
 
 def _manifest(
     job: RestyleJob, log: ProblemLog, made: Callable[[], Collection[str]]
-) -> tuple[int, Track | RejectedRow | None, Check]:
+) -> tuple[int, Track | RejectedRow | None, PartCheck]:
     """How many tracks there are (up to a line that ends it all), the first row, and what to say."""
     rows = rejected = 0
     first: Track | RejectedRow | None = None
@@ -281,14 +281,14 @@ def _manifest(
             rows, first = rows + 1, first or row
             if isinstance(row, RejectedRow):
                 rejected += 1
-                log.add(Problem(row.track_id, row.source, row.kind, row.message))
+                log.add(ReportedProblem(row.track_id, row.source, row.kind, row.message))
                 continue
             for note in singing_notes(row.prompt):
-                log.remark(Problem(row.track_id, row.source, "no_words_to_sing", note))
+                log.remark(ReportedProblem(row.track_id, row.source, "no_words_to_sing", note))
     except RestyleError as error:
         errors.append(str(error))
     said = f"{job.manifest}, {rows} rows" + (f", {rejected} of them cannot be run as written" if rejected else "")
-    return rows - rejected, first, Check("manifest", said, tuple(errors), rejected)
+    return rows - rejected, first, PartCheck("manifest", said, tuple(errors), rejected)
 
 
 def _rows(
@@ -313,27 +313,27 @@ def _settings(
     return settings, f"{len(settings)}: {names_of(settings, 4)}"
 
 
-def _sources(found: Sources, decode: Decode) -> Check:
+def _sources(found: SourceSummary, decode: Decode) -> PartCheck:
     how = {"start": "start decoded", "full": "decoded in full", "none": "not decoded"}[decode]
     said = f"{found.tracks - found.bad} of {found.tracks} tracks can be run, {found.seconds / 3600:.2f} h, {how}"
     if found.unknown:
         said += f"; {found.unknown} do not say how long they are"
-    return Check("sources", said, bad=found.bad)
+    return PartCheck("sources", said, bad=found.bad)
 
 
 def _tracks(job: RestyleJob, made: Callable[[], Collection[str]]) -> Iterator[Track]:
     """The tracks of the manifest, up to where it cannot be read any further, which its own check tells."""
     with suppress(RestyleError):
-        for row in as_spelled(_rows(job, lambda error: None, made), Patience(job.source_timeout_s)):
+        for row in as_spelled(_rows(job, lambda error: None, made), ReadTimeout(job.source_timeout_s)):
             if isinstance(row, Track):
                 yield row
 
 
-def _plan(job: RestyleJob, spec: ValidateSpec, log: ProblemLog) -> tuple[Forecast | None, Check]:
+def _plan(job: RestyleJob, spec: ValidateSpec, log: ProblemLog) -> tuple[Estimate | None, PartCheck]:
     try:
         forecast = dry_run(job, spec.rates_from)
     except RestyleError as error:
-        return None, Check("plan", errors=(str(error),))
+        return None, PartCheck("plan", errors=(str(error),))
     known = set(
         log.counts
     )  # the plan meets them again; what it alone finds is how a row goes with the job's values
@@ -341,35 +341,35 @@ def _plan(job: RestyleJob, spec: ValidateSpec, log: ProblemLog) -> tuple[Forecas
     for row in forecast.problems.select(["track_id", "source", "error_kind", "error_message"]).to_pylist():
         if row["error_kind"] not in known:
             bad += 1
-            log.add(Problem(row["track_id"], row["source"], row["error_kind"], row["error_message"]))
+            log.add(ReportedProblem(row["track_id"], row["source"], row["error_kind"], row["error_message"]))
     said = (
         f"{bad} tracks set what the job sweeps, or repeat themselves" if bad else "tracks and settings go together"
     )
-    return forecast, Check("plan", said, bad=bad)
+    return forecast, PartCheck("plan", said, bad=bad)
 
 
-def _lost(count: int, log: ProblemLog) -> Check:
+def _lost(count: int, log: ProblemLog) -> PartCheck:
     said = f"{count} covers that are ok by their rows have no whole audio file; the job makes them again"
     log.note("audio files", said)
-    return Check("audio files", said, bad=count)
+    return PartCheck("audio files", said, bad=count)
 
 
-def _altered(output: Store, log: ProblemLog) -> Check:
+def _altered(output: Store, log: ProblemLog) -> PartCheck:
     try:
         names = altered_covers(output)
     except OSError as error:
-        return Check("covers", errors=(str(error),))
+        return PartCheck("covers", errors=(str(error),))
     for name in names:
         log.note("covers", f"{name} does not have the digest in its row")
     if not names:
-        return Check("covers", "each as its row says")
+        return PartCheck("covers", "each as its row says")
     said = f"{len(names)} do not have the digest in their rows, such as {names[0]}"
-    return Check("covers", f"{said}; delete them, and the job makes them again", bad=len(names))
+    return PartCheck("covers", f"{said}; delete them, and the job makes them again", bad=len(names))
 
 
-def _space_check(space: Space, log: ProblemLog) -> Check:
+def _space_check(space: DiskSpace, log: ProblemLog) -> PartCheck:
     if not space.is_short:
-        return Check("space", "unknown" if space.free is None else "enough")
+        return PartCheck("space", "unknown" if space.free is None else "enough")
     said = f"{space}; make room, give another output or a smaller audio_format"
     log.note("space", said)
-    return Check("space", said, bad=1)
+    return PartCheck("space", said, bad=1)

@@ -15,7 +15,7 @@ from typing import TypeVar
 import ray
 
 from pipeline.cluster.pool import Pool, PoolError
-from pipeline.cluster.worker_deaths import Death, in_words, remedy
+from pipeline.cluster.worker_deaths import WorkerDeath, in_words, remedy
 from pipeline.results.progress import spell
 from pipeline.worker.attempts import UnderWay
 
@@ -33,7 +33,7 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
-class Looks:
+class WatchdogView:
     """What the watch looks at.
 
     lost: which of Ray's daemons is gone, if one is.
@@ -44,13 +44,13 @@ class Looks:
     """
 
     lost: Callable[[], str | None]
-    deaths: Callable[[], Sequence[Death]]
+    deaths: Callable[[], Sequence[WorkerDeath]]
     ready: Callable[[], int]
     under_way: Callable[[], Sequence[UnderWay]]
     describe: Callable[[], str]
 
 
-class Watch:
+class Watchdog:
     """Warns, and ends the job, from a thread of its own.
 
     warn: takes a message for people.
@@ -65,7 +65,7 @@ class Watch:
         warn: Callable[[str], None],
         end: Callable[[Exception], None],
         abandon: Callable[[Exception], None],
-        looks: Looks,
+        looks: WatchdogView,
         stall_timeout_s: float | None = None,
         stop_timeout_s: float = 300.0,
     ):
@@ -204,7 +204,7 @@ def answered(ask: Callable[[], Answer]) -> Answer | None:
 
 
 @contextmanager
-def watching(watch: Watch) -> Iterator[Watch]:
+def watching(watch: Watchdog) -> Iterator[Watchdog]:
     """The watch runs while the block does."""
     thread = threading.Thread(target=watch._run, name="restyle-watch", daemon=True)
     thread.start()

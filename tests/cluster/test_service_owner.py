@@ -15,8 +15,8 @@ import psutil
 import pytest
 import soundfile
 
-from pipeline.storage.lease import holder_of, holding
-from pipeline.storage.lease_holder import Holder
+from pipeline.storage.lease import hold_lease, holder_of
+from pipeline.storage.lease_holder import LeaseHolder
 from pipeline.storage.store import open_store
 from tests import miniature
 from tests.conftest import tone
@@ -113,10 +113,10 @@ def test_a_service_of_a_job_that_holds_the_folder_is_refused_wherever_it_runs(tm
     """One that runs elsewhere is waited for, until it is silent for long enough."""
     output, port = tmp_path / "out", free_ports(1)[0]
     output.mkdir()
-    with holding(open_store(str(output)), "out") as held:
+    with hold_lease(open_store(str(output)), "out") as held:
         refused = ended(service(output, port), os.environ)
         assert (refused.returncode, f"process {held.lease.holder.pid}" in refused.stderr) == (2, True)
-    elsewhere = Holder("node7", 4242, "2026-11-28T01:02:03Z", "python -m jobs.restyle", "another", "1", "x")
+    elsewhere = LeaseHolder("node7", 4242, "2026-11-28T01:02:03Z", "python -m jobs.restyle", "another", "1", "x")
     (output / ".5.lease").write_text(json.dumps(asdict(elsewhere)))
     touching = subprocess.Popen(["sh", "-c", f"while sleep 1; do touch {output}/.5.lease; done"])
     try:

@@ -27,9 +27,9 @@ import psutil
 import pytest
 import soundfile
 
-from pipeline.results.collector import Kept
-from pipeline.results.journal import leave
-from pipeline.service.generation_store import Shelf
+from pipeline.results.collector import ResultCollector
+from pipeline.results.journal import write_receipt
+from pipeline.service.generation_store import GenerationStore
 from pipeline.service.retained_files import kept_files
 from pipeline.storage.store import open_store
 from tests.cluster.test_service import replicas
@@ -263,10 +263,10 @@ def test_a_start_with_many_finished_orders_takes_seconds(tmp_path: Path) -> None
         item = f"{k:020x}"
         path = f"audio/{row['track_id']}/{item}{cover.suffix}"
         os.link(cover, output / path)
-        leave(store, row | {"item_id": item, "audio_path": path})
+        write_receipt(store, row | {"item_id": item, "audio_path": path})
     began = time.process_time()
-    Kept(store).adopt()
-    Shelf(store)
+    ResultCollector(store).adopt()
+    GenerationStore(store)
     taken_s = time.process_time() - began
     with running(output, music) as (address, _, full_s):
         found = httpx.get(f"{address}/v1/audio/generations/copy{1999:08d}", timeout=60).json()

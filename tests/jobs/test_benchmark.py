@@ -23,11 +23,11 @@ from pipeline.benchmark import run as running
 from pipeline.benchmark.cases import CoverCase, StepCase, make_cover_case
 from pipeline.benchmark.config import parse_request
 from pipeline.benchmark.diffusers_side import make_pipeline
-from pipeline.benchmark.equality import Gate, agree, in_tiles, make_gate
+from pipeline.benchmark.equality import Gate, agree, in_tiles, make_equality_check
 from pipeline.benchmark.machine import Peaks
 from pipeline.benchmark.model_sizes import SIZES
 from pipeline.benchmark.output_diff import SLACK_DB, EqualityError, equal
-from pipeline.benchmark.part_timing import PARTS, our_seams, peer_seams
+from pipeline.benchmark.part_timing import PARTS, our_patches, peer_patches
 from pipeline.benchmark.patching import results_of
 from pipeline.benchmark.restyle_side import make_handler
 from pipeline.benchmark.results import CaseResult, Report
@@ -184,7 +184,9 @@ def measured_step(pipeline: Any, peer: str, gate: Gate | None, guided: bool = Tr
     request = parse_request({"workload": "step", "duration_s": 5.2, "rounds": 1})
     case = list(running.make_cases(request, MINI, gpu=False))[guided]
     sides = running.Sides(make_handler(pipeline, MINI, torch.float32), {peer: pipeline})
-    return running.run_case(case, gate or make_gate(case, pipeline), sides, request, Peaks(1e9, 1e9), print)
+    return running.run_case(
+        case, gate or make_equality_check(case, pipeline), sides, request, Peaks(1e9, 1e9), print
+    )
 
 
 @pytest.mark.parametrize(("gate", "reason"), [(agree, "out of memory"), (None, "out of memory in float32, so")])
@@ -373,7 +375,7 @@ def test_weights_are_shared_and_seams_are_there(pipeline: Any) -> None:
     own = {name for name, tensor in handler.model.named_parameters() if tensor.data_ptr() not in theirs}
     assert not own
     assert handler.text_encoder.model is pipeline.text_encoder
-    for owner, method, _ in [*our_seams(handler), *peer_seams(pipeline)]:
+    for owner, method, _ in [*our_patches(handler), *peer_patches(pipeline)]:
         assert callable(getattr(owner, method))
 
 

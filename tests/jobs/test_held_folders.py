@@ -13,9 +13,9 @@ import soundfile
 from rich.console import Console
 
 from acestep.sampling.setting import CoverSetting
-from pipeline.results.collector import Kept
+from pipeline.results.collector import ResultCollector
 from pipeline.results.table import RESULTS, ResultWriter, as_table, read_results
-from pipeline.storage.lease import HeldError, HeldStore, LeaseLostError, holding
+from pipeline.storage.lease import HeldError, LeasedStore, LeaseLostError, hold_lease
 from pipeline.storage.store import open_store
 from pipeline.workflows.compare import CompareJob, compare_folder
 from pipeline.workflows.console import ConsoleReporter
@@ -24,7 +24,7 @@ from pipeline.workflows.restyle import run
 from pipeline.workflows.restyle_job import RestyleJob
 from pipeline.workflows.select import SelectJob, select_winners
 from pipeline.workflows.tune import TuneSpec, tune_catalogue
-from pipeline.workflows.validate import Check, ValidateSpec, validate
+from pipeline.workflows.validate import PartCheck, ValidateSpec, validate
 from tests import miniature
 from tests.conftest import tone
 
@@ -58,14 +58,14 @@ def test_each_job_that_writes_is_refused(tmp_path: Path, name: str) -> None:
     writer = ResultWriter(open_store(f"{tmp_path}/from"), RESULTS)
     writer.add(as_table([ROW]))
     writer.flush()
-    with holding(open_store(str(tmp_path)), "out"):
+    with hold_lease(open_store(str(tmp_path)), "out"):
         before = sorted(tmp_path.iterdir())
         with pytest.raises(HeldError, match=f"{tmp_path} is in use by process"):
             JOBS[name](tmp_path)
         assert set(before) == set(tmp_path.iterdir()) - {tmp_path / "a.wav", tmp_path / "m.csv"}
 
 
-class Checks(list[Check]):
+class Checks(list[PartCheck]):
     """What validation has found."""
 
     checked = list.append
@@ -75,7 +75,7 @@ class Checks(list[Check]):
 
 def test_validation_holds_nothing_and_says_that_somebody_does(tmp_path: Path) -> None:
     job, checks = job_on(tmp_path), Checks()
-    with holding(open_store(str(tmp_path)), "out"):
+    with hold_lease(open_store(str(tmp_path)), "out"):
         assert validate(job, ValidateSpec(decode="none"), checks).can_start
     (said,) = [check.said for check in checks if check.name == "output"]
     assert "in use by process" in said
@@ -92,7 +92,7 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_service_is_a_launch_too_and_a_dry_run_is_none(tmp_path: Path) -> None:
     output = f"output={tmp_path}"
-    with holding(open_store(str(tmp_path)), "out") as held:
+    with hold_lease(open_store(str(tmp_path)), "out") as held:
         service = launch("jobs.serve", output, "page=false")
         dry = launch("jobs.restyle", output, f"manifest={job_on(tmp_path).manifest}", "dry_run=true")
     assert (service.returncode, dry.returncode) == (2, 0), service.stderr + dry.stderr
@@ -104,11 +104,11 @@ def test_a_service_is_a_launch_too_and_a_dry_run_is_none(tmp_path: Path) -> None
 
 def test_rows_are_not_written_under_a_lost_lease(tmp_path: Path) -> None:
     """Neither by a full buffer nor at the end; those that are written stay."""
-    with holding(open_store(str(tmp_path)), "out") as held:
-        kept = Kept(held)
+    with hold_lease(open_store(str(tmp_path)), "out") as held:
+        kept = ResultCollector(held)
         kept.add(as_table([ROW]))
         kept.flush()
-        assert isinstance(kept.output, HeldStore)
+        assert isinstance(kept.output, LeasedStore)
         held.lease.looked_at = (0.0, 0.0)
         (tmp_path / ".1.lease").rename(tmp_path / ".2.lease")
         kept.results.max_rows = 1

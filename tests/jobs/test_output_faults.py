@@ -23,11 +23,11 @@ from pipeline.catalogue.grid import make_settings
 from pipeline.catalogue.manifest import read_manifest
 from pipeline.catalogue.probe import probe_all
 from pipeline.cluster.pool import ClusterSpec
-from pipeline.planning.items import ModelFacts, Rules
+from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.plan import make_plan
 from pipeline.report.findings import FindingsSpec
-from pipeline.results.collector import Kept
-from pipeline.results.journal import left_over
+from pipeline.results.collector import ResultCollector
+from pipeline.results.journal import unwritten_receipts
 from pipeline.results.table import REJECTED, RESULTS, ResultWriter, as_table, finished_items, read_results
 from pipeline.service.problem_details import of_row
 from pipeline.storage.output_store import OutputError, OutputStore
@@ -130,7 +130,7 @@ def test_a_part_of_the_folder_that_cannot_be_written_ends_the_job(tmp_path: Path
     (output / name).unlink()
     made = covers(output)
     known = [*read_results(open_store(str(output)))["item_id"].to_pylist()]
-    known += [Path(name).stem for name in left_over(open_store(str(output)))]
+    known += [Path(name).stem for name in unwritten_receipts(open_store(str(output)))]
     assert made == sorted(known)
     assert len(made) == {"audio": 0, "results": TRACKS}.get(name, len(made)) <= TRACKS
 
@@ -148,7 +148,7 @@ class Flag:
 @pytest.fixture
 def planned(tmp_path: Path) -> list[dict[str, Any]]:
     """The plan of two tracks."""
-    rules = Rules(make_settings(COVER, {}), ModelFacts("demo_turbo", "f00d", is_turbo=True, dtype="float32"))
+    rules = ItemRules(make_settings(COVER, {}), ModelFacts("demo_turbo", "f00d", is_turbo=True, dtype="float32"))
     job, work = job_on(tmp_path, tmp_path / "out"), []
     make_plan(read_manifest(job.manifest), rules, set(), probe_all, work.append, lambda final: None)
     return work[0].to_pylist()[:2]
@@ -193,7 +193,7 @@ def test_a_cover_that_cannot_be_written_is_no_row_of_a_job(tmp_path: Path, plann
 
 def test_rows_wait_where_others_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / REJECTED).write_text("no folder")
-    kept = Kept(OutputStore(*locate(str(tmp_path))))
+    kept = ResultCollector(OutputStore(*locate(str(tmp_path))))
     kept.rejected.max_rows = 1
     for status in ("rejected", "ok", "failed"):
         with pytest.raises(OutputError):

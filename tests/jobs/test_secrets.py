@@ -18,7 +18,7 @@ from rich.console import Console
 from acestep.errors import RestyleError
 from acestep.redaction import MASK, redacted, redacted_values, without_secrets
 from jobs.streams import TextOutput
-from jobs.validate import Teller, conclude
+from jobs.validate import ConsoleValidationReporter, conclude
 from pipeline.catalogue.manifest import read_manifest
 from pipeline.catalogue.problem_report import ProblemLog
 from pipeline.cluster.pool import ClusterSpec
@@ -135,8 +135,8 @@ def test_a_report_and_what_is_said_of_a_manifest(music: Path, ending: str) -> No
     ways, raw = console()
     job = job_in(music, SECRET)
     spec = ValidateSpec("start", None, str(music / f"report.{ending}"))
-    found = validate(job, spec, Teller(ways))
-    conclude(found, job, spec, 1, Teller(ways))
+    found = validate(job, spec, ConsoleValidationReporter(ways))
+    conclude(found, job, spec, 1, ConsoleValidationReporter(ways))
     assert len(found.first) == 5
     (music / "kept").mkdir()
     (music / f"report.{ending}").rename(music / "kept" / f"report.{ending}")

@@ -14,13 +14,13 @@ from jobs.presets import read_preset
 from jobs.restyle import job_of
 from jobs.schema import register
 from jobs.tune import following
-from pipeline.evaluation.tuning import Tuned
+from pipeline.evaluation.tuning import TuningResult
 from pipeline.workflows.restyle_job import RestyleJob
 from pipeline.workflows.tune import PRESET, TuneSpec, preset_text, tune_catalogue
 
 CONF = Path(__file__).parents[2] / "conf"
 COVER = asdict(CoverSetting()) | {"inference_steps": 12, "timesteps": None, "shift": 2.0, "seed": 7}
-TUNED = Tuned(0.6, 7.0, 0.41, 0.35, 0.47, 90, 336, (), ((0.5, 7.0), (0.6, 9.0)))
+TUNED = TuningResult(0.6, 7.0, 0.41, 0.35, 0.47, 90, 336, (), ((0.5, 7.0), (0.6, 9.0)))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import gradio as gr
 
 from acestep.errors import RestyleError
 from pipeline.catalogue.presets import Preset
-from pipeline.service.admission import Counter
+from pipeline.service.admission import Admission
 from pipeline.service.page import handlers
 from pipeline.service.page import text as words
 from pipeline.service.page.layout import Controls, placed
@@ -19,11 +19,11 @@ QUIET: dict[str, Any] = {"show_progress": "hidden"} | PRIVATE
 AS_TYPED: dict[str, Any] = {"preprocess": False} | QUIET
 # The clipboard's newer door is shut to pages without TLS.
 COPY = "() => { document.querySelector('#command textarea').select(); document.execCommand('copy'); }"
-News = AsyncGenerator[tuple[str, list[str], list[handlers.Shown], int | None], None]
+News = AsyncGenerator[tuple[str, list[str], list[handlers.PlayerEntry], int | None], None]
 
 
 def wire(
-    counter: Callable[[], Counter], is_turbo: bool, listed: Sequence[Preset], page: Controls, blocks: gr.Blocks
+    counter: Callable[[], Admission], is_turbo: bool, listed: Sequence[Preset], page: Controls, blocks: gr.Blocks
 ) -> None:
     """Tie the controls to the counter.
 

@@ -14,13 +14,13 @@ from acestep.constants import SEED_LIMIT
 from acestep.errors import RequestError
 from acestep.generation.params import GenerationConfig, GenerationParams
 from acestep.generation.request import pick_seeds
-from pipeline.service.admission import Counter, Upload
+from pipeline.service.admission import Admission, SentFile
 from pipeline.service.batch_command import command_of, manifest_of
 from pipeline.service.page import text as words
 from pipeline.service.page.visitor_files import PAGE
 from pipeline.service.problem_details import of_row
 from pipeline.service.responses import progress, waiting_before
-from pipeline.service.scheduler import Ticket
+from pipeline.service.scheduler import Generation
 
 OWNER = "page"  # orders of the page are out of reach of every key
 TELL_S = 0.4
@@ -28,7 +28,7 @@ TITLES = {"audio_cover_strength": "strength", "guidance_scale": "guidance"}
 
 
 @dataclass(frozen=True, eq=False)  # Gradio hashes what it keeps for a visitor, and a row has no hash
-class Shown:
+class PlayerEntry:
     """What the page plays: a cover, or the source, which has no row; ``path`` is "" where it failed.
 
     controls: what the controls hold to make this cover again, by name.
@@ -42,11 +42,11 @@ class Shown:
 
 
 async def generate(
-    counter: Counter,
+    counter: Admission,
     source: str | None,
     requests: Sequence[tuple[str, GenerationParams]],
     config: GenerationConfig,
-) -> AsyncGenerator[tuple[str, list[str], list[Shown]], None]:
+) -> AsyncGenerator[tuple[str, list[str], list[PlayerEntry]], None]:
     """Place orders and follow them: (status, ids of the orders, source and covers once all are done).
 
     What is under way when the visitor leaves is cancelled.
@@ -58,12 +58,12 @@ async def generate(
     Raises:
         RestyleError: one cannot be served.
     """
-    tickets: list[Ticket] = []
+    tickets: list[Generation] = []
     room, held = counter.shelf.room, list[str]()
     try:
         for _, params in requests:
             with _opened(source) as file:
-                ticket = await counter.order(params, config, OWNER, Upload(Path(file.name).name, file))
+                ticket = await counter.order(params, config, OWNER, SentFile(Path(file.name).name, file))
             tickets.append(ticket)
             held += (files := counter.shelf.names_of(ticket.order))
             room.hold(*files)  # until they are shown
@@ -89,7 +89,7 @@ async def generate(
     ended = "cancelled" if all(ticket.cancelled for ticket in tickets) else "done"
     count = sum(not one.error for one in shown)
     told = f"{ended}: {count} of {covers} covers"
-    yield told, ids, [Shown("source", str(source), {}), *shown] if ended == "done" or count else []
+    yield told, ids, [PlayerEntry("source", str(source), {}), *shown] if ended == "done" or count else []
 
 
 def _opened(source: str | None) -> BinaryIO:
@@ -106,19 +106,21 @@ def _opened(source: str | None) -> BinaryIO:
         raise RequestError("the source is kept for a day and is gone; upload it again") from None
 
 
-def _shown(counter: Counter, ticket: Ticket, number: int, title: str, controls: Mapping[str, Any]) -> Shown:
+def _shown(
+    counter: Admission, ticket: Generation, number: int, title: str, controls: Mapping[str, Any]
+) -> PlayerEntry:
     row = ticket.rows[ticket.order.covers[number]]
     if row["status"] != "ok":
         cancelled = row["error_kind"] == "cancelled"
         said = "cancelled" if cancelled else str(of_row(row, ticket.order.track["source"]))
-        return Shown(title or "cover", "", row, said)
+        return PlayerEntry(title or "cover", "", row, said)
     title = ", ".join(filter(None, [title, f"seed {row['seed']}"]))
     name = f"{title}.{ticket.order.extension}"
     path = save_bytes_to_cache(counter.shelf.audio(row), name, str(counter.shelf.scratch / PAGE))
-    return Shown(title, path, row, controls=controls)
+    return PlayerEntry(title, path, row, controls=controls)
 
 
-async def cancel(counter: Counter, ids: Sequence[str]) -> str:
+async def cancel(counter: Admission, ids: Sequence[str]) -> str:
     """Cancel orders of this visitor; those that are over stay as they are."""
     for order_id in ids:
         counter.desk.cancel(await counter.desk.find(order_id, OWNER))
@@ -143,7 +145,7 @@ def one_seed(params: GenerationParams) -> GenerationParams:
     return replace(params, seed=pick_seeds(params.seed, GenerationConfig(1))[0])
 
 
-async def heard_seeds(counter: Counter, ids: Sequence[str]) -> list[int]:
+async def heard_seeds(counter: Admission, ids: Sequence[str]) -> list[int]:
     """The seeds of a visitor's latest orders, each once."""
     tickets = [await counter.desk.find(order_id, OWNER) for order_id in ids]
     return list(dict.fromkeys(seed for ticket in tickets for seed in ticket.order.track["config"]["seeds"]))
@@ -157,7 +159,7 @@ def as_many(seeds: Sequence[int], count: int) -> list[int]:
 
 
 async def batch_command(
-    counter: Counter,
+    counter: Admission,
     source: str | None,
     params: GenerationParams,
     config: GenerationConfig,
@@ -175,7 +177,7 @@ async def batch_command(
     if params.seed < 0 and heard:
         config = replace(config, seeds=as_many(heard, config.batch_size))
     with _opened(source) as file:
-        sent = Upload(Path(file.name).name, file)
+        sent = SentFile(Path(file.name).name, file)
         async with counter.prepared(params, config, OWNER, sent) as order:
             # A tenth of a second tells the commands of one visitor apart.
             name = f"batches/{order.track['track_id']}-{time.time_ns() // 10**8}"

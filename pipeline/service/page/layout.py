@@ -11,7 +11,7 @@ from acestep.checkpoints.demo import ABOUT, VARIANTS
 from acestep.constants import KEYSCALES, LANGUAGES, TIME_SIGNATURES
 from pipeline.service.config import ServiceSpec
 from pipeline.service.page import text as words
-from pipeline.service.page.handlers import Shown
+from pipeline.service.page.handlers import PlayerEntry
 
 SLIDERS = (
     ("audio_cover_strength", "LM Codes Strength (audio_cover_strength): the source's lead", 0, 1, 0.01),
@@ -172,7 +172,7 @@ def _results(results: gr.State, across: gr.State, used: Sequence[Any]) -> None:
     """
 
     @gr.render(inputs=[results, across])
-    def show(shown: list[Shown], width: int | None) -> None:
+    def show(shown: list[PlayerEntry], width: int | None) -> None:
         # The source stands alone above a grid, and first in a list.
         step = width or 1
         shared = words.shared_notes([one.row for one in shown if one.path and one.row])
@@ -183,7 +183,7 @@ def _results(results: gr.State, across: gr.State, used: Sequence[Any]) -> None:
                         _player(one, width is not None, shared, used)
 
 
-def _player(shown: Shown, in_grid: bool, shared: Sequence[str], used: Sequence[Any]) -> None:
+def _player(shown: PlayerEntry, in_grid: bool, shared: Sequence[str], used: Sequence[Any]) -> None:
     if shown.error:
         gr.Markdown(f"**{shown.title}**: {words.plain(shown.error)}")
         return

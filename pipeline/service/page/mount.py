@@ -10,13 +10,13 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # catalogues are nob
 
 import gradio as gr
 
-from pipeline.service.api_keys import Keys
+from pipeline.service.api_keys import ApiKeys
 from pipeline.service.config import ServiceSpec
 from pipeline.service.page.events import wire
 from pipeline.service.page.layout import lay_out
-from pipeline.service.page.request_filter import gate
-from pipeline.service.page.visitor_files import KEPT_S, PAGE, SHARE, PageFiles
-from pipeline.service.problem_details import Problem
+from pipeline.service.page.request_filter import filter_requests
+from pipeline.service.page.visitor_files import KEPT_S, PAGE, SHARE, VisitorFiles
+from pipeline.service.problem_details import ProblemError
 from pipeline.service.scratch import scratch_of
 from pipeline.storage.store import open_store
 
@@ -32,7 +32,7 @@ footer { display: none !important; }
 """
 
 
-def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: Keys) -> FastAPI:
+def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: ApiKeys) -> FastAPI:
     """The application with the page at ``/cover``, where ``/`` leads.
 
     Args:
@@ -42,7 +42,7 @@ def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: Keys) -> FastAP
     def knows(user: str, password: str) -> bool:
         try:
             return bool(keys.owner(password))
-        except Problem:
+        except ProblemError:
             return False
 
     @app.get("/", include_in_schema=False)
@@ -64,7 +64,7 @@ def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: Keys) -> FastAP
         for known in page.temp_file_sets:  # which Gradio would keep for ever
             known.difference_update(names)
 
-    files = PageFiles(folder, lambda: SHARE * app.state.counter.shelf.room.max_bytes, forget)
+    files = VisitorFiles(folder, lambda: SHARE * app.state.counter.shelf.room.max_bytes, forget)
     app.state.page_files = files
     page.queue(max_size=spec.limits.waiting, default_concurrency_limit=None)
     fonts, mono = SYSTEM_FONTS
@@ -75,7 +75,7 @@ def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: Keys) -> FastAP
         auth=knows if keys else None,
         auth_message="Any name; the password is a key of this service." if keys else None,
         max_file_size=int(spec.limits.upload_mb * 1e6),
-        app_kwargs={"middleware": [Middleware(gate, files=files, keys=keys)]},
+        app_kwargs={"middleware": [Middleware(filter_requests, files=files, keys=keys)]},
         show_error=False,  # what a visitor can help is said on the page itself
         run_history=False,
         enable_monitoring=False,

@@ -14,9 +14,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acestep.parameters.values import from_json
-from pipeline.service.api_keys import Keys
-from pipeline.service.page.visitor_files import PageFiles
-from pipeline.service.problem_details import Problem, retry_after
+from pipeline.service.api_keys import ApiKeys
+from pipeline.service.page.visitor_files import VisitorFiles
+from pipeline.service.problem_details import ProblemError, retry_after
 
 API = "/gradio_api"
 NEEDED = {
@@ -44,7 +44,7 @@ JOIN, UPLOAD, FILE = f"{API}/queue/join", f"{API}/upload", f"{API}/file="
 MAX_BYTES = 1_000_000  # of the values of all controls
 
 
-def gate(app: ASGIApp, files: PageFiles, keys: Keys) -> ASGIApp:
+def filter_requests(app: ASGIApp, files: VisitorFiles, keys: ApiKeys) -> ASGIApp:
     """The page's server behind the gate; who sent too many wrong keys waits before the next.
 
     Args:
@@ -66,7 +66,7 @@ def gate(app: ASGIApp, files: PageFiles, keys: Keys) -> ASGIApp:
             if path == UPLOAD:
                 announced = Request(scope).headers.get("content-length", "")
                 await asyncio.to_thread(files.arrived, int(announced) if announced.isdigit() else 0)
-        except Problem as problem:
+        except ProblemError as problem:
             await JSONResponse(problem.as_json(), problem.status, retry_after(problem))(scope, receive, send)
             return
         await app(scope, receive, send)
@@ -82,7 +82,7 @@ def _refuse_address(path: str, folder: Path) -> None:
     """
     needed = path.rstrip("/") in NEEDED or path == "/" or path.startswith(NEEDED_BELOW)
     if not needed and not (path.startswith(FILE) and _sent(path.removeprefix(FILE), folder)):
-        raise Problem(404, "unknown_address", "the page has no such address", "see /openapi.json")
+        raise ProblemError(404, "unknown_address", "the page has no such address", "see /openapi.json")
 
 
 async def _checked(request: Request, folder: Path) -> Receive:
@@ -95,14 +95,16 @@ async def _checked(request: Request, folder: Path) -> Receive:
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BYTES:
-            raise Problem(413, "too_large", f"the controls hold more than {MAX_BYTES} bytes", "shorten the texts")
+            raise ProblemError(
+                413, "too_large", f"the controls hold more than {MAX_BYTES} bytes", "shorten the texts"
+            )
     try:
         named = list(_paths(from_json(body)))
     except ValueError:
-        raise Problem(422, "invalid_value", "the event is no JSON", "load the page again") from None
+        raise ProblemError(422, "invalid_value", "the event is no JSON", "load the page again") from None
     for path in named:
         if not _sent(path, folder):
-            raise Problem(422, "not_sent", "the file was not uploaded here", "upload it", "path", path)
+            raise ProblemError(422, "not_sent", "the file was not uploaded here", "upload it", "path", path)
 
     async def again() -> Message:
         nonlocal body

@@ -12,7 +12,7 @@ from acestep.sampling.plan import BASE_STEPS
 from acestep.sampling.schedule import TURBO_STEPS
 from acestep.sampling.setting import SETTING_TYPES, CoverSetting, parse_values
 from pipeline.catalogue.presets import Preset
-from pipeline.service.generation_request import Requested
+from pipeline.service.generation_request import CheckedRequest
 
 # What a visitor can set, in the order of the controls.
 FIELDS = (
@@ -118,7 +118,7 @@ def plain(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+-.!|~$&" else c for c in text)
 
 
-def comparison(looked: Requested) -> str:
+def comparison(looked: CheckedRequest) -> str:
     """What is requested beside what will run, as a Markdown table, and why they differ."""
     asked, runs = looked.settings[-1], looked.effective[-1]
     steps = asked["inference_steps"]

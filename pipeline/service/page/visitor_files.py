@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.service.problem_details import short_of_space
-from pipeline.service.retained_files import File
+from pipeline.service.retained_files import RetainedFile
 
 PAGE = "page"
 KEPT_S = 24 * 3600
@@ -21,7 +21,7 @@ SHARE = 0.1  # of what the service may keep
 SWEEP_S = 60
 
 
-class PageFiles:
+class VisitorFiles:
     """The folder of one page. Its methods may be called from any thread.
 
     Args:
@@ -74,10 +74,10 @@ class PageFiles:
             self.forget(deleted)
 
 
-def _files(folder: Path) -> Iterator[File]:
+def _files(folder: Path) -> Iterator[RetainedFile]:
     for place, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(place, name)
             with suppress(OSError):
                 info = os.stat(path, follow_symlinks=False)
-                yield File(path, info.st_size, info.st_mtime)
+                yield RetainedFile(path, info.st_size, info.st_mtime)

@@ -11,10 +11,10 @@ from pipeline.benchmark.machine import Machine, Peaks
 from pipeline.benchmark.output_diff import Agreement
 from pipeline.benchmark.report import markdown, write
 from pipeline.benchmark.results import CaseResult, PartRow, PeerResult, Report
-from pipeline.benchmark.timing import Sample, medians, ratios
+from pipeline.benchmark.timing import TimeSample, medians, ratios
 
-OURS = [Sample(wall=wall, cpu=2 * wall) for wall in (1.0, 2.0, 4.0)]
-PEER = [Sample(wall=wall, cpu=2 * wall) for wall in (3.0, 4.0, 16.0)]
+OURS = [TimeSample(wall=wall, cpu=2 * wall) for wall in (1.0, 2.0, 4.0)]
+PEER = [TimeSample(wall=wall, cpu=2 * wall) for wall in (3.0, 4.0, 16.0)]
 CASE = CaseResult(
     case="base",
     audio_s=40.0,

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.benchmark.part_timing import DECODE, DIT, REST, by_part
 from pipeline.benchmark.patching import replaced, results_of
-from pipeline.benchmark.timing import Sample, interleave, measured, ratios
+from pipeline.benchmark.timing import TimeSample, interleave, measured, ratios
 
 CPU = torch.device("cpu")
 
@@ -27,13 +27,13 @@ def test_sleep_takes_time_on_the_wall_alone() -> None:
 
 
 def test_ratios_are_by_round() -> None:
-    ours = [Sample(wall, 1.0) for wall in (1.0, 2.0, 4.0)]
-    peer = [Sample(wall, 3.0) for wall in (3.0, 2.0, 8.0)]
+    ours = [TimeSample(wall, 1.0) for wall in (1.0, 2.0, 4.0)]
+    peer = [TimeSample(wall, 3.0) for wall in (3.0, 2.0, 8.0)]
     wall, cpu = ratios(ours, peer)
     assert (wall.clock, wall.least, wall.median, wall.most) == ("wall", 1.0, 2.0, 3.0)
     assert (wall.ours_s, wall.peer_s) == (2.0, 3.0)
     assert (cpu.clock, cpu.least, cpu.most) == ("cpu", 3.0, 3.0)
-    events = [Sample(1.0, 1.0, 0.5)]
+    events = [TimeSample(1.0, 1.0, 0.5)]
     assert [ratio.clock for ratio in ratios(events, events)] == ["wall", "cpu", "device"]
 
 

@@ -19,10 +19,10 @@ from pipeline.catalogue.own_columns import EVERY, META, META_TYPE, misspelt, par
 from pipeline.catalogue.probe import probe
 from pipeline.catalogue.table_reader import COLUMNS, ColumnsError, ManifestError
 from pipeline.planning.external_covers import read_pairs
-from pipeline.planning.items import ModelFacts, Rules
+from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.planning.schema import PLAN_SCHEMA
-from pipeline.results.carried_columns import Carried, restated
+from pipeline.results.carried_columns import CarriedColumns, restated
 from pipeline.results.table import REJECTED, RESULTS, SCHEMA, ResultWriter, as_table, current_rows, finished_items
 from pipeline.storage.store import open_store
 from pipeline.workflows.measure import MeasureJob, measure_all, restate_listed
@@ -32,7 +32,7 @@ from tests.conftest import tone
 
 OWN = {"title": " Blue, Moon ", "isrc": "GBAYE0601477", "Künstler": "Émile", "meta.label": "x;y"}
 ROW = {"track_id": "a", "source": "a.wav", "caption": "jazz"}
-RULES = Rules(
+RULES = ItemRules(
     make_settings({"audio_cover_strength": 0.5, "guidance_scale": 9.0, "seed": 42}, {}),
     ModelFacts("demo", "f00d", is_turbo=False, dtype="float32"),
     max_seconds=2.0,
@@ -296,7 +296,7 @@ def test_columns_that_cannot_be_used_do_not_hide_the_rows(tmp_path: Path) -> Non
 def planned(output: Path, *tracks: Track | RejectedRow, carry: bool = True) -> tuple[Plan, pa.Table, pa.Table]:
     store, work, final = open_store(str(output)), [PLAN_SCHEMA.empty_table()], []
     look = lambda uris: {uri: probe(uri) for uri in uris}  # noqa: E731
-    carried = Carried(store) if carry else None
+    carried = CarriedColumns(store) if carry else None
     plan = make_plan(tracks, RULES, finished_items(store), look, work.append, final.append, carried)
     return plan, pa.concat_tables(work), pa.concat_tables(final)
 

@@ -19,7 +19,7 @@ from pipeline.catalogue.grid import make_settings
 from pipeline.catalogue.manifest import RejectedRow, Track, read_manifest
 from pipeline.catalogue.table_reader import rows_of
 from pipeline.catalogue.text_manifest import MAX_LINE_CHARACTERS, ManifestError
-from pipeline.planning.items import ModelFacts, Rules, make_items
+from pipeline.planning.items import ItemRules, ModelFacts, make_items
 
 HEADER = "track_id,source,caption\n"
 
@@ -229,7 +229,7 @@ def test_a_folder_of_parts_is_named(tmp_path: Path) -> None:
 
 def test_items_follow_what_is_heard(tmp_path: Path) -> None:
     """Lyrics with CR LF are the item of those with LF, whose id is that of earlier versions."""
-    rules = Rules(make_settings({"seed": 1}, {}), ModelFacts("demo", "f", False, "float32"))
+    rules = ItemRules(make_settings({"seed": 1}, {}), ModelFacts("demo", "f", False, "float32"))
     tracks = [
         read(tmp_path, f'track_id,source,caption,lyrics\nt,a.wav,x,"la{end}lo"\n')[0] for end in ("\r\n", "\n")
     ]
@@ -238,7 +238,7 @@ def test_items_follow_what_is_heard(tmp_path: Path) -> None:
 
 
 def test_a_random_seed_is_the_tracks_own_and_lasts(tmp_path: Path) -> None:
-    rules = Rules(make_settings({"seed": -1}, {}), ModelFacts("demo", "f", False, "float32"))
+    rules = ItemRules(make_settings({"seed": -1}, {}), ModelFacts("demo", "f", False, "float32"))
     rows = read(tmp_path, "track_id,source,caption,seed\na,a.wav,x,\nb,a.wav,x,-1\nc,a.wav,x,5\n")
     first, again = ([next(make_items(row, "digest", None, rules))["seed"] for row in rows] for _ in "12")
     assert first == again

@@ -10,7 +10,7 @@ import pytest
 
 from acestep.errors import RequestError
 from pipeline.cluster import pool as clusters
-from pipeline.cluster.address import find, knock
+from pipeline.cluster.address import is_reachable, resolve_address
 from pipeline.cluster.pool import ClusterSpec, check, refuse_ephemeral, size_pool
 from pipeline.cluster.runtime_env import JOB, needed, runtime_environment
 from tests.launched import ROOT, Launched, python, start
@@ -98,14 +98,18 @@ def test_place_on_a_node(
 
 
 def test_what_an_address_means(nothing_named: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find("auto") == find("local") == "local"
-    assert find("10.0.0.1:6379") == "10.0.0.1:6379"
+    assert resolve_address("auto") == resolve_address("local") == "local"
+    assert resolve_address("10.0.0.1:6379") == "10.0.0.1:6379"
     with pytest.raises(RequestError, match=r"RAY_ADDRESS names no cluster.*cluster.address=host:port"):
-        find("existing")
+        resolve_address("existing")
     nothing_named.write_text("127.0.0.1:6379")
-    assert (find("auto"), find("existing")) == ("local", "auto")
+    assert (resolve_address("auto"), resolve_address("existing")) == ("local", "auto")
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    assert (find("auto"), find("existing"), find("local")) == ("head:6379", "head:6379", "local")
+    assert (resolve_address("auto"), resolve_address("existing"), resolve_address("local")) == (
+        "head:6379",
+        "head:6379",
+        "local",
+    )
 
 
 def test_a_cluster_that_is_gone_is_a_message_within_seconds(
@@ -115,12 +119,12 @@ def test_a_cluster_that_is_gone_is_a_message_within_seconds(
     nothing_named.write_text(gone)
     for spec in (ClusterSpec(address="existing"), ClusterSpec(address=gone)):
         with pytest.raises(RequestError, match=rf"'{gone}': nothing answers"):
-            clusters._join(spec, find(spec.address))
+            clusters._join(spec, resolve_address(spec.address))
     with pytest.raises(RequestError, match="where `ray job submit` goes"):
-        knock("http://127.0.0.1:8265")
+        is_reachable("http://127.0.0.1:8265")
     monkeypatch.setenv("RAY_ADDRESS", gone)
     with pytest.raises(RequestError, match=f"this job joins {gone}; leave them out"):
-        clusters._join(ClusterSpec(cpus=2), find("auto"))
+        clusters._join(ClusterSpec(cpus=2), resolve_address("auto"))
 
 
 def test_what_nodes_are_given(monkeypatch: pytest.MonkeyPatch) -> None:

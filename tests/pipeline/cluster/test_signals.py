@@ -14,7 +14,7 @@ import ray
 
 from jobs.leaving import leaving
 from pipeline.cluster.shutdown import StopFlag, stop_signals
-from pipeline.cluster.signals import StoppedNow, handling, raising, withheld
+from pipeline.cluster.signals import ImmediateStop, handling, raising, withheld
 from tests.miniature import BASE
 
 ROOT = Path(__file__).parents[3]
@@ -113,7 +113,7 @@ def test_a_later_signal_is_another_request(monkeypatch: pytest.MonkeyPatch) -> N
     with stop_signals(lambda: False) as request:
         send(signal.SIGTERM)
         assert request.signal == signal.SIGTERM
-        with pytest.raises(StoppedNow) as stopped:
+        with pytest.raises(ImmediateStop) as stopped:
             send(signal.SIGHUP)
     assert stopped.value.signal == signal.SIGTERM
 
@@ -124,7 +124,7 @@ def test_where_there_is_nothing_to_wait_for_the_first_signal_ends_it() -> None:
         for _ in range(200):  # a signal just before a sleep does not end that one
             time.sleep(0.05)
 
-    with stop_signals(lambda: True), pytest.raises(StoppedNow) as stopped:
+    with stop_signals(lambda: True), pytest.raises(ImmediateStop) as stopped:
         work()
     assert stopped.value.signal == signal.SIGHUP
 
@@ -168,7 +168,7 @@ def test_a_stop_request_that_cannot_be_passed_on_is_logged(
     with stop_signals(broken) as request:
         send(signal.SIGTERM)
         assert request.signal == signal.SIGTERM
-        with pytest.raises(StoppedNow):
+        with pytest.raises(ImmediateStop):
             send(signal.SIGTERM)
     assert "the storage is away" in caplog.text
 

@@ -8,7 +8,7 @@ import pytest
 from ray.exceptions import WorkerCrashedError
 
 from acestep.errors import RequestError
-from pipeline.cluster.task_pool import spread
+from pipeline.cluster.task_pool import map_in_tasks
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -26,7 +26,7 @@ def test_pieces_come_back_in_their_order_and_are_taken_as_there_is_room() -> Non
             taken.append(piece)
             yield piece
 
-    found = spread(slow_when_small, pieces())
+    found = map_in_tasks(slow_when_small, pieces())
     assert next(found) == (0, 0)
     assert len(taken) < 20
     assert list(found) == [(piece, piece * piece) for piece in range(1, 40)]
@@ -37,7 +37,7 @@ def test_what_the_work_raises_is_raised() -> None:
         raise RequestError(f"no {piece}")
 
     with pytest.raises(RequestError, match="no 1"):
-        list(spread(refuse, [1]))
+        list(map_in_tasks(refuse, [1]))
 
 
 def test_a_piece_that_takes_its_process_down_costs_itself() -> None:
@@ -46,6 +46,6 @@ def test_a_piece_that_takes_its_process_down_costs_itself() -> None:
             os._exit(1)
         return piece
 
-    first, second, third = spread(fatal, [0, 1, 2])
+    first, second, third = map_in_tasks(fatal, [0, 1, 2])
     assert (first, third) == ((0, 0), (2, 2))
     assert isinstance(second[1], WorkerCrashedError)

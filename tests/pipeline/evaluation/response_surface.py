@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.evaluation.tuning import Space, Trial
+from pipeline.evaluation.tuning import SearchSpace, Trial
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Surface:
         moved = fit / (1 + np.exp((strength - self.leaving) / self.slope))
         return float(2 * kept * moved / (kept + moved))
 
-    def optimum(self, space: Space, tracks: Sequence[str]) -> tuple[float, float]:
+    def optimum(self, space: SearchSpace, tracks: Sequence[str]) -> tuple[float, float]:
         """Strength and guidance of the best cell of the grid, on average over the tracks."""
         cells = [(s, g) for s in space.strengths for g in space.guidances]
         return max(cells, key=lambda cell: np.mean([self.expected(*cell, track) for track in tracks]))
@@ -76,7 +76,7 @@ class Surface:
         return float(np.clip(expected + self.luck * luck + self.noise * own.normal(), 0, 1))
 
 
-def is_near(space: Space, found: tuple[float, float], optimum: tuple[float, float]) -> bool:
+def is_near(space: SearchSpace, found: tuple[float, float], optimum: tuple[float, float]) -> bool:
     """Whether two cells are the same or a king's move apart."""
     across = abs(space.strengths.index(found[0]) - space.strengths.index(optimum[0]))
     down = abs(space.guidances.index(found[1]) - space.guidances.index(optimum[1]))

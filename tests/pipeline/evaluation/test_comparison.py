@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipeline.evaluation.comparison import Comparison, compare, explain
 from pipeline.evaluation.objective import DISTANCE, HALF_MOVED, SCORE, Objective
-from pipeline.metrics.chance_level import Null
+from pipeline.metrics.chance_level import ChanceLevel
 from pipeline.metrics.registry import MEASURES
 from pipeline.report.findings import Findings
 from pipeline.tracking.metrics import setting_metrics
@@ -227,7 +227,7 @@ def test_a_setting_without_a_judged_cover_is_never_best() -> None:
     found = compare(table(unknown))
     assert (found.best, found.front) == (None, ())
     assert explain(found)[0] == "no cover could be judged, so no setting is best"
-    told = Findings(table(unknown), found, Null(0, {}, {}), (), {})
+    told = Findings(table(unknown), found, ChanceLevel(0, {}, {}), (), {})
     console = Console(file=io.StringIO(), width=200)
     print_findings(console, told)
     assert console.file.getvalue().count("8 not judged") == 2  # type: ignore[attr-defined]

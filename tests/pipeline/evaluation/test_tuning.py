@@ -10,7 +10,7 @@ import pytest
 
 from acestep.errors import RequestError
 from pipeline.catalogue.manifest import Track, read_manifest
-from pipeline.evaluation.tuning import Space, Trial, Tuned, tune
+from pipeline.evaluation.tuning import SearchSpace, Trial, TuningResult, tune
 from pipeline.evaluation.tuning_trials import Evaluate
 from pipeline.storage.store import open_store
 from pipeline.workflows.restyle_job import RestyleJob
@@ -19,8 +19,8 @@ from tests.pipeline.evaluation.response_surface import Surface, is_near
 
 TRACKS = tuple(f"track{k}" for k in range(12))
 SEEDS = (0, 1)
-FULL = Space()
-TURBO = Space(guidances=(7.0,))
+FULL = SearchSpace()
+TURBO = SearchSpace(guidances=(7.0,))
 # Far from where the search begins, and with other best guidances at other strengths.
 SHAPES: dict[str, dict[str, float]] = {
     "weak": {},
@@ -31,13 +31,13 @@ SHAPES: dict[str, dict[str, float]] = {
 
 
 def search(
-    surface: Surface, space: Space = FULL, tracks: Sequence[str] = TRACKS, seeds: Sequence[int] = SEEDS
-) -> tuple[Tuned, list[str]]:
+    surface: Surface, space: SearchSpace = FULL, tracks: Sequence[str] = TRACKS, seeds: Sequence[int] = SEEDS
+) -> tuple[TuningResult, list[str]]:
     said: list[str] = []
     return tune(space, tracks, seeds, surface, said.append), said
 
 
-def found_near(shape: str, times: int, space: Space = FULL) -> float:
+def found_near(shape: str, times: int, space: SearchSpace = FULL) -> float:
     """Share of searches that end within a king's move of the optimum."""
     near = 0
     for seed in range(times):
@@ -64,13 +64,15 @@ def test_a_model_without_guidance_is_searched_along_strength() -> None:
 
 def test_the_surfaces_have_their_optimum_away_from_the_baseline() -> None:
     for shape in SHAPES:
-        optimum = Surface(**SHAPES[shape]).optimum(Space(), TRACKS)
-        assert not is_near(Space(), optimum, (0.5, 8.0)), shape
+        optimum = Surface(**SHAPES[shape]).optimum(SearchSpace(), TRACKS)
+        assert not is_near(SearchSpace(), optimum, (0.5, 8.0)), shape
 
 
 @pytest.mark.parametrize("sample", [(1, 1), (3, 1), (6, 1), (8, 3)])
-@pytest.mark.parametrize("space", [Space(), Space((0.2, 0.5), (7.0, 9.0)), Space((0.3,), (3.0, 5.0, 9.0))])
-def test_no_cover_is_made_twice_and_no_budget_exceeded(space: Space, sample: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    "space", [SearchSpace(), SearchSpace((0.2, 0.5), (7.0, 9.0)), SearchSpace((0.3,), (3.0, 5.0, 9.0))]
+)
+def test_no_cover_is_made_twice_and_no_budget_exceeded(space: SearchSpace, sample: tuple[int, int]) -> None:
     tracks, seeds = TRACKS[: sample[0]], range(sample[1])
     surface = Surface(noise=0.2)
     found, _ = search(surface, space, tracks, seeds)
@@ -106,7 +108,7 @@ def test_the_mean_and_its_interval_are_those_of_the_winner() -> None:
         scores.update(zip(trials, found, strict=True))
         return found
 
-    found = tune(Space(), TRACKS, SEEDS, evaluate, lambda line: None)
+    found = tune(SearchSpace(), TRACKS, SEEDS, evaluate, lambda line: None)
     winner = (found.strength, found.guidance)
     own = [value or 0.0 for t, value in scores.items() if (t.audio_cover_strength, t.guidance_scale) == winner]
     assert len(own) == len(TRACKS) * len(SEEDS)
@@ -119,7 +121,7 @@ def test_the_mean_and_its_interval_are_those_of_the_winner() -> None:
 
 def test_a_setting_does_not_win_by_failing() -> None:
     surface = Surface(noise=0.0, luck=0.0)
-    optimum = surface.optimum(Space(), TRACKS)
+    optimum = surface.optimum(SearchSpace(), TRACKS)
 
     def fails_there(trials: Sequence[Trial]) -> list[float | None]:
         scores = surface(trials)
@@ -129,7 +131,7 @@ def test_a_setting_does_not_win_by_failing() -> None:
             for there, trial, score in zip(at, trials, scores, strict=True)
         ]
 
-    found = tune(Space(), TRACKS, SEEDS, fails_there, lambda line: None)
+    found = tune(SearchSpace(), TRACKS, SEEDS, fails_there, lambda line: None)
     assert (found.strength, found.guidance) != optimum
 
 
@@ -232,19 +234,19 @@ def test_what_cannot_be_tuned_is_refused() -> None:
         raise AssertionError("asked for covers")
 
     for tracks, seeds, space, budget, message in (
-        ((), (0,), Space(), 0.3, "no tracks"),
-        (("a", "a"), (0,), Space(), 0.3, "lists a twice"),
-        (("a",), (), Space(), 0.3, "no seeds"),
+        ((), (0,), SearchSpace(), 0.3, "no tracks"),
+        (("a", "a"), (0,), SearchSpace(), 0.3, "lists a twice"),
+        (("a",), (), SearchSpace(), 0.3, "no seeds"),
         (("a",), (0,), TURBO, 0.3, "a budget of 0.3 is 3 covers, too few to try 10 strengths once"),
-        (("a",), (0,), Space(), 0.0, "a budget of 0"),
-        (("a",), (0,), Space(), 1.5, "up to 1"),
+        (("a",), (0,), SearchSpace(), 0.0, "a budget of 0"),
+        (("a",), (0,), SearchSpace(), 1.5, "up to 1"),
     ):
         with pytest.raises(RequestError, match=message):
             tune(space, tracks, seeds, never, lambda line: None, budget)
     with pytest.raises(RequestError, match="rising"):
-        Space(strengths=(0.5, 0.3))
+        SearchSpace(strengths=(0.5, 0.3))
     with pytest.raises(ValueError, match="zip"):
-        tune(Space(), TRACKS, SEEDS, lambda trials: [0.5], lambda line: None)
+        tune(SearchSpace(), TRACKS, SEEDS, lambda trials: [0.5], lambda line: None)
 
 
 def test_a_sample_holds_the_tracks_that_were_drawn_whatever_the_manifest(tmp_path: Path) -> None:

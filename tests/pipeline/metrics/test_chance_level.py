@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from acestep.constants import SAMPLE_RATE
-from pipeline.metrics.chance_level import MIN_PAIRS, Null, null_of, outcome
+from pipeline.metrics.chance_level import MIN_PAIRS, ChanceLevel, measure_chance, outcome
 from pipeline.metrics.compute import measure
 from pipeline.metrics.features import Features, extract
 from tests.conftest import tone
@@ -18,15 +18,15 @@ LOW = {HARMONY: 0.04, MELODY: 0.04, TIMBRE: 25.0, "copy/waveform_corr": 0.1}
 
 
 @pytest.fixture(scope="module")
-def null(catalogue: dict[Song, Features]) -> Null:
+def null(catalogue: dict[Song, Features]) -> ChanceLevel:
     tracks = {
         genre: [(str(s.tune), f) for s, f in catalogue.items() if s.genre == genre]
         for genre in ("country", "bossa")
     }
-    return null_of(tracks["country"], tracks["bossa"])
+    return measure_chance(tracks["country"], tracks["bossa"])
 
 
-def test_chance_is_of_other_tracks_only(null: Null) -> None:
+def test_chance_is_of_other_tracks_only(null: ChanceLevel) -> None:
     assert null.pairs == 6 * 5
     for name in (HARMONY, MELODY, "harmony/chroma_excess_any_key"):
         assert abs(null.mean[name]) < 0.06
@@ -34,22 +34,22 @@ def test_chance_is_of_other_tracks_only(null: Null) -> None:
     assert null.p95[TIMBRE] > null.mean[TIMBRE] > 5
 
 
-def test_chance_is_kept_as_json(null: Null) -> None:
-    assert Null(**json.loads(json.dumps(asdict(null)))) == null
+def test_chance_is_kept_as_json(null: ChanceLevel) -> None:
+    assert ChanceLevel(**json.loads(json.dumps(asdict(null)))) == null
 
 
 def test_one_track_alone_has_no_chance_level(catalogue: dict[Song, Features]) -> None:
     features = catalogue[song(0)]
-    assert null_of([("a", features)], [("a", features)]) == Null() == null_of([], [])
+    assert measure_chance([("a", features)], [("a", features)]) == ChanceLevel() == measure_chance([], [])
 
 
 def test_silent_covers_are_no_chance(catalogue: dict[Song, Features]) -> None:
     (silent,) = extract([torch.zeros(2, 24 * SAMPLE_RATE)])
-    assert null_of([("a", catalogue[song(0)])], [("b", silent)]) == Null()
+    assert measure_chance([("a", catalogue[song(0)])], [("b", silent)]) == ChanceLevel()
 
 
 def test_real_covers_are_ok_other_songs_lost_and_the_source_itself_a_copy(
-    catalogue: dict[Song, Features], null: Null
+    catalogue: dict[Song, Features], null: ChanceLevel
 ) -> None:
     source, cover, noise = (render(song(0)), render(song(0, "bossa")), torch.randn(2, 24 * SAMPLE_RATE) / 10)
     coded = source + 0.02 * source.std() * torch.randn(source.shape)
@@ -59,7 +59,7 @@ def test_real_covers_are_ok_other_songs_lost_and_the_source_itself_a_copy(
 
 
 def test_a_song_is_lost_where_harmony_and_melody_are_both_at_chance() -> None:
-    null = Null(MIN_PAIRS, {}, {HARMONY: 0.10, MELODY: 0.08})
+    null = ChanceLevel(MIN_PAIRS, {}, {HARMONY: 0.10, MELODY: 0.08})
     assert outcome(LOW, null) == (
         "lost",
         "harmony/chroma_excess 0.04 (chance 0.10), melody/salience_excess 0.04 (chance 0.08)",
@@ -71,7 +71,7 @@ def test_a_song_is_lost_where_harmony_and_melody_are_both_at_chance() -> None:
 
 @pytest.mark.parametrize("pairs", [0, MIN_PAIRS - 1])
 def test_too_few_pairs_make_no_chance_level_and_it_is_said(pairs: int) -> None:
-    few = Null(pairs, {}, {HARMONY: 0.9, MELODY: 0.9} if pairs else {})
+    few = ChanceLevel(pairs, {}, {HARMONY: 0.9, MELODY: 0.9} if pairs else {})
     found, reason = outcome(LOW, few)
     assert found == "lost"
     assert f"the run has {pairs} unrelated pairs and {MIN_PAIRS} are needed" in reason
@@ -79,18 +79,18 @@ def test_too_few_pairs_make_no_chance_level_and_it_is_said(pairs: int) -> None:
 
 
 def test_a_copy_has_the_harmony_and_the_sound_or_the_waveform() -> None:
-    assert outcome(LOW | {"copy/waveform_corr": 0.95}, Null())[0] == "copy"
-    assert outcome(LOW | {HARMONY: 0.95, TIMBRE: 0.5}, Null())[0] == "copy"
-    assert outcome(LOW | {HARMONY: 0.95}, Null())[0] == "ok"
-    assert outcome(LOW | {HARMONY: 0.8, TIMBRE: 0.5}, Null())[0] == "ok"
+    assert outcome(LOW | {"copy/waveform_corr": 0.95}, ChanceLevel())[0] == "copy"
+    assert outcome(LOW | {HARMONY: 0.95, TIMBRE: 0.5}, ChanceLevel())[0] == "copy"
+    assert outcome(LOW | {HARMONY: 0.95}, ChanceLevel())[0] == "ok"
+    assert outcome(LOW | {HARMONY: 0.8, TIMBRE: 0.5}, ChanceLevel())[0] == "ok"
 
 
 def test_what_was_not_measured_is_not_judged() -> None:
     for missing in (HARMONY, MELODY):
-        found, reason = outcome(LOW | {missing: None}, Null())
+        found, reason = outcome(LOW | {missing: None}, ChanceLevel())
         assert found is None
         assert reason == f"{missing} could not be measured"
-    assert outcome({}, Null())[0] is None
+    assert outcome({}, ChanceLevel())[0] is None
 
 
 def test_a_source_that_goes_round_in_a_loop_is_not_judged() -> None:
@@ -102,22 +102,22 @@ def test_a_source_that_goes_round_in_a_loop_is_not_judged() -> None:
     assert measured.values[HARMONY] is measured.values[MELODY] is None
     assert "goes round in a short loop" in measured.unmeasured[HARMONY]
     assert measured.values["harmony/chroma_pearson"] > 0.9
-    assert outcome(measured.values, Null())[0] is None
+    assert outcome(measured.values, ChanceLevel())[0] is None
 
 
 def test_a_short_cover_is_not_judged_and_makes_no_chance_level(catalogue: dict[Song, Features]) -> None:
-    assert outcome(LOW | {"duration_s": 9.0}, Null())[0] is None
-    assert outcome(LOW | {"duration_s": 11.0}, Null())[0] == "lost"
+    assert outcome(LOW | {"duration_s": 9.0}, ChanceLevel())[0] is None
+    assert outcome(LOW | {"duration_s": 11.0}, ChanceLevel())[0] == "lost"
     short = extract([render(song(k))[:, : 8 * SAMPLE_RATE] for k in (0, 1)])
     pairs = list(zip("ab", short, strict=True))
-    assert null_of(pairs, pairs).pairs == 0
+    assert measure_chance(pairs, pairs).pairs == 0
 
 
 def test_a_cover_without_music_has_lost_the_song(catalogue: dict[Song, Features]) -> None:
     (silent,) = extract([torch.zeros(2, 24 * SAMPLE_RATE)])
     (measured,) = measure(catalogue[song(0)], [silent])
     reasons = [f"{name}: {reason}" for name, reason in measured.unmeasured.items()]
-    assert outcome(measured.values | {"unmeasured": reasons}, Null()) == ("lost", "the cover is silent")
+    assert outcome(measured.values | {"unmeasured": reasons}, ChanceLevel()) == ("lost", "the cover is silent")
     (other_way,) = measure(silent, [catalogue[song(0)]])
     reasons = [f"{name}: {reason}" for name, reason in other_way.unmeasured.items()]
-    assert outcome(other_way.values | {"unmeasured": reasons}, Null())[0] is None
+    assert outcome(other_way.values | {"unmeasured": reasons}, ChanceLevel())[0] is None

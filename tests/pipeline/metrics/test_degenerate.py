@@ -9,12 +9,12 @@ from torch import Tensor
 
 from acestep.constants import SAMPLE_RATE
 from acestep.errors import RequestError
-from pipeline.metrics.compute import BESIDE_SOURCE, DEFAULT_GROUP, Measured, measure
+from pipeline.metrics.compute import BESIDE_SOURCE, DEFAULT_GROUP, MeasureResult, measure
 from pipeline.metrics.features import extract
 from tests.pipeline.metrics.material import render, song
 
 
-def beside(source: Tensor, cover: Tensor) -> Measured:
+def beside(source: Tensor, cover: Tensor) -> MeasureResult:
     """One cover measured; what is None has a reason, and nothing else has, or is NaN."""
     (heard,), (played,) = extract([source]), extract([cover])
     (found,) = measure(heard, [played])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from acestep.errors import RequestError
-from pipeline.metrics.evaluator import MetricsSpec, Ruler
+from pipeline.metrics.evaluator import Evaluator, MetricsSpec
 from pipeline.metrics.registry import MEASURES
 from pipeline.results.table import as_table
 from tests.conftest import melody
@@ -17,11 +17,11 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def ruler() -> Ruler:
-    return Ruler(MetricsSpec(), CPU)
+def ruler() -> Evaluator:
+    return Evaluator(MetricsSpec(), CPU)
 
 
-def test_columns_are_those_of_a_result_row(ruler: Ruler) -> None:
+def test_columns_are_those_of_a_result_row(ruler: Evaluator) -> None:
     row = ruler.measure(ruler.listen(WAVE), WAVE, "jazz")
     assert set(row) == DEFAULT | {"unmeasured", "measure_s"}
     assert row["harmony/chroma_excess"] == pytest.approx(1, abs=1e-4)
@@ -29,7 +29,7 @@ def test_columns_are_those_of_a_result_row(ruler: Ruler) -> None:
 
 
 @pytest.mark.parametrize("broken", ["silent", "nan", "one sample"])
-def test_a_broken_cover_has_reasons_and_no_holes(ruler: Ruler, broken: str) -> None:
+def test_a_broken_cover_has_reasons_and_no_holes(ruler: Evaluator, broken: str) -> None:
     cover = {"silent": WAVE * 0, "nan": WAVE * math.nan, "one sample": WAVE[:, :1]}[broken]
     for source, made in ((WAVE, cover), (cover, WAVE)):
         row = ruler.measure(ruler.listen(source), made, "jazz")
@@ -40,7 +40,7 @@ def test_a_broken_cover_has_reasons_and_no_holes(ruler: Ruler, broken: str) -> N
 
 
 def test_what_goes_wrong_costs_the_measures_and_never_the_cover(
-    ruler: Ruler, monkeypatch: pytest.MonkeyPatch
+    ruler: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(waves: object) -> None:
         raise RuntimeError("no memory")
@@ -53,7 +53,7 @@ def test_what_goes_wrong_costs_the_measures_and_never_the_cover(
     assert ruler.measure(ruler.listen(WAVE), WAVE, "jazz")["unmeasured"] == ["all: RuntimeError: no memory"]
 
 
-def test_a_source_is_charged_to_all_of_its_covers(ruler: Ruler) -> None:
+def test_a_source_is_charged_to_all_of_its_covers(ruler: Evaluator) -> None:
     source = ruler.listen(WAVE)
     assert source is not None
     alone, shared = (ruler.measure(source, WAVE, "jazz", covers)["measure_s"] for covers in (1, 1000))
@@ -62,7 +62,7 @@ def test_a_source_is_charged_to_all_of_its_covers(ruler: Ruler) -> None:
 
 
 def test_nothing_is_measured_when_it_is_off() -> None:
-    ruler = Ruler(MetricsSpec(enabled=False, melody=True, style="nowhere/at-all"), CPU)
+    ruler = Evaluator(MetricsSpec(enabled=False, melody=True, style="nowhere/at-all"), CPU)
     assert ruler.listen(WAVE) is None
     assert ruler.measure(None, WAVE, "jazz") == {}
 
@@ -70,7 +70,7 @@ def test_nothing_is_measured_when_it_is_off() -> None:
 def test_an_extra_that_is_not_here_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(RequestError, match=r"metrics\.style='no such/thing'"):
-        Ruler(MetricsSpec(style="no such/thing"), CPU)
+        Evaluator(MetricsSpec(style="no such/thing"), CPU)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r'pip install "restyle\[melody\]"'):
         MetricsSpec(melody=True).check()

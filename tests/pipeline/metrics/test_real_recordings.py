@@ -9,7 +9,7 @@ import torch
 
 from acestep.audio.files import encode_audio, load_audio
 from acestep.constants import SAMPLE_RATE
-from pipeline.metrics.chance_level import Null, null_of, outcome
+from pipeline.metrics.chance_level import ChanceLevel, measure_chance, outcome
 from pipeline.metrics.compute import measure
 from pipeline.metrics.features import Features, extract
 from tests.pipeline.metrics.test_songs import auc
@@ -70,7 +70,7 @@ def test_stems_of_one_song_outrank_stems_of_others(stems: dict[str, tuple[Featur
 
 
 def test_different_pieces_are_at_chance_and_lost(tracks: list[tuple[str, Features]]) -> None:
-    null = null_of(tracks, tracks)
+    null = measure_chance(tracks, tracks)
     print(f"\n{null}")
     assert null.pairs == TRACKS * (TRACKS - 1)
     for name in (HARMONY, MELODY):
@@ -93,5 +93,5 @@ def test_a_piece_that_was_only_encoded_is_a_copy(codec: str) -> None:
     coded = load_audio(io.BytesIO(encode_audio(wave, codec, bitrate_kbps=96)))
     (source,), cover = extract([wave]), extract([coded])
     (found,) = measure(source, cover)
-    assert outcome(found.values, Null())[0] == "copy"
+    assert outcome(found.values, ChanceLevel())[0] == "copy"
     assert found.values["timbre/mfcc_distance"] < 3

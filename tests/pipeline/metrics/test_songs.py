@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.metrics.compute import Measured, measure
+from pipeline.metrics.compute import MeasureResult, measure
 from pipeline.metrics.features import Features, extract
 from tests.pipeline.metrics.material import Song, render, song
 
@@ -16,7 +16,7 @@ ANY_KEY = "harmony/chroma_excess_any_key"
 Pairs = dict[tuple[Song, Song], dict[str, float]]
 
 
-def measured(catalogue: dict[Song, Features], source: Song, covers: Iterable[Song]) -> list[Measured]:
+def measured(catalogue: dict[Song, Features], source: Song, covers: Iterable[Song]) -> list[MeasureResult]:
     return measure(catalogue[source], [catalogue[cover] for cover in covers])
 
 

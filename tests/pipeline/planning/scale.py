@@ -21,8 +21,8 @@ import soundfile
 from acestep.constants import MIN_WORK_S
 from pipeline.catalogue.grid import make_settings
 from pipeline.catalogue.manifest import read_manifest
-from pipeline.catalogue.probe import Probes
-from pipeline.planning.items import ModelFacts, Rules
+from pipeline.catalogue.probe import ProbeCache
+from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.planning.plan_file import PlanWriter, read_plan
 from pipeline.results.queries import SUMMARY_COLUMNS
@@ -31,7 +31,7 @@ from pipeline.storage.store import open_store
 from pipeline.workflows.summary import summarize
 
 SOURCES = 1000
-RULES = Rules(make_settings({"seed": 42}, {}), ModelFacts("demo", "f00d", is_turbo=False, dtype="float32"))
+RULES = ItemRules(make_settings({"seed": 42}, {}), ModelFacts("demo", "f00d", is_turbo=False, dtype="float32"))
 
 
 def write_catalogue(folder: Path, rows: int, done: float = 0.99) -> None:
@@ -66,7 +66,7 @@ def _result(track: dict) -> dict:
 
 def plan(folder: Path, finished: set[str], work: PlanWriter) -> Plan:
     """The plan of the job on the folder's manifest."""
-    look = Probes(open_store(str(folder)), f"{time.time_ns()}").of
+    look = ProbeCache(open_store(str(folder)), f"{time.time_ns()}").of
     rows = read_manifest(str(folder / "manifest.parquet"))
     return make_plan(rows, RULES, finished, look, work.add, lambda final: None)
 

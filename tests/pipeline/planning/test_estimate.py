@@ -9,8 +9,8 @@ import soundfile
 from pipeline.catalogue.grid import make_settings
 from pipeline.catalogue.manifest import parse_track
 from pipeline.catalogue.probe import probe
-from pipeline.planning.estimate import Forecast, forecast, lines
-from pipeline.planning.items import ModelFacts, Rules
+from pipeline.planning.estimate import Estimate, estimate, lines
+from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.plan import make_plan
 from pipeline.results.table import ResultWriter, as_table
 from pipeline.storage.store import Store, open_store
@@ -19,7 +19,7 @@ from tests.conftest import tone
 MODEL = ModelFacts("demo", "f00d", is_turbo=False, dtype="float32")
 
 
-def foreseen(folder: Path, store: Store, **grid: object) -> Forecast:
+def foreseen(folder: Path, store: Store, **grid: object) -> Estimate:
     soundfile.write(folder / "a.wav", tone(10.0), 48_000)
     row = {"track_id": "a", "source": "a.wav", "caption": "x"}
     gone = {"track_id": "b", "source": "gone.wav", "caption": "x"}
@@ -27,8 +27,8 @@ def foreseen(folder: Path, store: Store, **grid: object) -> Forecast:
     settings = make_settings({"seed": 1, "inference_steps": 10, "guidance_scale": 1.0}, grid)
     look = lambda uris: {uri: probe(uri) for uri in uris}  # noqa: E731
     problems: list[pa.Table] = []
-    plan = make_plan(tracks, Rules(settings, MODEL), set(), look, lambda work: None, problems.append)
-    return forecast(plan, settings, store, MODEL, pa.concat_tables(problems))
+    plan = make_plan(tracks, ItemRules(settings, MODEL), set(), look, lambda work: None, problems.append)
+    return estimate(plan, settings, store, MODEL, pa.concat_tables(problems))
 
 
 def test_nothing_is_guessed_before_anything_was_measured(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.image import imread
 
 from pipeline.evaluation.comparison import compare
-from pipeline.report.figures import pictures
-from pipeline.report.plotting import Numbers, amount, numbers
+from pipeline.report.figures import draw_figures
+from pipeline.report.plotting import PlotData, amount, numbers
 from tests.pipeline.report.covers import cover, failed, table
 
 KEY = (
@@ -31,10 +31,10 @@ def rows(strengths: tuple[float, ...], guidances: tuple[float, ...], tracks: int
 
 
 def drawn(covers: list[dict]) -> dict[str, bytes]:
-    return pictures(table(covers), compare(table(covers)))
+    return draw_figures(table(covers), compare(table(covers)))
 
 
-def summary(covers: list[dict]) -> Numbers:
+def summary(covers: list[dict]) -> PlotData:
     return numbers(compare(table(covers)))
 
 
@@ -132,8 +132,8 @@ def test_settings_with_explicit_times_or_without_a_strength_are_drawn() -> None:
         for strength in (0.3, 0.6)
         for times in ([1.0, 0.5, 0.0], [1.0, 0.2, 0.0])
     ]
-    assert pictures(table(timed), compare(table(timed)))
+    assert draw_figures(table(timed), compare(table(timed)))
     some = [cover(f"t{k}", strength, 7.0) for k in range(7) for strength in (0.3, 0.6)]
     other = {"audio_cover_strength": None, "setting_id": "other", "setting_name": "other"}
     some += [cover(f"t{k}", 0.3, 7.0) | other | {"item_id": f"other {k}"} for k in range(7)]
-    assert pictures(table(some), compare(table(some)))
+    assert draw_figures(table(some), compare(table(some)))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.report.listening_page import listening_page
-from pipeline.report.track_picks import choose
+from pipeline.report.track_picks import pick_tracks
 from tests.pipeline.report.covers import cover, failed, judged, music, table
 
 CHROMIUM = shutil.which("chromium")
@@ -43,7 +43,7 @@ def made(tracks: int, strengths: tuple[float, ...], guidances: tuple[float, ...]
         return songs[1 + len(row["item_id"]) % 3].roll(int(4800 * row["guidance_scale"]), 1)
 
     found = table(rows)
-    return listening_page("Folk songs as heavy metal", found, choose(found), read_source, read_cover, [EVIL])
+    return listening_page("Folk songs as heavy metal", found, pick_tracks(found), read_source, read_cover, [EVIL])
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,7 @@ def test_ranks_follow_the_chosen_measure_as_it_is_printed(page: Any) -> None:
 def opened(browser: Any, path: Path, rows: list[dict[str, Any]], **context: Any) -> Visit:
     """A page of rows of 3 s."""
     song, found = music("song", 3.0), table([row | {"duration_s": 3.0} for row in rows])
-    path.write_bytes(listening_page("Covers", found, choose(found), lambda row: song, lambda row: song))
+    path.write_bytes(listening_page("Covers", found, pick_tracks(found), lambda row: song, lambda row: song))
     visit = Visit(browser, **context)
     visit.page.goto(path.as_uri())
     return visit
@@ -351,7 +351,7 @@ def test_covers_of_one_cell_are_chosen_from_a_list(browser: Any, tmp_path: Path)
     song = music("song", 3.0)
     found = table(rows)
     path = tmp_path / "seeds.html"
-    path.write_bytes(listening_page("Seeds", found, choose(found), lambda row: song, lambda row: song))
+    path.write_bytes(listening_page("Seeds", found, pick_tracks(found), lambda row: song, lambda row: song))
     visit = Visit(browser)
     visit.page.goto(path.as_uri())
     for cell in visit.page.locator("td.cell").all():

@@ -12,8 +12,8 @@ from torch import Tensor
 from acestep.errors import AudioError, RequestError
 from pipeline.report.labels import LABELS, SCALES, written
 from pipeline.report.listening_page import listening_page
-from pipeline.report.page_budget import AUDIO_BYTES, BYTES_PER_SECOND, fit
-from pipeline.report.track_picks import Sample
+from pipeline.report.page_budget import AUDIO_BYTES, BYTES_PER_SECOND, fit_page
+from pipeline.report.track_picks import TrackPick
 from tests.pipeline.report.covers import cover, failed, judged, music, table
 
 SONG = music("song", 1.5)
@@ -26,7 +26,7 @@ def song(row: dict) -> Tensor:
 def page(rows: list[dict], seconds: float = 1.5, **own: Any) -> str:
     rows = [row | {"duration_s": seconds} for row in rows]
     arguments = {"read_source": song, "read_cover": song, "notes": ()} | own
-    samples = [Sample(track, "a rule") for track in dict.fromkeys(row["track_id"] for row in rows)]
+    samples = [TrackPick(track, "a rule") for track in dict.fromkeys(row["track_id"] for row in rows)]
     return listening_page("Covers", table(rows), samples, **arguments).decode()
 
 
@@ -181,7 +181,7 @@ def test_no_text_becomes_an_element() -> None:
     rows = [failed(cover("t", 0.5, 7.0), evil) | {"caption": evil}]
     plain, hostile = Text(), Text()
     plain.feed(page([failed(cover("t", 0.5, 7.0))]))
-    made = listening_page(evil, table(rows), [Sample("t", evil)], song, song, [evil]).decode()
+    made = listening_page(evil, table(rows), [TrackPick("t", evil)], song, song, [evil]).decode()
     hostile.feed(made)
     assert hostile.elements == plain.elements
     data = content(made)
@@ -204,17 +204,17 @@ def test_numbers_that_are_not_finite_are_left_out() -> None:
 def test_a_track_without_covers_is_refused() -> None:
     rows = table([cover("t", 0.5, 7.0)])
     with pytest.raises(RequestError, match="'u' has no covers"):
-        listening_page("Covers", rows, [Sample("u", "")], song, song)
+        listening_page("Covers", rows, [TrackPick("u", "")], song, song)
 
 
-def sized(tracks: int, settings: int, seeds: int) -> tuple[list[dict], list[Sample]]:
+def sized(tracks: int, settings: int, seeds: int) -> tuple[list[dict], list[TrackPick]]:
     rows = [
         cover(f"t{t}", k / settings, 7.0, seed, setting_id=str(k)) | {"objective/score": (0.2, 0.9, 0.4)[seed]}
         for t in range(tracks)
         for k in range(settings)
         for seed in range(seeds)
     ]
-    return rows, [Sample(f"t{t}", "") for t in range(tracks)]
+    return rows, [TrackPick(f"t{t}", "") for t in range(tracks)]
 
 
 def bytes_of(shown: Any) -> float:
@@ -224,24 +224,24 @@ def bytes_of(shown: Any) -> float:
 
 def test_six_tracks_by_twenty_settings_are_shown_in_full() -> None:
     rows, samples = sized(6, 20, 1)
-    shown = fit(table(rows), samples)
+    shown = fit_page(table(rows), samples)
     assert (shown.seconds, shown.notes) == (12.0, ())
     assert sum(map(len, shown.covers.values())) == 120
 
 
 def test_of_three_seeds_the_median_is_shown_where_all_would_be_too_many() -> None:
     rows, samples = sized(6, 20, 3)
-    shown = fit(table(rows), samples)
+    shown = fit_page(table(rows), samples)
     assert {row["objective/score"] for found in shown.covers.values() for row in found} == {0.4}
     assert [len(found) for found in shown.covers.values()] == [20] * 6
     assert "median score" in shown.notes[0]
-    assert {len(found) for found in fit(table(sized(2, 20, 3)[0]), samples[:2]).covers.values()} == {60}
+    assert {len(found) for found in fit_page(table(sized(2, 20, 3)[0]), samples[:2]).covers.values()} == {60}
 
 
 @pytest.mark.parametrize(("tracks", "settings"), [(6, 40), (6, 100), (1, 700)])
 def test_whatever_there_is_fits_and_what_is_missing_is_told(tracks: int, settings: int) -> None:
     rows, samples = sized(tracks, settings, 1)
-    shown = fit(table(rows), samples)
+    shown = fit_page(table(rows), samples)
     assert bytes_of(shown) <= AUDIO_BYTES
     assert 6.0 <= shown.seconds <= 12.0
     left_out = tracks * settings - sum(map(len, shown.covers.values()))
@@ -250,14 +250,14 @@ def test_whatever_there_is_fits_and_what_is_missing_is_told(tracks: int, setting
 
 def test_covers_that_failed_take_no_room() -> None:
     rows, samples = sized(6, 40, 1)
-    shown = fit(table([failed(row) if k % 2 else row for k, row in enumerate(rows)]), samples)
+    shown = fit_page(table([failed(row) if k % 2 else row for k, row in enumerate(rows)]), samples)
     assert shown.seconds == 12.0
 
 
 def test_a_short_track_is_heard_whole_and_no_longer() -> None:
     found = table([cover("short", 0.5, 7.0, duration_s=4.0), cover("long", 0.5, 7.0, duration_s=30.0)])
     songs = {"short": music("short", 4.0), "long": music("long", 30.0)}
-    samples = [Sample("short", "a rule"), Sample("long", "a rule")]
+    samples = [TrackPick("short", "a rule"), TrackPick("long", "a rule")]
     shown = listening_page("t", found, samples, lambda r: songs[r["track_id"]], lambda r: songs[r["track_id"]])
     short, long = content(shown.decode())["tracks"]
     assert short["source"]["seconds"] == short["covers"][0]["seconds"] == 4

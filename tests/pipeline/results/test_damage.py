@@ -20,13 +20,13 @@ import soundfile
 from acestep.audio.files import encode_audio
 from acestep.errors import RestyleError
 from acestep.sampling.setting import CoverSetting
-from pipeline.catalogue.probe import PROBES, Probes
+from pipeline.catalogue.probe import PROBES, ProbeCache
 from pipeline.planning.estimate import measured_rates
 from pipeline.planning.items import ModelFacts
-from pipeline.results.carried_columns import Carried
+from pipeline.results.carried_columns import CarriedColumns
 from pipeline.results.job_file import JOB_FILE, read_record, tracking_key
 from pipeline.results.missing_audio import altered_covers
-from pipeline.results.repair import FOUND, DamageError, check_parts, find_cover, proven
+from pipeline.results.repair import FOUND, DamageError, check_parts, decode_verified_flac, find_cover
 from pipeline.results.table import (
     REJECTED,
     RESULTS,
@@ -39,8 +39,8 @@ from pipeline.results.table import (
     made_with,
     read_results,
 )
-from pipeline.service.generation_request import Order
-from pipeline.service.generation_store import OPEN, ORDERS, Shelf
+from pipeline.service.generation_request import GenerationRequest
+from pipeline.service.generation_store import OPEN, ORDERS, GenerationStore
 from pipeline.storage.output_store import OutputError, OutputStore
 from pipeline.storage.parquet_parts import PartError, encode_parquet, part_names, read_parts, write_part
 from pipeline.storage.store import Store, locate, open_store
@@ -285,9 +285,9 @@ READERS: dict[str, Callable[[Store], object]] = {
     "finished": finished_items,
     "current": current_rows,
     "models": made_with,
-    "own columns": Carried,
+    "own columns": CarriedColumns,
     "rates": lambda store: measured_rates(store, FACTS),
-    "service": Shelf,
+    "service": GenerationStore,
 }
 
 
@@ -342,17 +342,17 @@ def test_probes_are_read_again_where_they_are_damaged(
 ) -> None:
     store, uri = open_store(str(tmp_path)), str(tmp_path / "a.wav")
     soundfile.write(uri, tone(1.0), 48_000)
-    first = Probes(store, "1").of([uri])
+    first = ProbeCache(store, "1").of([uri])
     (part,) = (tmp_path / name for name in part_names(store, PROBES))
     Path(tmp_path, "other.parquet").write_bytes(encode_parquet(pa.table({"uri": ["b"], "digest": ["wrong"]})))
     harm(part)
-    assert Probes(store, "2").of([uri]) == first
+    assert ProbeCache(store, "2").of([uri]) == first
     if harm is footer:  # probes have no such column
         return
     assert part.name in caplog.text
     assert os.path.lexists(part) == (harm in FOREIGN)
     caplog.clear()
-    assert Probes(store, "3").of([uri]) == first
+    assert ProbeCache(store, "3").of([uri]) == first
     assert (part.name in caplog.text) == (harm in FOREIGN)
 
 
@@ -434,7 +434,7 @@ def test_a_part_damaged_while_the_service_runs_costs_a_cover_made_again(
     ids = {"track_id": track, "item_id": item, "audio_path": f"audio/{track}/{item}.flac"}
     part = tmp_path / write_part(store, RESULTS, "1", 0, as_table([ids | {"status": "ok"}]))
     store.write(ids["audio_path"], b"audio")
-    shelf = Shelf(store)
+    shelf = GenerationStore(store)
     row = shelf.row(track, item)
     assert row is not None
     assert row["item_id"] == item
@@ -451,8 +451,8 @@ def test_a_damaged_order_is_named_and_the_others_go_on(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = open_store(str(tmp_path))
-    shelf = Shelf(store)
-    order = Order("whole", {"track_id": "t", "items": [{"item_id": "i"}]}, ("i",))
+    shelf = GenerationStore(store)
+    order = GenerationRequest("whole", {"track_id": "t", "items": [{"item_id": "i"}]}, ("i",))
     shelf.opened(order)
     store.write(f"{OPEN}/damaged.json", content)
     assert [found.id for found in shelf.left_open()] == ["whole"]
@@ -463,8 +463,10 @@ def test_a_damaged_order_is_named_and_the_others_go_on(
 
 def test_no_word_of_an_order_changes_unnoticed(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    shelf = Shelf(store)
-    order = Order("o", {"track_id": "t", "items": [{"item_id": "i", "seed": 7}], "prompt": "jazz"}, ("i",))
+    shelf = GenerationStore(store)
+    order = GenerationRequest(
+        "o", {"track_id": "t", "items": [{"item_id": "i", "seed": 7}], "prompt": "jazz"}, ("i",)
+    )
     shelf.opened(order)
     name, dice = f"{OPEN}/o.json", random.Random(0)
     whole = store.read(name)
@@ -486,11 +488,16 @@ def test_a_cover_is_taken_by_its_file_only_where_that_proves_whole(tmp_path: Pat
     dice = random.Random(0)
     for _ in range(50):
         place = dice.randrange(42, len(whole))  # before, the header says how long it is, not what is heard
-        assert proven(bytes([*whole[:place], whole[place] ^ 1 << dice.randrange(8), *whole[place + 1 :]])) is None
+        assert (
+            decode_verified_flac(
+                bytes([*whole[:place], whole[place] ^ 1 << dice.randrange(8), *whole[place + 1 :]])
+            )
+            is None
+        )
     for length in (0, 10, 42, 500, len(whole) // 2, len(whole) - 1):
-        assert proven(whole[:length]) is None
-    assert proven(encode_audio(wave, "wav")) is None
-    assert proven(whole[:26] + bytes(16) + whole[42:]) is None
+        assert decode_verified_flac(whole[:length]) is None
+    assert decode_verified_flac(encode_audio(wave, "wav")) is None
+    assert decode_verified_flac(whole[:26] + bytes(16) + whole[42:]) is None
     assert find_cover(store, "t", "none") is None
 
 
@@ -530,7 +537,7 @@ def test_parts_of_another_folder_of_ours_are_foreign(tmp_path: Path) -> None:
     """Probes are called as results are, and are whole."""
     store, uri = open_store(str(tmp_path)), str(tmp_path / "a.wav")
     soundfile.write(uri, tone(1.0), 48_000)
-    Probes(store, "1").of([uri])
+    ProbeCache(store, "1").of([uri])
     (name,) = part_names(store, PROBES)
     store.write(name.replace(PROBES, RESULTS), store.read(name))
     with pytest.raises(DamageError, match="move it out of the folder results"):

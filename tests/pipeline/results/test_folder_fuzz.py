@@ -16,16 +16,16 @@ import torch
 
 from acestep.audio.files import encode_audio
 from acestep.errors import RestyleError
-from pipeline.catalogue.probe import Probes
+from pipeline.catalogue.probe import ProbeCache
 from pipeline.evaluation.judging import measured_rows
-from pipeline.results.collector import Kept
+from pipeline.results.collector import ResultCollector
 from pipeline.results.job_file import read_record
-from pipeline.results.journal import leave, left_over, read_receipts
+from pipeline.results.journal import read_receipts, unwritten_receipts, write_receipt
 from pipeline.results.missing_audio import altered_covers, forget, lost_covers
 from pipeline.results.repair import DamageError, check_parts, find_cover
 from pipeline.results.table import as_table, current_rows, finished_items
-from pipeline.service.generation_request import Order
-from pipeline.service.generation_store import Shelf
+from pipeline.service.generation_request import GenerationRequest
+from pipeline.service.generation_store import GenerationStore
 from pipeline.storage.parquet_parts import encode_parquet
 from pipeline.storage.store import Store, open_store
 from tests.conftest import tone
@@ -69,23 +69,23 @@ class Folder:
             self.store.write(path, content)
         rows = list(self.rows.values())
         for part in (rows[:4], rows[4:9], rows[12:]):
-            kept = Kept(self.store)
+            kept = ResultCollector(self.store)
             kept.add(as_table(part))
             kept.flush()
         for row in rows[9:12]:
-            leave(self.store, row)
+            write_receipt(self.store, row)
         self.sources = [str(place / f"{k}.wav") for k in range(3)]
         for k, source in enumerate(self.sources):
             soundfile.write(source, tone(0.1, pitch_hz=300 + k), 48_000)
-        Probes(self.store, "1").of(self.sources[:2])
-        self.probes = Probes(self.store, "2").of(self.sources)
+        ProbeCache(self.store, "1").of(self.sources[:2])
+        self.probes = ProbeCache(self.store, "2").of(self.sources)
         self.store.write("job.json", b'{"catalogue": "songs", "parameters": {}, "labels": {}, "job": {}}')
         self.store.write("comparison/covers.parquet", encode_parquet(pa.table({"item_id": ["a"]})))
         self.store.write(f"results/part-x-00000.parquet.{'0' * 32}.tmp", b"PAR1 unfinished")
-        shelf = Shelf(self.store)
-        order = Order("o", {"track_id": TRACKS[0], "items": [{"item_id": "i"}]}, ("i",))
+        shelf = GenerationStore(self.store)
+        order = GenerationRequest("o", {"track_id": TRACKS[0], "items": [{"item_id": "i"}]}, ("i",))
         shelf.opened(order)
-        shelf.closed(Order("done", order.track, ("i",)), {})
+        shelf.closed(GenerationRequest("done", order.track, ("i",)), {})
         self.files = sorted(path for path in (place / "whole").rglob("*") if path.is_file())
 
     def copy(self) -> Store:
@@ -128,16 +128,18 @@ def believed(store: Store) -> Iterator[Callable[[], list[Row]]]:
     """Everybody who reads rows."""
     yield lambda: current_rows(store).to_pylist()
     yield lambda: measured_rows(store, store.root).to_pylist()
-    yield lambda: [r for rows, _ in read_receipts(store, left_over(store), 5) for r in rows.to_pylist()]
-    yield lambda: list(filter(None, map(partial(Shelf.row, Shelf(store)), *zip(*IDS, strict=True))))
+    yield lambda: [r for rows, _ in read_receipts(store, unwritten_receipts(store), 5) for r in rows.to_pylist()]
+    yield lambda: list(
+        filter(None, map(partial(GenerationStore.row, GenerationStore(store)), *zip(*IDS, strict=True)))
+    )
 
 
 def launch(folder: Folder, store: Store, repair: bool = False) -> int:
     """What a job does with the folder, less the music; how many rows it made."""
     check_parts(store, repair)
     read_record(store)
-    assert Probes(store, "3").of(folder.sources) == folder.probes
-    kept = Kept(store)
+    assert ProbeCache(store, "3").of(folder.sources) == folder.probes
+    kept = ResultCollector(store)
     kept.adopt()
     lost = lost_covers(store)
     done = finished_items(store) - lost

@@ -5,8 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.results.collector import Kept
-from pipeline.results.journal import LAST, TASK, Receipts, leave, left_over, read_receipts, receipt_of
+from pipeline.results.collector import ResultCollector
+from pipeline.results.journal import (
+    LAST,
+    TASK,
+    Journal,
+    read_receipts,
+    receipt_of,
+    unwritten_receipts,
+    write_receipt,
+)
 from pipeline.results.table import as_table, read_results
 from pipeline.storage.store import Store, open_store
 from pipeline.worker.attempts import AttemptGuard, WorkerDiedError
@@ -27,7 +35,7 @@ def held(store: Store, track: str, *items: str) -> set[str]:
 
 def rows_of(store: Store) -> list[dict]:
     """The rows of all receipts."""
-    return [row for table, _ in read_receipts(store, left_over(store), 1000) for row in table.to_pylist()]
+    return [row for table, _ in read_receipts(store, unwritten_receipts(store), 1000) for row in table.to_pylist()]
 
 
 @pytest.fixture
@@ -37,27 +45,27 @@ def store(tmp_path: Path) -> Store:
 
 def test_a_tasks_receipts_stay_until_all_of_it_is_written(store: Store) -> None:
     """A task of two tracks: the first one's receipt is needed while the second may bring the worker down."""
-    kept = Kept(store)
+    kept = ResultCollector(store)
     for track in ("a", "b"):
-        leave(store, row(track, f"{track}1"))
+        write_receipt(store, row(track, f"{track}1"))
     kept.add_new(from_worker("a", "a1", "a1", last=False))
     kept.flush()
     assert held(store, "a", "a1")
     kept.add_new(from_worker("b", "b1", "a1", last=True))
     assert held(store, "b", "b1")
     kept.flush()
-    assert not left_over(store)
+    assert not unwritten_receipts(store)
     assert read_results(store)["item_id"].to_pylist() == ["a1", "b1"]
 
 
 def test_what_a_killed_driver_did_not_write_is_adopted_once(store: Store) -> None:
-    before = Kept(store)
-    leave(store, row("a", "a1"))
+    before = ResultCollector(store)
+    write_receipt(store, row("a", "a1"))
     before.add(as_table([row("a", "a1"), row("b", "b1", "failed")]))
     before.flush()
-    leave(store, row("b", "b1"))  # retried, and this time it came out
-    leave(store, row("c", "c1"))
-    after = Kept(store)
+    write_receipt(store, row("b", "b1"))  # retried, and this time it came out
+    write_receipt(store, row("c", "c1"))
+    after = ResultCollector(store)
     after.adopt()
     assert sorted(read_results(store)["item_id"].to_pylist()) == ["a1", "b1", "b1", "c1"]
     assert read_results(store)["status"].to_pylist().count("ok") == 3
@@ -68,7 +76,7 @@ def test_what_a_killed_driver_did_not_write_is_adopted_once(store: Store) -> Non
 @pytest.mark.parametrize("cut", [0, 3, 100, -1, -4, -12])
 def test_half_a_receipt_is_none(store: Store, caplog: pytest.LogCaptureFixture, cut: int) -> None:
     for item in ("a1", "a2"):
-        leave(store, row("a", item))
+        write_receipt(store, row("a", item))
     whole = store.read("receipts/a/a2.arrow")
     store.write("receipts/a/a2.arrow", whole[:cut])
     # Without its checksum alone it is a receipt as earlier versions left it.
@@ -80,7 +88,7 @@ def test_half_a_receipt_is_none(store: Store, caplog: pytest.LogCaptureFixture, 
 
 def test_a_receipt_with_a_flipped_bit_is_none(store: Store) -> None:
     """Whichever bit it is: without the checksum some would be taken, as other numbers or words."""
-    leave(store, row("a", "a1") | {"caption": "jazz", "seed": 7})
+    write_receipt(store, row("a", "a1") | {"caption": "jazz", "seed": 7})
     whole = store.read("receipts/a/a1.arrow")
     places = random.Random(0).sample(range(len(whole)), 200)
     for place in places:
@@ -90,7 +98,7 @@ def test_a_receipt_with_a_flipped_bit_is_none(store: Store) -> None:
 
 
 def test_another_items_receipt_is_none(store: Store) -> None:
-    leave(store, row("a", "a1"))
+    write_receipt(store, row("a", "a1"))
     for name in ("receipts/a/a2.arrow", "receipts/b/a1.arrow"):
         store.write(name, store.read("receipts/a/a1.arrow"))
     assert held(store, "a", "a1", "a2") == {"a1"}
@@ -100,7 +108,7 @@ def test_another_items_receipt_is_none(store: Store) -> None:
 
 def test_one_items_receipt_is_read_and_no_others(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for k in range(5):
-        leave(store, row("a", f"a{k}"))
+        write_receipt(store, row("a", f"a{k}"))
     reads: list[str] = []
     read = Store.read
     monkeypatch.setattr(Store, "read", lambda self, name: (reads.append(name), read(self, name))[1])
@@ -113,7 +121,7 @@ def test_receipts_are_adopted_in_batches_and_one_that_broke_off_is_finished(
 ) -> None:
     monkeypatch.setattr("pipeline.results.journal.BATCH", 10)
     for k in range(70):
-        leave(store, row(f"t{k % 3}", f"i{k}"))
+        write_receipt(store, row(f"t{k % 3}", f"i{k}"))
     writes: list[str] = []
     write = Store.write
 
@@ -124,28 +132,28 @@ def test_receipts_are_adopted_in_batches_and_one_that_broke_off_is_finished(
         write(self, name, content)
 
     monkeypatch.setattr(Store, "write", failing)
-    kept = Kept(store)
+    kept = ResultCollector(store)
     kept.results.max_rows = 20
     with pytest.raises(OSError, match="No space"):
         kept.adopt()
     assert len(read_results(store)) == 40
-    assert len(left_over(store)) == 30
-    Kept(store).adopt()
+    assert len(unwritten_receipts(store)) == 30
+    ResultCollector(store).adopt()
     assert sorted(read_results(store)["item_id"].to_pylist()) == sorted(f"i{k}" for k in range(70))
     assert len(store.files("results", ".parquet")) == 3
-    assert left_over(store) == []
+    assert unwritten_receipts(store) == []
 
 
 def test_no_more_receipts_are_in_memory_than_a_part_has_rows(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for k in range(50):
-        leave(store, row("a", f"a{k:02d}"))
+        write_receipt(store, row("a", f"a{k:02d}"))
     reads: list[str] = []
     read = Store.read
     monkeypatch.setattr(Store, "read", lambda self, name: (reads.append(name), read(self, name))[1])
     sizes = []
-    for number, (rows, names) in enumerate(read_receipts(store, left_over(store), 20), start=1):
+    for number, (rows, names) in enumerate(read_receipts(store, unwritten_receipts(store), 20), start=1):
         assert len(reads) == min(20 * number, 50)
         assert len(rows) == len(names)
         assert rows["item_id"].num_chunks <= 2
@@ -154,18 +162,18 @@ def test_no_more_receipts_are_in_memory_than_a_part_has_rows(
 
 
 def test_receipts_of_rows_that_are_written_are_not_read(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    kept = Kept(store)
+    kept = ResultCollector(store)
     kept.add(as_table([row("a", "a1")]))
     kept.flush()
     store.write("receipts/a/a1.arrow", b"garbage, and nobody looks")
     kept.adopt()
     assert caplog.text == ""
-    assert left_over(store) == []
+    assert unwritten_receipts(store) == []
 
 
 def test_receipts_go_only_when_their_rows_were_taken(store: Store) -> None:
-    receipts = Receipts(store)
-    leave(store, row("a", "a1"))
+    receipts = Journal(store)
+    write_receipt(store, row("a", "a1"))
     receipts.written()
     assert held(store, "a", "a1")
     receipts.seen(from_worker("a", "a1", "a1", last=True))

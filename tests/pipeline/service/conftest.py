@@ -16,15 +16,15 @@ from acestep.checkpoints.checkpoint import fingerprint
 from acestep.checkpoints.hub import find
 from pipeline.metrics.evaluator import MetricsSpec
 from pipeline.planning.items import ModelFacts
-from pipeline.service.admission import Counter
-from pipeline.service.api_keys import Keys
+from pipeline.service.admission import Admission
+from pipeline.service.api_keys import ApiKeys
 from pipeline.service.app import make_app
 from pipeline.service.config import Access, Limits, ServiceSpec, StoreSpec
 from pipeline.service.engine import Engine
-from pipeline.service.generation_store import Shelf
+from pipeline.service.generation_store import GenerationStore
 from pipeline.service.http_server import Server, listening_at, make_server
 from pipeline.service.page.mount import mount
-from pipeline.service.scheduler import Desk
+from pipeline.service.scheduler import Scheduler
 from pipeline.storage.store import Store, open_store
 from pipeline.worker.attempts import mark_start
 from pipeline.worker.spec import WorkerSpec
@@ -41,7 +41,7 @@ class Served:
 
     address: str
     server: Server
-    counter: Counter
+    counter: Admission
     loop: asyncio.AbstractEventLoop
     music: Path
     output: Path
@@ -101,22 +101,24 @@ def serving(
     access = replace(access or Access(), roots=(str(music),))
     spec = ServiceSpec(str(output), access=access, limits=limits, page=page, store=keep or StoreSpec())
     store = open_store(str(output))
-    made: list[Counter] = []
+    made: list[Admission] = []
     loops: list[asyncio.AbstractEventLoop] = []
     engine = Engine(worker_at(store, max_seconds=limits.source_seconds))
 
-    async def open_counter() -> Counter:
+    async def open_counter() -> Admission:
         loops.append(asyncio.get_running_loop())
-        shelf = Shelf(store, spec.store)
+        shelf = GenerationStore(store, spec.store)
         made.append(
-            Counter(spec, replace(facts(), name=spec.model), shelf, Desk(engine.make, shelf, 1, limits.waiting, 2))
+            Admission(
+                spec, replace(facts(), name=spec.model), shelf, Scheduler(engine.make, shelf, 1, limits.waiting, 2)
+            )
         )
         return made[0]
 
     async def always() -> bool:
         return True
 
-    known = Keys([hashlib.sha256(key.encode()).hexdigest() for key in keys])
+    known = ApiKeys([hashlib.sha256(key.encode()).hexdigest() for key in keys])
     app = make_app(open_counter, ready or always, spec, known)
     if page:
         app = mount(app, spec, False, known)

@@ -17,11 +17,11 @@ from acestep.generation.params import GenerationConfig, GenerationParams
 from jobs.restyle import job_of
 from jobs.schema import register
 from pipeline.catalogue.manifest import Track, read_manifest
-from pipeline.planning.items import ModelFacts, Rules, make_items
+from pipeline.planning.items import ItemRules, ModelFacts, make_items
 from pipeline.service.batch_command import command_of, manifest_of
 from pipeline.service.config import Limits, ServiceSpec
-from pipeline.service.generation_request import Order, make_order
-from pipeline.service.source_access import Admitted
+from pipeline.service.generation_request import GenerationRequest, make_generation_request
+from pipeline.service.source_access import AdmittedSource
 from pipeline.workflows.restyle_job import RestyleJob
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -53,9 +53,9 @@ def hydra() -> Iterator[None]:
     GlobalHydra.instance().clear()
 
 
-def order_of(params: GenerationParams, config: GenerationConfig = ONE) -> Order:
-    source = Admitted("/kept/out/uploads/5eed", "5eed", 6.0)
-    return make_order(params, config, source, None, MODEL, Limits())
+def order_of(params: GenerationParams, config: GenerationConfig = ONE) -> GenerationRequest:
+    source = AdmittedSource("/kept/out/uploads/5eed", "5eed", 6.0)
+    return make_generation_request(params, config, source, None, MODEL, Limits())
 
 
 def job_by_hydra(command: str) -> RestyleJob:
@@ -71,7 +71,7 @@ def items_of(job: RestyleJob, manifest: bytes, folder: Path) -> list[str]:
     (folder / "manifest.csv").write_bytes(manifest)
     (track,) = read_manifest(str(folder / "manifest.csv"))
     assert isinstance(track, Track), track
-    rules = Rules(job.settings(), MODEL, job.audio_format, duplicates=job.duplicates)
+    rules = ItemRules(job.settings(), MODEL, job.audio_format, duplicates=job.duplicates)
     return [item["item_id"] for item in make_items(track, "5eed", None, rules)]
 
 

@@ -21,14 +21,14 @@ from acestep.sampling.setting import SETTING_FIELDS, CoverSetting
 from jobs.restyle import job_of
 from jobs.schema import register
 from pipeline.catalogue.manifest import Track, read_manifest
-from pipeline.planning.items import ModelFacts, Rules, make_items
+from pipeline.planning.items import ItemRules, ModelFacts, make_items
 from pipeline.service.config import Limits
-from pipeline.service.generation_request import look_at, make_order
+from pipeline.service.generation_request import check_parameters, make_generation_request
 from pipeline.service.openapi import request_schema
 from pipeline.service.page import text as words
-from pipeline.service.problem_details import Problem
+from pipeline.service.problem_details import ProblemError
 from pipeline.service.request_body import ACCEPTED, NAMES, parse
-from pipeline.service.source_access import Admitted
+from pipeline.service.source_access import AdmittedSource
 from pipeline.storage.store import open_store
 from pipeline.worker.restyle_worker import RestyleWorker
 from pipeline.workflows.restyle_job import RestyleJob
@@ -64,7 +64,7 @@ def by_the_job(job: RestyleJob, song: Path, name: str, folder: Path, model: Mode
         "preset": None,
         "notes": list(track.notes),
         "source_duration_s": None,
-        "items": list(make_items(track, digest, None, Rules(job.settings(), model, job.audio_format))),
+        "items": list(make_items(track, digest, None, ItemRules(job.settings(), model, job.audio_format))),
     }
     store = open_store(str(folder / "out"))
     spec = worker_at(store, model=model.name, fingerprint=model.fingerprint, audio_format=job.audio_format)
@@ -105,17 +105,17 @@ def test_a_file_and_a_caption_make_the_cover_of_the_job(served: Served, job: Res
 
 @pytest.mark.parametrize("model", [facts(), TURBO], ids=lambda model: model.name)
 def test_the_page_begins_where_http_does(model: ModelFacts, job: RestyleJob) -> None:
-    source = Admitted("/kept/5eed", "5eed", 6.0)
+    source = AdmittedSource("/kept/5eed", "5eed", 6.0)
     page = words.request_of(words.defaults(model.is_turbo) | {"caption": "jazz", "seed": "42"})
     http = parse({"caption": "jazz", "seed": 42})
     orders = [
-        make_order(params, config, source, None, model, Limits())
+        make_generation_request(params, config, source, None, model, Limits())
         for params, config in (page, (http.params, http.config))
     ]
     assert orders[0].item_ids == orders[1].item_ids
     assert orders[0].notes == orders[1].notes
     track = Track(orders[0].track["track_id"], "/kept/5eed", Prompt(**json.loads(orders[0].track["prompt"])))
-    (item,) = make_items(track, "5eed", None, Rules(job.settings(), model, job.audio_format))
+    (item,) = make_items(track, "5eed", None, ItemRules(job.settings(), model, job.audio_format))
     assert (item["item_id"],) == orders[1].item_ids
 
 
@@ -138,7 +138,7 @@ def test_the_document_names_what_is_accepted_and_nothing_else() -> None:
     for name in {*NAMES} - ACCEPTED:
         body = parse({"caption": "jazz", name: _changed(name)})
         with pytest.raises(RestyleError):
-            look_at(body.params, body.config, facts(), Limits())
+            check_parameters(body.params, body.config, facts(), Limits())
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_the_document_names_what_is_accepted_and_nothing_else() -> None:
     ],
 )
 def test_a_hint_names_what_is_accepted(wrong: str, meant: str | None) -> None:
-    with pytest.raises(Problem) as error:
+    with pytest.raises(ProblemError) as error:
         parse({"caption": "jazz", wrong: 1})
     assert error.value.kind == "unknown_field"
     hinted = error.value.remedy.removeprefix("did you mean ").rstrip("?").split(" or ")
@@ -165,7 +165,7 @@ def test_a_hint_names_what_is_accepted(wrong: str, meant: str | None) -> None:
 
 def test_a_file_of_another_name_is_led_to_the_names_of_files() -> None:
     upload: Any = object()
-    with pytest.raises(Problem) as error:
+    with pytest.raises(ProblemError) as error:
         parse({"caption": "jazz"}, {"audio": upload})
     assert error.value.remedy == "did you mean src_audio or reference_audio?"
 
@@ -174,7 +174,9 @@ def test_a_turbo_model_at_shift_1_is_noted_in_the_order() -> None:
     noted = {}
     for shift in (1.0, 3.0):
         body = parse({"caption": "jazz", "seed": 1, "shift": shift})
-        order = make_order(body.params, body.config, Admitted("/5eed", "5eed", 6.0), None, TURBO, Limits())
+        order = make_generation_request(
+            body.params, body.config, AdmittedSource("/5eed", "5eed", 6.0), None, TURBO, Limits()
+        )
         noted[shift] = [note for note in order.notes if note.startswith("shift ")]
     assert noted[3.0] == []
     assert len(noted[1.0]) == 1

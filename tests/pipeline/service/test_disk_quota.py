@@ -15,12 +15,12 @@ import pytest
 import soundfile
 
 from acestep.errors import RequestError
-from pipeline.results.journal import leave
+from pipeline.results.journal import write_receipt
 from pipeline.results.table import RESULTS, ResultWriter, as_table, read_results
 from pipeline.service.config import Limits, StoreSpec
-from pipeline.service.disk_quota import RESERVE_BYTES, Room
-from pipeline.service.generation_store import Shelf
-from pipeline.service.problem_details import Problem
+from pipeline.service.disk_quota import RESERVE_BYTES, DiskQuota
+from pipeline.service.generation_store import GenerationStore
+from pipeline.service.problem_details import ProblemError
 from pipeline.service.retained_files import kept_files
 from pipeline.service.scratch import SCRATCH
 from pipeline.storage.store import open_store
@@ -64,7 +64,7 @@ def kept_bytes(folder: Path) -> int:
 
 def test_the_least_recently_used_goes_first() -> None:
     removed: list[str] = []
-    room = Room(StoreSpec(max_gb=20_000e-9), removed.append)
+    room = DiskQuota(StoreSpec(max_gb=20_000e-9), removed.append)
     for name in "abcd":
         room.add(name, 4096)
     room.used("a")
@@ -79,7 +79,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 def test_what_was_not_used_for_days_goes_and_what_is_held_stays() -> None:
     removed: list[str] = []
-    room = Room(StoreSpec(keep_days=2), removed.append)
+    room = DiskQuota(StoreSpec(keep_days=2), removed.append)
     now = time.time()
     room.fill([("old", 1, now - 3 * 86_400), ("held", 1, now - 3 * 86_400), ("young", 1, now - 86_400)])
     room.hold("held")
@@ -98,7 +98,7 @@ def test_what_cannot_be_removed_stops_nobody(caplog: pytest.LogCaptureFixture) -
             raise PermissionError("no")
         removed.append(name)
 
-    room = Room(StoreSpec(max_gb=8192e-9), remove)
+    room = DiskQuota(StoreSpec(max_gb=8192e-9), remove)
     for name in "abcd":
         room.add(name, 4096)
     room.make_way()
@@ -109,9 +109,9 @@ def test_what_cannot_be_removed_stops_nobody(caplog: pytest.LogCaptureFixture) -
 
 def test_a_start_on_a_full_disk_bounds_nothing_for_ever() -> None:
     free = [0]
-    room = Room(StoreSpec(max_gb=0.1), free=lambda: free[0])
+    room = DiskQuota(StoreSpec(max_gb=0.1), free=lambda: free[0])
     room.fill([])
-    with pytest.raises(Problem):
+    with pytest.raises(ProblemError):
         room.demand(MB)
     free[0] = 1000 * MB
     room.look()
@@ -132,7 +132,7 @@ def test_storage_that_is_slow_to_remove_a_file_holds_up_nobody() -> None:
         assert may_end.wait(60)
         removed.append(name)
 
-    room = Room(StoreSpec(max_gb=8192e-9), remove)
+    room = DiskQuota(StoreSpec(max_gb=8192e-9), remove)
     room.add("a", 4096)
     room.add("b", 4096)
     adding = threading.Thread(target=room.add, args=("c", 4096))
@@ -163,11 +163,11 @@ def test_storage_that_is_slow_to_remove_a_file_holds_up_nobody() -> None:
 
 def test_a_request_that_needs_more_than_there_is_is_refused_before_it_is_made() -> None:
     free = [RESERVE_BYTES + 10 * MB]
-    room = Room(StoreSpec(max_gb=0.1), free=lambda: free[0])
+    room = DiskQuota(StoreSpec(max_gb=0.1), free=lambda: free[0])
     room.look()
     room.max_bytes = 100 * MB
     room.promise({"a": 6 * MB})
-    with pytest.raises(Problem) as short:
+    with pytest.raises(ProblemError) as short:
         room.promise({"b": 6 * MB})
     assert (short.value.status, short.value.kind, short.value.retry_after_s) == (507, "short_of_space", 60)
     assert not room.state()["short"]
@@ -180,19 +180,19 @@ def test_a_request_that_needs_more_than_there_is_is_refused_before_it_is_made() 
     room.fulfil("a")
     room.add("held", 90 * MB)
     room.hold("held")
-    with pytest.raises(Problem, match="in use"):
+    with pytest.raises(ProblemError, match="in use"):
         room.promise({"c": 6 * MB})
 
 
 def test_a_disk_with_less_room_than_asked_for_bounds_it_too() -> None:
-    room = Room(StoreSpec(max_gb=1000), free=lambda: 100 * MB)
+    room = DiskQuota(StoreSpec(max_gb=1000), free=lambda: 100 * MB)
     room.fill([])
     assert room.state()["most_bytes"] == 90 * MB
 
 
 def test_accounting_of_many_files_takes_no_time() -> None:
     """10^5 files: a request costs microseconds, and none of them a look at the folder."""
-    room = Room(StoreSpec(max_gb=100_000 * 4096e-9))
+    room = DiskQuota(StoreSpec(max_gb=100_000 * 4096e-9))
     room.fill((str(k), 4096, float(k)) for k in range(100_000))
     began = time.process_time()
     for k in range(1000):
@@ -222,9 +222,9 @@ def row(item: str, track: str = "0" * 20, **more: Any) -> dict[str, Any]:
 def test_receipts_become_parts_and_rows_of_removed_covers_go(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     for k in range(5):
-        leave(store, row(f"{k:020x}"))
+        write_receipt(store, row(f"{k:020x}"))
         store.write(row(f"{k:020x}")["audio_path"], b"x")
-    shelf = Shelf(store)
+    shelf = GenerationStore(store)
     assert [len(rows) for rows in shelf.rows.fold()] == [5]
     assert not store.files("receipts", "", deep=True)
     found = shelf.row("0" * 20, f"{3:020x}")
@@ -232,7 +232,7 @@ def test_receipts_become_parts_and_rows_of_removed_covers_go(tmp_path: Path) -> 
     assert found["audio_path"] == f"audio/{'0' * 20}/{3:020x}.flac"
     shelf.room.discard(found["audio_path"])
     assert shelf.row("0" * 20, f"{3:020x}") is None
-    leave(store, row(f"{4:020x}", duration_s=2.0))  # made again
+    write_receipt(store, row(f"{4:020x}", duration_s=2.0))  # made again
     for _ in shelf.rows.fold():
         pass
     shelf.rows.write_anew()
@@ -252,7 +252,7 @@ def test_a_catalogues_rows_and_covers_are_left_alone(tmp_path: Path) -> None:
     store.write(theirs["audio_path"], b"x")
     store.write("uploads/README", b"x")
     store.write("batches/mine/manifest.csv", b"x")
-    shelf = Shelf(store, StoreSpec(max_gb=1e-9))
+    shelf = GenerationStore(store, StoreSpec(max_gb=1e-9))
     shelf.room.make_way()
     assert not len(shelf.room.entries)
     assert store.exists(theirs["audio_path"])
@@ -270,13 +270,13 @@ def test_a_start_reads_uses_of_before_and_cleans_up(tmp_path: Path) -> None:
     store.write(f"orders/a.json.{'0' * 32}.tmp", b"x")
     store.write("uploads/tmpabc_12de", b"x")
     store.write(f"{SCRATCH}/left", b"x")
-    shelf = Shelf(store)
+    shelf = GenerationStore(store)
     assert sorted(os.listdir(tmp_path / "uploads")) == [name.removeprefix("uploads/") for name in kept]
     assert not os.listdir(tmp_path / "orders")
     assert not os.listdir(tmp_path / SCRATCH)
     assert list(shelf.room.entries) == kept
     shelf.room.used(kept[0])
-    assert list(Shelf(store).room.entries) == [*kept[1:], kept[0]]
+    assert list(GenerationStore(store).room.entries) == [*kept[1:], kept[0]]
 
 
 # -- uploads that are refused

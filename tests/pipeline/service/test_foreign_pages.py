@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from pipeline.service import api_keys as keys_module
-from pipeline.service.api_keys import FREE, Keys, client
+from pipeline.service.api_keys import FREE, ApiKeys, client
 from pipeline.service.config import Access, Limits, ServiceSpec
-from pipeline.service.problem_details import Problem
-from pipeline.service.security_middleware import rules_of
+from pipeline.service.problem_details import ProblemError
+from pipeline.service.security_middleware import access_rules
 from tests.pipeline.service.conftest import KEYS, Served, serving
 
 CHROMIUM = shutil.which("chromium")
@@ -187,10 +187,10 @@ def test_a_listed_page_may_ask_and_read(listed: Served, origin: str) -> None:
 
 def test_when_names_are_checked() -> None:
     open_here, keyed = ServiceSpec("out"), True
-    assert rules_of(open_here, not keyed).named
-    assert not rules_of(open_here, keyed).named
-    assert not rules_of(ServiceSpec("out", host="0.0.0.0"), not keyed).named
-    assert rules_of(ServiceSpec("out", host="0.0.0.0", access=Access(hosts=("a",))), keyed).named
+    assert access_rules(open_here, not keyed).named
+    assert not access_rules(open_here, keyed).named
+    assert not access_rules(ServiceSpec("out", host="0.0.0.0"), not keyed).named
+    assert access_rules(ServiceSpec("out", host="0.0.0.0", access=Access(hosts=("a",))), keyed).named
 
 
 def test_the_cookie_of_a_visitor_stays_with_the_page(music: Path, tmp_path: Path) -> None:
@@ -224,11 +224,11 @@ def test_the_cookie_of_a_visitor_stays_with_the_page(music: Path, tmp_path: Path
 def test_the_wait_after_wrong_keys_grows_and_is_each_clients_own(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(keys_module.time, "monotonic", lambda: now)
-    known = Keys(["00" * 32])
+    known = ApiKeys(["00" * 32])
 
     def tried(address: str, key: str = "wrong") -> tuple[int, int | None]:
         client.set(address)
-        with pytest.raises(Problem) as told:
+        with pytest.raises(ProblemError) as told:
             known.owner(key)
         return told.value.status, told.value.retry_after_s
 

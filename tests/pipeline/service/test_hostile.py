@@ -24,10 +24,10 @@ import soundfile
 
 from acestep.audio.files import load_audio
 from pipeline.service.config import Access, Limits
-from pipeline.service.problem_details import Problem
+from pipeline.service.problem_details import ProblemError
 from pipeline.service.safe_open import open_beneath
 from pipeline.service.source_access import admit, find, upload
-from pipeline.service.uploads import Keep
+from pipeline.service.uploads import UploadStore
 from pipeline.service.url_fetch import fetch
 from pipeline.storage.audio_files import load
 from pipeline.storage.read_timeout import MAX_HUNG
@@ -40,9 +40,9 @@ LIMITS = Limits(upload_mb=2.0, source_seconds=30.0, fetch_s=1.0)
 
 
 @pytest.fixture
-def keep(tmp_path: Path) -> Keep:
+def keep(tmp_path: Path) -> UploadStore:
     (tmp_path / "out").mkdir()
-    return Keep(open_store(str(tmp_path / "out")), str(tmp_path / "out"))
+    return UploadStore(open_store(str(tmp_path / "out")), str(tmp_path / "out"))
 
 
 @pytest.fixture
@@ -109,13 +109,13 @@ def root(tmp_path: Path) -> Path:
     ],
     ids=lambda value: ascii(value)[:60],
 )
-def test_paths_and_addresses(root: Path, keep: Keep, value: str, expected: int) -> None:
+def test_paths_and_addresses(root: Path, keep: UploadStore, value: str, expected: int) -> None:
     said = value.replace("{root}", str(root))
     access = Access(roots=(str(root),), url_hosts=("example.org",))
     if expected == 200:
         assert admit("src_audio", said, access, LIMITS, keep).digest
         return
-    with pytest.raises(Problem) as told:
+    with pytest.raises(ProblemError) as told:
         admit("src_audio", said, access, LIMITS, keep)
     assert (told.value.status, told.value.field) == (expected, "src_audio")
     assert "music-secret" not in told.value.message.replace(said, "")
@@ -131,7 +131,7 @@ def swapped(folder: Path, other: Path) -> None:
 @pytest.mark.parametrize("value", ["in/deep/a.wav", "link.wav"])
 @pytest.mark.parametrize("what", ["in", "in/deep", "in/deep/a.wav"])
 def test_a_link_that_is_set_after_the_check_is_not_followed(
-    tmp_path: Path, keep: Keep, value: str, what: str
+    tmp_path: Path, keep: UploadStore, value: str, what: str
 ) -> None:
     for folder, seconds in (("root/in/deep", 1.0), ("secret/deep", 2.0)):
         (tmp_path / folder).mkdir(parents=True)
@@ -151,7 +151,7 @@ def test_a_link_that_is_set_after_the_check_is_not_followed(
 
 
 def test_a_root_that_does_not_answer_holds_up_no_other(
-    tmp_path: Path, root: Path, keep: Keep, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, root: Path, keep: UploadStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a dead mount, where every call on a name waits for ever."""
     dead, over = str(tmp_path / "dead"), threading.Event()
@@ -169,7 +169,7 @@ def test_a_root_that_does_not_answer_holds_up_no_other(
         assert admit("src_audio", "a.wav", access, limits, keep).digest
         began = time.monotonic()
         for _ in range(2 * MAX_HUNG):
-            with pytest.raises(Problem) as told:
+            with pytest.raises(ProblemError) as told:
                 admit("src_audio", "absent.wav", access, limits, keep)
             assert (told.value.status, told.value.kind) == (503, "source_timeout")
         # Those that come after a few do not wait again.
@@ -178,7 +178,9 @@ def test_a_root_that_does_not_answer_holds_up_no_other(
         over.set()
 
 
-def test_a_folder_that_is_swapped_all_the_time_gives_its_own_files_alone(tmp_path: Path, keep: Keep) -> None:
+def test_a_folder_that_is_swapped_all_the_time_gives_its_own_files_alone(
+    tmp_path: Path, keep: UploadStore
+) -> None:
     """What is digested is what was checked, whichever of the two the name leads to."""
     for folder, seconds in (("root/in", 0.2), ("secret", 0.3)):
         (tmp_path / folder).mkdir(parents=True)
@@ -199,7 +201,7 @@ def test_a_folder_that_is_swapped_all_the_time_gives_its_own_files_alone(tmp_pat
     try:
         while (len(digests) < 1 or tried < 150) and time.monotonic() < until:
             tried += 1
-            with contextlib.suppress(Problem):
+            with contextlib.suppress(ProblemError):
                 digests.add(admit("src_audio", "in/a.wav", Access(roots=(str(root),)), LIMITS, keep).digest)
     finally:
         over.set()
@@ -207,18 +209,18 @@ def test_a_folder_that_is_swapped_all_the_time_gives_its_own_files_alone(tmp_pat
     assert digests == {inside}
 
 
-def test_a_root_that_is_written_as_a_file_uri_is_a_folder(root: Path, keep: Keep) -> None:
+def test_a_root_that_is_written_as_a_file_uri_is_a_folder(root: Path, keep: UploadStore) -> None:
     access = Access(roots=(root.as_uri(),))
     assert admit("src_audio", "a.wav", access, LIMITS, keep).digest
     for value in ("out.wav", "out/s.wav", "up/music-secret/s.wav"):
-        with pytest.raises(Problem) as told:
+        with pytest.raises(ProblemError) as told:
             admit("src_audio", value, access, LIMITS, keep)
         assert told.value.kind == "not_allowed"
 
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="its file systems fold names")
 def test_another_unicode_form_of_a_name_opens_no_more_than_the_name(
-    tmp_path: Path, root: Path, keep: Keep
+    tmp_path: Path, root: Path, keep: UploadStore
 ) -> None:
     composed, decomposed = (unicodedata.normalize(form, "Café.wav") for form in ("NFC", "NFD"))
     access = Access(roots=(str(root),))
@@ -228,22 +230,24 @@ def test_another_unicode_form_of_a_name_opens_no_more_than_the_name(
     outside.write_bytes((root / "a.wav").read_bytes())
     (root / f"x{decomposed}").symlink_to(outside)
     for name in (f"x{composed}", f"../{composed}/x.wav", composed.upper()):
-        with pytest.raises(Problem) as told:
+        with pytest.raises(ProblemError) as told:
             admit("src_audio", name, access, LIMITS, keep)
         assert told.value.status in (404, 422)
         assert decomposed not in told.value.message
 
 
-def test_nothing_may_be_named_without_roots_nor_in_the_output(tmp_path: Path, root: Path, keep: Keep) -> None:
+def test_nothing_may_be_named_without_roots_nor_in_the_output(
+    tmp_path: Path, root: Path, keep: UploadStore
+) -> None:
     kept = upload("src_audio", io.BytesIO((root / "a.wav").read_bytes()), "a.wav", LIMITS, keep)
     assert load(kept.uri).shape[0] == 2
     for access in (Access(), Access(roots=(str(tmp_path),)), Access(roots=("/",))):
-        with pytest.raises(Problem) as told:
+        with pytest.raises(ProblemError) as told:
             find("src_audio", kept.uri, access, keep.store)
         assert told.value.status == 422
 
 
-def test_a_file_is_kept_once_and_whole(root: Path, keep: Keep) -> None:
+def test_a_file_is_kept_once_and_whole(root: Path, keep: UploadStore) -> None:
     content = (root / "a.wav").read_bytes()
     one, two = (upload("src_audio", io.BytesIO(content), name, LIMITS, keep) for name in ("x", "../../y"))
     assert one == two
@@ -264,7 +268,7 @@ def test_sources_and_uploads_in_an_object_store(monkeypatch: pytest.MonkeyPatch)
         for bucket, key in (("songs", "in/a.flac"), ("songs", "b.flac"), ("secret", "in/a.flac")):
             client.put_object(Bucket=bucket, Key=key, Body=content.getvalue())
         output = f"s3://service/out{options}"
-        keep, access = Keep(open_store(output), output), Access(roots=(f"s3://songs/in{options}",))
+        keep, access = UploadStore(open_store(output), output), Access(roots=(f"s3://songs/in{options}",))
         for value in ("a.flac", "s3://songs/in/a.flac"):
             assert load(admit("src_audio", value, access, LIMITS, keep).uri).shape == (2, 48_000)
         kept = upload("src_audio", content, "x", LIMITS, keep)
@@ -278,10 +282,10 @@ def test_sources_and_uploads_in_an_object_store(monkeypatch: pytest.MonkeyPatch)
             f"s3://songs/in/a.flac{options}",
             "s3://songs@secret/in/a.flac",
         ):
-            with pytest.raises(Problem) as told:
+            with pytest.raises(ProblemError) as told:
                 admit("src_audio", value, access, LIMITS, keep)
             assert told.value.status == 422, value
-        with pytest.raises(Problem, match="no such file"):
+        with pytest.raises(ProblemError, match="no such file"):
             admit("src_audio", "absent.flac", access, LIMITS, keep)
     finally:
         server.stop()
@@ -420,7 +424,7 @@ def remote() -> Iterator[str]:
     server.shutdown()
 
 
-def test_a_listed_host_gives_a_source(remote: str, keep: Keep) -> None:
+def test_a_listed_host_gives_a_source(remote: str, keep: UploadStore) -> None:
     access = Access(url_hosts=(remote,))
     found = admit("src_audio", f"http://{remote}/song.wav?token=1", access, LIMITS, keep)
     assert found.duration_s == pytest.approx(1.0)
@@ -439,10 +443,10 @@ def test_a_listed_host_gives_a_source(remote: str, keep: Keep) -> None:
         ("/cut", 422, "IncompleteRead"),
     ],
 )
-def test_hosts_that_do_not_behave(remote: str, keep: Keep, path: str, status: int, said: str) -> None:
+def test_hosts_that_do_not_behave(remote: str, keep: UploadStore, path: str, status: int, said: str) -> None:
     began = time.monotonic()
     with (
-        pytest.raises(Problem, match=said) as told,
+        pytest.raises(ProblemError, match=said) as told,
         fetch("src_audio", f"http://{remote}{path}", [remote], LIMITS, keep),
     ):
         pass
@@ -451,24 +455,24 @@ def test_hosts_that_do_not_behave(remote: str, keep: Keep, path: str, status: in
     assert not list(Path(keep.store.root).rglob("*"))
 
 
-def test_a_name_that_leads_into_the_private_network_is_not_followed(remote: str, keep: Keep) -> None:
+def test_a_name_that_leads_into_the_private_network_is_not_followed(remote: str, keep: UploadStore) -> None:
     """The owner of a listed name may point it anywhere; an address that is listed is meant."""
     port = remote.rpartition(":")[2]
     with (
-        pytest.raises(Problem, match="not public"),
+        pytest.raises(ProblemError, match="not public"),
         fetch("src_audio", f"http://localhost:{port}/song", [f"localhost:{port}"], LIMITS, keep),
     ):
         pass
     for other in (f"127.0.0.1:{int(port) + 1}", "127.0.0.1", f"127.0.0.2:{port}"):
         with (
-            pytest.raises(Problem, match="fetches nothing from"),
+            pytest.raises(ProblemError, match="fetches nothing from"),
             fetch("src_audio", f"http://{remote}/song", [other], LIMITS, keep),
         ):
             pass
 
 
 def test_a_name_is_asked_once_and_the_answer_is_what_is_connected_to(
-    remote: str, keep: Keep, monkeypatch: pytest.MonkeyPatch
+    remote: str, keep: UploadStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name whose owner changes its address between the check and the connection."""
     port = int(remote.rpartition(":")[2])
@@ -490,18 +494,18 @@ def test_a_name_is_asked_once_and_the_answer_is_what_is_connected_to(
     monkeypatch.setattr(socket, "getaddrinfo", answers)
     monkeypatch.setattr(socket, "create_connection", connects)
     with (
-        pytest.raises(Problem, match="ConnectionRefusedError"),
+        pytest.raises(ProblemError, match="ConnectionRefusedError"),
         fetch("src_audio", f"http://music.example:{port}/song", [f"music.example:{port}"], LIMITS, keep),
     ):
         pass
     assert (asked, connected) == (["music.example"], [("8.8.8.8", port)])
 
 
-def test_a_host_that_is_away(keep: Keep) -> None:
+def test_a_host_that_is_away(keep: UploadStore) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with (
-        pytest.raises(Problem, match="cannot be fetched") as told,
+        pytest.raises(ProblemError, match="cannot be fetched") as told,
         fetch("src_audio", f"http://127.0.0.1:{port}/a?secret=1", [f"127.0.0.1:{port}"], LIMITS, keep),
     ):
         pass

@@ -21,10 +21,10 @@ from acestep.errors import RequestError
 from pipeline.planning.items import ModelFacts
 from pipeline.results.table import read_results
 from pipeline.service.config import Limits, ServiceSpec
-from pipeline.service.generation_request import look_at
+from pipeline.service.generation_request import check_parameters
 from pipeline.service.page import text as words
 from pipeline.service.page.handlers import (
-    Shown,
+    PlayerEntry,
     as_many,
     batch_command,
     generate,
@@ -48,7 +48,7 @@ BASE, TURBO = (
 
 def comparison(model: ModelFacts, **changes: Any) -> str:
     params, config = words.request_of(words.defaults(model.is_turbo) | {"caption": "jazz"} | changes)
-    return words.comparison(look_at(params, config, model, Limits()))
+    return words.comparison(check_parameters(params, config, model, Limits()))
 
 
 def test_requested_and_effective_stand_side_by_side() -> None:
@@ -241,11 +241,11 @@ def test_what_a_visitor_leaves_behind_is_not_made(page: Served, eventually: Call
     assert page.counter.desk.tickets[left].status == "cancelled"
 
 
-def made(page: Served, song: str, **changes: Any) -> tuple[list[str], list[Shown]]:
+def made(page: Served, song: str, **changes: Any) -> tuple[list[str], list[PlayerEntry]]:
     """What a visitor gets to hear: ids of the orders, and the source with its covers."""
     params, config = words.request_of(words.defaults(False) | {"caption": "jazz", "inference_steps": 2} | changes)
 
-    async def follow() -> tuple[list[str], list[Shown]]:
+    async def follow() -> tuple[list[str], list[PlayerEntry]]:
         async for _, ids, shown in generate(page.counter, str(page.music / song), [("", params)], config):
             if shown:
                 return ids, shown

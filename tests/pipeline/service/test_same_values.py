@@ -14,16 +14,16 @@ from acestep.generation.request import check_request, pick_seeds, prompt_of
 from acestep.language.prompt import Prompt
 from pipeline.catalogue.grid import make_settings
 from pipeline.catalogue.manifest import RejectedRow, Track, read_manifest
-from pipeline.planning.items import ModelFacts, Rules, make_items
+from pipeline.planning.items import ItemRules, ModelFacts, make_items
 from pipeline.service.config import Limits
-from pipeline.service.generation_request import make_order
+from pipeline.service.generation_request import make_generation_request
 from pipeline.service.page import text as page_words
-from pipeline.service.problem_details import Problem
+from pipeline.service.problem_details import ProblemError
 from pipeline.service.request_body import _from_text, _json, parse
-from pipeline.service.source_access import Admitted
+from pipeline.service.source_access import AdmittedSource
 
 MODEL = ModelFacts("demo", "f00d", is_turbo=False, dtype="float32")
-SOURCE = Admitted("/kept/5eed", "5eed", 6.0)
+SOURCE = AdmittedSource("/kept/5eed", "5eed", 6.0)
 Heard = tuple[Prompt, int]
 
 
@@ -39,12 +39,12 @@ def by_manifest(folder: Path, name: str, value: object, kind: str) -> Heard:
     if isinstance(track, RejectedRow):
         raise RestyleError(track.message.removeprefix("row 1: "))
     assert isinstance(track, Track)
-    (item,) = make_items(track, "5eed", None, Rules(make_settings({"seed": 7}, {}), MODEL))
+    (item,) = make_items(track, "5eed", None, ItemRules(make_settings({"seed": 7}, {}), MODEL))
     return track.prompt, item["seed"]
 
 
 def by_service(params: GenerationParams, config: GenerationConfig) -> Heard:
-    track = make_order(params, config, SOURCE, None, MODEL, Limits()).track
+    track = make_generation_request(params, config, SOURCE, None, MODEL, Limits()).track
     return Prompt(**json.loads(track["prompt"])), track["items"][0]["seed"]
 
 
@@ -170,7 +170,7 @@ def test_what_is_empty_over_http_is_not_given() -> None:
 
 def test_a_name_that_is_there_twice_is_refused() -> None:
     for text in ('{"caption": "a", "caption": "b"}', '{"caption": "a", "stages": [{"shift": 1, "shift": 2}]}'):
-        with pytest.raises(Problem, match="given twice"):
+        with pytest.raises(ProblemError, match="given twice"):
             _json(text.encode())
-    with pytest.raises(Problem, match="shift is given twice"):
+    with pytest.raises(ProblemError, match="shift is given twice"):
         _from_text("stages", '[{"shift": 1, "shift": 2}]')

@@ -12,9 +12,9 @@ import pytest
 import soundfile
 
 from pipeline.service.config import Access, Limits
-from pipeline.service.problem_details import Problem
+from pipeline.service.problem_details import ProblemError
 from pipeline.service.source_access import admit, upload
-from pipeline.service.uploads import Keep
+from pipeline.service.uploads import UploadStore
 from pipeline.storage.store import open_store
 from tests.conftest import tone
 from tests.dead_mount import DeadMount, can_mount, mounted
@@ -70,7 +70,7 @@ def test_a_source_that_is_replaced_while_it_waits_gives_no_cover_under_its_name(
 
 def test_an_upload_whose_kept_file_is_damaged_is_kept_again(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    keep = Keep(open_store(str(tmp_path / "out")), str(tmp_path / "out"))
+    keep = UploadStore(open_store(str(tmp_path / "out")), str(tmp_path / "out"))
     soundfile.write(tmp_path / "song.wav", tone(1.0), 48_000)
     content = (tmp_path / "song.wav").read_bytes()
     kept = Path(upload("src_audio", io.BytesIO(content), "song.wav", LIMITS, keep).uri)
@@ -97,14 +97,14 @@ def test_a_root_that_does_not_answer_is_a_reply_and_the_others_are_read(
     (tmp_path / "out").mkdir()
     (tmp_path / "music").mkdir()
     (tmp_path / "song.wav").rename(tmp_path / "music" / "song.wav")
-    keep = Keep(open_store(str(tmp_path / "out")), str(tmp_path / "out"))
+    keep = UploadStore(open_store(str(tmp_path / "out")), str(tmp_path / "out"))
     access = Access(roots=(str(dead_root.folder), str(tmp_path / "music")))
     assert admit("src_audio", "0.wav", access, LIMITS, keep).digest
     dead_root.die()
     took = []
     for k in range(12):
         began = time.monotonic()
-        with pytest.raises(Problem) as told:
+        with pytest.raises(ProblemError) as told:
             admit("src_audio", f"{dead_root.folder}/{k}.wav", access, LIMITS, keep)
         took.append(time.monotonic() - began)
         assert (told.value.status, told.value.kind) == (503, "source_timeout")

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.catalogue.manifest import Track, read_manifest
-from pipeline.catalogue.problem_report import Problem, ProblemLog
+from pipeline.catalogue.problem_report import ProblemLog, ReportedProblem
 from pipeline.service.batch_command import manifest_of
 from pipeline.storage.csv_escaping import as_cells, cell, text_of
 
@@ -67,7 +67,7 @@ def test_a_report_holds_no_formula(tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"report.{ending}"
     with ProblemLog(str(file)) as log:
         for text in FORMULAS:
-            log.add(Problem(text, text, "kind", f"row 1: {text}"))
+            log.add(ReportedProblem(text, text, "kind", f"row 1: {text}"))
     written = cells_of(file.read_text())
     assert written
     assert not [one for one in written if one and one[0] in FORMULA_LETTERS]
@@ -77,7 +77,7 @@ def test_a_parquet_report_holds_the_texts_themselves(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     with ProblemLog(str(tmp_path / "report.parquet")) as log:
-        log.add(Problem("=1", "-a.wav", "kind", "message"))
+        log.add(ReportedProblem("=1", "-a.wav", "kind", "message"))
     assert pq.read_table(tmp_path / "report.parquet").to_pylist()[0]["track_id"] == "=1"
 
 

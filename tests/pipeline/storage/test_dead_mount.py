@@ -14,14 +14,14 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from pipeline.catalogue.probe import THREADS, Probes, probe_all
-from pipeline.catalogue.source_check import listen
+from pipeline.catalogue.probe import THREADS, ProbeCache, probe_all
+from pipeline.catalogue.source_check import check_decoding
 from pipeline.cluster.pool import ClusterSpec
 from pipeline.cluster.shutdown import StoppedError
 from pipeline.metrics.evaluator import MetricsSpec
 from pipeline.report.findings import FindingsSpec
 from pipeline.results.table import current_rows
-from pipeline.storage.read_timeout import MAX_HUNG, Patience
+from pipeline.storage.read_timeout import MAX_HUNG, ReadTimeout
 from pipeline.storage.store import open_store
 from pipeline.tracking.tracker import TrackingSpec
 from pipeline.workflows.console import ConsoleReporter
@@ -32,7 +32,7 @@ from tests.conftest import tone
 from tests.dead_mount import DeadMount, can_mount, mounted
 
 pytestmark = pytest.mark.skipif(not can_mount(), reason="FUSE filesystems may not be mounted here")
-PATIENCE = Patience(timeout_s=2.0)
+PATIENCE = ReadTimeout(timeout_s=2.0)
 LIMIT_S = 60  # of a stop, on a busy machine
 
 
@@ -57,18 +57,18 @@ def test_a_look_at_the_sources_ends(tmp_path: Path, mount: DeadMount) -> None:
     uris = [str(tmp_path / "good.flac"), *mount.paths]
     store = open_store(str(tmp_path / "out"))
     mount.die()
-    for launch, look in enumerate((Probes(store, "1", PATIENCE).of, lambda uris: probe_all(uris, PATIENCE))):
+    for launch, look in enumerate((ProbeCache(store, "1", PATIENCE).of, lambda uris: probe_all(uris, PATIENCE))):
         began = time.monotonic()
         found = look(uris)
         # Nobody waits for every file in turn.
         assert time.monotonic() - began < PATIENCE.timeout_s * len(uris) / 2, launch
         assert [found[uri].error_kind for uri in uris] == [None, *["source_timeout"] * len(mount.paths)]
-    assert listen(uris[1], True, 600.0, PATIENCE).defect[0] == "source_timeout"
+    assert check_decoding(uris[1], True, 600.0, PATIENCE).defect[0] == "source_timeout"
     hanging = [thread for thread in threading.enumerate() if thread.name == "restyle-read"]
     assert len(hanging) <= MAX_HUNG + THREADS
     mount.revive()
     time.sleep(0.5)
-    again = Probes(store, "2", PATIENCE).of(uris)
+    again = ProbeCache(store, "2", PATIENCE).of(uris)
     assert not any(again[uri].error_kind for uri in uris)
     assert again[uris[0]] == found[uris[0]]
 

@@ -19,14 +19,16 @@ import pytest
 
 from acestep.errors import RequestError
 from pipeline.storage import lease
-from pipeline.storage.lease import HeldError, LeaseLostError, holder_of, holding
-from pipeline.storage.lease_holder import Holder, ourselves
+from pipeline.storage.lease import HeldError, LeaseLostError, hold_lease, holder_of
+from pipeline.storage.lease_holder import LeaseHolder, this_process
 from pipeline.storage.output_store import OutputStore
 from pipeline.storage.store import Store, open_store
 from tests.s3_server import S3Server
 
 ROOT = Path(__file__).parents[3]
-ELSEWHERE = Holder("node7", 4242, "2026-11-28T01:02:03Z", "python -m jobs.restyle output=out", "another", "1", "x")
+ELSEWHERE = LeaseHolder(
+    "node7", 4242, "2026-11-28T01:02:03Z", "python -m jobs.restyle output=out", "another", "1", "x"
+)
 # Of a process of its own: hold a folder, say so, and write whenever a line comes.
 HOLD = """
 import dataclasses, sys
@@ -88,7 +90,7 @@ def until_state(process: subprocess.Popen[str], state: str) -> None:
         time.sleep(0.01)
 
 
-def forge(store: Store, holder: Holder, number: int = 1) -> str:
+def forge(store: Store, holder: LeaseHolder, number: int = 1) -> str:
     """A lease that somebody left; its path."""
     store.write(f".{number}.lease", json.dumps(asdict(holder)).encode())
     return store.path(f".{number}.lease")
@@ -99,10 +101,10 @@ def leases(store: Store) -> list[str]:
 
 
 def test_a_folder_is_held_by_one_and_given_back(store: Store) -> None:
-    with holding(store, "out") as held:
+    with hold_lease(store, "out") as held:
         held.write("a", b"1")
         assert holder_of(store) == held.lease.holder
-        with pytest.raises(HeldError, match="out is in use by process") as refused, holding(store, "out"):
+        with pytest.raises(HeldError, match="out is in use by process") as refused, hold_lease(store, "out"):
             pass
         assert refused.value.holder.pid == os.getpid()
         assert refused.value.holder.host in str(refused.value)
@@ -119,7 +121,7 @@ def test_the_dead_hold_nothing_and_the_stopped_do(tmp_path: Path, monkeypatch: p
     with another(tmp_path) as process:
         process.send_signal(signal.SIGSTOP)
         time.sleep(1.2 * lease.DEAD_S)  # longer than a holder elsewhere may be silent
-        with pytest.raises(HeldError) as refused, holding(store, "out"):
+        with pytest.raises(HeldError) as refused, hold_lease(store, "out"):
             pass
         assert refused.value.holder.pid == process.pid
         assert "python -c" in refused.value.holder.command
@@ -128,16 +130,16 @@ def test_the_dead_hold_nothing_and_the_stopped_do(tmp_path: Path, monkeypatch: p
         until_state(process, "Z")
         monkeypatch.setattr(lease, "DEAD_S", 60.0)
         began = time.monotonic()
-        with holding(store, "out"):
+        with hold_lease(store, "out"):
             assert time.monotonic() - began < 30
             assert leases(store) == [".2.lease"]
 
 
 def test_a_process_id_that_is_used_again_holds_nothing(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    forge(store, replace(ourselves(), started="1"))
+    forge(store, replace(this_process(), started="1"))
     assert holder_of(store) is None
-    with holding(store, "out"):
+    with hold_lease(store, "out"):
         pass
 
 
@@ -153,7 +155,7 @@ def test_a_holder_elsewhere_lives_by_its_heartbeat(store: Store) -> None:
     heart = threading.Thread(target=beat)
     heart.start()
     try:
-        with pytest.raises(HeldError, match="restyle output=out"), holding(store, "out", said.append):
+        with pytest.raises(HeldError, match="restyle output=out"), hold_lease(store, "out", said.append):
             pass
         assert said == []
         assert holder_of(store) == ELSEWHERE
@@ -161,7 +163,7 @@ def test_a_holder_elsewhere_lives_by_its_heartbeat(store: Store) -> None:
         ended.set()
         heart.join()
     began = time.monotonic()
-    with holding(store, "out", said.append) as held:
+    with hold_lease(store, "out", said.append) as held:
         assert lease.DEAD_S / 2 < time.monotonic() - began < lease.DEAD_S + lease.SETTLE_S + 30
         assert held.lease.number == 2
     assert leases(store) == []
@@ -174,7 +176,7 @@ def test_long_silence_is_seen_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
     os.utime(path, (time.time() - 100, time.time() - 100))
     assert holder_of(store) is None
     began = time.monotonic()
-    with holding(store, "out"):
+    with hold_lease(store, "out"):
         assert time.monotonic() - began < 30
 
 
@@ -182,16 +184,16 @@ def test_long_silence_is_seen_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_lease_that_cannot_be_read_lasts_as_long_as_a_silent_one(tmp_path: Path, content: bytes) -> None:
     store = open_store(str(tmp_path))
     store.write(".1.lease", content)
-    assert holder_of(store) == Holder()
+    assert holder_of(store) == LeaseHolder()
     touched_at = time.time() - 0.8 * lease.DEAD_S
     os.utime(store.path(".1.lease"), (touched_at, touched_at))
-    with holding(store, "out"):
+    with hold_lease(store, "out"):
         pass
 
 
 def test_an_unknown_holder_is_not_to_be_killed() -> None:
-    assert "kill" not in str(HeldError("out", Holder()))  # `kill 0` ends the reader's own shell
-    assert f"`kill {os.getpid()}`" in str(HeldError("out", ourselves()))
+    assert "kill" not in str(HeldError("out", LeaseHolder()))  # `kill 0` ends the reader's own shell
+    assert f"`kill {os.getpid()}`" in str(HeldError("out", this_process()))
 
 
 def test_a_copy_of_a_folder_in_use_is_free_and_a_moved_one_is_held(
@@ -200,27 +202,27 @@ def test_a_copy_of_a_folder_in_use_is_free_and_a_moved_one_is_held(
     monkeypatch.setattr(lease, "BEAT_S", 60.0)
     out, copy, moved = (tmp_path / name for name in ("out", "copy", "moved"))
     out.mkdir()
-    with holding(open_store(str(out)), "out") as held:
+    with hold_lease(open_store(str(out)), "out") as held:
         shutil.copytree(out, copy)
         assert holder_of(open_store(str(copy))) is None
-        with holding(open_store(str(copy)), "copy"):
+        with hold_lease(open_store(str(copy)), "copy"):
             assert leases(open_store(str(copy))) == [".2.lease"]
         assert holder_of(open_store(str(out))) == held.lease.holder
         out.rename(moved)
-        with pytest.raises(HeldError), holding(open_store(str(moved)), "moved"):
+        with pytest.raises(HeldError), hold_lease(open_store(str(moved)), "moved"):
             pass
         moved.rename(out)
 
 
 def test_of_many_at_once_one_gets_it(store: Store) -> None:
     """Eight find a dead holder's lease at the same moment."""
-    forge(store, replace(ourselves(), started="1"), 3)
+    forge(store, replace(this_process(), started="1"), 3)
     start, held, refused, failed = threading.Barrier(8), [], [], []
 
     def launch(stack: ExitStack) -> None:
         start.wait()
         try:
-            held.append(stack.enter_context(holding(store, "out")))
+            held.append(stack.enter_context(hold_lease(store, "out")))
         except HeldError as error:
             refused.append(error)
         except BaseException as error:
@@ -243,15 +245,15 @@ def test_a_number_that_was_used_again_meanwhile_is_not_taken_for_the_dead_one(
 ) -> None:
     """Between the look at a lease and the next one, it was given back and the folder taken by somebody quicker."""
     store, plain = open_store(str(tmp_path)), lease._create
-    forge(store, replace(ourselves(), started="1"))
-    quicker = ourselves()
+    forge(store, replace(this_process(), started="1"))
+    quicker = this_process()
 
     def create(store: Store, number: int, *arguments: object) -> bool:
         forge(store, quicker)
         return plain(store, number, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(lease, "_create", create)
-    with pytest.raises(HeldError) as refused, holding(store, "out"):
+    with pytest.raises(HeldError) as refused, hold_lease(store, "out"):
         pass
     assert refused.value.holder == quicker
     assert leases(store) == [".1.lease"]
@@ -259,7 +261,7 @@ def test_a_number_that_was_used_again_meanwhile_is_not_taken_for_the_dead_one(
 
 def test_a_newer_lease_that_is_withdrawn_takes_nothing(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    with holding(store, "out") as held:
+    with hold_lease(store, "out") as held:
         held.lease.looked_at = (0.0, 0.0)
         forge(store, ELSEWHERE, 2)
         threading.Timer(0.1, store.delete, [".2.lease"]).start()
@@ -268,7 +270,7 @@ def test_a_newer_lease_that_is_withdrawn_takes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_lease_that_was_lost_writes_nothing(store: Store) -> None:
-    with holding(store, "out") as held:
+    with hold_lease(store, "out") as held:
         forge(store, ELSEWHERE, held.lease.number + 1)
         time.sleep(2 * lease.LOOK_S)
         writes: list[Callable[[], None]] = [
@@ -283,7 +285,7 @@ def test_a_lease_that_was_lost_writes_nothing(store: Store) -> None:
 
 
 def test_a_folder_that_was_emptied_is_held_no_more(tmp_path: Path) -> None:
-    with holding(open_store(str(tmp_path)), "out") as held:
+    with hold_lease(open_store(str(tmp_path)), "out") as held:
         (tmp_path / ".1.lease").unlink()
         time.sleep(2 * lease.LOOK_S)
         with pytest.raises(LeaseLostError, match="removed"):
@@ -300,7 +302,7 @@ def test_a_holder_that_was_paused_stops_before_it_writes(tmp_path: Path) -> None
         process.send_signal(signal.SIGSTOP)
         until_state(process, "T")
         time.sleep(0.2)  # until its other threads stand still too
-        with holding(open_store(str(tmp_path)), "out") as held:
+        with hold_lease(open_store(str(tmp_path)), "out") as held:
             process.send_signal(signal.SIGCONT)
             with suppress(BrokenPipeError):
                 process.stdin.write("\n")
@@ -311,7 +313,7 @@ def test_a_holder_that_was_paused_stops_before_it_writes(tmp_path: Path) -> None
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="cannot be written"), holding(open_store(f"{tmp_path}/gone"), "out"):
+    with pytest.raises(RequestError, match="cannot be written"), hold_lease(open_store(f"{tmp_path}/gone"), "out"):
         pass
     assert not (tmp_path / "gone").exists()
 
@@ -319,6 +321,6 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_passwords_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["/usr/bin/python3", "-m", "jobs.restyle", "tracking.uri=http://me:secret@mlflow:5000", "output=a b"]
     monkeypatch.setattr(sys, "orig_argv", words)
-    assert ourselves().command == "python -m jobs.restyle 'tracking.uri=http://***@mlflow:5000' 'output=a b'"
+    assert this_process().command == "python -m jobs.restyle 'tracking.uri=http://***@mlflow:5000' 'output=a b'"
     words[3] = "tracking.uri=postgresql://host/db?user=u&password=hunter2"
-    assert ourselves().command.endswith("'tracking.uri=postgresql://host/db?user=u&password=***' 'output=a b'")
+    assert this_process().command.endswith("'tracking.uri=postgresql://host/db?user=u&password=***' 'output=a b'")

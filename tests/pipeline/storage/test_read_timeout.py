@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage.read_timeout import MAX_HUNG, Patience, Tick, place_of, side_by_side
+from pipeline.storage.read_timeout import MAX_HUNG, ReadTimeout, Tick, place_of, side_by_side
 from pipeline.storage.source_errors import ReadStoppedError, SourceTimeoutError
 
-SHORT = Patience(timeout_s=1.0)
+SHORT = ReadTimeout(timeout_s=1.0)
 
 
 class Hanging:
@@ -35,7 +35,7 @@ def hanging() -> Iterator[Hanging]:
     read.over.set()
 
 
-def seconds(patience: Patience, uri: str, read: Hanging) -> float:
+def seconds(patience: ReadTimeout, uri: str, read: Hanging) -> float:
     """How long a read that hangs keeps its caller."""
     began = time.monotonic()
     with pytest.raises(SourceTimeoutError):
@@ -75,7 +75,7 @@ def test_reads_of_one_place_that_hang_are_few_and_others_go_on(hanging: Hanging)
 def test_a_read_that_nobody_waits_for_is_left_at_once(hanging: Hanging) -> None:
     began = time.monotonic()
     with pytest.raises(ReadStoppedError):
-        Patience(600.0, stopped=lambda: time.monotonic() - began > 0.2).run("s3://b/a.wav", hanging)
+        ReadTimeout(600.0, stopped=lambda: time.monotonic() - began > 0.2).run("s3://b/a.wav", hanging)
     assert time.monotonic() - began < 10
 
 
@@ -83,7 +83,7 @@ def test_an_interrupt_does_not_wait_for_reads_that_hang(hanging: Hanging) -> Non
     began = time.monotonic()
 
     def interrupted() -> None:
-        with side_by_side(4, Patience(600.0)) as (pool, patience):
+        with side_by_side(4, ReadTimeout(600.0)) as (pool, patience):
             for k in range(50):
                 pool.submit(patience.run, f"s3://c{k}/a.wav", hanging)
             while hanging.running < 4:

@@ -15,15 +15,15 @@ import soundfile
 from pyarrow import fs
 
 from pipeline.catalogue.manifest import Track, as_spelled, read_manifest
-from pipeline.catalogue.probe import Probes, probe, probe_all
+from pipeline.catalogue.probe import ProbeCache, probe, probe_all
 from pipeline.catalogue.table_reader import ManifestError
 from pipeline.metrics.evaluator import MetricsSpec
 from pipeline.planning.external_covers import read_pairs
 from pipeline.results.table import as_table
-from pipeline.storage.spelling import Folders, MissingFileError, Nearby, spelled
+from pipeline.storage.spelling import FolderListings, MissingFileError, NearbyFiles, spelled
 from pipeline.storage.store import absolute, locate, open_store
 from pipeline.worker.error_rows import outcome
-from pipeline.workflows.measure import Group, measure_group
+from pipeline.workflows.measure import CoverGroup, measure_group
 from tests.conftest import melody, tone
 from tests.s3_server import S3Server
 
@@ -114,7 +114,7 @@ def test_what_is_like_a_name_is_pointed_to_and_not_taken(
     tmp_path: Path, asked: str, there: str, difference: str
 ) -> None:
     touch(str(tmp_path), there, "something else.wav")
-    near = Folders().near(f"{tmp_path}/{asked}")
+    near = FolderListings().near(f"{tmp_path}/{asked}")
     assert near.uri is None
     assert repr(there.rpartition("/")[2])[1:] in near.hint
     assert near.hint.endswith(f"differs in {difference}")
@@ -138,7 +138,7 @@ def test_what_is_like_a_name_is_pointed_to_and_not_taken(
 )
 def test_where_nothing_is_alike(tmp_path: Path, asked: str, hint: str) -> None:
     touch(str(tmp_path), "song.wav")
-    assert Folders().near(f"{tmp_path}/{asked}").hint == hint.format(folder=tmp_path)
+    assert FolderListings().near(f"{tmp_path}/{asked}").hint == hint.format(folder=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_where_nothing_is_alike(tmp_path: Path, asked: str, hint: str) -> None:
 )
 def test_a_misspelt_folder_is_pointed_to_without_the_file(tmp_path: Path, asked: str, hint: str) -> None:
     touch(str(tmp_path), "song.wav", "sub/Café/other.wav")
-    assert Folders().near(f"{tmp_path}/{asked}") == Nearby(hint=hint.format(folder=tmp_path))
+    assert FolderListings().near(f"{tmp_path}/{asked}") == NearbyFiles(hint=hint.format(folder=tmp_path))
 
 
 def test_a_folder_that_cannot_be_listed_is_not_said_to_be_missing(
@@ -162,7 +162,7 @@ def test_a_folder_that_cannot_be_listed_is_not_said_to_be_missing(
         raise PermissionError(folder)
 
     monkeypatch.setattr(os, "listdir", refuse)
-    assert Folders().near(f"{tmp_path}/{COMPOSED}") == Nearby()
+    assert FolderListings().near(f"{tmp_path}/{COMPOSED}") == NearbyFiles()
 
 
 def test_a_listing_that_takes_too_long_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,20 +181,20 @@ def test_a_listing_that_takes_too_long_is_the_last(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("pipeline.storage.spelling.LISTING_S", 0.05)
     monkeypatch.setattr("pipeline.storage.spelling.locate", lambda uri: (slow, uri))
     slow = fs.PyFileSystem(Slow())
-    folders = Folders()
-    assert [folders.near(f"songs/{k}/x.wav") for k in range(5)] == [Nearby()] * 5
+    folders = FolderListings()
+    assert [folders.near(f"songs/{k}/x.wav") for k in range(5)] == [NearbyFiles()] * 5
     assert Slow.asked == ["songs/0"]
 
 
 def test_several_are_counted(tmp_path: Path) -> None:
     touch(str(tmp_path), "a.wav", "A.wav", "a.WAV", "A.WAV", "B.wav")
-    near = Folders().near(f"{tmp_path}/a.Wav")
+    near = FolderListings().near(f"{tmp_path}/a.Wav")
     assert (near.uri, near.hint) == (None, "there is 'A.WAV', 'A.wav', 'a.WAV' and 1 more, which differs in case")
 
 
 def test_a_name_that_is_not_utf8_is_told_of(tmp_path: Path) -> None:
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/Caf\xe9.wav"))).write_bytes(b"x")
-    assert "'Caf\\udce9.wav', whose name is not UTF-8" in Folders().near(f"{tmp_path}/{COMPOSED}").hint
+    assert "'Caf\\udce9.wav', whose name is not UTF-8" in FolderListings().near(f"{tmp_path}/{COMPOSED}").hint
 
 
 def test_a_folder_is_listed_once_for_all_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +221,7 @@ def test_files_on_an_object_store(bucket: str) -> None:
         assert filesystem.get_file_info(path).size == 1
     assert locate(absolute("what?.wav", f"{bucket}/m.csv?region=us-east-1"))[1] == "songs/in/what?.wav"
     encoded = f"{bucket}/Caf%C3%A9.wav/{COMPOSED}?region=us-east-1"
-    assert Folders().actual([encoded]) == {encoded: f"{bucket}/{DECOMPOSED}/{DECOMPOSED}?region=us-east-1"}
+    assert FolderListings().actual([encoded]) == {encoded: f"{bucket}/{DECOMPOSED}/{DECOMPOSED}?region=us-east-1"}
     found = probe_all([f"{bucket}/song.wav", f"{bucket}/gone/x.wav"])
     assert "there is 'Song.WAV', which differs in case" in (found[f"{bucket}/song.wav"].error or "")
     assert "there is no folder 'songs/in/gone'" in (found[f"{bucket}/gone/x.wav"].error or "")
@@ -230,9 +230,9 @@ def test_files_on_an_object_store(bucket: str) -> None:
 def test_a_found_file_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     soundfile.write(tmp_path / DECOMPOSED, tone(0.5), 48_000)
     track, store = track_of(str(tmp_path), source=COMPOSED), open_store(str(tmp_path / "out"))
-    first = Probes(store, "1").of([track.source])
+    first = ProbeCache(store, "1").of([track.source])
     monkeypatch.setattr("pipeline.catalogue.probe.probe", None)
-    assert Probes(store, "2").of([track.source]) == first
+    assert ProbeCache(store, "2").of([track.source]) == first
 
 
 def test_a_missing_file_is_a_kind_of_its_own(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_pairs_are_found_and_pointed_to_like_sources(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("\n".join(lines))
     rows = as_table(read_pairs(f"{tmp_path}/pairs.csv")).to_pylist()
     good, missing, copy = measure_group(
-        Group(open_store(str(tmp_path / "out")), rows, MetricsSpec(), "cpu", 600.0, listed=True)
+        CoverGroup(open_store(str(tmp_path / "out")), rows, MetricsSpec(), "cpu", 600.0, listed=True)
     )
     for row, cover in ((good, "Cover.wav"), (copy, DECOMPOSED)):
         assert (row["status"], row["source"], row["audio_path"]) == (

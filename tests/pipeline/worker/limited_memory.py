@@ -20,7 +20,7 @@ from pipeline.catalogue.grid import make_settings
 from pipeline.catalogue.manifest import read_manifest
 from pipeline.catalogue.probe import probe_all
 from pipeline.metrics.evaluator import MetricsSpec
-from pipeline.planning.items import ModelFacts, Rules
+from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.plan import make_plan
 from pipeline.storage.store import open_store
 from pipeline.worker.restyle_worker import RestyleWorker
@@ -39,7 +39,7 @@ def plan_of(folder: Path, seconds: dict[str, float]) -> list[dict[str, Any]]:
         rows.append({"track_id": name, "source": f"{name}.flac", "caption": name})
     manifest = folder / "tracks.jsonl"
     manifest.write_text("\n".join(map(json.dumps, rows)))
-    rules = Rules(make_settings(TURBO, {}), ModelFacts("demo_turbo", "f00d", is_turbo=True, dtype="float32"))
+    rules = ItemRules(make_settings(TURBO, {}), ModelFacts("demo_turbo", "f00d", is_turbo=True, dtype="float32"))
     work: list[Any] = []
     make_plan(read_manifest(str(manifest)), rules, set(), probe_all, work.append, lambda final: None)
     return [track for table in work for track in table.to_pylist()]

@@ -27,14 +27,14 @@ from acestep.errors import AudioError
 from pipeline.catalogue import probe as probing
 from pipeline.catalogue.grid import make_settings
 from pipeline.catalogue.manifest import parse_track
-from pipeline.catalogue.probe import Probes, probe
+from pipeline.catalogue.probe import ProbeCache, probe
 from pipeline.metrics.evaluator import MetricsSpec
-from pipeline.planning.items import ModelFacts, Rules
+from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.plan import make_plan
 from pipeline.results.table import ResultWriter, as_table, changed_sources, finished_items
 from pipeline.storage import source_copy as reading
 from pipeline.storage.audio_files import read_planned, read_source
-from pipeline.storage.read_timeout import Patience
+from pipeline.storage.read_timeout import ReadTimeout
 from pipeline.storage.source_copy import copy_of
 from pipeline.storage.source_errors import SourceChangedError, SourceTimeoutError
 from pipeline.storage.store import open_store
@@ -44,7 +44,7 @@ from tests.conftest import tone
 from tests.pipeline.service.conftest import worker_at
 from tests.s3_server import S3Server
 
-PATIENCE = Patience(timeout_s=2.0)
+PATIENCE = ReadTimeout(timeout_s=2.0)
 LIMIT_S = 20  # what has to come at once may take so long on a busy machine
 
 
@@ -65,7 +65,7 @@ class Catalogue:
         for name, pitch in (("source", 220.0), ("reference", 330.0)):
             soundfile.write(folder / f"{name}.wav", tone(1.0, pitch_hz=pitch), 48_000)
         facts = ModelFacts("demo_turbo", worker.spec.fingerprint, is_turbo=True, dtype="float32")
-        self.rules = Rules(make_settings({"inference_steps": 1, "seed": 1}, {}), facts)
+        self.rules = ItemRules(make_settings({"inference_steps": 1, "seed": 1}, {}), facts)
         self.track = parse_track(
             {"track_id": "a", "source": "source.wav", "reference_audio": "reference.wav", "caption": "jazz"},
             str(folder / "manifest.csv"),
@@ -77,7 +77,7 @@ class Catalogue:
         """What another launch would give to a worker."""
         self.launches += 1
         work: list[pa.Table] = []
-        look = Probes(self.store, str(self.launches), PATIENCE, changed_sources(self.store)).of
+        look = ProbeCache(self.store, str(self.launches), PATIENCE, changed_sources(self.store)).of
         done = finished_items(self.store)
         make_plan([self.track], self.rules, done, look, work.append, lambda rows: None)
         return [row for table in work for row in table.to_pylist()]
@@ -265,10 +265,10 @@ def test_a_file_that_is_put_back_has_the_digest_of_its_bytes(
         return real(uri, **how)
 
     monkeypatch.setattr(probing, "probe", swapped)
-    assert Probes(store, "1").of([str(path)])[str(path)].digest != digest
+    assert ProbeCache(store, "1").of([str(path)])[str(path)].digest != digest
     monkeypatch.setattr(probing, "probe", real)
     (tmp_path / "kept").rename(path)
-    assert Probes(store, "2").of([str(path)])[str(path)].digest == digest
+    assert ProbeCache(store, "2").of([str(path)])[str(path)].digest == digest
 
 
 @pytest.fixture
@@ -322,7 +322,7 @@ def test_many_objects_that_answer_one_after_the_other_are_all_seen(
     server = fs.PyFileSystem(SlowServer(LocalFileSystem()))
     monkeypatch.setattr(probing, "locate", lambda uri: (server, uri.removeprefix("far://")))
     uris = [f"far://{tmp_path}/./{'./' * number}a.wav" for number in range(200)]
-    seen = probing._seen(uris, Patience(1.0))
+    seen = probing._seen(uris, ReadTimeout(1.0))
     assert {found.size for found in seen.values() if found} == {3}
     assert None not in seen.values()
 

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.storage.store import Store, open_store
 from pipeline.worker.attempts import AttemptGuard, WorkerDiedError, WorkerMemoryError, under_way
-from pipeline.worker.shared_lock import Sharing
+from pipeline.worker.shared_lock import SharedLock
 from tests.launched import ROOT, python
 
 
@@ -58,7 +58,7 @@ def test_what_is_under_way_has_a_name_an_owner_and_an_age(tmp_path: Path) -> Non
 
 
 def test_alone_is_alone_and_does_not_wait_for_ever() -> None:
-    sharing, log, inside = Sharing(), [], []
+    sharing, log, inside = SharedLock(), [], []
 
     def beside() -> None:
         for _ in range(20):

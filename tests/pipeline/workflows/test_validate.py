@@ -19,16 +19,16 @@ from acestep.errors import RequestError
 from acestep.sampling.setting import CoverSetting
 from pipeline.catalogue.manifest import parse_track, read_manifest
 from pipeline.catalogue.probe import probe, probe_all
-from pipeline.catalogue.problem_report import KEPT, Problem, ProblemLog
-from pipeline.catalogue.source_check import check_sources, listen
+from pipeline.catalogue.problem_report import KEPT, ProblemLog, ReportedProblem
+from pipeline.catalogue.source_check import check_decoding, check_sources
 from pipeline.cluster.pool import ClusterSpec
-from pipeline.planning.disk_space import Space, max_bytes, space_for
-from pipeline.planning.estimate import Forecast
+from pipeline.planning.disk_space import DiskSpace, max_bytes, space_for
+from pipeline.planning.estimate import Estimate
 from pipeline.results.table import ResultWriter, as_table
 from pipeline.storage.store import open_output, open_store
 from pipeline.tracking.tracker import TrackingSpec
 from pipeline.workflows.restyle_job import RestyleJob, open_job
-from pipeline.workflows.validate import Check, ValidateSpec, Validation, validate
+from pipeline.workflows.validate import PartCheck, ValidateSpec, Validation, validate
 from tests import miniature
 from tests.acestep.checkpoints.test_hub import point_to
 from tests.audio_files import with_streams
@@ -43,9 +43,9 @@ class Watching:
     """Remembers what it is told."""
 
     def __init__(self) -> None:
-        self.checks: dict[str, Check] = {}
+        self.checks: dict[str, PartCheck] = {}
 
-    def checked(self, check: Check) -> None:
+    def checked(self, check: PartCheck) -> None:
         self.checks[check.name] = check
 
     def looked(self, done: int, total: int) -> None:
@@ -59,7 +59,7 @@ def job_of(folder: Path, rows: list[dict], **values: object) -> RestyleJob:
     return RestyleJob(str(folder / "tracks.jsonl"), **given)
 
 
-def looked_at(job: RestyleJob, **how: object) -> tuple[Validation, dict[str, Check]]:
+def looked_at(job: RestyleJob, **how: object) -> tuple[Validation, dict[str, PartCheck]]:
     watching = Watching()
     found = validate(job, ValidateSpec(**how), watching)
     return found, watching.checks
@@ -267,12 +267,12 @@ def test_rates_come_from_another_folder_of_the_same_model(tmp_path: Path, row: d
 
 def test_short_space_is_a_problem_of_no_track(tmp_path: Path, row: dict) -> None:
     hours = shutil.disk_usage(tmp_path).total / 192_000 / 3600
-    found = Forecast(1, 1, 0, hours, None, None, as_table([]))
+    found = Estimate(1, 1, 0, hours, None, None, as_table([]))
     space = space_for(found, "wav", open_store(str(tmp_path)))
     assert space.is_short
     assert "an upper bound for wav" in str(space)
     assert not space_for(found, "wav", open_store("s3://bucket/x?region=eu-west-1")).is_short
-    assert "cannot be asked" in str(Space(1.0, "", None))
+    assert "cannot be asked" in str(DiskSpace(1.0, "", None))
 
 
 @pytest.mark.parametrize("audio_format", FORMATS)
@@ -309,15 +309,15 @@ def test_how_far_is_decoded_decides_what_is_found(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "no_sound.wav", np.zeros((0, 2), np.float32), 48_000)
     everywhere = {"cut.wav", "text.mp3", "tiny.flac", "playlist.m3u8", "nan.wav", "no_sound.wav"}
     found = {
-        full: {path.name for path in tmp_path.iterdir() if listen(str(path), full, 600.0).defect}
+        full: {path.name for path in tmp_path.iterdir() if check_decoding(str(path), full, 600.0).defect}
         for full in (False, True)
     }
     assert found[False] == everywhere
     assert found[True] == everywhere | {"cut.flac", "damaged_late.flac"}
-    kind, said = listen(str(tmp_path / "text.mp3"), False, 600.0).defect or ("", "")
+    kind, said = check_decoding(str(tmp_path / "text.mp3"), False, 600.0).defect or ("", "")
     assert (kind, "cannot be decoded as audio" in said) == ("unreadable_audio", True)
     for full in (False, True):
-        assert (listen(str(tmp_path / "good.mp3"), full, 10.0).defect or ("",))[0] == "too_long"
+        assert (check_decoding(str(tmp_path / "good.mp3"), full, 10.0).defect or ("",))[0] == "too_long"
 
 
 def test_what_is_worth_knowing_of_sources_is_told_and_stops_nothing(tmp_path: Path) -> None:
@@ -331,8 +331,8 @@ def test_what_is_worth_knowing_of_sources_is_told_and_stops_nothing(tmp_path: Pa
     tracks = [parse_track(values, str(tmp_path / "m.csv")) for values in rows]
     wanted = {"late.flac": "silent_reference", "silent.flac": "silent_source", "two.mka": "streams_left_out"}
     for how in ("start", "full"):
-        problems: list[Problem] = []
-        notes: list[Problem] = []
+        problems: list[ReportedProblem] = []
+        notes: list[ReportedProblem] = []
         counted = check_sources(tracks, probe_all, how, 600.0, problems.append, notes.append, lambda done: None)
         assert (counted.bad, problems) == (0, [])
         assert {note.track_id: note.kind for note in notes} == wanted
@@ -345,7 +345,7 @@ def test_a_reference_is_a_source_too_and_shared_files_are_decoded_once(tmp_path:
     rows[3]["reference_audio"] = "gone.wav"
     rows[4999]["reference_audio"] = "text.wav"
     tracks = [parse_track(values, str(tmp_path / "m.csv")) for values in rows]
-    problems: list[Problem] = []
+    problems: list[ReportedProblem] = []
     counted = check_sources(tracks, probe_all, "full", 600.0, problems.append, print, lambda done: None)
     assert (counted.tracks, counted.bad, counted.undecodable, counted.unknown) == (5000, 2, 1, 0)
     assert counted.seconds == pytest.approx(4998 * 5.0)
@@ -363,7 +363,7 @@ def test_a_report_holds_every_problem_and_memory_the_first(tmp_path: Path, endin
     with ProblemLog(path) as log:
         log.note("model", "it is, alas, 'not' here\n")
         for number in range(20_000):
-            log.add(Problem(f"t{number}", f"{number}.wav", "missing_file", "no such file"))
+            log.add(ReportedProblem(f"t{number}", f"{number}.wav", "missing_file", "no such file"))
     table = (
         pq.read_table(path)
         if ending == "parquet"

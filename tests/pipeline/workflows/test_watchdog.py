@@ -11,10 +11,10 @@ import pytest
 
 from pipeline.cluster.pool import ClusterSpec, PoolError, size_pool
 from pipeline.cluster.shutdown import StoppedError
-from pipeline.cluster.worker_deaths import Death
+from pipeline.cluster.worker_deaths import WorkerDeath
 from pipeline.worker.attempts import UnderWay
 from pipeline.workflows import watchdog as module
-from pipeline.workflows.watchdog import Looks, Watch, answered, describe_cluster, watching
+from pipeline.workflows.watchdog import Watchdog, WatchdogView, answered, describe_cluster, watching
 
 
 class Pool:
@@ -22,7 +22,7 @@ class Pool:
 
     def __init__(self) -> None:
         self.lost: str | None = None
-        self.deaths: list[Death] = []
+        self.deaths: list[WorkerDeath] = []
         self.ready = 1
         self.under_way: list[UnderWay] = []
         self.said: list[str] = []
@@ -32,15 +32,15 @@ class Pool:
     def die(self, count: int = 1, for_memory: bool = True) -> None:
         first = len(self.deaths)
         self.deaths += [
-            Death(f"w{first + k}", 100 + k, for_memory, "Memory usage 9 exceeded 8") for k in range(count)
+            WorkerDeath(f"w{first + k}", 100 + k, for_memory, "Memory usage 9 exceeded 8") for k in range(count)
         ]
 
     def begin(self, what: str, ago_s: float = 0.0, worker: str = "w") -> None:
         self.under_way.append(UnderWay(what, "node", 1, worker, time.time() - ago_s))
 
     @contextmanager
-    def watched(self, **settings: Any) -> Iterator[Watch]:
-        looks = Looks(
+    def watched(self, **settings: Any) -> Iterator[Watchdog]:
+        looks = WatchdogView(
             lost=lambda: self.lost,
             deaths=lambda: self.deaths,
             ready=lambda: self.ready,
@@ -48,7 +48,7 @@ class Pool:
             describe=lambda: "the cluster has 1 node alive",
         )
         with watching(
-            Watch(self.said.append, self.errors.append, self.abandoned.append, looks, **settings)
+            Watchdog(self.said.append, self.errors.append, self.abandoned.append, looks, **settings)
         ) as watch:
             yield watch
 
