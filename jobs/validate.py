@@ -94,40 +94,44 @@ def parts_of(config: DictConfig) -> tuple[RestyleJob, ValidateSpec, int | None]:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="validate")
 def _main(config: DictConfig) -> None:
     _entered.append(True)
-    teller, errors = ConsoleValidationReporter(plain_console()), plain_console(stderr=True)
+    reporter, errors = ConsoleValidationReporter(plain_console()), plain_console(stderr=True)
     with raising() as status_of:
         try:
             job, spec, workers = parts_of(config)
-            found = validate(job, spec, teller)
+            found = validate(job, spec, reporter)
         except RestyleError as error:
             errors.print(f"error: {error}", style="red")
             sys.exit(COULD_NOT_START)
         except KeyboardInterrupt as stopped:
             errors.print("interrupted: what was learnt of the sources is kept", style="red")
             sys.exit(status_of(stopped))
-    conclude(found, job, spec, workers, teller)
+    conclude(found, job, spec, workers, reporter)
     sys.exit(OK if found.ok else INCOMPLETE if found.can_start else COULD_NOT_START)
 
 
 def conclude(
-    found: Validation, job: RestyleJob, spec: ValidateSpec, workers: int | None, teller: ConsoleValidationReporter
+    found: Validation,
+    job: RestyleJob,
+    spec: ValidateSpec,
+    workers: int | None,
+    reporter: ConsoleValidationReporter,
 ) -> None:
     """What is wrong with the tracks, and the plan."""
     if found.counts:
-        teller.listed("bad tracks", found.counts, found.first, spec.report)
+        reporter.listed("bad tracks", found.counts, found.first, spec.report)
     if found.noted:
-        teller.listed("notes", found.noted, found.first_noted, spec.report)
+        reporter.listed("notes", found.noted, found.first_noted, spec.report)
     if spec.report:
-        teller.line(f"{'report':{NAME}}{spec.report}")
+        reporter.line(f"{'report':{NAME}}{spec.report}")
     if found.forecast is None or found.space is None:
-        teller.line("\nthe job cannot start, so there is no plan yet")
+        reporter.line("\nthe job cannot start, so there is no plan yet")
         return
-    teller.line("")
+    reporter.line("")
     lines = plan_lines(found.forecast, found.space, job, spec, workers)
     if found.undecodable:
         lines["covers"] += f"; {found.undecodable} tracks will fail, since they do not decode"
     for name, text in lines.items():
-        teller.line(f"{name:{NAME}}{text}")
+        reporter.line(f"{name:{NAME}}{text}")
 
 
 def plan_lines(

@@ -31,9 +31,9 @@ def melody(seconds: float, seed: int = 0, octave: int = 0, rate: int = 48_000) -
     octave: how many higher all of it is.
     """
     t = np.arange(int(seconds * rate)) / rate
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     scale = np.array([0, 2, 4, 5, 7, 9, 11, 12])
-    notes = [220 * 2 ** (scale[dice.integers(0, 8, int(seconds * k) + 1)] / 12) for k in (2, 0.5)]
+    notes = [220 * 2 ** (scale[rng.integers(0, 8, int(seconds * k) + 1)] / 12) for k in (2, 0.5)]
     wave = np.zeros_like(t)
     for pitches, per_s, register in zip(notes, (2, 0.5), (1, 0), strict=True):
         pitch = 2.0 ** (register + octave) * pitches[(t * per_s).astype(int)]

@@ -123,8 +123,8 @@ def reference_clip(wave: Tensor, pick: str = "fixed", seed: int = 0) -> Tensor:
     third = length // 3
     starts = [0, third, length - piece]
     if pick == "random":
-        dice = random.Random(seed)
-        starts = [k * third + dice.randint(0, max(0, third - piece)) for k in range(3)]
+        rng = random.Random(seed)
+        starts = [k * third + rng.randint(0, max(0, third - piece)) for k in range(3)]
     return torch.cat([wave[:, start : start + piece] for start in starts], dim=1)
 
 

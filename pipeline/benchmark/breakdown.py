@@ -23,7 +23,7 @@ def break_down(
     case: CoverCase | StepCase | VaeCase,
     handler: AceStepHandler,
     calls: Mapping[str, Callable[[], Any]],
-    seams: Mapping[str, list[Seam]],
+    patches: Mapping[str, list[Seam]],
     peaks: Peaks,
 ) -> tuple[list[PartRow], dict[str, float | None]]:
     """Time by part and peak memory of each side, in runs of their own: watching memory costs time."""
@@ -31,7 +31,7 @@ def break_down(
     spent: dict[str, dict[str, float]] = {}
     memory: dict[str, float | None] = {}
     for name, call in calls.items():
-        with by_part(seams[name], device) as spent[name]:
+        with by_part(patches[name], device) as spent[name]:
             call()
         with peak_memory(device) as peak:
             call()

@@ -68,11 +68,11 @@ class PartClock:
 
 
 @contextmanager
-def by_part(seams: list[Seam], device: torch.device) -> Iterator[dict[str, float]]:
+def by_part(patches: list[Seam], device: torch.device) -> Iterator[dict[str, float]]:
     """Seconds by part of what runs within the block; complete when it ends."""
     with ExitStack() as stack:
         clock = PartClock(device)
-        for owner, method, part in seams:
+        for owner, method, part in patches:
             stack.enter_context(replaced(owner, method, clock.watch(part)))
         clock.since = clock._now()
         yield clock.spent

@@ -40,7 +40,7 @@ class Sides:
         peers = {name: partial(case.theirs, pipeline) for name, pipeline in self.peers.items()}
         return {OURS: partial(case.ours, self.handler), **peers}
 
-    def seams(self) -> dict[str, list[Seam]]:
+    def patches(self) -> dict[str, list[Seam]]:
         """Where the parts of each side begin."""
         return {OURS: our_patches(self.handler), **{name: peer_patches(peer) for name, peer in self.peers.items()}}
 
@@ -124,7 +124,7 @@ def make_cases(request: BenchmarkRequest, size: Size, gpu: bool) -> Iterable[Any
 
 def run_case(
     case: AnyCase,
-    gate: Gate,
+    check_equality: Gate,
     sides: Sides,
     request: BenchmarkRequest,
     peaks: Peaks,
@@ -139,7 +139,7 @@ def run_case(
     checked, refused, able = {}, [], {}
     for name, pipeline in sides.peers.items():
         try:
-            found = gate(case, name, sides.handler, pipeline)
+            found = check_equality(case, name, sides.handler, pipeline)
         except PeerOutOfMemoryError as error:
             tell(f"{case.name}: the {name} peer: {error}")
             refused.append(PeerResult(name, [], [], None, str(error)))
@@ -159,6 +159,6 @@ def run_case(
     memory: dict[str, float | None] = {}
     if request.breakdown:
         tell(f"{case.name}: time by part")
-        rows, memory = break_down(case, sides.handler, sides.calls(case), sides.seams(), peaks)
+        rows, memory = break_down(case, sides.handler, sides.calls(case), sides.patches(), peaks)
     ours_s, loads = medians(samples[OURS]), (before, load())
     return CaseResult(case.name, case.audio_s, ours_s, [*peers, *refused], rows, memory, loads)

@@ -151,10 +151,10 @@ def _check_id(
 
 
 def as_spelled(
-    rows: Iterable[Track | RejectedRow], patience: ReadTimeout = DEFAULT_READ_TIMEOUT
+    rows: Iterable[Track | RejectedRow], timeout: ReadTimeout = DEFAULT_READ_TIMEOUT
 ) -> Iterator[Track | RejectedRow]:
     """Rows whose files are named in the Unicode form that they have where they are."""
-    folders = FolderListings(patience)
+    folders = FolderListings(timeout)
     batch: list[Track | RejectedRow] = []
     try:
         for row in rows:

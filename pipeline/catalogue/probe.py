@@ -78,12 +78,12 @@ class ProbeCache:
         self,
         store: Store,
         launch: str,
-        patience: ReadTimeout = DEFAULT_READ_TIMEOUT,
+        timeout: ReadTimeout = DEFAULT_READ_TIMEOUT,
         suspects: Collection[str] = (),
     ):
-        self.store, self.launch, self.patience = store, launch, patience
+        self.store, self.launch, self.timeout = store, launch, timeout
         self.suspects = frozenset(suspects)
-        self.folders = FolderListings(patience)
+        self.folders = FolderListings(timeout)
         known = pa.concat_tables([SCHEMA.empty_table(), *_remembered(store)])
         # The newest look at a file comes last and is found first.
         self.known = known.filter(pc.equal(known["numerics_version"], NUMERICS_VERSION)).combine_chunks()[::-1]
@@ -92,7 +92,7 @@ class ProbeCache:
     def of(self, uris: Sequence[str]) -> dict[str, Probe]:
         """A probe of each file."""
         unique = list(dict.fromkeys(uris))
-        seen = _seen(unique, self.patience)
+        seen = _seen(unique, self.timeout)
         found: dict[str, Probe] = {}
         places = pc.index_in(pa.array(map(redacted, unique), pa.string()), value_set=self.known["uri"])
         known = pa.array(unique, pa.string()).filter(places.is_valid()).to_pylist()
@@ -102,7 +102,7 @@ class ProbeCache:
                 found[uri] = Probe(row["digest"], row["duration_s"], row["error_kind"], row["error"])
         fresh = [uri for uri in unique if uri not in found]
         if fresh:
-            looked = _probed(fresh, self.folders, self.patience)
+            looked = _probed(fresh, self.folders, self.timeout)
             found |= looked
             self._remember({uri: p for uri, p in looked.items() if p.digest}, seen)
         return found
@@ -110,7 +110,7 @@ class ProbeCache:
     def _remember(self, looked: dict[str, Probe], seen: dict[str, FileVersion | None]) -> None:
         # A file that was replaced while it was read, and is put back, has the old time and the other's digest.
         local = [uri for uri in looked if _is_local(uri)]
-        after = seen | _seen(local, self.patience)
+        after = seen | _seen(local, self.timeout)
         rows = [
             {"uri": redacted(uri), "size": one.size, "modified_ns": one.modified_ns, **asdict(probe)}
             | {"numerics_version": NUMERICS_VERSION}
@@ -135,14 +135,14 @@ def _remembered(store: Store) -> Iterator[pa.Table]:
                 log.warning("%s; it is left out", error)
 
 
-def probe_all(uris: Sequence[str], patience: ReadTimeout = DEFAULT_READ_TIMEOUT) -> dict[str, Probe]:
+def probe_all(uris: Sequence[str], timeout: ReadTimeout = DEFAULT_READ_TIMEOUT) -> dict[str, Probe]:
     """Probes of files that nobody will remember, for want of an output folder."""
-    return _probed(list(dict.fromkeys(uris)), FolderListings(patience), patience)
+    return _probed(list(dict.fromkeys(uris)), FolderListings(timeout), timeout)
 
 
-def _probed(uris: Sequence[str], folders: FolderListings, patience: ReadTimeout) -> dict[str, Probe]:
-    with side_by_side(THREADS, patience) as (pool, patience):
-        look = partial(probe, folders=folders, patience=patience)
+def _probed(uris: Sequence[str], folders: FolderListings, timeout: ReadTimeout) -> dict[str, Probe]:
+    with side_by_side(THREADS, timeout) as (pool, timeout):
+        look = partial(probe, folders=folders, timeout=timeout)
         return dict(zip(uris, pool.map(look, uris), strict=True))
 
 
@@ -150,7 +150,7 @@ def _is_local(uri: str) -> bool:
     return isinstance(locate(uri)[0], fs.LocalFileSystem)
 
 
-def _seen(uris: Sequence[str], patience: ReadTimeout) -> dict[str, FileVersion | None]:
+def _seen(uris: Sequence[str], timeout: ReadTimeout) -> dict[str, FileVersion | None]:
     """Size and time of each file; None where there is no file, or none that answers."""
     seen: dict[str, FileVersion | None] = dict.fromkeys(uris)
     groups: dict[int, tuple[fs.FileSystem, dict[str, str]]] = {}
@@ -162,13 +162,13 @@ def _seen(uris: Sequence[str], patience: ReadTimeout) -> dict[str, FileVersion |
         groups.setdefault(id(filesystem), (filesystem, {}))[1][uri] = path
     for filesystem, paths in groups.values():
         if isinstance(filesystem, fs.LocalFileSystem):
-            seen |= _seen_locally(paths, patience)
+            seen |= _seen_locally(paths, timeout)
         else:
-            seen |= _seen_remotely(filesystem, paths, patience)
+            seen |= _seen_remotely(filesystem, paths, timeout)
     return seen
 
 
-def _seen_locally(paths: dict[str, str], patience: ReadTimeout) -> dict[str, FileVersion | None]:
+def _seen_locally(paths: dict[str, str], timeout: ReadTimeout) -> dict[str, FileVersion | None]:
     """The same for local files. What lies beside one that does not answer is not asked."""
     seen: dict[str, FileVersion | None] = {}
     left = list(paths.items())
@@ -186,7 +186,7 @@ def _seen_locally(paths: dict[str, str], patience: ReadTimeout) -> dict[str, Fil
                     seen[uri] = None
 
         try:
-            patience.run(left[0][1], ask)
+            timeout.run(left[0][1], ask)
             left = []
         except SourceTimeoutError:
             dead = place_of(asked[-1][1] if asked else left[0][1])
@@ -195,7 +195,7 @@ def _seen_locally(paths: dict[str, str], patience: ReadTimeout) -> dict[str, Fil
 
 
 def _seen_remotely(
-    filesystem: fs.FileSystem, paths: dict[str, str], patience: ReadTimeout
+    filesystem: fs.FileSystem, paths: dict[str, str], timeout: ReadTimeout
 ) -> dict[str, FileVersion | None]:
     def ask(tick: Tick) -> list[fs.FileInfo]:
         def once() -> list[fs.FileInfo]:
@@ -208,21 +208,21 @@ def _seen_remotely(
         return with_retries(once)
 
     try:
-        infos = patience.run(next(iter(paths)), ask)
+        infos = timeout.run(next(iter(paths)), ask)
     except (OSError, ValueError, SourceError):
         return dict.fromkeys(paths)
     seen = (FileVersion(info.size, info.mtime_ns) if info.is_file else None for info in infos)
     return dict(zip(paths, seen, strict=True))
 
 
-def probe(uri: str, folders: FolderListings | None = None, patience: ReadTimeout = DEFAULT_READ_TIMEOUT) -> Probe:
+def probe(uri: str, folders: FolderListings | None = None, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT) -> Probe:
     """Digest a file's bytes and read its length from the header, without decoding it.
 
     Args:
         folders: where a name like that of a missing file is looked for; None looks nowhere.
     """
     try:
-        return patience.run(uri, lambda tick: _look(uri, tick))
+        return timeout.run(uri, lambda tick: _look(uri, tick))
     except FileNotFoundError:
         missing = no_such_file(folders.near(uri) if folders else NearbyFiles())
         return Probe(error_kind="missing_file", error=f"{uri}: {missing}")

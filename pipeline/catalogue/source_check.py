@@ -66,7 +66,7 @@ def check_sources(
     found: Callable[[ReportedProblem], None],
     noted: Callable[[ReportedProblem], None],
     looked: Callable[[int], None],
-    patience: ReadTimeout = DEFAULT_READ_TIMEOUT,
+    timeout: ReadTimeout = DEFAULT_READ_TIMEOUT,
 ) -> SourceSummary:
     """Probe the files of every track and decode them as far as ``how_far`` says, batch by batch.
 
@@ -84,11 +84,11 @@ def check_sources(
     told_at = time.monotonic()
 
     stopped = threading.Event()
-    patience = replace(patience, stopped=stopped.is_set)
+    timeout = replace(timeout, stopped=stopped.is_set)
 
     @lru_cache(maxsize=REMEMBERED)
     def decoded(uri: str) -> DecodeResult:
-        return check_decoding(uri, full, max_seconds, patience)
+        return check_decoding(uri, full, max_seconds, timeout)
 
     planned = iter(tracks)
     while batch := list(islice(planned, BATCH_ROWS)):
@@ -161,7 +161,7 @@ def is_longer(known: Probe, max_seconds: float) -> bool:
 
 
 def check_decoding(
-    uri: str, full: bool, max_seconds: float, patience: ReadTimeout = DEFAULT_READ_TIMEOUT
+    uri: str, full: bool, max_seconds: float, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT
 ) -> DecodeResult:
     """Decode a file, as a worker does.
 
@@ -183,7 +183,7 @@ def check_decoding(
         return look() if isinstance(filesystem, fs.LocalFileSystem) else with_retries(look)
 
     try:
-        return DecodeResult(tuple(patience.run(uri, decoded)))
+        return DecodeResult(tuple(timeout.run(uri, decoded)))
     except (OSError, RestyleError) as error:
         return DecodeResult(defect=(source_kind(error), f"{uri}: {error}"))
 

@@ -34,8 +34,8 @@ def map_in_tasks(
     """
     task = ray.remote(num_cpus=1, num_gpus=gpus, resources=dict(resources or {}), max_retries=RETRIES)(work)
     there = ray.cluster_resources()
-    hands = there.get("GPU", 0.0) / gpus if gpus else there.get("CPU", 1.0)
-    at_once = max_tasks or QUEUED_PER_CPU * max(1, int(hands))
+    slots = there.get("GPU", 0.0) / gpus if gpus else there.get("CPU", 1.0)
+    at_once = max_tasks or QUEUED_PER_CPU * max(1, int(slots))
     under_way: deque[tuple[Piece, Any]] = deque()
     for piece in pieces:
         under_way.append((piece, task.remote(piece)))

@@ -53,11 +53,11 @@ def measured_rows(output: Store, uri: str) -> pa.Table:
     return rows
 
 
-def judged(rows: pa.Table, null: ChanceLevel, objective: Objective) -> pa.Table:
+def judged(rows: pa.Table, chance: ChanceLevel, objective: Objective) -> pa.Table:
     """Rows with ``cover/outcome``, ``cover/reason`` and the columns of ``pipeline.evaluation.objective.score``."""
     names = ["status", "error_message", "duration_s", "unmeasured", HARMONY, MELODY, TIMBRE, WAVEFORM]
     found = [
-        outcome(row, null) if row["status"] == "ok" else ("failed", row["error_message"])
+        outcome(row, chance) if row["status"] == "ok" else ("failed", row["error_message"])
         for row in rows.select(names).to_pylist()
     ]
     for number, name in enumerate((OUTCOME, REASON)):
@@ -73,8 +73,8 @@ def run_chance_level(output: Store, rows: pa.Table) -> ChanceLevel:
 
     The sample is drawn by what tracks and items are called, so it is the same whoever asks.
     """
-    with side_by_side(READERS, DEFAULT_READ_TIMEOUT) as (readers, patience):
-        features = partial(_features, output, patience=patience)
+    with side_by_side(READERS, DEFAULT_READ_TIMEOUT) as (readers, timeout):
+        features = partial(_features, output, timeout=timeout)
         heard = [both for both in readers.map(features, _sample(rows)) if both]
     return measure_chance(
         [(name, source) for name, source, _ in heard], [(name, cover) for name, _, cover in heard]
@@ -91,10 +91,10 @@ def _sample(rows: pa.Table) -> list[dict[str, Any]]:
     return [own[hash_sample(own, 1)[0]] for own in covers.values()]
 
 
-def _features(output: Store, row: dict[str, Any], patience: ReadTimeout) -> tuple[str, Features, Features] | None:
+def _features(output: Store, row: dict[str, Any], timeout: ReadTimeout) -> tuple[str, Features, Features] | None:
     """A track's id, and what is compared of its source and its cover; None where one of them is gone."""
     try:
-        waves = load(row["source"], None, patience), load_cover(output, row["audio_path"], None, patience)
+        waves = load(row["source"], None, timeout), load_cover(output, row["audio_path"], None, timeout)
     except (RestyleError, OSError) as error:
         log.warning("%s is left out of the run's chance level: %s", row["track_id"], error)
         return None

@@ -56,7 +56,7 @@ def measure_chance(
     )
 
 
-def outcome(values: Mapping[str, Any], null: ChanceLevel) -> tuple[str | None, str]:
+def outcome(values: Mapping[str, Any], chance: ChanceLevel) -> tuple[str | None, str]:
     """What a cover came to, and why: "ok", "copy" of its source, or the song "lost"; None where it cannot be told.
 
     Args:
@@ -75,12 +75,12 @@ def outcome(values: Mapping[str, Any], null: ChanceLevel) -> tuple[str | None, s
     seconds = values.get("duration_s")
     if seconds is not None and seconds < SHORTEST_S:
         return None, f"{seconds:.1f} s are too few to tell from chance; {SHORTEST_S:g} s are needed"
-    measured = null.pairs >= MIN_PAIRS
-    limits = [null.p95[name] if measured and name in null.p95 else USUAL_P95 for name in (HARMONY, MELODY)]
+    measured = chance.pairs >= MIN_PAIRS
+    limits = [chance.p95[name] if measured and name in chance.p95 else USUAL_P95 for name in (HARMONY, MELODY)]
     told = ", ".join(
         f"{name} {value:.2f} (chance {limit:.2f})"
         for name, value, limit in zip((HARMONY, MELODY), (harmony, melody), limits, strict=True)
     )
     if not measured:
-        told += f"; chance is a usual one, the run has {null.pairs} unrelated pairs and {MIN_PAIRS} are needed"
+        told += f"; chance is a usual one, the run has {chance.pairs} unrelated pairs and {MIN_PAIRS} are needed"
     return ("lost" if harmony < limits[0] and melody < limits[1] else "ok"), told

@@ -59,7 +59,7 @@ def make_plan(
     look: Look,
     todo: Callable[[pa.Table], None],
     final: Callable[[pa.Table], None],
-    carried: CarriedColumns | None = None,
+    carried_columns: CarriedColumns | None = None,
 ) -> Plan:
     """Cross tracks and settings, and leave out every item whose id is in ``finished``.
 
@@ -67,7 +67,7 @@ def make_plan(
         look: probes of files by their names, such as ``Probes.of``.
         todo: takes work, tables of ``PLAN_SCHEMA``.
         final: takes result rows of what cannot be run.
-        carried: own columns that rows of finished items hold; None does not compare them.
+        carried_columns: own columns that rows of finished items hold; None does not compare them.
 
     Raises:
         RepeatsError: settings would give identical audio for a row that sets nothing itself.
@@ -77,8 +77,8 @@ def make_plan(
         unusable: list[dict[str, Any]] = []
         done: dict[str, Mapping[str, str]] = {}
         work = list(_plan_batch(plan, batch, rules, finished, look, unusable.append, done))
-        if carried is not None:
-            plan.outdated |= carried.outdated(done)
+        if carried_columns is not None:
+            plan.outdated |= carried_columns.outdated(done)
         plan.done += len(done)
         plan.tracks += len(work)
         plan.set_aside += len(unusable)

@@ -70,11 +70,11 @@ def work(rows: pa.Table) -> pa.ChunkedArray:
     return pc.multiply(seconds, pc.cast(pc.list_value_length(rows["items"]), pa.float64()))
 
 
-def read_plan(store: Store, task_s: float, hands: int) -> Iterator[pa.Table]:
+def read_plan(store: Store, task_s: float, consumers: int) -> Iterator[pa.Table]:
     """The rows of a plan's file in order: one at a time, and short ones together up to ``task_s`` seconds of work.
 
-    Towards the end fewer go together, so that all ``hands`` which take them have something to do until then. The
-    file is in memory as it is, and one row group unpacked.
+    Towards the end fewer go together, so that all ``consumers`` which take them have something to do until then.
+    The file is in memory as it is, and one row group unpacked.
     """
     # Read whole, and at once: no transfer lasts as long as a job.
     with pq.ParquetFile(pa.BufferReader(store.read(PLAN_FILE))) as file:
@@ -83,7 +83,7 @@ def read_plan(store: Store, task_s: float, hands: int) -> Iterator[pa.Table]:
             rows = pa.Table.from_batches([batch])
             start, taken_s = 0, 0.0
             for end, row_s in enumerate(work(rows).to_pylist()):
-                if end > start and (taken_s + row_s > task_s or end - start >= (left - start) // (4 * hands)):
+                if end > start and (taken_s + row_s > task_s or end - start >= (left - start) // (4 * consumers)):
                     yield _copied(rows, start, end)
                     start, taken_s = end, 0.0
                 taken_s += row_s

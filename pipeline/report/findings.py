@@ -62,7 +62,7 @@ class Findings:
 
     rows: pa.Table
     comparison: Comparison
-    null: ChanceLevel
+    chance: ChanceLevel
     sentences: tuple[str, ...]
     files: Mapping[str, bytes]
 
@@ -74,11 +74,11 @@ def make_findings(output: Store, rows: pa.Table, spec: FindingsSpec, title: str)
         rows: of ``FOUND_COLUMNS``, of which some are measured.
     """
     rows = rows.filter(pc.not_equal(rows["status"], "rejected"))
-    null = run_chance_level(output, rows)
-    rows = judged(rows, null, spec.objective)
+    chance = run_chance_level(output, rows)
+    rows = judged(rows, chance, spec.objective)
     comparison = compare(rows, spec.objective)
-    sentences = (*explain(comparison), *_caveats(rows, null))
-    files = _tables(rows, comparison, null, spec.objective)
+    sentences = (*explain(comparison), *_caveats(rows, chance))
+    files = _tables(rows, comparison, chance, spec.objective)
     if spec.pictures:
         files |= draw_figures(rows, comparison)
     if spec.listen_tracks:
@@ -93,10 +93,10 @@ def make_findings(output: Store, rows: pa.Table, spec: FindingsSpec, title: str)
         )
     for name, content in files.items():
         output.write(f"{FOLDER}/{name}", content)
-    return Findings(rows, comparison, null, sentences, files)
+    return Findings(rows, comparison, chance, sentences, files)
 
 
-def _caveats(rows: pa.Table, null: ChanceLevel) -> list[str]:
+def _caveats(rows: pa.Table, chance: ChanceLevel) -> list[str]:
     """What the figures do not rest on, in sentences."""
     said = []
     ok = rows.filter(pc.equal(rows["status"], "ok"))
@@ -104,14 +104,14 @@ def _caveats(rows: pa.Table, null: ChanceLevel) -> list[str]:
     if len(unknown):
         reason = unknown[REASON][0].as_py()
         said.append(f"{len(unknown)} of {len(ok)} covers are not judged, the first since {reason}")
-    if null.pairs < MIN_PAIRS:
+    if chance.pairs < MIN_PAIRS:
         said.append(
-            f"chance is a usual one: the run has {null.pairs} pairs of unrelated tracks, {MIN_PAIRS} are needed"
+            f"chance is a usual one: the run has {chance.pairs} pairs of unrelated tracks, {MIN_PAIRS} are needed"
         )
     return said
 
 
-def _tables(rows: pa.Table, comparison: Comparison, null: ChanceLevel, objective: Objective) -> dict[str, bytes]:
+def _tables(rows: pa.Table, comparison: Comparison, chance: ChanceLevel, objective: Objective) -> dict[str, bytes]:
     measured = [name for name in BY_NAME if rows[name].null_count < len(rows)]
     covers = rows.select([*COVER_COLUMNS, KEPT, MOVED, SCORE, *measured, "unmeasured"])
     tables = {
@@ -121,5 +121,5 @@ def _tables(rows: pa.Table, comparison: Comparison, null: ChanceLevel, objective
         "pairs": comparison.pairs,
     }
     files = {f"{name}.parquet": encode_parquet(table) for name, table in tables.items()}
-    told = {"null": asdict(null), "objective": asdict(objective)}
+    told = {"null": asdict(chance), "objective": asdict(objective)}
     return files | {f"{name}.json": json.dumps(values, indent=2).encode() for name, values in told.items()}

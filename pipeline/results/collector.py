@@ -25,7 +25,7 @@ class ResultCollector:
     def __init__(self, output: Store):
         self.output = output
         self.results, self.rejected = ResultWriter(output, RESULTS), ResultWriter(output, REJECTED)
-        self.receipts = Journal(output)
+        self.journal = Journal(output)
         self.new = 0
 
     def add(self, table: pa.Table) -> None:
@@ -39,12 +39,12 @@ class ResultCollector:
             self.rejected.add(table.filter(refused))
         finally:  # older rows may fail to be written here, and these are still to be taken
             if self.results.add(table.filter(pc.invert(refused))):
-                self.receipts.written()
+                self.journal.written()
 
     def add_new(self, table: pa.Table) -> None:
         """Take rows from a worker."""
         self.add(table.drop_columns([TASK, LAST]))
-        self.receipts.seen(table)
+        self.journal.seen(table)
 
     def adopt(self) -> None:
         """Take the rows of receipts that nobody wrote, such as an earlier launch's that was killed."""
@@ -67,4 +67,4 @@ class ResultCollector:
             self.rejected.flush()
         finally:
             self.results.flush()
-        self.receipts.written()
+        self.journal.written()

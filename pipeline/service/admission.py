@@ -1,4 +1,4 @@
-"""The counter: a request becomes an order at the desk, whether it came over HTTP or from the page."""
+"""The admission: a request becomes an order at the scheduler, whether it came over HTTP or from the page."""
 
 import asyncio
 import logging
@@ -39,9 +39,9 @@ class SentFile:
 class Admission:
     """Where requests are checked, their sources admitted, and orders placed."""
 
-    def __init__(self, spec: ServiceSpec, model: ModelFacts, shelf: GenerationStore, desk: Scheduler):
-        self.spec, self.model, self.shelf, self.desk = spec, model, shelf, desk
-        self.keep = UploadStore(shelf.store, spec.output, shelf.room)
+    def __init__(self, spec: ServiceSpec, model: ModelFacts, store: GenerationStore, scheduler: Scheduler):
+        self.spec, self.model, self.store, self.scheduler = spec, model, store, scheduler
+        self.uploads = UploadStore(store.store, spec.output, store.quota)
         self.readers = ThreadPoolExecutor(READERS, "read")
         self.fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
 
@@ -49,11 +49,11 @@ class Admission:
         """What a request would run, without its source.
 
         Raises:
-            RequestError, Problem: see ``orders.look_at``.
+            RequestError, Problem: see ``requests.look_at``.
         """
         return check_parameters(params, config, self.model, self.spec.limits)
 
-    async def order(
+    async def submit(
         self,
         params: GenerationParams,
         config: GenerationConfig,
@@ -67,8 +67,8 @@ class Admission:
             RequestError, Problem: the request, or its source, cannot be served; 429 where too many wait; 507 where
                 there is no room for its covers.
         """
-        async with self.prepared(params, config, owner, source, reference) as order:
-            return await self.desk.take(order)
+        async with self.prepared(params, config, owner, source, reference) as request:
+            return await self.scheduler.take(request)
 
     @asynccontextmanager
     async def prepared(
@@ -88,58 +88,58 @@ class Admission:
             RequestError, Problem: the request, or its source, cannot be served.
         """
         self.look_at(params, config)
-        brought = RequestUploads(self.shelf.room)
-        keep, refused = replace(self.keep, brought=brought), True
+        request_uploads = RequestUploads(self.store.quota)
+        uploads, refused = replace(self.uploads, request_uploads=request_uploads), True
         try:
-            admitted = await self._admitted("src_audio", params.src_audio, source, keep)
+            admitted = await self._admitted("src_audio", params.src_audio, source, uploads)
             heard = None
             if reference is not None or params.reference_audio:
-                heard = await self._admitted("reference_audio", params.reference_audio, reference, keep)
-            order = await asyncio.to_thread(
+                heard = await self._admitted("reference_audio", params.reference_audio, reference, uploads)
+            request = await asyncio.to_thread(
                 make_generation_request, params, config, admitted, heard, self.model, self.spec.limits, owner
             )
-            yield order
+            yield request
             refused = False
         except OSError as error:
             log.error("storage failed: %s", error)
             raise not_stored(str(error)) from error
         finally:
-            await asyncio.shield(asyncio.to_thread(brought.end, refused))
+            await asyncio.shield(asyncio.to_thread(request_uploads.end, refused))
 
     async def _admitted(
-        self, field: str, value: str | None, sent: SentFile | None, keep: UploadStore
+        self, field: str, value: str | None, sent: SentFile | None, uploads: UploadStore
     ) -> AdmittedSource:
         threads = self.fetchers if sent is None and is_address(value or "") else self.readers
-        return await asyncio.get_running_loop().run_in_executor(threads, self._admit, field, value, sent, keep)
+        return await asyncio.get_running_loop().run_in_executor(threads, self._admit, field, value, sent, uploads)
 
-    def _admit(self, field: str, value: str | None, sent: SentFile | None, keep: UploadStore) -> AdmittedSource:
+    def _admit(self, field: str, value: str | None, sent: SentFile | None, uploads: UploadStore) -> AdmittedSource:
         limits = self.spec.limits
         if sent is not None:
-            return upload(field, sent.file, sent.name, limits, keep)
+            return upload(field, sent.file, sent.name, limits, uploads)
         if not value:
             raise ProblemError(
                 422, "missing_field", f"{field} is not given", "send a file, a path or an address", field
             )
-        return admit(field, value, self.spec.access, limits, keep)
+        return admit(field, value, self.spec.access, limits, uploads)
 
-    async def wait(self, ticket: Generation) -> list[dict[str, Any]]:
+    async def wait(self, generation: Generation) -> list[dict[str, Any]]:
         """The rows of an order's covers, when they are done.
 
         Raises:
             Problem: one failed, or ``limits.wait_s`` passed.
         """
         try:
-            await asyncio.wait_for(ticket.over.wait(), self.spec.limits.wait_s)
+            await asyncio.wait_for(generation.over.wait(), self.spec.limits.wait_s)
         except TimeoutError:
             raise ProblemError(
                 503,
                 "still_under_way",
                 f"not finished within {self.spec.limits.wait_s:g} s",
-                f"it goes on: ask for /v1/audio/generations/{ticket.order.id}",
-                retry_after_s=self.desk.retry_after_s(),
+                f"it goes on: ask for /v1/audio/generations/{generation.request.id}",
+                retry_after_s=self.scheduler.retry_after_s(),
             ) from None
-        rows = [ticket.rows[item_id] for item_id in ticket.order.covers]
+        rows = [generation.rows[item_id] for item_id in generation.request.covers]
         failed = next((row for row in rows if row["status"] != "ok"), None)
         if failed is not None:
-            raise of_row(failed, ticket.order.track["source"])
+            raise of_row(failed, generation.request.track["source"])
         return rows

@@ -50,7 +50,7 @@ Ready = Callable[[], Awaitable[bool]]
 
 
 def make_app(
-    open_counter: Callable[[], Awaitable[Admission]],
+    open_admission: Callable[[], Awaitable[Admission]],
     ready: Ready,
     spec: ServiceSpec,
     keys: ApiKeys,
@@ -58,15 +58,17 @@ def make_app(
     """The application.
 
     Args:
-        open_counter: called once, within the event loop that serves.
+        open_admission: called once, within the event loop that serves.
         ready: whether a model is there to work; asked now and then, and not by clients.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        counter = app.state.counter = await open_counter()
-        app.state.gauges = ServiceMetrics(lambda: len(counter.desk.queue), lambda: counter.desk.busy)
-        resumed = await counter.desk.resume()
+        admission = app.state.admission = await open_admission()
+        app.state.metrics = ServiceMetrics(
+            lambda: len(admission.scheduler.queue), lambda: admission.scheduler.busy
+        )
+        resumed = await admission.scheduler.resume()
         if resumed:
             log.warning("going on with %d generations that an earlier run left open", resumed)
         app.state.ready = False
@@ -142,7 +144,7 @@ def make_app(
         expose_headers=EXPOSED,
     )
     app.add_middleware(SecurityMiddleware, rules=access_rules(spec, bool(keys)))
-    app.add_middleware(counting, gauges=lambda: app.state.gauges)
+    app.add_middleware(counting, metrics=lambda: app.state.metrics)
 
     @app.post(
         GENERATIONS,
@@ -166,18 +168,18 @@ def make_app(
         openapi_extra={"requestBody": openapi.request_body()},
     )
     async def generate(request: Request) -> Response:
-        owner, counter = owner_of(request), app.state.counter
+        owner, admission = owner_of(request), app.state.admission
         began = time.monotonic()
         if request.headers.get("content-type", "").lower().startswith("multipart/"):
             announced = request.headers.get("content-length", "")
-            await asyncio.to_thread(counter.shelf.room.look)
-            counter.shelf.room.demand(int(announced) if announced.isdigit() else 0)
-        body = await read_body(request, counter.spec.limits)
+            await asyncio.to_thread(admission.store.quota.look)
+            admission.store.quota.demand(int(announced) if announced.isdigit() else 0)
+        body = await read_body(request, admission.spec.limits)
         request.state.given = body.given
         wants_json = _wants_json(request, body)
         uploads = {n: SentFile(file.filename or n, file.file) for n, file in body.files.items()}
         try:
-            ticket = await counter.order(
+            generation = await admission.submit(
                 body.params, body.config, owner, uploads.get("src_audio"), uploads.get("reference_audio")
             )
         finally:
@@ -185,19 +187,22 @@ def make_app(
                 await file.close()  # else its copy lies in the temporary folder until the cover is made
             request.scope[HELD].release()
         if body.later:
-            return JSONResponse(as_json(ticket, counter.desk), 202, {"Location": _url(ticket)})
-        with _kept_open(app, counter, ticket), counter.shelf.room.holding(*counter.shelf.names_of(ticket.order)):
+            return JSONResponse(as_json(generation, admission.scheduler), 202, {"Location": _url(generation)})
+        with (
+            _kept_open(app, admission, generation),
+            admission.store.quota.holding(*admission.store.names_of(generation.request)),
+        ):
             try:
-                rows = await while_connected(request, counter.wait(ticket))
+                rows = await while_connected(request, admission.wait(generation))
             except (asyncio.CancelledError, ClientDisconnect):
-                counter.desk.cancel(ticket)
+                admission.scheduler.cancel(generation)
                 raise
             finally:
-                app.state.gauges.covers.labels(ticket.status).inc(len(ticket.order.covers))
-            app.state.gauges.seconds.observe(time.monotonic() - began)
+                app.state.metrics.covers.labels(generation.status).inc(len(generation.request.covers))
+            app.state.metrics.seconds.observe(time.monotonic() - began)
             if wants_json:
-                return JSONResponse(as_json(ticket, counter.desk))
-            return await _file(counter, ticket, rows[0])
+                return JSONResponse(as_json(generation, admission.scheduler))
+            return await _file(admission, generation, rows[0])
 
     @app.get(
         f"{GENERATIONS}/{{id}}",
@@ -206,8 +211,8 @@ def make_app(
         responses=openapi.replies(openapi.GENERATION, 401, 403, 404, 421, 422, 429),
     )
     async def generation(id: str, request: Request) -> JSONResponse:
-        ticket = await _found(app, id, owner_of(request))
-        return JSONResponse(as_json(ticket, app.state.counter.desk))
+        generation = await _found(app, id, owner_of(request))
+        return JSONResponse(as_json(generation, app.state.admission.scheduler))
 
     @app.delete(
         f"{GENERATIONS}/{{id}}",
@@ -216,9 +221,9 @@ def make_app(
         responses=openapi.replies(openapi.GENERATION, 401, 403, 404, 421, 422, 429),
     )
     async def cancel(id: str, request: Request) -> JSONResponse:
-        ticket = await _found(app, id, owner_of(request))
-        app.state.counter.desk.cancel(ticket)
-        return JSONResponse(as_json(ticket, app.state.counter.desk))
+        generation = await _found(app, id, owner_of(request))
+        app.state.admission.scheduler.cancel(generation)
+        return JSONResponse(as_json(generation, app.state.admission.scheduler))
 
     @app.get(
         f"{GENERATIONS}/{{id}}/audio/{{number}}",
@@ -236,23 +241,23 @@ def make_app(
         },
     )
     async def audio(id: str, number: int, request: Request) -> Response:
-        ticket, counter = await _found(app, id, owner_of(request)), app.state.counter
-        if not 0 <= number < len(ticket.order.covers):
+        generation, admission = await _found(app, id, owner_of(request)), app.state.admission
+        if not 0 <= number < len(generation.request.covers):
             raise ProblemError(404, "unknown_id", f"there is no cover {number}", "count from 0", "number", number)
-        row = ticket.rows.get(ticket.order.covers[number])
+        row = generation.rows.get(generation.request.covers[number])
         if row is None:
             raise ProblemError(404, "not_finished", f"cover {number} is not finished", "come again later")
         if row["status"] != "ok":
-            raise of_row(row, ticket.order.track["source"])
-        return await _file(counter, ticket, row)
+            raise of_row(row, generation.request.track["source"])
+        return await _file(admission, generation, row)
 
     @app.get(
         "/health", summary="Whether a model is ready", responses=openapi.replies({"type": "object"}, 403, 421, 503)
     )
     async def health() -> JSONResponse:
-        desk = app.state.counter.desk
-        state = {"status": "ok", "waiting": len(desk.queue), "busy": desk.busy, "slots": desk.slots}
-        state["store"] = kept = desk.shelf.room.state()
+        scheduler = app.state.admission.scheduler
+        state = {"status": "ok", "waiting": len(scheduler.queue), "busy": scheduler.busy, "slots": scheduler.slots}
+        state["store"] = kept = scheduler.store.quota.state()
         if kept["short"]:
             state["status"] = SHORT_OF_SPACE
         if not app.state.ready:
@@ -266,7 +271,7 @@ def make_app(
     )
     async def models(request: Request) -> JSONResponse:
         owner_of(request)
-        model, spec = app.state.counter.model, app.state.counter.spec
+        model, spec = app.state.admission.model, app.state.admission.spec
         entry = {
             "id": model.name,
             "object": "model",
@@ -288,7 +293,7 @@ def make_app(
     )
     async def metrics(request: Request) -> Response:
         owner_of(request)
-        return Response(app.state.gauges.text(), media_type="text/plain; version=0.0.4")
+        return Response(app.state.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/openapi.json", include_in_schema=False)
     async def document() -> Response:
@@ -303,7 +308,7 @@ async def _tidy(app: FastAPI) -> None:
     """Keep the service's files in bounds, for ever."""
     while True:
         try:
-            await asyncio.to_thread(app.state.counter.shelf.tidy)
+            await asyncio.to_thread(app.state.admission.store.tidy)
             if page_files := getattr(app.state, "page_files", None):
                 await asyncio.to_thread(page_files.tidy)
         except (OSError, RestyleError) as error:
@@ -312,20 +317,20 @@ async def _tidy(app: FastAPI) -> None:
 
 
 @contextmanager
-def _kept_open(app: FastAPI, counter: Admission, ticket: Generation) -> Iterator[None]:
+def _kept_open(app: FastAPI, admission: Admission, generation: Generation) -> Iterator[None]:
     """Count a request that waits for its covers.
 
     Raises:
         Problem: 429 too many do; any number of them may want one and the same cover, which waits but once.
     """
     if app.state.waiting >= MAX_OPEN:
-        counter.desk.cancel(ticket)
+        admission.scheduler.cancel(generation)
         raise ProblemError(
             429,
             "busy",
             f"{app.state.waiting} requests are kept open already",
             "send async true, which is answered at once",
-            retry_after_s=counter.desk.retry_after_s(),
+            retry_after_s=admission.scheduler.retry_after_s(),
         )
     app.state.waiting += 1
     try:
@@ -345,29 +350,29 @@ async def _look(app: FastAPI, ready: Ready) -> None:
         await asyncio.sleep(LOOK_S)
 
 
-async def _file(counter: Admission, ticket: Generation, row: Mapping[str, Any]) -> Response:
+async def _file(admission: Admission, generation: Generation, row: Mapping[str, Any]) -> Response:
     """A cover's file, read as far as the client takes it where it lies in a local folder.
 
     Raises:
         Problem: 410 it is not there any more.
     """
-    headers, kind = audio_headers(ticket, row), media_type(ticket)
-    if counter.shelf.store.is_local:
-        return StoredFileResponse(counter.shelf, row["audio_path"], headers=headers, media_type=kind)
+    headers, kind = audio_headers(generation, row), media_type(generation)
+    if admission.store.store.is_local:
+        return StoredFileResponse(admission.store, row["audio_path"], headers=headers, media_type=kind)
     try:
-        content = await asyncio.to_thread(counter.shelf.audio, row)
+        content = await asyncio.to_thread(admission.store.audio, row)
     except FileNotFoundError:
         raise gone() from None
     return Response(content, headers=headers, media_type=kind)
 
 
-async def _found(app: FastAPI, order_id: str, owner: str) -> Generation:
-    if not re.fullmatch(r"[\w-]{8,64}", order_id, re.ASCII):
+async def _found(app: FastAPI, generation_id: str, owner: str) -> Generation:
+    if not re.fullmatch(r"[\w-]{8,64}", generation_id, re.ASCII):
         raise ProblemError(
-            404, "unknown_id", "there is no generation with this id", "ask for one first", "id", order_id
+            404, "unknown_id", "there is no generation with this id", "ask for one first", "id", generation_id
         )
-    ticket: Generation = await app.state.counter.desk.find(order_id, owner)
-    return ticket
+    generation: Generation = await app.state.admission.scheduler.find(generation_id, owner)
+    return generation
 
 
 def _wants_json(request: Request, body: Body) -> bool:
@@ -392,5 +397,5 @@ def _wants_json(request: Request, body: Body) -> bool:
     return several or ("application/json" in accept and "audio/" not in accept)
 
 
-def _url(ticket: Generation) -> str:
-    return f"{GENERATIONS}/{ticket.order.id}"
+def _url(generation: Generation) -> str:
+    return f"{GENERATIONS}/{generation.request.id}"

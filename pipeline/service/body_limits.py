@@ -47,8 +47,8 @@ class BodyBudget:
 class BodyReservation:
     """The room that one request's body takes."""
 
-    def __init__(self, room: BodyBudget):
-        self.room = room
+    def __init__(self, budget: BodyBudget):
+        self.budget = budget
         self.waits_since: float | None = None
         self.given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -66,7 +66,7 @@ class BodyReservation:
     def release(self) -> None:
         """What was held is held no more."""
         self.waits_since = None
-        self.room.free(self)
+        self.budget.free(self)
 
 
 class BodyLimitMiddleware:
@@ -121,7 +121,7 @@ class BodyLimitMiddleware:
             seen += count
             if seen > self.max_bytes:
                 return await refuse(_too_large(self.max_bytes))
-            if count and not held.room.take(held, count):
+            if count and not held.budget.take(held, count):
                 return await refuse(_full())
             return message
 

@@ -118,9 +118,9 @@ def running(opened: OpenedService) -> Iterator[str]:
     dtype = spec.dtype or ("bfloat16" if on_gpu else "float32")
     check_compiled(spec.compiled, device, DTYPES[dtype])
     facts = replace(model, dtype=dtype)
-    kept = ResultCollector(output)
-    kept.adopt()
-    launch = kept.results.launch
+    collector = ResultCollector(output)
+    collector.adopt()
+    launch = collector.results.launch
     mark_start(output, launch)
     worker = WorkerSpec(
         output=output,
@@ -129,7 +129,7 @@ def running(opened: OpenedService) -> Iterator[str]:
         model=spec.model,
         variant=spec.variant,
         fingerprint=model.fingerprint,
-        listener=model.language_model,
+        language_model_fingerprint=model.language_model,
         stamp=model.stamp,
         device=str(device),
         dtype=dtype,
@@ -219,9 +219,9 @@ def _builder(
         keep_to_this_machine()
         watching: list[asyncio.Task[None]] = []
 
-        async def open_counter() -> Admission:
+        async def open_admission() -> Admission:
             store = LeasedStore(lease.store.filesystem, lease.store.root, lease)
-            shelf = await asyncio.to_thread(GenerationStore, store, spec.store)
+            generation_store = await asyncio.to_thread(GenerationStore, store, spec.store)
             watching.append(asyncio.create_task(_watch(lease)))
             handle = engine.options(stream=True)
 
@@ -234,11 +234,11 @@ def _builder(
                     response.cancel()
 
             # One try more than an item has attempts, so that the worker's own count has the last word.
-            desk = Scheduler(make, shelf, slots, spec.limits.waiting, spec.max_attempts + 1)
-            return Admission(spec, model, shelf, desk)
+            scheduler = Scheduler(make, generation_store, slots, spec.limits.waiting, spec.max_attempts + 1)
+            return Admission(spec, model, generation_store, scheduler)
 
         keys = ApiKeys(digests)
-        app = make_app(open_counter, _ready, spec, keys)
+        app = make_app(open_admission, _ready, spec, keys)
         if spec.page:
             from pipeline.service.page.mount import mount
 
@@ -268,17 +268,17 @@ def _model(spec: ServiceSpec) -> ModelFacts:
     folders = hub.find(spec.model, spec.variant)
     adapter = hub.find_adapter(spec.adapter) if spec.adapter else None
     is_turbo = verify(folders, adapter).is_turbo
-    listener = hub.find_language_model(spec.language_model) if spec.language_model else None
-    stamped = file_stamp(folders, adapter, listener)
-    if listener is not None:
-        open_language_model(listener)
+    language_model = hub.find_language_model(spec.language_model) if spec.language_model else None
+    stamped = file_stamp(folders, adapter, language_model)
+    if language_model is not None:
+        open_language_model(language_model)
     return ModelFacts(
         name=spec.model,
         fingerprint=fingerprint(folders, adapter, spec.adapter_scale),
         stamp=stamped,
         is_turbo=is_turbo,
         dtype="",
-        language_model=folder_fingerprint(listener) if listener else None,
+        language_model=folder_fingerprint(language_model) if language_model else None,
         compiled=spec.compiled,
     )
 

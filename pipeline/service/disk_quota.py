@@ -75,8 +75,8 @@ class DiskQuota:
         """
         self.free = free = self.ask_free()
         with self.lock:
-            room = self.spec.max_bytes if free is None else DISK_SHARE * (self.kept + free)
-            self.max_bytes = max(self.max_bytes, min(self.spec.max_bytes, room))
+            quota = self.spec.max_bytes if free is None else DISK_SHARE * (self.kept + free)
+            self.max_bytes = max(self.max_bytes, min(self.spec.max_bytes, quota))
 
     def add(self, name: str, size: int) -> None:
         """Take account of a file that was written, and remove others where there is too much."""

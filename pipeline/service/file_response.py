@@ -13,17 +13,17 @@ from pipeline.service.problem_details import gone
 class StoredFileResponse(FileResponse):
     """A cover's file, which is not removed while a client reads it."""
 
-    def __init__(self, shelf: GenerationStore, name: str, headers: dict[str, str], media_type: str):
-        super().__init__(shelf.store.path(name), headers=headers, media_type=media_type)
-        self.shelf, self.name = shelf, name
-        shelf.room.hold(name)
-        self.release = weakref.finalize(self, shelf.room.release, name)  # also where it is never sent
+    def __init__(self, store: GenerationStore, name: str, headers: dict[str, str], media_type: str):
+        super().__init__(store.store.path(name), headers=headers, media_type=media_type)
+        self.store, self.name = store, name
+        store.quota.hold(name)
+        self.release = weakref.finalize(self, store.quota.release, name)  # also where it is never sent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "POST":  # a part is asked for by GET alone
             scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"range"]}
         try:
-            if await asyncio.to_thread(self.shelf.has, self.name):
+            if await asyncio.to_thread(self.store.has, self.name):
                 await super().__call__(scope, receive, send)
                 return
         finally:

@@ -37,11 +37,11 @@ class GenerationStore:
 
     def __init__(self, store: Store, spec: StoreSpec | None = None):
         self.store, self.scratch = store, emptied(store)
-        self.room = DiskQuota(spec, self._remove, partial(note_use, store), partial(free_bytes, store))
+        self.quota = DiskQuota(spec, self._remove, partial(note_use, store), partial(free_bytes, store))
         remove_unfinished(store)
         files = list(kept_files(store))
         self.rows = RowIndex(store, {file.name for file in files})
-        self.room.fill(files)
+        self.quota.fill(files)
         self.new = 0  # covers since the last part
 
     def row(self, track_id: str, item_id: str) -> dict[str, Any] | None:
@@ -58,12 +58,12 @@ class GenerationStore:
 
     def has(self, name: str, expected: int | None = None) -> bool:
         """Whether a cover's file is there and as long as expected, which counts as a use."""
-        self.room.settle(name)
+        self.quota.settle(name)
         size = self.store.size(name)
         if size and size == (expected or size):
-            self.room.used(name)
+            self.quota.used(name)
             return True
-        self.room.forget(name)
+        self.quota.forget(name)
         return False
 
     def audio(self, row: Mapping[str, Any]) -> bytes:
@@ -79,75 +79,75 @@ class GenerationStore:
     def made(self, row: Mapping[str, Any]) -> None:
         """A worker made a cover, or failed to."""
         if row["status"] == "ok":
-            self.room.add(row["audio_path"], row["audio_bytes"])
+            self.quota.add(row["audio_path"], row["audio_bytes"])
             self.new += 1
 
-    def names_of(self, order: GenerationRequest) -> tuple[str, ...]:
+    def names_of(self, request: GenerationRequest) -> tuple[str, ...]:
         """The files that an order needs, those that are still to be made included."""
-        uris = (order.track["source"], order.track["reference"] or "")
+        uris = (request.track["source"], request.track["reference"] or "")
         sources = [found.group() for found in map(_UPLOAD.search, uris) if found]
-        track_id = order.track["track_id"]
-        return (*sources, *(f"audio/{track_id}/{item_id}.{order.extension}" for item_id in order.item_ids))
+        track_id = request.track["track_id"]
+        return (*sources, *(f"audio/{track_id}/{item_id}.{request.extension}" for item_id in request.item_ids))
 
-    def opened(self, order: GenerationRequest) -> None:
+    def opened(self, request: GenerationRequest) -> None:
         """Remember an order that is not finished, so that a restart goes on with it."""
-        self.store.write(f"{OPEN}/{order.id}.json", _written(order))
+        self.store.write(f"{OPEN}/{request.id}.json", _written(request))
 
-    def closed(self, order: GenerationRequest, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    def closed(self, request: GenerationRequest, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Remember how an order ended, by the row of each item."""
-        name, content = f"{ORDERS}/{order.id}.json", _written(order, rows)
+        name, content = f"{ORDERS}/{request.id}.json", _written(request, rows)
         self.store.write(name, content)
-        self.room.add(name, len(content))
-        self.dropped(order)
+        self.quota.add(name, len(content))
+        self.dropped(request)
 
-    def dropped(self, order: GenerationRequest) -> None:
+    def dropped(self, request: GenerationRequest) -> None:
         """An order is not open any more; one that never was is fine."""
-        if self.store.exists(f"{OPEN}/{order.id}.json"):
-            self.store.delete(f"{OPEN}/{order.id}.json")
+        if self.store.exists(f"{OPEN}/{request.id}.json"):
+            self.store.delete(f"{OPEN}/{request.id}.json")
 
-    def order(self, order_id: str) -> tuple[GenerationRequest, dict[str, dict[str, Any]]] | None:
+    def finished(self, generation_id: str) -> tuple[GenerationRequest, dict[str, dict[str, Any]]] | None:
         """A finished order and its rows, else None."""
-        name = f"{ORDERS}/{order_id}.json"
+        name = f"{ORDERS}/{generation_id}.json"
         try:
             content = self.store.read(name)
         except (FileNotFoundError, RestyleError):
             return None
-        self.room.used(name)
+        self.quota.used(name)
         return _read(name, content)
 
-    def batch(self, name: str, manifest: bytes, order: GenerationRequest) -> None:
+    def batch(self, name: str, manifest: bytes, request: GenerationRequest) -> None:
         """Keep the manifest of a batch; its upload stays longer than it."""
         path = f"{name}/manifest.csv"
-        with self.room.holding(*self.names_of(order)):
+        with self.quota.holding(*self.names_of(request)):
             self.store.write(path, manifest)
-            self.room.add(path, len(manifest))
-            self.room.used(*self.names_of(order))
+            self.quota.add(path, len(manifest))
+            self.quota.used(*self.names_of(request))
 
     def left_open(self) -> Iterator[GenerationRequest]:
         """Orders that an earlier run did not finish, the oldest first."""
         names = self.store.files(OPEN, ".json")
         found = [(content, _read(name, content)) for name in names for content in [self.store.read(name)]]
         whole = [(json.loads(content)["written_at"], read[0]) for content, read in found if read]
-        return iter(order for _, order in sorted(whole, key=itemgetter(0)))
+        return iter(request for _, request in sorted(whole, key=itemgetter(0)))
 
     def tidy(self) -> None:
         """What has to be done now and then: see what is free, make way, write rows as parts."""
-        self.room.look()
-        self.room.make_way()
+        self.quota.look()
+        self.quota.make_way()
         if self.new >= PART_ROWS:
             self.new = 0
             for rows in self.rows.fold():
                 # Covers that were cancelled while they were written are known by their receipts alone.
                 names = rows.select(["track_id", "item_id", "audio_path", "audio_bytes"]).to_pylist()
                 for row in names:
-                    if row["audio_path"] not in self.room:
+                    if row["audio_path"] not in self.quota:
                         self._count(row)
         self.rows.write_anew(PART_ROWS)
 
     def _count(self, row: Mapping[str, Any]) -> None:
         """Take account of a cover that nobody was told of, or drop the row of one that was removed meanwhile."""
         if self.store.exists(row["audio_path"]):
-            self.room.add(row["audio_path"], row["audio_bytes"])
+            self.quota.add(row["audio_path"], row["audio_bytes"])
         else:
             self.rows.drop(row["track_id"], row["item_id"])
 
@@ -157,29 +157,29 @@ class GenerationStore:
         if name.startswith("audio/"):
             track_id = folder.removeprefix("audio/")
             self.rows.drop(track_id, file.partition(".")[0])
-            if not self.room.holds_below(f"{folder}/"):
+            if not self.quota.holds_below(f"{folder}/"):
                 remove_folder(self.store, folder)
                 remove_folder(self.store, f"receipts/{track_id}")
         elif name.startswith("batches/"):
             remove_folder(self.store, folder)
 
 
-def size_of(order: GenerationRequest, max_seconds: float = MAX_SOURCE_SECONDS) -> int:
+def size_of(request: GenerationRequest, max_seconds: float = MAX_SOURCE_SECONDS) -> int:
     """What each cover of an order takes on a disk at the most, in bytes."""
-    config, seconds = order.track["config"], order.track["source_duration_s"] or max_seconds
+    config, seconds = request.track["config"], request.track["source_duration_s"] or max_seconds
     seconds = max(seconds, MIN_LATENT_FRAMES / LATENT_RATE)
     if config["audio_format"] in WITH_BITRATE:
         return round(max_bytes(seconds, 1, "opus") * max(kbps(config["mp3_bitrate"]) / 128, 1.0))
     return round(max_bytes(seconds, 1, config["audio_format"]))
 
 
-def _written(order: GenerationRequest, rows: Mapping[str, Mapping[str, Any]] | None = None) -> bytes:
+def _written(request: GenerationRequest, rows: Mapping[str, Mapping[str, Any]] | None = None) -> bytes:
     content = {
-        "id": order.id,
-        "owner": order.owner,
-        "track": order.track,
-        "covers": order.covers,
-        "notes": order.notes,
+        "id": request.id,
+        "owner": request.owner,
+        "track": request.track,
+        "covers": request.covers,
+        "notes": request.notes,
         "rows": rows or {},
         "written_at": datetime.now(UTC).isoformat(),
     }
@@ -199,10 +199,10 @@ def _read(name: str, content: bytes) -> tuple[GenerationRequest, dict[str, dict[
         if values.pop("checksum", None) not in (None, _checksum(values)):
             raise ValueError("its values do not match its checksum")
         notes = tuple(values.get("notes", ()))
-        order = GenerationRequest(values["id"], values["track"], tuple(values["covers"]), values["owner"], notes)
-        if not (values["written_at"] and order.track["track_id"] and order.item_ids):
+        request = GenerationRequest(values["id"], values["track"], tuple(values["covers"]), values["owner"], notes)
+        if not (values["written_at"] and request.track["track_id"] and request.item_ids):
             raise ValueError("it names no items")
-        return order, values["rows"]
+        return request, values["rows"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("%s is no order of this version (%r)", name, error)
         return None

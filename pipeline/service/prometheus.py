@@ -11,7 +11,7 @@ SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)
 class ServiceMetrics:
     """Counters of one service.
 
-    waiting, busy: look at the desk when asked.
+    waiting, busy: look at the scheduler when asked.
     """
 
     def __init__(self, waiting: Callable[[], float], busy: Callable[[], float]):
@@ -39,18 +39,18 @@ class ServiceMetrics:
         return generate_latest(self.registry)
 
 
-def counting(app: ASGIApp, gauges: Callable[[], ServiceMetrics]) -> ASGIApp:
+def counting(app: ASGIApp, metrics: Callable[[], ServiceMetrics]) -> ASGIApp:
     """An application whose replies are counted.
 
     Args:
-        gauges: asked for each reply.
+        metrics: asked for each reply.
     """
 
     async def counted(scope: Scope, receive: Receive, send: Send) -> None:
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
                 path = getattr(scope.get("route"), "path", "other")
-                gauges().replies.labels(path, str(message["status"])).inc()
+                metrics().replies.labels(path, str(message["status"])).inc()
             await send(message)
 
         await app(scope, receive, sent)

@@ -22,53 +22,53 @@ EXPOSED = ("X-Notes", "X-Generation-Id", "X-Item-Id", "X-Seed", "X-Duration-Seco
 _NOT_TOLD = ("source", "reference_audio", "audio_path", "node")
 
 
-def as_json(ticket: Generation, desk: Scheduler) -> dict[str, Any]:
+def as_json(generation: Generation, scheduler: Scheduler) -> dict[str, Any]:
     """An order's state, with a link to each finished cover."""
-    covers = [_cover(ticket, number, desk) for number in range(len(ticket.order.covers))]
+    covers = [_cover(generation, number, scheduler) for number in range(len(generation.request.covers))]
     return {
-        "id": ticket.order.id,
-        "status": ticket.status,
-        "progress": progress(ticket),
-        "waiting_before": waiting_before(ticket, desk),
-        "url": f"/v1/audio/generations/{ticket.order.id}",
+        "id": generation.request.id,
+        "status": generation.status,
+        "progress": progress(generation),
+        "waiting_before": waiting_before(generation, scheduler),
+        "url": f"/v1/audio/generations/{generation.request.id}",
         "covers": covers,
-        "notes": list(ticket.order.notes),
+        "notes": list(generation.request.notes),
     }
 
 
-def progress(ticket: Generation) -> float:
+def progress(generation: Generation) -> float:
     """The share of an order's steps that are done, 0 .. 1."""
-    done = [1.0 if item in ticket.rows else _share(ticket, item) for item in ticket.order.item_ids]
+    done = [1.0 if item in generation.rows else _share(generation, item) for item in generation.request.item_ids]
     return round(sum(done) / len(done), 4)
 
 
-def _share(ticket: Generation, item_id: str) -> float:
-    job = ticket.jobs.get(item_id)
+def _share(generation: Generation, item_id: str) -> float:
+    job = generation.jobs.get(item_id)
     # Decoding, measuring and writing come after the last step.
     return 0.95 * job.step / job.steps if job is not None and job.steps else 0.0
 
 
-def waiting_before(ticket: Generation, desk: Scheduler) -> int:
+def waiting_before(generation: Generation, scheduler: Scheduler) -> int:
     """How many covers come before the first of an order."""
-    for place, item_id in enumerate(desk.queue):
-        if item_id in ticket.jobs:
+    for place, item_id in enumerate(scheduler.queue):
+        if item_id in generation.jobs:
             return place
     return 0
 
 
-def _cover(ticket: Generation, number: int, desk: Scheduler) -> dict[str, Any]:
-    item_id = ticket.order.covers[number]
-    item = next(item for item in ticket.order.track["items"] if item["item_id"] == item_id)
-    job, row = ticket.jobs.get(item_id), ticket.rows.get(item_id)
+def _cover(generation: Generation, number: int, scheduler: Scheduler) -> dict[str, Any]:
+    item_id = generation.request.covers[number]
+    item = next(item for item in generation.request.track["items"] if item["item_id"] == item_id)
+    job, row = generation.jobs.get(item_id), generation.rows.get(item_id)
     ok = row is not None and row["status"] == "ok"
     status = "queued" if job is None or not job.running else "running"
     if row is not None:
         cancelled = row.get("error_kind") == "cancelled"
         status = "done" if ok else "cancelled" if cancelled else "failed"
-    elif ticket.cancelled:
+    elif generation.cancelled:
         status = "cancelled"
-    error = None if row is None or ok else of_row(row, ticket.order.track["source"])
-    if ok and row is not None and row["audio_path"] not in desk.shelf.room:
+    error = None if row is None or ok else of_row(row, generation.request.track["source"])
+    if ok and row is not None and row["audio_path"] not in scheduler.store.quota:
         status, ok, error = "gone", False, gone()
     return {
         "item_id": item_id,
@@ -76,7 +76,7 @@ def _cover(ticket: Generation, number: int, desk: Scheduler) -> dict[str, Any]:
         "status": status,
         "step": job.step if job is not None else 0,
         "steps": job.steps if job is not None else 0,
-        "audio_url": f"/v1/audio/generations/{ticket.order.id}/audio/{number}" if ok else None,
+        "audio_url": f"/v1/audio/generations/{generation.request.id}/audio/{number}" if ok else None,
         "row": told(row) if ok and row is not None else None,
         "error": error.as_json()["error"] if error else None,
     }
@@ -97,18 +97,18 @@ def notes_of(row: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def media_type(ticket: Generation) -> str:
+def media_type(generation: Generation) -> str:
     """Of an order's audio files."""
-    return MEDIA_TYPES[ticket.order.track["config"]["audio_format"]]
+    return MEDIA_TYPES[generation.request.track["config"]["audio_format"]]
 
 
-def audio_headers(ticket: Generation, row: Mapping[str, Any]) -> dict[str, str]:
+def audio_headers(generation: Generation, row: Mapping[str, Any]) -> dict[str, str]:
     """What goes with a cover's file: its ids and seed, what to call it, and notes as a JSON list."""
-    name = f"{row['item_id']}.{ticket.order.extension}"
-    notes = dict.fromkeys([*ticket.order.notes, *notes_of(row)])
+    name = f"{row['item_id']}.{generation.request.extension}"
+    notes = dict.fromkeys([*generation.request.notes, *notes_of(row)])
     return {
         "X-Notes": json.dumps([shortened(note, MAX_SAID) for note in notes]),
-        "X-Generation-Id": ticket.order.id,
+        "X-Generation-Id": generation.request.id,
         "X-Item-Id": row["item_id"],
         "X-Seed": str(row["seed"]),
         "X-Duration-Seconds": f"{row['duration_s']:.3f}",

@@ -1,4 +1,5 @@
-"""The desk: takes orders, lets them wait in the order they came, hands them to the engine, keeps their results.
+"""The scheduler: takes orders, lets them wait in the order they came, hands them to the engine, keeps their
+results.
 
 Everything here runs in one event loop. What waits for the same track goes to the engine together, since its
 conditions and common first steps are then computed once; what two orders both ask for is made once.
@@ -47,9 +48,9 @@ class QueuedItem:
 
 @dataclass
 class Generation:
-    """An order at the desk, until all of its items are done."""
+    """An order at the scheduler, until all of its items are done."""
 
-    order: GenerationRequest
+    request: GenerationRequest
     jobs: dict[str, QueuedItem]
     rows: dict[str, dict[str, Any]]
     cancelled: bool = False
@@ -72,59 +73,59 @@ class Scheduler:
     item is handed over whose replica dies.
     """
 
-    def __init__(self, make: Make, shelf: GenerationStore, slots: int, waiting: int, tries: int):
-        self.make, self.shelf = make, shelf
+    def __init__(self, make: Make, store: GenerationStore, slots: int, waiting: int, tries: int):
+        self.make, self.store = make, store
         self.slots, self.max_waiting, self.tries = slots, waiting, tries
         self.queue: OrderedDict[str, QueuedItem] = OrderedDict()
         self.jobs: dict[str, QueuedItem] = {}
-        self.tickets: OrderedDict[str, Generation] = OrderedDict()
+        self.generations: OrderedDict[str, Generation] = OrderedDict()
         self.running: set[asyncio.Task[None]] = set()
         self.busy = 0
         self.seconds_per_item = 30.0  # a moving mean, for Retry-After
 
     async def resume(self) -> int:
         """Go on with the orders that an earlier run left open; how many there are."""
-        orders = await asyncio.to_thread(lambda: list(self.shelf.left_open()))
-        for order in orders:
-            await self._take(order, limited=False)
-        return len(orders)
+        requests = await asyncio.to_thread(lambda: list(self.store.left_open()))
+        for request in requests:
+            await self._take(request, limited=False)
+        return len(requests)
 
-    async def take(self, order: GenerationRequest) -> Generation:
+    async def take(self, request: GenerationRequest) -> Generation:
         """Accept an order.
 
         Raises:
             Problem: 429 where too many items wait already.
         """
-        return await self._take(order, limited=True)
+        return await self._take(request, limited=True)
 
-    async def _take(self, order: GenerationRequest, limited: bool) -> Generation:
-        files = self.shelf.names_of(order)
-        self.shelf.room.hold(*files)  # until the order is over
-        looking = asyncio.ensure_future(asyncio.to_thread(self._known, order))
+    async def _take(self, request: GenerationRequest, limited: bool) -> Generation:
+        files = self.store.names_of(request)
+        self.store.quota.hold(*files)  # until the order is over
+        looking = asyncio.ensure_future(asyncio.to_thread(self._known, request))
         try:
             found = await asyncio.shield(looking)
-            ticket = self._placed(order, found, limited)
+            generation = self._placed(request, found, limited)
         except BaseException:
-            await asyncio.shield(self._start(self._refused(order, looking)))
+            await asyncio.shield(self._start(self._refused(request, looking)))
             raise
-        self._start(self._follow(ticket))
-        self._start(asyncio.to_thread(self.shelf.room.make_way))
+        self._start(self._follow(generation))
+        self._start(asyncio.to_thread(self.store.quota.make_way))
         self._dispatch()
-        return ticket
+        return generation
 
-    async def _refused(self, order: GenerationRequest, looking: asyncio.Future[Any]) -> None:
+    async def _refused(self, request: GenerationRequest, looking: asyncio.Future[Any]) -> None:
         """Forget an order that is not taken, once nothing is written for it any more."""
         try:
             await asyncio.wait([looking])
-            await asyncio.to_thread(self.shelf.dropped, order)
+            await asyncio.to_thread(self.store.dropped, request)
         except OSError as error:
-            log.warning("%s: its record cannot be removed: %s", order.id, error)
+            log.warning("%s: its record cannot be removed: %s", request.id, error)
         finally:
-            self.shelf.room.release(*self.shelf.names_of(order))
+            self.store.quota.release(*self.store.names_of(request))
 
-    def _placed(self, order: GenerationRequest, found: dict[str, dict[str, Any]], limited: bool) -> Generation:
+    def _placed(self, request: GenerationRequest, found: dict[str, dict[str, Any]], limited: bool) -> Generation:
         # Nothing is awaited here, so that what is counted is what is queued.
-        items = {item["item_id"]: item for item in order.track["items"]}
+        items = {item["item_id"]: item for item in request.track["items"]}
         new = [item_id for item_id in items if item_id not in found and item_id not in self.jobs]
         if limited and len(self.queue) + len(new) > self.max_waiting:
             raise ProblemError(
@@ -135,53 +136,53 @@ class Scheduler:
                 retry_after_s=self.retry_after_s(),
             )
         if new:
-            self.shelf.room.promise(dict.fromkeys(new, size_of(order)), refuse=limited)
-        track = {name: value for name, value in order.track.items() if name != "items"}
+            self.store.quota.promise(dict.fromkeys(new, size_of(request)), refuse=limited)
+        track = {name: value for name, value in request.track.items() if name != "items"}
         for item_id in new:
             row = asyncio.get_running_loop().create_future()
             self.jobs[item_id] = self.queue[item_id] = QueuedItem(items[item_id], track, row)
         jobs = {item_id: self.jobs[item_id] for item_id in items if item_id not in found}
-        ticket = self.tickets[order.id] = Generation(order, jobs, found)
+        generation = self.generations[request.id] = Generation(request, jobs, found)
         for job in jobs.values():
             job.wanted += 1
-        return ticket
+        return generation
 
-    def _known(self, order: GenerationRequest) -> dict[str, dict[str, Any]]:
-        self.shelf.room.look()
-        self.shelf.room.settle(*self.shelf.names_of(order))
-        self.shelf.room.used(*self.shelf.names_of(order))
-        rows = {item_id: self.shelf.row(order.track["track_id"], item_id) for item_id in order.item_ids}
+    def _known(self, request: GenerationRequest) -> dict[str, dict[str, Any]]:
+        self.store.quota.look()
+        self.store.quota.settle(*self.store.names_of(request))
+        self.store.quota.used(*self.store.names_of(request))
+        rows = {item_id: self.store.row(request.track["track_id"], item_id) for item_id in request.item_ids}
         if not all(rows.values()):
-            self.shelf.opened(order)
+            self.store.opened(request)
         return {item_id: row for item_id, row in rows.items() if row is not None}
 
     def retry_after_s(self) -> int:
         """When a place may be free, in seconds."""
         return max(1, min(round(self.seconds_per_item * (len(self.queue) + 1) / self.slots), 3600))
 
-    async def find(self, order_id: str, owner: str) -> Generation:
+    async def find(self, generation_id: str, owner: str) -> Generation:
         """An order by its id.
 
         Raises:
             Problem: 404 where there is none, or it is somebody else's.
         """
-        ticket = self.tickets.get(order_id)
-        if ticket is None and (known := await asyncio.to_thread(self.shelf.order, order_id)):
-            ticket = Generation(known[0], {}, known[1])
-            ticket.cancelled = any(row.get("error_kind") == "cancelled" for row in known[1].values())
-            ticket.over.set()
-        if ticket is None or ticket.order.owner != owner:
+        generation = self.generations.get(generation_id)
+        if generation is None and (known := await asyncio.to_thread(self.store.finished, generation_id)):
+            generation = Generation(known[0], {}, known[1])
+            generation.cancelled = any(row.get("error_kind") == "cancelled" for row in known[1].values())
+            generation.over.set()
+        if generation is None or generation.request.owner != owner:
             raise ProblemError(
-                404, "unknown_id", "there is no generation with this id", "ask for one first", "id", order_id
+                404, "unknown_id", "there is no generation with this id", "ask for one first", "id", generation_id
             )
-        return ticket
+        return generation
 
-    def cancel(self, ticket: Generation) -> None:
+    def cancel(self, generation: Generation) -> None:
         """Let go of an order; what no other order wants is not made, or left at its next step."""
-        if ticket.over.is_set() or ticket.cancelled:
+        if generation.over.is_set() or generation.cancelled:
             return
-        ticket.cancelled = True
-        for job in ticket.jobs.values():
+        generation.cancelled = True
+        for job in generation.jobs.values():
             self._unwanted(job)
 
     def _unwanted(self, job: QueuedItem) -> None:
@@ -190,19 +191,19 @@ class Scheduler:
         if job.wanted == 0 and not job.row.done() and self.queue.pop(item_id, None) is not None:
             self._done(job, _failed(job, "cancelled", "nobody waits for it any more"))
 
-    async def _follow(self, ticket: Generation) -> None:
+    async def _follow(self, generation: Generation) -> None:
         """Gather an order's rows, and write down how it ended."""
-        for item_id, job in ticket.jobs.items():
-            ticket.rows[item_id] = await asyncio.shield(job.row)
+        for item_id, job in generation.jobs.items():
+            generation.rows[item_id] = await asyncio.shield(job.row)
         try:
-            await asyncio.to_thread(self.shelf.closed, ticket.order, ticket.rows)
+            await asyncio.to_thread(self.store.closed, generation.request, generation.rows)
         except OSError as error:
-            log.warning("%s: its record cannot be written: %s", ticket.order.id, error)
-        ticket.over.set()
-        self.shelf.room.release(*self.shelf.names_of(ticket.order))
-        done = [order_id for order_id, known in self.tickets.items() if known.over.is_set()]
-        for order_id in done[: max(len(done) - MAX_REMEMBERED, 0)]:
-            del self.tickets[order_id]
+            log.warning("%s: its record cannot be written: %s", generation.request.id, error)
+        generation.over.set()
+        self.store.quota.release(*self.store.names_of(generation.request))
+        done = [generation_id for generation_id, known in self.generations.items() if known.over.is_set()]
+        for generation_id in done[: max(len(done) - MAX_REMEMBERED, 0)]:
+            del self.generations[generation_id]
 
     def _dispatch(self) -> None:
         """Hand the queue's first to the engine, and with it what waits for the same track."""
@@ -245,7 +246,7 @@ class Scheduler:
         async with aclosing(self.make(jobs[0].track | {"items": [job.item for job in missing.values()]})) as news:
             async for told in news:
                 if "row" in told:
-                    await asyncio.to_thread(self.shelf.made, told["row"])
+                    await asyncio.to_thread(self.store.made, told["row"])
                     self._done(missing[told["row"]["item_id"]], told["row"])
                 else:
                     job = missing[told["item_id"]]
@@ -257,7 +258,7 @@ class Scheduler:
 
     def _done(self, job: QueuedItem, row: dict[str, Any]) -> None:
         self.jobs.pop(job.item["item_id"], None)
-        self.shelf.room.fulfil(job.item["item_id"])
+        self.store.quota.fulfil(job.item["item_id"])
         if not job.row.done():
             job.row.set_result(row)
 

@@ -43,18 +43,18 @@ class ReadableFile:
     is_there: bool = True
 
 
-def admit(field: str, value: str, access: Access, limits: Limits, keep: UploadStore) -> AdmittedSource:
+def admit(field: str, value: str, access: Access, limits: Limits, uploads: UploadStore) -> AdmittedSource:
     """The source that a client names, by path or by address.
 
     Raises:
         Problem: 404 it is not there; 413 too large or too long; 415 no audio; 422 it may not be read.
     """
     if is_address(value):
-        with fetch(field, value, access.url_hosts, limits, keep) as draft:
-            return _kept(field, value, draft, limits)
-    patience = ReadTimeout(limits.source_timeout_s)
-    found = find(field, value, access, keep.store, patience)
-    with _held(field, value, found, patience) as name:
+        with fetch(field, value, access.url_hosts, limits, uploads) as draft:
+            return _saved(field, value, draft, limits)
+    timeout = ReadTimeout(limits.source_timeout_s)
+    found = find(field, value, access, uploads.store, timeout)
+    with _held(field, value, found, timeout) as name:
         return _looked_at(field, value, found.uri, limits, name)
 
 
@@ -64,24 +64,24 @@ def is_address(value: str) -> bool:
     return bool(mark) and scheme.lower() in PORTS
 
 
-def upload(field: str, file: BinaryIO, name: str, limits: Limits, keep: UploadStore) -> AdmittedSource:
+def upload(field: str, file: BinaryIO, name: str, limits: Limits, uploads: UploadStore) -> AdmittedSource:
     """A file that a client sent, called ``name`` there.
 
     Raises:
         Problem: 413 too long; 415 no audio.
     """
-    with keep.draft(file) as draft:
-        return _kept(field, name, draft, limits)
+    with uploads.draft(file) as draft:
+        return _saved(field, name, draft, limits)
 
 
-def _kept(field: str, said: str, draft: UnsavedUpload, limits: Limits) -> AdmittedSource:
+def _saved(field: str, said: str, draft: UnsavedUpload, limits: Limits) -> AdmittedSource:
     """A file that was sent, kept where it can be used."""
     looked = _looked_at(field, said, str(draft.path), limits)
-    return replace(looked, uri=draft.kept())
+    return replace(looked, uri=draft.save())
 
 
 def find(
-    field: str, value: str, access: Access, output: Store, patience: ReadTimeout = DEFAULT_READ_TIMEOUT
+    field: str, value: str, access: Access, output: Store, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT
 ) -> ReadableFile:
     """The file that a client's path names: absolute, or relative to a root; symbolic links are followed first.
 
@@ -89,7 +89,7 @@ def find(
         Problem: 422 it lies in no root, or in the service's own output, whether it is there or not; else 404; 503
             a root does not answer, and it lies in no other one.
     """
-    allowed = [] if _is_odd(value) else _allowed(field, value, access, output, patience)
+    allowed = [] if _is_odd(value) else _allowed(field, value, access, output, timeout)
     if not allowed:
         raise ProblemError(
             422,
@@ -103,13 +103,13 @@ def find(
         if found.is_there:
             return found
     # A name in another Unicode form is the same name; what it leads to is judged like any other path.
-    for other in FolderListings(patience).actual([found.uri for found in allowed]).values():
-        for found in _allowed(field, other, access, output, patience):
+    for other in FolderListings(timeout).actual([found.uri for found in allowed]).values():
+        for found in _allowed(field, other, access, output, timeout):
             return found
     raise _missing(field, value)
 
 
-def _allowed(field: str, value: str, access: Access, output: Store, patience: ReadTimeout) -> list[ReadableFile]:
+def _allowed(field: str, value: str, access: Access, output: Store, timeout: ReadTimeout) -> list[ReadableFile]:
     """Where a path leads, seen from each root, as far as it may be read.
 
     Raises:
@@ -121,7 +121,7 @@ def _allowed(field: str, value: str, access: Access, output: Store, patience: Re
         try:
             # An absolute path may lie elsewhere than in this root, and that place is what may hang.
             looked_at = root if "://" in root else os.path.join(root, value)
-            found = patience.run(looked_at, partial(_inside, root, value))
+            found = timeout.run(looked_at, partial(_inside, root, value))
         except SourceTimeoutError as error:
             hung = error
             continue
@@ -133,7 +133,7 @@ def _allowed(field: str, value: str, access: Access, output: Store, patience: Re
 
 
 @contextmanager
-def _held(field: str, value: str, found: ReadableFile, patience: ReadTimeout) -> Iterator[str]:
+def _held(field: str, value: str, found: ReadableFile, timeout: ReadTimeout) -> Iterator[str]:
     """A name that stays the file's while the block runs, whatever is renamed meanwhile.
 
     Raises:
@@ -145,7 +145,7 @@ def _held(field: str, value: str, found: ReadableFile, patience: ReadTimeout) ->
         yield found.uri
         return
     try:
-        file = patience.run(found.uri, lambda tick: open_beneath(root, found.uri))
+        file = timeout.run(found.uri, lambda tick: open_beneath(root, found.uri))
     except FileNotFoundError:
         raise _missing(field, value) from None
     except OSError as error:
@@ -163,8 +163,8 @@ def _looked_at(field: str, said: str, uri: str, limits: Limits, name: str | None
     Args:
         name: under which it is read here, where that is not its URI.
     """
-    name, patience = name or uri, ReadTimeout(limits.source_timeout_s)
-    found = probe(name, patience=patience)
+    name, timeout = name or uri, ReadTimeout(limits.source_timeout_s)
+    found = probe(name, timeout=timeout)
     if found.error_kind == "missing_file":
         raise _missing(field, said)
     if found.error_kind is not None:
@@ -173,7 +173,7 @@ def _looked_at(field: str, said: str, uri: str, limits: Limits, name: str | None
         longer = f"{found.duration_s:.1f} s is longer than {limits.source_seconds:g} s; cut it"
         raise _refused(field, said, name, TOO_LONG, longer)
     # Where the header says no length, only decoding tells it, and stops at what is taken.
-    defect = check_decoding(name, found.duration_s is None, limits.source_seconds, patience).defect
+    defect = check_decoding(name, found.duration_s is None, limits.source_seconds, timeout).defect
     if defect is not None:
         raise _refused(field, said, name, *defect)
     return AdmittedSource(uri, found.digest, found.duration_s)

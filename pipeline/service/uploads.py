@@ -23,8 +23,8 @@ CHUNK_BYTES = 1 << 20
 class RequestUploads:
     """The uploads of one request: held until its end, and removed again where it is refused."""
 
-    def __init__(self, room: DiskQuota):
-        self.room = room
+    def __init__(self, quota: DiskQuota):
+        self.quota = quota
         self.held: list[str] = []
         self.new: list[str] = []
         self.over = False
@@ -39,23 +39,23 @@ class RequestUploads:
         with self.lock:
             if self.over:
                 raise ProblemError(409, "cancelled", "the client has left")
-            self.room.hold(name)
+            self.quota.hold(name)
             self.held.append(name)
 
-    def kept(self, name: str) -> None:
+    def saved(self, name: str) -> None:
         """An upload was not there before."""
         with self.lock:
             self.new.append(name)
             if self.over:
-                self.room.discard(name)
+                self.quota.discard(name)
 
     def end(self, refused: bool) -> None:
         """Let go."""
         with self.lock:
             self.over = True
-            self.room.release(*self.held)
+            self.quota.release(*self.held)
             for name in self.new if refused else ():
-                self.room.discard(name)
+                self.quota.discard(name)
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class UploadStore:
     """Where sent files are kept: ``uploads/<sha256>`` in the service's output folder.
 
     output: the folder as it was given, since workers open it by that name.
-    brought: the uploads of the request at hand.
+    request_uploads: the uploads of the request at hand.
     """
 
     store: Store
     output: str
-    room: DiskQuota = field(default_factory=DiskQuota)
-    brought: RequestUploads | None = None
+    quota: DiskQuota = field(default_factory=DiskQuota)
+    request_uploads: RequestUploads | None = None
 
     def is_damaged(self, name: str, digest: str) -> bool:
         """Whether a file on a local disk does not hold the bytes that it is named by."""
@@ -115,35 +115,35 @@ class UploadStore:
 class UnsavedUpload:
     """A file that was sent and is not kept yet; ``path`` is on this machine, ``digest`` that of its bytes."""
 
-    keep: UploadStore
+    uploads: UploadStore
     path: Path
     digest: str
 
-    def kept(self) -> str:
+    def save(self) -> str:
         """Keep it, once whatever it is called, whole or not at all; its URI.
 
         Raises:
             Problem: 507 there is no room for it.
         """
-        keep, name = self.keep, f"{UPLOADS}/{self.digest}"
-        brought = keep.brought or RequestUploads(keep.room)
-        brought.hold(name)
+        uploads, name = self.uploads, f"{UPLOADS}/{self.digest}"
+        request_uploads = uploads.request_uploads or RequestUploads(uploads.quota)
+        request_uploads.hold(name)
         try:
-            keep.room.settle(name)
-            size, is_new = self.path.stat().st_size, not keep.store.exists(name)
+            uploads.quota.settle(name)
+            size, is_new = self.path.stat().st_size, not uploads.store.exists(name)
             if is_new:
-                keep.room.look()
-                keep.room.demand(size)
-                keep.take(self.path, name)
-            elif keep.is_damaged(name, self.digest):
-                keep.take(self.path, name)
-            keep.room.add(name, size)
+                uploads.quota.look()
+                uploads.quota.demand(size)
+                uploads.take(self.path, name)
+            elif uploads.is_damaged(name, self.digest):
+                uploads.take(self.path, name)
+            uploads.quota.add(name, size)
             if is_new:
-                brought.kept(name)
+                request_uploads.saved(name)
         finally:
-            if keep.brought is None:
-                brought.end(refused=False)
-        return keep.uri(name)
+            if uploads.request_uploads is None:
+                request_uploads.end(refused=False)
+        return uploads.uri(name)
 
 
 def _copied(file: IO[bytes], copy: IO[bytes]) -> str:

@@ -23,7 +23,7 @@ CHUNK_BYTES = 1 << 16
 
 @contextmanager
 def fetch(
-    field: str, value: str, hosts: Sequence[str], limits: Limits, keep: UploadStore
+    field: str, value: str, hosts: Sequence[str], limits: Limits, uploads: UploadStore
 ) -> Iterator[UnsavedUpload]:
     """Fetch a source, to be looked at and kept like a file that was sent.
 
@@ -56,7 +56,7 @@ def fetch(
             late = time.monotonic() >= until
             reason = f"it took longer than {limits.fetch_s:g} s" if late else type(error).__name__
             raise _unreachable(field, value, reason) from None
-        with keep.draft(file) as draft:
+        with uploads.draft(file) as draft:
             yield draft
 
 

@@ -12,13 +12,13 @@ from pipeline.storage.source_errors import SourceChangedError, SourceUnavailable
 from pipeline.storage.store import Store, locate, read_file
 
 
-def load(uri: str, max_seconds: float | None = None, patience: ReadTimeout = DEFAULT_READ_TIMEOUT) -> Tensor:
+def load(uri: str, max_seconds: float | None = None, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT) -> Tensor:
     """The wave alone of ``read_source``."""
-    return read_source(uri, max_seconds, patience).wave
+    return read_source(uri, max_seconds, timeout).wave
 
 
 def read_source(
-    uri: str, max_seconds: float | None = None, patience: ReadTimeout = DEFAULT_READ_TIMEOUT
+    uri: str, max_seconds: float | None = None, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT
 ) -> DecodedAudio:
     """A source at 48 kHz by its path or URI, in [-1, 1] as the model hears it.
 
@@ -30,12 +30,12 @@ def read_source(
         NotAFileError, StorageError: it cannot be read.
     """
     try:
-        return _decoded(copy_of(uri, patience), max_seconds, clip=True)
+        return _decoded(copy_of(uri, timeout), max_seconds, clip=True)
     except OSError as error:
         raise SourceUnavailableError(f"it cannot be read now ({error})") from error
 
 
-def read_planned(uri: str, digest: str, patience: ReadTimeout) -> SourceCopy:
+def read_planned(uri: str, digest: str, timeout: ReadTimeout) -> SourceCopy:
     """The bytes of a source that was planned by their digest.
 
     Raises:
@@ -44,7 +44,7 @@ def read_planned(uri: str, digest: str, patience: ReadTimeout) -> SourceCopy:
         SourceTimeoutError, ReadStoppedError: see ``ReadTimeout.run``.
     """
     try:
-        copy = copy_of(uri, patience)
+        copy = copy_of(uri, timeout)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise SourceChangedError("it was there when it was planned, and is gone; put it back") from error
     except (NotAFileError, AudioError) as error:
@@ -59,7 +59,7 @@ def read_planned(uri: str, digest: str, patience: ReadTimeout) -> SourceCopy:
 
 
 def load_cover(
-    output: Store, audio_path: str, max_seconds: float | None = None, patience: ReadTimeout = DEFAULT_READ_TIMEOUT
+    output: Store, audio_path: str, max_seconds: float | None = None, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT
 ) -> Tensor:
     """A cover ``[2, n]`` at 48 kHz by the ``audio_path`` of its row: within the output folder, or anywhere by its
     own path. What goes beyond full scale stays, to be measured.
@@ -68,7 +68,7 @@ def load_cover(
         See ``read_source``.
     """
     filesystem, path = _place(output, audio_path)
-    copy = patience.run(path, lambda tick: copied(filesystem, path, tick))
+    copy = timeout.run(path, lambda tick: copied(filesystem, path, tick))
     return _decoded(copy, max_seconds, clip=False).wave
 
 

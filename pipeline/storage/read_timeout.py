@@ -128,7 +128,7 @@ class _Reader(threading.Thread, Generic[Result]):
 
 
 @contextmanager
-def side_by_side(threads: int, patience: ReadTimeout) -> Iterator[tuple[ThreadPoolExecutor, ReadTimeout]]:
+def side_by_side(threads: int, timeout: ReadTimeout) -> Iterator[tuple[ThreadPoolExecutor, ReadTimeout]]:
     """A pool of threads that read, and the patience they read with.
 
     An exception in the block, such as Ctrl-C, ends their reads: leaving the block does not wait for a timeout.
@@ -136,7 +136,7 @@ def side_by_side(threads: int, patience: ReadTimeout) -> Iterator[tuple[ThreadPo
     stop = threading.Event()
     with ThreadPoolExecutor(threads) as pool:
         try:
-            yield pool, replace(patience, stopped=lambda: stop.is_set() or patience.stopped())
+            yield pool, replace(timeout, stopped=lambda: stop.is_set() or timeout.stopped())
         except BaseException:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)

@@ -45,7 +45,7 @@ class _TickingFile(io.FileIO):
         return count
 
 
-def copy_of(uri: str, patience: ReadTimeout) -> SourceCopy:
+def copy_of(uri: str, timeout: ReadTimeout) -> SourceCopy:
     """Read all of a file, by its path or URI.
 
     Raises:
@@ -55,7 +55,7 @@ def copy_of(uri: str, patience: ReadTimeout) -> SourceCopy:
         GenerationError: there is no room for the copy.
         StorageError, OSError: it cannot be located or read.
     """
-    return patience.run(uri, lambda tick: copied(*locate(uri), tick))
+    return timeout.run(uri, lambda tick: copied(*locate(uri), tick))
 
 
 def copied(filesystem: fs.FileSystem, path: str, tick: Tick) -> SourceCopy:

@@ -100,8 +100,8 @@ class NearbyFiles:
 class FolderListings:
     """What is in folders, each listed once; several threads may ask."""
 
-    def __init__(self, patience: ReadTimeout = DEFAULT_READ_TIMEOUT) -> None:
-        self.patience = patience
+    def __init__(self, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT) -> None:
+        self.timeout = timeout
         self.lock = RLock()
         self.names: dict[tuple[int, str], frozenset[str] | None] = {}
         self.alike: dict[tuple[int, str, str], dict[str, list[str]]] = {}
@@ -131,13 +131,13 @@ class FolderListings:
         asked = [uri for uri in uris if not unquote(uri).isascii()]
         if not asked:
             return {}
-        with side_by_side(THREADS, self.patience) as (pool, patience):
-            found = zip(asked, pool.map(partial(self._actual, patience=patience), asked), strict=True)
+        with side_by_side(THREADS, self.timeout) as (pool, timeout):
+            found = zip(asked, pool.map(partial(self._actual, timeout=timeout), asked), strict=True)
             return {uri: other for uri, other in found if other is not None}
 
-    def _actual(self, uri: str, patience: ReadTimeout) -> str | None:
+    def _actual(self, uri: str, timeout: ReadTimeout) -> str | None:
         with suppress(RestyleError, OSError, ValueError):
-            return None if _is_there(uri, patience) else self.near(uri).uri
+            return None if _is_there(uri, timeout) else self.near(uri).uri
         return None
 
     def _find(self, filesystem: fs.FileSystem, path: str) -> tuple[list[str], str]:
@@ -168,7 +168,7 @@ class FolderListings:
             self.names[key] = None
             with suppress(OSError, ValueError, pa.ArrowException, SourceTimeoutError):
                 if isinstance(filesystem, fs.LocalFileSystem):
-                    listed = self.patience.run(folder or "/", lambda tick: os.listdir(folder or "/"))
+                    listed = self.timeout.run(folder or "/", lambda tick: os.listdir(folder or "/"))
                     self.names[key] = frozenset(listed)
                 elif self.listed < MAX_LISTED:
                     self.listed += 1
@@ -177,11 +177,11 @@ class FolderListings:
 
     def _listed(self, filesystem: fs.FileSystem, folder: str) -> list[str]:
         """The names in a remote folder; one that takes too long is the last that is asked for."""
-        patience = replace(self.patience, timeout_s=min(LISTING_S, self.patience.timeout_s))
+        timeout = replace(self.timeout, timeout_s=min(LISTING_S, self.timeout.timeout_s))
         selector = fs.FileSelector(folder)
         try:
             uri = f"{type(filesystem).__name__}://{folder}"
-            infos: list[fs.FileInfo] = patience.run(uri, lambda tick: filesystem.get_file_info(selector))
+            infos: list[fs.FileInfo] = timeout.run(uri, lambda tick: filesystem.get_file_info(selector))
         except SourceTimeoutError:
             self.listed = MAX_LISTED
             raise
@@ -190,7 +190,7 @@ class FolderListings:
     def _is_folder(self, filesystem: fs.FileSystem, path: str) -> bool:
         local = isinstance(filesystem, fs.LocalFileSystem)
         uri = path if local else f"{type(filesystem).__name__}://{path}"
-        info = self.patience.run(uri, lambda tick: filesystem.get_file_info(path))
+        info = self.timeout.run(uri, lambda tick: filesystem.get_file_info(path))
         found: bool = info.type == fs.FileType.Directory
         return found
 
@@ -214,16 +214,16 @@ class MissingFileError(RestyleError):
     """There is no such file; the message says what there is."""
 
 
-def spelled(uri: str, patience: ReadTimeout = DEFAULT_READ_TIMEOUT) -> str:
+def spelled(uri: str, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT) -> str:
     """``uri`` where a file is there, else the one whose name differs by Unicode form alone.
 
     Raises:
         MissingFileError: there is none.
         StorageError, SourceTimeoutError, OSError: the place cannot be looked at.
     """
-    if _is_there(uri, patience):
+    if _is_there(uri, timeout):
         return uri
-    near = FolderListings(patience).near(uri)
+    near = FolderListings(timeout).near(uri)
     if near.uri is None:
         raise MissingFileError(no_such_file(near))
     return near.uri
@@ -234,14 +234,14 @@ def no_such_file(near: NearbyFiles) -> str:
     return "no such file" + (f"; {near.hint}" if near.hint else "")
 
 
-def _is_there(uri: str, patience: ReadTimeout) -> bool:
+def _is_there(uri: str, timeout: ReadTimeout) -> bool:
     filesystem, path = locate(uri)
     local = isinstance(filesystem, fs.LocalFileSystem)
 
     def look() -> fs.FileInfo:
         return filesystem.get_file_info(path)
 
-    info = patience.run(uri, lambda tick: look() if local else with_retries(look))
+    info = timeout.run(uri, lambda tick: look() if local else with_retries(look))
     return info.type != fs.FileType.NotFound
 
 

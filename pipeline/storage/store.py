@@ -190,12 +190,12 @@ def _opened(base: str) -> tuple[fs.FileSystem, str]:
         raise ValueError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(S3_OPTIONS))}")
     endpoint = options.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL", "")
     scheme, _, host = endpoint.rpartition("://")
-    patience = fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)
+    timeout = fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)
     filesystem = fs.S3FileSystem(
         endpoint_override=host or None,
         scheme=options.get("scheme") or scheme or "https",
         region=options.get("region"),
-        retry_strategy=patience,
+        retry_strategy=timeout,
         allow_delayed_open=True,  # one request for a small file, not three
     )
     return filesystem, parts.netloc

@@ -77,8 +77,8 @@ def job_metrics(findings: Findings) -> dict[str, float]:
     """What chance gives, as metric names, and how many settings were compared."""
     values = {
         "settings_compared": float(len(findings.comparison.outcomes)),
-        "null/pairs": float(findings.null.pairs),
+        "null/pairs": float(findings.chance.pairs),
     }
-    values |= {f"null/{name}/mean": mean for name, mean in findings.null.mean.items()}
-    values |= {f"null/{name}/p95": level for name, level in findings.null.p95.items()}
+    values |= {f"null/{name}/mean": mean for name, mean in findings.chance.mean.items()}
+    values |= {f"null/{name}/p95": level for name, level in findings.chance.p95.items()}
     return values

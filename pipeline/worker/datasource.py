@@ -21,9 +21,9 @@ class PlanSource(Datasource):
     ahead of the workers, and no more, since Ray holds it back.
     """
 
-    def __init__(self, store: Store, task_s: float, hands: int, stop: StopFlag):
+    def __init__(self, store: Store, task_s: float, consumers: int, stop: StopFlag):
         super().__init__()
-        self.store, self.task_s, self.hands, self.stop = store, task_s, hands, stop
+        self.store, self.task_s, self.consumers, self.stop = store, task_s, consumers, stop
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -35,7 +35,7 @@ class PlanSource(Datasource):
         return [ReadTask(self._read, nothing_known)]
 
     def _read(self) -> Iterator[pa.Table]:
-        for rows in read_plan(self.store, self.task_s, self.hands):
+        for rows in read_plan(self.store, self.task_s, self.consumers):
             if self.stop.lowered:
                 return
             yield pa.table({TRACKS: [rows.to_pylist()]}, schema=TASK_SCHEMA)

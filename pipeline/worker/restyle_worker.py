@@ -119,7 +119,7 @@ class RestyleWorker:
         stopwatch.lap("language model")
         self._refuse_other_weights()  # now, since they may change until they are loaded
         stopwatch.lap("check of the weights")
-        self.ruler = Evaluator(spec.metrics, self.handler.device, self.device_lock)
+        self.evaluator = Evaluator(spec.metrics, self.handler.device, self.device_lock)
         stopwatch.lap("measures")
         stopwatch.seconds.pop("model")
         worker_is_ready(spec.output, spec.launch, {**self.handler.load_s, **stopwatch.seconds})
@@ -133,12 +133,16 @@ class RestyleWorker:
         spec = self.spec
         folders = hub.find(spec.model, spec.variant)
         adapter = hub.find_adapter(spec.adapter) if spec.adapter else None
-        listener = hub.find_language_model(spec.language_model) if spec.language_model else None
-        if file_stamp(folders, adapter, listener) == spec.stamp:
+        language_model = hub.find_language_model(spec.language_model) if spec.language_model else None
+        if file_stamp(folders, adapter, language_model) == spec.stamp:
             return
         for name, found, planned in (
             (spec.model, fingerprint(folders, adapter, spec.adapter_scale), spec.fingerprint),
-            (spec.language_model, listener and folder_fingerprint(listener), spec.listener),
+            (
+                spec.language_model,
+                language_model and folder_fingerprint(language_model),
+                spec.language_model_fingerprint,
+            ),
         ):
             if found != planned:
                 raise RestyleError(
@@ -237,12 +241,12 @@ class RestyleWorker:
         """The bytes of the source and the timbre reference that the items were planned by."""
         name = f"{self.spec.launch}/{track['track_id']}-fetch"
         with AttemptGuard(self.spec.output, name, NEVER_GIVEN_UP, f"reading {track['source']}"):
-            patience = ReadTimeout(self.spec.source_timeout_s, self.unwanted)
-            source = read_planned(track["source"], track.get("source_digest") or "", patience)
+            timeout = ReadTimeout(self.spec.source_timeout_s, self.unwanted)
+            source = read_planned(track["source"], track.get("source_digest") or "", timeout)
             if not track["reference"]:
                 return source, None
             with _of_reference(track):
-                return source, read_planned(track["reference"], track.get("reference_digest") or "", patience)
+                return source, read_planned(track["reference"], track.get("reference_digest") or "", timeout)
 
     def _opened(
         self, track: dict[str, Any], plans: Sequence[CoverPlan], source: SourceCopy, reference: SourceCopy | None
@@ -257,7 +261,7 @@ class RestyleWorker:
             condition_s = time.perf_counter() - started
         return OpenedSource(
             conditions=conditions,
-            heard=self.ruler.listen(wave),
+            heard=self.evaluator.listen(wave),
             notes=[*(note.text for note in told), *notes],
             kinds=list(dict.fromkeys(note.kind for note in told)),
             duration_s=wave.shape[1] / SAMPLE_RATE,
@@ -364,7 +368,7 @@ class RestyleWorker:
         row |= made
         if found:
             row["notes"] = [*row["notes"], FOUND]
-        row |= self.ruler.measure(heard, wave, stages[-1].prompt(chain.track.prompt).caption, covers)
+        row |= self.evaluator.measure(heard, wave, stages[-1].prompt(chain.track.prompt).caption, covers)
 
     def _made(
         self, track: dict[str, Any], row: dict[str, Any], stages: tuple[Stage, ...], chain: Chain

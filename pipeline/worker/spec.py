@@ -14,7 +14,7 @@ class WorkerSpec:
     launch: names this launch of the job.
     node: the driver's.
     fingerprint: of the checkpoint the driver planned with.
-    listener: fingerprint of the language model.
+    language_model_fingerprint: fingerprint of the language model.
     stamp: of the files of both, see ``acestep.checkpoints.file_stamps``; "" has them read in any case.
     language_model: name of the one that fills in musical facts; None asks none.
     threads: CPU threads of torch in this worker; None leaves torch's own choice.
@@ -40,7 +40,7 @@ class WorkerSpec:
     adapter_scale: float = 1.0
     compiled: bool = False
     repair: bool = False
-    listener: str | None = None
+    language_model_fingerprint: str | None = None
     stamp: str = ""
     source_timeout_s: float = SOURCE_TIMEOUT_S
     metrics: MetricsSpec = field(default_factory=MetricsSpec)

@@ -111,7 +111,7 @@ class CoverGroup:
     device: str
     max_seconds: float
     listed: bool
-    patience: ReadTimeout = DEFAULT_READ_TIMEOUT
+    timeout: ReadTimeout = DEFAULT_READ_TIMEOUT
 
 
 def measure_all(job: MeasureJob, progressed: Callable[[MeasureProgress], None]) -> MeasureProgress:
@@ -154,9 +154,9 @@ def _measure_in(output: Store, job: MeasureJob, progressed: Callable[[MeasurePro
     connect(job.cluster)
     pool = size_pool(job.cluster)
     device = "cuda" if pool.gpus_per_worker else "cpu"
-    patience = ReadTimeout(job.source_timeout_s)
+    timeout = ReadTimeout(job.source_timeout_s)
     groups = (
-        CoverGroup(output, some, job.metrics, device, job.max_source_seconds, bool(job.pairs), patience)
+        CoverGroup(output, some, job.metrics, device, job.max_source_seconds, bool(job.pairs), timeout)
         for some in _grouped(rows)
     )
     writer, done = ResultWriter(output, RESULTS), MeasureProgress()
@@ -214,19 +214,19 @@ def measure_group(group: CoverGroup) -> Rows:
 
 
 def _measure_group(group: CoverGroup) -> Rows:
-    ruler = _ruler(group.spec, group.device)
+    evaluator = _evaluator(group.spec, group.device)
     try:
-        source_uri = spelled(group.rows[0]["source"], group.patience)
-        wave = load(source_uri, group.max_seconds, group.patience)
-        source = ruler.listen(wave)
+        source_uri = spelled(group.rows[0]["source"], group.timeout)
+        wave = load(source_uri, group.max_seconds, group.timeout)
+        source = evaluator.listen(wave)
     except (RestyleError, OSError) as error:
         return [_unread(group, row, outcome(error), row["source"]) for row in group.rows]
     rows = []
     for row in group.rows:
         try:
-            path = spelled(row["audio_path"], group.patience) if group.listed else row["audio_path"]
-            cover = load_cover(group.output, path, group.max_seconds, group.patience)
-            measured = ruler.measure(source, cover, row["caption"] or "", len(group.rows))
+            path = spelled(row["audio_path"], group.timeout) if group.listed else row["audio_path"]
+            cover = load_cover(group.output, path, group.max_seconds, group.timeout)
+            measured = evaluator.measure(source, cover, row["caption"] or "", len(group.rows))
         except (RestyleError, OSError) as error:
             rows.append(_unread(group, row, outcome(error), row["audio_path"]))
             continue
@@ -247,7 +247,7 @@ def _measure_group(group: CoverGroup) -> Rows:
 
 
 @lru_cache(maxsize=1)
-def _ruler(spec: MetricsSpec, device: str) -> Evaluator:
+def _evaluator(spec: MetricsSpec, device: str) -> Evaluator:
     """One for all the tasks of a process: the extras have models to load."""
     return Evaluator(spec, pick_device(device))
 

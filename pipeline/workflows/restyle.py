@@ -96,16 +96,16 @@ def run_in(
     dtype = job.dtype or ("bfloat16" if pool.gpus_per_worker else "float32")
     device = torch.device(job.device or ("cuda" if pool.gpus_per_worker else "cpu"))
     check_compiled(job.compiled, device, DTYPES[dtype])
-    kept, began_at = ResultCollector(output), time.time()
-    launch = kept.results.launch
+    collector, began_at = ResultCollector(output), time.time()
+    launch = collector.results.launch
     try:
-        kept.adopt()
+        collector.adopt()
         with PlanWriter() as work:
-            plan, model, settings = plan_job(job, opened, dtype, launch, work.add, kept.add)
+            plan, model, settings = plan_job(job, opened, dtype, launch, work.add, collector.add)
             if plan.items:
                 work.write(output)
         forget(output, plan.lost)
-        kept.restate(plan.outdated)
+        collector.restate(plan.outdated)
         progress = Progress(plan.items, plan.tracks, sum(plan.seconds.values()))
         reporter.planned(job, plan, settings, model, pool)
         write_job_file(job, output, model, pool, settings)
@@ -114,19 +114,19 @@ def run_in(
             mark_start(output, launch)
             began_at = time.time()
             worker = worker_spec(job, output, launch, model, pool)
-            _make_covers(worker, worker_class, job, pool, kept, progress, tracker, reporter)
-        kept.flush()
-        kept.adopt()
+            _make_covers(worker, worker_class, job, pool, collector, progress, tracker, reporter)
+        collector.flush()
+        collector.adopt()
         lost = lost_covers(output) & plan.ids if plan.items else set()
         forget(output, lost)
         made = current_rows(output, plan.ids, FINDINGS_COLUMNS)
-        summary = summarize(made, kept.new, time.perf_counter() - started, plan.lost, len(lost))
+        summary = summarize(made, collector.new, time.perf_counter() - started, plan.lost, len(lost))
         summary = replace(summary, start_up=start_up(output, launch, began_at, made))
         output.delete_folder(ATTEMPTS)
         output.delete(PLAN_FILE)
     except BaseException:
         try:
-            kept.flush()
+            collector.flush()
         finally:
             if not output.lease.lost:  # else the runs are the other launch's
                 tracker.abandon()
@@ -152,7 +152,7 @@ def _make_covers(
     worker_class: type[RestyleWorker],
     job: RestyleJob,
     pool: Pool,
-    kept: ResultCollector,
+    collector: ResultCollector,
     progress: Progress,
     tracker: Tracker,
     reporter: Reporter,
@@ -172,7 +172,7 @@ def _make_covers(
         return StoppedError(f"{said}; {why}" if why else said, request.signal or signal.SIGINT)
 
     def abandon(error: Exception) -> None:
-        answered(kept.flush)  # the lease may be lost, or the storage hang
+        answered(collector.flush)  # the lease may be lost, or the storage hang
         reporter.warned(f"{error}; what is finished is kept, and the same command goes on from here")
         os._exit(128 + error.signal if isinstance(error, StoppedError) else 1)
 
@@ -188,7 +188,7 @@ def _make_covers(
     with stop_signals(stopping) as request, watching(watch):
         for table in stream(worker.output, worker, job.cluster, pool, stop, worker_class):
             try:
-                kept.add_new(table)
+                collector.add_new(table)
             except OutputError as error:  # the rows wait; covers under way have their receipts
                 stop.lower(str(error))
             progress.add(table)
@@ -214,7 +214,7 @@ def worker_spec(job: RestyleJob, output: Store, launch: str, model: ModelFacts, 
         model=job.model,
         variant=job.variant,
         fingerprint=model.fingerprint,
-        listener=model.language_model,
+        language_model_fingerprint=model.language_model,
         stamp=model.stamp,
         device=job.device or ("cuda" if pool.gpus_per_worker else "cpu"),
         dtype=model.dtype,

@@ -125,7 +125,7 @@ class OpenedJob:
     settings: list[Setting]
     fingerprint: str
     stamp: str
-    listener: str | None
+    language_model_fingerprint: str | None
     is_turbo: bool
     tracker: Tracker
     notes: tuple[str, ...] = ()
@@ -160,12 +160,12 @@ def open_job(job: RestyleJob, output: Store) -> OpenedJob:
     rows = as_spelled(rows, ReadTimeout(job.source_timeout_s))
     first = next(rows)
     settings = job.settings()
-    listener = hub.find_language_model(job.language_model) if job.language_model else None
-    if listener is not None:
-        open_language_model(listener)
+    language_model = hub.find_language_model(job.language_model) if job.language_model else None
+    if language_model is not None:
+        open_language_model(language_model)
     folders = hub.find(job.model, job.variant)
     adapter = hub.find_adapter(job.adapter) if job.adapter else None
-    stamped = file_stamp(folders, adapter, listener)
+    stamped = file_stamp(folders, adapter, language_model)
     is_turbo = verify(folders, adapter).is_turbo
     refuse_repeats(job, settings, first, is_turbo)
     return OpenedJob(
@@ -174,7 +174,7 @@ def open_job(job: RestyleJob, output: Store) -> OpenedJob:
         settings=settings,
         fingerprint=fingerprint(folders, adapter, job.adapter_scale),
         stamp=stamped,
-        listener=folder_fingerprint(listener) if listener else None,
+        language_model_fingerprint=folder_fingerprint(language_model) if language_model else None,
         is_turbo=is_turbo,
         tracker=Tracker(job.tracking, job.name, output, job.output),
         notes=tuple(filter(None, [open_adapter(adapter).note()])) if adapter else (),
@@ -234,7 +234,13 @@ def plan_job(
         RequestError: the folder holds another model's covers, or the grid repeats itself.
     """
     model = ModelFacts(
-        job.model, opened.fingerprint, opened.is_turbo, dtype, opened.listener, job.compiled, opened.stamp
+        job.model,
+        opened.fingerprint,
+        opened.is_turbo,
+        dtype,
+        opened.language_model_fingerprint,
+        job.compiled,
+        opened.stamp,
     )
     refuse_other_models(opened.output, model, job.mix_models)
     rules = ItemRules(
@@ -248,9 +254,9 @@ def plan_job(
     )
     lost = lost_covers(opened.output)
     finished = finished_items(opened.output, job.retry_failed) - lost
-    carried = CarriedColumns(opened.output) if job.manifest_columns and finished else None
+    carried_columns = CarriedColumns(opened.output) if job.manifest_columns and finished else None
     probes = ProbeCache(opened.output, launch, ReadTimeout(job.source_timeout_s), changed_sources(opened.output))
-    plan = make_plan(opened.rows, rules, finished, probes.of, todo, final, carried)
+    plan = make_plan(opened.rows, rules, finished, probes.of, todo, final, carried_columns)
     plan.lost = lost & plan.ids
     return plan, model, _run(opened.settings, plan, job.duplicates, opened.is_turbo)
 

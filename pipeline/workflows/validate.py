@@ -117,7 +117,7 @@ class ValidationReporter(Protocol):
         """So many of the tracks were looked at."""
 
 
-def validate(job: RestyleJob, spec: ValidateSpec, watcher: ValidationReporter) -> Validation:
+def validate(job: RestyleJob, spec: ValidateSpec, reporter: ValidationReporter) -> Validation:
     """Look at configuration, model, manifest, settings, output folder, tracker, every source, and the space for
     the covers.
 
@@ -127,17 +127,17 @@ def validate(job: RestyleJob, spec: ValidateSpec, watcher: ValidationReporter) -
     if spec.decode not in DECODES:
         raise RequestError(f"validate.decode {spec.decode!r} is unknown; use one of {', '.join(DECODES)}")
     with ProblemLog(spec.report) as log:
-        return _validate(job, spec, watcher, log)
+        return _validate(job, spec, reporter, log)
 
 
-def _validate(job: RestyleJob, spec: ValidateSpec, watcher: ValidationReporter, log: ProblemLog) -> Validation:
+def _validate(job: RestyleJob, spec: ValidateSpec, reporter: ValidationReporter, log: ProblemLog) -> Validation:
     checks: list[PartCheck] = []
 
     def told(check: PartCheck) -> None:
         checks.append(check)
         for message in check.errors:
             log.note(check.name, message)
-        watcher.checked(check)
+        reporter.checked(check)
 
     def attempt(name: str, look: Callable[[], tuple[Found, str]]) -> Found | None:
         try:
@@ -164,13 +164,13 @@ def _validate(job: RestyleJob, spec: ValidateSpec, watcher: ValidationReporter, 
     tracks, first, check = _manifest(job, log, made)
     told(check)
     attempt("settings", lambda: _settings(job, first, model))
-    patience = ReadTimeout(job.source_timeout_s)
-    look: Look = partial(probe_all, patience=patience)
+    timeout = ReadTimeout(job.source_timeout_s)
+    look: Look = partial(probe_all, timeout=timeout)
     if output:
-        look = ProbeCache(output, ResultWriter(output, RESULTS).launch, patience, changed_sources(output)).of
-    looked = partial(watcher.looked, total=tracks)
+        look = ProbeCache(output, ResultWriter(output, RESULTS).launch, timeout, changed_sources(output)).of
+    looked = partial(reporter.looked, total=tracks)
     sources = check_sources(
-        _tracks(job, made), look, spec.decode, job.max_source_seconds, log.add, log.remark, looked, patience
+        _tracks(job, made), look, spec.decode, job.max_source_seconds, log.add, log.remark, looked, timeout
     )
     if tracks:
         told(_sources(sources, spec.decode))

@@ -57,28 +57,28 @@ def test_a_service_loses_nothing(tmp_path: Path) -> None:
         # A model killed in the middle of its work: the same request is made by the next one.
         generations = f"{address}/v1/audio/generations"
         later = ASKED | {"caption": "killed", "seed": 1, "inference_steps": 20, "async": True}
-        order = httpx.post(generations, json=later, timeout=60).json()
-        wait_for(generations, order["id"], "running")
+        request = httpx.post(generations, json=later, timeout=60).json()
+        wait_for(generations, request["id"], "running")
         (model,) = replicas(process.pid, "Engine")
         os.kill(model.pid, signal.SIGKILL)
-        wait_for(generations, order["id"], "done")
+        wait_for(generations, request["id"], "done")
 
-        kept = httpx.get(f"{generations}/{order['id']}/audio/0", timeout=60)
+        kept = httpx.get(f"{generations}/{request['id']}/audio/0", timeout=60)
         assert kept.status_code == 200
         left = httpx.post(generations, json=later | {"seed": 2}, timeout=60).json()
         wait_for(generations, left["id"], "running")
 
     with served(command, **settings) as (address, _):
         generations = f"{address}/v1/audio/generations"
-        again = httpx.get(f"{generations}/{order['id']}/audio/0", timeout=60)
+        again = httpx.get(f"{generations}/{request['id']}/audio/0", timeout=60)
         assert again.content == kept.content
         wait_for(generations, left["id"], "done")
 
 
-def wait_for(generations: str, order: str, status: str) -> None:
+def wait_for(generations: str, request: str, status: str) -> None:
     """Until a generation is that far."""
     began = time.monotonic()
-    while (now := httpx.get(f"{generations}/{order}", timeout=60).json()["status"]) not in (status, "done"):
+    while (now := httpx.get(f"{generations}/{request}", timeout=60).json()["status"]) not in (status, "done"):
         assert now != "failed"
         assert time.monotonic() - began < 120, now
         time.sleep(0.05)

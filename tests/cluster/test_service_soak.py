@@ -191,7 +191,7 @@ def block(address: str, numbers: range, seen: Seen, disturbed: bool) -> None:
     slow = [threading.Thread(target=drip, args=(address, k, over)) for k in range(SLOW if disturbed else 0)]
     for thread in slow:
         thread.start()
-    dice = random.Random(numbers.start)
+    rng = random.Random(numbers.start)
     seconds = seen.busy_s if disturbed else seen.quiet_s
 
     def one(number: int) -> None:
@@ -206,8 +206,8 @@ def block(address: str, numbers: range, seen: Seen, disturbed: bool) -> None:
     with ThreadPoolExecutor(GOOD) as good, ThreadPoolExecutor(2) as hostile:
         work = []
         for number in numbers:
-            if disturbed and dice.random() < HOSTILE:
-                work.append(hostile.submit(bad, dice.randrange(1000)))
+            if disturbed and rng.random() < HOSTILE:
+                work.append(hostile.submit(bad, rng.randrange(1000)))
             else:
                 work.append(good.submit(one, number))
         for one_done in work:
@@ -252,8 +252,8 @@ def test_a_start_with_many_finished_orders_takes_seconds(tmp_path: Path) -> None
     soundfile.write(music / "a.wav", tone(1.0), 48_000)
     asked = {"src_audio": "a.wav", "caption": "c", "inference_steps": 1, "seed": 1, "response_format": "json"}
     with running(output, music) as (address, _, empty_s):
-        order = httpx.post(f"{address}/v1/audio/generations", json=asked, timeout=60).json()
-    written = json.loads((output / "orders" / f"{order['id']}.json").read_text())
+        request = httpx.post(f"{address}/v1/audio/generations", json=asked, timeout=60).json()
+    written = json.loads((output / "orders" / f"{request['id']}.json").read_text())
     written.pop("checksum")  # as an earlier version wrote it
     cover = next((output / "audio").glob("*/*"))
     row = written["rows"][cover.stem] | {"finished_at": None}

@@ -143,17 +143,17 @@ def not_audio(neighbour: str) -> dict[str, bytes]:
         "list.pls": f"[playlist]\nFile1={address}\n",
         "words.srt": "1\n00:00:00,000 --> 00:00:02,000\nla la la\n",
     }
-    dice = random.Random(5)
+    rng = random.Random(5)
     return {name: text.encode() for name, text in words.items()} | {
         "empty.wav": b"",
         "archive.ogg": archive.getvalue(),
-        "picture.mp3": b"\x89PNG\r\n\x1a\n" + dice.randbytes(500),
-        "program.wav": b"\x7fELF" + dice.randbytes(5000),
-        "page.pdf": b"%PDF-1.7\n" + dice.randbytes(5000),
+        "picture.mp3": b"\x89PNG\r\n\x1a\n" + rng.randbytes(500),
+        "program.wav": b"\x7fELF" + rng.randbytes(5000),
+        "page.pdf": b"%PDF-1.7\n" + rng.randbytes(5000),
         "notes.mid": b"MThd\0\0\0\6\0\1\0\1\0\x60MTrk\0\0\0\4\0\xff\x2f\0",
         "only_riff.wav": b"RIFF",
         "only_ftyp.m4a": b"\0\0\0\x14ftypM4A \0\0\0\0M4A ",
-        **{f"noise{k}.wav": dice.randbytes(10 ** (k % 5 + 1)) for k in range(5)},
+        **{f"noise{k}.wav": rng.randbytes(10 ** (k % 5 + 1)) for k in range(5)},
     }
 
 
@@ -205,7 +205,7 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
     yield "eleven_minutes.opus", opus, "failed"
 
 
-def _mutations(files: dict[str, bytes], dice: random.Random) -> Iterator[tuple[str, str, bytes]]:
+def _mutations(files: dict[str, bytes], rng: random.Random) -> Iterator[tuple[str, str, bytes]]:
     """Endless: good files, each time cut, flipped or mixed anew."""
     number = 0
     while True:
@@ -214,15 +214,15 @@ def _mutations(files: dict[str, bytes], dice: random.Random) -> Iterator[tuple[s
             number += 1
             changed = bytearray(content)
             if kind == "cut":
-                changed = changed[: dice.randrange(1, len(changed))]
+                changed = changed[: rng.randrange(1, len(changed))]
             elif kind == "spliced":
-                place, size = dice.randrange(len(changed)), dice.randrange(1, 4000)
-                other = dice.choice(list(files.values()))
-                changed[place : place + dice.choice((0, size))] = other[:size]
+                place, size = rng.randrange(len(changed)), rng.randrange(1, 4000)
+                other = rng.choice(list(files.values()))
+                changed[place : place + rng.choice((0, size))] = other[:size]
             else:
                 reach = min(128, len(changed)) if kind == "flipped header" else len(changed)
-                for _ in range(dice.choice((1, 2, 8, 64))):
-                    changed[dice.randrange(reach)] ^= 1 << dice.randrange(8)
+                for _ in range(rng.choice((1, 2, 8, 64))):
+                    changed[rng.randrange(reach)] ^= 1 << rng.randrange(8)
             yield kind, f"{number:03d}_{name}", bytes(changed)
         number += 1  # the next round gives every file another kind
 
@@ -230,7 +230,7 @@ def _mutations(files: dict[str, bytes], dice: random.Random) -> Iterator[tuple[s
 def write_corpus(folder: Path, count: int = 500, seed: int = 0) -> list[Case]:
     """Write ``count`` files (the same for a seed); those of the fixed kinds come first."""
     folder.mkdir(parents=True)
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     cases: list[Case] = []
 
     def add(kind: str, name: str, content: bytes, ends: str = "any") -> None:
@@ -260,7 +260,7 @@ def write_corpus(folder: Path, count: int = 500, seed: int = 0) -> list[Case]:
     ):
         add("odd name", name, files["sf.wav"], "ok")
     cases += _not_regular(folder)
-    mutations = _mutations(files, dice)
+    mutations = _mutations(files, rng)
     while len(cases) < count:
         add(*next(mutations))
     return cases

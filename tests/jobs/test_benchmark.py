@@ -179,24 +179,25 @@ def test_what_cannot_be_written_is_printed(run: Callable[..., Done], monkeypatch
     assert "No space left on device" in done.stderr
 
 
-def measured_step(pipeline: Any, peer: str, gate: Gate | None, guided: bool = True) -> CaseResult:
-    """The step as a benchmark runs it against ``pipeline``; without ``gate`` by the one for less than fp32."""
+def measured_step(pipeline: Any, peer: str, check_equality: Gate | None, guided: bool = True) -> CaseResult:
+    """The step as a benchmark runs it against ``pipeline``; without ``check_equality`` by the one for less than
+    fp32."""
     request = parse_request({"workload": "step", "duration_s": 5.2, "rounds": 1})
     case = list(running.make_cases(request, MINI, gpu=False))[guided]
     sides = running.Sides(make_handler(pipeline, MINI, torch.float32), {peer: pipeline})
     return running.run_case(
-        case, gate or make_equality_check(case, pipeline), sides, request, Peaks(1e9, 1e9), print
+        case, check_equality or make_equality_check(case, pipeline), sides, request, Peaks(1e9, 1e9), print
     )
 
 
 @pytest.mark.parametrize(("gate", "reason"), [(agree, "out of memory"), (None, "out of memory in float32, so")])
 def test_a_peer_without_memory_leaves_ours_alone(
-    pipeline: Any, monkeypatch: pytest.MonkeyPatch, gate: Gate | None, reason: str
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch, check_equality: Gate | None, reason: str
 ) -> None:
     with pytest.raises(RuntimeError) as refused:
         torch.empty(2**50)  # the error that torch has on a CPU
     break_guided_steps(monkeypatch, refused.value)
-    found = measured_step(pipeline, "default", gate)
+    found = measured_step(pipeline, "default", check_equality)
     assert found.peers[0].problem.startswith(reason)
     assert found.ours_s["cpu"] > 0
     assert [list(part.seconds) for part in found.parts] == [["ours"]] * 2

@@ -105,17 +105,17 @@ def test_a_service_is_a_launch_too_and_a_dry_run_is_none(tmp_path: Path) -> None
 def test_rows_are_not_written_under_a_lost_lease(tmp_path: Path) -> None:
     """Neither by a full buffer nor at the end; those that are written stay."""
     with hold_lease(open_store(str(tmp_path)), "out") as held:
-        kept = ResultCollector(held)
-        kept.add(as_table([ROW]))
-        kept.flush()
-        assert isinstance(kept.output, LeasedStore)
+        collector = ResultCollector(held)
+        collector.add(as_table([ROW]))
+        collector.flush()
+        assert isinstance(collector.output, LeasedStore)
         held.lease.looked_at = (0.0, 0.0)
         (tmp_path / ".1.lease").rename(tmp_path / ".2.lease")
-        kept.results.max_rows = 1
+        collector.results.max_rows = 1
         with pytest.raises(LeaseLostError):
-            kept.add(as_table([ROW | {"item_id": "j"}]))
+            collector.add(as_table([ROW | {"item_id": "j"}]))
         with pytest.raises(LeaseLostError):
-            kept.flush()
+            collector.flush()
         with pytest.raises(LeaseLostError):
-            kept.adopt()
+            collector.adopt()
     assert read_results(open_store(str(tmp_path)))["item_id"].to_pylist() == ["i"]

@@ -193,13 +193,13 @@ def test_a_cover_that_cannot_be_written_is_no_row_of_a_job(tmp_path: Path, plann
 
 def test_rows_wait_where_others_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / REJECTED).write_text("no folder")
-    kept = ResultCollector(OutputStore(*locate(str(tmp_path))))
-    kept.rejected.max_rows = 1
+    collector = ResultCollector(OutputStore(*locate(str(tmp_path))))
+    collector.rejected.max_rows = 1
     for status in ("rejected", "ok", "failed"):
         with pytest.raises(OutputError):
-            kept.add(as_table([{"item_id": status, "track_id": "t", "status": status}]))
+            collector.add(as_table([{"item_id": status, "track_id": "t", "status": status}]))
     (tmp_path / REJECTED).unlink()
-    kept.flush()
+    collector.flush()
     rows = read_results(open_store(str(tmp_path)), RESULTS, REJECTED)
     assert sorted(rows["item_id"].to_pylist()) == ["failed", "ok", "rejected"]
 

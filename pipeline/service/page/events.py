@@ -23,12 +23,12 @@ News = AsyncGenerator[tuple[str, list[str], list[handlers.PlayerEntry], int | No
 
 
 def wire(
-    counter: Callable[[], Admission], is_turbo: bool, listed: Sequence[Preset], page: Controls, blocks: gr.Blocks
+    admission: Callable[[], Admission], is_turbo: bool, listed: Sequence[Preset], page: Controls, blocks: gr.Blocks
 ) -> None:
-    """Tie the controls to the counter.
+    """Tie the controls to the admission.
 
     Args:
-        counter: asked when something happens.
+        admission: asked when something happens.
         listed: presets to choose from.
     """
     presets = words.preset_names(listed)
@@ -37,7 +37,7 @@ def wire(
         asked = _named(values)
         try:
             params, config = words.request_of(asked | {"caption": asked["caption"] or "a caption"})
-            return words.comparison(counter().look_at(params, config)), ""
+            return words.comparison(admission().look_at(params, config)), ""
         except RestyleError as error:
             return words.trouble(error), ""
 
@@ -46,32 +46,32 @@ def wire(
 
     async def make(before: list[str], path: str | None, *values: Any) -> News:
         try:
-            await handlers.cancel(counter(), before)
+            await handlers.cancel(admission(), before)
             params, config = words.request_of(_named(values))
-            async for text, ids, shown in handlers.generate(counter(), path, [("", params)], config):
+            async for text, ids, shown in handlers.generate(admission(), path, [("", params)], config):
                 yield text, ids, shown, None
         except RestyleError as error:
             yield words.trouble(error), [], [], None
 
     async def make_grid(before: list[str], path: str | None, across: str, down: str, *values: Any) -> News:
         try:
-            await handlers.cancel(counter(), before)
+            await handlers.cancel(admission(), before)
             axes = words.grid_of(across, down, is_turbo)
             params, config = words.request_of(_named(values) | {"batch_size": 1})
             requests = handlers.grid_requests(handlers.one_seed(params), axes)
-            async for text, ids, shown in handlers.generate(counter(), path, requests, config):
+            async for text, ids, shown in handlers.generate(admission(), path, requests, config):
                 yield text, ids, shown, len(axes["audio_cover_strength"])
         except RestyleError as error:
             yield words.trouble(error), [], [], None
 
     async def cancel(ids: list[str]) -> str:
-        return await handlers.cancel(counter(), ids)
+        return await handlers.cancel(admission(), ids)
 
     async def write(ids: list[str], path: str | None, *values: Any) -> str:
         try:
             params, config = words.request_of(_named(values))
-            heard = await handlers.heard_seeds(counter(), ids)
-            return await handlers.batch_command(counter(), path, params, config, None, heard)
+            heard = await handlers.heard_seeds(admission(), ids)
+            return await handlers.batch_command(admission(), path, params, config, None, heard)
         except RestyleError as error:
             return f"no command: {error}"
 
@@ -79,24 +79,24 @@ def wire(
         try:
             params, config = words.request_of(_named(values) | {"batch_size": 1})
             axes = words.grid_of(across, down, is_turbo)
-            heard = await handlers.heard_seeds(counter(), ids)
-            return await handlers.batch_command(counter(), path, params, config, axes, heard)
+            heard = await handlers.heard_seeds(admission(), ids)
+            return await handlers.batch_command(admission(), path, params, config, axes, heard)
         except RestyleError as error:
             return f"no command: {error}"
 
     fields = list(page.fields.values())
     axes = [page.strengths, page.guidances]
-    news = [page.said, page.orders, page.results, page.across]
+    news = [page.said, page.requests, page.results, page.across]
     blocks.load(compare, fields, [page.compared, page.command], **PRIVATE)
     for control in (*fields, *axes):
         # A command that was written for other settings would be copied for these.
         control.change(compare, fields, [page.compared, page.command], trigger_mode="always_last", **AS_TYPED)
     page.preset.input(take_preset, [page.preset, *fields], fields, **AS_TYPED)
-    page.go.click(make, [page.orders, page.source, *fields], news, **QUIET)
-    page.go_grid.click(make_grid, [page.orders, page.source, *axes, *fields], news, **QUIET)
-    page.stop.click(cancel, page.orders, page.said, **QUIET)
-    page.write.click(write, [page.orders, page.source, *fields], page.command, **PRIVATE)
-    page.write_grid.click(write_grid, [page.orders, page.source, *axes, *fields], page.command, **PRIVATE)
+    page.go.click(make, [page.requests, page.source, *fields], news, **QUIET)
+    page.go_grid.click(make_grid, [page.requests, page.source, *axes, *fields], news, **QUIET)
+    page.stop.click(cancel, page.requests, page.said, **QUIET)
+    page.write.click(write, [page.requests, page.source, *fields], page.command, **PRIVATE)
+    page.write_grid.click(write_grid, [page.requests, page.source, *axes, *fields], page.command, **PRIVATE)
     page.copy.click(None, js=COPY, **PRIVATE)
 
 

@@ -1,4 +1,4 @@
-"""What the page does: place orders at the counter, follow them, show what came of them."""
+"""What the page does: place orders at the admission, follow them, show what came of them."""
 
 import asyncio
 import itertools
@@ -42,7 +42,7 @@ class PlayerEntry:
 
 
 async def generate(
-    counter: Admission,
+    admission: Admission,
     source: str | None,
     requests: Sequence[tuple[str, GenerationParams]],
     config: GenerationConfig,
@@ -58,35 +58,35 @@ async def generate(
     Raises:
         RestyleError: one cannot be served.
     """
-    tickets: list[Generation] = []
-    room, held = counter.shelf.room, list[str]()
+    generations: list[Generation] = []
+    quota, held = admission.store.quota, list[str]()
     try:
         for _, params in requests:
             with _opened(source) as file:
-                ticket = await counter.order(params, config, OWNER, SentFile(Path(file.name).name, file))
-            tickets.append(ticket)
-            held += (files := counter.shelf.names_of(ticket.order))
-            room.hold(*files)  # until they are shown
-        ids = [ticket.order.id for ticket in tickets]
-        covers = sum(len(ticket.order.covers) for ticket in tickets)
-        over = asyncio.gather(*(ticket.over.wait() for ticket in tickets))
+                generation = await admission.submit(params, config, OWNER, SentFile(Path(file.name).name, file))
+            generations.append(generation)
+            held += (files := admission.store.names_of(generation.request))
+            quota.hold(*files)  # until they are shown
+        ids = [generation.request.id for generation in generations]
+        covers = sum(len(generation.request.covers) for generation in generations)
+        over = asyncio.gather(*(generation.over.wait() for generation in generations))
         while not over.done():
-            done = sum(item in ticket.rows for ticket in tickets for item in ticket.order.covers)
-            share = sum(map(progress, tickets)) / len(tickets)
-            yield words.status(done, covers, share, waiting_before(tickets[0], counter.desk)), ids, []
+            done = sum(item in generation.rows for generation in generations for item in generation.request.covers)
+            share = sum(map(progress, generations)) / len(generations)
+            yield words.status(done, covers, share, waiting_before(generations[0], admission.scheduler)), ids, []
             await asyncio.wait([over], timeout=TELL_S)
         shown = [
             await asyncio.to_thread(
-                _shown, counter, ticket, number, title, words.controls_of(params, config, seed)
+                _shown, admission, generation, number, title, words.controls_of(params, config, seed)
             )
-            for (title, params), ticket in zip(requests, tickets, strict=True)
-            for number, seed in enumerate(ticket.order.track["config"]["seeds"])
+            for (title, params), generation in zip(requests, generations, strict=True)
+            for number, seed in enumerate(generation.request.track["config"]["seeds"])
         ]
     finally:
-        for ticket in tickets:
-            counter.desk.cancel(ticket)  # one that is over stays as it is
-        room.release(*held)
-    ended = "cancelled" if all(ticket.cancelled for ticket in tickets) else "done"
+        for generation in generations:
+            admission.scheduler.cancel(generation)  # one that is over stays as it is
+        quota.release(*held)
+    ended = "cancelled" if all(generation.cancelled for generation in generations) else "done"
     count = sum(not one.error for one in shown)
     told = f"{ended}: {count} of {covers} covers"
     yield told, ids, [PlayerEntry("source", str(source), {}), *shown] if ended == "done" or count else []
@@ -107,23 +107,23 @@ def _opened(source: str | None) -> BinaryIO:
 
 
 def _shown(
-    counter: Admission, ticket: Generation, number: int, title: str, controls: Mapping[str, Any]
+    admission: Admission, generation: Generation, number: int, title: str, controls: Mapping[str, Any]
 ) -> PlayerEntry:
-    row = ticket.rows[ticket.order.covers[number]]
+    row = generation.rows[generation.request.covers[number]]
     if row["status"] != "ok":
         cancelled = row["error_kind"] == "cancelled"
-        said = "cancelled" if cancelled else str(of_row(row, ticket.order.track["source"]))
+        said = "cancelled" if cancelled else str(of_row(row, generation.request.track["source"]))
         return PlayerEntry(title or "cover", "", row, said)
     title = ", ".join(filter(None, [title, f"seed {row['seed']}"]))
-    name = f"{title}.{ticket.order.extension}"
-    path = save_bytes_to_cache(counter.shelf.audio(row), name, str(counter.shelf.scratch / PAGE))
+    name = f"{title}.{generation.request.extension}"
+    path = save_bytes_to_cache(admission.store.audio(row), name, str(admission.store.scratch / PAGE))
     return PlayerEntry(title, path, row, controls=controls)
 
 
-async def cancel(counter: Admission, ids: Sequence[str]) -> str:
+async def cancel(admission: Admission, ids: Sequence[str]) -> str:
     """Cancel orders of this visitor; those that are over stay as they are."""
-    for order_id in ids:
-        counter.desk.cancel(await counter.desk.find(order_id, OWNER))
+    for generation_id in ids:
+        admission.scheduler.cancel(await admission.scheduler.find(generation_id, OWNER))
     return "cancelling" if ids else "nothing is under way"
 
 
@@ -145,10 +145,12 @@ def one_seed(params: GenerationParams) -> GenerationParams:
     return replace(params, seed=pick_seeds(params.seed, GenerationConfig(1))[0])
 
 
-async def heard_seeds(counter: Admission, ids: Sequence[str]) -> list[int]:
+async def heard_seeds(admission: Admission, ids: Sequence[str]) -> list[int]:
     """The seeds of a visitor's latest orders, each once."""
-    tickets = [await counter.desk.find(order_id, OWNER) for order_id in ids]
-    return list(dict.fromkeys(seed for ticket in tickets for seed in ticket.order.track["config"]["seeds"]))
+    generations = [await admission.scheduler.find(generation_id, OWNER) for generation_id in ids]
+    return list(
+        dict.fromkeys(seed for generation in generations for seed in generation.request.track["config"]["seeds"])
+    )
 
 
 def as_many(seeds: Sequence[int], count: int) -> list[int]:
@@ -159,7 +161,7 @@ def as_many(seeds: Sequence[int], count: int) -> list[int]:
 
 
 async def batch_command(
-    counter: Admission,
+    admission: Admission,
     source: str | None,
     params: GenerationParams,
     config: GenerationConfig,
@@ -178,11 +180,11 @@ async def batch_command(
         config = replace(config, seeds=as_many(heard, config.batch_size))
     with _opened(source) as file:
         sent = SentFile(Path(file.name).name, file)
-        async with counter.prepared(params, config, OWNER, sent) as order:
+        async with admission.prepared(params, config, OWNER, sent) as request:
             # A tenth of a second tells the commands of one visitor apart.
-            name = f"batches/{order.track['track_id']}-{time.time_ns() // 10**8}"
-            manifest, output = (counter.keep.uri(f"{name}/{part}") for part in ("manifest.csv", "out"))
-            seeds = order.track["config"]["seeds"]
-            command = command_of(manifest, output, counter.spec, params, config, seeds, axes)
-            await asyncio.to_thread(counter.shelf.batch, name, manifest_of(order.track), order)
+            name = f"batches/{request.track['track_id']}-{time.time_ns() // 10**8}"
+            manifest, output = (admission.uploads.uri(f"{name}/{part}") for part in ("manifest.csv", "out"))
+            seeds = request.track["config"]["seeds"]
+            command = command_of(manifest, output, admission.spec, params, config, seeds, axes)
+            await asyncio.to_thread(admission.store.batch, name, manifest_of(request.track), request)
             return command

@@ -46,7 +46,7 @@ class Controls:
     write_grid: gr.Button
     command: gr.Textbox
     copy: gr.Button
-    orders: gr.State
+    requests: gr.State
     results: gr.State
     across: gr.State
 
@@ -54,7 +54,7 @@ class Controls:
 def lay_out(spec: ServiceSpec, is_turbo: bool) -> Controls:
     """The controls, in the page that is being built."""
     start = words.defaults(is_turbo)
-    orders, results, across = gr.State([]), gr.State([]), gr.State(None)
+    requests, results, across = gr.State([]), gr.State([]), gr.State(None)
     gr.Markdown(f"# Cover\nThe structure of a track in another style, by `{spec.model}`.")
     if spec.model in VARIANTS:
         gr.Markdown(words.plain(ABOUT), elem_id="about-model")
@@ -115,7 +115,7 @@ def lay_out(spec: ServiceSpec, is_turbo: bool) -> Controls:
         write_grid=write_grid,
         command=command,
         copy=copy,
-        orders=orders,
+        requests=requests,
         results=results,
         across=across,
     )

@@ -1,4 +1,4 @@
-"""The Cover page: the guide's controls over the service's own counter, mounted beside its routes."""
+"""The Cover page: the guide's controls over the service's own admission, mounted beside its routes."""
 
 import os
 
@@ -57,14 +57,14 @@ def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: ApiKeys) -> Fas
     folder = scratch_of(open_store(spec.output)) / PAGE
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     with gr.Blocks(title="Restyle: Cover", analytics_enabled=False, delete_cache=(3600, KEPT_S)) as page:
-        # The counter opens after the page is built, so it is asked for when something happens.
-        wire(lambda: app.state.counter, is_turbo, spec.presets, lay_out(spec, is_turbo), page)
+        # The admission opens after the page is built, so it is asked for when something happens.
+        wire(lambda: app.state.admission, is_turbo, spec.presets, lay_out(spec, is_turbo), page)
 
     def forget(names: set[str]) -> None:
         for known in page.temp_file_sets:  # which Gradio would keep for ever
             known.difference_update(names)
 
-    files = VisitorFiles(folder, lambda: SHARE * app.state.counter.shelf.room.max_bytes, forget)
+    files = VisitorFiles(folder, lambda: SHARE * app.state.admission.store.quota.max_bytes, forget)
     app.state.page_files = files
     page.queue(max_size=spec.limits.waiting, default_concurrency_limit=None)
     fonts, mono = SYSTEM_FONTS

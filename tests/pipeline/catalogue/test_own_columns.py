@@ -220,10 +220,10 @@ def test_the_two_names_of_one_column_are_spread_out_together() -> None:
 def test_misspellings_of_known_columns_and_names_of_ones_own(tmp_path: Path, name: str, meant: str | None) -> None:
     assert misspelt(name, COLUMNS) == meant
     uri = write(tmp_path, "jsonl", ROW | {name: "x"})
-    (carried,) = read(uri, name)  # whoever names a column means it
-    assert carried.meta == {name: "x"}
+    (carried_columns,) = read(uri, name)  # whoever names a column means it
+    assert carried_columns.meta == {name: "x"}
     if meant is None:
-        assert read(uri, "*") == [carried]
+        assert read(uri, "*") == [carried_columns]
         return
     with pytest.raises(ColumnsError, match=f"{name!r}; did you mean {meant!r}") as raised:
         read(uri, "*")
@@ -296,8 +296,8 @@ def test_columns_that_cannot_be_used_do_not_hide_the_rows(tmp_path: Path) -> Non
 def planned(output: Path, *tracks: Track | RejectedRow, carry: bool = True) -> tuple[Plan, pa.Table, pa.Table]:
     store, work, final = open_store(str(output)), [PLAN_SCHEMA.empty_table()], []
     look = lambda uris: {uri: probe(uri) for uri in uris}  # noqa: E731
-    carried = CarriedColumns(store) if carry else None
-    plan = make_plan(tracks, RULES, finished_items(store), look, work.append, final.append, carried)
+    carried_columns = CarriedColumns(store) if carry else None
+    plan = make_plan(tracks, RULES, finished_items(store), look, work.append, final.append, carried_columns)
     return plan, pa.concat_tables(work), pa.concat_tables(final)
 
 

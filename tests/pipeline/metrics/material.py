@@ -84,14 +84,14 @@ def song(number: int, genre: str = "country") -> Song:
 
 def melody(chart: list[str], tune: int) -> list[tuple[float, float, int]]:
     """A tune over the chords as (start, length, pitch): chord notes on the beats, steps of the scale between."""
-    dice = random.Random(f"tune {tune}")
-    pitch, start, notes = 72 + dice.choice((0, 4, 7)), 0.0, []
+    rng = random.Random(f"tune {tune}")
+    pitch, start, notes = 72 + rng.choice((0, 4, 7)), 0.0, []
     while start < BEATS:
-        length = dice.choice((0.5, 0.5, 1.0, 1.0, 1.5, 2.0))
+        length = rng.choice((0.5, 0.5, 1.0, 1.0, 1.5, 2.0))
         chord = CHORDS[chart[int(start // 4)]]
         allowed = chord if start % 1 == 0 else SCALE
         near = [p for p in range(67, 85) if p % 12 in allowed and 0 < abs(p - pitch) <= 7]
-        pitch = dice.choice(near)
+        pitch = rng.choice(near)
         notes.append((start, min(length, BEATS - start), pitch))
         start += length
     return notes

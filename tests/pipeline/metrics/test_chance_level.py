@@ -18,7 +18,7 @@ LOW = {HARMONY: 0.04, MELODY: 0.04, TIMBRE: 25.0, "copy/waveform_corr": 0.1}
 
 
 @pytest.fixture(scope="module")
-def null(catalogue: dict[Song, Features]) -> ChanceLevel:
+def chance(catalogue: dict[Song, Features]) -> ChanceLevel:
     tracks = {
         genre: [(str(s.tune), f) for s, f in catalogue.items() if s.genre == genre]
         for genre in ("country", "bossa")
@@ -26,16 +26,16 @@ def null(catalogue: dict[Song, Features]) -> ChanceLevel:
     return measure_chance(tracks["country"], tracks["bossa"])
 
 
-def test_chance_is_of_other_tracks_only(null: ChanceLevel) -> None:
-    assert null.pairs == 6 * 5
+def test_chance_is_of_other_tracks_only(chance: ChanceLevel) -> None:
+    assert chance.pairs == 6 * 5
     for name in (HARMONY, MELODY, "harmony/chroma_excess_any_key"):
-        assert abs(null.mean[name]) < 0.06
-        assert null.mean[name] < null.p95[name] < 0.2
-    assert null.p95[TIMBRE] > null.mean[TIMBRE] > 5
+        assert abs(chance.mean[name]) < 0.06
+        assert chance.mean[name] < chance.p95[name] < 0.2
+    assert chance.p95[TIMBRE] > chance.mean[TIMBRE] > 5
 
 
-def test_chance_is_kept_as_json(null: ChanceLevel) -> None:
-    assert ChanceLevel(**json.loads(json.dumps(asdict(null)))) == null
+def test_chance_is_kept_as_json(chance: ChanceLevel) -> None:
+    assert ChanceLevel(**json.loads(json.dumps(asdict(chance)))) == chance
 
 
 def test_one_track_alone_has_no_chance_level(catalogue: dict[Song, Features]) -> None:
@@ -49,24 +49,24 @@ def test_silent_covers_are_no_chance(catalogue: dict[Song, Features]) -> None:
 
 
 def test_real_covers_are_ok_other_songs_lost_and_the_source_itself_a_copy(
-    catalogue: dict[Song, Features], null: ChanceLevel
+    catalogue: dict[Song, Features], chance: ChanceLevel
 ) -> None:
     source, cover, noise = (render(song(0)), render(song(0, "bossa")), torch.randn(2, 24 * SAMPLE_RATE) / 10)
     coded = source + 0.02 * source.std() * torch.randn(source.shape)
     heard, *others = extract([source, cover, noise, coded])
-    found = [outcome(result.values, null)[0] for result in measure(heard, others)]
+    found = [outcome(result.values, chance)[0] for result in measure(heard, others)]
     assert found == ["ok", "lost", "copy"]
 
 
 def test_a_song_is_lost_where_harmony_and_melody_are_both_at_chance() -> None:
-    null = ChanceLevel(MIN_PAIRS, {}, {HARMONY: 0.10, MELODY: 0.08})
-    assert outcome(LOW, null) == (
+    chance = ChanceLevel(MIN_PAIRS, {}, {HARMONY: 0.10, MELODY: 0.08})
+    assert outcome(LOW, chance) == (
         "lost",
         "harmony/chroma_excess 0.04 (chance 0.10), melody/salience_excess 0.04 (chance 0.08)",
     )
-    assert outcome(LOW | {HARMONY: 0.11}, null)[0] == "ok"
-    assert outcome(LOW | {MELODY: 0.09}, null)[0] == "ok"
-    assert outcome(LOW | {HARMONY: 0.09, MELODY: 0.07}, null)[0] == "lost"
+    assert outcome(LOW | {HARMONY: 0.11}, chance)[0] == "ok"
+    assert outcome(LOW | {MELODY: 0.09}, chance)[0] == "ok"
+    assert outcome(LOW | {HARMONY: 0.09, MELODY: 0.07}, chance)[0] == "lost"
 
 
 @pytest.mark.parametrize("pairs", [0, MIN_PAIRS - 1])

@@ -162,11 +162,11 @@ def test_a_copy_is_a_copy_whatever_its_delay_loudness_and_sign(samples: int) -> 
 
 def sparse(seed: int) -> Tensor:
     """A few decaying notes at random times, ``[1, n]``."""
-    dice = np.random.default_rng(seed)
-    count, seconds = dice.integers(2, 12), int(dice.integers(10, 30))
+    rng = np.random.default_rng(seed)
+    count, seconds = rng.integers(2, 12), int(rng.integers(10, 30))
     wave, t = torch.zeros(1, seconds * SAMPLE_RATE), torch.arange(SAMPLE_RATE // 2) / SAMPLE_RATE
-    for start in dice.uniform(0, seconds - 0.6, count):
-        note = 0.3 * torch.sin(2 * math.pi * float(dice.uniform(200, 800)) * t) * torch.exp(-8 * t)
+    for start in rng.uniform(0, seconds - 0.6, count):
+        note = 0.3 * torch.sin(2 * math.pi * float(rng.uniform(200, 800)) * t) * torch.exp(-8 * t)
         wave[0, int(start * SAMPLE_RATE) :][: len(t)] += note
     return wave
 

@@ -70,14 +70,14 @@ def test_stems_of_one_song_outrank_stems_of_others(stems: dict[str, tuple[Featur
 
 
 def test_different_pieces_are_at_chance_and_lost(tracks: list[tuple[str, Features]]) -> None:
-    null = measure_chance(tracks, tracks)
-    print(f"\n{null}")
-    assert null.pairs == TRACKS * (TRACKS - 1)
+    chance = measure_chance(tracks, tracks)
+    print(f"\n{chance}")
+    assert chance.pairs == TRACKS * (TRACKS - 1)
     for name in (HARMONY, MELODY):
-        assert abs(null.mean[name]) < 0.05
-        assert null.p95[name] < 0.1
+        assert abs(chance.mean[name]) < 0.05
+        assert chance.p95[name] < 0.1
     judged = [
-        outcome(result.values, null)[0]
+        outcome(result.values, chance)[0]
         for name, source in tracks
         for result in measure(source, [other for its, other in tracks if its != name])
     ]

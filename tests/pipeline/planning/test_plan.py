@@ -71,8 +71,8 @@ def test_work_is_counted_in_seconds_of_source(folder: Path) -> None:
 
 @pytest.mark.parametrize("most_bytes", [1, 10_000, 1 << 20])
 def test_the_longest_work_is_first_in_the_file_whatever_fits_into_memory(tmp_path: Path, max_bytes: int) -> None:
-    dice, writer, store = random.Random(0), PlanWriter(max_bytes), open_store(str(tmp_path))
-    seconds = [dice.uniform(6, 600 if k % 4 == 0 else 12) for k in range(400)]
+    rng, writer, store = random.Random(0), PlanWriter(max_bytes), open_store(str(tmp_path))
+    seconds = [rng.uniform(6, 600 if k % 4 == 0 else 12) for k in range(400)]
     for start in range(0, 400, 40):
         rows = [
             {"track_id": str(k), "source_duration_s": seconds[k], "items": [{}]} for k in range(start, start + 40)

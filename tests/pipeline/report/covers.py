@@ -17,16 +17,16 @@ OUTCOMES = ("cover/outcome", "objective/kept", "objective/moved", "objective/sco
 
 def cover(track: str, strength: float, guidance: float, seed: int = 0, **own: Any) -> dict[str, Any]:
     """A row: the song is kept more, and the sound moved less, as strength rises."""
-    dice = np.random.default_rng(zlib.crc32(f"{track} {strength} {guidance} {seed}".encode()))
-    kept = float(np.clip(0.15 + 0.8 * strength + dice.normal(0, 0.06), 0, 1))
-    moved = float(np.clip(0.95 - 0.7 * strength**2 - 0.01 * abs(guidance - 7) + dice.normal(0, 0.04), 0, 1))
+    rng = np.random.default_rng(zlib.crc32(f"{track} {strength} {guidance} {seed}".encode()))
+    kept = float(np.clip(0.15 + 0.8 * strength + rng.normal(0, 0.06), 0, 1))
+    moved = float(np.clip(0.95 - 0.7 * strength**2 - 0.01 * abs(guidance - 7) + rng.normal(0, 0.04), 0, 1))
     name = f"s{strength:.2f} g{guidance:.1f}"
-    measures = {measure.name: float(dice.uniform(0.1, 0.9)) for measure in MEASURES}
+    measures = {measure.name: float(rng.uniform(0.1, 0.9)) for measure in MEASURES}
     measures |= {
         "harmony/chroma_excess": kept,
         "melody/salience_excess": kept * 0.9,
         "timbre/mfcc_distance": 14 * moved,
-        "audio/lufs": -14 + float(dice.normal(0, 1)),
+        "audio/lufs": -14 + float(rng.normal(0, 1)),
         "harmony/key_shift": 0,
         "audio/finite": True,
     }
@@ -77,8 +77,8 @@ def table(rows: list[dict[str, Any]]) -> pa.Table:
 
 def music(name: str, seconds: float = 40.0) -> Tensor:
     """Dense stereo ``[2, n]`` that no codec finds easy: arpeggios of several voices over a noisy beat."""
-    dice = np.random.default_rng(zlib.crc32(name.encode()))
-    wave = sum(tone(seconds, pitch_hz=float(pitch)) for pitch in dice.uniform(80, 900, 5))
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    wave = sum(tone(seconds, pitch_hz=float(pitch)) for pitch in rng.uniform(80, 900, 5))
     beat = np.exp(-8 * (np.arange(len(wave)) * 2 / RATE % 1))[:, None]
-    wave = 0.2 * wave + 0.15 * beat * dice.standard_normal(wave.shape) + 0.01 * dice.standard_normal(wave.shape)
+    wave = 0.2 * wave + 0.15 * beat * rng.standard_normal(wave.shape) + 0.01 * rng.standard_normal(wave.shape)
     return torch.from_numpy(np.clip(wave, -1, 1).astype(np.float32)).T.contiguous()

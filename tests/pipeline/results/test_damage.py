@@ -468,10 +468,10 @@ def test_no_word_of_an_order_changes_unnoticed(tmp_path: Path) -> None:
         "o", {"track_id": "t", "items": [{"item_id": "i", "seed": 7}], "prompt": "jazz"}, ("i",)
     )
     shelf.opened(order)
-    name, dice = f"{OPEN}/o.json", random.Random(0)
+    name, rng = f"{OPEN}/o.json", random.Random(0)
     whole = store.read(name)
     for place in range(len(whole)):
-        store.write(name, bytes([*whole[:place], whole[place] ^ 1 << dice.randrange(7), *whole[place + 1 :]]))
+        store.write(name, bytes([*whole[:place], whole[place] ^ 1 << rng.randrange(7), *whole[place + 1 :]]))
         assert list(shelf.left_open()) in ([], [order])
 
 
@@ -485,12 +485,12 @@ def test_a_cover_is_taken_by_its_file_only_where_that_proves_whole(tmp_path: Pat
     assert found is not None
     assert found[0]["frames"] == found[1].shape[1] == 48_000
     assert (found[1] - wave).abs().max() < 1e-4
-    dice = random.Random(0)
+    rng = random.Random(0)
     for _ in range(50):
-        place = dice.randrange(42, len(whole))  # before, the header says how long it is, not what is heard
+        place = rng.randrange(42, len(whole))  # before, the header says how long it is, not what is heard
         assert (
             decode_verified_flac(
-                bytes([*whole[:place], whole[place] ^ 1 << dice.randrange(8), *whole[place + 1 :]])
+                bytes([*whole[:place], whole[place] ^ 1 << rng.randrange(8), *whole[place + 1 :]])
             )
             is None
         )

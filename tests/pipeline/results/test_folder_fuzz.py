@@ -69,9 +69,9 @@ class Folder:
             self.store.write(path, content)
         rows = list(self.rows.values())
         for part in (rows[:4], rows[4:9], rows[12:]):
-            kept = ResultCollector(self.store)
-            kept.add(as_table(part))
-            kept.flush()
+            collector = ResultCollector(self.store)
+            collector.add(as_table(part))
+            collector.flush()
         for row in rows[9:12]:
             write_receipt(self.store, row)
         self.sources = [str(place / f"{k}.wav") for k in range(3)]
@@ -94,25 +94,25 @@ class Folder:
         return open_store(str(self.place / "harmed"))
 
 
-def flip(content: bytes, dice: random.Random) -> bytes:
-    place = dice.randrange(len(content))
-    return bytes([*content[:place], content[place] ^ 1 << dice.randrange(8), *content[place + 1 :]])
+def flip(content: bytes, rng: random.Random) -> bytes:
+    place = rng.randrange(len(content))
+    return bytes([*content[:place], content[place] ^ 1 << rng.randrange(8), *content[place + 1 :]])
 
 
 HARMS: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "flip": flip,
-    "cut": lambda content, dice: content[: dice.randrange(len(content))],
-    "empty": lambda content, dice: b"",
-    "zeros": lambda content, dice: bytes(len(content)),
-    "garbage": lambda content, dice: dice.randbytes(len(content)),
+    "cut": lambda content, rng: content[: rng.randrange(len(content))],
+    "empty": lambda content, rng: b"",
+    "zeros": lambda content, rng: bytes(len(content)),
+    "garbage": lambda content, rng: rng.randbytes(len(content)),
 }
 
 
-def harm(folder: Folder, store: Store, dice: random.Random) -> tuple[str, str]:
+def harm(folder: Folder, store: Store, rng: random.Random) -> tuple[str, str]:
     """Harm one file, or swap two; how, and which."""
     paths = [Path(store.root) / path.relative_to(folder.place / "whole") for path in folder.files]
-    path, other = dice.sample(paths, 2)
-    kind = dice.choice([*HARMS, "swap", "delete"])
+    path, other = rng.sample(paths, 2)
+    kind = rng.choice([*HARMS, "swap", "delete"])
     if kind == "delete":
         path.unlink()
     elif kind == "swap":
@@ -120,7 +120,7 @@ def harm(folder: Folder, store: Store, dice: random.Random) -> tuple[str, str]:
         path.write_bytes(second)
         other.write_bytes(first)
     else:
-        path.write_bytes(HARMS[kind](path.read_bytes(), dice))
+        path.write_bytes(HARMS[kind](path.read_bytes(), rng))
     return kind, str(path)
 
 
@@ -139,8 +139,8 @@ def launch(folder: Folder, store: Store, repair: bool = False) -> int:
     check_parts(store, repair)
     read_record(store)
     assert ProbeCache(store, "3").of(folder.sources) == folder.probes
-    kept = ResultCollector(store)
-    kept.adopt()
+    collector = ResultCollector(store)
+    collector.adopt()
     lost = lost_covers(store)
     done = finished_items(store) - lost
     forget(store, lost)
@@ -150,8 +150,8 @@ def launch(folder: Folder, store: Store, repair: bool = False) -> int:
         found = find_cover(store, row["track_id"], row["item_id"]) if repair else None
         if row["status"] == "ok" and not found:
             store.write(row["audio_path"], folder.audio[row["audio_path"]])
-        kept.add(as_table([row]))
-    kept.flush()
+        collector.add(as_table([row]))
+    collector.flush()
     return len(missing)
 
 

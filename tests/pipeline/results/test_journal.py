@@ -45,15 +45,15 @@ def store(tmp_path: Path) -> Store:
 
 def test_a_tasks_receipts_stay_until_all_of_it_is_written(store: Store) -> None:
     """A task of two tracks: the first one's receipt is needed while the second may bring the worker down."""
-    kept = ResultCollector(store)
+    collector = ResultCollector(store)
     for track in ("a", "b"):
         write_receipt(store, row(track, f"{track}1"))
-    kept.add_new(from_worker("a", "a1", "a1", last=False))
-    kept.flush()
+    collector.add_new(from_worker("a", "a1", "a1", last=False))
+    collector.flush()
     assert held(store, "a", "a1")
-    kept.add_new(from_worker("b", "b1", "a1", last=True))
+    collector.add_new(from_worker("b", "b1", "a1", last=True))
     assert held(store, "b", "b1")
-    kept.flush()
+    collector.flush()
     assert not unwritten_receipts(store)
     assert read_results(store)["item_id"].to_pylist() == ["a1", "b1"]
 
@@ -132,10 +132,10 @@ def test_receipts_are_adopted_in_batches_and_one_that_broke_off_is_finished(
         write(self, name, content)
 
     monkeypatch.setattr(Store, "write", failing)
-    kept = ResultCollector(store)
-    kept.results.max_rows = 20
+    collector = ResultCollector(store)
+    collector.results.max_rows = 20
     with pytest.raises(OSError, match="No space"):
-        kept.adopt()
+        collector.adopt()
     assert len(read_results(store)) == 40
     assert len(unwritten_receipts(store)) == 30
     ResultCollector(store).adopt()
@@ -162,22 +162,22 @@ def test_no_more_receipts_are_in_memory_than_a_part_has_rows(
 
 
 def test_receipts_of_rows_that_are_written_are_not_read(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    kept = ResultCollector(store)
-    kept.add(as_table([row("a", "a1")]))
-    kept.flush()
+    collector = ResultCollector(store)
+    collector.add(as_table([row("a", "a1")]))
+    collector.flush()
     store.write("receipts/a/a1.arrow", b"garbage, and nobody looks")
-    kept.adopt()
+    collector.adopt()
     assert caplog.text == ""
     assert unwritten_receipts(store) == []
 
 
 def test_receipts_go_only_when_their_rows_were_taken(store: Store) -> None:
-    receipts = Journal(store)
+    journal = Journal(store)
     write_receipt(store, row("a", "a1"))
-    receipts.written()
+    journal.written()
     assert held(store, "a", "a1")
-    receipts.seen(from_worker("a", "a1", "a1", last=True))
-    receipts.written()
+    journal.seen(from_worker("a", "a1", "a1", last=True))
+    journal.written()
     assert not held(store, "a", "a1")
 
 

@@ -41,7 +41,7 @@ class Served:
 
     address: str
     server: Server
-    counter: Admission
+    admission: Admission
     loop: asyncio.AbstractEventLoop
     music: Path
     output: Path
@@ -93,24 +93,24 @@ def serving(
     limits: Limits,
     keys: tuple[str, ...] = (),
     page: bool = False,
-    keep: StoreSpec | None = None,
+    store_spec: StoreSpec | None = None,
     access: Access | None = None,
     ready: Callable[[], Awaitable[bool]] | None = None,
 ) -> Iterator[Served]:
     """A server, up while the block runs."""
     access = replace(access or Access(), roots=(str(music),))
-    spec = ServiceSpec(str(output), access=access, limits=limits, page=page, store=keep or StoreSpec())
+    spec = ServiceSpec(str(output), access=access, limits=limits, page=page, store=store_spec or StoreSpec())
     store = open_store(str(output))
     made: list[Admission] = []
     loops: list[asyncio.AbstractEventLoop] = []
     engine = Engine(worker_at(store, max_seconds=limits.source_seconds))
 
-    async def open_counter() -> Admission:
+    async def open_admission() -> Admission:
         loops.append(asyncio.get_running_loop())
-        shelf = GenerationStore(store, spec.store)
+        generation_store = GenerationStore(store, spec.store)
         made.append(
             Admission(
-                spec, replace(facts(), name=spec.model), shelf, Scheduler(engine.make, shelf, 1, limits.waiting, 2)
+                spec, replace(facts(), name=spec.model), generation_store, Scheduler(engine.make, generation_store, 1, limits.waiting, 2)
             )
         )
         return made[0]
@@ -119,7 +119,7 @@ def serving(
         return True
 
     known = ApiKeys([hashlib.sha256(key.encode()).hexdigest() for key in keys])
-    app = make_app(open_counter, ready or always, spec, known)
+    app = make_app(open_admission, ready or always, spec, known)
     if page:
         app = mount(app, spec, False, known)
     with listening_at("127.0.0.1", 0) as listening:

@@ -77,10 +77,10 @@ def items_of(job: RestyleJob, manifest: bytes, folder: Path) -> list[str]:
 
 def same_covers(params: GenerationParams, folder: Path, config: GenerationConfig = ONE) -> RestyleJob:
     """The job of a request, seen to make the request's covers and no others."""
-    order = order_of(params, config)
-    command = command_of("m.csv", "out", SPEC, params, config, order.track["config"]["seeds"])
+    request = order_of(params, config)
+    command = command_of("m.csv", "out", SPEC, params, config, request.track["config"]["seeds"])
     job = job_by_hydra(command)
-    assert items_of(job, manifest_of(order.track), folder) == list(order.item_ids)
+    assert items_of(job, manifest_of(request.track), folder) == list(request.item_ids)
     return job
 
 
@@ -120,13 +120,13 @@ def test_several_seeds_and_another_format(tmp_path: Path) -> None:
 
 def test_a_grid_is_the_covers_of_its_cells(tmp_path: Path) -> None:
     axes = {"audio_cover_strength": [0.3, 0.31, 0.6], "guidance_scale": [3.0, 9.0]}
-    order = order_of(PARAMS)
+    request = order_of(PARAMS)
     job = job_by_hydra(command_of("m.csv", "out", SPEC, PARAMS, ONE, [3], axes))
     cells = [
         order_of(replace(PARAMS, audio_cover_strength=strength, guidance_scale=guidance)).item_ids[0]
         for strength, guidance in itertools.product(*axes.values())
     ]
-    planned = items_of(job, manifest_of(order.track), tmp_path)
+    planned = items_of(job, manifest_of(request.track), tmp_path)
     assert len(planned) == 4  # 0.3 and 0.31 are both 2 of 8 steps
     assert set(planned) == set(cells)
 

@@ -108,15 +108,15 @@ def test_the_page_begins_where_http_does(model: ModelFacts, job: RestyleJob) -> 
     source = AdmittedSource("/kept/5eed", "5eed", 6.0)
     page = words.request_of(words.defaults(model.is_turbo) | {"caption": "jazz", "seed": "42"})
     http = parse({"caption": "jazz", "seed": 42})
-    orders = [
+    requests = [
         make_generation_request(params, config, source, None, model, Limits())
         for params, config in (page, (http.params, http.config))
     ]
-    assert orders[0].item_ids == orders[1].item_ids
-    assert orders[0].notes == orders[1].notes
-    track = Track(orders[0].track["track_id"], "/kept/5eed", Prompt(**json.loads(orders[0].track["prompt"])))
+    assert requests[0].item_ids == requests[1].item_ids
+    assert requests[0].notes == requests[1].notes
+    track = Track(requests[0].track["track_id"], "/kept/5eed", Prompt(**json.loads(requests[0].track["prompt"])))
     (item,) = make_items(track, "5eed", None, ItemRules(job.settings(), model, job.audio_format))
-    assert (item["item_id"],) == orders[1].item_ids
+    assert (item["item_id"],) == requests[1].item_ids
 
 
 def test_the_document_states_the_defaults_that_are_used() -> None:
@@ -174,10 +174,10 @@ def test_a_turbo_model_at_shift_1_is_noted_in_the_order() -> None:
     noted = {}
     for shift in (1.0, 3.0):
         body = parse({"caption": "jazz", "seed": 1, "shift": shift})
-        order = make_generation_request(
+        request = make_generation_request(
             body.params, body.config, AdmittedSource("/5eed", "5eed", 6.0), None, TURBO, Limits()
         )
-        noted[shift] = [note for note in order.notes if note.startswith("shift ")]
+        noted[shift] = [note for note in request.notes if note.startswith("shift ")]
     assert noted[3.0] == []
     assert len(noted[1.0]) == 1
 

@@ -64,29 +64,29 @@ def kept_bytes(folder: Path) -> int:
 
 def test_the_least_recently_used_goes_first() -> None:
     removed: list[str] = []
-    room = DiskQuota(StoreSpec(max_gb=20_000e-9), removed.append)
+    quota = DiskQuota(StoreSpec(max_gb=20_000e-9), removed.append)
     for name in "abcd":
-        room.add(name, 4096)
-    room.used("a")
-    room.add("e", 4096)
-    assert (removed, room.kept) == (["b"], 4 * 4096)
-    with room.holding("c"):
-        room.add("f", 2 * 4096)
+        quota.add(name, 4096)
+    quota.used("a")
+    quota.add("e", 4096)
+    assert (removed, quota.kept) == (["b"], 4 * 4096)
+    with quota.holding("c"):
+        quota.add("f", 2 * 4096)
         assert removed == ["b", "d", "a"]
-    room.add("g", 1)  # a small file takes a block
+    quota.add("g", 1)  # a small file takes a block
     assert removed == ["b", "d", "a", "c"]
 
 
 def test_what_was_not_used_for_days_goes_and_what_is_held_stays() -> None:
     removed: list[str] = []
-    room = DiskQuota(StoreSpec(keep_days=2), removed.append)
+    quota = DiskQuota(StoreSpec(keep_days=2), removed.append)
     now = time.time()
-    room.fill([("old", 1, now - 3 * 86_400), ("held", 1, now - 3 * 86_400), ("young", 1, now - 86_400)])
-    room.hold("held")
-    room.make_way()
+    quota.fill([("old", 1, now - 3 * 86_400), ("held", 1, now - 3 * 86_400), ("young", 1, now - 86_400)])
+    quota.hold("held")
+    quota.make_way()
     assert removed == ["old"]
-    room.release("held")
-    room.make_way()
+    quota.release("held")
+    quota.make_way()
     assert removed == ["old", "held"]
 
 
@@ -98,28 +98,28 @@ def test_what_cannot_be_removed_stops_nobody(caplog: pytest.LogCaptureFixture) -
             raise PermissionError("no")
         removed.append(name)
 
-    room = DiskQuota(StoreSpec(max_gb=8192e-9), remove)
+    quota = DiskQuota(StoreSpec(max_gb=8192e-9), remove)
     for name in "abcd":
-        room.add(name, 4096)
-    room.make_way()
+        quota.add(name, 4096)
+    quota.make_way()
     assert "b" in removed
-    assert "a" in room
+    assert "a" in quota
     assert "a cannot be removed" in caplog.text
 
 
 def test_a_start_on_a_full_disk_bounds_nothing_for_ever() -> None:
     free = [0]
-    room = DiskQuota(StoreSpec(max_gb=0.1), free=lambda: free[0])
-    room.fill([])
+    quota = DiskQuota(StoreSpec(max_gb=0.1), free=lambda: free[0])
+    quota.fill([])
     with pytest.raises(ProblemError):
-        room.demand(MB)
+        quota.demand(MB)
     free[0] = 1000 * MB
-    room.look()
-    room.demand(MB)
-    assert room.max_bytes == 100 * MB
+    quota.look()
+    quota.demand(MB)
+    assert quota.max_bytes == 100 * MB
     free[0] = 0
-    room.look()  # whoever fills the disk takes none of what is kept
-    assert room.max_bytes == 100 * MB
+    quota.look()  # whoever fills the disk takes none of what is kept
+    assert quota.max_bytes == 100 * MB
 
 
 def test_storage_that_is_slow_to_remove_a_file_holds_up_nobody() -> None:
@@ -132,77 +132,77 @@ def test_storage_that_is_slow_to_remove_a_file_holds_up_nobody() -> None:
         assert may_end.wait(60)
         removed.append(name)
 
-    room = DiskQuota(StoreSpec(max_gb=8192e-9), remove)
-    room.add("a", 4096)
-    room.add("b", 4096)
-    adding = threading.Thread(target=room.add, args=("c", 4096))
+    quota = DiskQuota(StoreSpec(max_gb=8192e-9), remove)
+    quota.add("a", 4096)
+    quota.add("b", 4096)
+    adding = threading.Thread(target=quota.add, args=("c", 4096))
     adding.start()
     assert removing.wait(60)
 
     def work_on() -> None:
-        room.hold("a")
-        room.state()
-        room.demand(1)
-        room.settle("b")
+        quota.hold("a")
+        quota.state()
+        quota.demand(1)
+        quota.settle("b")
 
     others = threading.Thread(target=work_on)
     others.start()
     others.join(60)
     assert not others.is_alive()
-    settling = threading.Thread(target=room.settle, args=("a",))
+    settling = threading.Thread(target=quota.settle, args=("a",))
     settling.start()
     settling.join(0.1)
     assert settling.is_alive()
-    room.make_way()  # what goes already is counted, so that nothing else goes for it
+    quota.make_way()  # what goes already is counted, so that nothing else goes for it
     may_end.set()
     for thread in (adding, settling):
         thread.join(60)
         assert not thread.is_alive()
-    assert (removed, "a" in room, room.kept) == (["a"], False, 8192)
+    assert (removed, "a" in quota, quota.kept) == (["a"], False, 8192)
 
 
 def test_a_request_that_needs_more_than_there_is_is_refused_before_it_is_made() -> None:
     free = [RESERVE_BYTES + 10 * MB]
-    room = DiskQuota(StoreSpec(max_gb=0.1), free=lambda: free[0])
-    room.look()
-    room.max_bytes = 100 * MB
-    room.promise({"a": 6 * MB})
+    quota = DiskQuota(StoreSpec(max_gb=0.1), free=lambda: free[0])
+    quota.look()
+    quota.max_bytes = 100 * MB
+    quota.promise({"a": 6 * MB})
     with pytest.raises(ProblemError) as short:
-        room.promise({"b": 6 * MB})
+        quota.promise({"b": 6 * MB})
     assert (short.value.status, short.value.kind, short.value.retry_after_s) == (507, "short_of_space", 60)
-    assert not room.state()["short"]
+    assert not quota.state()["short"]
     free[0] = RESERVE_BYTES - 1
-    room.look()
-    assert room.state()["short"]
+    quota.look()
+    assert quota.state()["short"]
     free[0] = 1000 * MB
-    room.look()
-    room.promise({"b": 6 * MB})
-    room.fulfil("a")
-    room.add("held", 90 * MB)
-    room.hold("held")
+    quota.look()
+    quota.promise({"b": 6 * MB})
+    quota.fulfil("a")
+    quota.add("held", 90 * MB)
+    quota.hold("held")
     with pytest.raises(ProblemError, match="in use"):
-        room.promise({"c": 6 * MB})
+        quota.promise({"c": 6 * MB})
 
 
 def test_a_disk_with_less_room_than_asked_for_bounds_it_too() -> None:
-    room = DiskQuota(StoreSpec(max_gb=1000), free=lambda: 100 * MB)
-    room.fill([])
-    assert room.state()["most_bytes"] == 90 * MB
+    quota = DiskQuota(StoreSpec(max_gb=1000), free=lambda: 100 * MB)
+    quota.fill([])
+    assert quota.state()["most_bytes"] == 90 * MB
 
 
 def test_accounting_of_many_files_takes_no_time() -> None:
     """10^5 files: a request costs microseconds, and none of them a look at the folder."""
-    room = DiskQuota(StoreSpec(max_gb=100_000 * 4096e-9))
-    room.fill((str(k), 4096, float(k)) for k in range(100_000))
+    quota = DiskQuota(StoreSpec(max_gb=100_000 * 4096e-9))
+    quota.fill((str(k), 4096, float(k)) for k in range(100_000))
     began = time.process_time()
     for k in range(1000):
-        with room.holding(str(k)):
-            room.used(str(k))
-            room.promise({"x": 4096})
-            room.add(f"new {k}", 4096)
-            room.fulfil("x")
+        with quota.holding(str(k)):
+            quota.used(str(k))
+            quota.promise({"x": 4096})
+            quota.add(f"new {k}", 4096)
+            quota.fulfil("x")
     assert time.process_time() - began < 0.5
-    assert len(room.entries) <= 100_000
+    assert len(quota.entries) <= 100_000
 
 
 @pytest.mark.parametrize("values", [{"max_gb": 0}, {"max_gb": -1.0}, {"keep_days": 0}, {"keep_days": -3.0}])
@@ -224,23 +224,23 @@ def test_receipts_become_parts_and_rows_of_removed_covers_go(tmp_path: Path) -> 
     for k in range(5):
         write_receipt(store, row(f"{k:020x}"))
         store.write(row(f"{k:020x}")["audio_path"], b"x")
-    shelf = GenerationStore(store)
-    assert [len(rows) for rows in shelf.rows.fold()] == [5]
+    generation_store = GenerationStore(store)
+    assert [len(rows) for rows in generation_store.rows.fold()] == [5]
     assert not store.files("receipts", "", deep=True)
-    found = shelf.row("0" * 20, f"{3:020x}")
+    found = generation_store.row("0" * 20, f"{3:020x}")
     assert found
     assert found["audio_path"] == f"audio/{'0' * 20}/{3:020x}.flac"
-    shelf.room.discard(found["audio_path"])
-    assert shelf.row("0" * 20, f"{3:020x}") is None
+    generation_store.quota.discard(found["audio_path"])
+    assert generation_store.row("0" * 20, f"{3:020x}") is None
     write_receipt(store, row(f"{4:020x}", duration_s=2.0))  # made again
-    for _ in shelf.rows.fold():
+    for _ in generation_store.rows.fold():
         pass
-    shelf.rows.write_anew()
+    generation_store.rows.write_anew()
     left = read_results(store).to_pylist()
     assert sorted(one["item_id"] for one in left) == [f"{k:020x}" for k in (0, 1, 2, 4)]
-    assert shelf.row("0" * 20, f"{4:020x}")["duration_s"] == 2.0
+    assert generation_store.row("0" * 20, f"{4:020x}")["duration_s"] == 2.0
     store.write(row(f"{4:020x}")["audio_path"], b"")  # cut: as good as none
-    assert shelf.row("0" * 20, f"{4:020x}") is None
+    assert generation_store.row("0" * 20, f"{4:020x}") is None
 
 
 def test_a_catalogues_rows_and_covers_are_left_alone(tmp_path: Path) -> None:
@@ -252,9 +252,9 @@ def test_a_catalogues_rows_and_covers_are_left_alone(tmp_path: Path) -> None:
     store.write(theirs["audio_path"], b"x")
     store.write("uploads/README", b"x")
     store.write("batches/mine/manifest.csv", b"x")
-    shelf = GenerationStore(store, StoreSpec(max_gb=1e-9))
-    shelf.room.make_way()
-    assert not len(shelf.room.entries)
+    generation_store = GenerationStore(store, StoreSpec(max_gb=1e-9))
+    generation_store.quota.make_way()
+    assert not len(generation_store.quota.entries)
     assert store.exists(theirs["audio_path"])
     assert store.exists("uploads/README")
     # Of the service's own rows the one whose file is gone is dropped, and that of no file stays.
@@ -270,13 +270,13 @@ def test_a_start_reads_uses_of_before_and_cleans_up(tmp_path: Path) -> None:
     store.write(f"orders/a.json.{'0' * 32}.tmp", b"x")
     store.write("uploads/tmpabc_12de", b"x")
     store.write(f"{SCRATCH}/left", b"x")
-    shelf = GenerationStore(store)
+    generation_store = GenerationStore(store)
     assert sorted(os.listdir(tmp_path / "uploads")) == [name.removeprefix("uploads/") for name in kept]
     assert not os.listdir(tmp_path / "orders")
     assert not os.listdir(tmp_path / SCRATCH)
-    assert list(shelf.room.entries) == kept
-    shelf.room.used(kept[0])
-    assert list(GenerationStore(store).room.entries) == [*kept[1:], kept[0]]
+    assert list(generation_store.quota.entries) == kept
+    generation_store.quota.used(kept[0])
+    assert list(GenerationStore(store).quota.entries) == [*kept[1:], kept[0]]
 
 
 # -- uploads that are refused
@@ -302,7 +302,7 @@ def test_what_is_refused_is_not_kept(roomy: Served, name: str) -> None:
     assert ask(roomy).status_code == status
     assert names(roomy.output) == before
     assert not list((roomy.output / SCRATCH).iterdir())
-    assert not roomy.counter.shelf.room.holds
+    assert not roomy.admission.store.quota.holds
 
 
 def test_an_upload_that_another_order_has_stays_when_one_is_refused(roomy: Served) -> None:
@@ -324,7 +324,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_file_leaves_nothing(
             b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + head + song(seconds=8.0)[:MB]
         )
         time.sleep(0.2)
-    eventually(lambda: not roomy.counter.shelf.room.holds)
+    eventually(lambda: not roomy.admission.store.quota.holds)
     assert names(roomy.output) == before
     assert not list((roomy.output / SCRATCH).iterdir())
 
@@ -334,22 +334,22 @@ def test_what_finds_no_place_is_not_kept(
 ) -> None:
     with serving(music, tmp_path, Limits(waiting=1)) as served:
         later = {"async": "true", "inference_steps": 20}
-        orders = [send(served, song(), seed=seed, **later) for seed in range(2)]
-        eventually(lambda: served.counter.desk.busy and served.counter.desk.queue)
+        requests = [send(served, song(), seed=seed, **later) for seed in range(2)]
+        eventually(lambda: served.admission.scheduler.busy and served.admission.scheduler.queue)
         refused = send(served, song(330.0), seed=9)
-        assert [reply.status_code for reply in (*orders, refused)] == [202, 202, 429]
+        assert [reply.status_code for reply in (*requests, refused)] == [202, 202, 429]
         eventually(lambda: not [name for name in os.listdir(tmp_path / "orders/open") if "tmp" in name])
         assert len(os.listdir(tmp_path / "uploads")) == 1
         assert len(os.listdir(tmp_path / "orders" / "open")) == 2
-        for order in orders:
-            httpx.delete(served.address + order.json()["url"])
+        for request in requests:
+            httpx.delete(served.address + request.json()["url"])
 
 
 # -- bounds over HTTP
 
 
 def test_covers_go_when_there_are_too_many_and_are_made_again(music: Path, tmp_path: Path) -> None:
-    with serving(music, tmp_path, LIMITS, keep=StoreSpec(max_gb=2.2e-3)) as served:
+    with serving(music, tmp_path, LIMITS, store_spec=StoreSpec(max_gb=2.2e-3)) as served:
         asked = ASKED | {"src_audio": "country_song.wav"}  # each is 0.5 MB at the least
 
         def make(seed: int) -> dict[str, Any]:
@@ -374,32 +374,32 @@ def test_covers_go_when_there_are_too_many_and_are_made_again(music: Path, tmp_p
         assert again["covers"][0]["row"]["audio_sha256"] == first["covers"][0]["row"]["audio_sha256"]
         assert httpx.get(served.address + again["covers"][0]["audio_url"]).status_code == 200
         # What an order says of its files, folders and rows that are left: those that are there.
-        shelf = served.counter.shelf
-        for _ in shelf.rows.fold():
+        generation_store = served.admission.store
+        for _ in generation_store.rows.fold():
             pass
-        shelf.rows.write_anew()
+        generation_store.rows.write_anew()
         paths = set(read_results(open_store(str(tmp_path)))["audio_path"].to_pylist())
         assert paths == {name for name in names(tmp_path) if name.startswith("audio/")}
-        assert not shelf.room.holds
-        assert not shelf.room.promises
+        assert not generation_store.quota.holds
+        assert not generation_store.quota.promises
 
 
 @pytest.mark.parametrize("audio_format", ["flac", "mp3", "wav32", "opus"])
 def test_the_room_promised_to_a_cover_is_enough(roomy: Served, audio_format: str) -> None:
     """Also where the source is shorter than any cover."""
     promised: list[int] = []
-    room = roomy.counter.shelf.room
-    usual, seed = room.promise, len(audio_format) + 100
+    quota = roomy.admission.store.quota
+    usual, seed = quota.promise, len(audio_format) + 100
 
     def promise(sizes: Mapping[str, int], refuse: bool = True) -> None:
         promised.extend(sizes.values())
         usual(sizes, refuse)
 
-    room.promise = promise  # type: ignore[method-assign]
+    quota.promise = promise  # type: ignore[method-assign]
     try:
         made = send(roomy, song(), audio_format=audio_format, mp3_bitrate="320k", seed=seed).json()
     finally:
-        room.promise = usual  # type: ignore[method-assign]
+        quota.promise = usual  # type: ignore[method-assign]
     assert made["covers"][0]["row"]["audio_bytes"] < promised[0] < 1.3e6 * (1 + (audio_format == "wav32"))
 
 
@@ -410,18 +410,18 @@ def test_a_cover_that_a_client_reads_stays(music: Path, tmp_path: Path) -> None:
         asked = ASKED | {"src_audio": "long.wav", "audio_format": "wav32", "seed": 1}
         made = httpx.post(served.generations, json=asked, timeout=120).json()
         path = tmp_path / next(name for name in names(tmp_path) if name.startswith("audio/"))
-        room = served.counter.shelf.room
+        quota = served.admission.store.quota
         with httpx.stream("GET", served.address + made["covers"][0]["audio_url"], timeout=60) as reply:
             chunks = reply.iter_bytes(1000)
             next(chunks)
-            room.spec, room.max_bytes = StoreSpec(max_gb=1e-9), 0.0
-            room.make_way()
+            quota.spec, quota.max_bytes = StoreSpec(max_gb=1e-9), 0.0
+            quota.make_way()
             assert path.exists()
             assert sum(map(len, chunks)) + 1000 == path.stat().st_size
         until = time.monotonic() + 10
-        while room.holds and time.monotonic() < until:
+        while quota.holds and time.monotonic() < until:
             time.sleep(0.02)
-        room.make_way()
+        quota.make_way()
         assert not path.exists()
         assert not path.parent.exists()
 
@@ -430,36 +430,38 @@ def test_the_source_of_a_waiting_cover_stays(
     music: Path, tmp_path: Path, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
     with serving(music, tmp_path, LIMITS) as served:
-        room = served.counter.shelf.room
-        orders = [
+        quota = served.admission.store.quota
+        requests = [
             send(served, song(pitch), seed=1, **{"async": "true", "inference_steps": 20}).json()
             for pitch in (220.0, 330.0, 440.0)
         ]
-        room.spec = StoreSpec(keep_days=1e-9)
+        quota.spec = StoreSpec(keep_days=1e-9)
         time.sleep(0.01)
-        room.make_way()
+        quota.make_way()
         assert len(os.listdir(tmp_path / "uploads")) == 3
 
         def done() -> bool:
-            return all(httpx.get(served.address + order["url"]).json()["status"] == "done" for order in orders)
+            return all(
+                httpx.get(served.address + request["url"]).json()["status"] == "done" for request in requests
+            )
 
         eventually(done)
-        eventually(lambda: not room.holds)
-        room.make_way()
+        eventually(lambda: not quota.holds)
+        quota.make_way()
         assert names(tmp_path) == []
 
 
 def test_short_space_is_said_and_over_when_there_is_room(roomy: Served) -> None:
-    room, free = roomy.counter.shelf.room, [RESERVE_BYTES]
-    asked, usual = room.ask_free, names(roomy.output)
-    room.ask_free = lambda: free[0]
+    quota, free = roomy.admission.store.quota, [RESERVE_BYTES]
+    asked, usual = quota.ask_free, names(roomy.output)
+    quota.ask_free = lambda: free[0]
     try:
         short = send(roomy, song(550.0))
         assert (short.status_code, short.json()["error"]["kind"]) == (507, "short_of_space")
         assert int(short.headers["retry-after"]) > 0
         assert names(roomy.output) == usual
         free[0] -= 1
-        room.look()
+        quota.look()
         health = httpx.get(f"{roomy.address}/health").json()
         assert (health["status"], health["store"]["short"]) == ("short_of_space", True)
         free[0] = 1000 * MB
@@ -467,7 +469,7 @@ def test_short_space_is_said_and_over_when_there_is_room(roomy: Served) -> None:
         health = httpx.get(f"{roomy.address}/health").json()
         assert (health["status"], health["store"]["free_bytes"]) == ("ok", 1000 * MB)
     finally:
-        room.ask_free = asked
+        quota.ask_free = asked
 
 
 @pytest.fixture
@@ -495,16 +497,16 @@ def test_a_full_disk_is_survived_and_spoils_nothing(
         known = ASKED | {"seed": 1, "src_audio": "country_song.wav"}
         assert httpx.post(served.generations, json=known, timeout=60).status_code == 200
         later = {"async": "true", "inference_steps": 20, "response_format": "json"}
-        order = send(served, song(330.0), **later).json()
-        eventually(lambda: httpx.get(served.address + order["url"]).json()["status"] == "running")
+        request = send(served, song(330.0), **later).json()
+        eventually(lambda: httpx.get(served.address + request["url"]).json()["status"] == "running")
         fill(small_disk)
         for _ in range(3):
             short = send(served, song(440.0))
             assert (short.status_code, short.json()["error"]["kind"]) == (507, "short_of_space")
         before = httpx.post(served.generations, json=known, timeout=60).json()
         assert httpx.get(served.address + before["covers"][0]["audio_url"]).status_code == 200
-        eventually(lambda: httpx.get(served.address + order["url"]).json()["status"] in ("done", "failed"))
-        told = httpx.get(served.address + order["url"]).json()["covers"][0]
+        eventually(lambda: httpx.get(served.address + request["url"]).json()["status"] in ("done", "failed"))
+        told = httpx.get(served.address + request["url"]).json()["covers"][0]
         assert told["status"] == "done" or (told["error"]["status"], told["error"]["kind"]) == (
             507,
             "short_of_space",
@@ -514,7 +516,7 @@ def test_a_full_disk_is_survived_and_spoils_nothing(
         for pitch in (330.0, 440.0):
             assert send(served, song(pitch), inference_steps=20).json()["status"] == "done"
         eventually(lambda: httpx.get(f"{served.address}/health").json()["status"] == "ok")
-        assert not served.counter.shelf.room.holds
+        assert not served.admission.store.quota.holds
         assert not list(small_disk.rglob("*.tmp"))
 
 
@@ -531,7 +533,7 @@ def test_what_visitors_of_the_page_send_is_bounded_and_gone_after_a_restart(musi
         return httpx.post(f"{served.address}/cover/gradio_api/upload", files=files, timeout=60).status_code
 
     keep = StoreSpec(max_gb=30e-3)
-    with serving(music, tmp_path, LIMITS, page=True, keep=keep) as served:
+    with serving(music, tmp_path, LIMITS, page=True, store_spec=keep) as served:
         assert visit(served, song()) == 200
         assert len(page_files(tmp_path)) == 1
         statuses = [visit(served, os.urandom(MB)) for _ in range(5)]
@@ -545,5 +547,5 @@ def test_what_visitors_of_the_page_send_is_bounded_and_gone_after_a_restart(musi
         left = tmp_path / SCRATCH / "page" / "left"
     left.parent.mkdir(exist_ok=True)
     left.write_bytes(b"x")  # a service that was killed
-    with serving(music, tmp_path, LIMITS, page=True, keep=keep):
+    with serving(music, tmp_path, LIMITS, page=True, store_spec=keep):
         assert page_files(tmp_path) == []

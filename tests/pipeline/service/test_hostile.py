@@ -40,7 +40,7 @@ LIMITS = Limits(upload_mb=2.0, source_seconds=30.0, fetch_s=1.0)
 
 
 @pytest.fixture
-def keep(tmp_path: Path) -> UploadStore:
+def uploads(tmp_path: Path) -> UploadStore:
     (tmp_path / "out").mkdir()
     return UploadStore(open_store(str(tmp_path / "out")), str(tmp_path / "out"))
 
@@ -109,14 +109,14 @@ def root(tmp_path: Path) -> Path:
     ],
     ids=lambda value: ascii(value)[:60],
 )
-def test_paths_and_addresses(root: Path, keep: UploadStore, value: str, expected: int) -> None:
+def test_paths_and_addresses(root: Path, uploads: UploadStore, value: str, expected: int) -> None:
     said = value.replace("{root}", str(root))
     access = Access(roots=(str(root),), url_hosts=("example.org",))
     if expected == 200:
-        assert admit("src_audio", said, access, LIMITS, keep).digest
+        assert admit("src_audio", said, access, LIMITS, uploads).digest
         return
     with pytest.raises(ProblemError) as told:
-        admit("src_audio", said, access, LIMITS, keep)
+        admit("src_audio", said, access, LIMITS, uploads)
     assert (told.value.status, told.value.field) == (expected, "src_audio")
     assert "music-secret" not in told.value.message.replace(said, "")
     assert told.value.remedy
@@ -131,7 +131,7 @@ def swapped(folder: Path, other: Path) -> None:
 @pytest.mark.parametrize("value", ["in/deep/a.wav", "link.wav"])
 @pytest.mark.parametrize("what", ["in", "in/deep", "in/deep/a.wav"])
 def test_a_link_that_is_set_after_the_check_is_not_followed(
-    tmp_path: Path, keep: UploadStore, value: str, what: str
+    tmp_path: Path, uploads: UploadStore, value: str, what: str
 ) -> None:
     for folder, seconds in (("root/in/deep", 1.0), ("secret/deep", 2.0)):
         (tmp_path / folder).mkdir(parents=True)
@@ -139,7 +139,7 @@ def test_a_link_that_is_set_after_the_check_is_not_followed(
     root = tmp_path / "root"
     (root / "link.wav").symlink_to("in/deep/a.wav")
     access = Access(roots=(str(root),))
-    found = find("src_audio", value, access, keep.store)
+    found = find("src_audio", value, access, uploads.store)
     assert found.root is not None
     before = (root / "in" / "deep" / "a.wav").read_bytes()
     with open_beneath(found.root, found.uri) as file:
@@ -151,7 +151,7 @@ def test_a_link_that_is_set_after_the_check_is_not_followed(
 
 
 def test_a_root_that_does_not_answer_holds_up_no_other(
-    tmp_path: Path, root: Path, keep: UploadStore, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, root: Path, uploads: UploadStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a dead mount, where every call on a name waits for ever."""
     dead, over = str(tmp_path / "dead"), threading.Event()
@@ -166,11 +166,11 @@ def test_a_root_that_does_not_answer_holds_up_no_other(
     limits = replace(LIMITS, source_timeout_s=0.5)
     access = Access(roots=(dead, str(root)))
     try:
-        assert admit("src_audio", "a.wav", access, limits, keep).digest
+        assert admit("src_audio", "a.wav", access, limits, uploads).digest
         began = time.monotonic()
         for _ in range(2 * MAX_HUNG):
             with pytest.raises(ProblemError) as told:
-                admit("src_audio", "absent.wav", access, limits, keep)
+                admit("src_audio", "absent.wav", access, limits, uploads)
             assert (told.value.status, told.value.kind) == (503, "source_timeout")
         # Those that come after a few do not wait again.
         assert time.monotonic() - began < 0.5 * MAX_HUNG + 5
@@ -179,7 +179,7 @@ def test_a_root_that_does_not_answer_holds_up_no_other(
 
 
 def test_a_folder_that_is_swapped_all_the_time_gives_its_own_files_alone(
-    tmp_path: Path, keep: UploadStore
+    tmp_path: Path, uploads: UploadStore
 ) -> None:
     """What is digested is what was checked, whichever of the two the name leads to."""
     for folder, seconds in (("root/in", 0.2), ("secret", 0.3)):
@@ -202,56 +202,56 @@ def test_a_folder_that_is_swapped_all_the_time_gives_its_own_files_alone(
         while (len(digests) < 1 or tried < 150) and time.monotonic() < until:
             tried += 1
             with contextlib.suppress(ProblemError):
-                digests.add(admit("src_audio", "in/a.wav", Access(roots=(str(root),)), LIMITS, keep).digest)
+                digests.add(admit("src_audio", "in/a.wav", Access(roots=(str(root),)), LIMITS, uploads).digest)
     finally:
         over.set()
         swapping.join()
     assert digests == {inside}
 
 
-def test_a_root_that_is_written_as_a_file_uri_is_a_folder(root: Path, keep: UploadStore) -> None:
+def test_a_root_that_is_written_as_a_file_uri_is_a_folder(root: Path, uploads: UploadStore) -> None:
     access = Access(roots=(root.as_uri(),))
-    assert admit("src_audio", "a.wav", access, LIMITS, keep).digest
+    assert admit("src_audio", "a.wav", access, LIMITS, uploads).digest
     for value in ("out.wav", "out/s.wav", "up/music-secret/s.wav"):
         with pytest.raises(ProblemError) as told:
-            admit("src_audio", value, access, LIMITS, keep)
+            admit("src_audio", value, access, LIMITS, uploads)
         assert told.value.kind == "not_allowed"
 
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="its file systems fold names")
 def test_another_unicode_form_of_a_name_opens_no_more_than_the_name(
-    tmp_path: Path, root: Path, keep: UploadStore
+    tmp_path: Path, root: Path, uploads: UploadStore
 ) -> None:
     composed, decomposed = (unicodedata.normalize(form, "Café.wav") for form in ("NFC", "NFD"))
     access = Access(roots=(str(root),))
     (root / decomposed).write_bytes((root / "a.wav").read_bytes())
-    assert admit("src_audio", composed, access, LIMITS, keep).uri == str(root / decomposed)
+    assert admit("src_audio", composed, access, LIMITS, uploads).uri == str(root / decomposed)
     outside = tmp_path / "outside.wav"
     outside.write_bytes((root / "a.wav").read_bytes())
     (root / f"x{decomposed}").symlink_to(outside)
     for name in (f"x{composed}", f"../{composed}/x.wav", composed.upper()):
         with pytest.raises(ProblemError) as told:
-            admit("src_audio", name, access, LIMITS, keep)
+            admit("src_audio", name, access, LIMITS, uploads)
         assert told.value.status in (404, 422)
         assert decomposed not in told.value.message
 
 
 def test_nothing_may_be_named_without_roots_nor_in_the_output(
-    tmp_path: Path, root: Path, keep: UploadStore
+    tmp_path: Path, root: Path, uploads: UploadStore
 ) -> None:
-    kept = upload("src_audio", io.BytesIO((root / "a.wav").read_bytes()), "a.wav", LIMITS, keep)
+    kept = upload("src_audio", io.BytesIO((root / "a.wav").read_bytes()), "a.wav", LIMITS, uploads)
     assert load(kept.uri).shape[0] == 2
     for access in (Access(), Access(roots=(str(tmp_path),)), Access(roots=("/",))):
         with pytest.raises(ProblemError) as told:
-            find("src_audio", kept.uri, access, keep.store)
+            find("src_audio", kept.uri, access, uploads.store)
         assert told.value.status == 422
 
 
-def test_a_file_is_kept_once_and_whole(root: Path, keep: UploadStore) -> None:
+def test_a_file_is_kept_once_and_whole(root: Path, uploads: UploadStore) -> None:
     content = (root / "a.wav").read_bytes()
-    one, two = (upload("src_audio", io.BytesIO(content), name, LIMITS, keep) for name in ("x", "../../y"))
+    one, two = (upload("src_audio", io.BytesIO(content), name, LIMITS, uploads) for name in ("x", "../../y"))
     assert one == two
-    assert [file.name for file in Path(keep.store.path("uploads")).iterdir()] == [one.digest]
+    assert [file.name for file in Path(uploads.store.path("uploads")).iterdir()] == [one.digest]
 
 
 def test_sources_and_uploads_in_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,10 +268,10 @@ def test_sources_and_uploads_in_an_object_store(monkeypatch: pytest.MonkeyPatch)
         for bucket, key in (("songs", "in/a.flac"), ("songs", "b.flac"), ("secret", "in/a.flac")):
             client.put_object(Bucket=bucket, Key=key, Body=content.getvalue())
         output = f"s3://service/out{options}"
-        keep, access = UploadStore(open_store(output), output), Access(roots=(f"s3://songs/in{options}",))
+        uploads, access = UploadStore(open_store(output), output), Access(roots=(f"s3://songs/in{options}",))
         for value in ("a.flac", "s3://songs/in/a.flac"):
-            assert load(admit("src_audio", value, access, LIMITS, keep).uri).shape == (2, 48_000)
-        kept = upload("src_audio", content, "x", LIMITS, keep)
+            assert load(admit("src_audio", value, access, LIMITS, uploads).uri).shape == (2, 48_000)
+        kept = upload("src_audio", content, "x", LIMITS, uploads)
         assert load(kept.uri).shape == (2, 48_000)
         for value in (
             "../b.flac",
@@ -283,10 +283,10 @@ def test_sources_and_uploads_in_an_object_store(monkeypatch: pytest.MonkeyPatch)
             "s3://songs@secret/in/a.flac",
         ):
             with pytest.raises(ProblemError) as told:
-                admit("src_audio", value, access, LIMITS, keep)
+                admit("src_audio", value, access, LIMITS, uploads)
             assert told.value.status == 422, value
         with pytest.raises(ProblemError, match="no such file"):
-            admit("src_audio", "absent.flac", access, LIMITS, keep)
+            admit("src_audio", "absent.flac", access, LIMITS, uploads)
     finally:
         server.stop()
 
@@ -424,9 +424,9 @@ def remote() -> Iterator[str]:
     server.shutdown()
 
 
-def test_a_listed_host_gives_a_source(remote: str, keep: UploadStore) -> None:
+def test_a_listed_host_gives_a_source(remote: str, uploads: UploadStore) -> None:
     access = Access(url_hosts=(remote,))
-    found = admit("src_audio", f"http://{remote}/song.wav?token=1", access, LIMITS, keep)
+    found = admit("src_audio", f"http://{remote}/song.wav?token=1", access, LIMITS, uploads)
     assert found.duration_s == pytest.approx(1.0)
     assert load_audio(io.BytesIO(Path(found.uri).read_bytes())).shape[1] == 48_000
 
@@ -443,36 +443,36 @@ def test_a_listed_host_gives_a_source(remote: str, keep: UploadStore) -> None:
         ("/cut", 422, "IncompleteRead"),
     ],
 )
-def test_hosts_that_do_not_behave(remote: str, keep: UploadStore, path: str, status: int, said: str) -> None:
+def test_hosts_that_do_not_behave(remote: str, uploads: UploadStore, path: str, status: int, said: str) -> None:
     began = time.monotonic()
     with (
         pytest.raises(ProblemError, match=said) as told,
-        fetch("src_audio", f"http://{remote}{path}", [remote], LIMITS, keep),
+        fetch("src_audio", f"http://{remote}{path}", [remote], LIMITS, uploads),
     ):
         pass
     assert told.value.status == status
     assert time.monotonic() - began < 3
-    assert not list(Path(keep.store.root).rglob("*"))
+    assert not list(Path(uploads.store.root).rglob("*"))
 
 
-def test_a_name_that_leads_into_the_private_network_is_not_followed(remote: str, keep: UploadStore) -> None:
+def test_a_name_that_leads_into_the_private_network_is_not_followed(remote: str, uploads: UploadStore) -> None:
     """The owner of a listed name may point it anywhere; an address that is listed is meant."""
     port = remote.rpartition(":")[2]
     with (
         pytest.raises(ProblemError, match="not public"),
-        fetch("src_audio", f"http://localhost:{port}/song", [f"localhost:{port}"], LIMITS, keep),
+        fetch("src_audio", f"http://localhost:{port}/song", [f"localhost:{port}"], LIMITS, uploads),
     ):
         pass
     for other in (f"127.0.0.1:{int(port) + 1}", "127.0.0.1", f"127.0.0.2:{port}"):
         with (
             pytest.raises(ProblemError, match="fetches nothing from"),
-            fetch("src_audio", f"http://{remote}/song", [other], LIMITS, keep),
+            fetch("src_audio", f"http://{remote}/song", [other], LIMITS, uploads),
         ):
             pass
 
 
 def test_a_name_is_asked_once_and_the_answer_is_what_is_connected_to(
-    remote: str, keep: UploadStore, monkeypatch: pytest.MonkeyPatch
+    remote: str, uploads: UploadStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name whose owner changes its address between the check and the connection."""
     port = int(remote.rpartition(":")[2])
@@ -495,18 +495,18 @@ def test_a_name_is_asked_once_and_the_answer_is_what_is_connected_to(
     monkeypatch.setattr(socket, "create_connection", connects)
     with (
         pytest.raises(ProblemError, match="ConnectionRefusedError"),
-        fetch("src_audio", f"http://music.example:{port}/song", [f"music.example:{port}"], LIMITS, keep),
+        fetch("src_audio", f"http://music.example:{port}/song", [f"music.example:{port}"], LIMITS, uploads),
     ):
         pass
     assert (asked, connected) == (["music.example"], [("8.8.8.8", port)])
 
 
-def test_a_host_that_is_away(keep: UploadStore) -> None:
+def test_a_host_that_is_away(uploads: UploadStore) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with (
         pytest.raises(ProblemError, match="cannot be fetched") as told,
-        fetch("src_audio", f"http://127.0.0.1:{port}/a?secret=1", [f"127.0.0.1:{port}"], LIMITS, keep),
+        fetch("src_audio", f"http://127.0.0.1:{port}/a?secret=1", [f"127.0.0.1:{port}"], LIMITS, uploads),
     ):
         pass
     assert "secret" not in json.dumps(told.value.as_json())

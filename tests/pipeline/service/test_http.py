@@ -182,8 +182,8 @@ def test_cancelling_frees_the_model(served: Served, eventually: Eventually) -> N
     address = served.address
     eventually(lambda: httpx.get(address + running["url"]).json()["covers"][0]["step"] > 0)
     assert httpx.get(address + queued["url"]).json()["status"] == "queued"
-    for order in (queued, running, running):
-        assert httpx.delete(address + order["url"]).json()["status"] == "cancelled"
+    for request in (queued, running, running):
+        assert httpx.delete(address + request["url"]).json()["status"] == "cancelled"
     # Somebody else still waits for what the first let go of.
     eventually(lambda: httpx.get(address + shared["url"]).json()["covers"][0]["step"] > 0)
     httpx.delete(address + shared["url"])
@@ -201,10 +201,10 @@ def test_a_client_that_leaves_is_not_worked_for(served: Served, eventually: Even
 
 
 def test_too_many_are_told_when_to_come_again(served: Served) -> None:
-    orders = [httpx.post(served.generations, json=LONG | {"seed": 100 + k}) for k in range(9)]
-    taken = [reply.json()["url"] for reply in orders if reply.status_code == 202]
+    requests = [httpx.post(served.generations, json=LONG | {"seed": 100 + k}) for k in range(9)]
+    taken = [reply.json()["url"] for reply in requests if reply.status_code == 202]
     try:
-        refused = [reply for reply in orders if reply.status_code == 429]
+        refused = [reply for reply in requests if reply.status_code == 429]
         assert refused
         assert all(int(reply.headers["retry-after"]) >= 1 for reply in refused)
         assert refused[0].json()["error"]["remedy"]

@@ -228,7 +228,7 @@ def test_what_a_visitor_leaves_behind_is_not_made(page: Served, eventually: Call
     params, config = words.request_of(words.defaults(False) | {"caption": "jazz", "inference_steps": 1000})
 
     async def leave_early() -> list[str]:
-        news = generate(page.counter, str(page.music / "country_song.wav"), [("", params)], config)
+        news = generate(page.admission, str(page.music / "country_song.wav"), [("", params)], config)
         async with aclosing(news):
             async for text, ids, shown in news:
                 assert "0 of 1 covers done" in text
@@ -237,8 +237,8 @@ def test_what_a_visitor_leaves_behind_is_not_made(page: Served, eventually: Call
         return []
 
     (left,) = asyncio.run_coroutine_threadsafe(leave_early(), page.loop).result(30)
-    eventually(lambda: page.counter.desk.busy == 0)
-    assert page.counter.desk.tickets[left].status == "cancelled"
+    eventually(lambda: page.admission.scheduler.busy == 0)
+    assert page.admission.scheduler.generations[left].status == "cancelled"
 
 
 def made(page: Served, song: str, **changes: Any) -> tuple[list[str], list[PlayerEntry]]:
@@ -246,7 +246,7 @@ def made(page: Served, song: str, **changes: Any) -> tuple[list[str], list[Playe
     params, config = words.request_of(words.defaults(False) | {"caption": "jazz", "inference_steps": 2} | changes)
 
     async def follow() -> tuple[list[str], list[PlayerEntry]]:
-        async for _, ids, shown in generate(page.counter, str(page.music / song), [("", params)], config):
+        async for _, ids, shown in generate(page.admission, str(page.music / song), [("", params)], config):
             if shown:
                 return ids, shown
         return [], []
@@ -262,8 +262,10 @@ def test_a_command_carries_the_seeds_that_were_heard(page: Served, covers: int) 
 
     async def command(seed: str) -> str:
         params, config = words.request_of(asked | {"seed": seed})
-        known = await heard_seeds(page.counter, ids)
-        return await batch_command(page.counter, str(page.music / "country_song.wav"), params, config, None, known)
+        known = await heard_seeds(page.admission, ids)
+        return await batch_command(
+            page.admission, str(page.music / "country_song.wav"), params, config, None, known
+        )
 
     def seeds_of(seed: str) -> list[int]:
         line = shlex.split(asyncio.run_coroutine_threadsafe(command(seed), page.loop).result(30))

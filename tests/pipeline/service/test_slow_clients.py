@@ -228,12 +228,12 @@ def test_requests_that_are_kept_open_are_counted(
         later = httpx.post(served.generations, json=json.loads(LONG_BODY) | {"async": True}, timeout=20)
         assert later.status_code == 202
         httpx.delete(f"{served.address}{later.json()['url']}")
-    eventually(lambda: served.counter.desk.busy == 0)
+    eventually(lambda: served.admission.scheduler.busy == 0)
 
 
 def test_bodies_that_stall_give_way_to_those_that_come(patient: Served) -> None:
     """Room for eight uploads of the largest size, taken by eight that never end."""
-    max_bytes = int(patient.counter.spec.limits.upload_mb * 1e6)
+    max_bytes = int(patient.admission.spec.limits.upload_mb * 1e6)
     content = (patient.music / "country_song.wav").read_bytes()
     head = f"{FORM}Content-Length: {max_bytes}\r\n\r\n{PART}"
     with ExitStack() as held:
@@ -267,7 +267,7 @@ def test_a_client_that_leaves_costs_no_traceback(
         with connected(short, said):
             time.sleep(0.2)
     eventually(lambda: not short.server.server_state.tasks)
-    eventually(lambda: short.counter.desk.busy == 0)
+    eventually(lambda: short.admission.scheduler.busy == 0)
     assert [record.message for record in caplog.records if record.levelno > logging.INFO] == []
     assert not any(record.exc_info for record in caplog.records)
     assert len([record for record in caplog.records if record.name.endswith("guard")]) <= len(sayings)

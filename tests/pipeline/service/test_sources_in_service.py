@@ -70,12 +70,12 @@ def test_a_source_that_is_replaced_while_it_waits_gives_no_cover_under_its_name(
 
 def test_an_upload_whose_kept_file_is_damaged_is_kept_again(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    keep = UploadStore(open_store(str(tmp_path / "out")), str(tmp_path / "out"))
+    uploads = UploadStore(open_store(str(tmp_path / "out")), str(tmp_path / "out"))
     soundfile.write(tmp_path / "song.wav", tone(1.0), 48_000)
     content = (tmp_path / "song.wav").read_bytes()
-    kept = Path(upload("src_audio", io.BytesIO(content), "song.wav", LIMITS, keep).uri)
+    kept = Path(upload("src_audio", io.BytesIO(content), "song.wav", LIMITS, uploads).uri)
     kept.write_bytes(content[:-1000])
-    upload("src_audio", io.BytesIO(content), "song.wav", LIMITS, keep)
+    upload("src_audio", io.BytesIO(content), "song.wav", LIMITS, uploads)
     assert kept.read_bytes() == content
 
 
@@ -97,21 +97,21 @@ def test_a_root_that_does_not_answer_is_a_reply_and_the_others_are_read(
     (tmp_path / "out").mkdir()
     (tmp_path / "music").mkdir()
     (tmp_path / "song.wav").rename(tmp_path / "music" / "song.wav")
-    keep = UploadStore(open_store(str(tmp_path / "out")), str(tmp_path / "out"))
+    uploads = UploadStore(open_store(str(tmp_path / "out")), str(tmp_path / "out"))
     access = Access(roots=(str(dead_root.folder), str(tmp_path / "music")))
-    assert admit("src_audio", "0.wav", access, LIMITS, keep).digest
+    assert admit("src_audio", "0.wav", access, LIMITS, uploads).digest
     dead_root.die()
     took = []
     for k in range(12):
         began = time.monotonic()
         with pytest.raises(ProblemError) as told:
-            admit("src_audio", f"{dead_root.folder}/{k}.wav", access, LIMITS, keep)
+            admit("src_audio", f"{dead_root.folder}/{k}.wav", access, LIMITS, uploads)
         took.append(time.monotonic() - began)
         assert (told.value.status, told.value.kind) == (503, "source_timeout")
         assert told.value.retry_after_s
     assert max(took) < 20
     assert max(took[-4:]) < 1.0  # nobody waits for it any more
-    assert admit("src_audio", "song.wav", access, LIMITS, keep).digest
+    assert admit("src_audio", "song.wav", access, LIMITS, uploads).digest
     dead_root.revive()
     time.sleep(0.5)
-    assert admit("src_audio", "5.wav", access, LIMITS, keep).digest
+    assert admit("src_audio", "5.wav", access, LIMITS, uploads).digest

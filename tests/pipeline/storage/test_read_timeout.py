@@ -35,11 +35,11 @@ def hanging() -> Iterator[Hanging]:
     read.over.set()
 
 
-def seconds(patience: ReadTimeout, uri: str, read: Hanging) -> float:
+def seconds(timeout: ReadTimeout, uri: str, read: Hanging) -> float:
     """How long a read that hangs keeps its caller."""
     began = time.monotonic()
     with pytest.raises(SourceTimeoutError):
-        patience.run(uri, read)
+        timeout.run(uri, read)
     return time.monotonic() - began
 
 
@@ -83,9 +83,9 @@ def test_an_interrupt_does_not_wait_for_reads_that_hang(hanging: Hanging) -> Non
     began = time.monotonic()
 
     def interrupted() -> None:
-        with side_by_side(4, ReadTimeout(600.0)) as (pool, patience):
+        with side_by_side(4, ReadTimeout(600.0)) as (pool, timeout):
             for k in range(50):
-                pool.submit(patience.run, f"s3://c{k}/a.wav", hanging)
+                pool.submit(timeout.run, f"s3://c{k}/a.wav", hanging)
             while hanging.running < 4:
                 time.sleep(0.01)
             raise KeyboardInterrupt

@@ -300,7 +300,7 @@ def test_an_object_that_stops_in_the_middle_is_given_up(catalogue: Catalogue, s3
     assert (row["error_kind"], catalogue.audio) == ("source_timeout", [])
     with pytest.raises(SourceTimeoutError):
         copy_of(catalogue.track.source, PATIENCE)
-    found = probe(catalogue.track.source, patience=PATIENCE)
+    found = probe(catalogue.track.source, timeout=PATIENCE)
     assert found.error_kind == "source_timeout"
     s3.resume()
     assert catalogue.make(catalogue.plan())["status"] == "ok"

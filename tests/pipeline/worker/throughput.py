@@ -112,8 +112,8 @@ def main() -> None:
         "--clip", type=float, default=1.0, help="seconds; decoding and encoding costs CPU time too"
     )
     covers, clip_s = parser.parse_args().covers, parser.parse_args().clip
-    dice = random.Random(0)
-    mixed = [min(90.0, max(3.0, dice.lognormvariate(2.3, 0.8))) for _ in range(60)]
+    rng = random.Random(0)
+    mixed = [min(90.0, max(3.0, rng.lognormvariate(2.3, 0.8))) for _ in range(60)]
     with tempfile.TemporaryDirectory() as name:
         for title, found in (
             ("50 ms a cover, 2 workers", measure(Path(name, "short"), [clip_s] * covers, 2, 0.05)),

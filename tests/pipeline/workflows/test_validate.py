@@ -277,12 +277,12 @@ def test_short_space_is_a_problem_of_no_track(tmp_path: Path, row: dict) -> None
 
 @pytest.mark.parametrize("audio_format", FORMATS)
 def test_no_cover_is_larger_than_the_bound(audio_format: str) -> None:
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     t = torch.arange(48_000 * 6) / 48_000
     pitches = torch.arange(200, 8000, 137)[:, None]
     dense = torch.sin(2 * torch.pi * pitches * t + pitches).sum(0)
     dense = (dense / dense.abs().max()).expand(2, -1)  # what a variable bit rate spends most on
-    noise = torch.rand(2, len(t), generator=dice) * 2 - 1  # what no lossless coder shortens
+    noise = torch.rand(2, len(t), generator=rng) * 2 - 1  # what no lossless coder shortens
     for wave in (noise, dense):
         assert len(encode_audio(wave, audio_format)) <= max_bytes(6.0, 1, audio_format)
 
