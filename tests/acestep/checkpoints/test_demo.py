@@ -102,7 +102,7 @@ def test_words_that_the_model_does_not_know_do_no_harm() -> None:
     plan = resolve(CoverSetting(audio_cover_strength=1.0, inference_steps=4, guidance_scale=4.0), handler.is_turbo)
     for caption in ("jazz, Zydeco grüße, 喜び 🎷, quobbelish 0x7f", "Zydeco quobbelish, purple ?!"):
         conditions = prepare(handler, source, Prompt(caption, "[Instrumental]"), [plan])
-        latents = denoise(handler.model.decoder, handler.null, [conditions.lane(plan, 1)])[0]
+        latents = denoise(handler.model.decoder, handler.null, [conditions.trajectory(plan, 1)])[0]
         cover = render(handler, latents, plan, conditions)
         assert cover.isfinite().all(), caption
         assert cover.square().mean().sqrt() > 0.01, caption

@@ -110,7 +110,10 @@ def serving(
         generation_store = GenerationStore(store, spec.store)
         made.append(
             Admission(
-                spec, replace(facts(), name=spec.model), generation_store, Scheduler(engine.make, generation_store, 1, limits.waiting, 2)
+                spec,
+                replace(facts(), name=spec.model),
+                generation_store,
+                Scheduler(engine.make, generation_store, 1, limits.waiting, 2),
             )
         )
         return made[0]
