@@ -144,8 +144,12 @@ def encoder_losses(found: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, Ten
     return error.mean(), {"spectral": error[:SPECTRAL].mean(), "phase": error[SPECTRAL:].mean()}
 
 
-def decoder_losses(found: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """How far ``found`` ``[b, 2, s]`` sounds from ``wanted``: log spectra of several kinds, phase of the lows."""
+def decoder_losses(found: Tensor, wanted: Tensor, phase_weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """How far ``found`` ``[b, 2, s]`` sounds from ``wanted``: log spectra of several kinds, phase of the lows.
+
+    Args:
+        phase_weight: ``[b]``; 0 for a clip whose phase the decoder is not told.
+    """
     parts: dict[str, Tensor] = {}
     for name, mine, other in zip(("notes", "mels", "sides"), log_bands(found), log_bands(wanted), strict=True):
         parts[name] = (mine - other).abs().mean()
@@ -158,12 +162,13 @@ def decoder_losses(found: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, Ten
         level = lambda x: torch.log(_stft(x, window, hop, bins).abs() + FAINT)  # noqa: B023, E731
         parts[f"stft{window}"] = (by_bin * (level(one) - level(two)).abs()).mean()
         total = total + weight * parts[f"stft{window}"]
-    parts["phase"], parts["level"] = phase_error(one, two), level_error(one, two)
-    return total + parts["phase"] + 0.5 * parts["level"], parts
+    parts["phase"] = (phase_weight * phase_error(one, two)).sum() / phase_weight.sum().clamp_min(1e-3)
+    parts["level"] = level_error(one, two)
+    return total + parts["phase"] * phase_weight.mean() + 0.5 * parts["level"], parts
 
 
 def phase_error(found: Tensor, wanted: Tensor) -> Tensor:
-    """1 - cos of the phase error in each octave of the lows, weighted by amplitude: 0 is exact, 1 is chance.
+    """1 - cos of the phase error ``[b]`` in each octave of the lows, weighted by amplitude: 0 exact, 1 chance.
 
     Levels do not matter to it: where a phase cannot be known, silence would be a better answer than a sound.
     """
@@ -175,7 +180,7 @@ def phase_error(found: Tensor, wanted: Tensor) -> Tensor:
     amplitude = two.abs()
     cosine = (one * two.conj()).real / (one.abs() * amplitude + 1e-7)
     wrong, there = (x @ member for x in (amplitude * (1 - cosine), amplitude))
-    return (wrong / (there + 1e-4)).mean()
+    return (wrong / (there + 1e-4)).mean((1, 2))
 
 
 def level_error(found: Tensor, wanted: Tensor) -> Tensor:

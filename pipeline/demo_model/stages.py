@@ -35,7 +35,7 @@ from pipeline.demo_model import (
 from pipeline.demo_model.plan import Plan
 from pipeline.demo_model.sound_data import Clips, varied
 from pipeline.demo_model.spectra import EDGE_FRAMES, features, phasors
-from pipeline.demo_model.teacher import Teacher, bottleneck_loss
+from pipeline.demo_model.teacher import SPECTRAL, Teacher, bottleneck_loss
 from pipeline.demo_model.training import Draws, Losses, Schedule, State, Tell, averaged, fit
 
 CLIP_FRAMES, CLIPS_AT_ONCE = 32, 4
@@ -172,13 +172,17 @@ def train_decoder(training: Training) -> None:
 
     def losses(draws: Draws) -> Losses:
         audio = clips.draw(draws.numpy, CLIPS_AT_ONCE, CLIP_FRAMES)
-        return _decoded(module, teacher.latents(audio), audio, draws)
+        return _decoded(module, teacher.latents(audio), torch.ones(len(audio)), audio, draws)
 
     _fit(training, "decoder", module, [_adam(module)], Schedule(training.plan.decoder_steps), losses)
 
 
 def refine_decoder(training: Training) -> None:
-    """Train the decoder further, half of the time on what the trained encoder says."""
+    """Train the decoder further, on latents as it will get them.
+
+    Half of them are what the trained encoder says; of half of them the phase is wrong more or less, as it is in
+    latents that the network makes.
+    """
     clips, teacher = _clips(training), load_teacher(training)
     autoencoder = load_autoencoder(training, "decoder")
     encoder, module = autoencoder.encoder.requires_grad_(False), autoencoder.decoder
@@ -188,17 +192,25 @@ def refine_decoder(training: Training) -> None:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             heard = autoencoding.encode(encoder, audio)
         latents = torch.where(torch.rand(len(audio), 1, 1) < 0.5, heard, teacher.latents(audio))
-        return _decoded(module, latents, audio, draws)
+        wrong = torch.where(torch.rand(len(audio)) < 0.5, 0.0, (1.5 * torch.rand(len(audio))).clamp_max(1))
+        return _decoded(module, with_wrong_phase(latents, wrong), 1 - wrong, audio, draws)
 
     schedule = Schedule(training.plan.refined_decoder_steps, decay=0.9)
     _fit(training, "refined_decoder", module, [_adam(module)], schedule, losses)
 
 
-def _decoded(module: Decoder, latents: Tensor, audio: Tensor, draws: Draws) -> Losses:
+def with_wrong_phase(latents: Tensor, wrong: Tensor) -> Tensor:
+    """Latents ``[b, t, c]`` whose phase is random to the share ``wrong`` ``[b]``, of the same variance."""
+    share, phase = wrong[:, None, None], latents[..., SPECTRAL:]
+    mixed = (1 - share.square()).sqrt() * phase + share * torch.randn_like(phase)
+    return torch.cat((latents[..., :SPECTRAL], mixed), dim=-1)
+
+
+def _decoded(module: Decoder, latents: Tensor, phase_weight: Tensor, audio: Tensor, draws: Draws) -> Losses:
     noisy = latents + LATENT_NOISE * draws.numpy.random() * torch.randn_like(latents)
     with torch.autocast("cpu", torch.bfloat16):
         found = autoencoding.decode(module, noisy)
-    return autoencoding.decoder_losses(found, audio)
+    return autoencoding.decoder_losses(found, audio, phase_weight)
 
 
 def make_latents(training: Training) -> None:
