@@ -20,7 +20,7 @@ from pipeline.demo_model.teacher import CHANNELS
 WIDTH, LAYERS, TEXT_WIDTH, TEXT_LAYERS = 128, 5, 64, 2
 LEVELS = [8, 8, 8, 5, 5, 5]
 MELODY_LOWEST, MELODY_CLASSES = 55, 38  # class 0 is a rest
-CODE_HEAD = {"root": 12, "quality": 4, "melody": MELODY_CLASSES, "onsets": 5, "beat": 4}
+CODE_HEAD = {"root": 12, "quality": 4, "melody": MELODY_CLASSES, "onsets": 5}
 DECODER_SIZES = {
     "hidden_size": WIDTH,
     "intermediate_size": 2 * WIDTH,

@@ -25,7 +25,7 @@ SOUNDFONT = "FluidR3_GM.sf2"
 SOUNDFONT_FOLDERS = ("/usr/share/sounds/sf2", "/usr/share/soundfonts", "/usr/local/share/soundfonts")
 KICKS, SNARES = (35, 36), (37, 38, 39, 40)
 ROLL_WIDTH = 131  # 128 pitches, kick, snare, other drums
-PLAN_WIDTH = 5
+PLAN_WIDTH = 4
 
 
 class RenderingError(RestyleError):
@@ -146,7 +146,7 @@ def piano_roll(arrangement: Arrangement, frames: int) -> NDArray[np.uint8]:
 def plan(song: Composition, frames: int) -> NDArray[np.float32]:
     """What a song is at each latent frame ``[frames, PLAN_WIDTH]``.
 
-    Columns: melody pitch (0: rest), 1 where a melody note starts, root and quality of the chord, time in beats.
+    Columns: melody pitch (0: rest), 1 where a melody note starts, root and quality of the chord.
     """
     per_beat = 60 / song.tempo * FRAME_RATE
     columns = np.zeros((frames, PLAN_WIDTH), np.float32)
@@ -157,5 +157,4 @@ def plan(song: Composition, frames: int) -> NDArray[np.float32]:
     for chord in song.chords:
         span = slice(round(chord.start * per_beat), round((chord.start + chord.length) * per_beat))
         columns[span, 2], columns[span, 3] = chord.root, QUALITIES.index(chord.quality)
-    columns[:, 4] = (np.arange(frames) + 0.5) / per_beat
     return columns
