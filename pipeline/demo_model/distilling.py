@@ -21,7 +21,7 @@ def losses(student: Network, teacher: Network, data: Latents, batch: Batch) -> L
     noise = torch.randn_like(batch.target)
     x = now[:, None, None] * noise + (1 - now[:, None, None]) * batch.target
     wanted = (x - _ahead(teacher, data, batch, x, now, then)) / (now - then)[:, None, None]
-    context, _ = context_of(student, data, batch)
+    context, _, _ = context_of(student, data, batch)
     conditions, real = student.conditions(batch.ids, batch.lengths, data.lyrics, data.silence)
     found, _ = student.velocity(x, context, now, conditions, real)
     error = (found - wanted).square()
@@ -41,7 +41,7 @@ def _ahead(teacher: Network, data: Latents, batch: Batch, x: Tensor, now: Tensor
 
     Not under ``no_grad``: on a CPU the modules then work as in inference, which knows no autocast.
     """
-    context, _ = context_of(teacher, data, batch)
+    context, _, _ = context_of(teacher, data, batch)
     conditions, real = teacher.conditions(batch.ids, batch.lengths, data.lyrics, data.silence)
     null = teacher.model.null_condition_emb.expand_as(conditions).to(conditions)
     for k in range(SUBSTEPS):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from pipeline.demo_model.network import CODE_HEAD, MELODY_CLASSES, MELODY_LOWEST, Network
+from pipeline.demo_model.network import CODE_HEAD, LEVELS, MELODY_CLASSES, MELODY_LOWEST, ONSET_DIMENSION, Network
 from pipeline.demo_model.rendering import ROLL_WIDTH
 from pipeline.demo_model.teacher import SPECTRAL
 from pipeline.demo_model.training import Draws, Losses
@@ -21,7 +21,7 @@ from pipeline.demo_model.training import Draws, Losses
 LATENT_STEP = 1 / 32  # latents are kept in 8 bits
 TEXT_TO_MUSIC, RAW_LATENTS, SAME_GENRE, NO_CONDITION = 0.18, 0.12, 0.1, 0.12  # shares of a batch
 PHASE_WEIGHT = 0.3  # phases are hardly predictable, and their error says little
-ONSET_WEIGHT = 6.0  # notes start in one frame of nine, so that the loss is small; without, codes leave them out
+ONSET_WEIGHT = 10.0
 WINDOW = 5
 SOURCE_NOISE = 0.25
 HELD_OUT_SEED = 12_345
@@ -100,19 +100,19 @@ def flow_times(count: int, device: torch.device) -> Tensor:
     return shift * u / (1 + (shift - 1) * u)
 
 
-def context_of(network: Network, data: Latents, batch: Batch) -> tuple[Tensor, Tensor]:
-    """What the decoder reads of the source ``[b, t, c]``, by kind, and the code vectors ``[b, w, h]``."""
-    vectors = network.quantised(batch.source)
+def context_of(network: Network, data: Latents, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """What the decoder reads of the source ``[b, t, c]``, by kind; code vectors ``[b, w, h]``; codes."""
+    vectors, codes = network.quantised(batch.source)
     hints = network.model.detokenizer(vectors).float()
     silence = data.silence[: batch.source.shape[1]].expand_as(batch.source)
     kind = batch.kind[:, None, None]
-    return torch.where(kind == 0, hints, torch.where(kind == 1, batch.source, silence)), vectors
+    return torch.where(kind == 0, hints, torch.where(kind == 1, batch.source, silence)), vectors, codes
 
 
 def losses(network: Network, data: Latents, batch: Batch) -> Losses:
     """The flow-matching loss, and what the codes and the middle layer are asked about the music."""
     count, device = len(batch.source), batch.source.device
-    context, vectors = context_of(network, data, batch)
+    context, vectors, codes = context_of(network, data, batch)
     conditions, real = network.conditions(batch.ids, batch.lengths, data.lyrics, data.silence)
     dropped = torch.rand(count, device=device) < NO_CONDITION
     conditions = torch.where(dropped[:, None, None], network.model.null_condition_emb.to(conditions), conditions)
@@ -123,7 +123,7 @@ def losses(network: Network, data: Latents, batch: Batch) -> Losses:
     spectral, phase = error[:, :SPECTRAL].mean(1), error[:, SPECTRAL:].mean(1)
     parts = {"flow": spectral.mean(), "phase": phase.mean(), "cover": spectral[batch.kind == 0].mean()}
     parts |= {"raw": spectral[batch.kind == 1].mean(), "text": spectral[batch.kind == 2].mean()}
-    told = _told_by_codes(network.code_head(vectors).float(), batch.plan)
+    told = _told_by_codes(network.code_head(vectors).float(), codes, batch.plan)
     sounding = batch.roll.float().unflatten(1, (-1, 2)).amax(2)
     heard = F.binary_cross_entropy_with_logits(network.middle_head(middle).float(), sounding, reduction="none")
     parts |= told | {"middle": (heard * (1 - 0.5 * t)[:, None, None]).sum(-1).mean() / 10}
@@ -131,19 +131,32 @@ def losses(network: Network, data: Latents, batch: Batch) -> Losses:
     return parts["flow"] + PHASE_WEIGHT * parts["phase"] + 0.3 * (asked + parts["middle"]), parts
 
 
-def _told_by_codes(answers: Tensor, plan: Tensor) -> dict[str, Tensor]:
-    """What is asked of each code ``[b, w, answers]``: chord, melody, in which frames its notes start."""
+def _told_by_codes(answers: Tensor, codes: Tensor, plan: Tensor) -> dict[str, Tensor]:
+    """Losses of what each code says: chord and melody by a head ``[b, w, answers]``, onsets by one dimension.
+
+    A head that is asked for onsets is ignored: the six dimensions are filled with pitch first, and what is learned
+    later finds no room. So one dimension is theirs from the start.
+    """
     by_window = plan.unflatten(1, (-1, WINDOW))
     centre = by_window[:, :, WINDOW // 2]
-    root, quality, melody, onsets = answers.split(list(CODE_HEAD.values()), dim=-1)
+    root, quality, melody = answers.split(list(CODE_HEAD.values()), dim=-1)
     pitch = (centre[..., 0].long() - MELODY_LOWEST).clamp(0, MELODY_CLASSES - 1)
     chosen = lambda logits, wanted: F.cross_entropy(logits.flatten(0, 1), wanted.long().flatten())  # noqa: E731
     return {
         "root": chosen(root, centre[..., 2]),
         "quality": chosen(quality, centre[..., 3]),
         "melody": chosen(melody, pitch),
-        "onsets": F.binary_cross_entropy_with_logits(onsets, by_window[..., 1]),
+        "onsets": F.huber_loss(codes[..., ONSET_DIMENSION], onset_level(by_window[..., 1]), delta=0.5),
     }
+
+
+def onset_level(starts: Tensor) -> Tensor:
+    """The value in -1..1 of a code dimension of 8 levels: the lowest is no onset, 2 to 6 the frame of the first.
+
+    ``starts`` ``[b, w, 5]`` is 1 where a melody note starts.
+    """
+    level = torch.where(starts.amax(-1) > 0, starts.argmax(-1) + 2, 0)
+    return 2 * level / (LEVELS[ONSET_DIMENSION] - 1) - 1
 
 
 def held_out_losses(network: Network, data: Latents, count: int, frames: int) -> dict[str, float]:

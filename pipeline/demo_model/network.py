@@ -20,7 +20,8 @@ from pipeline.demo_model.teacher import CHANNELS
 WIDTH, LAYERS, TEXT_WIDTH, TEXT_LAYERS = 128, 5, 64, 2
 LEVELS = [8, 8, 8, 5, 5, 5]
 MELODY_LOWEST, MELODY_CLASSES = 55, 38  # class 0 is a rest
-CODE_HEAD = {"root": 12, "quality": 4, "melody": MELODY_CLASSES, "onsets": 5}
+CODE_HEAD = {"root": 12, "quality": 4, "melody": MELODY_CLASSES}
+ONSET_DIMENSION = 2  # of the codes: 8 levels, for no onset and for the five frames of a window
 DECODER_SIZES = {
     "hidden_size": WIDTH,
     "intermediate_size": 2 * WIDTH,
@@ -109,14 +110,17 @@ class Network(nn.Module):
         self.code_head = nn.Sequential(nn.Linear(WIDTH, 192), nn.SiLU(), nn.Linear(192, sum(CODE_HEAD.values())))
         self.middle_head = nn.Linear(WIDTH, ROLL_WIDTH)
 
-    def quantised(self, latents: Tensor) -> Tensor:
-        """Code vectors ``[b, w, h]`` of ``[b, t, c]``, t a multiple of 5; gradients pass the rounding by."""
+    def quantised(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Code vectors ``[b, w, h]`` of ``[b, t, c]``, t a multiple of 5, and codes before rounding ``[b, w, f]``.
+
+        The gradient of the rounding is taken as 1.
+        """
         tokenizer = self.model.tokenizer
         top = torch.tensor(LEVELS, device=latents.device) - 1
         scale = 1 + 1 / top
         z = torch.tanh(tokenizer.quantizer.project_in(tokenizer.pool(latents)).float() / scale) * scale
         rounded = 2 * torch.floor(top * (z.clamp(-1, 1) + 1) / 2 + 0.5) / top - 1
-        return tokenizer.quantizer.project_out(z + (rounded - z).detach())
+        return tokenizer.quantizer.project_out(z + (rounded - z).detach()), z
 
     def conditions(self, ids: Tensor, lengths: Tensor, lyrics: Tensor, silence: Tensor) -> tuple[Tensor, Tensor]:
         """Condition tokens ``[b, n, h]`` and which of them are real ``[b, n]``.

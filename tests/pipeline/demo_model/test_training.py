@@ -15,6 +15,7 @@ from acestep.handler import AceStepHandler
 from jobs.train_demo import plan_of
 from pipeline.demo_model import autoencoding, flow, network, text
 from pipeline.demo_model.evaluation import Scope, evaluate_training
+from pipeline.demo_model.flow import onset_level
 from pipeline.demo_model.plan import PLANS
 from pipeline.demo_model.stages import STAGES, Training, write_checkpoints
 from pipeline.demo_model.training import Draws, Schedule, State, fit, log_losses
@@ -171,7 +172,7 @@ def test_the_network_in_training_is_the_one_that_is_exported() -> None:
         torch.testing.assert_close(found[1:], wanted, rtol=1e-4, atol=1e-5)
         tokenizer = module.model.tokenizer
         torch.testing.assert_close(
-            module.quantised(x), tokenizer.quantizer.vectors(tokenizer(x)), rtol=1e-4, atol=1e-5
+            module.quantised(x)[0], tokenizer.quantizer.vectors(tokenizer(x)), rtol=1e-4, atol=1e-5
         )
 
 
@@ -198,3 +199,9 @@ def test_flow_times_cover_the_interval() -> None:
     assert t.min() > 0
     assert t.max() < 1
     assert 0.5 < t.mean() < 0.7
+
+
+def test_the_first_onset_of_a_window_is_a_level_of_its_code() -> None:
+    starts = torch.tensor([[[0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]])
+    levels = (onset_level(starts) + 1) / 2 * 7
+    assert levels.round().tolist() == [[0, 2, 4, 6]]
