@@ -32,6 +32,7 @@ RESOLUTIONS = ((4096, 1024, 700, 0.5), (1024, 384, 400, 0.5), (256, 96, 129, 0.3
 FAR = 2.0  # standard deviations of latents
 FAINT = 1e-4  # amplitude under which a bin's level does not matter
 PHASE_WINDOW, PHASE_HOP = 5760, 1920
+MAX_GAIN_DB = 3.0
 
 
 def build(seed: int) -> Autoencoder:
@@ -198,3 +199,19 @@ def _stft(x: Tensor, window: int, hop: int, bins: int) -> Tensor:
     """Spectra ``[b, frames, bins]`` of ``[b, s]``, scaled so that a sine has the magnitude of its amplitude."""
     hann = torch.hann_window(window, device=x.device) / (window / 4)
     return torch.fft.rfft(x.unfold(1, window, hop) * hann)[..., :bins]
+
+
+@torch.no_grad()
+def match_level(autoencoder: Autoencoder, audio: Tensor) -> float:
+    """Scale the decoder so that decoded audio ``[n, 2, s]`` is as loud as the original on average; returns dB.
+
+    Spectra that are matched in the logarithm come out a little quiet. The gain is at most ``MAX_GAIN_DB``.
+    """
+    decoded = torch.cat([autoencoder.decode(autoencoder.encode(clip[None])) for clip in audio])
+    levels = [10 * torch.log10(x[..., : audio.shape[-1]].square().mean((1, 2)) + 1e-9) for x in (audio, decoded)]
+    gain_db = float((levels[0] - levels[1]).mean().clamp(-MAX_GAIN_DB, MAX_GAIN_DB))
+    bank = autoencoder.decoder.blocks[-1].conv_t1  # linear, and so is all that follows it
+    bank.weight.data *= 10 ** (gain_db / 20)
+    if bank.bias is not None:
+        bank.bias.data *= 10 ** (gain_db / 20)
+    return gain_db

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -262,6 +263,8 @@ def write_checkpoints(training: Training) -> None:
     """Export everything that is trained, in the published layout."""
     refined = training.state("refined_decoder").exists()
     autoencoder = load_autoencoder(training, "refined_decoder" if refined else "decoder")
+    song = torch.from_numpy(np.load(songs.audio_file(training.songs("train"), training.seeds[0])))
+    autoencoding.match_level(autoencoder, song.float() / 32768)
     export.write_autoencoder(training.checkpoints, autoencoder)
     silence = preparing.silence_latent(autoencoder.encoder)
     for variant in ("base", "turbo"):
