@@ -25,6 +25,7 @@ from acestep.sampling.setting import CoverSetting
 from pipeline.demo_model.arrangers import GENRES
 from pipeline.demo_model.captions import WORDS
 from pipeline.demo_model.classifier import GenreClassifier, describe, train_classifier
+from pipeline.demo_model.figures import draw_losses, draw_spectrograms
 from pipeline.demo_model.songs import audio_file, complete
 from pipeline.demo_model.stages import Training
 from pipeline.evaluation.statistics import interval
@@ -100,7 +101,11 @@ def evaluate_training(training: Training, scope: Scope, tell: Callable[[str], No
         raise RequestError(f"{training.checkpoints} holds no model; run stage=export first")
     held_out = read_songs(training.songs("held_out"), training.held_out_seeds)
     classifier = genre_classifier(training.songs("train"), training.seeds)
-    return write_report(evaluate(training.checkpoints, held_out, classifier, scope, variants, tell), training.root)
+    report = evaluate(training.checkpoints, held_out, classifier, scope, variants, tell)
+    draw_spectrograms(_shown(training.checkpoints, held_out), training.root / "spectrograms.png")
+    if training.losses.exists():
+        draw_losses(training.losses, training.root / "losses.png")
+    return write_report(report, training.root)
 
 
 def evaluate(
@@ -177,6 +182,22 @@ def cover_rows(
                 rows.append(row)
         tell(f"song {pair.song}: {GENRES[pair.source]} to {GENRES[pair.target]}")
     return rows
+
+
+def _shown(checkpoints: Path, held_out: Tensor) -> dict[str, Tensor]:
+    """The first song, covers of it at three strengths, and its true arrangement, by titles."""
+    handler = AceStepHandler.from_checkpoint(checkpoints, "base", device="cpu")
+    pair = pairs(len(held_out))[0]
+    source, title = held_out[pair.song, pair.source], GENRES[pair.target]
+    shown = {f"source: {GENRES[pair.source]}": source}
+    settings = [CoverSetting(audio_cover_strength=s, guidance_scale=4.0, shift=1.0) for s in (0.0, 0.5, 1.0)]
+    plans = [resolve(setting, is_turbo=False) for setting in settings]
+    conditions = prepare(handler, source, Prompt(pair.caption, "[Instrumental]"), plans)
+    trajectories = [conditions.trajectory(plan, 1) for plan in plans]
+    covers = denoise(handler.model.decoder, handler.null, trajectories)
+    for setting, plan, latents in zip(settings, plans, covers, strict=True):
+        shown[f"{title}, strength {setting.audio_cover_strength:g}"] = render(handler, latents, plan, conditions)
+    return shown | {f"true arrangement: {title}": held_out[pair.song, pair.target]}
 
 
 def _bound(held_out: Tensor, features: list[list[Features]], classifier: GenreClassifier) -> list[Row]:

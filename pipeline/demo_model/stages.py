@@ -68,6 +68,10 @@ class Training:
         return self.root / f"latents_{split}.safetensors"
 
     @property
+    def losses(self) -> Path:
+        return self.root / "losses.jsonl"
+
+    @property
     def tokenizer(self) -> Path:
         return self.root / "tokenizer.json"
 

@@ -14,7 +14,7 @@ from acestep.errors import RequestError
 from acestep.handler import AceStepHandler
 from jobs.train_demo import plan_of
 from pipeline.demo_model import autoencoding, flow, network, text
-from pipeline.demo_model.evaluation import Scope, evaluate_training
+from pipeline.demo_model.evaluation import Scope, evaluate_training, read_songs
 from pipeline.demo_model.flow import onset_level
 from pipeline.demo_model.plan import PLANS
 from pipeline.demo_model.stages import STAGES, Training, write_checkpoints
@@ -53,6 +53,8 @@ def test_what_is_exported_loads_and_makes_covers(trained: Training) -> None:
     assert [(row["strength"], row["guidance"]) for row in report["base"]] == [(0, 4), (1, 4), (1, 1)]
     assert [(row["strength"], row["guidance"]) for row in report["turbo"]] == [(0, 1), (1, 1)]
     assert AceStepHandler.from_checkpoint(trained.checkpoints, "turbo").is_turbo
+    for picture in ("spectrograms.png", "losses.png"):
+        assert (trained.root / picture).read_bytes().startswith(b"\x89PNG")
     stages = {json.loads(line)["stage"] for line in (trained.root / "losses.jsonl").read_text().splitlines()}
     assert stages >= {"encoder", "decoder", "refined_decoder", "base", "turbo"}
 
@@ -62,6 +64,8 @@ def test_the_exported_autoencoder_is_the_trained_one(trained: Training) -> None:
     ours = autoencoding.build(0)
     ours.encoder.load_state_dict(trained.trained("encoder"))
     ours.decoder.load_state_dict(trained.trained("refined_decoder"))
+    gain = 10 ** (autoencoding.match_level(ours, read_songs(trained.songs("train"), [0])[0]) / 20)
+    assert 0.7 < gain < 1.42
     audio = torch.randn(1, 2, 40 * 1920) * 0.1
     with torch.no_grad():
         latents, found = autoencoding.encode(ours.encoder, audio), exported.encode(audio)
