@@ -24,7 +24,7 @@ from acestep.generation.request import (
     check_request,
     codes_of,
     ineffective_request_notes,
-    kbps,
+    parse_bitrate,
     pick_seeds,
     prompt_of,
     stages_of,
@@ -200,7 +200,7 @@ def _conditions(
 
 def _save(wave: Tensor, folder: Path, key: str, config: GenerationConfig) -> str:
     rate = config.mp3_sample_rate if config.audio_format == "mp3" else SAMPLE_RATE
-    content = audio.encode_audio(wave, config.audio_format, kbps(config.mp3_bitrate), rate)
+    content = audio.encode_audio(wave, config.audio_format, parse_bitrate(config.mp3_bitrate), rate)
     extension = audio.EXTENSIONS.get(config.audio_format, config.audio_format)
     path = folder / f"{key}.{extension}"
     try:

@@ -26,7 +26,7 @@ from acestep.errors import RequestError, RestyleError
 from acestep.fetch import Fetched, fetch_adapter, fetch_language_model, fetch_model, known
 from jobs.command_line import complete, launch
 from jobs.schema import register
-from pipeline.cluster.signals import raising
+from pipeline.cluster.signals import raise_on_stop_signals
 from pipeline.workflows.printing import plain_console
 
 OK, FAILED = 0, 2
@@ -75,7 +75,7 @@ def wanted(config: DictConfig, progress: type[Any] | None) -> Iterator[Fetched]:
 def _main(config: DictConfig) -> None:
     _entered.append(True)
     console, errors = plain_console(), plain_console(stderr=True)
-    with raising() as status_of:
+    with raise_on_stop_signals() as status_of:
         try:
             complete(config)
             if config.list:

@@ -8,7 +8,7 @@ from typing import NoReturn
 from acestep.errors import RestyleError
 from pipeline.cluster.pool import PoolError
 from pipeline.cluster.shutdown import StoppedError
-from pipeline.cluster.signals import handling, raising
+from pipeline.cluster.signals import handle_stop_signals, raise_on_stop_signals
 from pipeline.storage.lease import LeaseLostError, OutputGoneError
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.printing import plain_console
@@ -26,7 +26,7 @@ def leaving(reporter: ConsoleReporter | None = None, kept: str = KEPT) -> Iterat
         reporter: whose bar is taken away first; a job whose storage fails before it told the plan could not start.
         kept: what is left of the work that was under way.
     """
-    with raising() as status_of:
+    with raise_on_stop_signals() as status_of:
         yield from _telling(reporter, kept, status_of)
 
 
@@ -52,7 +52,7 @@ def _telling(
 
 
 def _leave(reporter: ConsoleReporter | None, message: str, status: int) -> NoReturn:
-    with handling(lambda number: None):  # the message and the status stand
+    with handle_stop_signals(lambda number: None):  # the message and the status stand
         if reporter is not None:
             reporter.stop()
         plain_console(stderr=True).print(message, style="red")

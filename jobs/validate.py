@@ -25,7 +25,7 @@ from jobs.presets import read_presets, search_path
 from jobs.restyle import job_of
 from jobs.schema import register
 from pipeline.catalogue.problem_report import ReportedProblem
-from pipeline.cluster.signals import raising
+from pipeline.cluster.signals import raise_on_stop_signals
 from pipeline.planning.disk_space import DiskSpace
 from pipeline.planning.estimate import Estimate
 from pipeline.workflows.printing import plain_console
@@ -95,7 +95,7 @@ def parts_of(config: DictConfig) -> tuple[RestyleJob, ValidateSpec, int | None]:
 def _main(config: DictConfig) -> None:
     _entered.append(True)
     reporter, errors = ConsoleValidationReporter(plain_console()), plain_console(stderr=True)
-    with raising() as status_of:
+    with raise_on_stop_signals() as status_of:
         try:
             job, spec, workers = parts_of(config)
             found = validate(job, spec, reporter)

@@ -20,7 +20,7 @@ from acestep.audio.file_windows import BlockReader
 from acestep.audio.flac_end import bytes_behind
 from acestep.audio.joined_files import JoinedPart, has_no_count, parts_of
 from acestep.audio.source_notes import DATA_LEFT_OUT, DOWNMIXED, JOINED, LevelMeter, SourceNote
-from acestep.audio.truncation import MPEG_FRAME_SAMPLES, keeps_count, refuse_cut
+from acestep.audio.truncation import MPEG_FRAME_SAMPLES, declares_frame_count, refuse_cut
 from acestep.errors import AudioError, TooLongError
 
 RATES_HZ = (1_000, 384_000)
@@ -131,7 +131,7 @@ def _header_seconds(file: BinaryIO, part: JoinedPart) -> float | None:
 def _promised_seconds(sound: soundfile.SoundFile, file: BinaryIO, part: JoinedPart) -> float | None:
     if not 0 < sound.frames < UNKNOWN_FRAMES or sound.samplerate <= 0:
         return None
-    if sound.format == "MP3" and (part.exceeds_count or not keeps_count(file)):
+    if sound.format == "MP3" and (part.exceeds_count or not declares_frame_count(file)):
         return None
     return sound.frames / sound.samplerate
 

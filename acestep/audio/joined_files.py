@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from acestep.audio.containers import end_of_content
 from acestep.audio.file_windows import BlockReader, FileWindow
-from acestep.audio.mpeg_frames import as_counted, counts_itself, stretches, tag_size
+from acestep.audio.mpeg_frames import counts_itself, frame_runs, run_by_declared_count, tag_size
 from acestep.errors import AudioError
 
 MAX_PARTS = 10_000
@@ -75,8 +75,8 @@ def parts_of(file: BinaryIO, believe_count: bool = False) -> JoinedFile:
 
 
 def _mpeg(scan: BlockReader, believe_count: bool) -> JoinedFile:
-    counted = as_counted(scan) if believe_count else None
-    found, lost = ([counted], 0) if counted else stretches(scan)
+    counted = run_by_declared_count(scan) if believe_count else None
+    found, lost = ([counted], 0) if counted else frame_runs(scan)
     return JoinedFile([JoinedPart(tuple(s.ranges), exceeds_count=s.exceeds_count) for s in found], lost)
 
 

@@ -72,7 +72,7 @@ class FrameRun:
         return self.counted is not None and self.frames > self.counted + 1
 
 
-def frame_of(head: bytes) -> FrameHeader | None:
+def parse_frame_header(head: bytes) -> FrameHeader | None:
     """The frame that six bytes begin; None where they begin none, or one of free bit rate."""
     if len(head) < 6 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
@@ -125,7 +125,7 @@ def _bytes_before(head: bytes) -> int:
     return max(int.from_bytes(head[12:16], "little") - 32, 0) if is_footer else 0
 
 
-def stretches(scan: BlockReader) -> tuple[list[FrameRun], int]:
+def frame_runs(scan: BlockReader) -> tuple[list[FrameRun], int]:
     """The encodings that a file of MPEG audio joins, and how many bytes of it are neither frames nor tags.
 
     A frame with a count or a change of kind begins a new one. A tag does not: segmented streams have one every few
@@ -136,7 +136,7 @@ def stretches(scan: BlockReader) -> tuple[list[FrameRun], int]:
     tag: int | None = None  # where the ID3 tag before the frames stands
     synchronized = True
     while place < scan.length and frames < MAX_FRAMES:
-        frame, last = frame_of(scan.at(place, 6)), found[-1] if found else None
+        frame, last = parse_frame_header(scan.at(place, 6)), found[-1] if found else None
         goes_on = frame is not None and last is not None and frame.kind == last.kind
         if frame is not None and ((goes_on and synchronized) or _are_frames(scan, place, goes_on or place == 0)):
             synchronized = True
@@ -180,7 +180,7 @@ def _end(scan: BlockReader, place: int, frame: FrameHeader) -> int:
     while (start := scan.find(_CANDIDATE, start + 1)) < end:
         head = scan.at(start, 64)
         if head[0] == 0xFF:
-            is_start = frame_of(head[:6]) is not None and _count(head)[0]
+            is_start = parse_frame_header(head[:6]) is not None and _count(head)[0]
         elif head[:3] == b"ID3":
             is_start = max(head[3:5]) < 0xFF and max(head[6:10]) < 0x80
         else:
@@ -199,11 +199,11 @@ def counts_itself(scan: BlockReader) -> bool | None:
     return _count(scan.at(place, 64))[0] if _are_frames(scan, place, may_end=True) else None
 
 
-def as_counted(scan: BlockReader) -> FrameRun | None:
+def run_by_declared_count(scan: BlockReader) -> FrameRun | None:
     """The one stretch of a file that has as many bytes as its first frame tells, with no more than tags behind."""
     start = tag_size(scan, 0)
     content = scan.at(start, 64)
-    frame, (is_count, count) = frame_of(content[:6]), _count(content)
+    frame, (is_count, count) = parse_frame_header(content[:6]), _count(content)
     size = _counted_bytes(content)
     if frame is None or not is_count or not count or size > count * MAX_FRAME_BYTES:
         return None
@@ -241,7 +241,7 @@ def _are_frames(scan: BlockReader, place: int, may_end: bool) -> bool:
     """
     kind = None
     for _ in range(SURE):
-        frame = frame_of(scan.at(place, 6))
+        frame = parse_frame_header(scan.at(place, 6))
         if frame is None or kind not in (None, frame.kind):
             return may_end and kind is not None and (place == scan.length or tag_size(scan, place) > 0)
         kind = frame.kind

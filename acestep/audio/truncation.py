@@ -47,7 +47,7 @@ def refuse_cut(file: BinaryIO) -> None:
         )
 
 
-def keeps_count(file: BinaryIO) -> bool:
+def declares_frame_count(file: BinaryIO) -> bool:
     """True where an MPEG file says how many frames it has; of others, decoders guess from the first frame.
 
     ``file`` is left where it was.

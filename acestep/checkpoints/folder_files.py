@@ -10,7 +10,7 @@ def is_plain_name(name: str) -> bool:
     return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
 
 
-def shard(folder: Path, name: str, index: Path) -> Path:
+def shard_path(folder: Path, name: str, index: Path) -> Path:
     """The file of a folder that an index names.
 
     Raises:
@@ -39,7 +39,7 @@ def is_own(file: Path) -> bool:
     )
 
 
-def renewal(file: Path) -> str:
+def replacement_advice(file: Path) -> str:
     """What to do about a damaged file, as an imperative."""
     if is_own(file):
         # The real path: a file of a hub cache is a link, and its content stays when the link is deleted.

@@ -15,7 +15,7 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX as QW
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 from transformers.models.qwen3_5.tokenization_qwen3_5 import PRETOKENIZE_REGEX as QWEN3_PATTERN
 
-from acestep.checkpoints.folder_files import renewal
+from acestep.checkpoints.folder_files import replacement_advice
 from acestep.checkpoints.safetensors_files import (
     check_shapes,
     check_sizes,
@@ -155,7 +155,9 @@ def open_tokenizer(file: Path) -> Tokenizer:
     except (UnknownPartError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the library raises nothing more particular, and panics beside
-        raise CheckpointError(f"{file}: not readable as a tokenizer ({error}); {renewal(file)}") from error
+        raise CheckpointError(
+            f"{file}: not readable as a tokenizer ({error}); {replacement_advice(file)}"
+        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from acestep.checkpoints.folder_files import renewal, shard
+from acestep.checkpoints.folder_files import replacement_advice, shard_path
 from acestep.errors import CheckpointError
 from acestep.model.config import read_json
 
@@ -34,7 +34,7 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise CheckpointError(f"{index}: has no weight_map from tensors to files; fetch it again")
-        files = [shard(folder, name, index) for name in sorted(set(weight_map.values()))]
+        files = [shard_path(folder, name, index) for name in sorted(set(weight_map.values()))]
     else:
         files = [folder / f"{stem}.safetensors"]
     for file in files:
@@ -71,7 +71,9 @@ def _opened(file: Path) -> Iterator[Any]:
         with safe_open(file, "pt") as content:
             yield content
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: damaged or not a safetensors file ({error}); {renewal(file)}") from error
+        raise CheckpointError(
+            f"{file}: damaged or not a safetensors file ({error}); {replacement_advice(file)}"
+        ) from error
 
 
 def read_shapes(folder: Path, stem: str) -> dict[str, Shape]:

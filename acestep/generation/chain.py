@@ -17,7 +17,7 @@ from acestep.language.prompt import Prompt, singing_notes
 from acestep.parameters.values import unix_lines
 from acestep.runtime.threads import inference
 from acestep.sampling.plan import CoverPlan, resolve
-from acestep.sampling.prefix_tree import Path, branch_points, grow, last_known, route
+from acestep.sampling.prefix_tree import Path, branch_points, build_tree, last_known_index, plan_key
 from acestep.sampling.sampler import Snapshot, denoise_from
 from acestep.sampling.setting import SETTING_FIELDS, CoverSetting, parse_setting, unknown_setting
 
@@ -135,7 +135,7 @@ class Chain:
         chains = list(chains)
         self.track, self.adjust = track, adjust
         trajectories = _trajectories(track, chains)
-        self.tree = grow(trajectories.values())
+        self.tree = build_tree(trajectories.values())
         self.paths = dict(zip(trajectories, self.tree.paths, strict=True))
         self.plans = dict(zip(self.tree.paths, self.tree.plans, strict=True))
         sources = {
@@ -209,7 +209,7 @@ class Chain:
         self.uses[path] -= 1
         if self.uses[path] <= 0:
             self.kept.pop(path, None)
-        needed = {path[last_known(path, self.states)] for path, _ in self._to_come()}
+        needed = {path[last_known_index(path, self.states)] for path, _ in self._to_come()}
         self.states = {state: snapshot for state, snapshot in self.states.items() if state in needed}
 
 
@@ -223,5 +223,5 @@ def _trajectories(track: TrackConditions, chains: Iterable[Key]) -> dict[Key, tu
                 plan = resolve(stage.setting, track.handler.is_turbo)
                 trajectories[stages[:k], seed] = (source, stage.prompt(track.prompt), seed), plan
             given, plan = trajectories[stages[:k], seed]
-            source = (given, route(plan))
+            source = (given, plan_key(plan))
     return trajectories

@@ -28,7 +28,7 @@ from acestep.model.transformer import CrossAttention
 from acestep.runtime.threads import inference
 from acestep.sampling.plan import Branch, CoverPlan
 from acestep.sampling.prompt_blend import mixed_states
-from acestep.sampling.sampler import Condition, Trajectory, fresh_noise, initial_noise, retaken
+from acestep.sampling.sampler import Condition, Trajectory, fresh_noise, initial_noise, rotate_noise
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class TrackConditions:
         noise = initial_noise(seed, frames, channels)
         if plan.retake is not None:
             other, variance = plan.retake
-            noise = retaken(noise, initial_noise(other, frames, channels), variance)
+            noise = rotate_noise(noise, initial_noise(other, frames, channels), variance)
         start = noise.to(self.latents.device)
         if plan.t_start is not None:
             start = plan.t_start * start + (1 - plan.t_start) * self.latents

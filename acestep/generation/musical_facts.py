@@ -6,7 +6,7 @@ from acestep.constants import UNDERSTANDING_SEED
 from acestep.generation.conditions import TrackConditions
 from acestep.generation.params import GenerationParams
 from acestep.language.language_model import LanguageModel
-from acestep.language.understanding import fill
+from acestep.language.understanding import fill_prompt
 
 
 def with_musical_facts(
@@ -21,5 +21,5 @@ def with_musical_facts(
         top_p=params.lm_top_p,
         constrained=params.use_constrained_decoding,
     )
-    prompt, notes = fill(conditions.prompt, found, params.use_cot_metas, params.use_cot_language)
+    prompt, notes = fill_prompt(conditions.prompt, found, params.use_cot_metas, params.use_cot_language)
     return replace(conditions, prompt=prompt), notes

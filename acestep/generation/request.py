@@ -213,13 +213,13 @@ def _check_output(params: GenerationParams, config: GenerationConfig) -> None:
         raise RequestError(
             f"audio_format {config.audio_format!r} is unknown; use one of {', '.join(audio.FORMATS)}"
         )
-    kbps(config.mp3_bitrate)
+    parse_bitrate(config.mp3_bitrate)
     if config.mp3_sample_rate not in MP3_RATES:
         rates = ", ".join(map(str, MP3_RATES))
         raise RequestError(f"mp3_sample_rate {config.mp3_sample_rate!r} is not one of {rates}")
 
 
-def kbps(bitrate: str) -> int:
+def parse_bitrate(bitrate: str) -> int:
     """The number in a bitrate such as ``128k``.
 
     Raises:

@@ -2,7 +2,7 @@
 
 A Qwen3 causal model with one token per audio code. Its answer is sampled under a grammar
 (``acestep.language.grammar``), so that every field is there and has a meaning; a request takes from it what its
-author left open (``acestep.language.understanding.fill``).
+author left open (``acestep.language.understanding.fill_prompt``).
 """
 
 from collections.abc import Callable, Iterator, Sequence

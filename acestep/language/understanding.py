@@ -190,7 +190,7 @@ def understanding_of(text: str) -> Understanding:
     )
 
 
-def fill(
+def fill_prompt(
     prompt: Prompt, found: Understanding, use_metas: bool = True, use_language: bool = True
 ) -> tuple[Prompt, list[str]]:
     """Fill what a request left open from what the language model found.

@@ -27,7 +27,7 @@ _ACTS_IN_STEPS = {
 _BEGINNING = [field.name for field in fields(CoverPlan) if field.name not in SAID_BY_STEPS | _ACTS_IN_STEPS]
 
 
-def route(plan: CoverPlan) -> tuple[Hashable, ...]:
+def plan_key(plan: CoverPlan) -> tuple[Hashable, ...]:
     """How a plan begins, and each of its steps with all that acts in it; equal where ``identity`` is."""
     # The modulation of all times is one product, whose rounding may depend on how many there are.
     times = (*(step.t for step in plan.steps), plan.steps[-1].t_next)
@@ -119,12 +119,12 @@ def _runs(levels: tuple[TreeLevel, ...]) -> Iterator[tuple[TreeLevel, str]]:
         yield level, f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
 
 
-def grow(trajectories: Iterable[tuple[Hashable, CoverPlan]]) -> PrefixTree:
+def build_tree(trajectories: Iterable[tuple[Hashable, CoverPlan]]) -> PrefixTree:
     """The tree of trajectories, each with what it is given besides its plan: seed, words, source."""
     numbers: dict[tuple[int, Hashable], int] = {}
     plans, paths = [], []
     for given, plan in trajectories:
-        beginning, *moves = route(plan)
+        beginning, *moves = plan_key(plan)
         path: list[int] = []
         for taken in ((given, beginning), *moves):
             path.append(numbers.setdefault((path[-1] if path else -1, taken), len(numbers)))
@@ -144,6 +144,6 @@ def branch_points(path: Path, others: Collection[tuple[Path, CoverPlan]]) -> dic
     return found
 
 
-def last_known(path: Path, states: Collection[int]) -> int:
+def last_known_index(path: Path, states: Collection[int]) -> int:
     """Index of the last state of ``path`` that is among ``states``; 0 where none is."""
     return max((i for i, state in enumerate(path) if state in states), default=0)

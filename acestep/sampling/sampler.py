@@ -22,7 +22,7 @@ from acestep.runtime.threads import inference
 from acestep.sampling.dcw import dcw
 from acestep.sampling.guidance import adg, apg, cfg
 from acestep.sampling.plan import Branch, CoverPlan, Step
-from acestep.sampling.prefix_tree import Path, Reading, last_known, readings
+from acestep.sampling.prefix_tree import Path, Reading, last_known_index, readings
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def fresh_noise(seed: int, number: int, frames: int, channels: int) -> Tensor:
     return initial_noise(int.from_bytes(digest[:4], "big"), frames, channels)
 
 
-def retaken(noise: Tensor, other: Tensor, variance: float) -> Tensor:
+def rotate_noise(noise: Tensor, other: Tensor, variance: float) -> Tensor:
     """``noise`` turned towards ``other`` by a share of a right angle, which keeps its variance."""
     angle = variance * math.pi / 2
     return math.cos(angle) * noise + math.sin(angle) * other
@@ -137,7 +137,7 @@ def denoise_from(
         wanted: states at which other trajectories will leave this one, and what they read there.
         on_step: called with (steps done, steps in all) after each step, counted from the trajectory's start.
     """
-    steps, first = trajectory.plan.steps, last_known(path, kept)
+    steps, first = trajectory.plan.steps, last_known_index(path, kept)
     snapshot = kept.get(path[first])
     modulation = _modulation(transformer, trajectory) if snapshot is None else snapshot.modulation
     run = _Run(

@@ -8,7 +8,7 @@ from acestep.handler import AceStepHandler
 from acestep.language.prompt import lyric_prompt, text_prompt
 from acestep.model.config import BlockConfig
 from acestep.sampling.plan import CoverPlan
-from acestep.sampling.prefix_tree import grow, readings
+from acestep.sampling.prefix_tree import build_tree, readings
 from pipeline.benchmark import flops as cost
 from pipeline.benchmark import part_timing as parts
 from pipeline.benchmark.cases import CoverCase, StepCase, VaeCase
@@ -96,7 +96,7 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 def asked_together(plans: Sequence[CoverPlan]) -> Counter[tuple[str, bool]]:
     """How often covers of one track and one noise ask the network, by text and whether for a guided pair."""
-    tree = grow((None, plan) for plan in plans)
+    tree = build_tree((None, plan) for plan in plans)
     asked = {
         (state, *reading)
         for path, plan in zip(tree.paths, tree.plans, strict=True)

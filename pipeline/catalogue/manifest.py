@@ -150,7 +150,7 @@ def _check_id(
         )
 
 
-def as_spelled(
+def resolve_unicode_forms(
     rows: Iterable[Track | RejectedRow], timeout: ReadTimeout = DEFAULT_READ_TIMEOUT
 ) -> Iterator[Track | RejectedRow]:
     """Rows whose files are named in the Unicode form that they have where they are."""

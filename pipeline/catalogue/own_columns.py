@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from acestep.errors import RequestError
 from acestep.parameters.values import composed
-from pipeline.storage.spelling import letters
+from pipeline.storage.spelling import alphanumerics
 
 META = "meta"
 META_TYPE = pa.map_(pa.string(), pa.string())
@@ -97,10 +97,10 @@ def undeclarable(names: Iterable[str], known: Collection[str]) -> str | None:
 @lru_cache(maxsize=4096)
 def misspelt(name: str, known: tuple[str, ...]) -> str | None:
     """The known column that a name differs from by case, punctuation, or an edit or two; None if none is near."""
-    word = letters(name)
+    word = alphanumerics(name)
     if not word:
         return None
-    distances = {other: _edits(word, letters(other)) for other in known}
+    distances = {other: _edits(word, alphanumerics(other)) for other in known}
     nearest = min(distances, key=lambda other: distances[other])
     return nearest if distances[nearest] <= (1 if len(word) < LONG_NAME else 2) else None
 

@@ -20,8 +20,8 @@ from acestep.constants import NUMERICS_VERSION
 from acestep.errors import AudioError, RestyleError
 from acestep.redaction import redacted
 from pipeline.storage.parquet_parts import PartError, PartFormat, part_names, read_part, write_part
-from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, Tick, place_of, side_by_side
-from pipeline.storage.source_copy import READ_BYTES, opened, refuse_larger
+from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, Tick, mount_of, reader_pool
+from pipeline.storage.source_copy import READ_BYTES, open_in_reader, refuse_larger
 from pipeline.storage.source_errors import SourceError, SourceTimeoutError, source_kind
 from pipeline.storage.spelling import FolderListings, NearbyFiles, no_such_file
 from pipeline.storage.store import Store, locate, with_retries
@@ -141,7 +141,7 @@ def probe_all(uris: Sequence[str], timeout: ReadTimeout = DEFAULT_READ_TIMEOUT) 
 
 
 def _probed(uris: Sequence[str], folders: FolderListings, timeout: ReadTimeout) -> dict[str, Probe]:
-    with side_by_side(THREADS, timeout) as (pool, timeout):
+    with reader_pool(THREADS, timeout) as (pool, timeout):
         look = partial(probe, folders=folders, timeout=timeout)
         return dict(zip(uris, pool.map(look, uris), strict=True))
 
@@ -189,8 +189,8 @@ def _seen_locally(paths: dict[str, str], timeout: ReadTimeout) -> dict[str, File
             timeout.run(left[0][1], ask)
             left = []
         except SourceTimeoutError:
-            dead = place_of(asked[-1][1] if asked else left[0][1])
-            left = [pair for pair in left[len(asked) :] if place_of(pair[1]) != dead]
+            dead = mount_of(asked[-1][1] if asked else left[0][1])
+            left = [pair for pair in left[len(asked) :] if mount_of(pair[1]) != dead]
     return dict.fromkeys(paths) | seen
 
 
@@ -237,7 +237,7 @@ def _look(uri: str, tick: Tick) -> Probe:
 
 
 def _look_once(filesystem: fs.FileSystem, path: str, tick: Tick) -> Probe:
-    with opened(filesystem, path, tick) as file:
+    with open_in_reader(filesystem, path, tick) as file:
         size = file.seek(0, io.SEEK_END)
         refuse_larger(size)
         if size == 0:

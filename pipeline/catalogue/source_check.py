@@ -20,7 +20,7 @@ from pipeline.catalogue.manifest import Track
 from pipeline.catalogue.probe import THREADS, Probe
 from pipeline.catalogue.problem_report import ReportedProblem
 from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, Tick
-from pipeline.storage.source_copy import opened
+from pipeline.storage.source_copy import open_in_reader
 from pipeline.storage.source_errors import TOO_LONG, source_kind
 from pipeline.storage.store import locate, with_retries
 
@@ -173,7 +173,7 @@ def check_decoding(
         filesystem, path = locate(uri)
 
         def look() -> list[SourceNote]:
-            with opened(filesystem, path, tick) as file:
+            with open_in_reader(filesystem, path, tick) as file:
                 if not full:
                     return start_of(file, max_seconds)
                 pieces, notes = decode(file, max_seconds)

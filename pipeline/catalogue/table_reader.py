@@ -13,7 +13,7 @@ from acestep.sampling.setting import SETTING_FIELDS
 from pipeline.catalogue.own_columns import OPTION, absent, how_to_declare, is_declared, misspelt, undeclarable
 from pipeline.catalogue.parquet_manifest import parquet_rows, refuse_bytes
 from pipeline.catalogue.text_manifest import Check, ManifestError, RawRow, csv_rows, refuse_repeats, text_lines
-from pipeline.storage.spelling import MissingFileError, spelled
+from pipeline.storage.spelling import MissingFileError, resolve_unicode_form
 from pipeline.storage.store import locate
 
 REQUIRED = ("track_id", "source", "caption")
@@ -60,7 +60,7 @@ def rows_of(uri: str, check: Check, known: Collection[str] = COLUMNS) -> Iterato
             one of the user's own columns cannot be carried.
     """
     try:
-        filesystem, path = locate(spelled(uri))
+        filesystem, path = locate(resolve_unicode_form(uri))
     except (MissingFileError, OSError) as error:
         raise ManifestError(f"{uri}: cannot be read ({error})") from error
     readers = {"parquet": _parquet_rows, "csv": _csv_rows, "tsv": _csv_rows, "jsonl": _json_rows}

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import psutil
 from ray._private import services, utils
 
-from pipeline.cluster.signals import withheld
+from pipeline.cluster.signals import block_stop_signals
 
 
 class Daemon(services.ConsolePopen):
@@ -52,12 +52,12 @@ def detached_daemons() -> Iterator[list[Daemon]]:
         return started[-1]
 
     # Ray has no option for it.
-    with patch.object(services, "ConsolePopen", start), withheld(), handlers_kept():
+    with patch.object(services, "ConsolePopen", start), block_stop_signals(), keep_signal_handlers():
         yield started
 
 
 @contextmanager
-def handlers_kept() -> Iterator[None]:
+def keep_signal_handlers() -> Iterator[None]:
     """Within the block, ``ray.init`` leaves SIGTERM to the handler that is set, if there is one."""
     if not callable(signal.getsignal(signal.SIGTERM)):
         yield

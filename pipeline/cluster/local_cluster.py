@@ -78,7 +78,7 @@ def start(cpus: int | None, gpus: int | None, node_ip_address: str | None, timeo
         ) from error
 
 
-def lost_daemon() -> str | None:
+def find_dead_daemon() -> str | None:
     """Which daemon that a job needs has ended, of the cluster that this process started, and how, or None.
 
     Without the others, such as the one that gathers logs, Ray goes on.

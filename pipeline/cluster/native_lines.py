@@ -21,7 +21,7 @@ PATIENCE_S = 1.0
 
 
 @contextmanager
-def known_lines_dropped(known: str = KNOWN) -> Iterator[None]:
+def drop_known_lines(known: str = KNOWN) -> Iterator[None]:
     """Drop lines of this process's standard error that match, while the block runs; all others pass.
 
     Args:

@@ -12,7 +12,7 @@ import ray
 from acestep.errors import RequestError, RestyleError
 from pipeline.cluster import local_cluster
 from pipeline.cluster.address import LOCAL, LOOPBACK, is_reachable, local_cluster_address, resolve_address
-from pipeline.cluster.daemons import handlers_kept
+from pipeline.cluster.daemons import keep_signal_handlers
 from pipeline.cluster.runtime_env import inside_ray_job, runtime_environment
 
 
@@ -158,7 +158,7 @@ def _join(cluster: ClusterSpec, address: str) -> None:
     environment = runtime_environment(cluster.ship_code, cluster.install)
     try:
         # A cluster on this machine is joined as "auto": only then does Ray use this user's token by itself.
-        with handlers_kept():
+        with keep_signal_handlers():
             ray.init(address=address, logging_level=logging.WARNING, runtime_env=environment)
     except ConnectionError as error:
         raise RequestError(
@@ -202,7 +202,7 @@ def size_pool(cluster: ClusterSpec) -> Pool:
     return Pool(workers, most, share, threads, where)
 
 
-def unplaced(cluster: ClusterSpec, pool: Pool) -> str:
+def explain_unplaced(cluster: ClusterSpec, pool: Pool) -> str:
     """Why workers did not start within ``start_timeout_s``, for people."""
     nodes, share, resources = _nodes(), pool.gpus_per_worker, cluster.resources
     fitting = sum(_room(node, share, resources) for node in nodes)

@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from acestep.errors import RestyleError
-from pipeline.cluster.signals import ImmediateStop, handling
+from pipeline.cluster.signals import ImmediateStop, handle_stop_signals
 
 MAX_WAITING = 10_000
 AGAIN_S = 10.0
@@ -150,7 +150,7 @@ def stop_signals(on_first: Callable[[], bool]) -> Iterator[StopRequest]:
     waiter = threading.Thread(target=wait, daemon=True)
     waiter.start()
     try:
-        with handling(handle):
+        with handle_stop_signals(handle):
             try:
                 yield request
             finally:

@@ -25,7 +25,7 @@ class ImmediateStop(KeyboardInterrupt):
 
 
 @contextmanager
-def handling(handle: Callable[[int], None]) -> Iterator[None]:
+def handle_stop_signals(handle: Callable[[int], None]) -> Iterator[None]:
     """Within the block, ``handle`` is called with the number of each signal that ends a job.
 
     Signals reach the main thread only; elsewhere the block changes nothing. A SIGHUP that is ignored (``nohup``)
@@ -56,7 +56,7 @@ def handling(handle: Callable[[int], None]) -> Iterator[None]:
 
 
 @contextmanager
-def raising() -> Iterator[Callable[[KeyboardInterrupt], int]]:
+def raise_on_stop_signals() -> Iterator[Callable[[KeyboardInterrupt], int]]:
     """Within the block, a signal that ends a job raises StoppedNow.
 
     Yields the function that gives the exit status for a KeyboardInterrupt, 128 + the signal's number. Ray replaces
@@ -72,12 +72,12 @@ def raising() -> Iterator[Callable[[KeyboardInterrupt], int]]:
     def status_of(stopped: KeyboardInterrupt) -> int:
         return 128 + (stopped.signal if isinstance(stopped, ImmediateStop) else last)
 
-    with handling(stop):
+    with handle_stop_signals(stop):
         yield status_of
 
 
 @contextmanager
-def withheld() -> Iterator[None]:
+def block_stop_signals() -> Iterator[None]:
     """Within the block, this thread starts processes that never get SIGTERM and SIGHUP."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, FROM_OUTSIDE)
     try:

@@ -19,7 +19,7 @@ from pipeline.metrics.registry import MEASURES
 from pipeline.results.queries import SUMMARY_COLUMNS
 from pipeline.results.table import current_rows, newest_of_each
 from pipeline.storage.audio_files import load, load_cover
-from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, side_by_side
+from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, reader_pool
 from pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def measured_rows(output: Store, uri: str) -> pa.Table:
     return rows
 
 
-def judged(rows: pa.Table, chance: ChanceLevel, objective: Objective) -> pa.Table:
+def judge(rows: pa.Table, chance: ChanceLevel, objective: Objective) -> pa.Table:
     """Rows with ``cover/outcome``, ``cover/reason`` and the columns of ``pipeline.evaluation.objective.score``."""
     names = ["status", "error_message", "duration_s", "unmeasured", HARMONY, MELODY, TIMBRE, WAVEFORM]
     found = [
@@ -73,7 +73,7 @@ def run_chance_level(output: Store, rows: pa.Table) -> ChanceLevel:
 
     The sample is drawn by what tracks and items are called, so it is the same whoever asks.
     """
-    with side_by_side(READERS, DEFAULT_READ_TIMEOUT) as (readers, timeout):
+    with reader_pool(READERS, DEFAULT_READ_TIMEOUT) as (readers, timeout):
         features = partial(_features, output, timeout=timeout)
         heard = [both for both in readers.map(features, _sample(rows)) if both]
     return measure_chance(

@@ -134,7 +134,7 @@ def tune(
     )
     say("settings are ranked by their own covers and, with less weight, by those of their neighbours in the grid")
     row = [(strength, best[1]) for strength in space.strengths]
-    best = race(f"from the baseline {named(best)}, all strengths", row, ROW)
+    best = race(f"from the baseline {cell_label(best)}, all strengths", row, ROW)
     half = _ranked(space, trials, row)[: (len(row) + 1) // 2]
     say(f"dropped, the worse half: {_listed(cell for cell in row if cell not in half)}")
     best = race("the better half on more covers", half, BETTER_HALF)
@@ -142,14 +142,17 @@ def tune(
         best = race(f"all guidances at strength {best[0]:g}", [(best[0], g) for g in space.guidances], COLUMN)
     best = race(f"strengths again, at guidance {best[1]:g}", space.around(best, 2, 0), ROW_AGAIN)
     if len(space.guidances) > 1:
-        best = race(f"the neighbours of {named(best)}", space.around(best, 1, 1), AROUND)
+        best = race(f"the neighbours of {cell_label(best)}", space.around(best, 1, 1), AROUND)
     finalists = _finalists(space, trials, best)
     best = race("the last in the race, on all covers", finalists, COMMIT)
     mean, low, high = trials.mean(best)
     others = [cell for cell in finalists if cell != best]
     _, _, adjusted = trials.behind(best, others)
     alternatives = tuple(cell for cell, p in zip(others, adjusted, strict=True) if not p < 1 - LEVEL)
-    say(f"settled on {named(best)}: score {_score(trials, best)}, {trials.spent} covers in place of {full_grid}")
+    say(
+        f"settled on {cell_label(best)}: score {_score(trials, best)}, {trials.spent} covers in place of "
+        f"{full_grid}"
+    )
     if alternatives:
         few = len(tracks) < FEWEST_TRACKS
         verdict = f"no verdict under {FEWEST_TRACKS} tracks against" if few else "cannot be told apart from"
@@ -157,7 +160,7 @@ def tune(
     return TuningResult(*best, mean, low, high, trials.spent, full_grid, tuple(rounds), alternatives)
 
 
-def named(cell: Cell) -> str:
+def cell_label(cell: Cell) -> str:
     """A cell as strength / guidance."""
     return f"{cell[0]:g} / {cell[1]:g}"
 
@@ -190,7 +193,7 @@ def _finalists(space: SearchSpace, trials: Trials, best: Cell) -> list[Cell]:
 
 def _change(trials: Trials, before: Cell, now: Cell, cells: Sequence[Cell]) -> str:
     """Who leads, and how it stands to the one that led before."""
-    leads = f"{named(now)} leads with {_score(trials, now)}"
+    leads = f"{cell_label(now)} leads with {_score(trials, now)}"
     if now == before:
         return f"{leads}, as before"
     behind, _, adjusted = trials.behind(before, cells)
@@ -199,7 +202,7 @@ def _change(trials: Trials, before: Cell, now: Cell, cells: Sequence[Cell]) -> s
         verdict = "too few tracks for a verdict"
     else:
         verdict = f"p = {adjusted[k]:.1g}" + (", which may be chance" if adjusted[k] >= 1 - LEVEL else "")
-    return f"{leads}, {-behind[k]:+.3f} against {named(before)} ({verdict})"
+    return f"{leads}, {-behind[k]:+.3f} against {cell_label(before)} ({verdict})"
 
 
 def _score(trials: Trials, cell: Cell) -> str:
@@ -208,7 +211,7 @@ def _score(trials: Trials, cell: Cell) -> str:
 
 
 def _listed(cells: Iterable[Cell]) -> str:
-    return ", ".join(named(cell) for cell in cells)
+    return ", ".join(cell_label(cell) for cell in cells)
 
 
 def _nearest(values: Sequence[float], wanted: float) -> float:

@@ -48,7 +48,7 @@ def excess(found: float, chance: float) -> float | str:
     return (found - chance) / (1 - chance)
 
 
-def goes_round(source: Tensor) -> str:
+def short_loop_reason(source: Tensor) -> str:
     """Why nothing that keeps a source ``[12, frames]`` can be told from chance; "" where it can.
 
     The search around a wrong place finds a short loop again, as it does around the right one.

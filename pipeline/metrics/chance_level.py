@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pipeline.metrics.alignment import align
-from pipeline.metrics.compute import chance_measures, in_common
+from pipeline.metrics.compute import chance_measures, cut_to_common_length
 from pipeline.metrics.features import Features
 
 MIN_PAIRS = 56  # of eight tracks: under that one song under two names is the 95th percentile
@@ -44,7 +44,7 @@ def measure_chance(
             if min(source.seconds, output.seconds) < SHORTEST_S:
                 continue
             pairs += 1
-            mine, its = in_common(source.music, output.music)
+            mine, its = cut_to_common_length(source.music, output.music)
             for name, value in chance_measures(mine, its, align(mine.chroma, its.chroma)).items():
                 if not isinstance(value, str):
                     values.setdefault(name, []).append(value)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.metrics import melody, rhythm, structure, timbre
 from pipeline.metrics import waveform_copy as copying
-from pipeline.metrics.alignment import Alignment, align, excess, goes_round, overlap
+from pipeline.metrics.alignment import Alignment, align, excess, overlap, short_loop_reason
 from pipeline.metrics.features import Features, Music
 from pipeline.metrics.harmony import FRAME_RATE, HOP
 from pipeline.metrics.registry import MEASURES
@@ -57,7 +57,7 @@ def incomparable(source: Features, cover: Features) -> str:
 
 def compare(source: Music, cover: Music) -> Found:
     """Every measure of ``BESIDE_SOURCE``; a text is the reason why there is no value."""
-    source, cover = in_common(source, cover)
+    source, cover = cut_to_common_length(source, cover)
     fit = align(source.chroma, cover.chroma)
     late = round(fit.lag * rhythm.ONSET_RATE / FRAME_RATE)
     mine, other = overlap(source.chroma, cover.chroma, fit.lag)
@@ -75,7 +75,7 @@ def compare(source: Music, cover: Music) -> Found:
 
 def chance_measures(source: Music, cover: Music, fit: Alignment) -> Found:
     """The measures that chance has a level of: what the cover kept of the song, and how far its sound moved."""
-    loop = goes_round(source.chroma)
+    loop = short_loop_reason(source.chroma)
     return {
         "harmony/chroma_excess": loop or excess(fit.pearson, fit.chance),
         "harmony/chroma_excess_any_key": loop or excess(fit.any_key, fit.any_key_chance),
@@ -84,7 +84,7 @@ def chance_measures(source: Music, cover: Music, fit: Alignment) -> Found:
     }
 
 
-def in_common(source: Music, cover: Music) -> tuple[Music, Music]:
+def cut_to_common_length(source: Music, cover: Music) -> tuple[Music, Music]:
     """Both cut to the length of the shorter."""
     samples = min(len(source.mono), len(cover.mono))
     return source.cut(samples), cover.cut(samples)

@@ -12,7 +12,7 @@ from torchaudio.functional import resample
 
 from acestep.errors import RequestError
 from pipeline.metrics.alignment import align, overlap
-from pipeline.metrics.compute import in_common, incomparable
+from pipeline.metrics.compute import cut_to_common_length, incomparable
 from pipeline.metrics.features import Features
 from pipeline.metrics.harmony import FRAME_RATE
 from pipeline.metrics.sound import Found
@@ -70,7 +70,7 @@ def compare(source: Features, cover: Features, source_pitch: Tensor, cover_pitch
     """
     if isinstance(source.music, str) or isinstance(cover.music, str):
         return {ACCURACY: incomparable(source, cover)}
-    mine, other = in_common(source.music, cover.music)
+    mine, other = cut_to_common_length(source.music, cover.music)
     fit = align(mine.chroma, other.chroma)
     frames = mine.chroma.shape[1]
     (wanted, sure), (played, _) = overlap(source_pitch[:, :frames], cover_pitch[:, :frames], fit.lag)

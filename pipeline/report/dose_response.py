@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes as Panel
 from matplotlib.lines import Line2D
 
-from pipeline.report.labels import parameter, value
+from pipeline.report.labels import parameter_label, value
 from pipeline.report.page_grid import values_along
 from pipeline.report.plotting import SOFT, Colour, PlotData, colours, figure, heading, png, tidy, titled
 
@@ -40,14 +40,16 @@ def dose_response(numbers: PlotData, measures: Sequence[str]) -> bytes:
         tidy(panel)
     for panel in panels.flat[max(0, len(measures) - PANELS_ACROSS) : len(measures)]:
         panel.tick_params(labelbottom=True)
-        panel.set_xlabel(parameter(STRENGTH), fontsize=9, color=SOFT)
+        panel.set_xlabel(parameter_label(STRENGTH), fontsize=9, color=SOFT)
     _tell_switch(panels[0], strengths, _switch_times(numbers, strengths))
     if down:
         keys = [
             Line2D([], [], color=hue, marker=marker, markersize=5, label=value(line))
             for line, (hue, marker) in zip(lines, looks, strict=True)
         ]
-        drawn.legend(handles=keys, title=parameter(down), loc="outside right upper", frameon=False, fontsize=9)
+        drawn.legend(
+            handles=keys, title=parameter_label(down), loc="outside right upper", frameon=False, fontsize=9
+        )
     told = ["Means over tracks; bands are 95 % intervals.", *numbers.hidden()]
     heading(drawn, "What strength does", " ".join(told))
     return png(drawn)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from acestep.errors import RequestError
 from pipeline.catalogue.own_columns import META, with_columns_of
 from pipeline.evaluation.comparison import Comparison, compare, explain
-from pipeline.evaluation.judging import judged, run_chance_level
+from pipeline.evaluation.judging import judge, run_chance_level
 from pipeline.evaluation.objective import KEPT, MOVED, OUTCOME, REASON, SCORE, Objective
 from pipeline.metrics.chance_level import MIN_PAIRS, ChanceLevel
 from pipeline.metrics.registry import BY_NAME
@@ -75,7 +75,7 @@ def make_findings(output: Store, rows: pa.Table, spec: FindingsSpec, title: str)
     """
     rows = rows.filter(pc.not_equal(rows["status"], "rejected"))
     chance = run_chance_level(output, rows)
-    rows = judged(rows, chance, spec.objective)
+    rows = judge(rows, chance, spec.objective)
     comparison = compare(rows, spec.objective)
     sentences = (*explain(comparison), *_caveats(rows, chance))
     files = _tables(rows, comparison, chance, spec.objective)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes as Panel
 from matplotlib.patches import Rectangle
 
-from pipeline.report.labels import parameter, value
+from pipeline.report.labels import parameter_label, value
 from pipeline.report.page_grid import values_along
 from pipeline.report.plotting import AMOUNT, BETTER, INK, SOFT, PlotData, amount, figure, heading, png, titled
 
@@ -59,5 +59,5 @@ def _label(panel: Panel, xs: list[Any], ys: list[Any], across: str, down: str) -
     panel.grid(which="minor", color="white", linewidth=3)
     panel.tick_params(which="both", length=0, labelsize=9.5, labelcolor=INK)
     panel.spines[:].set_visible(False)
-    panel.set_xlabel(parameter(across), color=SOFT, fontsize=10)
-    panel.set_ylabel(parameter(down), color=SOFT, fontsize=10)
+    panel.set_xlabel(parameter_label(across), color=SOFT, fontsize=10)
+    panel.set_ylabel(parameter_label(down), color=SOFT, fontsize=10)

@@ -56,7 +56,7 @@ WORDS = {
 TWO_DECIMALS = ("audio_cover_strength", "cover_noise_strength", "cfg_interval_start", "cfg_interval_end")
 
 
-def parameter(name: str | None) -> str:
+def parameter_label(name: str | None) -> str:
     """A parameter's name as words, such as "guidance"; empty for none."""
     return WORDS.get(name or "", (name or "").replace("_", " "))
 
@@ -70,13 +70,13 @@ def value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def written(name: str, given: Any) -> str:
+def format_value(name: str, given: Any) -> str:
     """A parameter with its value, such as "strength 0.30" or "guidance 9"; a setting's name stays as it is."""
     if name == "setting_name":
         return str(given)
     if given is None:
-        return f"{value(None)} {parameter(name)}"
+        return f"{value(None)} {parameter_label(name)}"
     shown = value(given)
     if name in TWO_DECIMALS and len(shown) < len("0.30"):
         shown = f"{given:.2f}"
-    return f"{parameter(name)} {shown}"
+    return f"{parameter_label(name)} {shown}"

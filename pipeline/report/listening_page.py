@@ -137,7 +137,7 @@ def _track(
 
 def _headings(axis: str | None, along: Sequence[Any]) -> list[str]:
     """What stands beside the rows or above the columns; "" where there is no axis."""
-    return [labels.written(axis, entry) if axis else "" for entry in along]
+    return [labels.format_value(axis, entry) if axis else "" for entry in along]
 
 
 def _told(row: Row, grid: Axes) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acestep.sampling.setting import SETTING_FIELDS
-from pipeline.report.labels import SCORE, written
+from pipeline.report.labels import SCORE, format_value
 
 FIRST = ("audio_cover_strength", "guidance_scale")
 PARAMETERS = (*FIRST, *(name for name in (*SETTING_FIELDS, "stage") if name not in FIRST))
@@ -59,14 +59,14 @@ def place(row: Row, axis: str | None, along: Sequence[Any]) -> int:
 def label(row: Row, others: Sequence[str]) -> str:
     """What tells a cover from the others of its cell, such as "shift 3, seed 7"."""
     seed = [] if row["seed"] is None else [f"seed {row['seed']}"]
-    return ", ".join([*(written(name, row[name]) for name in others), *seed])
+    return ", ".join([*(format_value(name, row[name]) for name in others), *seed])
 
 
 def setting_words(row: Row, grid: Axes) -> str:
     """A row's setting, such as "strength 0.30, guidance 9": all that varies, or strength and guidance."""
     names = [name for name in (grid.across, grid.down, *grid.others) if name]
     names = names or [name for name in FIRST if row.get(name) is not None]
-    return ", ".join(written(name, row[name]) for name in names) or row["setting_name"]
+    return ", ".join(format_value(name, row[name]) for name in names) or row["setting_name"]
 
 
 def by_score(rows: Sequence[Row]) -> list[Row]:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes as Panel
 from matplotlib.colors import Normalize
 
 from pipeline.evaluation.objective import KEPT, MOVED, SCORE
-from pipeline.report.labels import parameter
+from pipeline.report.labels import parameter_label
 from pipeline.report.plotting import INK, LINE, ORANGE, ORDER, SOFT, PlotData, figure, heading, png, tidy, titled
 
 NEAR = 0.035  # of the unit square: closer labels would overlap
@@ -39,7 +39,7 @@ def trade_off(numbers: PlotData, front: Sequence[str]) -> bytes:
             x, y, c=amounts, cmap=ORDER, norm=norm, s=52, edgecolor="white", linewidth=1, zorder=3
         )
         bar = drawn.colorbar(points, ax=panel, shrink=0.6, aspect=28, pad=0.02)
-        bar.set_label(parameter(across), color=SOFT, fontsize=9)
+        bar.set_label(parameter_label(across), color=SOFT, fontsize=9)
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0, labelsize=9)
     else:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.objective import SCORE
-from pipeline.report.labels import LABELS, SHOWN, parameter
+from pipeline.report.labels import LABELS, SHOWN, parameter_label
 from pipeline.report.page_grid import Axes, axes, setting_words
 
 DPI = 110
@@ -63,7 +63,7 @@ class PlotData:
 
     def hidden(self) -> list[str]:
         """What to say where ``cells`` leaves settings out."""
-        others = ", ".join(map(parameter, self.axes.others))
+        others = ", ".join(map(parameter_label, self.axes.others))
         return [f"Where {others} varies: the setting with the best score."] if others else []
 
 

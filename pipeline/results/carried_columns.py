@@ -30,7 +30,7 @@ class CarriedColumns:
         }
 
 
-def restated(store: Store, meta: Mapping[str, Meta]) -> pa.Table:
+def with_new_columns(store: Store, meta: Mapping[str, Meta]) -> pa.Table:
     """The current rows of some items with other own columns, and all else as it was."""
     rows = current_rows(store, set(meta))
     values = [list(meta[item_id].items()) for item_id in rows["item_id"].to_pylist()]

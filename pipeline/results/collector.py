@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.results.carried_columns import Meta, restated
+from pipeline.results.carried_columns import Meta, with_new_columns
 from pipeline.results.journal import (
     LAST,
     RECEIPTS,
@@ -59,7 +59,7 @@ class ResultCollector:
     def restate(self, outdated: Mapping[str, Meta]) -> None:
         """Write rows of finished items anew where the manifest says something else in the user's own columns."""
         if outdated:
-            self._take(restated(self.output, outdated))
+            self._take(with_new_columns(self.output, outdated))
 
     def flush(self) -> None:
         """Write what waits."""

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.results.table import SCHEMA, as_table, without_passwords
-from pipeline.storage.parquet_parts import conformed
+from pipeline.storage.parquet_parts import conform_schema
 from pipeline.storage.store import Store
 
 RECEIPTS = "receipts"
@@ -136,7 +136,7 @@ def _read(store: Store, name: str) -> pa.Table | None:
         (item,) = found.select(["track_id", "item_id"]).to_pylist()
         if name != receipt_name(**item):
             raise ValueError(f"it is the receipt of {item['item_id']}")
-        return conformed(found, SCHEMA)
+        return conform_schema(found, SCHEMA)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         log.warning("%s is no receipt (%s); its cover is made again", name, error)
         return None

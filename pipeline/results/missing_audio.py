@@ -67,7 +67,7 @@ def altered_covers(store: Store) -> list[str]:
     return sorted(altered)
 
 
-def forget(store: Store, items: set[str]) -> None:
+def drop_rows(store: Store, items: set[str]) -> None:
     """Take the ok rows of items out of the results, so that none is left without its file."""
     if not items:
         return

@@ -142,7 +142,7 @@ def rates_in_words(progress: Progress) -> str:
         parts.append(f"{progress.failed} failed ({kinds_in_words(progress.by_kind)})")
     left_s = progress.left_s()
     if left_s is not None:
-        parts.append(f"{spell(left_s)} to go")
+        parts.append(f"{format_duration(left_s)} to go")
     return ", ".join(parts)
 
 
@@ -156,7 +156,7 @@ def kinds_in_words(by_kind: Mapping[str, int]) -> str:
     return ", ".join(f"{kind} {count}" for kind, count in Counter(by_kind).most_common())
 
 
-def spell(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration in at most two units, rounded up: "40 s", "12 min", "1 h 12 min", "3 d 4 h"."""
     if seconds <= 90:
         return f"{math.ceil(seconds)} s"

@@ -35,7 +35,7 @@ from pipeline.service.problem_details import (
     of_row,
     retry_after,
 )
-from pipeline.service.prometheus import ServiceMetrics, counting
+from pipeline.service.prometheus import ServiceMetrics, count_requests
 from pipeline.service.request_body import NAMES, Body, read_body
 from pipeline.service.responses import EXPOSED, as_json, audio_headers, media_type
 from pipeline.service.scheduler import Generation
@@ -144,7 +144,7 @@ def make_app(
         expose_headers=EXPOSED,
     )
     app.add_middleware(SecurityMiddleware, rules=access_rules(spec, bool(keys)))
-    app.add_middleware(counting, metrics=lambda: app.state.metrics)
+    app.add_middleware(count_requests, metrics=lambda: app.state.metrics)
 
     @app.post(
         GENERATIONS,

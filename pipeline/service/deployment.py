@@ -40,7 +40,7 @@ from pipeline.service.engine import CALLS, Engine
 from pipeline.service.generation_store import GenerationStore
 from pipeline.service.hosts import parse_host
 from pipeline.service.http_deployment import HttpDeployment
-from pipeline.service.ports import keep_to_this_machine
+from pipeline.service.ports import listen_on_loopback
 from pipeline.service.result_rows import RowIndex
 from pipeline.service.retained_files import kept_files
 from pipeline.service.scheduler import Scheduler
@@ -216,7 +216,7 @@ def _builder(
     spec: ServiceSpec, lease: Lease, model: ModelFacts, slots: int, digests: Sequence[str]
 ) -> Callable[[DeploymentHandle], ASGIApp]:
     def build(engine: DeploymentHandle) -> ASGIApp:
-        keep_to_this_machine()
+        listen_on_loopback()
         watching: list[asyncio.Task[None]] = []
 
         async def open_admission() -> Admission:

@@ -15,8 +15,8 @@ from acestep.generation.chain import Chain, Cover, Key, Stage
 from acestep.generation.conditions import TrackConditions
 from acestep.generation.params import GenerationConfig, GenerationParams
 from acestep.generation.rendering import finish_waveform
-from acestep.generation.request import kbps
-from pipeline.service.ports import keep_to_this_machine
+from acestep.generation.request import parse_bitrate
+from pipeline.service.ports import listen_on_loopback
 from pipeline.worker.restyle_worker import RestyleWorker
 from pipeline.worker.spec import WorkerSpec
 
@@ -63,7 +63,7 @@ class RequestWorker(RestyleWorker):
         config = GenerationConfig(**track["config"])
         audio_format = config.audio_format
         rate = config.mp3_sample_rate if audio_format == "mp3" else SAMPLE_RATE
-        content = encode_audio(wave, audio_format, kbps(config.mp3_bitrate), rate)
+        content = encode_audio(wave, audio_format, parse_bitrate(config.mp3_bitrate), rate)
         return content, EXTENSIONS.get(audio_format, audio_format)
 
 
@@ -71,7 +71,7 @@ class Engine:
     """A Serve deployment: tracks with items in, steps and result rows out."""
 
     def __init__(self, spec: WorkerSpec):
-        keep_to_this_machine()
+        listen_on_loopback()
         self.worker = RequestWorker(spec)
         self.threads = ThreadPoolExecutor(CALLS, "engine")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from acestep.constants import LATENT_RATE, MAX_SOURCE_SECONDS, MIN_LATENT_FRAMES
 from acestep.errors import RestyleError
-from acestep.generation.request import WITH_BITRATE, kbps
+from acestep.generation.request import WITH_BITRATE, parse_bitrate
 from acestep.parameters.values import from_json
 from pipeline.planning.disk_space import max_bytes
 from pipeline.service.config import StoreSpec
@@ -20,7 +20,7 @@ from pipeline.service.disk_quota import DiskQuota
 from pipeline.service.generation_request import GenerationRequest
 from pipeline.service.result_rows import PART_ROWS, RowIndex
 from pipeline.service.retained_files import free_bytes, kept_files, note_use, remove_folder, remove_unfinished
-from pipeline.service.scratch import emptied
+from pipeline.service.scratch import emptied_scratch_folder
 from pipeline.storage.parquet_parts import PartError
 from pipeline.storage.store import Store
 
@@ -36,7 +36,7 @@ class GenerationStore:
     """
 
     def __init__(self, store: Store, spec: StoreSpec | None = None):
-        self.store, self.scratch = store, emptied(store)
+        self.store, self.scratch = store, emptied_scratch_folder(store)
         self.quota = DiskQuota(spec, self._remove, partial(note_use, store), partial(free_bytes, store))
         remove_unfinished(store)
         files = list(kept_files(store))
@@ -169,7 +169,7 @@ def size_of(request: GenerationRequest, max_seconds: float = MAX_SOURCE_SECONDS)
     config, seconds = request.track["config"], request.track["source_duration_s"] or max_seconds
     seconds = max(seconds, MIN_LATENT_FRAMES / LATENT_RATE)
     if config["audio_format"] in WITH_BITRATE:
-        return round(max_bytes(seconds, 1, "opus") * max(kbps(config["mp3_bitrate"]) / 128, 1.0))
+        return round(max_bytes(seconds, 1, "opus") * max(parse_bitrate(config["mp3_bitrate"]) / 128, 1.0))
     return round(max_bytes(seconds, 1, config["audio_format"]))
 
 

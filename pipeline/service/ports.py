@@ -8,7 +8,7 @@ from ray._common.tls_utils import add_port_to_grpc_server
 from ray.serve._private import replica
 
 
-def keep_to_this_machine() -> None:
+def listen_on_loopback() -> None:
     """Where the node listens on loopback, let the replica in this process do so too; to be called before it is
     initialized."""
     # Serve has "every interface" written into its code.

@@ -39,7 +39,7 @@ class ServiceMetrics:
         return generate_latest(self.registry)
 
 
-def counting(app: ASGIApp, metrics: Callable[[], ServiceMetrics]) -> ASGIApp:
+def count_requests(app: ASGIApp, metrics: Callable[[], ServiceMetrics]) -> ASGIApp:
     """An application whose replies are counted.
 
     Args:

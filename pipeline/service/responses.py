@@ -77,12 +77,12 @@ def _cover(generation: Generation, number: int, scheduler: Scheduler) -> dict[st
         "step": job.step if job is not None else 0,
         "steps": job.steps if job is not None else 0,
         "audio_url": f"/v1/audio/generations/{generation.request.id}/audio/{number}" if ok else None,
-        "row": told(row) if ok and row is not None else None,
+        "row": public_row(row) if ok and row is not None else None,
         "error": error.as_json()["error"] if error else None,
     }
 
 
-def told(row: Mapping[str, Any]) -> dict[str, Any]:
+def public_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A result row as a client may see it."""
     shown = {name: value for name, value in row.items() if name not in _NOT_TOLD} | {"notes": notes_of(row)}
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in shown.items()}

@@ -12,7 +12,7 @@ from pipeline.storage.store import Store
 SCRATCH = "scratch"
 
 
-def scratch_of(store: Store) -> Path:
+def scratch_folder(store: Store) -> Path:
     """Where a service with this output puts unfinished files: within it, where a rename moves them to their place.
 
     Beside an object store it is a folder of this machine, which nobody else may write.
@@ -32,8 +32,8 @@ def scratch_of(store: Store) -> Path:
     return folder
 
 
-def emptied(store: Store) -> Path:
+def emptied_scratch_folder(store: Store) -> Path:
     """The same folder, without what a service that was killed left in it."""
-    folder = scratch_of(store)
+    folder = scratch_folder(store)
     shutil.rmtree(folder, ignore_errors=True)
-    return scratch_of(store)
+    return scratch_folder(store)

@@ -13,7 +13,7 @@ from typing import IO
 
 from pipeline.service.disk_quota import DiskQuota
 from pipeline.service.problem_details import ProblemError
-from pipeline.service.scratch import scratch_of
+from pipeline.service.scratch import scratch_folder
 from pipeline.storage.store import Store, absolute
 
 UPLOADS = "uploads"
@@ -81,7 +81,7 @@ class UploadStore:
     @contextmanager
     def draft(self, file: IO[bytes]) -> Iterator["UnsavedUpload"]:
         """A copy of a file from its start, to look at; it is gone after the block unless it was kept."""
-        path = scratch_of(self.store) / uuid.uuid4().hex
+        path = scratch_folder(self.store) / uuid.uuid4().hex
         try:
             with path.open("xb") as copy:
                 digest = _copied(file, copy)

@@ -7,7 +7,7 @@ from acestep.audio.files import DecodedAudio, read_audio
 from acestep.audio.regular_files import NotAFileError
 from acestep.errors import AudioError
 from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout
-from pipeline.storage.source_copy import SourceCopy, copied, copy_of
+from pipeline.storage.source_copy import SourceCopy, copy_in_reader, copy_source
 from pipeline.storage.source_errors import SourceChangedError, SourceUnavailableError
 from pipeline.storage.store import Store, locate, read_file
 
@@ -30,7 +30,7 @@ def read_source(
         NotAFileError, StorageError: it cannot be read.
     """
     try:
-        return _decoded(copy_of(uri, timeout), max_seconds, clip=True)
+        return _decoded(copy_source(uri, timeout), max_seconds, clip=True)
     except OSError as error:
         raise SourceUnavailableError(f"it cannot be read now ({error})") from error
 
@@ -44,7 +44,7 @@ def read_planned(uri: str, digest: str, timeout: ReadTimeout) -> SourceCopy:
         SourceTimeoutError, ReadStoppedError: see ``ReadTimeout.run``.
     """
     try:
-        copy = copy_of(uri, timeout)
+        copy = copy_source(uri, timeout)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise SourceChangedError("it was there when it was planned, and is gone; put it back") from error
     except (NotAFileError, AudioError) as error:
@@ -68,7 +68,7 @@ def load_cover(
         See ``read_source``.
     """
     filesystem, path = _place(output, audio_path)
-    copy = timeout.run(path, lambda tick: copied(filesystem, path, tick))
+    copy = timeout.run(path, lambda tick: copy_in_reader(filesystem, path, tick))
     return _decoded(copy, max_seconds, clip=False).wave
 
 

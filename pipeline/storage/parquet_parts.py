@@ -133,12 +133,12 @@ def read_part(store: Store, name: str, form: PartFormat, columns: Sequence[str] 
         found = file.read([field.name for field in fields if field.name in present], use_threads=False)
         if not checksum:
             found.validate(full=True)
-        return conformed(found, pa.schema(fields))
+        return conform_schema(found, pa.schema(fields))
     except _UNREADABLE as error:
         raise PartError(store, name, _line(error), is_damaged=is_ours) from error
 
 
-def conformed(found: pa.Table, schema: pa.Schema) -> pa.Table:
+def conform_schema(found: pa.Table, schema: pa.Schema) -> pa.Table:
     """A table in a schema, of which it may lack columns: those of a later version are null.
 
     Raises:

@@ -128,7 +128,7 @@ class _Reader(threading.Thread, Generic[Result]):
 
 
 @contextmanager
-def side_by_side(threads: int, timeout: ReadTimeout) -> Iterator[tuple[ThreadPoolExecutor, ReadTimeout]]:
+def reader_pool(threads: int, timeout: ReadTimeout) -> Iterator[tuple[ThreadPoolExecutor, ReadTimeout]]:
     """A pool of threads that read, and the patience they read with.
 
     An exception in the block, such as Ctrl-C, ends their reads: leaving the block does not wait for a timeout.
@@ -143,7 +143,7 @@ def side_by_side(threads: int, timeout: ReadTimeout) -> Iterator[tuple[ThreadPoo
             raise
 
 
-def place_of(uri: str) -> str:
+def mount_of(uri: str) -> str:
     """What is likely to hang together with ``uri``: its bucket or host, its mount, or its folder on a local disk.
 
     No file of a mount that may be dead is touched.
@@ -193,12 +193,12 @@ def _refuse_hung(uri: str) -> None:
             if not _hung[place]:
                 del _hung[place]
         full = {place for place, readers in _hung.items() if len(readers) >= MAX_HUNG}
-    if full and (place := place_of(uri)) in full:
+    if full and (place := mount_of(uri)) in full:
         raise SourceTimeoutError(f"{MAX_HUNG} earlier reads of {place} hang; see whether it answers")
 
 
 def _abandon(uri: str, reader: _Reader[Any]) -> None:
     reader.abandoned = True
-    place = place_of(uri)
+    place = mount_of(uri)
     with _lock:
         _hung[place].append(reader)

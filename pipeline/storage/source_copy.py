@@ -45,7 +45,7 @@ class _TickingFile(io.FileIO):
         return count
 
 
-def copy_of(uri: str, timeout: ReadTimeout) -> SourceCopy:
+def copy_source(uri: str, timeout: ReadTimeout) -> SourceCopy:
     """Read all of a file, by its path or URI.
 
     Raises:
@@ -55,11 +55,11 @@ def copy_of(uri: str, timeout: ReadTimeout) -> SourceCopy:
         GenerationError: there is no room for the copy.
         StorageError, OSError: it cannot be located or read.
     """
-    return timeout.run(uri, lambda tick: copied(*locate(uri), tick))
+    return timeout.run(uri, lambda tick: copy_in_reader(*locate(uri), tick))
 
 
-def copied(filesystem: fs.FileSystem, path: str, tick: Tick) -> SourceCopy:
-    """See ``copy_of``; to be called in a reading thread."""
+def copy_in_reader(filesystem: fs.FileSystem, path: str, tick: Tick) -> SourceCopy:
+    """See ``copy_source``; to be called in a reading thread."""
     copy = partial(_copied, filesystem, path, tick)
     return copy() if isinstance(filesystem, fs.LocalFileSystem) else with_retries(copy)
 
@@ -93,11 +93,11 @@ def _chunks(filesystem: fs.FileSystem, path: str) -> Iterator[bytes]:
                 yield chunk
 
 
-def opened(filesystem: fs.FileSystem, path: str, tick: Tick) -> BinaryIO:
+def open_in_reader(filesystem: fs.FileSystem, path: str, tick: Tick) -> BinaryIO:
     """A file to read here and there, to be called in a reading thread: a local one itself, of others a copy.
 
     Raises:
-        See ``copy_of``.
+        See ``copy_source``.
     """
     if isinstance(filesystem, fs.LocalFileSystem):
         return io.BufferedReader(_TickingFile(open_regular(path), tick), READ_BYTES)

@@ -21,7 +21,7 @@ from pyarrow import fs
 
 from acestep.errors import RestyleError
 from acestep.parameters.values import composed
-from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, side_by_side
+from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, reader_pool
 from pipeline.storage.source_errors import SourceTimeoutError
 from pipeline.storage.store import StorageError, escaped, locate, with_retries
 
@@ -43,32 +43,32 @@ def _spaceless(name: str) -> str:
     return " ".join(_caseless(unicodedata.normalize("NFKC", name)).split())
 
 
-def letters(name: str) -> str:
+def alphanumerics(name: str) -> str:
     """The letters and digits of a name, without case: what names that read alike have in common."""
     return re.sub(r"[\W_]+", "", _spaceless(name))
 
 
 def _unaccented(name: str) -> str:
-    apart = unicodedata.normalize("NFD", letters(name))
+    apart = unicodedata.normalize("NFD", alphanumerics(name))
     return "".join(letter for letter in apart if not unicodedata.combining(letter))
 
 
 def _unescaped(name: str) -> str:
-    return letters(unquote(name))
+    return alphanumerics(unquote(name))
 
 
 def _redecoded(name: str) -> str:
     """UTF-8 that was read in another encoding, as it was meant."""
     if not _is_text(name):  # on disk, a name that is not UTF-8: its bytes are surrogates
-        return letters(os.fsencode(name).decode("cp1252", errors="replace"))
+        return alphanumerics(os.fsencode(name).decode("cp1252", errors="replace"))
     for encoding in ENCODINGS:
         with suppress(UnicodeError):
-            return letters(name.encode(encoding).decode())
-    return letters(name)
+            return alphanumerics(name.encode(encoding).decode())
+    return alphanumerics(name)
 
 
 def _stem(name: str) -> str:
-    return letters(name.rpartition(".")[0] or name)
+    return alphanumerics(name.rpartition(".")[0] or name)
 
 
 # What names may differ in, the least first, and what such names have in common.
@@ -76,7 +76,7 @@ DIFFERENCES: Mapping[str, Callable[[str], str]] = {
     FORM: composed,
     "case": _caseless,
     "spaces": _spaceless,
-    "punctuation": letters,
+    "punctuation": alphanumerics,
     "accents": _unaccented,
     "percent signs": _unescaped,
     "the encoding of the name": _redecoded,
@@ -131,7 +131,7 @@ class FolderListings:
         asked = [uri for uri in uris if not unquote(uri).isascii()]
         if not asked:
             return {}
-        with side_by_side(THREADS, self.timeout) as (pool, timeout):
+        with reader_pool(THREADS, self.timeout) as (pool, timeout):
             found = zip(asked, pool.map(partial(self._actual, timeout=timeout), asked), strict=True)
             return {uri: other for uri, other in found if other is not None}
 
@@ -214,7 +214,7 @@ class MissingFileError(RestyleError):
     """There is no such file; the message says what there is."""
 
 
-def spelled(uri: str, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT) -> str:
+def resolve_unicode_form(uri: str, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT) -> str:
     """``uri`` where a file is there, else the one whose name differs by Unicode form alone.
 
     Raises:

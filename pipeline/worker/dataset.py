@@ -7,8 +7,8 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import GetTimeoutError, RayError
 
-from pipeline.cluster.native_lines import known_lines_dropped
-from pipeline.cluster.pool import ClusterSpec, Pool, PoolError, unplaced
+from pipeline.cluster.native_lines import drop_known_lines
+from pipeline.cluster.pool import ClusterSpec, Pool, PoolError, explain_unplaced
 from pipeline.cluster.shutdown import StopFlag
 from pipeline.storage.store import Store
 from pipeline.worker.datasource import PlanSource
@@ -33,13 +33,13 @@ def stream(
         results = _dataset(plan, worker, cluster, pool, stop, worker_class)
     try:
         tables = iter(results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-        with known_lines_dropped():  # workers start before the first table comes
+        with drop_known_lines():  # workers start before the first table comes
             first = next(tables, None)
         if first is not None:
             yield first
             yield from tables
     except GetTimeoutError as error:
-        raise PoolError(unplaced(cluster, pool)) from error
+        raise PoolError(explain_unplaced(cluster, pool)) from error
     except RayError as error:
         reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
         raise PoolError(f"the workers broke off: {reason.strip()}") from error

@@ -25,14 +25,14 @@ from pipeline.cluster.task_pool import map_in_tasks
 from pipeline.metrics.evaluator import ALL, Evaluator, MetricsSpec
 from pipeline.metrics.registry import MEASURES
 from pipeline.planning.external_covers import read_pairs
-from pipeline.results.carried_columns import CarriedColumns, restated
+from pipeline.results.carried_columns import CarriedColumns, with_new_columns
 from pipeline.results.job_file import read_record
 from pipeline.results.repair import check_parts
 from pipeline.results.table import RESULTS, ResultWriter, as_table, current_rows, finished_items, made_with
 from pipeline.storage.audio_files import load, load_cover
 from pipeline.storage.lease import hold_lease
 from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, SOURCE_TIMEOUT_S, ReadTimeout
-from pipeline.storage.spelling import spelled
+from pipeline.storage.spelling import resolve_unicode_form
 from pipeline.storage.store import Store, open_output
 from pipeline.worker.error_rows import outcome
 from pipeline.workflows.job_record import write_pairs_file
@@ -164,7 +164,11 @@ def _measure_in(output: Store, job: MeasureJob, progressed: Callable[[MeasurePro
         for group, made in map_in_tasks(
             measure_group, groups, pool.gpus_per_worker, job.cluster.resources, job.cluster.workers
         ):
-            found = made if isinstance(made, list) else [_unread(group, row, lost(made)) for row in group.rows]
+            found = (
+                made
+                if isinstance(made, list)
+                else [_unread(group, row, worker_died_row(made)) for row in group.rows]
+            )
             writer.add(as_table(found))
             done.add(found)
             progressed(done)
@@ -179,7 +183,7 @@ def restate_listed(output: Store, listed: pa.Table) -> None:
     outdated = CarriedColumns(output).outdated(wanted)
     if outdated:
         writer = ResultWriter(output, RESULTS)
-        writer.add(restated(output, outdated))
+        writer.add(with_new_columns(output, outdated))
         writer.flush()
 
 
@@ -216,7 +220,7 @@ def measure_group(group: CoverGroup) -> Rows:
 def _measure_group(group: CoverGroup) -> Rows:
     evaluator = _evaluator(group.spec, group.device)
     try:
-        source_uri = spelled(group.rows[0]["source"], group.timeout)
+        source_uri = resolve_unicode_form(group.rows[0]["source"], group.timeout)
         wave = load(source_uri, group.max_seconds, group.timeout)
         source = evaluator.listen(wave)
     except (RestyleError, OSError) as error:
@@ -224,7 +228,7 @@ def _measure_group(group: CoverGroup) -> Rows:
     rows = []
     for row in group.rows:
         try:
-            path = spelled(row["audio_path"], group.timeout) if group.listed else row["audio_path"]
+            path = resolve_unicode_form(row["audio_path"], group.timeout) if group.listed else row["audio_path"]
             cover = load_cover(group.output, path, group.max_seconds, group.timeout)
             measured = evaluator.measure(source, cover, row["caption"] or "", len(group.rows))
         except (RestyleError, OSError) as error:
@@ -265,6 +269,6 @@ def _nothing(reasons: Iterable[str]) -> bool:
     return any(reason.startswith(f"{ALL}: ") for reason in reasons)
 
 
-def lost(error: RayError) -> dict[str, Any]:
+def worker_died_row(error: RayError) -> dict[str, Any]:
     """What a row says when the process that measured it died."""
     return {"status": "failed", "error_kind": "worker_died", "error_message": f"its process died: {error}"}

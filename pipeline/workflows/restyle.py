@@ -14,7 +14,7 @@ from acestep.errors import RestyleError
 from acestep.handler import DTYPES
 from acestep.model.compilation import check_compiled
 from pipeline.catalogue.grid import Setting
-from pipeline.cluster.local_cluster import lost_daemon
+from pipeline.cluster.local_cluster import find_dead_daemon
 from pipeline.cluster.pool import Pool, PoolError, connect, size_pool
 from pipeline.cluster.shutdown import StopFlag, StoppedError, stop_signals
 from pipeline.cluster.worker_deaths import read_deaths
@@ -25,7 +25,7 @@ from pipeline.planning.plan_file import PLAN_FILE, PlanWriter
 from pipeline.report.findings import make_findings
 from pipeline.results.collector import ResultCollector
 from pipeline.results.job_file import read_record
-from pipeline.results.missing_audio import forget, lost_covers
+from pipeline.results.missing_audio import drop_rows, lost_covers
 from pipeline.results.progress import Progress, slowest_s
 from pipeline.results.repair import check_parts
 from pipeline.results.table import current_rows
@@ -41,7 +41,13 @@ from pipeline.worker.startup import any_worker_is_ready, ready_workers, start_up
 from pipeline.workflows.job_record import job_labels, job_parameters, write_job_file
 from pipeline.workflows.restyle_job import RestyleJob, check_options, open_job, plan_job
 from pipeline.workflows.summary import Summary, summarize
-from pipeline.workflows.watchdog import Watchdog, WatchdogView, answered, describe_cluster, watching
+from pipeline.workflows.watchdog import (
+    Watchdog,
+    WatchdogView,
+    ask_within_timeout,
+    describe_cluster,
+    running_watchdog,
+)
 
 
 class Reporter(Protocol):
@@ -104,7 +110,7 @@ def run_in(
             plan, model, settings = plan_job(job, opened, dtype, launch, work.add, collector.add)
             if plan.items:
                 work.write(output)
-        forget(output, plan.lost)
+        drop_rows(output, plan.lost)
         collector.restate(plan.outdated)
         progress = Progress(plan.items, plan.tracks, sum(plan.seconds.values()))
         reporter.planned(job, plan, settings, model, pool)
@@ -118,7 +124,7 @@ def run_in(
         collector.flush()
         collector.adopt()
         lost = lost_covers(output) & plan.ids if plan.items else set()
-        forget(output, lost)
+        drop_rows(output, lost)
         made = current_rows(output, plan.ids, FINDINGS_COLUMNS)
         summary = summarize(made, collector.new, time.perf_counter() - started, plan.lost, len(lost))
         summary = replace(summary, start_up=start_up(output, launch, began_at, made))
@@ -172,12 +178,12 @@ def _make_covers(
         return StoppedError(f"{said}; {why}" if why else said, request.signal or signal.SIGINT)
 
     def abandon(error: Exception) -> None:
-        answered(collector.flush)  # the lease may be lost, or the storage hang
+        ask_within_timeout(collector.flush)  # the lease may be lost, or the storage hang
         reporter.warned(f"{error}; what is finished is kept, and the same command goes on from here")
         os._exit(128 + error.signal if isinstance(error, StoppedError) else 1)
 
     looks = WatchdogView(
-        lost=lost_daemon,
+        lost=find_dead_daemon,
         deaths=read_deaths,
         ready=partial(ready_workers, worker.output, worker.launch),
         under_way=partial(under_way, worker.output, worker.launch),
@@ -185,7 +191,7 @@ def _make_covers(
     )
     limits = job.cluster.stall_timeout_s, job.cluster.stop_timeout_s
     watch = Watchdog(reporter.warned, lambda error: request.end(error), abandon, looks, *limits)
-    with stop_signals(stopping) as request, watching(watch):
+    with stop_signals(stopping) as request, running_watchdog(watch):
         for table in stream(worker.output, worker, job.cluster, pool, stop, worker_class):
             try:
                 collector.add_new(table)

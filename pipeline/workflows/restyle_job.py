@@ -21,7 +21,7 @@ from acestep.handler import DTYPES
 from acestep.language.language_model import open_language_model
 from acestep.redaction import redacted
 from pipeline.catalogue.grid import DUPLICATES, Point, Setting, distinct, make_settings
-from pipeline.catalogue.manifest import RejectedRow, Track, as_spelled, read_manifest
+from pipeline.catalogue.manifest import RejectedRow, Track, read_manifest, resolve_unicode_forms
 from pipeline.catalogue.presets import Preset, check_preset
 from pipeline.catalogue.probe import ProbeCache
 from pipeline.cluster.pool import ClusterSpec, refuse_ephemeral
@@ -157,7 +157,7 @@ def open_job(job: RestyleJob, output: Store) -> OpenedJob:
     presets = [check_preset(preset) for preset in job.presets]
     made = lru_cache(lambda: made_tracks(output))
     rows = read_manifest(job.manifest, presets, job.caption, job.manifest_columns, made=made)
-    rows = as_spelled(rows, ReadTimeout(job.source_timeout_s))
+    rows = resolve_unicode_forms(rows, ReadTimeout(job.source_timeout_s))
     first = next(rows)
     settings = job.settings()
     language_model = hub.find_language_model(job.language_model) if job.language_model else None

@@ -10,7 +10,7 @@ import pyarrow.csv
 from acestep.errors import RequestError
 from pipeline.catalogue.manifest import file_name_key, is_device
 from pipeline.catalogue.own_columns import META, with_columns_of
-from pipeline.evaluation.judging import judged, measured_rows, run_chance_level
+from pipeline.evaluation.judging import judge, measured_rows, run_chance_level
 from pipeline.evaluation.objective import Objective
 from pipeline.evaluation.selection import select
 from pipeline.results.repair import check_parts
@@ -52,7 +52,7 @@ def select_winners(job: SelectJob) -> pa.Table:
     check_parts(output)
     rows = measured_rows(output, job.output)
     with hold_lease(open_output(job.export), f"export {job.export}") as export:
-        winners = select(judged(rows, run_chance_level(output, rows), job.objective), job.objective)
+        winners = select(judge(rows, run_chance_level(output, rows), job.objective), job.objective)
         paths = dict(zip(rows["item_id"].to_pylist(), rows["audio_path"].to_pylist(), strict=True))
         taken: dict[str, str] = {}
         copied = [_copied(output, export, row, paths.get(row["item_id"]), taken) for row in winners.to_pylist()]

@@ -22,7 +22,7 @@ from acestep.language.language_model import open_language_model
 from acestep.language.prompt import singing_notes
 from acestep.redaction import redacted
 from pipeline.catalogue.grid import Setting, names_of
-from pipeline.catalogue.manifest import RejectedRow, Track, as_spelled, read_manifest
+from pipeline.catalogue.manifest import RejectedRow, Track, read_manifest, resolve_unicode_forms
 from pipeline.catalogue.presets import check_preset
 from pipeline.catalogue.probe import ProbeCache, probe_all
 from pipeline.catalogue.problem_report import ProblemLog, ReportedProblem
@@ -324,7 +324,7 @@ def _sources(found: SourceSummary, decode: Decode) -> PartCheck:
 def _tracks(job: RestyleJob, made: Callable[[], Collection[str]]) -> Iterator[Track]:
     """The tracks of the manifest, up to where it cannot be read any further, which its own check tells."""
     with suppress(RestyleError):
-        for row in as_spelled(_rows(job, lambda error: None, made), ReadTimeout(job.source_timeout_s)):
+        for row in resolve_unicode_forms(_rows(job, lambda error: None, made), ReadTimeout(job.source_timeout_s)):
             if isinstance(row, Track):
                 yield row
 

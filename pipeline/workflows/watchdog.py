@@ -16,7 +16,7 @@ import ray
 
 from pipeline.cluster.pool import Pool, PoolError
 from pipeline.cluster.worker_deaths import WorkerDeath, in_words, remedy
-from pipeline.results.progress import spell
+from pipeline.results.progress import format_duration
 from pipeline.worker.attempts import UnderWay
 
 LOOK_S = 2.0
@@ -123,8 +123,8 @@ class Watchdog:
         return self._look_at_stop(self.on_stop) if self.on_stop is not None else self._look_at_silence()
 
     def _look_at_deaths(self) -> Exception | None:
-        deaths = answered(self.looks.deaths) or ()
-        ready = answered(self.looks.ready)
+        deaths = ask_within_timeout(self.looks.deaths) or ()
+        ready = ask_within_timeout(self.looks.ready)
         if ready is not None and ready != self.ready:
             self.ready, self.starting = ready, 0
             self.ready_at = self.ready_at or time.monotonic()
@@ -149,7 +149,7 @@ class Watchdog:
         if now - self.quiet_at > QUIET_S:
             return error("nothing is under way and the workers do not answer")
         if hanging or now - self.stop_at > self.stop_timeout_s:
-            return error(f"not waited for: {listed(waiting)}")
+            return error(f"not waited for: {describe_running(waiting)}")
         return None
 
     def _look_at_silence(self) -> Exception | None:
@@ -159,35 +159,38 @@ class Watchdog:
             limit_s = max(self.stall_timeout_s, STALLED * (self.slowest_s or 0.0))
             if worked_s > limit_s:
                 return PoolError(
-                    f"no cover has finished for {spell(worked_s)}; {listed(self._at_work())}. Look at these "
-                    "tracks and their node, or raise cluster.stall_timeout_s where one cover takes that long"
+                    f"no cover has finished for {format_duration(worked_s)}; {describe_running(self._at_work())}. "
+                    "Look at these tracks and their node, or raise cluster.stall_timeout_s where one cover takes that "
+                    "long"
                 )
         if silent_s > max(self.patience_s, 2 * self.told_s):
             self.told_s = silent_s
-            how = answered(self.looks.describe) or "the cluster does not answer"
-            usual = "" if self.slowest_s is None else f" (the slowest so far took {spell(self.slowest_s)})"
+            how = ask_within_timeout(self.looks.describe) or "the cluster does not answer"
+            usual = (
+                "" if self.slowest_s is None else f" (the slowest so far took {format_duration(self.slowest_s)})"
+            )
             self.warn(
-                f"no cover has finished for {spell(silent_s)}{usual}; {listed(self._at_work())}; {how}; Ctrl-C "
-                "stops the job, what is finished is kept"
+                f"no cover has finished for {format_duration(silent_s)}{usual}; "
+                f"{describe_running(self._at_work())}; {how}; Ctrl-C stops the job, what is finished is kept"
             )
         return None
 
     def _at_work(self) -> list[UnderWay]:
-        found = answered(self.looks.under_way) or ()
+        found = ask_within_timeout(self.looks.under_way) or ()
         return [one for one in found if one.worker_id not in self.dead]
 
 
-def listed(found: Sequence[UnderWay]) -> str:
+def describe_running(found: Sequence[UnderWay]) -> str:
     """What is under way, in words."""
     if not found:
         return "nothing is under way"
     now = time.time()
-    each = [f"{one.what} for {spell(max(now - one.since, 0.0))} on {one.node}" for one in found[:LISTED]]
+    each = [f"{one.what} for {format_duration(max(now - one.since, 0.0))} on {one.node}" for one in found[:LISTED]]
     more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
     return f"under way: {', '.join(each)}{more}"
 
 
-def answered(ask: Callable[[], Answer]) -> Answer | None:
+def ask_within_timeout(ask: Callable[[], Answer]) -> Answer | None:
     """An answer, or None where there is none in time: a cluster without its head may never answer."""
     answers: list[Answer] = []
 
@@ -204,7 +207,7 @@ def answered(ask: Callable[[], Answer]) -> Answer | None:
 
 
 @contextmanager
-def watching(watch: Watchdog) -> Iterator[Watchdog]:
+def running_watchdog(watch: Watchdog) -> Iterator[Watchdog]:
     """The watch runs while the block does."""
     thread = threading.Thread(target=watch._run, name="restyle-watch", daemon=True)
     thread.start()

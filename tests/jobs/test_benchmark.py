@@ -190,7 +190,9 @@ def measured_step(pipeline: Any, peer: str, check_equality: Gate | None, guided:
     )
 
 
-@pytest.mark.parametrize(("gate", "reason"), [(agree, "out of memory"), (None, "out of memory in float32, so")])
+@pytest.mark.parametrize(
+    ("check_equality", "reason"), [(agree, "out of memory"), (None, "out of memory in float32, so")]
+)
 def test_a_peer_without_memory_leaves_ours_alone(
     pipeline: Any, monkeypatch: pytest.MonkeyPatch, check_equality: Gate | None, reason: str
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import boto3
 import pytest
 
-from pipeline.results.missing_audio import forget, lost_covers
+from pipeline.results.missing_audio import drop_rows, lost_covers
 from pipeline.results.progress import Progress
 from pipeline.results.table import RESULTS, ResultWriter, as_table, read_results
 from pipeline.storage.lease import OutputGoneError
@@ -60,11 +60,11 @@ def test_rows_are_compared_with_files(store: Store) -> None:
     lost = lost_covers(store)
     assert lost == {"gone", "cut", "empty", "old empty"}
 
-    forget(store, lost)
+    drop_rows(store, lost)
     assert lost_covers(store) == set()
     rows = read_results(store)["item_id"].to_pylist()
     assert rows == ["whole", "old", "theirs", "failed", "encoded anew", "encoded anew"]
-    forget(store, {"encoded anew", "failed"})
+    drop_rows(store, {"encoded anew", "failed"})
     assert read_results(store)["item_id"].to_pylist() == ["whole", "old", "theirs", "failed"]
 
 

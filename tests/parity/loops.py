@@ -11,7 +11,7 @@ from torch import Tensor
 from acestep.model.audio_tokenizer import hints
 from acestep.model.transformer import Modulation
 from acestep.sampling.plan import Branch, CoverPlan, resolve
-from acestep.sampling.sampler import Condition, Trajectory, denoise, retaken
+from acestep.sampling.sampler import Condition, Trajectory, denoise, rotate_noise
 from acestep.sampling.setting import CoverSetting
 from tests.parity.cases import ROUNDING, Case, Golden, compare
 
@@ -263,7 +263,7 @@ def loop_start(plan: CoverPlan, inputs: dict[str, Tensor], rows: slice) -> Tenso
     """The state a loop starts from."""
     noise, source = inputs["noise"][rows], inputs["src_latents"][rows]
     if plan.retake is not None:
-        noise = retaken(noise, inputs["retake_noise"][rows], plan.retake[1])
+        noise = rotate_noise(noise, inputs["retake_noise"][rows], plan.retake[1])
     return noise if plan.t_start is None else plan.t_start * noise + (1 - plan.t_start) * source
 
 

@@ -22,7 +22,7 @@ COPY = "() => { document.querySelector('#command textarea').select(); document.e
 News = AsyncGenerator[tuple[str, list[str], list[handlers.PlayerEntry], int | None], None]
 
 
-def wire(
+def connect_events(
     admission: Callable[[], Admission], is_turbo: bool, listed: Sequence[Preset], page: Controls, blocks: gr.Blocks
 ) -> None:
     """Tie the controls to the admission.
@@ -39,7 +39,7 @@ def wire(
             params, config = words.request_of(asked | {"caption": asked["caption"] or "a caption"})
             return words.comparison(admission().look_at(params, config)), ""
         except RestyleError as error:
-            return words.trouble(error), ""
+            return words.error_markdown(error), ""
 
     def take_preset(name: str, *values: Any) -> list[Any]:
         return placed(_named(values) | words.preset_values(presets.get(name)))
@@ -51,7 +51,7 @@ def wire(
             async for text, ids, shown in handlers.generate(admission(), path, [("", params)], config):
                 yield text, ids, shown, None
         except RestyleError as error:
-            yield words.trouble(error), [], [], None
+            yield words.error_markdown(error), [], [], None
 
     async def make_grid(before: list[str], path: str | None, across: str, down: str, *values: Any) -> News:
         try:
@@ -62,7 +62,7 @@ def wire(
             async for text, ids, shown in handlers.generate(admission(), path, requests, config):
                 yield text, ids, shown, len(axes["audio_cover_strength"])
         except RestyleError as error:
-            yield words.trouble(error), [], [], None
+            yield words.error_markdown(error), [], [], None
 
     async def cancel(ids: list[str]) -> str:
         return await handlers.cancel(admission(), ids)

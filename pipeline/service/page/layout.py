@@ -51,13 +51,13 @@ class Controls:
     across: gr.State
 
 
-def lay_out(spec: ServiceSpec, is_turbo: bool) -> Controls:
+def build_layout(spec: ServiceSpec, is_turbo: bool) -> Controls:
     """The controls, in the page that is being built."""
     start = words.defaults(is_turbo)
     requests, results, across = gr.State([]), gr.State([]), gr.State(None)
     gr.Markdown(f"# Cover\nThe structure of a track in another style, by `{spec.model}`.")
     if spec.model in VARIANTS:
-        gr.Markdown(words.plain(ABOUT), elem_id="about-model")
+        gr.Markdown(words.escape_markdown(ABOUT), elem_id="about-model")
     with gr.Row():
         with gr.Column(min_width=320):
             source = gr.Audio(
@@ -185,7 +185,7 @@ def _results(results: gr.State, across: gr.State, used: Sequence[Any]) -> None:
 
 def _player(shown: PlayerEntry, in_grid: bool, shared: Sequence[str], used: Sequence[Any]) -> None:
     if shown.error:
-        gr.Markdown(f"**{shown.title}**: {words.plain(shown.error)}")
+        gr.Markdown(f"**{shown.title}**: {words.escape_markdown(shown.error)}")
         return
     gr.Audio(shown.path, label=shown.title, interactive=False, buttons=["download"], elem_classes="player")
     if not shown.row:

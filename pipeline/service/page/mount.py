@@ -12,12 +12,12 @@ import gradio as gr
 
 from pipeline.service.api_keys import ApiKeys
 from pipeline.service.config import ServiceSpec
-from pipeline.service.page.events import wire
-from pipeline.service.page.layout import lay_out
+from pipeline.service.page.events import connect_events
+from pipeline.service.page.layout import build_layout
 from pipeline.service.page.request_filter import filter_requests
 from pipeline.service.page.visitor_files import KEPT_S, PAGE, SHARE, VisitorFiles
 from pipeline.service.problem_details import ProblemError
-from pipeline.service.scratch import scratch_of
+from pipeline.service.scratch import scratch_folder
 from pipeline.storage.store import open_store
 
 PATH = "/cover"
@@ -54,11 +54,11 @@ def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: ApiKeys) -> Fas
         return Response(status_code=204)
 
     # Where Gradio puts what visitors send: by default a folder that all its applications share, and nobody bounds.
-    folder = scratch_of(open_store(spec.output)) / PAGE
+    folder = scratch_folder(open_store(spec.output)) / PAGE
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     with gr.Blocks(title="Restyle: Cover", analytics_enabled=False, delete_cache=(3600, KEPT_S)) as page:
         # The admission opens after the page is built, so it is asked for when something happens.
-        wire(lambda: app.state.admission, is_turbo, spec.presets, lay_out(spec, is_turbo), page)
+        connect_events(lambda: app.state.admission, is_turbo, spec.presets, build_layout(spec, is_turbo), page)
 
     def forget(names: set[str]) -> None:
         for known in page.temp_file_sets:  # which Gradio would keep for ever

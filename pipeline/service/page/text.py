@@ -108,12 +108,12 @@ def preset_values(preset: Preset | None) -> dict[str, Any]:
     return {"caption": preset.caption} | {name: v for name, v in preset.cover.items() if name in FIELDS}
 
 
-def trouble(error: Exception) -> str:
+def error_markdown(error: Exception) -> str:
     """What is wrong, as Markdown that shows a visitor's own words as they are."""
-    return f"**Not possible:** {plain(str(error))}"
+    return f"**Not possible:** {escape_markdown(str(error))}"
 
 
-def plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text as Markdown that reads the same."""
     return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+-.!|~$&" else c for c in text)
 
@@ -138,7 +138,7 @@ def comparison(looked: CheckedRequest) -> str:
         )
     table = "| | requested | will really run |\n|---|---|---|\n"
     table += "\n".join(f"| {name} | {said} | {run} |" for name, said, run in rows)
-    return table + "".join(f"\n\n{plain(note)}" for note in looked.notes)
+    return table + "".join(f"\n\n{escape_markdown(note)}" for note in looked.notes)
 
 
 def _guidance(runs: Mapping[str, Any]) -> str:
@@ -160,7 +160,7 @@ def shared_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def note_list(notes: Sequence[str]) -> str:
     """Notes as a Markdown list."""
-    return "\n".join(f"- {plain(note)}" for note in notes)
+    return "\n".join(f"- {escape_markdown(note)}" for note in notes)
 
 
 def few_measures(row: Mapping[str, Any]) -> str:

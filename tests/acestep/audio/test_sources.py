@@ -16,7 +16,7 @@ from acestep.audio import joined_files as joined
 from acestep.audio.decoding import decode, header_seconds
 from acestep.audio.ffmpeg import DEFAULT_LAYOUTS
 from acestep.audio.files import load_audio, read_audio
-from acestep.audio.mpeg_frames import frame_of
+from acestep.audio.mpeg_frames import parse_frame_header
 from acestep.audio.source_notes import (
     DATA_LEFT_OUT,
     DOWNMIXED,
@@ -146,7 +146,7 @@ def test_tags_within_a_stream_change_nothing(kind: str) -> None:
     frame = b"PRIV" + len(private).to_bytes(4, "big") + bytes(2) + private
     tag = b"ID3\4\0\0\0\0\0" + bytes([len(frame)]) + frame
     tagged, place, count = b"", 0, 0
-    while header := frame_of(content[place : place + 6]):
+    while header := parse_frame_header(content[place : place + 6]):
         tagged += (b"" if count % 40 else tag) + content[place : place + header.size]
         place, count = place + header.size, count + 1
     assert place == len(content)

@@ -11,7 +11,7 @@ from acestep.language.understanding import (
     Understanding,
     codes_text,
     cot_text,
-    fill,
+    fill_prompt,
     lyrics_of,
     parse_output,
     understanding_of,
@@ -203,9 +203,9 @@ def test_values_in_and_out_of_range(field: str, said: str, usable: int | str | N
     assert getattr(found, field) == (empty if usable is None else usable)
     assert found.unusable == (((field, said),) if usable is None else ())
     if field == "duration":
-        assert fill(OPEN, found) == (OPEN, [])
+        assert fill_prompt(OPEN, found) == (OPEN, [])
         return
-    prompt, notes = fill(OPEN, found)
+    prompt, notes = fill_prompt(OPEN, found)
     if said == "unknown":
         assert (prompt, notes) == (OPEN, [])
     elif usable is None:
@@ -223,11 +223,11 @@ def test_values_in_and_out_of_range(field: str, said: str, usable: int | str | N
 def test_no_value_is_nothing_found(field: str, said: str) -> None:
     found = understanding_of(f"<think>\n{field}: {said}\n</think>")
     assert found == Understanding()
-    assert fill(OPEN, found) == (OPEN, [])
+    assert fill_prompt(OPEN, found) == (OPEN, [])
 
 
 def test_all_that_was_left_open_is_filled_and_nothing_else() -> None:
-    filled, notes = fill(OPEN, FOUND)
+    filled, notes = fill_prompt(OPEN, FOUND)
     assert filled == Prompt("heavy metal", "", "de", 73, "G major", "3")
     assert notes == [
         "bpm 73 was found by the language model",
@@ -235,22 +235,26 @@ def test_all_that_was_left_open_is_filled_and_nothing_else() -> None:
         "timesignature 3 was found by the language model",
         "language de was found by the language model",
     ]
-    assert fill(replace(OPEN, keyscale="  ", timesignature=" "), FOUND)[0] == filled
+    assert fill_prompt(replace(OPEN, keyscale="  ", timesignature=" "), FOUND)[0] == filled
     given = Prompt("jazz", "words", "fr", 100, "A minor", "6", "do it")
-    assert fill(given, FOUND) == (given, [])
-    assert fill(given, Understanding(unusable=(("bpm", "fast"),))) == (given, [])
+    assert fill_prompt(given, FOUND) == (given, [])
+    assert fill_prompt(given, Understanding(unusable=(("bpm", "fast"),))) == (given, [])
 
 
 def test_what_may_be_filled() -> None:
-    assert fill(OPEN, FOUND, use_metas=False)[0] == replace(OPEN, language="de")
-    assert fill(OPEN, FOUND, use_language=False)[0] == replace(OPEN, bpm=73, keyscale="G major", timesignature="3")
+    assert fill_prompt(OPEN, FOUND, use_metas=False)[0] == replace(OPEN, language="de")
+    assert fill_prompt(OPEN, FOUND, use_language=False)[0] == replace(
+        OPEN, bpm=73, keyscale="G major", timesignature="3"
+    )
     wrong = Understanding(unusable=(("bpm", "fast"), ("language", "xx")))
-    assert fill(OPEN, wrong, use_metas=False, use_language=False) == (OPEN, [])
-    assert len(fill(OPEN, wrong)[1]) == 2
+    assert fill_prompt(OPEN, wrong, use_metas=False, use_language=False) == (OPEN, [])
+    assert len(fill_prompt(OPEN, wrong)[1]) == 2
 
 
 def test_values_made_by_hand_are_checked_too() -> None:
-    prompt, notes = fill(OPEN, Understanding(bpm=301, keyscale="H major", language="xx", timesignature="4/4"))
+    prompt, notes = fill_prompt(
+        OPEN, Understanding(bpm=301, keyscale="H major", language="xx", timesignature="4/4")
+    )
     assert prompt == replace(OPEN, timesignature="4")
     assert [note.split(" of the")[0] for note in notes if "ignored" in note] == [
         "bpm 301",

@@ -16,7 +16,7 @@ from acestep.handler import AceStepHandler
 from acestep.language.prompt import Prompt
 from acestep.model.autoencoder import Autoencoder
 from acestep.sampling.plan import CoverPlan, resolve
-from acestep.sampling.prefix_tree import PrefixTree, branch_points, grow, route
+from acestep.sampling.prefix_tree import PrefixTree, branch_points, build_tree, plan_key
 from acestep.sampling.sampler import denoise
 from acestep.sampling.setting import CoverSetting, parse_setting
 from tests.acestep.sampling.test_sampler import Counter
@@ -91,7 +91,7 @@ def sweep(**values: Any) -> list[CoverSetting]:
 
 
 def tree_of(settings: Sequence[CoverSetting], is_turbo: bool = False) -> PrefixTree:
-    return grow([(None, resolve(setting, is_turbo)) for setting in settings])
+    return build_tree([(None, resolve(setting, is_turbo)) for setting in settings])
 
 
 def alone(track: TrackConditions, stage: Stage, seed: int) -> Tensor:
@@ -158,12 +158,12 @@ def test_routes_are_equal_where_identities_are() -> None:
     plans = plans_of_knobs()
     plans += [replace(plan, notes=("a note",), shift=9.0) for plan in plans[:3]]
     for one, other in product(plans, plans):
-        assert (route(one) == route(other)) == (one.identity() == other.identity())
+        assert (plan_key(one) == plan_key(other)) == (one.identity() == other.identity())
 
 
 def test_what_is_given_tells_lanes_apart_from_the_start() -> None:
     plan = resolve(FEW, False)
-    tree = grow([(3, plan), (4, plan), (3, plan)])
+    tree = build_tree([(3, plan), (4, plan), (3, plan)])
     assert tree.paths[0] == tree.paths[2]
     assert not set(tree.paths[0]) & set(tree.paths[1])
     assert tree.evaluations == 2 * plan.evaluations
@@ -172,7 +172,7 @@ def test_what_is_given_tells_lanes_apart_from_the_start() -> None:
 def test_forks_name_the_state_and_what_is_read_there() -> None:
     plans = [resolve(replace(FEW, audio_cover_strength=s), False) for s in (0.5, 1.0)]
     plans.append(resolve(replace(FEW, guidance_scale=8.0), False))
-    path, *others = grow([(None, plan) for plan in plans]).paths
+    path, *others = build_tree([(None, plan) for plan in plans]).paths
     found = branch_points(path, list(zip(others, plans[1:], strict=True)))
     cover = plans[1].steps[0].branch
     assert found == {path[3]: {(cover, True)}, path[0]: {(cover, True)}}

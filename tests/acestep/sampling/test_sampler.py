@@ -11,7 +11,7 @@ from acestep.generation.conditions import TrackConditions, prepare
 from acestep.handler import AceStepHandler
 from acestep.language.prompt import Prompt
 from acestep.sampling.plan import resolve
-from acestep.sampling.sampler import denoise, fresh_noise, initial_noise, retaken
+from acestep.sampling.sampler import denoise, fresh_noise, initial_noise, rotate_noise
 from acestep.sampling.setting import CoverSetting, parse_setting
 from tests.conftest import tone
 
@@ -96,9 +96,9 @@ def test_noises_are_standard_normal_and_unrelated() -> None:
 
 def test_retake_turns_one_noise_into_another(track: TrackConditions) -> None:
     one, other = initial_noise(1, 500, 8), initial_noise(2, 500, 8)
-    assert torch.equal(retaken(one, other, 0.0), one)
-    assert torch.allclose(retaken(one, other, 1.0), other, atol=1e-6)
-    assert torch.allclose(retaken(one, other, 0.5), (one + other) / math.sqrt(2), atol=1e-6)
+    assert torch.equal(rotate_noise(one, other, 0.0), one)
+    assert torch.allclose(rotate_noise(one, other, 1.0), other, atol=1e-6)
+    assert torch.allclose(rotate_noise(one, other, 0.5), (one + other) / math.sqrt(2), atol=1e-6)
     whole = run(track, seed=3, retake_variance=1.0, retake_seed=9)
     assert torch.allclose(whole, run(track, seed=9), atol=1e-3)
 

@@ -22,7 +22,7 @@ from pipeline.planning.external_covers import read_pairs
 from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.planning.schema import PLAN_SCHEMA
-from pipeline.results.carried_columns import CarriedColumns, restated
+from pipeline.results.carried_columns import CarriedColumns, with_new_columns
 from pipeline.results.table import REJECTED, RESULTS, SCHEMA, ResultWriter, as_table, current_rows, finished_items
 from pipeline.storage.store import open_store
 from pipeline.workflows.measure import MeasureJob, measure_all, restate_listed
@@ -358,7 +358,7 @@ def test_finished_rows_get_the_columns_that_are_declared_today(tmp_path: Path) -
     plan = planned(output, *after)[0]
     assert (plan.items, plan.done) == (0, 2)
     writer = ResultWriter(store, RESULTS)
-    writer.add(restated(store, plan.outdated))
+    writer.add(with_new_columns(store, plan.outdated))
     writer.flush()
     rows = {row["track_id"]: row for row in current_rows(store).to_pylist()}
     assert [dict(row[META]) for row in rows.values()] == [{"title": "New", "isrc": "i"}] * 2

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pipeline.cluster.native_lines import known_lines_dropped
+from pipeline.cluster.native_lines import drop_known_lines
 
 LINE = (
     "[2026-11-28 05:08:43,236 E 17642 17642] core_worker.cc:2465: Actor with class name: 'MapWorker(MapBatches("
@@ -17,7 +17,7 @@ OTHER = LINE.replace("max_restarts > 0", "max_restarts > 1")
 
 
 def test_known_lines_are_dropped_and_others_pass(capfd: pytest.CaptureFixture[str]) -> None:
-    with known_lines_dropped():
+    with drop_known_lines():
         for line in (LINE, OTHER, "E core_worker.cc:1: lost\n", LINE, "no end"):
             os.write(2, line.encode())
         subprocess.run([sys.executable, "-S", "-c", "import os; os.write(2, b' of a child\\n')"], check=True)
@@ -26,7 +26,7 @@ def test_known_lines_are_dropped_and_others_pass(capfd: pytest.CaptureFixture[st
 
 
 def test_an_error_inside_passes_and_gives_the_stream_back(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="inside"), known_lines_dropped():
+    with pytest.raises(ValueError, match="inside"), drop_known_lines():
         raise ValueError("inside")
     print("after", file=sys.stderr)
     assert capfd.readouterr().err == "after\n"
@@ -46,6 +46,6 @@ def test_where_no_process_can_be_started_all_lines_are_shown(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with known_lines_dropped():
+    with drop_known_lines():
         os.write(2, LINE.encode())
     assert capfd.readouterr().err == LINE

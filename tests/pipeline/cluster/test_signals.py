@@ -14,7 +14,7 @@ import ray
 
 from jobs.leaving import leaving
 from pipeline.cluster.shutdown import StopFlag, stop_signals
-from pipeline.cluster.signals import ImmediateStop, handling, raising, withheld
+from pipeline.cluster.signals import ImmediateStop, block_stop_signals, handle_stop_signals, raise_on_stop_signals
 from tests.miniature import BASE
 
 ROOT = Path(__file__).parents[3]
@@ -61,7 +61,7 @@ def send(number: signal.Signals, wait_s: float = 0.05) -> None:
 
 @pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_each_signal_has_its_status(number: str, status: int) -> None:
-    with raising() as status_of:
+    with raise_on_stop_signals() as status_of:
         with pytest.raises(KeyboardInterrupt) as stopped:
             send(signal.Signals[number])
         assert status_of(stopped.value) == status
@@ -99,7 +99,7 @@ def test_each_signal_has_its_status_while_ray_waits() -> None:
 def test_a_signal_that_is_sent_twice_at_once_is_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.cluster.signals.REPEAT_S", 60.0)
     got: list[int] = []
-    with handling(got.append):
+    with handle_stop_signals(got.append):
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP):  # timeout, and a closed terminal
             send(number)
         assert got == [signal.SIGTERM]
@@ -149,7 +149,7 @@ def test_an_answer_after_the_end_of_the_block_stops_nobody_else() -> None:
         answered.set()
         return True
 
-    with raising():
+    with raise_on_stop_signals():
         with stop_signals(late):
             send(signal.SIGTERM)
         ended.set()
@@ -176,14 +176,14 @@ def test_a_stop_request_that_cannot_be_passed_on_is_logged(
 def test_nohup_is_respected() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with raising():
+        with raise_on_stop_signals():
             send(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 def test_processes_started_meanwhile_do_not_get_them() -> None:
-    with withheld():
+    with block_stop_signals():
         sheltered = subprocess.Popen(["sleep", "60"])
     sheltered.terminate()
     time.sleep(0.2)

@@ -69,7 +69,7 @@ def test_work_is_counted_in_seconds_of_source(folder: Path) -> None:
     assert dict(plan.seconds) == {setting.setting_id: 2 * MIN_WORK_S for setting in SETTINGS}
 
 
-@pytest.mark.parametrize("most_bytes", [1, 10_000, 1 << 20])
+@pytest.mark.parametrize("max_bytes", [1, 10_000, 1 << 20])
 def test_the_longest_work_is_first_in_the_file_whatever_fits_into_memory(tmp_path: Path, max_bytes: int) -> None:
     rng, writer, store = random.Random(0), PlanWriter(max_bytes), open_store(str(tmp_path))
     seconds = [rng.uniform(6, 600 if k % 4 == 0 else 12) for k in range(400)]

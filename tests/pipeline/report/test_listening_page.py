@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from acestep.errors import AudioError, RequestError
-from pipeline.report.labels import LABELS, SCALES, written
+from pipeline.report.labels import LABELS, SCALES, format_value
 from pipeline.report.listening_page import listening_page
 from pipeline.report.page_budget import AUDIO_BYTES, BYTES_PER_SECOND, fit_page
 from pipeline.report.track_picks import TrackPick
@@ -75,7 +75,7 @@ def test_strength_runs_across_and_guidance_down_in_rising_order() -> None:
     ],
 )
 def test_parameters_are_written_out(name: str, given: Any, said: str) -> None:
-    assert written(name, given) == said
+    assert format_value(name, given) == said
 
 
 def test_every_measure_that_colours_has_a_fixed_scale() -> None:

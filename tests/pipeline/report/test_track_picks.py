@@ -44,7 +44,7 @@ def test_ties_go_to_the_lower_track_id() -> None:
     assert [sample.track_id for sample in pick_tracks(table(rows))] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("most", [0, 1, 2])
+@pytest.mark.parametrize("max_tracks", [0, 1, 2])
 def test_no_more_than_asked_for(max_tracks: int) -> None:
     rows = [cover(f"t{k}", 0.5, 7.0) for k in range(9)]
     assert len(pick_tracks(table(rows), max_tracks)) == max_tracks

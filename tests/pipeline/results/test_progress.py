@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from acestep.constants import MIN_WORK_S
-from pipeline.results.progress import RECENT_S, Progress, in_words, spell
+from pipeline.results.progress import RECENT_S, Progress, format_duration, in_words
 from pipeline.results.table import as_table
 
 
@@ -128,4 +128,4 @@ def test_a_fast_job_keeps_few_samples() -> None:
     ],
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
-    assert spell(seconds) == words
+    assert format_duration(seconds) == words

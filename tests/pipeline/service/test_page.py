@@ -32,7 +32,7 @@ from pipeline.service.page.handlers import (
     heard_seeds,
     one_seed,
 )
-from pipeline.service.page.layout import SLIDERS, lay_out, placed
+from pipeline.service.page.layout import SLIDERS, build_layout, placed
 from pipeline.storage.store import open_store
 from tests.conftest import tone
 from tests.jobs.test_serve import served as launched
@@ -71,7 +71,7 @@ def test_what_a_turbo_model_ignores_is_said() -> None:
     assert "| guidance | 9 | none |" in said
     assert "guidance" in said.rpartition("|\n")[2]
     assert "shift 1:" not in said
-    assert words.plain("shift 1: turbo models are made for shift 3") in comparison(TURBO, shift=1.0)
+    assert words.escape_markdown("shift 1: turbo models are made for shift 3") in comparison(TURBO, shift=1.0)
 
 
 def test_controls_begin_at_values_that_run_and_empty_ones_are_open() -> None:
@@ -131,7 +131,7 @@ def test_a_wrong_grid_is_named(strengths: str, guidances: str, said: str) -> Non
 
 
 def test_words_of_others_are_shown_as_they_are() -> None:
-    said = words.trouble(RequestError("caption '<img src=x> **b** [a](http://x)'"))
+    said = words.error_markdown(RequestError("caption '<img src=x> **b** [a](http://x)'"))
     assert "\\<img src=x\\> \\*\\*b\\*\\* \\[a\\]\\(http" in said
 
 
@@ -307,7 +307,7 @@ def test_what_a_cover_tells_of_its_source_is_said_with_it(page: Served) -> None:
     _, (_, *heard) = made(page, "silence.wav", batch_size=2)
     shared = words.shared_notes([one.row for one in heard])
     (silent,) = (note for note in shared if note.startswith("the source is silent"))
-    assert words.plain(silent) in words.note_list(shared)
+    assert words.escape_markdown(silent) in words.note_list(shared)
     rows = [{"notes": ["a", "b"]}, {"notes": ["c", "b"]}]
     assert words.shared_notes(rows) == ["b"]
     assert words.shared_notes([]) == []
@@ -316,10 +316,10 @@ def test_what_a_cover_tells_of_its_source_is_said_with_it(page: Served) -> None:
 @pytest.mark.parametrize(("model", "told"), [("demo", True), ("demo_turbo", True), ("turbo", False)])
 def test_a_built_in_model_says_what_it_is(model: str, told: bool) -> None:
     with gr.Blocks() as blocks:
-        lay_out(ServiceSpec("out", model=model), is_turbo="turbo" in model)
+        build_layout(ServiceSpec("out", model=model), is_turbo="turbo" in model)
     banner = [block for block in blocks.blocks.values() if getattr(block, "elem_id", None) == "about-model"]
     assert bool(banner) is told
-    assert all(words.plain(ABOUT) == block.value for block in banner)
+    assert all(words.escape_markdown(ABOUT) == block.value for block in banner)
 
 
 class Visit:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage.read_timeout import MAX_HUNG, ReadTimeout, Tick, place_of, side_by_side
+from pipeline.storage.read_timeout import MAX_HUNG, ReadTimeout, Tick, mount_of, reader_pool
 from pipeline.storage.source_errors import ReadStoppedError, SourceTimeoutError
 
 SHORT = ReadTimeout(timeout_s=1.0)
@@ -83,7 +83,7 @@ def test_an_interrupt_does_not_wait_for_reads_that_hang(hanging: Hanging) -> Non
     began = time.monotonic()
 
     def interrupted() -> None:
-        with side_by_side(4, ReadTimeout(600.0)) as (pool, timeout):
+        with reader_pool(4, ReadTimeout(600.0)) as (pool, timeout):
             for k in range(50):
                 pool.submit(timeout.run, f"s3://c{k}/a.wav", hanging)
             while hanging.running < 4:
@@ -109,6 +109,6 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "other/b.wav": f"{folder}/other",
         "loop/b.wav": f"{folder}/loop",
     }.items():
-        assert place_of(f"{folder}/{name}") == place
-        assert place_of(f"file://{folder}/{name}") == place
-    assert place_of("s3://bucket/a/b.wav?region=x") == "s3://bucket"
+        assert mount_of(f"{folder}/{name}") == place
+        assert mount_of(f"file://{folder}/{name}") == place
+    assert mount_of("s3://bucket/a/b.wav?region=x") == "s3://bucket"

@@ -14,13 +14,13 @@ import pytest
 import soundfile
 from pyarrow import fs
 
-from pipeline.catalogue.manifest import Track, as_spelled, read_manifest
+from pipeline.catalogue.manifest import Track, read_manifest, resolve_unicode_forms
 from pipeline.catalogue.probe import ProbeCache, probe, probe_all
 from pipeline.catalogue.table_reader import ManifestError
 from pipeline.metrics.evaluator import MetricsSpec
 from pipeline.planning.external_covers import read_pairs
 from pipeline.results.table import as_table
-from pipeline.storage.spelling import FolderListings, MissingFileError, NearbyFiles, spelled
+from pipeline.storage.spelling import FolderListings, MissingFileError, NearbyFiles, resolve_unicode_form
 from pipeline.storage.store import absolute, locate, open_store
 from pipeline.worker.error_rows import outcome
 from pipeline.workflows.measure import CoverGroup, measure_group
@@ -50,7 +50,7 @@ def touch(folder: str, *names: str) -> None:
 def track_of(folder: str, **row: str) -> Track:
     store = open_store(folder)
     store.write("m.jsonl", json.dumps({"track_id": "a", "caption": "jazz"} | row).encode())
-    (track,) = as_spelled(read_manifest(f"{folder}/m.jsonl"))
+    (track,) = resolve_unicode_forms(read_manifest(f"{folder}/m.jsonl"))
     assert isinstance(track, Track)
     return track
 
@@ -61,15 +61,19 @@ def test_another_unicode_form_is_the_same_file(tmp_path: Path, asked: str, there
     track = track_of(str(tmp_path), source=asked, reference_audio=f"deep/{asked}.d/sub/{asked}")
     assert track.source == f"{tmp_path}/{there}"
     assert track.reference == f"{tmp_path}/deep/{there}.d/sub/{there}"
-    assert spelled(f"{tmp_path}/{asked}") == spelled(f"file://{tmp_path}/{asked}") == f"{tmp_path}/{there}"
+    assert (
+        resolve_unicode_form(f"{tmp_path}/{asked}")
+        == resolve_unicode_form(f"file://{tmp_path}/{asked}")
+        == f"{tmp_path}/{there}"
+    )
 
 
 def test_the_very_name_comes_first_and_two_others_are_not_chosen_from(tmp_path: Path) -> None:
     marks = "e\u0323\u0302", "e\u0302\u0323", "\u1ec7"  # one letter with two marks, written in three ways
     touch(str(tmp_path), *(f"{mark}.wav" for mark in marks[:2]))
-    assert spelled(f"{tmp_path}/{marks[0]}.wav") == f"{tmp_path}/{marks[0]}.wav"
+    assert resolve_unicode_form(f"{tmp_path}/{marks[0]}.wav") == f"{tmp_path}/{marks[0]}.wav"
     with pytest.raises(MissingFileError, match="differs in Unicode form"):
-        spelled(f"{tmp_path}/{marks[2]}.wav")
+        resolve_unicode_form(f"{tmp_path}/{marks[2]}.wav")
 
 
 def test_a_manifest_by_another_form_of_its_name(tmp_path: Path) -> None:
@@ -237,7 +241,7 @@ def test_a_found_file_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_missing_file_is_a_kind_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError) as raised:
-        spelled(f"{tmp_path}/none.wav")
+        resolve_unicode_form(f"{tmp_path}/none.wav")
     assert outcome(raised.value)["error_kind"] == "missing_file"
 
 

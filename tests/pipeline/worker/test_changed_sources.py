@@ -35,7 +35,7 @@ from pipeline.results.table import ResultWriter, as_table, changed_sources, fini
 from pipeline.storage import source_copy as reading
 from pipeline.storage.audio_files import read_planned, read_source
 from pipeline.storage.read_timeout import ReadTimeout
-from pipeline.storage.source_copy import copy_of
+from pipeline.storage.source_copy import copy_source
 from pipeline.storage.source_errors import SourceChangedError, SourceTimeoutError
 from pipeline.storage.store import open_store
 from pipeline.worker.restyle_worker import RestyleWorker
@@ -216,7 +216,7 @@ def test_the_bytes_that_are_digested_are_those_that_are_decoded(
         path = tmp_path / f"a.{extension}"
         path.write_bytes(encode_audio(wave, kind))
         heard, digest = read_audio(path).wave, sha256(path)
-        copy = copy_of(str(path), PATIENCE)
+        copy = copy_source(str(path), PATIENCE)
         path.write_bytes(b"other")  # written over, in the same file
         assert copy.digest == digest
         assert torch.equal(read_audio(copy.file).wave, heard)
@@ -299,7 +299,7 @@ def test_an_object_that_stops_in_the_middle_is_given_up(catalogue: Catalogue, s3
     assert time.monotonic() - began < LIMIT_S
     assert (row["error_kind"], catalogue.audio) == ("source_timeout", [])
     with pytest.raises(SourceTimeoutError):
-        copy_of(catalogue.track.source, PATIENCE)
+        copy_source(catalogue.track.source, PATIENCE)
     found = probe(catalogue.track.source, timeout=PATIENCE)
     assert found.error_kind == "source_timeout"
     s3.resume()

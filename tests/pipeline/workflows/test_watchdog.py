@@ -14,7 +14,13 @@ from pipeline.cluster.shutdown import StoppedError
 from pipeline.cluster.worker_deaths import WorkerDeath
 from pipeline.worker.attempts import UnderWay
 from pipeline.workflows import watchdog as module
-from pipeline.workflows.watchdog import Watchdog, WatchdogView, answered, describe_cluster, watching
+from pipeline.workflows.watchdog import (
+    Watchdog,
+    WatchdogView,
+    ask_within_timeout,
+    describe_cluster,
+    running_watchdog,
+)
 
 
 class Pool:
@@ -47,7 +53,7 @@ class Pool:
             under_way=lambda: self.under_way,
             describe=lambda: "the cluster has 1 node alive",
         )
-        with watching(
+        with running_watchdog(
             Watchdog(self.said.append, self.errors.append, self.abandoned.append, looks, **settings)
         ) as watch:
             yield watch
@@ -182,9 +188,9 @@ def test_a_stop_does_not_wait_for_what_does_not_come(pool: Pool, case: str) -> N
 def test_a_question_that_fails_or_hangs_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ANSWER_S", 0.1)
     released = threading.Event()
-    assert answered(lambda: released.wait(30)) is None
-    assert answered(lambda: 1 // 0) is None
-    assert answered(lambda: 7) == 7
+    assert ask_within_timeout(lambda: released.wait(30)) is None
+    assert ask_within_timeout(lambda: 1 // 0) is None
+    assert ask_within_timeout(lambda: 7) == 7
     released.set()
 
 
