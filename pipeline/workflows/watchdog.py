@@ -160,8 +160,8 @@ class Watchdog:
             if worked_s > limit_s:
                 return PoolError(
                     f"no cover has finished for {format_duration(worked_s)}; {describe_running(self._at_work())}. "
-                    "Look at these tracks and their node, or raise cluster.stall_timeout_s where one cover takes that "
-                    "long"
+                    "Look at these tracks and their node, or raise cluster.stall_timeout_s where one cover takes "
+                    "that long"
                 )
         if silent_s > max(self.patience_s, 2 * self.told_s):
             self.told_s = silent_s
