@@ -1,4 +1,4 @@
-# make demo   restyle the demo catalogue with the built-in miniature model
+# make demo   restyle the demo catalogue with the built-in model
 # make test   run the tests
 # make check  lint, formatting, types
 # make cpu-matrix  the tests of exactness under other instruction sets and thread counts (half an hour)
@@ -9,7 +9,7 @@ BIN := .venv/bin
 
 demo: .venv/run.done
 	$(BIN)/python -m jobs.restyle manifest=pipeline/demo_catalogue/manifest.csv output=outputs/demo \
-		model=demo catalogue=demo "grid.audio_cover_strength=[0.3,0.6]" "grid.guidance_scale=[3,9]"
+		model=demo catalogue=demo "grid.audio_cover_strength=[0.5,0.75,1]" "grid.guidance_scale=[1,4]"
 
 test: .venv/dev.done
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -32,7 +32,6 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(job, 0)[1]))
 JOB = """
 import sys, time
 from pipeline.cluster.signals import raising
-from tests import miniature
 with raising() as status_of:
     try:
         print("ready", flush=True)
