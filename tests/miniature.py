@@ -1,7 +1,8 @@
-"""A miniature checkpoint for tests: random weights in the published layout, four times faster than `demo`.
+"""A miniature checkpoint for tests: random weights in the complete published layout.
 
-Weights depend on nothing but their names, so every machine writes the same bytes. ``BASE`` and ``TURBO`` are given
-as ``model=``; the folder is written once per machine, as this module is imported.
+Weights depend on nothing but their names, so every machine writes the same bytes, and results that tests pin stay
+when another built-in model is shipped. ``BASE`` and ``TURBO`` are given as ``model=``. The folder is written once
+per machine, as this module is imported.
 """
 
 import json

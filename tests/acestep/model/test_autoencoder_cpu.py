@@ -42,6 +42,25 @@ def test_rows_equal_the_layers(frames: int) -> None:
         torch.testing.assert_close(part(x), part.in_whole(x), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "zero", [("res_unit1",), ("res_unit2", "res_unit3"), ("res_unit1", "res_unit2", "res_unit3")]
+)
+@torch.inference_mode()
+def test_units_that_add_nothing_may_be_left_out(zero: tuple[str, ...]) -> None:
+    model = autoencoder().double()
+    for block in (*model.encoder.blocks, *model.decoder.blocks[1:]):
+        for name in zero:
+            for tensor in block.get_submodule(name).conv2.parameters():
+                tensor.zero_()
+    latents = torch.randn(1, 6, 37, dtype=torch.float64)
+    audio = torch.randn(1, 2, 37 * model.hop, dtype=torch.float64)
+    for part, x in ((model.decoder, latents), (model.encoder, audio)):
+        torch.testing.assert_close(part(x), part.in_whole(x), rtol=1e-10, atol=1e-12)
+    bias_alone = model.encoder.blocks[0].get_submodule(zero[0]).conv2.bias
+    bias_alone.fill_(0.1)
+    torch.testing.assert_close(model.encoder(audio), model.encoder.in_whole(audio), rtol=1e-10, atol=1e-12)
+
+
 @torch.inference_mode()
 def test_the_layout_of_the_weights_is_no_part_of_the_result() -> None:
     model = autoencoder()
