@@ -9,12 +9,8 @@ from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
 from acestep.checkpoints import demo, hub
-from acestep.checkpoints.checkpoint import fingerprint, layout_of
 from acestep.checkpoints.hub import LANGUAGE_MODELS, PUBLISHED, SHARED, HubModel, Source
-from acestep.checkpoints.lora import open_adapter
 from acestep.checkpoints.safetensors_files import weight_files
-from acestep.checkpoints.verify import verify
-from acestep.language.language_model import open_language_model
 
 
 @dataclass(frozen=True)
@@ -51,6 +47,9 @@ def fetch_model(
     Raises:
         CheckpointError: it cannot be fetched, or a file does not fit.
     """
+    from acestep.checkpoints.checkpoint import fingerprint, layout_of  # these import torch; ``known`` needs none
+    from acestep.checkpoints.verify import verify
+
     folders = hub.find(name, variant, source, progress)
     verify(folders, adapter)
     parts = {"model": folders.model, "autoencoder": folders.autoencoder, "text encoder": folders.text_encoder}
@@ -65,6 +64,8 @@ def fetch_language_model(name: str, source: Source, progress: type[Any] | None) 
     Raises:
         CheckpointError: it cannot be fetched, or a file does not fit.
     """
+    from acestep.language.language_model import open_language_model
+
     folder = hub.find_language_model(name, source, progress)
     open_language_model(folder)
     return Fetched(name, {"language model": folder}, _size([folder]))
@@ -76,6 +77,8 @@ def fetch_adapter(name: str, source: Source, progress: type[Any] | None) -> Fetc
     Raises:
         CheckpointError: it cannot be fetched, or is of an unsupported kind.
     """
+    from acestep.checkpoints.lora import open_adapter
+
     adapter = open_adapter(hub.find_adapter(name, source, progress))
     files = weight_files(adapter.files.folder, adapter.files.stem)
     return Fetched(name, {"adapter": adapter.path}, sum(file.stat().st_size for file in files))

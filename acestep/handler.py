@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from acestep.checkpoints import hub
-from acestep.checkpoints.checkpoint import CheckpointFolders, load_autoencoder, load_model, load_silence
+from acestep.checkpoints.checkpoint import load_autoencoder, load_model, load_silence
+from acestep.checkpoints.folders import CheckpointFolders
 from acestep.checkpoints.lora import open_adapter
 from acestep.checkpoints.verify import check_parts
 from acestep.errors import RequestError

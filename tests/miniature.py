@@ -17,13 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from acestep.checkpoints.checkpoint import (
-    AUTOENCODER_FOLDER,
-    MODEL_PREFIX,
-    SILENCE_FILE,
-    TEXT_ENCODER_FOLDER,
-    model_shapes,
-)
+from acestep.checkpoints.checkpoint import SILENCE_FILE, model_shapes
+from acestep.checkpoints.folders import AUTOENCODER_FOLDER, MODEL_PREFIX, TEXT_ENCODER_FOLDER
 from acestep.model.ace_step import AceStepModel
 from acestep.model.autoencoder import Autoencoder, weight_norm_shapes
 from acestep.model.config import parse_autoencoder_config, parse_model_config

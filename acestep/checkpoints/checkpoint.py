@@ -1,4 +1,4 @@
-"""Open a checkpoint in the published (original) or the diffusers layout: find, check, build.
+"""Open a checkpoint in the published (original) or the diffusers layout: check its files, build its networks.
 
 Only safetensors files and ``silence_latent.pt`` (through ``weights_only=True``) are read; pickles never are.
 """
@@ -6,7 +6,6 @@ Only safetensors files and ``silence_latent.pt`` (through ``weights_only=True``)
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from acestep.checkpoints import diffusers_layout, original_layout
+from acestep.checkpoints.folders import CheckpointFolders
 from acestep.checkpoints.lora import merge_adapter, open_adapter
 from acestep.checkpoints.original_layout import SILENCE_FILE as SILENCE_FILE
 from acestep.checkpoints.qwen3 import WEIGHTS as QWEN3_WEIGHTS
@@ -40,10 +40,6 @@ from acestep.model.config import (
     sizes_of,
 )
 
-MODEL_PREFIX = "acestep-v15-"
-AUTOENCODER_FOLDER = "vae"
-TEXT_ENCODER_FOLDER = "Qwen3-Embedding-0.6B"
-DIFFUSERS_TEXT_ENCODER_FOLDER = "text_encoder"
 AUTOENCODER_WEIGHTS = "diffusion_pytorch_model"
 
 # The published file wraps both patch convolutions in a list with two layout changes around them.
@@ -67,92 +63,6 @@ class Layout(Protocol):
 def layout_of(folder: Path) -> Layout:
     """The layout of a model folder."""
     return diffusers_layout if diffusers_layout.is_diffusers(folder) else original_layout
-
-
-@dataclass(frozen=True)
-class CheckpointFolders:
-    """Where the three parts of a checkpoint lie.
-
-    name: what the model is called, where its folder's name says nothing (a hub cache names folders by hash).
-    """
-
-    model: Path
-    autoencoder: Path
-    text_encoder: Path
-    name: str
-
-
-def locate(root: Path, variant: str | None = None) -> CheckpointFolders:
-    """Find the parts of a checkpoint.
-
-    Args:
-        root: a bundle (folders ``acestep-v15-<variant>``, ``vae``, ``Qwen3-Embedding-0.6B``), one model
-            folder whose parent or itself holds the other two, or a pipeline folder in the diffusers layout.
-        variant: which model of a bundle, such as "turbo"; needed only where there are several.
-
-    Raises:
-        CheckpointError: a part is missing, or the variant is unknown or ambiguous.
-    """
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "no such folder"
-        raise CheckpointError(f"{root}: {what}; give a checkpoint folder or a model name")
-    model = model_folder(root, variant)
-    one = diffusers_layout.is_diffusers(model)
-    text_encoder = _beside(model, DIFFUSERS_TEXT_ENCODER_FOLDER if one else TEXT_ENCODER_FOLDER)
-    return CheckpointFolders(model, _beside(model, AUTOENCODER_FOLDER), text_encoder, model.absolute().name)
-
-
-def model_folder(root: Path, variant: str | None = None, called: str = "") -> Path:
-    """The folder of the network itself: ``root``, or the one of ``variant`` in it.
-
-    Args:
-        called: what the root is called, if not as its path.
-
-    Raises:
-        CheckpointError: there is none, or the variant is unknown, ambiguous or another than the folder's own.
-    """
-    called = called or str(root.absolute())
-    one = diffusers_layout.is_diffusers(root)
-    if one:
-        diffusers_layout.check_index(root)
-    elif not (root / "config.json").is_file():
-        return _variant_folder(root, variant, called)
-    if variant is not None and (one or _variant(variant) != _variant(called.rsplit("/", 1)[-1])):
-        raise CheckpointError(f"{called}: holds one model; leave out variant {variant!r}")
-    return root
-
-
-def _variant(name: str) -> str:
-    """A variant's name, from it or from its folder's."""
-    return name.removeprefix(MODEL_PREFIX).replace("_", "-")
-
-
-def _variant_folder(root: Path, variant: str | None, called: str) -> Path:
-    found = {path.name.removeprefix(MODEL_PREFIX): path for path in sorted(root.glob(f"{MODEL_PREFIX}*"))}
-    if not found:
-        raise CheckpointError(
-            f"{called}: holds neither config.json nor a folder {MODEL_PREFIX}<variant>; "
-            "give an ACE-Step 1.5 checkpoint"
-        )
-    if variant is None:
-        if len(found) > 1:
-            raise CheckpointError(
-                f"{called}: holds several models ({', '.join(found)}); name one with variant=, or give its folder"
-            )
-        return next(iter(found.values()))
-    wanted = _variant(variant)
-    if wanted not in found:
-        raise CheckpointError(f"{called}: has no variant {variant!r}; it holds {', '.join(found)}")
-    return found[wanted]
-
-
-def _beside(model: Path, name: str) -> Path:
-    for folder in (model / name, model.parent / name):
-        if folder.is_dir():
-            return folder
-    raise CheckpointError(
-        f"{model}: no folder {name} in it or beside it; the checkpoint is incomplete, fetch it again"
-    )
 
 
 def published_name(name: str) -> str:

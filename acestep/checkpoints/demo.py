@@ -7,7 +7,7 @@
 import hashlib
 from pathlib import Path
 
-from acestep.checkpoints.checkpoint import CheckpointFolders, locate
+from acestep.checkpoints.folders import CheckpointFolders, locate
 from acestep.errors import CheckpointError
 
 VARIANTS = {"demo": "base", "demo_turbo": "turbo"}

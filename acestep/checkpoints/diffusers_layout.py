@@ -5,13 +5,14 @@ A tensor's name here is ``<module folder>/<name in its file>``.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from acestep.checkpoints.safetensors_files import Shape, Sizes, read_shapes, read_tensor, read_tensors
 from acestep.errors import CheckpointError
 from acestep.model.config import FULL, SLIDING, layer_kinds, read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INDEX = "model_index.json"
 PIPELINE = "AceStepPipeline"
@@ -188,13 +189,13 @@ def tensor_shapes(folder: Path) -> dict[str, Shape]:
     return {f"{module}/{name}": shape for module, own in shapes.items() for name, shape in own.items()}
 
 
-def tensors(folder: Path) -> dict[str, Tensor]:
+def tensors(folder: Path) -> "dict[str, Tensor]":
     """All modules' tensors."""
     content = {module: read_tensors(folder / module, WEIGHTS) for module in CLASSES}
     return {f"{module}/{name}": tensor for module, own in content.items() for name, tensor in own.items()}
 
 
-def silence(folder: Path, channels: int) -> Tensor:
+def silence(folder: Path, channels: int) -> "Tensor":
     """The silence latent ``[frames, channels]``, in the dtype of the condition encoder's file.
 
     Raises:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from acestep.checkpoints.checkpoint import CheckpointFolders
+from acestep.checkpoints.folders import CheckpointFolders
 
 
 def file_stamp(folders: CheckpointFolders, *others: Path | None) -> str:

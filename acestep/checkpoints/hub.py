@@ -23,7 +23,8 @@ from huggingface_hub.errors import (
 )
 
 from acestep.checkpoints import demo
-from acestep.checkpoints.checkpoint import (
+from acestep.checkpoints.diffusers_layout import is_diffusers, modules
+from acestep.checkpoints.folders import (
     AUTOENCODER_FOLDER,
     MODEL_PREFIX,
     TEXT_ENCODER_FOLDER,
@@ -31,7 +32,6 @@ from acestep.checkpoints.checkpoint import (
     locate,
     model_folder,
 )
-from acestep.checkpoints.diffusers_layout import is_diffusers, modules
 from acestep.checkpoints.lora_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DIFFUSERS_WEIGHTS, LOKR_FILE, SUFFIX
 from acestep.checkpoints.safetensors_files import weights_are_in
 from acestep.errors import CheckpointError

@@ -3,16 +3,16 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor
 
 from acestep.checkpoints.folder_files import replacement_advice, shard_path
 from acestep.errors import CheckpointError
 from acestep.model.config import read_json
+
+if TYPE_CHECKING:  # torch takes seconds to import, and much here needs none of it
+    from torch import Tensor
 
 READ_DTYPES = ("BF16", "F16", "F32")
 PICKLES = (".bin", ".ckpt", ".pth", ".pkl")
@@ -112,15 +112,17 @@ def read_metadata(folder: Path, stem: str) -> dict[str, str]:
     return metadata
 
 
-def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
+def read_tensors(folder: Path, stem: str) -> "dict[str, Tensor]":
     """All tensors of a folder whose header was read before."""
-    tensors: dict[str, Tensor] = {}
+    from safetensors.torch import load_file
+
+    tensors = {}
     for file in weight_files(folder, stem):
         tensors.update(load_file(file))
     return tensors
 
 
-def read_tensor(folder: Path, stem: str, name: str) -> Tensor | None:
+def read_tensor(folder: Path, stem: str, name: str) -> "Tensor | None":
     """One tensor of a folder whose header was read before, None where there is none of that name."""
     for file in weight_files(folder, stem):
         with safe_open(file, "pt") as content:
@@ -194,6 +196,8 @@ def described_by(source: Path, what: str) -> Iterator[None]:
     Raises:
         CheckpointError: there are none of these sizes, whichever error the libraries have for that.
     """
+    import torch
+
     try:
         with torch.device("meta"):
             yield

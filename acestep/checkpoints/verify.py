@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from acestep.checkpoints.checkpoint import CheckpointFolders, load_silence, open_autoencoder, open_model
+from acestep.checkpoints.checkpoint import load_silence, open_autoencoder, open_model
+from acestep.checkpoints.folders import CheckpointFolders
 from acestep.checkpoints.hub import naming_the_command
 from acestep.checkpoints.lora import check_fit, open_adapter
 from acestep.checkpoints.qwen3 import check_text_encoder

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from acestep.checkpoints import diffusers_layout
-from acestep.checkpoints.checkpoint import CheckpointFolders, load_autoencoder, published_name
+from acestep.checkpoints.checkpoint import load_autoencoder, published_name
+from acestep.checkpoints.folders import CheckpointFolders
 from acestep.handler import AceStepHandler
 from acestep.language.text_encoder import TextEncoder
 from acestep.model.ace_step import AceStepModel

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acestep.checkpoints.checkpoint import MODEL_PREFIX
+from acestep.checkpoints.folders import MODEL_PREFIX
 from acestep.errors import RequestError
 from acestep.generation.conditions import prepare
 from acestep.generation.rendering import render

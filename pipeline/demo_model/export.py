@@ -9,14 +9,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from acestep.checkpoints.checkpoint import (
-    AUTOENCODER_FOLDER,
-    AUTOENCODER_WEIGHTS,
-    MODEL_PREFIX,
-    SILENCE_FILE,
-    TEXT_ENCODER_FOLDER,
-    published_name,
-)
+from acestep.checkpoints.checkpoint import AUTOENCODER_WEIGHTS, SILENCE_FILE, published_name
+from acestep.checkpoints.folders import AUTOENCODER_FOLDER, MODEL_PREFIX, TEXT_ENCODER_FOLDER
 from acestep.model.autoencoder import Autoencoder
 from pipeline.demo_model import autoencoding
 from pipeline.demo_model.network import Network, model_config, text_config

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from acestep.checkpoints import demo
-from acestep.checkpoints.checkpoint import locate
+from acestep.checkpoints.folders import locate
 from acestep.checkpoints.verify import verify
 from acestep.errors import RequestError
 from pipeline.demo_model.export import size

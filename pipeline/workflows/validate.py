@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from acestep.checkpoints import hub
-from acestep.checkpoints.checkpoint import CheckpointFolders
+from acestep.checkpoints.folders import CheckpointFolders
 from acestep.checkpoints.lora import open_adapter
 from acestep.checkpoints.verify import verify
 from acestep.errors import CheckpointError, RequestError, RestyleError

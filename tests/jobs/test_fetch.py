@@ -13,7 +13,8 @@ from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import save_file
 
 from acestep.checkpoints import hub
-from acestep.checkpoints.checkpoint import fingerprint, locate
+from acestep.checkpoints.checkpoint import fingerprint
+from acestep.checkpoints.folders import locate
 from jobs import fetch
 from tests import miniature
 from tests.acestep.checkpoints.test_hub import point_to

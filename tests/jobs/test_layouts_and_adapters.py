@@ -13,7 +13,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from acestep.audio.files import encode_audio
-from acestep.checkpoints.checkpoint import fingerprint, locate
+from acestep.checkpoints.checkpoint import fingerprint
+from acestep.checkpoints.folders import locate
 from acestep.errors import CheckpointError, RequestError
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music

@@ -12,7 +12,8 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from acestep.checkpoints.checkpoint import fingerprint, locate
+from acestep.checkpoints.checkpoint import fingerprint
+from acestep.checkpoints.folders import locate
 from jobs import validate
 from jobs.schema import register
 from pipeline.storage.store import open_store

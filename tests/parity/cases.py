@@ -13,7 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from acestep.checkpoints.checkpoint import CheckpointFolders, load_autoencoder, load_model, load_silence
+from acestep.checkpoints.checkpoint import load_autoencoder, load_model, load_silence
+from acestep.checkpoints.folders import CheckpointFolders
 from acestep.handler import AceStepHandler
 from acestep.language.text_encoder import TextEncoder
 from acestep.model.autoencoder import Autoencoder

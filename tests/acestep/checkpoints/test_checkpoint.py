@@ -10,14 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from acestep.checkpoints import hub
-from acestep.checkpoints.checkpoint import (
-    fingerprint,
-    load_model,
-    load_silence,
-    locate,
-    open_autoencoder,
-    open_model,
-)
+from acestep.checkpoints.checkpoint import fingerprint, load_model, load_silence, open_autoencoder, open_model
+from acestep.checkpoints.folders import locate
 from acestep.checkpoints.verify import verify
 from acestep.errors import CheckpointError
 from acestep.handler import AceStepHandler

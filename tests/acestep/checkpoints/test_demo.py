@@ -9,7 +9,8 @@ import torch
 from safetensors import safe_open
 
 from acestep.checkpoints import demo
-from acestep.checkpoints.checkpoint import fingerprint, locate
+from acestep.checkpoints.checkpoint import fingerprint
+from acestep.checkpoints.folders import locate
 from acestep.checkpoints.verify import verify
 from acestep.errors import CheckpointError
 from acestep.generation.conditions import prepare

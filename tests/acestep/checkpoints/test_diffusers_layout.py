@@ -11,7 +11,8 @@ import torch
 from diffusers.pipelines.ace_step import AceStepAudioTokenizer
 from safetensors.torch import load_file, save_file
 
-from acestep.checkpoints.checkpoint import fingerprint, load_model, load_silence, locate, open_model
+from acestep.checkpoints.checkpoint import fingerprint, load_model, load_silence, open_model
+from acestep.checkpoints.folders import locate
 from acestep.checkpoints.verify import verify
 from acestep.errors import CheckpointError
 from acestep.handler import AceStepHandler

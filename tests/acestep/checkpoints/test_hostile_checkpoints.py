@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from acestep.checkpoints.checkpoint import fingerprint, locate
+from acestep.checkpoints.checkpoint import fingerprint
+from acestep.checkpoints.folders import locate
 from acestep.checkpoints.hub import find
 from acestep.checkpoints.lora import open_adapter
 from acestep.checkpoints.qwen3 import PATTERNS, open_tokenizer

@@ -13,7 +13,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from acestep.checkpoints import hub
-from acestep.checkpoints.checkpoint import fingerprint, locate
+from acestep.checkpoints.checkpoint import fingerprint
+from acestep.checkpoints.folders import locate
 from acestep.checkpoints.verify import verify
 from acestep.errors import CheckpointError
 from tests import miniature

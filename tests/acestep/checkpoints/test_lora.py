@@ -12,7 +12,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from acestep.checkpoints.checkpoint import fingerprint, load_model, locate
+from acestep.checkpoints.checkpoint import fingerprint, load_model
+from acestep.checkpoints.folders import locate
 from acestep.checkpoints.lora import open_adapter
 from acestep.checkpoints.verify import verify
 from acestep.errors import CheckpointError, RequestError

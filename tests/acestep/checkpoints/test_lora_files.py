@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from acestep.checkpoints import hub
-from acestep.checkpoints.checkpoint import fingerprint, load_model, locate
+from acestep.checkpoints.checkpoint import fingerprint, load_model
+from acestep.checkpoints.folders import locate
 from acestep.checkpoints.lora import open_adapter
 from acestep.errors import CheckpointError
 from acestep.fetch import fetch_adapter

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
-from acestep.checkpoints.checkpoint import TEXT_ENCODER_FOLDER
+from acestep.checkpoints.folders import TEXT_ENCODER_FOLDER
 from acestep.errors import CheckpointError
 from acestep.language.language_model import LanguageModel
 from tests import miniature

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from acestep.audio.files import FORMATS, encode_audio
-from acestep.checkpoints.checkpoint import fingerprint, locate
+from acestep.checkpoints.checkpoint import fingerprint
+from acestep.checkpoints.folders import locate
 from acestep.errors import RequestError
 from acestep.sampling.setting import CoverSetting
 from pipeline.catalogue.manifest import parse_track, read_manifest

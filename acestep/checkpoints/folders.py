@@ -1,0 +1,98 @@
+"""Find the folders of a checkpoint: the network, the autoencoder and the text encoder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from acestep.checkpoints import diffusers_layout
+from acestep.errors import CheckpointError
+
+MODEL_PREFIX = "acestep-v15-"
+AUTOENCODER_FOLDER = "vae"
+TEXT_ENCODER_FOLDER = "Qwen3-Embedding-0.6B"
+DIFFUSERS_TEXT_ENCODER_FOLDER = "text_encoder"
+
+
+@dataclass(frozen=True)
+class CheckpointFolders:
+    """Where the three parts of a checkpoint lie.
+
+    name: what the model is called, where its folder's name says nothing (a hub cache names folders by hash).
+    """
+
+    model: Path
+    autoencoder: Path
+    text_encoder: Path
+    name: str
+
+
+def locate(root: Path, variant: str | None = None) -> CheckpointFolders:
+    """Find the parts of a checkpoint.
+
+    Args:
+        root: a bundle (folders ``acestep-v15-<variant>``, ``vae``, ``Qwen3-Embedding-0.6B``), one model
+            folder whose parent or itself holds the other two, or a pipeline folder in the diffusers layout.
+        variant: which model of a bundle, such as "turbo"; needed only where there are several.
+
+    Raises:
+        CheckpointError: a part is missing, or the variant is unknown or ambiguous.
+    """
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "no such folder"
+        raise CheckpointError(f"{root}: {what}; give a checkpoint folder or a model name")
+    model = model_folder(root, variant)
+    one = diffusers_layout.is_diffusers(model)
+    text_encoder = _beside(model, DIFFUSERS_TEXT_ENCODER_FOLDER if one else TEXT_ENCODER_FOLDER)
+    return CheckpointFolders(model, _beside(model, AUTOENCODER_FOLDER), text_encoder, model.absolute().name)
+
+
+def model_folder(root: Path, variant: str | None = None, called: str = "") -> Path:
+    """The folder of the network itself: ``root``, or the one of ``variant`` in it.
+
+    Args:
+        called: what the root is called, if not as its path.
+
+    Raises:
+        CheckpointError: there is none, or the variant is unknown, ambiguous or another than the folder's own.
+    """
+    called = called or str(root.absolute())
+    one = diffusers_layout.is_diffusers(root)
+    if one:
+        diffusers_layout.check_index(root)
+    elif not (root / "config.json").is_file():
+        return _variant_folder(root, variant, called)
+    if variant is not None and (one or _variant(variant) != _variant(called.rsplit("/", 1)[-1])):
+        raise CheckpointError(f"{called}: holds one model; leave out variant {variant!r}")
+    return root
+
+
+def _variant(name: str) -> str:
+    """A variant's name, from it or from its folder's."""
+    return name.removeprefix(MODEL_PREFIX).replace("_", "-")
+
+
+def _variant_folder(root: Path, variant: str | None, called: str) -> Path:
+    found = {path.name.removeprefix(MODEL_PREFIX): path for path in sorted(root.glob(f"{MODEL_PREFIX}*"))}
+    if not found:
+        raise CheckpointError(
+            f"{called}: holds neither config.json nor a folder {MODEL_PREFIX}<variant>; "
+            "give an ACE-Step 1.5 checkpoint"
+        )
+    if variant is None:
+        if len(found) > 1:
+            raise CheckpointError(
+                f"{called}: holds several models ({', '.join(found)}); name one with variant=, or give its folder"
+            )
+        return next(iter(found.values()))
+    wanted = _variant(variant)
+    if wanted not in found:
+        raise CheckpointError(f"{called}: has no variant {variant!r}; it holds {', '.join(found)}")
+    return found[wanted]
+
+
+def _beside(model: Path, name: str) -> Path:
+    for folder in (model / name, model.parent / name):
+        if folder.is_dir():
+            return folder
+    raise CheckpointError(
+        f"{model}: no folder {name} in it or beside it; the checkpoint is incomplete, fetch it again"
+    )
