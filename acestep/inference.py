@@ -15,7 +15,7 @@ from acestep.audio import files as audio
 from acestep.audio.source_notes import of_reference
 from acestep.constants import MAX_SOURCE_SECONDS, SAMPLE_RATE
 from acestep.errors import RequestError, RestyleError
-from acestep.generation.chain import Chain, Cover, Stage
+from acestep.generation.chain import Chain, Cover
 from acestep.generation.conditions import TrackConditions, cut_notes, prepare, prepare_codes
 from acestep.generation.musical_facts import with_musical_facts
 from acestep.generation.params import GenerationConfig, GenerationParams
@@ -29,6 +29,7 @@ from acestep.generation.request import (
     prompt_of,
     stages_of,
 )
+from acestep.generation.stages import Stage
 from acestep.handler import AceStepHandler
 from acestep.language.language_model import LanguageModel
 from acestep.language.prompt import Prompt

@@ -21,11 +21,12 @@ from jobs.judging import findings_of
 from jobs.leaving import AGAIN, COULD_NOT_START, INCOMPLETE, OK, leaving
 from jobs.schema import register
 from pipeline.report.findings import FOLDER, PAGE
-from pipeline.tracking.tracker import TrackingSpec
-from pipeline.workflows.compare import CompareJob, compare_folder
+from pipeline.tracking.spec import TrackingSpec
+from pipeline.workflows.compare import compare_folder
 from pipeline.workflows.console import warn_on
 from pipeline.workflows.console_findings import print_findings
 from pipeline.workflows.printing import plain_console
+from pipeline.workflows.specs import CompareJob
 
 register()
 _entered: list[bool] = []

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipeline.evaluation.objective import Objective
-from pipeline.report.findings import FindingsSpec
+from pipeline.report.spec import FindingsSpec
 
 
 def findings_of(values: dict[str, Any]) -> FindingsSpec:

@@ -24,10 +24,11 @@ from jobs.command_line import complete, launch
 from jobs.leaving import COULD_NOT_START, INCOMPLETE, OK, leaving
 from jobs.schema import register
 from pipeline.catalogue.own_columns import parse_declared
-from pipeline.cluster.pool import ClusterSpec
-from pipeline.metrics.evaluator import MetricsSpec
-from pipeline.workflows.measure import MeasureJob, MeasureProgress, measure_all
+from pipeline.cluster.spec import ClusterSpec
+from pipeline.metrics.spec import MetricsSpec
+from pipeline.workflows.measure import MeasureProgress, measure_all
 from pipeline.workflows.printing import plain_console
+from pipeline.workflows.specs import MeasureJob
 
 LINE_INTERVAL_S = 10.0
 register()

@@ -26,15 +26,16 @@ from jobs.presets import read_presets, search_path
 from jobs.schema import register
 from pipeline.catalogue.own_columns import parse_declared
 from pipeline.catalogue.presets import Preset
-from pipeline.cluster.pool import ClusterSpec
-from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.cluster.spec import ClusterSpec
+from pipeline.metrics.spec import MetricsSpec
 from pipeline.storage.lease import holder_of
 from pipeline.storage.store import open_store
-from pipeline.tracking.tracker import TrackingSpec
+from pipeline.tracking.spec import TrackingSpec
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.printing import plain_console
 from pipeline.workflows.restyle import run
-from pipeline.workflows.restyle_job import RestyleJob, dry_run
+from pipeline.workflows.restyle_job import dry_run
+from pipeline.workflows.specs import RestyleJob
 
 register()
 _entered: list[bool] = []

@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.sampling.setting import SETTING_FIELDS, SETTING_TYPES, CoverSetting
-from pipeline.cluster.pool import ClusterSpec
+from pipeline.cluster.spec import ClusterSpec
 from pipeline.demo_model.plan import Plan
 from pipeline.evaluation.objective import Objective
 from pipeline.evaluation.tuning import SearchSpace

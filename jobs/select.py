@@ -22,7 +22,8 @@ from jobs.judging import objective_of
 from jobs.leaving import AGAIN, COULD_NOT_START, INCOMPLETE, OK, leaving
 from jobs.schema import register
 from pipeline.workflows.printing import plain_console
-from pipeline.workflows.select import TABLE, SelectJob, select_winners
+from pipeline.workflows.select import TABLE, select_winners
+from pipeline.workflows.specs import SelectJob
 
 MAX_LINES = 20
 

@@ -25,9 +25,9 @@ from jobs.command_line import complete, launch
 from jobs.leaving import COULD_NOT_START, leaving
 from jobs.presets import read_presets, search_path
 from jobs.schema import register
-from pipeline.cluster.pool import ClusterSpec
 from pipeline.cluster.shutdown import stop_signals
-from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.cluster.spec import ClusterSpec
+from pipeline.metrics.spec import MetricsSpec
 from pipeline.results.repair import check_parts
 from pipeline.service.config import Access, Limits, ServiceSpec, StoreSpec
 from pipeline.storage.lease import BEAT_S, hold_lease

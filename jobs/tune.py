@@ -32,8 +32,8 @@ from pipeline.report.findings import FOLDER, PAGE
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.console_findings import print_findings
 from pipeline.workflows.printing import plain_console
-from pipeline.workflows.restyle_job import RestyleJob
-from pipeline.workflows.tune import PRESET, TuneResult, TuneSpec, tune_catalogue
+from pipeline.workflows.specs import RestyleJob, TuneSpec
+from pipeline.workflows.tune import PRESET, TuneResult, tune_catalogue
 
 register()
 _entered: list[bool] = []

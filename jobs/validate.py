@@ -29,8 +29,9 @@ from pipeline.cluster.signals import raise_on_stop_signals
 from pipeline.planning.disk_space import DiskSpace
 from pipeline.planning.estimate import Estimate
 from pipeline.workflows.printing import plain_console
-from pipeline.workflows.restyle_job import RestyleJob, assumed_dtype
-from pipeline.workflows.validate import PartCheck, ValidateSpec, Validation, validate
+from pipeline.workflows.restyle_job import assumed_dtype
+from pipeline.workflows.specs import RestyleJob, ValidateSpec
+from pipeline.workflows.validate import PartCheck, Validation, validate
 
 OK, COULD_NOT_START, INCOMPLETE = 0, 2, 3
 LINE_INTERVAL_S = 10.0

@@ -76,7 +76,8 @@ def ray_cluster() -> Iterator[None]:
     """One local Ray cluster for all tests that run jobs in this process."""
     import ray
 
-    from pipeline.cluster.pool import ClusterSpec, connect
+    from pipeline.cluster.pool import connect
+    from pipeline.cluster.spec import ClusterSpec
 
     connect(ClusterSpec(cpus=4, gpus=0))
     yield

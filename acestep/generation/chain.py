@@ -2,94 +2,20 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from torch import Tensor
 
-from acestep.constants import INSTRUMENTAL
-from acestep.errors import GenerationError, RequestError
+from acestep.errors import GenerationError
 from acestep.generation.conditions import TrackConditions
 from acestep.generation.rendering import render
-from acestep.language.prompt import Prompt, singing_notes
-from acestep.parameters.values import unix_lines
+from acestep.generation.stages import Stage
 from acestep.runtime.threads import inference
 from acestep.sampling.plan import CoverPlan, resolve
 from acestep.sampling.prefix_tree import Path, branch_points, build_tree, last_known_index, plan_key
 from acestep.sampling.sampler import Snapshot, denoise_from
-from acestep.sampling.setting import SETTING_FIELDS, CoverSetting, parse_setting, unknown_setting
-
-WORDS = ("caption", "lyrics")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One cover of a chain: its setting, and its words where they are not the track's own (None).
-
-    own: names of the parameters that the stage sets itself.
-    """
-
-    setting: CoverSetting
-    caption: str | None = None
-    lyrics: str | None = None
-    own: tuple[str, ...] = ()
-
-    def prompt(self, track: Prompt) -> Prompt:
-        """The track's prompt in this stage's words."""
-        caption = track.caption if self.caption is None else self.caption
-        lyrics = track.lyrics if self.lyrics is None else self.lyrics or INSTRUMENTAL
-        return replace(track, caption=caption, lyrics=lyrics)
-
-    def notes(self, track: Prompt) -> list[str]:
-        """What is to be said of its words, where they are not the track's."""
-        words = self.prompt(track)
-        return [] if words == track else singing_notes(words)
-
-    def values(self) -> dict[str, Any]:
-        """The stage as plain data, which ``parse_stage`` reads back."""
-        return asdict(self.setting) | {name: getattr(self, name) for name in WORDS}
-
-
-def parse_stage(values: Mapping[str, Any], base: CoverSetting | None = None) -> Stage:
-    """A stage from its caption, lyrics and setting parameters, laid over ``base``.
-
-    Raises:
-        RequestError: a name is unknown, a value is not usable, or a given caption is empty.
-    """
-    if not isinstance(values, Mapping):
-        raise RequestError(f"{values!r} is not a mapping; write {{caption: ..., audio_cover_strength: ...}}")
-    words = {name: values[name] for name in WORDS if values.get(name) is not None}
-    for name, text in words.items():
-        if not isinstance(text, str) or (name == "caption" and not text.strip()):
-            raise RequestError(f"{name} {text!r} is not usable; give text, or leave it out")
-    words = {name: unix_lines(text) for name, text in words.items()}
-    steering = {name: value for name, value in values.items() if name not in WORDS}
-    for name in steering:
-        if name == "seed":
-            raise RequestError("seed cannot differ between stages; set it for the whole chain")
-        if name not in SETTING_FIELDS:
-            raise RequestError(unknown_setting(name, WORDS))
-    return Stage(parse_setting(steering, base), **words, own=tuple(steering))
-
-
-def parse_stages(listed: Sequence[Mapping[str, Any]] | None, base: CoverSetting) -> tuple[Stage, ...]:
-    """The chain that ``listed`` describes over ``base``; without one, ``base`` alone.
-
-    Raises:
-        RequestError: naming the stage, counted from 1.
-    """
-    if listed is not None and not isinstance(listed, list | tuple):
-        raise RequestError(f"stages {listed!r} is not a list; write [{{caption: ...}}, {{caption: ...}}]")
-    stages = []
-    for number, values in enumerate(listed or (), start=1):
-        try:
-            stages.append(parse_stage(values, base))
-        except RequestError as error:
-            raise RequestError(f"stage {number}: {error}") from error
-    return tuple(stages) or (Stage(base),)
-
 
 Key = tuple[tuple[Stage, ...], int]  # stages and seed
 

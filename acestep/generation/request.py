@@ -17,8 +17,8 @@ from acestep.constants import (
     SEED_LIMIT,
 )
 from acestep.errors import RequestError
-from acestep.generation.chain import Stage, parse_stages
 from acestep.generation.params import SUPPORTED, SUPPORTED_CONFIG, GenerationConfig, GenerationParams
+from acestep.generation.stages import Stage, parse_stages
 from acestep.language.prompt import Prompt, check_prompt
 from acestep.parameters.values import as_number, as_text, as_whole_number, is_empty
 from acestep.sampling.setting import SETTING_FIELDS, CoverSetting, check_seed, parse_setting

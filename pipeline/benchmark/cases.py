@@ -13,8 +13,9 @@ from torch import Tensor
 
 from acestep.audio.files import finish
 from acestep.constants import SAMPLE_RATE
-from acestep.generation.chain import Chain, Stage
+from acestep.generation.chain import Chain
 from acestep.generation.conditions import prepare, prepare_codes
+from acestep.generation.stages import Stage
 from acestep.handler import AceStepHandler
 from pipeline.benchmark.diffusers_covers import Codes, by_pipeline, by_switch
 from pipeline.benchmark.output_diff import Outputs

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from acestep.errors import RequestError
-from acestep.generation.chain import WORDS, Stage, parse_stages
+from acestep.generation.stages import WORDS, Stage, parse_stages
 from acestep.sampling.plan import CoverPlan, resolve
 from acestep.sampling.setting import CoverSetting, check_seed, parse_setting, parse_values
 

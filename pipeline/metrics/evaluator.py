@@ -14,34 +14,11 @@ from pipeline.metrics import pitch, style
 from pipeline.metrics.compute import measure
 from pipeline.metrics.features import Features, extract
 from pipeline.metrics.sound import Found
+from pipeline.metrics.spec import MetricsSpec
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 ALL = "all"  # stands for every measure where nothing could be measured
-
-
-@dataclass(frozen=True)
-class MetricsSpec:
-    """What to measure of every cover.
-
-    melody: also the pitch of the leading voice by CREPE, which needs the extra ``restyle[melody]``.
-    style: also how well the sound fits the caption: the folder or hub id of a CLAP model; None does not.
-    """
-
-    enabled: bool = True
-    melody: bool = False
-    style: str | None = None
-
-    def check(self) -> None:
-        """Look whether the extras can run here.
-
-        Raises:
-            RequestError: a package or the weights are missing.
-        """
-        if self.enabled and self.melody:
-            pitch.check_melody()
-        if self.enabled and self.style:
-            style.check_style(self.style)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from acestep.constants import MAX_SOURCE_SECONDS, NUMERICS_VERSION, RANDOM_SEED, SEED_LIMIT
 from acestep.errors import RequestError
-from acestep.generation.chain import Stage
+from acestep.generation.stages import Stage
 from acestep.sampling.plan import CoverPlan, resolve
 from acestep.sampling.setting import SETTING_FIELDS, parse_setting
 from pipeline.catalogue.grid import Setting, distinct, own_names

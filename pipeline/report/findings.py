@@ -6,13 +6,12 @@ It depends on result rows and audio files alone, so it is the same at the end of
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from acestep.errors import RequestError
 from pipeline.catalogue.own_columns import META, with_columns_of
 from pipeline.evaluation.comparison import Comparison, compare, explain
 from pipeline.evaluation.judging import judge, run_chance_level
@@ -22,6 +21,7 @@ from pipeline.metrics.registry import BY_NAME
 from pipeline.report.figures import draw_figures
 from pipeline.report.listening_page import listening_page
 from pipeline.report.page_grid import axes, setting_words
+from pipeline.report.spec import FindingsSpec
 from pipeline.report.track_picks import pick_tracks
 from pipeline.storage.audio_files import load, load_cover
 from pipeline.storage.parquet_parts import encode_parquet
@@ -31,25 +31,6 @@ log = logging.getLogger(__name__)
 FOLDER, PAGE = "comparison", "listen.html"
 COVER_COLUMNS = ("item_id", "track_id", "setting_id", "setting_name", "seed", "status", OUTCOME, REASON)
 HEADLINES = 2  # sentences above the players: what is best, and what may be as good
-
-
-@dataclass(frozen=True)
-class FindingsSpec:
-    """How to judge.
-
-    listen_tracks: how many tracks the listening page shows; 0 makes none.
-
-    Raises:
-        RequestError: it is below zero.
-    """
-
-    objective: Objective = field(default_factory=Objective)
-    listen_tracks: int = 6
-    pictures: bool = True
-
-    def __post_init__(self) -> None:
-        if self.listen_tracks < 0:
-            raise RequestError(f"listen_tracks {self.listen_tracks} may not be below 0; 0 makes no page")
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.errors import RequestError
 from pipeline.catalogue.presets import Preset
-from pipeline.cluster.pool import ClusterSpec
-from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.cluster.spec import ClusterSpec
+from pipeline.metrics.spec import MetricsSpec
 from pipeline.service.hosts import parse_host, parse_origin
 
 

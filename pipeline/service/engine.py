@@ -11,11 +11,12 @@ from torch import Tensor
 from acestep.audio.files import EXTENSIONS, encode_audio
 from acestep.constants import SAMPLE_RATE
 from acestep.errors import GenerationError
-from acestep.generation.chain import Chain, Cover, Key, Stage
+from acestep.generation.chain import Chain, Cover, Key
 from acestep.generation.conditions import TrackConditions
 from acestep.generation.params import GenerationConfig, GenerationParams
 from acestep.generation.rendering import finish_waveform
 from acestep.generation.request import parse_bitrate
+from acestep.generation.stages import Stage
 from pipeline.service.ports import listen_on_loopback
 from pipeline.worker.restyle_worker import RestyleWorker
 from pipeline.worker.spec import WorkerSpec

@@ -10,7 +10,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +39,7 @@ from pipeline.tracking.runs import (
     log_setting,
     open_runs,
 )
+from pipeline.tracking.spec import TrackingSpec
 from pipeline.tracking.uri import ARTIFACTS, DATABASE, checked, links, sqlite_file, sqlite_uri
 
 if TYPE_CHECKING:
@@ -47,18 +47,6 @@ if TYPE_CHECKING:
 
 FIRST_S, EVERY_S = 15.0, 60.0
 FINISH_PATIENCE_S, ABANDON_PATIENCE_S = 120.0, 10.0
-
-
-@dataclass(frozen=True)
-class TrackingSpec:
-    """Where runs go.
-
-    uri: any MLflow tracking URI; None is ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the output folder.
-    """
-
-    enabled: bool = True
-    uri: str | None = None
-    experiment: str | None = None
 
 
 class Tracker:

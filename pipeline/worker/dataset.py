@@ -8,8 +8,9 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import GetTimeoutError, RayError
 
 from pipeline.cluster.native_lines import drop_known_lines
-from pipeline.cluster.pool import ClusterSpec, Pool, PoolError, explain_unplaced
+from pipeline.cluster.pool import Pool, PoolError, explain_unplaced
 from pipeline.cluster.shutdown import StopFlag
+from pipeline.cluster.spec import ClusterSpec
 from pipeline.storage.store import Store
 from pipeline.worker.datasource import PlanSource
 from pipeline.worker.restyle_worker import RestyleWorker

@@ -27,10 +27,11 @@ from acestep.checkpoints.checkpoint import fingerprint, folder_fingerprint
 from acestep.checkpoints.file_stamps import file_stamp
 from acestep.constants import NUMERICS_VERSION, SAMPLE_RATE
 from acestep.errors import AudioError, RestyleError
-from acestep.generation.chain import Chain, Cover, Key, Stage, parse_stage
+from acestep.generation.chain import Chain, Cover, Key
 from acestep.generation.conditions import TrackConditions, cut_notes, prepare
 from acestep.generation.musical_facts import with_musical_facts
 from acestep.generation.params import GenerationParams
+from acestep.generation.stages import Stage, parse_stage
 from acestep.handler import AceStepHandler
 from acestep.language.language_model import LanguageModel
 from acestep.language.prompt import Prompt

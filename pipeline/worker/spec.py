@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.metrics.spec import MetricsSpec
 from pipeline.storage.read_timeout import SOURCE_TIMEOUT_S
 from pipeline.storage.store import Store
 

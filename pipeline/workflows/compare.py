@@ -1,7 +1,7 @@
 """Comparing what a folder holds: from its files alone, into tables, a listening page, and any tracking server."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -10,26 +10,13 @@ import pyarrow.compute as pc
 from acestep.sampling.setting import SETTING_FIELDS
 from pipeline.catalogue.grid import short_name
 from pipeline.evaluation.judging import measured_rows
-from pipeline.report.findings import Findings, FindingsSpec, make_findings
+from pipeline.report.findings import Findings, make_findings
 from pipeline.results.job_file import read_record
 from pipeline.results.repair import check_parts
 from pipeline.storage.lease import LeasedStore, hold_lease
-from pipeline.tracking.tracker import Tracker, TrackingSpec
+from pipeline.tracking.tracker import Tracker
 from pipeline.workflows.restyle_job import existing_output
-
-
-@dataclass(frozen=True)
-class CompareJob:
-    """What to compare.
-
-    output: a folder of ``jobs.restyle`` or ``jobs.measure``.
-    catalogue: names the experiment; None is what the folder's own job was called.
-    """
-
-    output: str
-    catalogue: str | None = None
-    findings: FindingsSpec = field(default_factory=FindingsSpec)
-    tracking: TrackingSpec = field(default_factory=TrackingSpec)
+from pipeline.workflows.specs import CompareJob
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pipeline.report.findings import FOLDER, PAGE
 from pipeline.results.progress import Progress, in_words, kinds_in_words, rates_in_words
 from pipeline.worker.startup import in_words as in_words_of_start
 from pipeline.workflows.console_findings import print_findings
-from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.specs import RestyleJob
 from pipeline.workflows.summary import Summary
 
 # Of a log, in seconds: a job of a minute says how far it is, and one of days does not flood it.

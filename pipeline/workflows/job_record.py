@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from acestep.constants import NUMERICS_VERSION
-from acestep.generation.chain import WORDS
+from acestep.generation.stages import WORDS
 from acestep.redaction import redacted, redacted_values
 from pipeline.catalogue.grid import Setting, own_names
 from pipeline.cluster.pool import Pool
@@ -21,7 +21,7 @@ from pipeline.results.job_file import JOB_FILE, folder_of, tracking_key
 from pipeline.storage.store import Store
 
 if TYPE_CHECKING:
-    from pipeline.workflows.restyle_job import RestyleJob
+    from pipeline.workflows.specs import RestyleJob
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchaudio", "transformers", "ray", "pyarrow", "mlflow", "soundfile", "av")

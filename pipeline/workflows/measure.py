@@ -4,7 +4,7 @@ import itertools
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -16,14 +16,15 @@ import pyarrow.compute as pc
 import torch
 from ray.exceptions import RayError
 
-from acestep.constants import MAX_SOURCE_SECONDS, SAMPLE_RATE
+from acestep.constants import SAMPLE_RATE
 from acestep.errors import RequestError, RestyleError
 from acestep.handler import pick_device
 from pipeline.catalogue.own_columns import META
-from pipeline.cluster.pool import ClusterSpec, connect, size_pool
+from pipeline.cluster.pool import connect, size_pool
 from pipeline.cluster.task_pool import map_in_tasks
-from pipeline.metrics.evaluator import ALL, Evaluator, MetricsSpec
+from pipeline.metrics.evaluator import ALL, Evaluator
 from pipeline.metrics.registry import MEASURES
+from pipeline.metrics.spec import MetricsSpec
 from pipeline.planning.external_covers import read_pairs
 from pipeline.results.carried_columns import CarriedColumns, with_new_columns
 from pipeline.results.job_file import read_record
@@ -31,12 +32,13 @@ from pipeline.results.repair import check_parts
 from pipeline.results.table import RESULTS, ResultWriter, as_table, current_rows, finished_items, made_with
 from pipeline.storage.audio_files import load, load_cover
 from pipeline.storage.lease import hold_lease
-from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, SOURCE_TIMEOUT_S, ReadTimeout
+from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout
 from pipeline.storage.spelling import resolve_unicode_form
 from pipeline.storage.store import Store, open_output
 from pipeline.worker.error_rows import outcome
 from pipeline.workflows.job_record import write_pairs_file
 from pipeline.workflows.restyle_job import existing_output
+from pipeline.workflows.specs import MeasureJob
 
 log = logging.getLogger(__name__)
 MAX_PER_TASK = 50  # covers of one source; a task that is lost is done again whole
@@ -45,30 +47,6 @@ BATCH_ROWS = 1000
 Rows = list[dict[str, Any]]
 # Older values do not stand beside a new reason.
 BLANK: dict[str, Any] = dict.fromkeys([measure.name for measure in MEASURES] + ["measure_s"])
-
-
-@dataclass(frozen=True)
-class MeasureJob:
-    """What to measure.
-
-    output: the folder whose covers are measured; with ``pairs`` the folder that their rows go to.
-    pairs: a list of sources and outputs, see ``pipeline.planning.external_covers``; None measures the folder's own
-        covers.
-    manifest_columns: columns of the list that are the user's own, carried along.
-    again: measure also what was measured before, such as with an extra more.
-    repair: move damaged files of results out of the way; covers of a list are measured again.
-    source_timeout_s: how long reading a file may stand still before it is given up.
-    """
-
-    output: str
-    pairs: str | None = None
-    manifest_columns: Sequence[str] = ()
-    again: bool = False
-    repair: bool = False
-    max_source_seconds: float = MAX_SOURCE_SECONDS
-    source_timeout_s: float = SOURCE_TIMEOUT_S
-    metrics: MetricsSpec = field(default_factory=MetricsSpec)
-    cluster: ClusterSpec = field(default_factory=ClusterSpec)
 
 
 @dataclass

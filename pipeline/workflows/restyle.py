@@ -39,7 +39,8 @@ from pipeline.worker.restyle_worker import RestyleWorker
 from pipeline.worker.spec import WorkerSpec
 from pipeline.worker.startup import any_worker_is_ready, ready_workers, start_up
 from pipeline.workflows.job_record import job_labels, job_parameters, write_job_file
-from pipeline.workflows.restyle_job import RestyleJob, check_options, open_job, plan_job
+from pipeline.workflows.restyle_job import check_options, open_job, plan_job
+from pipeline.workflows.specs import RestyleJob
 from pipeline.workflows.summary import Summary, summarize
 from pipeline.workflows.watchdog import (
     Watchdog,

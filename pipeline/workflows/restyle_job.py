@@ -1,10 +1,9 @@
 """The job, and everything that happens before a worker starts: look at its parts, and plan."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import Any
 
 import pyarrow as pa
 import torch
@@ -15,21 +14,17 @@ from acestep.checkpoints.checkpoint import fingerprint, folder_fingerprint
 from acestep.checkpoints.file_stamps import file_stamp
 from acestep.checkpoints.lora import check_scale, open_adapter
 from acestep.checkpoints.verify import verify
-from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.errors import RequestError
 from acestep.handler import DTYPES
 from acestep.language.language_model import open_language_model
-from acestep.redaction import redacted
-from pipeline.catalogue.grid import DUPLICATES, Point, Setting, distinct, make_settings
+from pipeline.catalogue.grid import DUPLICATES, Setting, distinct
 from pipeline.catalogue.manifest import RejectedRow, Track, read_manifest, resolve_unicode_forms
-from pipeline.catalogue.presets import Preset, check_preset
+from pipeline.catalogue.presets import check_preset
 from pipeline.catalogue.probe import ProbeCache
-from pipeline.cluster.pool import ClusterSpec, refuse_ephemeral
-from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.cluster.pool import refuse_ephemeral
 from pipeline.planning.estimate import Estimate, estimate
 from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.plan import Plan, make_plan
-from pipeline.report.findings import FindingsSpec
 from pipeline.results.carried_columns import CarriedColumns
 from pipeline.results.missing_audio import lost_covers
 from pipeline.results.repair import check_parts
@@ -42,75 +37,10 @@ from pipeline.results.table import (
     made_tracks,
     made_with,
 )
-from pipeline.storage.read_timeout import SOURCE_TIMEOUT_S, ReadTimeout
+from pipeline.storage.read_timeout import ReadTimeout
 from pipeline.storage.store import Store, no_empty_folders, open_output, open_store
-from pipeline.tracking.tracker import Tracker, TrackingSpec
-
-
-@dataclass(frozen=True)
-class RestyleJob:
-    """One launch: what to restyle, with what, into which folder.
-
-    cover: every setting parameter by name, the seed included; grid: those to sweep, each a value or a list.
-    points: what to run in place of the grid, where a product says too much.
-    duplicates: what to do where the grid holds settings that give the same audio: "refuse" or "run_once".
-    stages: covers to make one after the other, each a mapping of a caption, lyrics and parameters laid over cover.
-    presets: what manifest rows may name by their genres; by_hand: the names in ``cover`` that such a preset leaves
-        alone, since they were asked for.
-    preset, caption: the job's own preset, and a caption for rows that have none.
-    language_model: a 5 Hz language model that listens to each source and fills in the bpm, key, time signature
-        and language that its row leaves open.
-    compiled: have torch.compile fuse the network and the autoencoder, which pays on GPUs only.
-    device: of the workers, such as "cpu" or "cuda"; None is the GPU where a worker has one.
-    max_attempts: how often an item may take a worker process down before it is rejected, at least 2.
-    source_timeout_s: how long reading a source may stand still before it is given up.
-    retry_failed: run again what an earlier launch on the folder could not.
-    repair: move damaged files of results out of the way, and find their covers again.
-    mix_models: allow covers of different models in one folder.
-    manifest_columns: the user's own columns to carry along, see ``pipeline.catalogue.own_columns.parse_declared``.
-    """
-
-    manifest: str
-    output: str
-    cover: Mapping[str, Any]
-    grid: Mapping[str, Any] = field(default_factory=dict)
-    points: Sequence[Point] = ()
-    duplicates: str = "refuse"
-    stages: Sequence[Mapping[str, Any]] = ()
-    presets: Sequence[Preset] = ()
-    by_hand: Sequence[str] = ()
-    preset: str | None = None
-    caption: str = ""
-    language_model: str | None = None
-    model: str = "demo"
-    variant: str | None = None
-    adapter: str | None = None
-    adapter_scale: float = 1.0
-    compiled: bool = False
-    device: str | None = None
-    dtype: str | None = None
-    audio_format: str = "flac"
-    max_source_seconds: float = MAX_SOURCE_SECONDS
-    max_attempts: int = 3
-    source_timeout_s: float = SOURCE_TIMEOUT_S
-    retry_failed: bool = False
-    repair: bool = False
-    mix_models: bool = False
-    catalogue: str | None = None
-    manifest_columns: Sequence[str] = ()
-    cluster: ClusterSpec = field(default_factory=ClusterSpec)
-    tracking: TrackingSpec = field(default_factory=TrackingSpec)
-    metrics: MetricsSpec = field(default_factory=MetricsSpec)
-    findings: FindingsSpec = field(default_factory=FindingsSpec)
-
-    @property
-    def name(self) -> str:
-        """The catalogue's name: as given, else the manifest's file name."""
-        return self.catalogue or redacted(self.manifest).rsplit("/", 1)[-1].rsplit(".", 1)[0]
-
-    def settings(self) -> list[Setting]:
-        """What every track gets; see ``make_settings``."""
-        return make_settings(self.cover, self.grid, self.stages, self.points)
+from pipeline.tracking.tracker import Tracker
+from pipeline.workflows.specs import RestyleJob
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The best cover of every track: chosen among its seeds and settings, and copied to a folder of their own."""
 
 import io
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -11,27 +10,15 @@ from acestep.errors import RequestError
 from pipeline.catalogue.manifest import file_name_key, is_device
 from pipeline.catalogue.own_columns import META, with_columns_of
 from pipeline.evaluation.judging import judge, measured_rows, run_chance_level
-from pipeline.evaluation.objective import Objective
 from pipeline.evaluation.selection import select
 from pipeline.results.repair import check_parts
 from pipeline.storage.audio_files import fetch_cover
 from pipeline.storage.csv_escaping import as_cells
 from pipeline.storage.lease import hold_lease
 from pipeline.storage.store import Store, open_output, open_store
+from pipeline.workflows.specs import SelectJob
 
 TABLE = "winners.csv"
-
-
-@dataclass(frozen=True)
-class SelectJob:
-    """What to choose from, and where to put it.
-
-    output: a folder of ``jobs.restyle`` or ``jobs.measure``; export: the folder for the winners.
-    """
-
-    output: str
-    export: str
-    objective: Objective = field(default_factory=Objective)
 
 
 def select_winners(job: SelectJob) -> pa.Table:

@@ -25,30 +25,15 @@ from pipeline.planning.items import drawn_seed
 from pipeline.report.findings import Findings
 from pipeline.storage.lease import LeasedStore, hold_lease
 from pipeline.storage.store import Store, absolute, no_empty_folders, open_output, open_store
-from pipeline.tracking.tracker import TrackingSpec
-from pipeline.workflows.compare import CompareJob, compare_in
+from pipeline.tracking.spec import TrackingSpec
+from pipeline.workflows.compare import compare_in
 from pipeline.workflows.restyle import Reporter, run_in
-from pipeline.workflows.restyle_job import RestyleJob, check_options
+from pipeline.workflows.restyle_job import check_options
+from pipeline.workflows.specs import CompareJob, RestyleJob, TuneSpec
 
 SAMPLE, PRESET = "tune/tracks.jsonl", "preset/tuned.yaml"
 STRENGTH, GUIDANCE = "audio_cover_strength", "guidance_scale"
 SWEPT = (STRENGTH, GUIDANCE, "seed")
-
-
-@dataclass(frozen=True)
-class TuneSpec:
-    """What to try.
-
-    tracks: how many of the catalogue, drawn by their names; seeds: how many for each, counted up from the job's.
-    strengths, guidances: the full grid that is searched.
-    budget: share of that grid's covers that may be made.
-    """
-
-    tracks: int = 8
-    seeds: int = 3
-    strengths: tuple[float, ...] = SearchSpace.strengths
-    guidances: tuple[float, ...] = SearchSpace.guidances
-    budget: float = 0.3
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from pipeline.catalogue.probe import ProbeCache, probe_all
 from pipeline.catalogue.problem_report import ProblemLog, ReportedProblem
 from pipeline.catalogue.source_check import DECODES, Decode, Look, SourceSummary, check_sources
 from pipeline.cluster.address import LOCAL, is_reachable, local_cluster_address, resolve_address
-from pipeline.cluster.pool import ClusterSpec
 from pipeline.cluster.pool import check as check_cluster
+from pipeline.cluster.spec import ClusterSpec
 from pipeline.planning.disk_space import DiskSpace, space_for
 from pipeline.planning.estimate import Estimate
 from pipeline.results.missing_audio import altered_covers
@@ -40,25 +40,11 @@ from pipeline.storage.read_timeout import ReadTimeout
 from pipeline.storage.store import Store, no_empty_folders, open_output, open_store
 from pipeline.tracking.faults import TrackerError
 from pipeline.tracking.tracker import Tracker
-from pipeline.workflows.restyle_job import RestyleJob, dry_run, option_errors, refuse_repeats
+from pipeline.workflows.restyle_job import dry_run, option_errors, refuse_repeats
+from pipeline.workflows.specs import RestyleJob, ValidateSpec
 
 Found = TypeVar("Found")
 Model = tuple[CheckpointFolders, bool]  # and whether it is a turbo model
-
-
-@dataclass(frozen=True)
-class ValidateSpec:
-    """How to look.
-
-    decode: how far to decode each source: "start" the first seconds, "full" all of it, "none" nothing. "full" also
-        compares every cover that is there with the digest in its row.
-    rates_from: an output folder whose covers tell how long one takes, where the job's own has none of the model.
-    report: a .csv or .parquet file to write every problem to.
-    """
-
-    decode: Decode = "start"
-    rates_from: str | None = None
-    report: str | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import time
 from functools import partial
 
 import jobs.restyle
-from acestep.generation.chain import Chain, Cover, Stage
+from acestep.generation.chain import Chain, Cover
+from acestep.generation.stages import Stage
 from pipeline.worker.restyle_worker import RestyleWorker
 from pipeline.workflows.restyle import run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cluster.pool import ClusterSpec
+from pipeline.cluster.spec import ClusterSpec
 from tests.cluster.launches import SEEDS, Launches, explain, write_catalogue
 from tests.cluster.two_nodes import nodes
 

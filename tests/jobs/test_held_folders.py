@@ -17,14 +17,14 @@ from pipeline.results.collector import ResultCollector
 from pipeline.results.table import RESULTS, ResultWriter, as_table, read_results
 from pipeline.storage.lease import HeldError, LeasedStore, LeaseLostError, hold_lease
 from pipeline.storage.store import open_store
-from pipeline.workflows.compare import CompareJob, compare_folder
+from pipeline.workflows.compare import compare_folder
 from pipeline.workflows.console import ConsoleReporter
-from pipeline.workflows.measure import MeasureJob, measure_all
+from pipeline.workflows.measure import measure_all
 from pipeline.workflows.restyle import run
-from pipeline.workflows.restyle_job import RestyleJob
-from pipeline.workflows.select import SelectJob, select_winners
-from pipeline.workflows.tune import TuneSpec, tune_catalogue
-from pipeline.workflows.validate import PartCheck, ValidateSpec, validate
+from pipeline.workflows.select import select_winners
+from pipeline.workflows.specs import CompareJob, MeasureJob, RestyleJob, SelectJob, TuneSpec, ValidateSpec
+from pipeline.workflows.tune import tune_catalogue
+from pipeline.workflows.validate import PartCheck, validate
 from tests import miniature
 from tests.conftest import tone
 

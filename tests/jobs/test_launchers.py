@@ -19,7 +19,8 @@ from ray.runtime_env import RuntimeEnv
 
 from jobs.restyle import INCOMPLETE, job_of
 from jobs.schema import register
-from pipeline.cluster.pool import ClusterSpec, check
+from pipeline.cluster.pool import check
+from pipeline.cluster.spec import ClusterSpec
 from pipeline.results.table import current_rows
 from pipeline.storage.store import open_store
 from tests.launched import ROOT, Launched, start

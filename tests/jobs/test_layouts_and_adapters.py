@@ -22,7 +22,7 @@ from pipeline.service.config import ServiceSpec
 from pipeline.service.deployment import _model as model_facts
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import run
-from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.specs import RestyleJob
 from tests import miniature
 from tests.conftest import tone
 from tests.parity.export import WIDTH, make_parts, write_checkpoint

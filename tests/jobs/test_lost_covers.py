@@ -16,7 +16,8 @@ from pipeline.storage.output_store import OutputError
 from pipeline.storage.store import Store, open_store
 from pipeline.workflows.restyle import run
 from pipeline.workflows.restyle_job import dry_run
-from pipeline.workflows.validate import ValidateSpec, validate
+from pipeline.workflows.specs import ValidateSpec
+from pipeline.workflows.validate import validate
 from tests.jobs.test_held_folders import Checks
 from tests.jobs.test_output_faults import TRACKS, Reporter, covers, job_on, launch
 from tests.s3_server import S3Server

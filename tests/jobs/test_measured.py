@@ -18,19 +18,20 @@ from hydra.core.global_hydra import GlobalHydra
 from rich.console import Console
 
 from acestep.errors import RequestError
-from pipeline.cluster.pool import ClusterSpec
-from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.cluster.spec import ClusterSpec
 from pipeline.metrics.registry import MEASURES
-from pipeline.report.findings import FOLDER, FindingsSpec
+from pipeline.metrics.spec import MetricsSpec
+from pipeline.report.findings import FOLDER
+from pipeline.report.spec import FindingsSpec
 from pipeline.results.table import current_rows
 from pipeline.storage.store import open_store
-from pipeline.tracking.tracker import TrackingSpec
-from pipeline.workflows.compare import CompareJob, compare_folder
+from pipeline.tracking.spec import TrackingSpec
+from pipeline.workflows.compare import compare_folder
 from pipeline.workflows.console import ConsoleReporter
-from pipeline.workflows.measure import MeasureJob, measure_all
+from pipeline.workflows.measure import measure_all
 from pipeline.workflows.restyle import run
-from pipeline.workflows.restyle_job import RestyleJob
-from pipeline.workflows.select import SelectJob, select_winners
+from pipeline.workflows.select import select_winners
+from pipeline.workflows.specs import CompareJob, MeasureJob, RestyleJob, SelectJob
 from pipeline.workflows.summary import Summary
 from tests.conftest import melody
 from tests.miniature import BASE

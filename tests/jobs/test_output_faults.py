@@ -22,10 +22,10 @@ from rich.console import Console
 from pipeline.catalogue.grid import make_settings
 from pipeline.catalogue.manifest import read_manifest
 from pipeline.catalogue.probe import probe_all
-from pipeline.cluster.pool import ClusterSpec
+from pipeline.cluster.spec import ClusterSpec
 from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.plan import make_plan
-from pipeline.report.findings import FindingsSpec
+from pipeline.report.spec import FindingsSpec
 from pipeline.results.collector import ResultCollector
 from pipeline.results.journal import unwritten_receipts
 from pipeline.results.table import REJECTED, RESULTS, ResultWriter, as_table, finished_items, read_results
@@ -34,11 +34,11 @@ from pipeline.storage.output_store import OutputError, OutputStore
 from pipeline.storage.source_errors import source_kind
 from pipeline.storage.store import locate, open_store
 from pipeline.storage.transient_errors import TRANSIENT_KINDS
-from pipeline.tracking.tracker import TrackingSpec
+from pipeline.tracking.spec import TrackingSpec
 from pipeline.worker.restyle_worker import RestyleWorker
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import run
-from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.specs import RestyleJob
 from pipeline.workflows.summary import Summary
 from tests import miniature
 from tests.conftest import tone

@@ -11,14 +11,15 @@ import soundfile
 from rich.console import Console
 
 from pipeline.catalogue.own_columns import EVERY, META
-from pipeline.cluster.pool import ClusterSpec
-from pipeline.report.findings import FOLDER, FindingsSpec
+from pipeline.cluster.spec import ClusterSpec
+from pipeline.report.findings import FOLDER
+from pipeline.report.spec import FindingsSpec
 from pipeline.results.table import RESULTS
-from pipeline.tracking.tracker import TrackingSpec
+from pipeline.tracking.spec import TrackingSpec
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import run
-from pipeline.workflows.restyle_job import RestyleJob
-from pipeline.workflows.select import TABLE, SelectJob, select_winners
+from pipeline.workflows.select import TABLE, select_winners
+from pipeline.workflows.specs import RestyleJob, SelectJob
 from tests.conftest import melody
 from tests.miniature import BASE
 

@@ -21,9 +21,9 @@ from acestep.audio.files import encode_audio, load_audio
 from acestep.sampling.setting import CoverSetting
 from jobs.restyle import job_of
 from jobs.schema import register
-from pipeline.cluster.pool import ClusterSpec
-from pipeline.tracking.tracker import TrackingSpec
-from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.cluster.spec import ClusterSpec
+from pipeline.tracking.spec import TrackingSpec
+from pipeline.workflows.specs import RestyleJob
 from tests.audio_files import with_streams
 from tests.conftest import tone
 from tests.miniature import BASE

@@ -18,14 +18,14 @@ from rich.console import Console
 from acestep.audio.files import encode_audio
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
-from pipeline.cluster.pool import ClusterSpec
-from pipeline.report.findings import FindingsSpec
+from pipeline.cluster.spec import ClusterSpec
+from pipeline.report.spec import FindingsSpec
 from pipeline.results.table import current_rows, read_results
 from pipeline.storage.store import open_store
-from pipeline.tracking.tracker import TrackingSpec
+from pipeline.tracking.spec import TrackingSpec
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import run
-from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.specs import RestyleJob
 from tests.conftest import tone
 from tests.miniature import BASE
 

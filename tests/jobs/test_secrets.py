@@ -21,18 +21,19 @@ from jobs.streams import TextOutput
 from jobs.validate import ConsoleValidationReporter, conclude
 from pipeline.catalogue.manifest import read_manifest
 from pipeline.catalogue.problem_report import ProblemLog
-from pipeline.cluster.pool import ClusterSpec
-from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.cluster.spec import ClusterSpec
+from pipeline.metrics.spec import MetricsSpec
 from pipeline.planning.external_covers import read_pairs
-from pipeline.report.findings import FindingsSpec
+from pipeline.report.spec import FindingsSpec
 from pipeline.results.table import REJECTED, RESULTS
 from pipeline.storage.store import open_store
 from pipeline.tracking.faults import TrackerError
-from pipeline.tracking.tracker import Tracker, TrackingSpec
+from pipeline.tracking.spec import TrackingSpec
+from pipeline.tracking.tracker import Tracker
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import run
-from pipeline.workflows.restyle_job import RestyleJob
-from pipeline.workflows.validate import ValidateSpec, validate
+from pipeline.workflows.specs import RestyleJob, ValidateSpec
+from pipeline.workflows.validate import validate
 from tests.conftest import tone
 from tests.miniature import BASE
 

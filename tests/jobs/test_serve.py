@@ -27,14 +27,14 @@ from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
 from acestep.sampling.setting import SETTING_FIELDS
 from jobs.serve import keys_of
-from pipeline.cluster.pool import ClusterSpec
-from pipeline.report.findings import FindingsSpec
+from pipeline.cluster.spec import ClusterSpec
+from pipeline.report.spec import FindingsSpec
 from pipeline.results.table import read_results
 from pipeline.storage.store import open_store
-from pipeline.tracking.tracker import TrackingSpec
+from pipeline.tracking.spec import TrackingSpec
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import run
-from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.specs import RestyleJob
 from tests.launched import LOOPBACK, free_ports, listeners
 from tests.miniature import BASE
 

@@ -15,8 +15,8 @@ from jobs.restyle import job_of
 from jobs.schema import register
 from jobs.tune import following
 from pipeline.evaluation.tuning import TuningResult
-from pipeline.workflows.restyle_job import RestyleJob
-from pipeline.workflows.tune import PRESET, TuneSpec, preset_text, tune_catalogue
+from pipeline.workflows.specs import RestyleJob, TuneSpec
+from pipeline.workflows.tune import PRESET, preset_text, tune_catalogue
 
 CONF = Path(__file__).parents[2] / "conf"
 COVER = asdict(CoverSetting()) | {"inference_steps": 12, "timesteps": None, "shift": 2.0, "seed": 7}

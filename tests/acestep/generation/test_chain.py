@@ -9,8 +9,9 @@ import torch
 
 from acestep.audio.files import load_audio
 from acestep.errors import GenerationError, RequestError
-from acestep.generation.chain import Chain, Stage, parse_stage, parse_stages
+from acestep.generation.chain import Chain
 from acestep.generation.conditions import TrackConditions, prepare, reference_latents
+from acestep.generation.stages import Stage, parse_stage, parse_stages
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
 from acestep.language.prompt import Prompt

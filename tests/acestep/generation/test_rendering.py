@@ -11,8 +11,9 @@ from torch import nn
 
 from acestep.audio.files import encode_audio, load_audio
 from acestep.errors import GenerationError, RequestError
-from acestep.generation.chain import Chain, parse_stages
+from acestep.generation.chain import Chain
 from acestep.generation.conditions import prepare
+from acestep.generation.stages import parse_stages
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
 from acestep.language.prompt import Prompt

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from acestep.constants import INSTRUMENTAL
-from acestep.generation.chain import parse_stage
 from acestep.generation.params import GenerationParams
 from acestep.generation.request import prompt_of
+from acestep.generation.stages import parse_stage
 from acestep.language.prompt import Prompt, check_prompt
 from acestep.language.vocals import asks_for_singing
 

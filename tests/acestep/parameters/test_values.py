@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from acestep.errors import RequestError
-from acestep.generation.chain import parse_stage
+from acestep.generation.stages import parse_stage
 from acestep.language.prompt import Prompt, check_prompt
 from acestep.parameters.values import MAX_LEVELS, as_number, as_text, as_whole_number, from_json, is_empty
 

@@ -13,8 +13,9 @@ import torchaudio.functional
 from torch import Tensor
 
 from acestep.audio.files import resample
-from acestep.generation.chain import Chain, Stage
+from acestep.generation.chain import Chain
 from acestep.generation.conditions import prepare
+from acestep.generation.stages import Stage
 from acestep.handler import AceStepHandler
 from acestep.language.prompt import Prompt
 from acestep.model import attention, layers

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from acestep.generation.chain import Chain, Key, Stage, parse_stages
+from acestep.generation.chain import Chain, Key
 from acestep.generation.conditions import TrackConditions, prepare
+from acestep.generation.stages import Stage, parse_stages
 from acestep.handler import AceStepHandler
 from acestep.language.prompt import Prompt
 from acestep.model.autoencoder import Autoencoder

@@ -25,8 +25,8 @@ from pipeline.planning.schema import PLAN_SCHEMA
 from pipeline.results.carried_columns import CarriedColumns, with_new_columns
 from pipeline.results.table import REJECTED, RESULTS, SCHEMA, ResultWriter, as_table, current_rows, finished_items
 from pipeline.storage.store import open_store
-from pipeline.workflows.measure import MeasureJob, measure_all, restate_listed
-from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.measure import measure_all, restate_listed
+from pipeline.workflows.specs import MeasureJob, RestyleJob
 from pipeline.workflows.tune import SAMPLE, write_sample
 from tests.conftest import tone
 

@@ -11,8 +11,9 @@ import pytest
 from acestep.errors import RequestError
 from pipeline.cluster import pool as clusters
 from pipeline.cluster.address import is_reachable, resolve_address
-from pipeline.cluster.pool import ClusterSpec, check, refuse_ephemeral, size_pool
+from pipeline.cluster.pool import check, refuse_ephemeral, size_pool
 from pipeline.cluster.runtime_env import JOB, needed, runtime_environment
+from pipeline.cluster.spec import ClusterSpec
 from tests.launched import ROOT, Launched, python, start
 
 A100 = "accelerator_type:A100"

@@ -13,7 +13,7 @@ from pipeline.catalogue.manifest import Track, read_manifest
 from pipeline.evaluation.tuning import SearchSpace, Trial, TuningResult, tune
 from pipeline.evaluation.tuning_trials import Evaluate
 from pipeline.storage.store import open_store
-from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.specs import RestyleJob
 from pipeline.workflows.tune import SAMPLE, _seeds, write_sample
 from tests.pipeline.evaluation.response_surface import Surface, is_near
 

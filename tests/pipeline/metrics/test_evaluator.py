@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from acestep.errors import RequestError
-from pipeline.metrics.evaluator import Evaluator, MetricsSpec
+from pipeline.metrics.evaluator import Evaluator
 from pipeline.metrics.registry import MEASURES
+from pipeline.metrics.spec import MetricsSpec
 from pipeline.results.table import as_table
 from tests.conftest import melody
 

@@ -22,13 +22,13 @@ from rich.console import Console
 
 from acestep.constants import SAMPLE_RATE
 from acestep.sampling.setting import CoverSetting
-from pipeline.cluster.pool import ClusterSpec
+from pipeline.cluster.spec import ClusterSpec
 from pipeline.results.progress import Progress
-from pipeline.tracking.tracker import TrackingSpec
+from pipeline.tracking.spec import TrackingSpec
 from pipeline.worker.restyle_worker import RestyleWorker
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import run
-from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.specs import RestyleJob
 from tests.conftest import tone
 from tests.miniature import BASE
 from tests.pipeline.worker.throughput import SleepingWorker

@@ -44,14 +44,15 @@ from pipeline.service.generation_store import OPEN, ORDERS, GenerationStore
 from pipeline.storage.output_store import OutputError, OutputStore
 from pipeline.storage.parquet_parts import PartError, encode_parquet, part_names, read_parts, write_part
 from pipeline.storage.store import Store, locate, open_store
-from pipeline.tracking.tracker import TrackingSpec
-from pipeline.workflows.compare import CompareJob, compare_folder
-from pipeline.workflows.measure import MeasureJob, measure_all
+from pipeline.tracking.spec import TrackingSpec
+from pipeline.workflows.compare import compare_folder
+from pipeline.workflows.measure import measure_all
 from pipeline.workflows.restyle import run
-from pipeline.workflows.restyle_job import RestyleJob, dry_run
-from pipeline.workflows.select import SelectJob, select_winners
-from pipeline.workflows.tune import TuneSpec, tune_catalogue
-from pipeline.workflows.validate import ValidateSpec, validate
+from pipeline.workflows.restyle_job import dry_run
+from pipeline.workflows.select import select_winners
+from pipeline.workflows.specs import CompareJob, MeasureJob, RestyleJob, SelectJob, TuneSpec, ValidateSpec
+from pipeline.workflows.tune import tune_catalogue
+from pipeline.workflows.validate import validate
 from tests import miniature
 from tests.conftest import tone
 from tests.mlflow_database import create_database

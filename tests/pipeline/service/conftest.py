@@ -14,7 +14,7 @@ import soundfile
 
 from acestep.checkpoints.checkpoint import fingerprint
 from acestep.checkpoints.hub import find
-from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.metrics.spec import MetricsSpec
 from pipeline.planning.items import ModelFacts
 from pipeline.service.admission import Admission
 from pipeline.service.api_keys import ApiKeys

@@ -22,7 +22,7 @@ from pipeline.service.batch_command import command_of, manifest_of
 from pipeline.service.config import Limits, ServiceSpec
 from pipeline.service.generation_request import GenerationRequest, make_generation_request
 from pipeline.service.source_access import AdmittedSource
-from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.specs import RestyleJob
 
 CONF = Path(__file__).parents[3] / "conf"
 MODEL = ModelFacts("demo", "f00d", is_turbo=False, dtype="float32")

@@ -31,7 +31,7 @@ from pipeline.service.request_body import ACCEPTED, NAMES, parse
 from pipeline.service.source_access import AdmittedSource
 from pipeline.storage.store import open_store
 from pipeline.worker.restyle_worker import RestyleWorker
-from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.specs import RestyleJob
 from tests import miniature
 from tests.pipeline.service.conftest import Served, facts, worker_at
 

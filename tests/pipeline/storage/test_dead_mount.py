@@ -16,17 +16,17 @@ from rich.console import Console
 
 from pipeline.catalogue.probe import THREADS, ProbeCache, probe_all
 from pipeline.catalogue.source_check import check_decoding
-from pipeline.cluster.pool import ClusterSpec
 from pipeline.cluster.shutdown import StoppedError
-from pipeline.metrics.evaluator import MetricsSpec
-from pipeline.report.findings import FindingsSpec
+from pipeline.cluster.spec import ClusterSpec
+from pipeline.metrics.spec import MetricsSpec
+from pipeline.report.spec import FindingsSpec
 from pipeline.results.table import current_rows
 from pipeline.storage.read_timeout import MAX_HUNG, ReadTimeout
 from pipeline.storage.store import open_store
-from pipeline.tracking.tracker import TrackingSpec
+from pipeline.tracking.spec import TrackingSpec
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import run
-from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.specs import RestyleJob
 from tests import miniature
 from tests.conftest import tone
 from tests.dead_mount import DeadMount, can_mount, mounted

@@ -17,7 +17,7 @@ from pyarrow import fs
 from pipeline.catalogue.manifest import Track, read_manifest, resolve_unicode_forms
 from pipeline.catalogue.probe import ProbeCache, probe, probe_all
 from pipeline.catalogue.table_reader import ManifestError
-from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.metrics.spec import MetricsSpec
 from pipeline.planning.external_covers import read_pairs
 from pipeline.results.table import as_table
 from pipeline.storage.spelling import FolderListings, MissingFileError, NearbyFiles, resolve_unicode_form

@@ -26,13 +26,14 @@ from pipeline.storage.store import Store, open_store
 from pipeline.tracking.faults import TrackerError, fault_of
 from pipeline.tracking.moved_artifacts import relocate
 from pipeline.tracking.preflight import usable
-from pipeline.tracking.tracker import Tracker, TrackingSpec
+from pipeline.tracking.spec import TrackingSpec
+from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.uri import checked, sqlite_file, sqlite_uri
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.job_record import write_job_file
 from pipeline.workflows.restyle import run as restyle
-from pipeline.workflows.restyle_job import RestyleJob
-from pipeline.workflows.tune import TuneSpec, tune_catalogue
+from pipeline.workflows.specs import RestyleJob, TuneSpec
+from pipeline.workflows.tune import tune_catalogue
 from tests.mlflow_database import create_database
 from tests.pipeline.tracking.test_tracker import rows, track
 

@@ -14,7 +14,8 @@ from pipeline.results.progress import Progress
 from pipeline.results.table import as_table
 from pipeline.storage.store import Store, open_store
 from pipeline.tracking.runs import measures
-from pipeline.tracking.tracker import Tracker, TrackingSpec
+from pipeline.tracking.spec import TrackingSpec
+from pipeline.tracking.tracker import Tracker
 from tests.mlflow_database import create_database
 
 if TYPE_CHECKING:

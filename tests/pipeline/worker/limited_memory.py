@@ -19,7 +19,7 @@ import soundfile
 from pipeline.catalogue.grid import make_settings
 from pipeline.catalogue.manifest import read_manifest
 from pipeline.catalogue.probe import probe_all
-from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.metrics.spec import MetricsSpec
 from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.plan import make_plan
 from pipeline.storage.store import open_store

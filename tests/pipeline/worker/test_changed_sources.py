@@ -28,7 +28,7 @@ from pipeline.catalogue import probe as probing
 from pipeline.catalogue.grid import make_settings
 from pipeline.catalogue.manifest import parse_track
 from pipeline.catalogue.probe import ProbeCache, probe
-from pipeline.metrics.evaluator import MetricsSpec
+from pipeline.metrics.spec import MetricsSpec
 from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.plan import make_plan
 from pipeline.results.table import ResultWriter, as_table, changed_sources, finished_items

@@ -6,8 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.cluster.pool import ClusterSpec, PoolError, size_pool
+from pipeline.cluster.pool import PoolError, size_pool
 from pipeline.cluster.shutdown import StopFlag
+from pipeline.cluster.spec import ClusterSpec
 from pipeline.planning.plan_file import PlanWriter
 from pipeline.planning.schema import PLAN_SCHEMA
 from pipeline.storage.store import open_store

@@ -22,17 +22,18 @@ import torch
 from rich.console import Console
 
 from acestep.constants import SAMPLE_RATE
-from acestep.generation.chain import Chain, Cover, Stage
+from acestep.generation.chain import Chain, Cover
 from acestep.generation.conditions import TrackConditions
+from acestep.generation.stages import Stage
 from acestep.sampling.plan import CoverPlan
 from acestep.sampling.setting import CoverSetting
-from pipeline.cluster.pool import ClusterSpec
-from pipeline.metrics.evaluator import MetricsSpec
-from pipeline.tracking.tracker import TrackingSpec
+from pipeline.cluster.spec import ClusterSpec
+from pipeline.metrics.spec import MetricsSpec
+from pipeline.tracking.spec import TrackingSpec
 from pipeline.worker.restyle_worker import RestyleWorker
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import run
-from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.specs import RestyleJob
 from tests.conftest import tone
 from tests.miniature import BASE
 

@@ -15,7 +15,7 @@ from pipeline.results.progress import Progress
 from pipeline.results.queries import SUMMARY_COLUMNS
 from pipeline.results.table import as_table
 from pipeline.workflows.console import ConsoleReporter
-from pipeline.workflows.restyle_job import RestyleJob
+from pipeline.workflows.specs import RestyleJob
 from pipeline.workflows.summary import summarize
 
 JOB = RestyleJob("tracks.csv", "out", {})

@@ -22,14 +22,15 @@ from pipeline.catalogue.manifest import parse_track, read_manifest
 from pipeline.catalogue.probe import probe, probe_all
 from pipeline.catalogue.problem_report import KEPT, ProblemLog, ReportedProblem
 from pipeline.catalogue.source_check import check_decoding, check_sources
-from pipeline.cluster.pool import ClusterSpec
+from pipeline.cluster.spec import ClusterSpec
 from pipeline.planning.disk_space import DiskSpace, max_bytes, space_for
 from pipeline.planning.estimate import Estimate
 from pipeline.results.table import ResultWriter, as_table
 from pipeline.storage.store import open_output, open_store
-from pipeline.tracking.tracker import TrackingSpec
-from pipeline.workflows.restyle_job import RestyleJob, open_job
-from pipeline.workflows.validate import PartCheck, ValidateSpec, Validation, validate
+from pipeline.tracking.spec import TrackingSpec
+from pipeline.workflows.restyle_job import open_job
+from pipeline.workflows.specs import RestyleJob, ValidateSpec
+from pipeline.workflows.validate import PartCheck, Validation, validate
 from tests import miniature
 from tests.acestep.checkpoints.test_hub import point_to
 from tests.audio_files import with_streams

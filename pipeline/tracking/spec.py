@@ -1,0 +1,15 @@
+"""Where a job's runs are tracked."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrackingSpec:
+    """Where runs go.
+
+    uri: any MLflow tracking URI; None is ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the output folder.
+    """
+
+    enabled: bool = True
+    uri: str | None = None
+    experiment: str | None = None
