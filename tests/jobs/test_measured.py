@@ -257,7 +257,7 @@ def test_a_page_that_fails_costs_no_cover_and_no_tracking(
     def fail(*arguments: object) -> None:
         raise RequestError("no page")
 
-    monkeypatch.setattr("pipeline.workflows.restyle.find", fail)
+    monkeypatch.setattr("pipeline.workflows.restyle.make_findings", fail)
     uri = f"sqlite:///{folder}/first.db"
     reporter = ConsoleReporter(Console(file=io.StringIO(), width=500))
     summary = run(job_on(folder, "out", tracking=TrackingSpec(uri=uri)), reporter)

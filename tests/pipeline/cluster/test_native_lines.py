@@ -34,8 +34,8 @@ def test_an_error_inside_passes_and_gives_the_stream_back(capfd: pytest.CaptureF
 
 def test_the_last_words_of_a_process_that_aborts_arrive() -> None:
     code = (
-        "import os\nfrom pipeline.cluster.native_lines import known_lines_dropped\n"
-        f"with known_lines_dropped():\n    os.write(2, {LINE!r}.encode() + b'last words\\n')\n    os.abort()"
+        "import os\nfrom pipeline.cluster.native_lines import drop_known_lines\n"
+        f"with drop_known_lines():\n    os.write(2, {LINE!r}.encode() + b'last words\\n')\n    os.abort()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode < 0

@@ -191,7 +191,7 @@ MIXED = """
 import time
 import ray
 from ray.cluster_utils import Cluster
-from pipeline.cluster.pool import ClusterSpec, Pool, connect, size_pool, unplaced
+from pipeline.cluster.pool import ClusterSpec, Pool, connect, size_pool, explain_unplaced
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
 for gpus, custom in ((3, {"a100": 1}), (1, {})):
     cluster.add_node(num_cpus=1, num_gpus=gpus, resources=custom)
@@ -207,7 +207,7 @@ class Worker:
 asked = [Worker.remote().ready.remote() for _ in range(10)]
 asked = ray.wait(asked, num_returns=8, timeout=60)[0]
 print("placed", len(asked))
-print(unplaced(ClusterSpec(address=cluster.address, start_timeout_s=5), pool(workers=9)))
+print(explain_unplaced(ClusterSpec(address=cluster.address, start_timeout_s=5), pool(workers=9)))
 ray.shutdown()
 cluster.shutdown()
 """

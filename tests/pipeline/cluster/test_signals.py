@@ -31,8 +31,8 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(job, 0)[1]))
 """
 JOB = """
 import sys, time
-from pipeline.cluster.signals import raising
-with raising() as status_of:
+from pipeline.cluster.signals import raise_on_stop_signals
+with raise_on_stop_signals() as status_of:
     try:
         print("ready", flush=True)
         time.sleep(60)

@@ -459,7 +459,7 @@ def test_a_damaged_order_is_named_and_the_others_go_on(
     assert [found.id for found in shelf.left_open()] == ["whole"]
     assert "damaged.json" in caplog.text
     store.write(f"{ORDERS}/damaged.json", content)
-    assert shelf.order("damaged") is None
+    assert shelf.finished("damaged") is None
 
 
 def test_no_word_of_an_order_changes_unnoticed(tmp_path: Path) -> None:

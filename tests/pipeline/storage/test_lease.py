@@ -36,8 +36,8 @@ from pipeline.storage import lease
 from pipeline.storage.store import open_store
 lease.BEAT_S, lease.LOOK_S = 0.1, 0.05
 if sys.argv[2] == "elsewhere":
-    lease.ourselves = lambda ours=lease.ourselves: dataclasses.replace(ours(), machine="another")
-with lease.holding(open_store(sys.argv[1]), "out") as held:
+    lease.this_process = lambda ours=lease.this_process: dataclasses.replace(ours(), machine="another")
+with lease.hold_lease(open_store(sys.argv[1]), "out") as held:
     print("held", flush=True)
     for k, _ in enumerate(sys.stdin):
         held.write(f"written-{k}", b"")
