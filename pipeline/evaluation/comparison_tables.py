@@ -1,4 +1,4 @@
-"""The tables of a comparison: how covers lie in tracks, seeds and settings, and what is made of them."""
+"""Arrow tables behind a comparison, and the arrangement of covers by track, seed and setting."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ from pipeline.evaluation.statistics import (
     sign_flip,
 )
 
-MAX_FOR_ALL_PAIRS = 20  # settings; of more, only the pairs with the best one are listed
+MAX_FOR_ALL_PAIRS = 20  # settings; beyond, only the pairs with the best one are listed
 _CELLS = 4_000_000  # differences in memory at a time
-_ALWAYS_TOLD = ("audio_cover_strength", "guidance_scale")
-_TOLD = (*SETTING_FIELDS, "stage")
+_ALWAYS_LISTED = ("audio_cover_strength", "guidance_scale")
+_LISTED = (*SETTING_FIELDS, "stage")
 
 Indices = NDArray[np.int64]
 
@@ -52,9 +52,9 @@ PAIRS = pa.schema(
 
 @dataclass(frozen=True)
 class CoverLayout:
-    """Where rows belong.
+    """Position of each row in a table of units and settings; a unit is a seed of a track.
 
-    unit, setting: of each row ``[rows]``; a unit is a seed of a track.
+    unit, setting: of each row ``[rows]``.
     starts: the first unit of each track ``[tracks]``.
     """
 
@@ -64,7 +64,7 @@ class CoverLayout:
     shape: tuple[int, int]
 
     def cells(self, values: Floats) -> Floats:
-        """Values ``[rows]`` as ``[units, settings]``, NaN where there is none."""
+        """Values ``[rows]`` as ``[units, settings]``, NaN where a cell is empty."""
         known = ~np.isnan(values)
         place = self.unit[known] * self.shape[1] + self.setting[known]
         size = self.shape[0] * self.shape[1]
@@ -78,7 +78,7 @@ class CoverLayout:
 
 
 def outcomes_of(rows: pa.Table) -> pa.Table:
-    """``Comparison.outcomes``, by strength, guidance and name."""
+    """``Comparison.outcomes``, ordered by strength, guidance and name."""
     ok, judged = pc.equal(rows["status"], "ok"), pc.fill_null(rows[OUTCOME], "")
     counted = {"failed": pc.or_(pc.invert(ok), pc.equal(judged, "failed"))}
     counted |= {name: pc.and_(ok, pc.equal(judged, name)) for name in ("ok", "copy", "lost")}
@@ -90,14 +90,14 @@ def outcomes_of(rows: pa.Table) -> pa.Table:
     firsts = rows.take(found["first_min"])
     made = {"setting_id": found["setting_id"], "setting_name": firsts["setting_name"]}
     made |= {"covers": found["setting_id_count"]} | {name: found[f"{name}_sum"] for name in counted}
-    for name in _TOLD:
-        if name in rows.column_names and (name in _ALWAYS_TOLD or _varies(firsts[name])):
-            # A list, such as explicit timesteps, cannot be a key.
+    for name in _LISTED:
+        if name in rows.column_names and (name in _ALWAYS_LISTED or _varies(firsts[name])):
+            # A list, such as explicit timesteps, cannot be a sort key.
             listed = pa.types.is_list(firsts[name].type)
             texts = [entry and str(entry) for entry in firsts[name].to_pylist()] if listed else None
             made[name] = firsts[name] if texts is None else pa.array(texts, pa.string())
     table = pa.table(made | {name: found[f"{name}_max"] for name in ("t_switch", "cover_steps")})
-    return table.sort_by([(name, "ascending") for name in (*_ALWAYS_TOLD, "setting_name", "setting_id")])
+    return table.sort_by([(name, "ascending") for name in (*_ALWAYS_LISTED, "setting_name", "setting_id")])
 
 
 def _varies(column: pa.ChunkedArray) -> bool:
@@ -106,10 +106,10 @@ def _varies(column: pa.ChunkedArray) -> bool:
 
 
 def layout_of(rows: pa.Table, settings: Sequence[str]) -> CoverLayout:
-    """Where the rows belong, for settings in the order given and tracks in that of their names."""
-    named = rows["track_id"].combine_chunks().dictionary_encode()
-    rank = np.argsort(np.argsort(np.asarray(named.dictionary.to_pylist(), dtype=str)))
-    track = rank[named.indices.to_numpy()]
+    """Layout of rows, for settings in the given order and tracks in alphabetical order."""
+    encoded = rows["track_id"].combine_chunks().dictionary_encode()
+    rank = np.unique(np.asarray(encoded.dictionary.to_pylist(), dtype=str), return_inverse=True)[1]
+    track = rank[encoded.indices.to_numpy()]
     seeds, seed = np.unique(pc.fill_null(rows["seed"], -1).to_numpy(), return_inverse=True)
     units, unit = np.unique(track * len(seeds) + seed, return_inverse=True)
     starts = np.unique(units // max(len(seeds), 1), return_index=True)[1]
@@ -118,7 +118,7 @@ def layout_of(rows: pa.Table, settings: Sequence[str]) -> CoverLayout:
 
 
 def describe(values: Floats, setting: Indices, by_track: Floats) -> dict[str, Any]:
-    """The numbers of ``Comparison.settings`` for one measure.
+    """The figures of ``Comparison.settings`` for one measure.
 
     Args:
         values, setting: of each cover ``[rows]``.
@@ -140,7 +140,7 @@ def compare_pairs(
 ) -> pa.Table:
     """``Comparison.pairs`` for one measure, given as ``[units, settings]``.
 
-    All pairs are tested, whichever are listed, since the best setting was picked from among all.
+    All pairs are tested, even those not listed, since the best setting was picked from all of them.
     """
     pairs = [(b, a) if b == best else (a, b) for a, b in combinations(range(len(ids)), 2)]
     listed = np.array([len(ids) <= MAX_FOR_ALL_PAIRS or a == best for a, _ in pairs], bool)
@@ -177,14 +177,14 @@ def compare_pairs(
 
 
 def too_few(tracks: int) -> str:
-    """Why there is no verdict on so many tracks in common; "" where there is one."""
+    """Why ``tracks`` tracks in common give no verdict; "" where they give one."""
     if tracks >= FEWEST_TRACKS:
         return ""
     return f"{tracks} track{'' if tracks == 1 else 's'} in common; {FEWEST_TRACKS} are needed for a verdict"
 
 
 def as_table(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
-    """A table; NaN is null."""
+    """A table in which NaN becomes null."""
     made = {
         name: pa.array(values, from_pandas=True) if isinstance(values, np.ndarray) else values
         for name, values in columns.items()

@@ -1,4 +1,4 @@
-"""Covers judged against chance: the run's chance level, each cover's verdict and its score."""
+"""Judges covers: the run's chance level, each cover's verdict and its score."""
 
 import logging
 from functools import partial
@@ -30,20 +30,20 @@ FINDINGS_COLUMNS = (
     *(measure.name for measure in MEASURES),
 )
 CHANCE_TRACKS = 24  # 552 pairs of a source and another track's cover
-CHANCE_S = 60  # of each recording: more would be more work and memory, and the same level
+CHANCE_S = 60  # of each recording; longer ones cost work and memory and give the same level
 READERS = 4
 
 
 def any_measured(rows: pa.Table) -> bool:
-    """Whether there is anything to compare."""
+    """Whether any row was measured."""
     return bool(pc.any(pc.is_valid(rows["unmeasured"])).as_py())
 
 
 def measured_rows(output: Store, uri: str) -> pa.Table:
-    """The covers of a folder that stand for themselves now, as rows of ``FINDINGS_COLUMNS``.
+    """The current covers of a folder as rows of ``FINDINGS_COLUMNS``, without outdated ones.
 
     Raises:
-        RequestError: there are none, or none was measured.
+        RequestError: the folder has no results, or none was measured.
     """
     rows = newest_of_each(current_rows(output, columns=FINDINGS_COLUMNS))
     if not len(rows):
@@ -56,12 +56,12 @@ def measured_rows(output: Store, uri: str) -> pa.Table:
 def judge(rows: pa.Table, chance: ChanceLevel, objective: Objective) -> pa.Table:
     """Rows with ``cover/outcome``, ``cover/reason`` and the columns of ``pipeline.evaluation.objective.score``."""
     names = ["status", "error_message", "duration_s", "unmeasured", HARMONY, MELODY, TIMBRE, WAVEFORM]
-    found = [
+    outcomes = [
         outcome(row, chance) if row["status"] == "ok" else ("failed", row["error_message"])
         for row in rows.select(names).to_pylist()
     ]
     for number, name in enumerate((OUTCOME, REASON)):
-        rows = rows.append_column(name, pa.array([told[number] for told in found], pa.string()))
+        rows = rows.append_column(name, pa.array([found[number] for found in outcomes], pa.string()))
     scored = score(rows, objective)
     for name in scored.column_names:
         rows = rows.append_column(name, scored[name])
@@ -69,16 +69,15 @@ def judge(rows: pa.Table, chance: ChanceLevel, objective: Objective) -> pa.Table
 
 
 def run_chance_level(output: Store, rows: pa.Table) -> ChanceLevel:
-    """How much sources and covers of other tracks agree, on a sample of the run's own tracks.
+    """The chance level of a run: agreement of sources with covers of other tracks, on a sample of its tracks.
 
-    The sample is drawn by what tracks and items are called, so it is the same whoever asks.
+    The sample depends only on the ids of tracks and items.
     """
     with reader_pool(READERS, DEFAULT_READ_TIMEOUT) as (readers, timeout):
         features = partial(_features, output, timeout=timeout)
-        heard = [both for both in readers.map(features, _sample(rows)) if both]
-    return measure_chance(
-        [(name, source) for name, source, _ in heard], [(name, cover) for name, _, cover in heard]
-    )
+        sampled = [found for found in readers.map(features, _sample(rows)) if found]
+    sources = [(track_id, source) for track_id, source, _ in sampled]
+    return measure_chance(sources, [(track_id, cover) for track_id, _, cover in sampled])
 
 
 def _sample(rows: pa.Table) -> list[dict[str, Any]]:
@@ -92,7 +91,7 @@ def _sample(rows: pa.Table) -> list[dict[str, Any]]:
 
 
 def _features(output: Store, row: dict[str, Any], timeout: ReadTimeout) -> tuple[str, Features, Features] | None:
-    """A track's id, and what is compared of its source and its cover; None where one of them is gone."""
+    """A track's id, and features of its source and its cover; None where a file is missing or unreadable."""
     try:
         waves = load(row["source"], None, timeout), load_cover(output, row["audio_path"], None, timeout)
     except (RestyleError, OSError) as error:

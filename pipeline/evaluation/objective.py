@@ -1,4 +1,4 @@
-"""One number for a cover: it is good where the song stayed and the style moved."""
+"""Objective: one score per cover, high where the song is kept and the style moved."""
 
 import difflib
 import math
@@ -13,7 +13,7 @@ from pipeline.metrics.registry import BY_NAME
 
 KEPT, MOVED, SCORE = "objective/kept", "objective/moved", "objective/score"
 DISTANCE = "timbre/mfcc_distance"
-HALF_MOVED = 15.0  # dB: two genres of one song are about 29 apart, two songs of one genre 6
+HALF_MOVED = 15.0  # dB: two genres of one song differ by about 29, two songs of one genre by 6
 OUTCOME, REASON = "cover/outcome", "cover/reason"
 OF_SONG = ("harmony/", "melody/", "structure/", "rhythm/")
 WORTHLESS = ("copy", "lost", "failed")
@@ -21,14 +21,14 @@ WORTHLESS = ("copy", "lost", "failed")
 
 @dataclass(frozen=True)
 class Objective:
-    """What makes one cover better than another.
+    """Definition of the score.
 
-    kept: the measures whose mean says how much of the song stayed.
-    moved: the measure that says how far the style moved: a timbre distance, or one of the group ``style``.
-    half: the timbre distance that counts as half the way; the measures of ``style`` have a scale of their own.
+    kept: the measures whose mean is the share of the song that is kept.
+    moved: the measure of how far the style moved: a timbre distance, or one of the group ``style``.
+    half: the timbre distance that counts as moved by half; the measures of ``style`` are 0..1 already.
 
     Raises:
-        RequestError: a measure is unknown, named twice or of the wrong sort, or ``half`` is not positive.
+        RequestError: a measure is unknown, repeated or of the wrong kind, or ``half`` is not positive.
     """
 
     kept: tuple[str, ...] = ("harmony/chroma_excess", "melody/salience_excess")
@@ -55,8 +55,8 @@ class Objective:
 def score(rows: pa.Table, objective: Objective) -> pa.Table:
     """``objective/kept``, ``objective/moved`` and ``objective/score`` of each row, each 0..1 or null.
 
-    The score is the harmonic mean, so neither makes up for a lack of the other. It is 0 where the cover failed,
-    lost the song or copied it, and null where a measure is missing or the cover was refused before it was tried.
+    The score is the harmonic mean of the others. It is 0 where the cover failed, lost the song or copied it, and
+    null where a measure is missing or the cover was rejected.
     """
     kept = np.mean([np.clip(numbers(rows, name), 0, 1) for name in objective.kept], axis=0)
     moved = numbers(rows, objective.moved)
@@ -70,14 +70,14 @@ def score(rows: pa.Table, objective: Objective) -> pa.Table:
         pc.equal(rows["status"], "failed"),
         pc.is_in(rows[OUTCOME], value_set=pa.array(WORTHLESS)),
     )
-    refused = pc.equal(rows["status"], "rejected")
-    both = np.where(_flags(refused), np.nan, np.where(_flags(worthless), 0.0, both))
+    rejected = pc.equal(rows["status"], "rejected")
+    both = np.where(_flags(rejected), np.nan, np.where(_flags(worthless), 0.0, both))
     columns = {KEPT: kept, MOVED: moved, SCORE: both}
     return pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
 
 
 def numbers(rows: pa.Table, name: str) -> np.ndarray:
-    """A column as float64 ``[rows]``; what is null or not finite is NaN."""
+    """A column as float64 ``[rows]``; null and infinite values are NaN."""
     values = pc.cast(rows[name], pa.float64()).to_numpy()
     return np.where(np.isfinite(values), values, np.nan)
 

@@ -1,9 +1,9 @@
-"""Drawing lots that fall the same way every time."""
+"""Deterministic sampling by hash."""
 
 import hashlib
 from collections.abc import Iterable
 
 
 def hash_sample(names: Iterable[str], count: int) -> list[str]:
-    """``count`` of many names (or all), by what they are and by nothing else: whoever asks, in whatever order."""
+    """Pick ``count`` names (or all) by hash; independent of their order and of the caller."""
     return sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())[:count]

@@ -1,4 +1,4 @@
-"""The best cover of each track, over seeds and settings: what is kept of a catalogue made several times."""
+"""Selection of the best cover of each track, over seeds and settings."""
 
 import numpy as np
 import pyarrow as pa
@@ -24,17 +24,17 @@ SCHEMA = pa.schema(
 
 
 def select(rows: pa.Table, objective: Objective | None = None) -> pa.Table:
-    """One row of ``SCHEMA`` for each track, by track_id.
+    """One row of ``SCHEMA`` for each track, ordered by track_id.
 
-    A candidate is a cover that has a score and neither lost the song nor copied it. The highest score is taken, of
-    equal ones the first by setting_name and seed; ``margin`` is its lead over the next candidate, null where there
-    is none. A track without a candidate has no item_id, and ``reason`` says why; elsewhere it is empty.
+    A candidate is a cover that has a score and neither lost the song nor copied it. The highest score wins, ties
+    are broken by setting_name and seed; ``margin`` is the lead over the next candidate, null without one. A track
+    without a candidate has no item_id, and ``reason`` says why; elsewhere it is empty.
     """
     ok = pc.equal(rows["status"], "ok")
     sound = pc.and_(ok, pc.invert(pc.is_in(rows[OUTCOME], value_set=pa.array(WORTHLESS))))
     scores = score(rows, objective or Objective())[SCORE]
-    told = rows.select(["track_id", "item_id", "setting_name", "seed"]).append_column(SCORE, scores)
-    chosen = _chosen(told.filter(pc.and_(sound, pc.is_valid(scores))))
+    scored = rows.select(["track_id", "item_id", "setting_name", "seed"]).append_column(SCORE, scores)
+    chosen = _chosen(scored.filter(pc.and_(sound, pc.is_valid(scores))))
     flags = {"ok": pc.cast(ok, pa.int64()), "sound": pc.cast(sound, pa.int64())}
     counts = pa.table({"track_id": rows["track_id"]} | flags).filter(pc.is_valid(rows["track_id"]))
     tracks = counts.group_by("track_id").aggregate([(name, "sum") for name in flags])

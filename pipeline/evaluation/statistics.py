@@ -1,7 +1,7 @@
-"""Intervals and tests for means over tracks: resampled, few tracks allowed, many affordable.
+"""Bootstrap-t intervals and sign-flip tests for means over tracks.
 
-The unit is the track: covers of one track resemble each other, so that only a further track is further evidence.
-Columns are independent questions (settings, or pairs of settings); a track that has no answer is NaN.
+The unit is the track: covers of one track resemble each other, so that only another track is independent evidence.
+Columns are independent questions (settings, or pairs of settings); a missing value of a track is NaN.
 """
 
 from functools import lru_cache
@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 LEVEL = 0.95
-# Of five signs the most extreme come up by chance one time in 16: no five tracks are evidence at 5 %.
+# With five tracks the most extreme sign pattern has p = 1/16: no result reaches 5 %.
 FEWEST_TRACKS = 6
-# More tracks than these are taken in groups, which costs nothing: sums of tracks are as good as normal.
+# More tracks than these are averaged in groups: sums of tracks are close to normal, so nothing is lost.
 MAX_GROUPS = 400
 RESAMPLES = 4096
-FLIPS = 4096  # all the sign patterns of 13 tracks, as a pattern and its opposite are one
+FLIPS = 4096  # all sign patterns of 13 tracks, as a pattern and its opposite are equivalent
 _BLOCK = 512  # sign patterns at a time, which bounds the memory of thousands of pairs
-_SEED = 20_240_501  # any; the same data give the same answer
+_SEED = 20_240_501  # fixed, for reproducible intervals
 
 
 def mean_within(values: Floats, starts: NDArray[np.int64]) -> Floats:
-    """Means ``[groups, columns]`` of consecutive rows of ``values`` ``[rows, columns]``, NaN left out.
+    """Means ``[groups, columns]`` of consecutive rows of ``values`` ``[rows, columns]``, ignoring NaN.
 
     Args:
-        starts: the first row of each group ``[groups]``, rising.
+        starts: the first row of each group ``[groups]``, ascending.
     """
     known = ~np.isnan(values)
     sums = np.add.reduceat(np.where(known, values, 0.0), starts, axis=0)
@@ -35,17 +35,17 @@ def mean_within(values: Floats, starts: NDArray[np.int64]) -> Floats:
 
 
 def mean_over(tracks: Floats) -> Floats:
-    """Means ``[columns]`` of ``tracks`` ``[tracks, columns]``, NaN left out."""
+    """Means ``[columns]`` of ``tracks`` ``[tracks, columns]``, ignoring NaN."""
     if not len(tracks):
         return np.full(tracks.shape[1], np.nan)
     return mean_within(tracks, np.zeros(1, np.int64))[0]
 
 
 def grouped(tracks: Floats) -> Floats:
-    """``[tracks, columns]`` summed up as at most ``MAX_GROUPS`` rows that have the same means.
+    """``[tracks, columns]`` reduced to at most ``MAX_GROUPS`` rows with the same means.
 
-    A row is the mean of all tracks plus the group's part in what they deviate from it, so that every track keeps
-    its weight where groups lack some. A group without any is NaN.
+    A row is the mean of all tracks plus the group's share of the deviations from it, so that every track keeps its
+    weight where groups differ in size. A group without values is NaN.
     """
     if len(tracks) <= MAX_GROUPS:
         return tracks
@@ -60,11 +60,11 @@ def grouped(tracks: Floats) -> Floats:
 def interval(tracks: Floats) -> tuple[Floats, Floats]:
     """The 95 % interval, low and high ``[columns]``, of the means of ``tracks`` ``[tracks, columns]``.
 
-    Bootstrap-t over tracks (Efron and Tibshirani 1993, ch. 12; Hall 1988): each resample's mean is set off against
-    its own spread. The plain percentile interval is too narrow for few tracks: at 6 it covers the truth 81..87 %
-    of the time. In simulations this one covers it 94..98 %; 91 % at 6 tracks where scores are skewed or a fifth of
-    them 0, and more than 99 % at 12 where most are 0. It reaches no further than the tracks themselves. NaN under
-    ``FEWEST_TRACKS`` tracks.
+    Bootstrap-t over tracks (Efron and Tibshirani 1993, ch. 12; Hall 1988): the deviation of each resample's mean
+    is divided by the resample's own standard error. The plain percentile interval is too narrow for few tracks: at
+    6 it covers the true mean 81..87 % of the time. In simulations this one covers it 94..98 %; 91 % at 6 tracks
+    where scores are skewed or a fifth of them 0, and more than 99 % at 12 where most are 0. It stays within the
+    range of the tracks. NaN under ``FEWEST_TRACKS`` tracks.
     """
     tracks = grouped(tracks)
     known = ~np.isnan(tracks)
@@ -82,7 +82,7 @@ def interval(tracks: Floats) -> tuple[Floats, Floats]:
     with np.errstate(invalid="ignore", divide="ignore"):
         shift = (weights @ off) / drawn
         spread = (weights @ off**2 - drawn * shift**2) / (drawn - 1) / drawn
-        # A resample of equal tracks has a spread of rounding errors, which says that it is off without limit.
+        # The spread of a resample of equal tracks is rounding error; its t is infinite.
         t = shift / np.sqrt(np.where(spread > 1e-12 * error**2, spread, 0.0))
     t = np.sort(np.where(drawn > 1, t, np.nan), axis=0)  # NaN last
     found = (~np.isnan(t)).sum(0)
@@ -96,15 +96,15 @@ def interval(tracks: Floats) -> tuple[Floats, Floats]:
 
 
 def sign_flip(differences: Floats) -> tuple[Floats, Floats]:
-    """p and adjusted p ``[columns]`` of the means of ``differences`` ``[tracks, columns]`` being 0.
+    """p and adjusted p ``[columns]`` for the means of ``differences`` ``[tracks, columns]`` being 0.
 
     Where two settings are equal, a track's difference is as likely to have the opposite sign (Fisher 1935). All
-    patterns of signs up to 13 tracks, else drawn ones; no shape of distribution is assumed. NaN under
+    sign patterns are used up to 13 tracks, random ones beyond; no distribution is assumed. NaN under
     ``FEWEST_TRACKS`` tracks.
 
-    The adjusted p holds for all columns at once: Holm's steps with the resampled maximum in place of Bonferroni's
-    factor (Westfall and Young 1993, algorithm 4.1). A factor of 190 pairs would leave 12 tracks without a verdict,
-    however clear.
+    The adjusted p holds for all columns at once: Holm's step-down procedure with the resampled maximum in place of
+    Bonferroni's factor (Westfall and Young 1993, algorithm 4.1). A factor of 190 pairs would leave 12 tracks
+    without a verdict, however large the difference.
     """
     tracks = grouped(differences)
     n = (~np.isnan(tracks)).sum(0)
@@ -117,13 +117,13 @@ def sign_flip(differences: Floats) -> tuple[Floats, Floats]:
     off /= np.where(size > 0, size, 1.0)
     order = np.argsort(-np.abs(off.sum(0)), kind="stable")
     off = off[:, order]
-    seen = np.abs(off.sum(0)) * (1 - 1e-9)  # equal sums, added up in another order, are equal
+    seen = np.abs(off.sum(0)) * (1 - 1e-9)  # tolerates another order of summation
     signs = _signs(len(tracks))
     alone, together = np.zeros((2, len(order)))
     for first in range(0, len(signs), _BLOCK):
         chance = np.abs(signs[first : first + _BLOCK] @ off)
         alone += (chance >= seen).sum(0)
-        # the largest of a column and those less extreme than it
+        # the maximum over a column and all less extreme ones
         largest = np.maximum.accumulate(chance[:, ::-1], axis=1)[:, ::-1]
         together += (largest >= seen).sum(0)
     p[tested[order]] = alone / len(signs)
@@ -144,7 +144,7 @@ def _resamples(tracks: int) -> Floats:
 
 @lru_cache(maxsize=4)
 def _signs(tracks: int) -> Floats:
-    """Patterns of signs ``[FLIPS or all, tracks]``, the observed one (all +1) first."""
+    """Sign patterns ``[FLIPS or all, tracks]``, the observed one (all +1) first."""
     if 2 ** (tracks - 1) <= FLIPS:
         bits = np.arange(2 ** (tracks - 1))[:, None] >> np.arange(tracks) & 1
     else:

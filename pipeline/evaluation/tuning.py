@@ -1,8 +1,8 @@
-"""The search for a setting, as a person goes about it: strength, then guidance, then strength again, then commit.
+"""Search for the best setting: coordinate search with successive halving over strength and guidance.
 
-Coordinate search with racing: every round gives its settings covers of the same tracks and seeds, and only the
-better ones go on to more covers (successive halving, Jamieson and Talwalkar 2016). A round is one call, since a
-call is a cluster job.
+Every round gives its settings covers of the same tracks and seeds, and only the better ones go on to more covers
+(successive halving, Jamieson and Talwalkar 2016): strengths, then guidances, then strengths again, then the
+neighbours, then the finalists on all covers. A round is one call of ``evaluate``, since a call is a cluster job.
 """
 
 import math
@@ -19,18 +19,18 @@ from pipeline.evaluation.tuning_trials import Cell, Evaluate, Trial, Trials, che
 __all__ = ["Evaluate", "SearchSpace", "Trial", "TuningResult", "TuningRound", "tune"]
 
 BASELINE: Cell = (0.5, 8.0)
-# What may have been spent by the end of each round, as a share of the budget.
+# Share of the budget that may be spent by the end of each round.
 ROW, BETTER_HALF, COLUMN, ROW_AGAIN, AROUND, COMMIT = 0.3, 0.4, 0.6, 0.7, 0.85, 1.0
 MAX_FINALISTS = 6
-# What the covers of the next strength, or of the next guidance, say about a cell beside its own. Scores change
-# slowly along both, more slowly along guidance; without it, a shallow optimum is lost in the noise.
+# Weight of the covers of a neighbouring strength or guidance in a cell's estimate. Scores change slowly along both
+# axes, and more slowly along guidance; without the neighbours a shallow optimum is lost in the noise.
 NEXT_STRENGTH, NEXT_GUIDANCE = 0.1, 0.3
 _SEED = 20_240_501
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The grid that is searched, each axis rising. Models without guidance have one value of it."""
+    """The grid to search, each axis ascending. For models without guidance it has one value."""
 
     strengths: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     guidances: tuple[float, ...] = (3.0, 5.0, 7.0, 8.0, 9.0, 11.0, 13.0)
@@ -42,11 +42,11 @@ class SearchSpace:
 
     @property
     def cells(self) -> int:
-        """How many settings it holds."""
+        """Number of settings in the grid."""
         return len(self.strengths) * len(self.guidances)
 
     def around(self, cell: Cell, strengths: int, guidances: int) -> list[Cell]:
-        """The cells at most so many steps away along each axis."""
+        """The cells within a number of steps along each axis."""
         across, down = self.strengths.index(cell[0]), self.guidances.index(cell[1])
         near = self.strengths[max(0, across - strengths) : across + strengths + 1]
         return [(s, g) for s in near for g in self.guidances[max(0, down - guidances) : down + guidances + 1]]
@@ -54,7 +54,7 @@ class SearchSpace:
 
 @dataclass(frozen=True)
 class TuningRound:
-    """One call: what it looked at, how many covers each cell had by then, how many were new, and who led."""
+    """One call of ``evaluate``: its cells, covers per cell so far, new covers, and the leading cell."""
 
     purpose: str
     cells: tuple[Cell, ...]
@@ -65,13 +65,13 @@ class TuningRound:
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What a search found.
+    """The result of a search.
 
-    mean, low, high: the winner's score over tracks and its 95 % interval, None under six tracks. It was picked as
-        the highest, so that its mean promises a little too much.
-    generations, full_grid: covers made, and covers that the whole grid would have taken.
-    alternatives: cells of the last round that cannot be told apart from the winner on the covers of both; under
-        six tracks, all of them.
+    mean, low, high: the winner's score over tracks and its 95 % interval, None under six tracks. The mean is
+        biased upward, since the winner is the maximum.
+    generations, full_grid: covers made, and covers that the whole grid would take.
+    alternatives: cells of the last round that are not distinguishable from the winner on their common covers;
+        under six tracks, all of them.
     """
 
     strength: float
@@ -97,12 +97,11 @@ def tune(
 
     Args:
         evaluate: called at most six times, never with the same trial twice. A cover without a score counts as 0.
-        say: told what is done and why, a sentence at a time.
+        say: called with a sentence about each step.
         budget: the share of the full grid's covers that may be made.
 
     Raises:
-        RequestError: tracks or seeds are none or repeated, or the budget does not pay for one cover of each
-            strength.
+        RequestError: tracks or seeds are empty or repeated, or the budget is less than one cover of each strength.
     """
     check_sample(tracks, seeds)
     full_grid = space.cells * len(tracks) * len(seeds)
@@ -112,7 +111,7 @@ def tune(
             f"a budget of {budget:g} is {max_covers} covers, too few to try {len(space.strengths)} strengths "
             "once; give more of it (up to 1), more tracks or more seeds"
         )
-    # Whoever lists tracks by album must not have the first rounds hear one album.
+    # Shuffled, so that the first rounds do not draw on a single album of a list that is sorted by album.
     order = np.random.default_rng(_SEED).permutation(len(tracks))
     trials = Trials([tracks[k] for k in order], seeds, evaluate, max_covers)
     rounds: list[TuningRound] = []
@@ -161,12 +160,12 @@ def tune(
 
 
 def cell_label(cell: Cell) -> str:
-    """A cell as strength / guidance."""
+    """A cell as "strength / guidance"."""
     return f"{cell[0]:g} / {cell[1]:g}"
 
 
 def _ranked(space: SearchSpace, trials: Trials, cells: Sequence[Cell]) -> list[Cell]:
-    """The cells, the best first, by their own covers and, with less weight, by those of their neighbours."""
+    """Cells by their estimate, the best first: a weighted mean over their own covers and their neighbours'."""
     leads = trials.leads()
 
     def estimate(cell: Cell) -> float:
@@ -182,7 +181,7 @@ def _weight(cell: Cell, other: Cell) -> float:
 
 
 def _finalists(space: SearchSpace, trials: Trials, best: Cell) -> list[Cell]:
-    """The cells that are not clearly worse, the best first, as many as can be given all covers; two at least."""
+    """The cells that are not clearly worse, the best first: as many as the budget allows, but at least two."""
     cells = _ranked(space, trials, list(trials.scores))
     behind, p, _ = trials.behind(best, cells)
     near = [cell for cell, by, chance in zip(cells, behind, p, strict=True) if not (by > 0 and chance < 1 - LEVEL)]
@@ -192,7 +191,7 @@ def _finalists(space: SearchSpace, trials: Trials, best: Cell) -> list[Cell]:
 
 
 def _change(trials: Trials, before: Cell, now: Cell, cells: Sequence[Cell]) -> str:
-    """Who leads, and how it stands to the one that led before."""
+    """The leading cell, and its difference to the previous one."""
     leads = f"{cell_label(now)} leads with {_score(trials, now)}"
     if now == before:
         return f"{leads}, as before"
@@ -214,5 +213,5 @@ def _listed(cells: Iterable[Cell]) -> str:
     return ", ".join(cell_label(cell) for cell in cells)
 
 
-def _nearest(values: Sequence[float], wanted: float) -> float:
-    return min(values, key=lambda value: abs(value - wanted))
+def _nearest(values: Sequence[float], target: float) -> float:
+    return min(values, key=lambda value: abs(value - target))

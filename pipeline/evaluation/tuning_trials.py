@@ -1,4 +1,4 @@
-"""The covers that a tuning has asked for, and what they scored."""
+"""Trials of a tuning run and their scores."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ Cell = tuple[float, float]  # audio_cover_strength, guidance_scale
 
 @dataclass(frozen=True)
 class Trial:
-    """One cover to be made and scored."""
+    """One cover to make and score."""
 
     audio_cover_strength: float
     guidance_scale: float
@@ -28,11 +28,10 @@ Evaluate = Callable[[Sequence[Trial]], Sequence[float | None]]
 
 @dataclass
 class Trials:
-    """Scores by cell. Every cell sees the same covers in the same order, as many of them as it was given: first
-    every track with the first seed, then with the second, so that any two cells are paired.
+    """Scores by cell, each list in the same order of covers, so that any two cells are paired.
 
-    A cover without a score counts as 0: a setting must not win by failing. A track that fails with every setting
-    makes no difference between them.
+    A cell's covers are every track with the first seed, then with the second, and so on. A cover without a score
+    counts as 0: failing must not raise a mean. A track that fails with every setting makes no difference.
     """
 
     tracks: Sequence[str]
@@ -44,34 +43,34 @@ class Trials:
 
     @property
     def size(self) -> int:
-        """Covers that a cell can be given."""
+        """Covers of a complete cell."""
         return len(self.tracks) * len(self.seeds)
 
     def seen(self, cell: Cell) -> int:
-        """Covers that a cell was given."""
+        """Covers that a cell has."""
         return len(self.scores.get(cell, ()))
 
     def cost(self, cells: Sequence[Cell], covers: int) -> int:
-        """What it takes to give each cell so many covers."""
+        """New covers needed to bring each cell to ``covers`` covers."""
         return sum(max(0, covers - self.seen(cell)) for cell in cells)
 
     def affordable(self, cells: Sequence[Cell], generations: int) -> int:
-        """The most covers that each cell can be given for so many generations."""
+        """The maximum of covers per cell that ``generations`` new covers allow."""
         return max(n for n in range(self.size + 1) if self.cost(cells, n) <= max(0, generations))
 
     def give(self, cells: Sequence[Cell], covers: int) -> int:
-        """Give each cell so many covers, in one call; the number of those that were new."""
+        """Bring each cell to ``covers`` covers in one call; returns the number of new ones."""
         units = [(track, seed) for seed in self.seeds for track in self.tracks]
-        wanted = [(cell, *unit) for cell in cells for unit in units[self.seen(cell) : covers]]
-        if self.spent + len(wanted) > self.max_covers:
-            raise ValueError(f"{len(wanted)} covers more than {self.max_covers - self.spent} that are left")
-        if not wanted:
+        new = [(cell, *unit) for cell in cells for unit in units[self.seen(cell) : covers]]
+        if self.spent + len(new) > self.max_covers:
+            raise ValueError(f"{len(new)} covers more than {self.max_covers - self.spent} that are left")
+        if not new:
             return 0
-        found = self.evaluate([Trial(*cell, track, seed) for cell, track, seed in wanted])
-        for (cell, _, _), value in zip(wanted, found, strict=True):
+        scores = self.evaluate([Trial(*cell, track, seed) for cell, track, seed in new])
+        for (cell, _, _), value in zip(new, scores, strict=True):
             self.scores.setdefault(cell, []).append(_as_score(value))
-        self.spent += len(wanted)
-        return len(wanted)
+        self.spent += len(new)
+        return len(new)
 
     def mean(self, cell: Cell) -> tuple[float, float | None, float | None]:
         """Mean over tracks and its 95 % interval, None under six tracks."""
@@ -81,7 +80,7 @@ class Trials:
         return float(mean_over(tracks)[0]), float(low[0]) if known else None, float(high[0]) if known else None
 
     def leads(self) -> dict[Cell, float]:
-        """How far each cell is ahead of the one that was given most, on the covers that both were given."""
+        """Mean lead of each cell over the cell with the most covers, on their common covers."""
         max_covers = max(self.scores, key=self.seen)
         return {
             cell: float(np.mean(_paired(scores, self.scores[max_covers]))) for cell, scores in self.scores.items()
@@ -90,7 +89,7 @@ class Trials:
     def behind(self, best: Cell, cells: Sequence[Cell]) -> tuple[Floats, Floats, Floats]:
         """By how much each cell scores lower than ``best``, with p and adjusted p: each ``[cells]``.
 
-        On the covers that both were given; both p are NaN under six tracks.
+        Computed on the common covers; both p are NaN under six tracks.
         """
         differences = self._by_track([_paired(self.scores[best], self.scores[cell]) for cell in cells])
         return mean_over(differences), *sign_flip(differences)
@@ -114,10 +113,10 @@ def _as_score(value: float | None) -> float:
 
 
 def check_sample(tracks: Sequence[str], seeds: Sequence[int]) -> None:
-    """Refuse what is no sample.
+    """Check the tracks and seeds of a tuning run.
 
     Raises:
-        RequestError: tracks or seeds are none, or repeat themselves.
+        RequestError: tracks or seeds are empty or repeated.
     """
     for name, values in (("tracks", tracks), ("seeds", seeds)):
         if not values:

@@ -1,4 +1,4 @@
-"""What covers take on a disk, measured or else at the most, against what is free."""
+"""Disk space for the covers to make, measured or bounded from above, against the space that is free."""
 
 import shutil
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from rich.filesize import decimal
 from pipeline.planning.estimate import Estimate
 from pipeline.storage.store import Store
 
-# Bytes per second of audio that no cover exceeds: PCM as it is, mp3 at its constant 128 kbit/s, while the encoders
-# of opus and aac may double theirs where the music is hard. Containers, and flac on noise, add a little.
+# Upper bounds in bytes per second of audio: PCM for wav and flac, a constant 128 kbit/s for mp3, twice the nominal
+# rate for opus and aac, whose encoders may double it. Containers, and flac of noise, add a little.
 MAX_BYTES_PER_S = {
     "wav": 192_000,
     "flac": 192_000,
@@ -24,7 +24,7 @@ CONTAINER_SHARE, CONTAINER_BYTES = 0.01, 16_384
 
 @dataclass(frozen=True)
 class DiskSpace:
-    """Bytes that the covers to make take (``bound`` says how that is known), and those free (None: unknown)."""
+    """Bytes needed for the covers to make (``bound`` names the source of the figure), and bytes free or None."""
 
     needed: float
     bound: str
@@ -40,7 +40,7 @@ class DiskSpace:
 
 
 def space_for(forecast: Estimate, audio_format: str, output: Store) -> DiskSpace:
-    """The space that a forecast's covers take in a folder, which need not be there yet."""
+    """Disk space for the covers of an estimate in an output folder, which may not exist yet."""
     free = shutil.disk_usage(_nearest(Path(output.root))).free if output.is_local else None
     if forecast.gigabytes is not None:
         return DiskSpace(forecast.gigabytes * 1e9, "at the rate of covers made before", free)
@@ -49,10 +49,10 @@ def space_for(forecast: Estimate, audio_format: str, output: Store) -> DiskSpace
 
 
 def max_bytes(seconds: float, covers: int, audio_format: str) -> float:
-    """What so many covers of together so many seconds take at the most."""
+    """Upper bound in bytes for ``covers`` covers of ``seconds`` seconds in total."""
     return seconds * MAX_BYTES_PER_S[audio_format] * (1 + CONTAINER_SHARE) + covers * CONTAINER_BYTES
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder itself, or the nearest one above it that is there."""
+    """The folder itself, or its nearest existing parent."""
     return next(path for path in (folder, *folder.parents) if path.exists())

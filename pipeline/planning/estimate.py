@@ -1,4 +1,4 @@
-"""What a job would do, without doing it: how much work, how long by what was measured before, how much space."""
+"""Estimate of a job: remaining work, and worker hours and bytes from measured rates."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ MEASURED_ONCE = ("condition_s", "decode_s", "measure_s", "write_s")
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left to do on a folder.
+    """Remaining work of a job on an output folder.
 
-    items, tracks: to make; done: items that are there.
+    items, tracks: to make; done: finished items.
     audio_hours: of covers to make.
-    worker_hours, gigabytes: at the rates of covers of this model, from the folder itself or else from the one
-        named for its rates; None where there are none.
+    worker_hours, gigabytes: at the measured rates of this model's covers, from the folder itself or else from
+        ``rates_from``; None without any.
     problems: rows that cannot be run, with the reason.
-    lost: of the items to make, those whose audio files are gone or not whole.
+    lost: items among those to make whose audio files are missing or truncated.
     """
 
     items: int
@@ -40,7 +40,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class WorkRates:
-    """Seconds of work per second of audio: of each network evaluation, and of all else; bytes per second."""
+    """Seconds of work per second of audio for each network evaluation and for all else, and bytes per second."""
 
     evaluation: float
     once: float
@@ -55,10 +55,10 @@ def estimate(
     problems: pa.Table,
     rates_from: Store | None = None,
 ) -> Estimate:
-    """What ``plan`` amounts to.
+    """Estimate the work in ``plan``.
 
     Args:
-        rates_from: another output folder, asked for its rates where ``store`` has none of this model.
+        rates_from: another output folder, whose rates are used where ``store`` has none of this model.
     """
     evaluations = {s.setting_id: s.plans(model.is_turbo)[-1].evaluations for s in settings}
     rates = measured_rates(store, model)
@@ -83,7 +83,7 @@ def estimate(
 
 
 def measured_rates(store: Store, model: ModelFacts) -> WorkRates | None:
-    """Rates of the covers that a folder holds of this model in this dtype; None where it holds none."""
+    """Rates of the covers of this model in this dtype that a folder holds; None without any."""
     rows = read_results(store, columns=(*MEASURED, *MEASURED_ONCE))
     same = pc.and_(pc.equal(rows["model_fingerprint"], model.fingerprint), pc.equal(rows["dtype"], model.dtype))
     known = pc.and_(pc.equal(rows["status"], "ok"), pc.is_valid(rows["denoise_s"]))
@@ -104,7 +104,7 @@ def _total(column: pa.ChunkedArray) -> float:
 
 
 def lines(found: Estimate) -> Mapping[str, str]:
-    """A forecast in words, by what it is about."""
+    """An estimate in words, by topic."""
     unknown = "not known before a cover of this model is made here"
     gone = {"lost": f"{found.lost} of these were finished, and their audio files are gone or not whole"}
     return {

@@ -1,4 +1,4 @@
-"""Pairs of a source and something made from it, by whatever means: a list of them becomes result rows."""
+"""Covers made by other tools: reads a list of source/output pairs as result rows."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -24,16 +24,17 @@ PLAIN_SETTING = "output"
 
 
 def read_pairs(uri: str, own: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """The rows of a list of pairs as result rows that nobody has measured yet.
+    """Read a list of pairs as result rows without measures.
 
-    Columns: ``source`` and ``output``, paths or URIs, relative ones to the list's folder; ``track_id``, else the
-    source's file name; ``setting``, what outputs are compared by; ``seed``, ``caption``, and setting parameters.
+    Columns: ``source`` and ``output``, paths or URIs, relative to the list's folder; ``track_id``, by default the
+    source's file name; ``setting``, the group that outputs are compared by; ``seed``, ``caption``, and setting
+    parameters.
 
     Args:
-        own: columns of the user's own to carry along, see ``pipeline.catalogue.own_columns``.
+        own: columns of the user to carry along, see ``pipeline.catalogue.own_columns``.
 
     Raises:
-        ManifestError: the list cannot be read, or a row cannot be used.
+        ManifestError: the list cannot be read, or a row is invalid.
     """
     sources: dict[str, str] = {}
     seen: dict[str, int] = {}

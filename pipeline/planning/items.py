@@ -1,4 +1,4 @@
-"""Items: one track with one setting, and the id that says what its audio depends on."""
+"""Work items: one track with one setting, and the content-addressed id of its audio."""
 
 import hashlib
 import json
@@ -19,10 +19,10 @@ from pipeline.catalogue.presets import unset
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What of a model determines the audio and the meaning of a setting.
+    """The facts of a model that determine the audio and the meaning of a setting.
 
-    language_model: fingerprint of the one that fills in musical facts; None where none is asked.
-    compiled: by torch.compile, which rounds in other places.
+    language_model: fingerprint of the language model that fills in musical facts; None without one.
+    compiled: by torch.compile, which rounds differently.
     stamp: of the files, taken before they were read for the fingerprints; see ``acestep.checkpoints.file_stamps``.
     """
 
@@ -37,11 +37,12 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class ItemRules:
-    """What a job lays down for its rows.
+    """The job's rules for turning tracks into items.
 
-    by_hand: parameters that were given for the job, by command line or grid, which a row's preset leaves alone.
-    duplicates: "refuse" or "run_once": what to do where a row's own values make two settings the same.
-    preset: the job's own, for rows without one.
+    by_hand: parameters that were set explicitly for the job, by command line or grid; a row's preset does not
+        change them.
+    duplicates: "refuse" or "run_once", for settings that a row's own values make identical.
+    preset: the job's preset, for rows without their own.
     """
 
     settings: Sequence[Setting]
@@ -54,7 +55,7 @@ class ItemRules:
 
     @cached_property
     def closed_to_rows(self) -> dict[str, str]:
-        """Parameters that a row cannot set, and who sets them."""
+        """Parameters that a row cannot set, with the reason."""
         staged = {name for setting in self.settings for name in own_names(setting.stages)}
         swept = {name for setting in self.settings for name in setting.varied}
         if len({setting.seed for setting in self.settings}) > 1:
@@ -63,10 +64,10 @@ class ItemRules:
 
 
 def row_values(track: Track, rules: ItemRules) -> dict[str, Any]:
-    """What a row sets: its own values, and those of its preset that nobody set by hand.
+    """Parameters that a row sets: its own values, and those of its preset that are not set explicitly.
 
     Raises:
-        RequestError: the row sets what the job sweeps or a stage sets.
+        RequestError: the row sets a parameter that the grid sweeps or a stage sets.
     """
     for name in sorted(track.overrides.keys() & rules.closed_to_rows.keys()):
         raise RequestError(
@@ -77,13 +78,13 @@ def row_values(track: Track, rules: ItemRules) -> dict[str, Any]:
 
 
 def make_items(track: Track, source: str, reference: str | None, rules: ItemRules) -> Iterator[dict[str, Any]]:
-    """The items of one track, as rows of ``ITEM``.
+    """Items of one track, as rows of ``ITEM``.
 
     Args:
         source, reference: digests of the files' bytes, or their names where they cannot be read.
 
     Raises:
-        RequestError: see ``row_values``; or with this row's values two settings would give identical audio.
+        RequestError: see ``row_values``; or two settings give identical audio with this row's values.
     """
     values = row_values(track, rules)
     prompt = asdict(track.prompt)
@@ -98,7 +99,7 @@ def make_items(track: Track, source: str, reference: str | None, rules: ItemRule
             seed = drawn_seed(track.track_id)
         refuse_seed(setting, seed)
         runs, written = _resolved(setting.stages, overrides, rules.model.is_turbo, reference is not None)
-        what = {
+        identity = {
             "source": source,
             "reference": reference,
             "prompt": prompt,
@@ -111,7 +112,7 @@ def make_items(track: Track, source: str, reference: str | None, rules: ItemRule
             "numerics": NUMERICS_VERSION,
             "format": rules.audio_format,
         }
-        item_id = digest_of({"track_id": track.track_id} | what)
+        item_id = digest_of({"track_id": track.track_id} | identity)
         ids[setting.setting_id, setting.seed] = item_id
         if item_id in made:
             if rules.duplicates == "run_once":
@@ -135,12 +136,12 @@ def make_items(track: Track, source: str, reference: str | None, rules: ItemRule
 
 
 def drawn_seed(name: str) -> int:
-    """A seed drawn by a name, such as a track's: every launch draws the same one, so that a job can go on."""
+    """A seed derived from a name, such as a track's; equal in every launch, so that jobs can resume."""
     return int(digest_of({"seed of": name}), 16) % SEED_LIMIT
 
 
 def refuse_seed(setting: Setting, seed: int) -> None:
-    """Refuse a seed that a stage would retake with itself.
+    """Refuse a seed that equals the retake seed of a stage.
 
     Raises:
         RequestError: naming the seed.
@@ -153,7 +154,7 @@ def refuse_seed(setting: Setting, seed: int) -> None:
 def _resolved(
     stages: tuple[Stage, ...], overrides: tuple[tuple[str, Any], ...], is_turbo: bool, hears_reference: bool
 ) -> tuple[str, str]:
-    """A digest of what runs, and the stages as JSON: the same for every track that overrides the same."""
+    """A digest of the resolved stages, and the stages as JSON; cached, since most tracks share their overrides."""
     stages = tuple(
         replace(stage, setting=parse_setting({k: v for k, v in overrides if k not in stage.own}, stage.setting))
         for stage in stages
@@ -167,25 +168,21 @@ def _resolved(
 
 
 def digest_of(content: Mapping[str, Any]) -> str:
-    """A short name for plain data."""
+    """A short SHA-256 of plain data."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def item_columns(item: Mapping[str, Any]) -> dict[str, Any]:
-    """The result columns that an item of a plan fixes: its ids and what was requested."""
+    """The result columns that a planned item determines: its ids and the requested parameters."""
     stages = json.loads(item["stages"])
     ids = ("item_id", "setting_id", "setting_name", "seed", "parent_item_id")
-    words = {} if stages[-1]["caption"] is None else {"caption": stages[-1]["caption"]}
-    return (
-        {name: item[name] for name in ids}
-        | {"stage": len(stages)}
-        | {name: stages[-1][name] for name in SETTING_FIELDS}
-        | words
-    )
+    caption = {} if stages[-1]["caption"] is None else {"caption": stages[-1]["caption"]}
+    parameters = {name: stages[-1][name] for name in SETTING_FIELDS}
+    return {name: item[name] for name in ids} | {"stage": len(stages)} | parameters | caption
 
 
 def effective_columns(plan: CoverPlan) -> dict[str, Any]:
-    """The result columns that say what really ran."""
+    """The result columns of the effective values."""
     return {
         "effective_guidance": plan.guidance,
         "effective_guidance_scale": plan.guidance_scale,

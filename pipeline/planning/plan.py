@@ -1,7 +1,7 @@
-"""The plan: tracks x settings, minus what is done, as one row per track with the items it still needs.
+"""The plan: tracks x settings minus finished items, one row per track with its missing items.
 
-The driver plans; only paths, words and numbers are in a plan, never audio. What is planned leaves at once, batch
-by batch, so that no catalogue is too large.
+A plan holds paths, text and numbers, never audio. It is made and written batch by batch, which bounds memory for
+catalogues of any size.
 """
 
 import json
@@ -27,18 +27,18 @@ from pipeline.results.table import as_table
 from pipeline.storage.source_errors import TOO_LONG
 
 BATCH_ROWS = 8192
-Look = Callable[[Sequence[str]], Mapping[str, Probe]]
+Probing = Callable[[Sequence[str]], Mapping[str, Probe]]
 
 
 @dataclass
 class Plan:
-    """What a launch amounts to.
+    """Totals of a plan.
 
-    tracks, items: to do; done: items that an earlier launch finished; set_aside: rows that are final already.
-    seconds: of source audio to do, by setting, one count for each item.
+    tracks, items: to do; done: items finished by an earlier launch; set_aside: rows that cannot be run.
+    seconds: of source audio to do, by setting, counted once per item.
     ids, settings: of every item of this launch, done or not.
-    outdated: own columns of items that are done, where their rows hold others.
-    lost: items to do that an earlier launch finished, and whose audio file is gone or not whole.
+    outdated: new own columns of done items whose rows hold other values.
+    lost: items to do again because their audio files are missing or truncated.
     """
 
     tracks: int = 0
@@ -56,21 +56,21 @@ def make_plan(
     rows: Iterable[Track | RejectedRow],
     rules: ItemRules,
     finished: set[str],
-    look: Look,
+    look: Probing,
     todo: Callable[[pa.Table], None],
     final: Callable[[pa.Table], None],
     carried_columns: CarriedColumns | None = None,
 ) -> Plan:
-    """Cross tracks and settings, and leave out every item whose id is in ``finished``.
+    """Cross tracks and settings, and leave out the items in ``finished``.
 
     Args:
-        look: probes of files by their names, such as ``Probes.of``.
-        todo: takes work, tables of ``PLAN_SCHEMA``.
-        final: takes result rows of what cannot be run.
-        carried_columns: own columns that rows of finished items hold; None does not compare them.
+        look: probes files by their names, such as ``Probes.of``.
+        todo: called with the work, tables of ``PLAN_SCHEMA``.
+        final: called with the result rows of tracks and items that cannot be run.
+        carried_columns: own columns in the rows of finished items; None skips their comparison.
 
     Raises:
-        RepeatsError: settings would give identical audio for a row that sets nothing itself.
+        RepeatsError: two settings give identical audio for a row without values of its own.
     """
     plan, planned = Plan(), iter(rows)
     while batch := list(islice(planned, BATCH_ROWS)):
@@ -92,14 +92,15 @@ def _plan_batch(
     batch: Sequence[Track | RejectedRow],
     rules: ItemRules,
     finished: set[str],
-    look: Look,
+    look: Probing,
     unusable: Callable[[dict[str, Any]], None],
     done: dict[str, Mapping[str, str]],
 ) -> Iterator[dict[str, Any]]:
     """Rows of ``PLAN_SCHEMA`` for the tracks of a batch that need work.
 
     Args:
-        done: takes the own columns of finished items.
+        unusable: called with the result row of each track or item that cannot be run.
+        done: receives the own columns of finished items.
     """
 
     def reject(row: dict[str, Any]) -> None:
@@ -118,9 +119,9 @@ def _plan_batch(
         track, source = row, probes[row.source]
         reference = probes[track.reference] if track.reference else None
         try:
-            # A URI whose signature changes from launch to launch is the same file.
-            heard = reference.digest or redacted(track.reference or "") if reference else None
-            items = list(make_items(track, source.digest or redacted(track.source), heard, rules))
+            # Without its signature, which changes from launch to launch, a URI names the same file.
+            reference_name = reference.digest or redacted(track.reference or "") if reference else None
+            items = list(make_items(track, source.digest or redacted(track.source), reference_name, rules))
         except RepeatsError:
             raise
         except RequestError as error:

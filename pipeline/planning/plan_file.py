@@ -1,4 +1,4 @@
-"""The file of a plan: the longest work first, however much there is of it, and read back a few rows at a time."""
+"""The plan on disk: sorted by work, the longest first, and read back in tasks."""
 
 import tempfile
 from collections import defaultdict
@@ -21,8 +21,8 @@ GROUP_ROWS = 512
 class PlanWriter:
     """Sorts rows of ``PLAN_SCHEMA`` by their work and writes them as one file.
 
-    Sorted, no worker starts a ten-minute track when the others are already done. What is beyond ``max_bytes`` of
-    memory waits on disk, and is then sorted to within a factor of two.
+    With the longest first, no worker starts a ten-minute track when the others are already done. Beyond
+    ``max_bytes`` of memory rows are spilled to disk, and sorted to within a factor of two.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES):
@@ -39,7 +39,7 @@ class PlanWriter:
         self.folder.cleanup()
 
     def add(self, rows: pa.Table) -> None:
-        """Take rows."""
+        """Add rows."""
         octaves = pc.floor(pc.log2(work(rows)))
         for octave in pc.unique(octaves).to_pylist():
             self.waiting[int(octave)].append(rows.filter(pc.equal(octaves, octave)))
@@ -53,7 +53,7 @@ class PlanWriter:
             self.bytes = 0
 
     def write(self, store: Store) -> None:
-        """Write the file into an output folder; the writer is empty after this."""
+        """Write the file into an output folder, and empty the writer."""
         whole = Path(self.folder.name) / PLAN_FILE
         with pq.ParquetWriter(whole, PLAN_SCHEMA, compression="zstd") as file:
             for octave in sorted({*self.waiting, *self.spilled}, reverse=True):
@@ -65,18 +65,18 @@ class PlanWriter:
 
 
 def work(rows: pa.Table) -> pa.ChunkedArray:
-    """Seconds of source audio times items, of each row."""
+    """Work of each row: seconds of source audio times items."""
     seconds = pc.max_element_wise(pc.fill_null(rows["source_duration_s"], 0.0), MIN_WORK_S)
     return pc.multiply(seconds, pc.cast(pc.list_value_length(rows["items"]), pa.float64()))
 
 
 def read_plan(store: Store, task_s: float, consumers: int) -> Iterator[pa.Table]:
-    """The rows of a plan's file in order: one at a time, and short ones together up to ``task_s`` seconds of work.
+    """Read a plan in order, in tasks of one row, or of several short ones up to ``task_s`` seconds of work.
 
-    Towards the end fewer go together, so that all ``consumers`` which take them have something to do until then.
-    The file is in memory as it is, and one row group unpacked.
+    Tasks get smaller towards the end, which keeps all ``consumers`` busy to the end. Memory holds the compressed
+    file and one row group.
     """
-    # Read whole, and at once: no transfer lasts as long as a job.
+    # Read whole and at once: no connection to object storage lasts as long as a job.
     with pq.ParquetFile(pa.BufferReader(store.read(PLAN_FILE))) as file:
         left = file.metadata.num_rows
         for batch in file.iter_batches(GROUP_ROWS):
@@ -92,7 +92,7 @@ def read_plan(store: Store, task_s: float, consumers: int) -> Iterator[pa.Table]
 
 
 def _copied(rows: pa.Table, start: int, end: int) -> pa.Table:
-    """Some rows, without the others: a slice would carry them all to wherever it is sent."""
+    """A copy of some rows; a slice would be sent with the whole batch behind it."""
     return rows.take(pa.array(range(start, end)))
 
 

@@ -1,4 +1,4 @@
-"""What a plan is made of. Light to import: the task that reads a plan needs no model."""
+"""Arrow schemas of plan rows and worker tasks. Light to import: reading a plan needs no model."""
 
 import pyarrow as pa
 
@@ -19,7 +19,7 @@ PLAN_SCHEMA = pa.schema(
     [
         ("track_id", pa.string()),
         ("source", pa.string()),
-        ("source_digest", pa.string()),  # SHA-256 of the bytes that the items were named by
+        ("source_digest", pa.string()),  # SHA-256 of the bytes, part of the item ids
         ("reference", pa.string()),
         ("reference_digest", pa.string()),
         ("prompt", pa.string()),  # the Prompt as JSON
@@ -31,6 +31,6 @@ PLAN_SCHEMA = pa.schema(
     ]
 )
 
-# What a worker is given at once: tracks in one row, since Ray splits blocks of several.
+# A task is one row that holds tracks, since Ray splits blocks of several rows.
 TRACKS = "tracks"
 TASK_SCHEMA = pa.schema([(TRACKS, pa.list_(pa.struct(list(PLAN_SCHEMA))))])

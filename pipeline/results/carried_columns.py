@@ -1,4 +1,4 @@
-"""The user's own columns on result rows of earlier launches: what they hold, and rows with the values of today."""
+"""Own columns (the user's columns of the manifest) in the result rows of earlier launches, and their update."""
 
 from collections.abc import Mapping
 
@@ -13,13 +13,13 @@ Meta = Mapping[str, str]
 
 
 class CarriedColumns:
-    """Own columns of the current rows of a folder, by item."""
+    """Own columns of the current rows of a folder, by item id."""
 
     def __init__(self, store: Store):
         self.rows = current_rows(store, columns=("item_id", META)).combine_chunks()
 
     def outdated(self, wanted: Mapping[str, Meta]) -> dict[str, Meta]:
-        """Of items with a row, those whose row holds other own columns than ``wanted``, with the wanted ones."""
+        """The new own columns of the items whose row exists and holds other values than ``wanted``."""
         ids = pa.array(wanted, pa.string())
         places = pc.index_in(ids, value_set=self.rows["item_id"])
         held = self.rows.take(places.drop_null()).to_pylist()
@@ -31,7 +31,7 @@ class CarriedColumns:
 
 
 def with_new_columns(store: Store, meta: Mapping[str, Meta]) -> pa.Table:
-    """The current rows of some items with other own columns, and all else as it was."""
+    """The current rows of the items in ``meta``, with their own columns replaced."""
     rows = current_rows(store, set(meta))
     values = [list(meta[item_id].items()) for item_id in rows["item_id"].to_pylist()]
     return rows.set_column(rows.column_names.index(META), rows.schema.field(META), pa.array(values, META_TYPE))

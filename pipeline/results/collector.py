@@ -1,4 +1,4 @@
-"""Collector of result rows: parts of finished and of refused rows; a receipt goes when its row is written."""
+"""Collects result rows: writes accepted and rejected rows apart and removes the receipts of written rows."""
 
 from collections.abc import Mapping
 
@@ -20,7 +20,7 @@ from pipeline.storage.store import Store
 
 
 class ResultCollector:
-    """Where result rows go, failed and refused ones apart; ``new`` counts them."""
+    """Writes accepted rows to ``results`` and rejected ones to ``rejected``; ``new`` counts added rows."""
 
     def __init__(self, output: Store):
         self.output = output
@@ -29,25 +29,25 @@ class ResultCollector:
         self.new = 0
 
     def add(self, table: pa.Table) -> None:
-        """Take rows; they are written now and then."""
+        """Add rows; they are written in parts."""
         self.new += len(table)
         self._take(table)
 
     def _take(self, table: pa.Table) -> None:
-        refused = pc.equal(table["status"], "rejected")
+        rejected = pc.equal(table["status"], "rejected")
         try:
-            self.rejected.add(table.filter(refused))
-        finally:  # older rows may fail to be written here, and these are still to be taken
-            if self.results.add(table.filter(pc.invert(refused))):
+            self.rejected.add(table.filter(rejected))
+        finally:  # a failure to write earlier rows must not lose these
+            if self.results.add(table.filter(pc.invert(rejected))):
                 self.journal.written()
 
     def add_new(self, table: pa.Table) -> None:
-        """Take rows from a worker."""
+        """Add rows of a worker, and record them in the journal."""
         self.add(table.drop_columns([TASK, LAST]))
         self.journal.seen(table)
 
     def adopt(self) -> None:
-        """Take the rows of receipts that nobody wrote, such as an earlier launch's that was killed."""
+        """Write the rows of receipts that an interrupted launch left, and remove the receipts."""
         names = unwritten_receipts(self.output)
         known = finished_items(self.output, retry_failed=True) if names else ()
         for rows, taken in read_receipts(self.output, names, self.results.max_rows, known):
@@ -57,12 +57,12 @@ class ResultCollector:
         self.output.delete_folder(RECEIPTS)
 
     def restate(self, outdated: Mapping[str, Meta]) -> None:
-        """Write rows of finished items anew where the manifest says something else in the user's own columns."""
+        """Write rows of finished items again where the manifest's own columns have changed."""
         if outdated:
             self._take(with_new_columns(self.output, outdated))
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write all buffered rows."""
         try:
             self.rejected.flush()
         finally:

@@ -1,4 +1,4 @@
-"""The job file of an output folder: what it says, and what the folder is called and tracked by."""
+"""The job file of an output folder, and the key of the folder's tracking runs."""
 
 import hashlib
 import logging
@@ -23,10 +23,10 @@ _SHAPE = {
 
 
 def read_record(output: Store, warn: Callable[[str], None] = log.warning) -> dict[str, Any]:
-    """What the folder's own job wrote down about itself; nothing where there is no job file, or a damaged one.
+    """The content of a folder's job file; empty defaults where it is missing or damaged.
 
     Args:
-        warn: is told of a damaged one.
+        warn: called with a message when the file is damaged.
     """
     empty: dict[str, Any] = {"catalogue": None, "parameters": {}, "labels": {}, "job": {}}
     try:
@@ -46,7 +46,7 @@ def read_record(output: Store, warn: Callable[[str], None] = log.warning) -> dic
 
 
 def _check_shape(values: Any, shape: Mapping[str, Any] = _SHAPE) -> None:
-    """Raises ValueError where a job file does not hold what its readers count on; null stands for nothing."""
+    """Raises ValueError where a job file has another shape than ``shape``; null counts as absent."""
     if not isinstance(values, dict):
         raise ValueError(f"it holds {values!r:.40} in place of a mapping")
     for name, kind in shape.items():
@@ -61,16 +61,16 @@ def _check_shape(values: Any, shape: Mapping[str, Any] = _SHAPE) -> None:
 
 
 def folder_of(output: Store, uri: str) -> str:
-    """How an output folder is named in what is written about it: by an absolute path, or a URI."""
+    """Name of an output folder in records: an absolute path, or a URI without secrets."""
     return redacted(uri) if "://" in uri else output.root
 
 
 def tracking_key(output: Store, folder: str) -> str:
-    """What the runs of an output folder are found by: what its ``job.json`` says, wherever the folder was moved.
+    """The key that identifies a folder's tracking runs: ``tracking_key`` of ``job.json``, even after a move.
 
-    A copy, whose original is still there, goes by its place, as does a folder whose file says nothing.
+    A copy beside its original, and a folder without a key, use a hash of their path.
     """
-    record = read_record(output, _say_nothing)
+    record = read_record(output, _ignore)
     key, home = record.get("tracking_key"), record.get("folder")
     if key and home and (home == folder or _key_at(home) != key):
         return str(key)
@@ -79,11 +79,11 @@ def tracking_key(output: Store, folder: str) -> str:
 
 def _key_at(folder: str) -> str | None:
     try:
-        found: str | None = read_record(open_store(folder), _say_nothing).get("tracking_key")
+        found: str | None = read_record(open_store(folder), _ignore).get("tracking_key")
     except (RestyleError, OSError):
         return None
     return found
 
 
-def _say_nothing(message: str) -> None:
-    """For a look at a job file on which its launch has been told already."""
+def _ignore(message: str) -> None:
+    """For callers whose launch has already reported the damaged file."""

@@ -1,8 +1,8 @@
-"""Receipts: the result row of each cover, left beside it at once, until the driver has written it with the others.
+"""Write-ahead journal of result rows: one receipt per finished cover, until the driver has written its row.
 
-Ray runs a task again from its start when its worker dies, and a driver may die before it has written the rows it
-was given; with a receipt no finished cover is made again. A receipt is found by its item's id, and ends in the
-CRC-32 of its bytes, which Arrow does not read.
+When a worker dies, Ray runs its task again from the start; a driver may die before it writes the rows that it
+received. Receipts make both cheap: no finished cover is made again. A receipt is an Arrow stream, named by track
+and item, followed by the CRC-32 of its bytes, which Arrow readers ignore.
 """
 
 import logging
@@ -20,10 +20,10 @@ from pipeline.storage.store import Store
 
 RECEIPTS = "receipts"
 SUFFIX = ".arrow"
-# Beside a worker's rows: the task they belong to, and whether a row is its last.
+# Columns that a worker adds to its rows: their task, and whether a row is the task's last.
 TASK, LAST = "task", "last_of_task"
 THREADS = 16
-BATCH = 100  # receipts in memory at a time: one row in 75 columns takes 0.2 MB until it is among others
+BATCH = 100  # receipts in memory at a time: a table of one row takes 0.2 MB in 75 columns
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 CHECKSUM_BYTES = 4
 _SCHEMA_MESSAGE = SCHEMA.serialize().to_pybytes()
@@ -31,10 +31,10 @@ log = logging.getLogger(__name__)
 
 
 def write_receipt(store: Store, row: dict[str, Any]) -> None:
-    """Leave the receipt of a cover.
+    """Write the receipt of a cover.
 
     Raises:
-        OSError: it cannot be written; the cover may be made twice, which is better than not at all.
+        OSError: the receipt cannot be written; the cover is kept, and made again if its row gets lost.
     """
     stream = pa.BufferOutputStream()
     with pa.ipc.new_stream(stream, SCHEMA) as writer:
@@ -44,55 +44,56 @@ def write_receipt(store: Store, row: dict[str, Any]) -> None:
 
 
 def receipt_name(track_id: str, item_id: str) -> str:
-    """The name of an item's receipt."""
+    """Path of an item's receipt below the output folder."""
     return f"{RECEIPTS}/{track_id}/{item_id}{SUFFIX}"
 
 
 def receipt_of(store: Store, track_id: str, item_id: str) -> dict[str, Any] | None:
-    """The row of an item's receipt, None where there is none.
+    """The row in an item's receipt; None without a valid receipt.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the receipt cannot be read.
     """
     found = _read(store, receipt_name(track_id, item_id))
     return None if found is None else found.to_pylist()[0]
 
 
 def unwritten_receipts(store: Store) -> list[str]:
-    """Names of all receipts."""
+    """Paths of all receipts."""
     return store.files(RECEIPTS, SUFFIX, deep=True)
 
 
 def read_receipts(
     store: Store, names: Sequence[str], batch_size: int, known: Container[str] = ()
 ) -> Iterator[tuple[pa.Table, Sequence[str]]]:
-    """The rows of those receipts that can be read, up to ``batch_size`` at a time, each with the names they came
-    from.
+    """Read receipts: rows of up to ``batch_size`` receipts at a time, with the names of the receipts.
+
+    Invalid receipts contribute no row.
 
     Args:
-        known: ids of items whose receipts are passed over.
+        known: ids of items whose receipts are not read.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(names), batch_size):
-            some = names[start : start + batch_size]
-            unknown = [name for name in some if name.rpartition("/")[2].removesuffix(SUFFIX) not in known]
+            batch = names[start : start + batch_size]
+            unknown = [name for name in batch if name.rpartition("/")[2].removesuffix(SUFFIX) not in known]
             tables = [as_table([])]
             for first in range(0, len(unknown), BATCH):
                 found = pool.map(lambda name: _read(store, name), unknown[first : first + BATCH])
                 tables.append(pa.concat_tables([as_table([]), *filter(None, found)]).combine_chunks())
-            yield pa.concat_tables(tables), some
+            yield pa.concat_tables(tables), batch
 
 
 def delete_receipts(store: Store, names: Sequence[str]) -> None:
-    """Remove receipts whose rows are written."""
+    """Delete receipts whose rows are written."""
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(store.delete, names))
 
 
 class Journal:
-    """The driver's side: which receipts may go.
+    """The driver's side of the journal: tracks which receipts can be deleted.
 
-    Those of a task stay until all of its rows are there, since it may have to run again.
+    The receipts of a task stay until all of its rows have arrived, since the task may run again.
     """
 
     def __init__(self, store: Store):
@@ -101,7 +102,7 @@ class Journal:
         self.closed: list[str] = []
 
     def seen(self, table: pa.Table) -> None:
-        """Take note of a worker's rows, with their columns ``TASK`` and ``LAST``."""
+        """Record a worker's rows, with their columns ``TASK`` and ``LAST``."""
         for row in table.select(["track_id", "item_id", "status", TASK, LAST]).to_pylist():
             if row["status"] == "ok":
                 self.open[row[TASK]].append(receipt_name(row["track_id"], row["item_id"]))
@@ -109,14 +110,13 @@ class Journal:
                 self.closed += self.open.pop(row[TASK], [])
 
     def written(self) -> None:
-        """All rows seen are safe: take the receipts of finished tasks back."""
+        """All recorded rows are written: delete the receipts of finished tasks."""
         closed, self.closed = self.closed, []
         delete_receipts(self.store, closed)
 
 
 def _read(store: Store, name: str) -> pa.Table | None:
-    """A receipt's row; None where there is none, a machine that lost its power left half of it, or it is another
-    item's."""
+    """A receipt's row; None where the file is missing, truncated by a power loss, or another item's."""
     try:
         content = store.read(name)
     except FileNotFoundError:
@@ -126,7 +126,7 @@ def _read(store: Store, name: str) -> pa.Table | None:
         # Receipts of earlier versions have no checksum.
         if checksum != _checksum(body) and not content.endswith(END_OF_STREAM):
             raise ValueError("its bytes do not match its checksum")
-        if content.startswith(_SCHEMA_MESSAGE):  # to read and compare 75 fields takes longer than all else
+        if content.startswith(_SCHEMA_MESSAGE):  # parsing and comparing 75 fields dominates the time otherwise
             batch = pa.ipc.read_record_batch(pa.py_buffer(content).slice(len(_SCHEMA_MESSAGE)), SCHEMA)
             found = pa.Table.from_batches([batch])
         else:

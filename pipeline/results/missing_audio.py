@@ -1,8 +1,8 @@
-"""Lost covers: rows that say ok, and whose audio file is gone, truncated or empty."""
+"""Finds covers whose audio file is gone, truncated or altered."""
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -15,27 +15,24 @@ from pipeline.storage.store import Store
 
 AUDIO = "audio"
 THREADS = 16
-AT_ONCE = 64  # files that a thread looks at in a row
+AT_ONCE = 64  # files per call of a thread
 MISSING = -1
-COLUMNS = ("item_id", "status", "audio_path", "audio_bytes")
 Sizes = Callable[[Sequence[str]], list[int]]
 
 
 def lost_covers(store: Store) -> set[str]:
-    """Ids of items whose newest ok row names a file of this folder that is not there, or not in its length.
+    """Ids of items whose newest ok row names a file of this folder that is missing or of another size.
 
-    An object store is listed once. A local folder is asked for each file by its name, which takes a seventh of the
-    time of a listing with sizes, and sees what other machines have just written to a network folder.
+    An object store is listed once. In a local folder each file is looked up by name, which takes a seventh of the
+    time of a listing with sizes, and sees files that other machines have just written to a network folder.
 
     Raises:
-        OutputError, OSError: the folder cannot be looked at.
+        OutputError, OSError: the folder cannot be read.
     """
     lost: set[str] = set()
     sizes_of: Sizes | None = None
     with ThreadPoolExecutor(THREADS) as pool:
-        for _, rows in each_part(store, RESULTS, COLUMNS):
-            own = pc.and_(pc.equal(rows["status"], "ok"), pc.starts_with(rows["audio_path"], f"{AUDIO}/"))
-            rows = rows.filter(pc.fill_null(own, False))
+        for rows in _own_covers(store, "item_id", "audio_bytes"):
             if not len(rows):
                 continue
             sizes_of = sizes_of or _sizes(store)
@@ -51,15 +48,11 @@ def lost_covers(store: Store) -> set[str]:
 
 
 def altered_covers(store: Store) -> list[str]:
-    """Names of audio files of this folder that do not have the digest in their row, by reading all of them.
-
-    What is gone is left to ``lost_covers``.
-    """
+    """Paths of existing audio files of this folder whose SHA-256 differs from their row's; reads every file."""
     altered: set[str] = set()
     with ThreadPoolExecutor(THREADS) as pool:
-        for _, rows in each_part(store, RESULTS, ("status", "audio_path", "audio_sha256")):
-            own = pc.and_(pc.equal(rows["status"], "ok"), pc.starts_with(rows["audio_path"], f"{AUDIO}/"))
-            rows = rows.filter(pc.and_(pc.fill_null(own, False), pc.is_valid(rows["audio_sha256"])))
+        for rows in _own_covers(store, "audio_sha256"):
+            rows = rows.filter(pc.is_valid(rows["audio_sha256"]))
             names = rows["audio_path"].to_pylist()
             found = pool.map(lambda name: _digest(store, name), names)
             for name, digest, expected in zip(names, found, rows["audio_sha256"].to_pylist(), strict=True):
@@ -67,8 +60,15 @@ def altered_covers(store: Store) -> list[str]:
     return sorted(altered)
 
 
+def _own_covers(store: Store, *columns: str) -> Iterator[pa.Table]:
+    """The ok rows of each part whose audio file lies in this folder: ``audio_path`` and ``columns``."""
+    for _, rows in each_part(store, RESULTS, ("status", "audio_path", *columns)):
+        own = pc.and_(pc.equal(rows["status"], "ok"), pc.starts_with(rows["audio_path"], f"{AUDIO}/"))
+        yield rows.filter(pc.fill_null(own, False))
+
+
 def drop_rows(store: Store, items: set[str]) -> None:
-    """Take the ok rows of items out of the results, so that none is left without its file."""
+    """Remove the ok rows of items from the results, since their files are lost."""
     if not items:
         return
     wanted = pa.array(items, pa.string())
@@ -79,7 +79,7 @@ def drop_rows(store: Store, items: set[str]) -> None:
 
 
 def _sizes(store: Store) -> Sizes:
-    """What tells the sizes of files by their names, ``MISSING`` where there is none."""
+    """A function from paths to file sizes in bytes; ``MISSING`` for a missing file."""
     if store.is_local:
         folder = store.path(AUDIO)
         if os.path.islink(folder) and not os.path.exists(folder):

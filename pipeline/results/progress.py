@@ -1,4 +1,4 @@
-"""How far a job is: what came out, how fast, and how long the rest will take."""
+"""Progress of a job: covers done, rates and time left."""
 
 import math
 import time
@@ -13,15 +13,15 @@ from acestep.constants import MIN_WORK_S
 from pipeline.results.queries import WORK_COLUMNS
 
 RECENT_S = 600.0
-MIN_SAMPLES = 20  # covers that take minutes each: a rate needs more than one of them
+MIN_SAMPLES = 20  # where covers take minutes each, ten minutes hold too few for a rate
 BETWEEN_SAMPLES_S = 1.0
 
 
 @dataclass(frozen=True)
 class ProgressRates:
-    """How fast: tracks finished per minute, seconds of covers made and seconds of source done per second.
+    """Tracks finished per minute, and seconds of covers made and of source processed per second.
 
-    A track counts in parts, by its covers, since they arrive one by one.
+    A track counts in fractions, by its covers, since they finish one by one.
     """
 
     tracks_per_minute: float = 0.0
@@ -31,7 +31,7 @@ class ProgressRates:
 
 @dataclass(frozen=True)
 class ProgressSample:
-    """What was finished by a moment: ``at`` by the clock, covers, seconds of covers and of source."""
+    """Totals at time ``at``: covers finished, and seconds of covers and of source."""
 
     at: float
     covers: int = 0
@@ -41,10 +41,10 @@ class ProgressSample:
 
 @dataclass
 class Progress:
-    """Covers done of those planned. What is left is told by work, not by count, since the longest run first.
+    """Counts finished covers against the plan. Time left follows the work, since the longest tracks run first.
 
-    items, tracks: covers to make in this launch, and of how many tracks.
-    work_s: seconds of source of all of them, such as the plan's total.
+    items, tracks: covers to make in this launch, and tracks that they belong to.
+    work_s: seconds of source of all items.
     now: a clock, in seconds.
     """
 
@@ -66,7 +66,7 @@ class Progress:
         self.by_kind.update(table["error_kind"].filter(pc.invert(ok)).to_pylist())
         if not self.total.covers:
             self._skip_start(table)
-        seconds = pc.max_element_wise(table["source_duration_s"], MIN_WORK_S)  # an unknown one counts as planned
+        seconds = pc.max_element_wise(table["source_duration_s"], MIN_WORK_S)  # as in the plan
         self.total = ProgressSample(
             at=self.now(),
             covers=self.total.covers + len(table),
@@ -80,31 +80,27 @@ class Progress:
             self.samples.popleft()
 
     def _skip_start(self, first: pa.Table) -> None:
-        """Have recent rates begin with the work on the first cover, not minutes earlier with loading a model."""
+        """Start the recent rates at the work on the first cover, minutes after the model began to load."""
         worked_s = sum(_sum(first[name]) for name in WORK_COLUMNS)
         if worked_s:
             self.samples[0] = ProgressSample(max(self.started, self.now() - worked_s))
 
     @property
     def done(self) -> int:
-        """Covers that are made or have failed."""
+        """Covers that are made or failed."""
         return self.total.covers
 
     @property
     def failed(self) -> int:
-        """Covers that came to nothing, rejected ones included."""
+        """Covers that failed or were rejected."""
         return self.by_kind.total()
 
-    @property
-    def elapsed_s(self) -> float:
-        return self.now() - self.started
-
     def overall(self) -> ProgressRates:
-        """Rates since the start, which includes the start of the workers."""
+        """Rates since the launch, including the start of the workers."""
         return self._since(ProgressSample(self.started))
 
     def recent(self) -> ProgressRates:
-        """Rates of the last ten minutes, or longer where few tracks finished in that time."""
+        """Rates of the last ten minutes; of a longer time where few covers finished in it."""
         return self._since(self.samples[0])
 
     def _since(self, then: ProgressSample) -> ProgressRates:
@@ -119,17 +115,17 @@ class Progress:
         )
 
     def left_s(self) -> float | None:
-        """Seconds to go at the recent rate; None while there is none."""
+        """Estimated seconds left at the recent rate; None without a rate."""
         left = self.items - self.done
         if left <= 0:
             return 0.0
         rate = self.recent().work
-        # Durations are what headers say, and may fall short of what was decoded; no cover is nothing.
+        # The plan's durations come from headers and may fall short; every cover left counts something.
         return max(self.work_s - self.total.work_s, left * MIN_WORK_S) / rate if rate else None
 
 
 def slowest_s(table: pa.Table) -> float:
-    """Seconds of work of the slowest cover of some result rows."""
+    """Seconds of work of the slowest cover in a table."""
     spent = [sum(row[name] or 0.0 for name in WORK_COLUMNS) for row in table.select(WORK_COLUMNS).to_pylist()]
     return max(spent, default=0.0)
 
@@ -147,7 +143,7 @@ def rates_in_words(progress: Progress) -> str:
 
 
 def in_words(progress: Progress) -> str:
-    """One line that says how far a job is."""
+    """Progress in one line."""
     return f"{progress.done} of {progress.items} covers, {rates_in_words(progress)}"
 
 

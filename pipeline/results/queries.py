@@ -1,4 +1,4 @@
-"""Columns and queries of result rows that summaries, progress and tracking share."""
+"""Queries of result rows that summaries, progress and tracking share."""
 
 from collections import Counter
 
@@ -14,13 +14,13 @@ SLOWEST = 5
 
 
 def count_kinds(problems: pa.Table) -> Counter[str]:
-    """How many rows there are of each error kind, the most frequent first."""
+    """Rows per error kind, the most frequent first."""
     found = {entry["values"]: entry["counts"] for entry in problems["error_kind"].value_counts().to_pylist()}
     return Counter(dict(sorted(found.items(), key=lambda entry: (-entry[1], entry[0]))))
 
 
 def count_noted(rows: pa.Table) -> Counter[str]:
-    """How many tracks have a note of each kind on their source, the most frequent first."""
+    """Tracks per kind of source note, the most frequent first."""
     kinds = rows["source_notes"]
     tracks = rows["track_id"].take(pc.list_parent_indices(kinds))
     each = pa.table({"kind": pc.list_flatten(kinds), "track_id": tracks})
@@ -34,17 +34,17 @@ def slowest(rows: pa.Table, count: int = SLOWEST) -> pa.Table:
     for name in WORK_COLUMNS[1:]:
         work = pc.add(work, pc.fill_null(rows[name], 0.0))
     work = pc.if_else(pc.equal(rows["status"], "ok"), work, -1.0)
-    told = rows.select(["track_id", "setting_name", "duration_s"]).append_column("work_s", work)
-    found = first_rows(told, count, "work_s", "descending")
+    work_rows = rows.select(["track_id", "setting_name", "duration_s"]).append_column("work_s", work)
+    found = first_rows(work_rows, count, "work_s", "descending")
     return found.filter(pc.greater_equal(found["work_s"], 0.0))
 
 
 def first_rows(rows: pa.Table, count: int, column: str, order: str) -> pa.Table:
-    """What sorting by a column would put first, without sorting a million rows.
+    """The first ``count`` rows in the order of a column, without a full sort.
 
     Args:
         order: "ascending" or "descending".
     """
-    if not len(rows):  # Arrow has no answer for none
+    if not len(rows):  # select_k_unstable fails on an empty table
         return rows
     return rows.take(pc.select_k_unstable(rows.select([column]), count, [(column, order)]))

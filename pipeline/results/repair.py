@@ -1,7 +1,7 @@
-"""Output folders with damaged parts: named before anything starts, and mended on request.
+"""Damaged Parquet parts of an output folder: detection, and repair on request.
 
-Rows of a damaged part come back with the launch that asks for them: from receipts, from audio files that prove to
-be whole, else by making the cover again over the old file.
+A repairing launch restores the rows of a damaged part from receipts or from audio files that are verified to be
+whole; it makes the other covers again and overwrites their files.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from pipeline.storage.store import Store
 
 MAX_NAMED = 5
 FOUND = "found by its audio file after its row was lost; how long it took to make is not known"
-_STREAM_INFO = b"fLaC\x00\x00\x00\x22"  # the mark of a FLAC file, and the header of the block that follows it
+_STREAM_INFO = b"fLaC\x00\x00\x00\x22"  # FLAC marker and the header of the STREAMINFO block
 _MD5 = slice(26, 42)
 _UNKNOWN_MD5 = bytes(16)
 
 
 class DamageError(RequestError):
-    """An output folder holds files that cannot be read as its parts; ``faults`` says what each is."""
+    """An output folder holds files that cannot be read as parts; ``faults`` lists them."""
 
     def __init__(self, faults: Sequence[PartError]):
         named = "\n".join(map(str, faults[:MAX_NAMED]))
@@ -37,13 +37,13 @@ class DamageError(RequestError):
 
 
 def check_parts(output: Store, repair: bool = False, say: Callable[[str], None] = lambda text: None) -> None:
-    """See that every part of an output folder can be read.
+    """Check that every part of an output folder can be read.
 
     Args:
-        repair: move damaged ones out of the way, each told to ``say``.
+        repair: move damaged parts aside, and report each to ``say``.
 
     Raises:
-        DamageError: naming those that cannot be read.
+        DamageError: naming the parts that cannot be read.
     """
     faults = [fault for folder in (RESULTS, REJECTED) for fault in find_faults(output, folder, ROWS)]
     if repair:
@@ -57,10 +57,9 @@ def check_parts(output: Store, repair: bool = False, say: Callable[[str], None] 
 
 
 def find_cover(output: Store, track_id: str, item_id: str) -> tuple[dict[str, Any], Tensor] | None:
-    """A cover by its file: the result columns that it tells, and its wave ``[2, n]`` at its own rate.
+    """Result columns and wave ``[2, n]`` (at the file's rate) of an existing cover whose row is lost.
 
-    None where there is no such file, or none that proves to be whole: of the formats that covers are written in,
-    FLAC alone has a digest of its samples.
+    None without a file that is verified to be whole; of the output formats only FLAC has a digest of its samples.
     """
     path = f"audio/{track_id}/{item_id}.flac"
     try:
@@ -75,7 +74,7 @@ def find_cover(output: Store, track_id: str, item_id: str) -> tuple[dict[str, An
 
 
 def decode_verified_flac(content: bytes) -> tuple[Tensor, int] | None:
-    """Wave ``[c, n]`` and rate of a 16-bit FLAC file; None where its samples do not have the MD5 in its header."""
+    """Wave ``[c, n]`` and rate of a 16-bit FLAC file; None where the MD5 in its header does not match."""
     if not content.startswith(_STREAM_INFO) or content[_MD5] == _UNKNOWN_MD5:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Result rows: the one schema, the rolling writer, and what a folder already holds."""
+"""Result rows: the schema, the Parquet writer, and queries of a folder's rows."""
 
 import hashlib
 import time
@@ -114,7 +114,7 @@ def file_columns(path: str, content: bytes, frames: int, rate: int) -> dict[str,
 
 
 def as_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
-    """Rows as a table of ``SCHEMA``; an absent column is null, an unknown one an error."""
+    """Rows as a table of ``SCHEMA``; an absent column is null, an unknown one raises KeyError."""
     rows = list(rows)
     for row in rows:
         unknown = row.keys() - set(SCHEMA.names)
@@ -124,7 +124,7 @@ def as_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
 
 
 def without_passwords(table: pa.Table) -> pa.Table:
-    """Rows that may be stored: their places and messages tell no passwords of URIs."""
+    """Rows with the passwords of URIs removed from paths and messages."""
 
     def hide(name: str, value: Any) -> Any:
         return redacted(value) if value and name in _PLACES else redacted_values(value)
@@ -135,13 +135,13 @@ def without_passwords(table: pa.Table) -> pa.Table:
             continue
         texts = pc.list_flatten(column) if pa.types.is_list(column.type) else column
         if pc.any(pc.match_substring_regex(texts, "://|[?&]")).as_py():
-            told = pa.array([hide(name, value) for value in column.to_pylist()], column.type)
-            table = table.set_column(place, table.schema.field(name), told)
+            hidden = pa.array([hide(name, value) for value in column.to_pylist()], column.type)
+            table = table.set_column(place, table.schema.field(name), hidden)
     return table
 
 
 class ResultWriter:
-    """Collects rows and writes them as Parquet parts, each complete or absent.
+    """Buffers rows and writes them as Parquet parts, each atomically.
 
     A part is written after ``max_rows`` rows or ``max_seconds`` seconds, whichever comes first.
     """
@@ -152,22 +152,21 @@ class ResultWriter:
         self.waiting: list[pa.Table] = []
         self.rows = 0
         self.last_write = time.monotonic()
-        # To the microsecond: the newest part wins, and short launches follow each other within a second.
+        # In microseconds: rows of newer parts win, and short launches follow each other within a second.
         self.launch = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:6]}"
         self.parts = 0
 
     def add(self, table: pa.Table) -> bool:
-        """Take rows; True when all rows taken are safe now, which ``flush`` makes them at any time."""
+        """Buffer rows; returns whether all buffered rows are now written."""
         self.waiting.append(without_passwords(table))
         self.rows += len(table)
-        waited = time.monotonic() - self.last_write
-        due = self.rows >= self.max_rows or waited >= self.max_seconds
+        due = self.rows >= self.max_rows or time.monotonic() - self.last_write >= self.max_seconds
         if due:
             self.flush()
         return due
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the buffered rows."""
         table = pa.concat_tables(self.waiting) if self.waiting else None
         if table is not None and len(table):
             write_part(self.store, self.folder, self.launch, self.parts, table)
@@ -180,10 +179,10 @@ def read_results(store: Store, *folders: str, columns: Sequence[str] | None = No
     """The rows of the parts in ``folders`` (``results`` alone by default), oldest launch first.
 
     Args:
-        columns: to read; None is all.
+        columns: to read; None reads all.
 
     Raises:
-        PartError: a part is damaged, or a file is none.
+        PartError: a part is damaged, or a file is not a part.
     """
     schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
     parts = [name for folder in folders or (RESULTS,) for name in part_names(store, folder)]
@@ -192,41 +191,38 @@ def read_results(store: Store, *folders: str, columns: Sequence[str] | None = No
 
 
 def each_part(store: Store, folder: str, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
-    """Name and rows of each part of a folder, oldest launch first; raises as ``read_results``."""
+    """Name and rows of each part of a folder, oldest launch first; raises like ``read_results``."""
     names = part_names(store, folder)
     return zip(names, read_parts(store, names, ROWS, columns), strict=True)
 
 
 def keep_rows(store: Store, name: str, kept: pa.ChunkedArray) -> None:
-    """Write a part anew with some of its rows, by a mask."""
+    """Write a part again with the rows that a mask selects."""
     replace_part(store, name, read_part(store, name, ROWS).filter(kept))
 
 
 def current_rows(store: Store, items: set[str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-    """One row of each item, restricted to ``items``: the one that is ok, else the newest.
+    """One row of each item, restricted to ``items``: its newest ok row, else its newest row.
 
-    An item that failed and was retried has an older row too, which stays as history.
+    Older rows of items that failed and were retried stay in the folder as history.
     """
     keys = read_results(store, RESULTS, REJECTED, columns=("item_id", "status"))
+    index = pa.array(range(len(keys)), pa.int64())
+    ok_index = pc.if_else(pc.equal(keys["status"], "ok"), index, pa.scalar(None, pa.int64()))
+    indexed = pa.table({"item_id": keys["item_id"], "index": index, "ok_index": ok_index})
     if items is not None:
-        wanted = pc.is_in(keys["item_id"], value_set=pa.array(items, pa.string()))
-    else:
-        wanted = pa.chunked_array([pa.array([True] * len(keys), pa.bool_())])
-    places = pa.array(range(len(keys)), pa.int64())
-    # An ok row outranks every other, and a newer row an older one.
-    rank = pc.add(places, pc.multiply(pc.cast(pc.equal(keys["status"], "ok"), pa.int64()), len(keys)))
-    ranked = pa.table({"item_id": keys["item_id"], "rank": rank}).filter(wanted)
-    best = ranked.group_by("item_id").aggregate([("rank", "max")])["rank_max"]
-    del keys, ranked
-    chosen = pa.array(sorted(index % max(len(places), 1) for index in best.to_pylist()), pa.int64())
-    return read_results(store, RESULTS, REJECTED, columns=columns).take(chosen)
+        indexed = indexed.filter(pc.is_in(keys["item_id"], value_set=pa.array(items, pa.string())))
+    newest = indexed.group_by("item_id").aggregate([("index", "max"), ("ok_index", "max")])
+    del keys, indexed  # before the whole rows are read
+    chosen = pc.coalesce(newest["ok_index_max"], newest["index_max"])
+    return read_results(store, RESULTS, REJECTED, columns=columns).take(chosen.combine_chunks().sort())
 
 
 def newest_of_each(rows: pa.Table) -> pa.Table:
-    """Of each track, setting and seed the newest cover alone.
+    """Only the newest cover of each track, setting and seed.
 
-    What an earlier launch made in other words, of another source or by another model does not stand beside it.
-    Covers without a seed, which are others' work, all stay.
+    Covers that an earlier launch made with another caption, source or model are dropped. Covers without a seed,
+    which are external, all stay.
     """
     repeated = pc.and_(pc.is_valid(rows["setting_id"]), pc.is_valid(rows["seed"]))
     keys = ["track_id", "setting_id", "seed"]
@@ -237,7 +233,7 @@ def newest_of_each(rows: pa.Table) -> pa.Table:
 
 
 def finished_items(store: Store, retry_failed: bool = False) -> set[str]:
-    """Ids of the items that are ok and, unless ``retry_failed``, of those whose newest row is a final failure."""
+    """Ids of items that are ok and, unless ``retry_failed``, of those whose newest row is a permanent failure."""
     rows = read_results(store, RESULTS, REJECTED, columns=("item_id", "status", "error_kind"))
     ok = pc.equal(rows["status"], "ok")
     finished = set(rows["item_id"].filter(ok).to_pylist())
@@ -249,14 +245,12 @@ def finished_items(store: Store, retry_failed: bool = False) -> set[str]:
 
 
 def made_tracks(store: Store) -> set[str]:
-    """Ids of the tracks that a folder holds covers of."""
-    rows = read_results(store, RESULTS, columns=("track_id", "status"))
-    made = rows.filter(pc.equal(rows["status"], "ok"))["track_id"]
-    return set(pc.unique(made).drop_null().to_pylist())
+    """Ids of the tracks with finished covers in a folder."""
+    return _unique_of_ok(store, "track_id")
 
 
 def changed_sources(store: Store) -> set[str]:
-    """Sources and references of which workers found other content than was planned."""
+    """Sources and references whose content had changed when a worker read them."""
     found: set[str] = set()
     columns = ("source", "reference_audio")
     for _, rows in each_part(store, RESULTS, ("error_kind", *columns)):
@@ -266,7 +260,10 @@ def changed_sources(store: Store) -> set[str]:
 
 
 def made_with(store: Store) -> set[str]:
-    """Fingerprints of the models whose covers a folder holds."""
-    rows = read_results(store, RESULTS, columns=("model_fingerprint", "status"))
-    made = rows.filter(pc.equal(rows["status"], "ok"))["model_fingerprint"]
-    return set(pc.unique(made).drop_null().to_pylist())
+    """Fingerprints of the models that made a folder's covers."""
+    return _unique_of_ok(store, "model_fingerprint")
+
+
+def _unique_of_ok(store: Store, column: str) -> set[str]:
+    rows = read_results(store, RESULTS, columns=(column, "status"))
+    return set(pc.unique(rows.filter(pc.equal(rows["status"], "ok"))[column]).drop_null().to_pylist())
