@@ -117,10 +117,10 @@ class StopRequest:
 
 @contextmanager
 def stop_signals(on_first: Callable[[], bool]) -> Iterator[StopRequest]:
-    """Within the block, the first Ctrl-C, SIGTERM or SIGHUP calls ``on_first``; the second raises StoppedNow.
+    """Within the block, the first Ctrl-C, SIGTERM or SIGHUP calls ``on_first``; the second raises ImmediateStop.
 
     So does the first, where ``on_first`` returns True: there is nothing to wait for. An exception of ``on_first``
-    is logged and counts as False. StoppedNow names the first signal. ``request.end`` raises its error. Signals
+    is logged and counts as False. ImmediateStop names the first signal. ``request.end`` raises its error. Signals
     reach the main thread only; elsewhere the block changes nothing.
     """
     request, lock, active = StopRequest(), threading.Lock(), True

@@ -57,7 +57,7 @@ def handle_stop_signals(handle: Callable[[int], None]) -> Iterator[None]:
 
 @contextmanager
 def raise_on_stop_signals() -> Iterator[Callable[[KeyboardInterrupt], int]]:
-    """Within the block, a signal that ends a job raises StoppedNow.
+    """Within the block, a signal that ends a job raises ImmediateStop.
 
     Yields the function that gives the exit status for a KeyboardInterrupt, 128 + the signal's number. Ray replaces
     an exception of a signal handler by a plain KeyboardInterrupt; its status is that of the last signal.

@@ -49,7 +49,7 @@ class Admission:
         """What a request would run, without its source.
 
         Raises:
-            RequestError, Problem: see ``requests.look_at``.
+            RequestError, ProblemError: see ``check_parameters``.
         """
         return check_parameters(params, config, self.model, self.spec.limits)
 
@@ -64,8 +64,8 @@ class Admission:
         """Place an order; see ``prepared``.
 
         Raises:
-            RequestError, Problem: the request, or its source, cannot be served; 429 where too many wait; 507 where
-                there is no room for its covers.
+            RequestError, ProblemError: the request, or its source, cannot be served; 429 where too many wait; 507
+                where there is no room for its covers.
         """
         async with self.prepared(params, config, owner, source, reference) as request:
             return await self.scheduler.take(request)
@@ -85,7 +85,7 @@ class Admission:
             source, reference: uploads in place of the paths in ``params``.
 
         Raises:
-            RequestError, Problem: the request, or its source, cannot be served.
+            RequestError, ProblemError: the request, or its source, cannot be served.
         """
         self.look_at(params, config)
         request_uploads = RequestUploads(self.store.quota)
@@ -126,7 +126,7 @@ class Admission:
         """The rows of an order's covers, when they are done.
 
         Raises:
-            Problem: one failed, or ``limits.wait_s`` passed.
+            ProblemError: one failed, or ``limits.wait_s`` passed.
         """
         try:
             await asyncio.wait_for(generation.over.wait(), self.spec.limits.wait_s)

@@ -45,7 +45,8 @@ class ApiKeys:
         """Whose key it is, as a digest; "" where no key is needed.
 
         Raises:
-            Problem: 401 it opens nothing; 429 the client sent too many of those, and this one is not looked at.
+            ProblemError: 401 it opens nothing; 429 the client sent too many of those, and this one is not looked
+                at.
         """
         if not self.digests:
             return ""
@@ -61,7 +62,7 @@ class ApiKeys:
         """See that the client may try a key.
 
         Raises:
-            Problem: 429 not yet.
+            ProblemError: 429 not yet.
         """
         missed = self._missed.get(_network(client.get()))
         left = missed.until - time.monotonic() if missed else 0.0

@@ -95,7 +95,7 @@ def make_app(
         """Whose request it is, as a digest.
 
         Raises:
-            Problem: 401 without a key that opens this service; 429 after too many wrong ones.
+            ProblemError: 401 without a key that opens this service; 429 after too many wrong ones.
         """
         bearer = request.headers.get("authorization", "")
         return keys.owner(bearer[7:] if bearer[:7].lower() == "bearer " else request.headers.get("x-api-key", ""))
@@ -321,7 +321,7 @@ def _kept_open(app: FastAPI, admission: Admission, generation: Generation) -> It
     """Count a request that waits for its covers.
 
     Raises:
-        Problem: 429 too many do; any number of them may want one and the same cover, which waits but once.
+        ProblemError: 429 too many do; any number of them may want one and the same cover, which waits but once.
     """
     if app.state.waiting >= MAX_OPEN:
         admission.scheduler.cancel(generation)
@@ -354,7 +354,7 @@ async def _file(admission: Admission, generation: Generation, row: Mapping[str, 
     """A cover's file, read as far as the client takes it where it lies in a local folder.
 
     Raises:
-        Problem: 410 it is not there any more.
+        ProblemError: 410 it is not there any more.
     """
     headers, kind = audio_headers(generation, row), media_type(generation)
     if admission.store.store.is_local:
@@ -379,7 +379,7 @@ def _wants_json(request: Request, body: Body) -> bool:
     """Whether the reply is JSON, by the request's word or its Accept header.
 
     Raises:
-        Problem: 422 an audio reply is asked for and there are several covers.
+        ProblemError: 422 an audio reply is asked for and there are several covers.
     """
     accept = request.headers.get("accept", "*/*")
     several = isinstance(body.config.batch_size, int) and body.config.batch_size > 1

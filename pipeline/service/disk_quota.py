@@ -139,7 +139,7 @@ class DiskQuota:
         """See that there is room for so many more bytes.
 
         Raises:
-            Problem: 507.
+            ProblemError: 507.
         """
         with self.lock:
             promised = sum(self.promises.values())
@@ -159,7 +159,7 @@ class DiskQuota:
         """Reserve room for covers to come, by item, until ``fulfil``.
 
         Raises:
-            Problem: 507, and nothing is reserved; never without ``refuse``.
+            ProblemError: 507, and nothing is reserved; never without ``refuse``.
         """
         with self.lock:
             if refuse:

@@ -100,7 +100,7 @@ def check_parameters(
 
     Raises:
         RequestError: a value is unknown, out of range or not supported, as for ``generate_music``.
-        Problem: what a service refuses beyond that.
+        ProblemError: what a service refuses beyond that.
     """
     _refuse_long(asdict(params), limits)
     _refuse_halves(asdict(params))
@@ -154,7 +154,7 @@ def make_generation_request(
     """The order of a request; its items have the ids that a catalogue's would have with this ``track_id``.
 
     Raises:
-        RequestError, Problem: see ``check_parameters``.
+        RequestError, ProblemError: see ``check_parameters``.
     """
     looked = check_parameters(params, config, model, limits)
     params, config = check_request(params, config)
@@ -225,7 +225,7 @@ def _refuse_long(values: Mapping[str, Any], limits: Limits) -> None:
     """Refuse what would keep a model, or the service itself, busy without end.
 
     Raises:
-        Problem: a text has too many characters, or there are too many stages.
+        ProblemError: a text has too many characters, or there are too many stages.
     """
     for name, text in values.items():
         max_characters = limits.lyrics_characters if name.endswith("lyrics") else limits.caption_characters
@@ -248,7 +248,7 @@ def _refuse_halves(values: Mapping[str, Any]) -> None:
     """Refuse text that JSON allows and UTF-8 does not.
 
     Raises:
-        Problem: a value holds half of a surrogate pair.
+        ProblemError: a value holds half of a surrogate pair.
     """
     for name, value in values.items():
         try:

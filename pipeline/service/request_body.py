@@ -54,7 +54,7 @@ async def read_body(request: Request, limits: Limits) -> Body:
     """Read a request to make a cover.
 
     Raises:
-        Problem: 400 not JSON or not a form, 413 too large, 415 another kind of content, 422 an unknown name.
+        ProblemError: 400 not JSON or not a form, 413 too large, 415 another kind of content, 422 an unknown name.
     """
     for name in request.query_params:
         raise ProblemError(
@@ -96,7 +96,7 @@ def parse(given: Mapping[str, Any], files: Mapping[str, UploadFile] | None = Non
     """A body from named values.
 
     Raises:
-        Problem: 422 a name is unknown (the nearest one is said), or the reply is none of ``REPLIES``.
+        ProblemError: 422 a name is unknown (the nearest one is said), or the reply is none of ``REPLIES``.
     """
     files = files or {}
     for name in (*given, *files):
@@ -160,7 +160,7 @@ def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Pairs as a mapping.
 
     Raises:
-        Problem: 422 a name is there twice.
+        ProblemError: 422 a name is there twice.
     """
     values: dict[str, Any] = {}
     for name, value in pairs:
@@ -223,7 +223,7 @@ def _limited(request: Request, max_bytes: float, limit: str) -> Receive:
     """The request's body as it arrives, up to ``max_bytes`` bytes.
 
     Raises:
-        Problem: 413, before anything is read where the length was announced.
+        ProblemError: 413, before anything is read where the length was announced.
     """
     too_large = ProblemError(
         413, "too_large", f"the body is larger than {max_bytes:.0f} bytes", f"this service's {limit}"

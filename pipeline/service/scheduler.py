@@ -94,7 +94,7 @@ class Scheduler:
         """Accept an order.
 
         Raises:
-            Problem: 429 where too many items wait already.
+            ProblemError: 429 where too many items wait already.
         """
         return await self._take(request, limited=True)
 
@@ -164,7 +164,7 @@ class Scheduler:
         """An order by its id.
 
         Raises:
-            Problem: 404 where there is none, or it is somebody else's.
+            ProblemError: 404 where there is none, or it is somebody else's.
         """
         generation = self.generations.get(generation_id)
         if generation is None and (known := await asyncio.to_thread(self.store.finished, generation_id)):

@@ -121,7 +121,7 @@ def _check_framing(headers: Headers) -> None:
     """Refuse a body whose end two headers tell: a proxy may have read the other one.
 
     Raises:
-        Problem: 400.
+        ProblemError: 400.
     """
     if "transfer-encoding" in headers and "content-length" in headers:
         raise ProblemError(
@@ -133,7 +133,7 @@ def _check_host(headers: Headers, rules: AccessRules) -> Host | None:
     """The name under which a request came, None where it has none that can be read.
 
     Raises:
-        Problem: 421 the service has no such name. A page whose owner lets its name lead to this machine (DNS
+        ProblemError: 421 the service has no such name. A page whose owner lets its name lead to this machine (DNS
             rebinding) comes with that name.
     """
     said = headers.getlist("host")
@@ -158,7 +158,7 @@ def _check_page(method: str, headers: Headers, host: Host | None, rules: AccessR
     """Refuse what a page of another origin sends, but that a link leads here.
 
     Raises:
-        Problem: 403.
+        ProblemError: 403.
     """
     said = headers.getlist("origin")
     if len(said) == 1 and _origin(said[0]) in rules.origins:

@@ -47,7 +47,7 @@ def admit(field: str, value: str, access: Access, limits: Limits, uploads: Uploa
     """The source that a client names, by path or by address.
 
     Raises:
-        Problem: 404 it is not there; 413 too large or too long; 415 no audio; 422 it may not be read.
+        ProblemError: 404 it is not there; 413 too large or too long; 415 no audio; 422 it may not be read.
     """
     if is_address(value):
         with fetch(field, value, access.url_hosts, limits, uploads) as draft:
@@ -68,7 +68,7 @@ def upload(field: str, file: BinaryIO, name: str, limits: Limits, uploads: Uploa
     """A file that a client sent, called ``name`` there.
 
     Raises:
-        Problem: 413 too long; 415 no audio.
+        ProblemError: 413 too long; 415 no audio.
     """
     with uploads.draft(file) as draft:
         return _saved(field, name, draft, limits)
@@ -86,8 +86,8 @@ def find(
     """The file that a client's path names: absolute, or relative to a root; symbolic links are followed first.
 
     Raises:
-        Problem: 422 it lies in no root, or in the service's own output, whether it is there or not; else 404; 503
-            a root does not answer, and it lies in no other one.
+        ProblemError: 422 it lies in no root, or in the service's own output, whether it is there or not; else 404;
+            503 a root does not answer, and it lies in no other one.
     """
     allowed = [] if _is_odd(value) else _allowed(field, value, access, output, timeout)
     if not allowed:
@@ -113,7 +113,7 @@ def _allowed(field: str, value: str, access: Access, output: Store, timeout: Rea
     """Where a path leads, seen from each root, as far as it may be read.
 
     Raises:
-        Problem: 503 a root does not answer, and the file is not in another one.
+        ProblemError: 503 a root does not answer, and the file is not in another one.
     """
     allowed: list[ReadableFile] = []
     hung: SourceTimeoutError | None = None
@@ -137,8 +137,8 @@ def _held(field: str, value: str, found: ReadableFile, timeout: ReadTimeout) -> 
     """A name that stays the file's while the block runs, whatever is renamed meanwhile.
 
     Raises:
-        Problem: 404 it is gone; 422 it cannot be opened, or a link stands in its path by now; 503 its root does
-            not answer.
+        ProblemError: 404 it is gone; 422 it cannot be opened, or a link stands in its path by now; 503 its root
+            does not answer.
     """
     root = found.root
     if root is None:

@@ -34,7 +34,7 @@ class RequestUploads:
         """Hold an upload that is about to be kept.
 
         Raises:
-            Problem: nobody waits for the request any more.
+            ProblemError: nobody waits for the request any more.
         """
         with self.lock:
             if self.over:
@@ -123,7 +123,7 @@ class UnsavedUpload:
         """Keep it, once whatever it is called, whole or not at all; its URI.
 
         Raises:
-            Problem: 507 there is no room for it.
+            ProblemError: 507 there is no room for it.
         """
         uploads, name = self.uploads, f"{UPLOADS}/{self.digest}"
         request_uploads = uploads.request_uploads or RequestUploads(uploads.quota)

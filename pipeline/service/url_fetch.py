@@ -32,7 +32,8 @@ def fetch(
             must lead to a public address, whatever its owner says today.
 
     Raises:
-        Problem: 413 it is larger than ``limits.upload_mb``; 422 the host is not listed, or does not give the file.
+        ProblemError: 413 it is larger than ``limits.upload_mb``; 422 the host is not listed, or does not give the
+            file.
     """
     parts, port = _parts(field, value)
     listed = _listed(parts, port, hosts)
@@ -91,7 +92,7 @@ def _address(field: str, value: str, host: str, port: int, listed: str) -> Addre
     """The address to connect to; looked up once, so that no second answer can lead elsewhere.
 
     Raises:
-        Problem: there is none, or a name leads into a private network.
+        ProblemError: there is none, or a name leads into a private network.
     """
     literal = _literal(listed)
     try:

@@ -28,7 +28,7 @@ SLIDERS = (
 class Controls:
     """What a visitor touches and reads.
 
-    fields: a control per name in ``page_words.FIELDS``. orders, results, across: what the page remembers of one
+    fields: a control per name in ``text.FIELDS``. orders, results, across: what the page remembers of one
         visitor: ids of the latest orders, what came of them, and how many stand side by side (None: no grid).
     """
 

@@ -78,7 +78,7 @@ def _refuse_address(path: str, folder: Path) -> None:
     """Refuse an address that the page has no use for.
 
     Raises:
-        Problem: 404.
+        ProblemError: 404.
     """
     needed = path.rstrip("/") in NEEDED or path == "/" or path.startswith(NEEDED_BELOW)
     if not needed and not (path.startswith(FILE) and _sent(path.removeprefix(FILE), folder)):
@@ -89,7 +89,7 @@ async def _checked(request: Request, folder: Path) -> Receive:
     """The body of an event, to be read again, when all files in it are ones that were sent.
 
     Raises:
-        Problem: 413 it is too large; 422 it names another file, or is no JSON.
+        ProblemError: 413 it is too large; 422 it names another file, or is no JSON.
     """
     body = b""
     async for chunk in request.stream():

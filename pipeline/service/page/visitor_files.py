@@ -41,7 +41,7 @@ class VisitorFiles:
         """A visitor sends so many bytes.
 
         Raises:
-            Problem: 507, too many are there and in use.
+            ProblemError: 507, too many are there and in use.
         """
         self.bytes += size
         if self.bytes > self.max_bytes():
