@@ -1,1 +1,1 @@
-"""Covers on request: the catalogue's engine behind HTTP and a page."""
+"""Covers on request: the catalogue's engine behind HTTP and a web page."""

@@ -1,4 +1,4 @@
-"""The admission: a request becomes an order at the scheduler, whether it came over HTTP or from the page."""
+"""Admission: checks a request, admits its sources, and submits it to the scheduler; for HTTP and the page."""
 
 import asyncio
 import logging
@@ -24,20 +24,20 @@ from pipeline.service.source_access import AdmittedSource, admit, is_address, up
 from pipeline.service.uploads import RequestUploads, UploadStore
 
 log = logging.getLogger(__name__)
-READERS = 8  # sources that are hashed and looked at side by side
-FETCHERS = 32  # sources that are fetched: other hosts are slow, and hold up no file that is here
+READERS = 8  # sources that are hashed and probed concurrently
+FETCHERS = 32  # sources that are fetched concurrently; apart from the readers, since other hosts may be slow
 
 
 @dataclass(frozen=True)
 class SentFile:
-    """A file that a client sent, open, and what it is called there."""
+    """An open uploaded file and its name at the client."""
 
     name: str
     file: BinaryIO
 
 
 class Admission:
-    """Where requests are checked, their sources admitted, and orders placed."""
+    """Checks requests, admits their sources and submits them."""
 
     def __init__(self, spec: ServiceSpec, model: ModelFacts, store: GenerationStore, scheduler: Scheduler):
         self.spec, self.model, self.store, self.scheduler = spec, model, store, scheduler
@@ -46,10 +46,10 @@ class Admission:
         self.fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
 
     def look_at(self, params: GenerationParams, config: GenerationConfig) -> CheckedRequest:
-        """What a request would run, without its source.
+        """Check the parameters of a request, without its source.
 
         Raises:
-            RequestError, ProblemError: see ``check_parameters``.
+            RequestError, ProblemError: see ``generation_request.check_parameters``.
         """
         return check_parameters(params, config, self.model, self.spec.limits)
 
@@ -61,11 +61,11 @@ class Admission:
         source: SentFile | None = None,
         reference: SentFile | None = None,
     ) -> Generation:
-        """Place an order; see ``prepared``.
+        """Submit a request; see ``prepared``.
 
         Raises:
-            RequestError, ProblemError: the request, or its source, cannot be served; 429 where too many wait; 507
-                where there is no room for its covers.
+            RequestError, ProblemError: the request or its source cannot be served; 429 when the queue is full; 507
+                without disk space for the covers.
         """
         async with self.prepared(params, config, owner, source, reference) as request:
             return await self.scheduler.take(request)
@@ -79,13 +79,13 @@ class Admission:
         source: SentFile | None = None,
         reference: SentFile | None = None,
     ) -> AsyncIterator[GenerationRequest]:
-        """The order of a request, not placed yet. Its uploads are there for the block, and go where that fails.
+        """Prepare a request without submitting it. Its uploads are held for the block and removed if it fails.
 
         Args:
-            source, reference: uploads in place of the paths in ``params``.
+            source, reference: uploads that replace the paths in ``params``.
 
         Raises:
-            RequestError, ProblemError: the request, or its source, cannot be served.
+            RequestError, ProblemError: the request or its source cannot be served.
         """
         self.look_at(params, config)
         request_uploads = RequestUploads(self.store.quota)
@@ -123,10 +123,10 @@ class Admission:
         return admit(field, value, self.spec.access, limits, uploads)
 
     async def wait(self, generation: Generation) -> list[dict[str, Any]]:
-        """The rows of an order's covers, when they are done.
+        """Wait for the rows of a generation's covers.
 
         Raises:
-            ProblemError: one failed, or ``limits.wait_s`` passed.
+            ProblemError: a cover failed, or ``limits.wait_s`` passed.
         """
         try:
             await asyncio.wait_for(generation.over.wait(), self.spec.limits.wait_s)

@@ -1,4 +1,4 @@
-"""The keys of a service, and how long a client waits that sends wrong ones."""
+"""API keys, and the delay of clients that send wrong ones."""
 
 import hashlib
 import hmac
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from pipeline.service.problem_details import ProblemError
 
-FREE = 5  # wrong keys that cost nothing
-MAX_S = 300.0  # of waiting after a wrong key
+FREE = 5  # wrong keys without a delay
+MAX_S = 300.0  # of delay after a wrong key
 FORGET_S = 3600.0
-MAX_CLIENTS = 10_000  # that are remembered; the first of them are forgotten first
+MAX_CLIENTS = 10_000  # remembered clients; the oldest are forgotten first
 
-# The address of the client whose request is served: Gradio tells its check of passwords nothing about it.
+# The address of the client being served; Gradio's authentication callback does not get it.
 client: ContextVar[str] = ContextVar("client", default="")
 
 
@@ -29,9 +29,9 @@ class _FailedAttempts:
 
 
 class ApiKeys:
-    """SHA-256 digests of the keys that open a service; where there are none, it is open.
+    """SHA-256 digests of the accepted keys; without any, the service is open.
 
-    A client, by its address, waits the longer the more wrong keys it sent, and no other client does.
+    The delay grows with the number of wrong keys from a client's network.
     """
 
     def __init__(self, digests: Sequence[str]):
@@ -42,11 +42,10 @@ class ApiKeys:
         return bool(self.digests)
 
     def owner(self, key: str) -> str:
-        """Whose key it is, as a digest; "" where no key is needed.
+        """The digest of an accepted key; "" for an open service.
 
         Raises:
-            ProblemError: 401 it opens nothing; 429 the client sent too many of those, and this one is not looked
-                at.
+            ProblemError: 401 the key is wrong; 429 the client sent too many wrong keys and has to wait.
         """
         if not self.digests:
             return ""
@@ -59,10 +58,10 @@ class ApiKeys:
         return digest
 
     def check(self) -> None:
-        """See that the client may try a key.
+        """Check that the client may try a key.
 
         Raises:
-            ProblemError: 429 not yet.
+            ProblemError: 429 it has to wait.
         """
         missed = self._missed.get(_network(client.get()))
         left = missed.until - time.monotonic() if missed else 0.0
@@ -86,7 +85,7 @@ class ApiKeys:
 
 
 def _network(address: str) -> str:
-    """What one client has as its address: of IPv6 a whole /64."""
+    """The network of one client: the address, or the /64 of an IPv6 address."""
     try:
         known = ipaddress.ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The HTTP side: routes, keys, errors in one form."""
+"""The HTTP application: routes, authentication, and errors as problem details."""
 
 import asyncio
 import json
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 GENERATIONS = "/v1/audio/generations"
 TIDY_S = 5.0
 MAX_OPEN = 1000  # requests that wait for their covers, each with a connection
-LOOK_S, LOOKS_S = 1.0, 10.0  # between two looks at the models, and how long one may take
+LOOK_S, LOOKS_S = 1.0, 10.0  # interval between two checks of the models, and timeout of one
 Ready = Callable[[], Awaitable[bool]]
 
 
@@ -55,11 +55,11 @@ def make_app(
     spec: ServiceSpec,
     keys: ApiKeys,
 ) -> FastAPI:
-    """The application.
+    """Build the application.
 
     Args:
         open_admission: called once, within the event loop that serves.
-        ready: whether a model is there to work; asked now and then, and not by clients.
+        ready: whether a model replica is running; polled in the background.
     """
 
     @asynccontextmanager
@@ -92,10 +92,10 @@ def make_app(
     written = b""
 
     def owner_of(request: Request) -> str:
-        """Whose request it is, as a digest.
+        """The digest of the request's key.
 
         Raises:
-            ProblemError: 401 without a key that opens this service; 429 after too many wrong ones.
+            ProblemError: 401 without a valid key; 429 after too many wrong ones.
         """
         bearer = request.headers.get("authorization", "")
         return keys.owner(bearer[7:] if bearer[:7].lower() == "bearer " else request.headers.get("x-api-key", ""))
@@ -105,7 +105,7 @@ def make_app(
         problem = of_error(error, getattr(request.state, "given", {}), NAMES)
         headers = retry_after(problem)
         headers |= {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
-        # What is left of a body that there is no place for would be read to its end, if it has one.
+        # Without this, the server would read the rest of a rejected body to its end.
         headers |= {"Connection": "close"} if problem.status in (413, 507) else {}
         return JSONResponse(problem.as_json(), problem.status, headers)
 
@@ -116,7 +116,7 @@ def make_app(
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
-        # Starlette raises it again after the reply, which is what logs it.
+        # Starlette raises the error again after the reply, which logs it.
         problem = ProblemError(500, "internal_error", "the service failed", "tell whoever runs it")
         return JSONResponse(problem.as_json(), 500)
 
@@ -133,9 +133,9 @@ def make_app(
         problem = ProblemError(422, "invalid_value", f"{field}: {first['msg']}", "see /openapi.json", field)
         return JSONResponse(problem.as_json(), 422)
 
-    # The last one that is added comes first.
+    # The middleware added last runs first.
     app.add_middleware(BodyLimitMiddleware, limits=spec.limits)
-    # Gradio leaves these headers to the application it is mounted in, and would let every origin in by itself.
+    # Gradio leaves CORS to the application that it is mounted in; by itself it allows every origin.
     app.add_middleware(
         CORSMiddleware,
         allow_origins=[str(origin) for origin in map(parse_origin, spec.access.origins)],
@@ -305,7 +305,7 @@ def make_app(
 
 
 async def _tidy(app: FastAPI) -> None:
-    """Keep the service's files in bounds, for ever."""
+    """Keep the service's files within their limits; runs forever."""
     while True:
         try:
             await asyncio.to_thread(app.state.admission.store.tidy)
@@ -321,7 +321,7 @@ def _kept_open(app: FastAPI, admission: Admission, generation: Generation) -> It
     """Count a request that waits for its covers.
 
     Raises:
-        ProblemError: 429 too many do; any number of them may want one and the same cover, which waits but once.
+        ProblemError: 429 too many requests wait. The queue does not bound them, since many may share one cover.
     """
     if app.state.waiting >= MAX_OPEN:
         admission.scheduler.cancel(generation)
@@ -340,7 +340,7 @@ def _kept_open(app: FastAPI, admission: Admission, generation: Generation) -> It
 
 
 async def _look(app: FastAPI, ready: Ready) -> None:
-    """Keep in memory whether a model is there, so that no client's question costs more than a look at it."""
+    """Poll whether a model is ready, so that /health answers from memory; runs forever."""
     while True:
         try:
             app.state.ready = await asyncio.wait_for(ready(), LOOKS_S)
@@ -351,10 +351,10 @@ async def _look(app: FastAPI, ready: Ready) -> None:
 
 
 async def _file(admission: Admission, generation: Generation, row: Mapping[str, Any]) -> Response:
-    """A cover's file, read as far as the client takes it where it lies in a local folder.
+    """A cover's file, streamed from a local folder.
 
     Raises:
-        ProblemError: 410 it is not there any more.
+        ProblemError: 410 the file was removed.
     """
     headers, kind = audio_headers(generation, row), media_type(generation)
     if admission.store.store.is_local:
@@ -376,10 +376,10 @@ async def _found(app: FastAPI, generation_id: str, owner: str) -> Generation:
 
 
 def _wants_json(request: Request, body: Body) -> bool:
-    """Whether the reply is JSON, by the request's word or its Accept header.
+    """Whether the reply is JSON, by ``response_format`` or the Accept header.
 
     Raises:
-        ProblemError: 422 an audio reply is asked for and there are several covers.
+        ProblemError: 422 an audio reply is requested for several covers.
     """
     accept = request.headers.get("accept", "*/*")
     several = isinstance(body.config.batch_size, int) and body.config.batch_size > 1

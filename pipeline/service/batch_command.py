@@ -1,4 +1,4 @@
-"""From a request to the catalogue job that makes the same covers of a whole catalogue."""
+"""The catalogue job that makes the same covers as a request: its manifest and its command line."""
 
 import csv
 import io
@@ -19,12 +19,12 @@ from pipeline.service.generation_request import beyond_items
 from pipeline.storage.csv_escaping import cell
 
 COLUMNS = ("caption", "lyrics", "language", "bpm", "keyscale", "timesignature")
-# Of a service's settings those that make another cover of the same request.
+# Settings of a service that change the covers of a request.
 OF_THE_SERVICE = ("model", "variant", "adapter", "device", "dtype")
 
 
 def manifest_of(track: Mapping[str, Any]) -> bytes:
-    """A manifest (CSV) of the one track of an order."""
+    """A CSV manifest with the track of a request."""
     prompt = json.loads(track["prompt"])
     row = {"track_id": track["track_id"], "source": track["source"], "reference_audio": track["reference"] or ""}
     row |= {name: "" if prompt[name] is None else str(prompt[name]) for name in COLUMNS}
@@ -44,14 +44,14 @@ def command_of(
     seeds: Sequence[int],
     grid: Mapping[str, Sequence[Any]] | None = None,
 ) -> str:
-    """The command line of ``jobs.restyle`` with the settings of a request, for a shell in a checkout.
+    """The command line of ``jobs.restyle`` with the settings of a request, quoted for a shell.
 
     Args:
         seeds: of the covers.
         grid: settings to sweep, in place of those of ``params``.
 
     Raises:
-        RequestError: naming a parameter that a catalogue does not know.
+        RequestError: naming a parameter that a catalogue job does not have.
     """
     unknown = list(beyond_items(params, config))
     if params.instruction != GenerationParams.instruction:
@@ -79,7 +79,7 @@ def command_of(
     words |= {f"cover.{name}": value for name, value in values.items()}
     words |= {f"grid.{name}": list(listed) for name, listed in swept.items()}
     if grid:
-        # Where two cells are the same cover, a page shows both and a catalogue has it once.
+        # A page shows two identical cells twice; a catalogue makes the cover once.
         words["grid.duplicates"] = "run_once"
     arguments = (f"{name}={as_override(value)}" for name, value in words.items())
     return shlex.join([sys.executable, "-m", "jobs.restyle", *arguments])

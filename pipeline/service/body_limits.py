@@ -1,4 +1,4 @@
-"""Bodies on their way in: how large each may be, and all of them together."""
+"""Limits on request bodies: the size of each, and the total of all that are being received."""
 
 import asyncio
 import time
@@ -13,15 +13,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipeline.service.config import Limits
 from pipeline.service.problem_details import ProblemError, retry_after
 
-UPLOADS = 8  # whole ones that there is room for at once, on disk
-MEMORY_BYTES = 1 << 26  # of bodies without files, which are in memory
+UPLOADS = 8  # complete uploads that fit on disk at once
+MEMORY_BYTES = 1 << 26  # of bodies without files, which are held in memory
 STALLED_S = 2.0
 Result = TypeVar("Result")
-HELD = "restyle.held"  # of a request's scope: the room that its body takes
+HELD = "restyle.held"  # key in a request's scope: the reservation of its body
 
 
 class BodyBudget:
-    """Bytes of bodies that are held at once. Where it is short, the body that has stalled longest is given up."""
+    """Bytes of bodies held at once. Where they run out, the body that has stalled longest is dropped."""
 
     def __init__(self, max_bytes: float):
         self.max_bytes = max_bytes
@@ -29,7 +29,7 @@ class BodyBudget:
         self.held: dict[BodyReservation, int] = {}
 
     def take(self, body: "BodyReservation", count: int) -> bool:
-        """Make room for more of a body; whether there is any."""
+        """Reserve ``count`` more bytes for a body; returns whether they fit."""
         self.held[body] = self.held.get(body, 0) + count
         self.total += count
         while self.total > self.max_bytes:
@@ -40,12 +40,12 @@ class BodyBudget:
         return True
 
     def free(self, body: "BodyReservation") -> None:
-        """A body is held no more."""
+        """Release the bytes of a body."""
         self.total -= self.held.pop(body, 0)
 
 
 class BodyReservation:
-    """The room that one request's body takes."""
+    """The bytes that one request's body holds."""
 
     def __init__(self, budget: BodyBudget):
         self.budget = budget
@@ -54,25 +54,25 @@ class BodyReservation:
 
     @property
     def stalled_s(self) -> float:
-        """How long its client has sent nothing while more was awaited."""
+        """Seconds for which the client has sent nothing while more was expected."""
         return 0.0 if self.waits_since is None else time.monotonic() - self.waits_since
 
     def give_up(self) -> None:
-        """Let go of an unfinished body; its client is told."""
+        """Drop an incomplete body; its client gets an error."""
         self.release()
         if not self.given_up.done():
             self.given_up.set_result(None)
 
     def release(self) -> None:
-        """What was held is held no more."""
+        """Release the held bytes."""
         self.waits_since = None
         self.budget.free(self)
 
 
 class BodyLimitMiddleware:
-    """ASGI middleware that bounds the bodies of requests.
+    """ASGI middleware that limits request bodies.
 
-    Where one is refused in its midst its client is told so, and the application sees that the client is gone.
+    When a body is rejected halfway, the client gets an error reply and the application sees a disconnect.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits):
@@ -142,10 +142,10 @@ class BodyLimitMiddleware:
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Do something for a client whose body was read, for as long as it stays.
+    """Run work while the client, whose body was read, stays connected.
 
     Raises:
-        ClientDisconnect: it left; the work is cancelled.
+        ClientDisconnect: the client left; the work is cancelled.
     """
 
     async def left() -> None:

@@ -1,4 +1,4 @@
-"""What a service is told: which model, where results lie, what it may read, and how much at once."""
+"""Configuration of a service: model, output, access, limits and storage."""
 
 import math
 from collections.abc import Callable

@@ -1,7 +1,6 @@
-"""Accounting of the files that a service keeps: the least recently used goes first, one that is in use never.
+"""Disk quota of the files that a service keeps; evicts the least recently used file that is not in use.
 
-The state is in memory. It is filled once from a listing and kept up to date by those who write, so that no request
-walks a folder.
+The state is in memory: filled once from a listing, then updated by every writer, so that requests list no folder.
 """
 
 import logging
@@ -16,29 +15,29 @@ from typing import Any
 from pipeline.service.config import StoreSpec
 from pipeline.service.problem_details import short_of_space
 
-BLOCK_BYTES = 4096  # what a small file takes
-# Of a disk that has less room than ``store.max_gb``, a service takes this share.
+BLOCK_BYTES = 4096  # minimum size of a file on disk
+# Share of a disk that a service uses where the disk has less room than ``store.max_gb``.
 DISK_SHARE = 0.9
-# Stays free: for orders, receipts and result rows, which are written beside covers.
+# Stays free for requests, receipts and result rows, which are not counted.
 RESERVE_BYTES = 16 << 20
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class StoredFile:
-    """A kept file: bytes on disk, when it was used last (seconds since 1970)."""
+    """A kept file: its size on disk in bytes, and its last use in seconds since 1970."""
 
     size: int
     used_at: float
 
 
 class DiskQuota:
-    """The files of one service, by name in its output folder. Its methods may be called from any thread.
+    """The kept files of one service, by name in its output folder. Methods are thread-safe.
 
     Args:
-        remove: deletes a file and what belongs to it; raises OSError where that fails.
-        touch: notes on the disk that a file was used.
-        free: bytes that are free on the disk, None where that is not known.
+        remove: deletes a file and everything that belongs to it; raises OSError if that fails.
+        touch: records on disk that a file was used.
+        free: free bytes of the disk, None if unknown.
     """
 
     def __init__(
@@ -52,16 +51,16 @@ class DiskQuota:
         self.remove, self.touch, self.ask_free = remove, touch, free
         self.entries: OrderedDict[str, StoredFile] = OrderedDict()  # least recently used first
         self.holds: Counter[str] = Counter()
-        self.promises: dict[str, int] = {}  # bytes of covers to come, by item
+        self.promises: dict[str, int] = {}  # bytes of covers not yet written, by item
         self.kept = 0
         self.free: int | None = None
         self.max_bytes = self.spec.max_bytes
-        self.going: set[str] = set()  # files that are being removed
+        self.going: set[str] = set()  # files being removed
         self.lock = threading.RLock()
         self.gone = threading.Condition(self.lock)
 
     def fill(self, files: Iterable[tuple[str, int, float]]) -> None:
-        """Take account of what is there: (name, bytes, last use in seconds since 1970) each."""
+        """Add existing files, each (name, bytes, last use in seconds since 1970)."""
         with self.lock:
             for name, size, used_at in sorted(files, key=lambda file: file[2]):
                 self._put(name, StoredFile(_on_disk(size), used_at))
@@ -69,9 +68,9 @@ class DiskQuota:
         self.look()
 
     def look(self) -> None:
-        """See how much is free on the disk.
+        """Measure the free space of the disk.
 
-        The bound on what is kept grows with it, and does not shrink where somebody else fills the disk.
+        The limit grows with it, and does not shrink when other programs fill the disk.
         """
         self.free = free = self.ask_free()
         with self.lock:
@@ -79,13 +78,13 @@ class DiskQuota:
             self.max_bytes = max(self.max_bytes, min(self.spec.max_bytes, quota))
 
     def add(self, name: str, size: int) -> None:
-        """Take account of a file that was written, and remove others where there is too much."""
+        """Count a written file, and evict others beyond the limit."""
         with self.lock:
             self._put(name, StoredFile(_on_disk(size), time.time()))
         self.make_way()
 
     def used(self, *names: str) -> None:
-        """Somebody used files; names that are not kept are fine."""
+        """Record a use of files; unknown names are ignored."""
         with self.lock:
             known = [name for name in names if name in self.entries]
             for name in known:
@@ -95,7 +94,7 @@ class DiskQuota:
             self.touch(name)
 
     def forget(self, name: str) -> None:
-        """A file is gone."""
+        """Stop counting a file that is gone."""
         with self.lock:
             entry = self.entries.pop(name, None)
             self.kept -= entry.size if entry else 0
@@ -104,12 +103,12 @@ class DiskQuota:
         return name in self.entries
 
     def hold(self, *names: str) -> None:
-        """Keep files, or those that will be written under these names, until ``release``."""
+        """Protect files, or those to be written under these names, until ``release``."""
         with self.lock:
             self.holds.update(names)
 
     def settle(self, *names: str) -> None:
-        """Wait until none of these files is being removed; one that is held goes no more after that."""
+        """Wait until none of these files is being removed; held files are not removed after that."""
         with self.gone:
             self.gone.wait_for(lambda: self.going.isdisjoint(names))
 
@@ -122,13 +121,13 @@ class DiskQuota:
                     del self.holds[name]
 
     def holds_below(self, folder: str) -> bool:
-        """Whether a file is held whose name starts so."""
+        """Whether a file below a folder is held."""
         with self.lock:
             return any(name.startswith(folder) for name in self.holds)
 
     @contextmanager
     def holding(self, *names: str) -> Iterator[None]:
-        """Keep files while the block runs."""
+        """Hold files while the block runs."""
         self.hold(*names)
         try:
             yield
@@ -136,7 +135,7 @@ class DiskQuota:
             self.release(*names)
 
     def demand(self, size: int) -> None:
-        """See that there is room for so many more bytes.
+        """Check that there is room for ``size`` more bytes.
 
         Raises:
             ProblemError: 507.
@@ -156,7 +155,7 @@ class DiskQuota:
             )
 
     def promise(self, sizes: Mapping[str, int], refuse: bool = True) -> None:
-        """Reserve room for covers to come, by item, until ``fulfil``.
+        """Reserve room for covers by item, until ``fulfil``.
 
         Raises:
             ProblemError: 507, and nothing is reserved; never without ``refuse``.
@@ -167,17 +166,17 @@ class DiskQuota:
             self.promises |= sizes
 
     def fulfil(self, item_id: str) -> None:
-        """A cover is written, or will never be."""
+        """Release the reservation of a cover that is written or given up."""
         with self.lock:
             self.promises.pop(item_id, None)
 
     def make_way(self) -> None:
-        """Remove what is too much, and what was not used for ``keep_days``."""
+        """Evict files beyond the limit, and those not used for ``keep_days``."""
         while self._remove_oldest():
             pass
 
     def discard(self, name: str) -> None:
-        """Remove a file that nobody holds."""
+        """Remove a file unless it is held."""
         with self.lock:
             found = name in self.entries and name not in self.holds
             entry = self._leave(name) if found else None
@@ -185,7 +184,7 @@ class DiskQuota:
             self._drop(name, entry)
 
     def state(self) -> dict[str, Any]:
-        """For ``/health``."""
+        """The state for ``/health``."""
         with self.lock:
             promised = sum(self.promises.values())
         short = self.free is not None and self.free < promised + RESERVE_BYTES
@@ -198,7 +197,7 @@ class DiskQuota:
         }
 
     def _remove_oldest(self) -> bool:
-        """Remove the file that has to go first; False where none has to."""
+        """Remove the first file to evict; returns whether one was removed."""
         with self.lock:
             too_much = self.kept + sum(self.promises.values()) > self.max_bytes
             too_old = time.time() - self.spec.keep_s
@@ -214,14 +213,14 @@ class DiskQuota:
         return self._drop(chosen, entry)
 
     def _leave(self, name: str) -> StoredFile:
-        """Take a file out of account, which is about to be removed."""
+        """Stop counting a file that is about to be removed."""
         entry = self.entries[name]
         self.forget(name)
         self.going.add(name)
         return entry
 
     def _drop(self, name: str, entry: StoredFile) -> bool:
-        # Without the lock: where storage is slow or away, requests and /health need not wait for it.
+        # Without the lock: slow storage must not block requests and /health.
         removed = False
         try:
             self.remove(name)
@@ -231,9 +230,9 @@ class DiskQuota:
         finally:
             with self.gone:
                 if removed:
-                    self.forget(name)  # somebody may have counted it again meanwhile
+                    self.forget(name)  # it may have been counted again meanwhile
                 else:
-                    self._put(name, entry)  # at the end: others may go
+                    self._put(name, entry)  # at the end, so that others can be evicted
                 self.going.discard(name)
                 self.gone.notify_all()
         return removed

@@ -1,4 +1,4 @@
-"""The reply that is a cover's file."""
+"""The HTTP response with a cover's file."""
 
 import asyncio
 import weakref
@@ -11,16 +11,16 @@ from pipeline.service.problem_details import gone
 
 
 class StoredFileResponse(FileResponse):
-    """A cover's file, which is not removed while a client reads it."""
+    """A cover's file, held in the quota while a client reads it."""
 
     def __init__(self, store: GenerationStore, name: str, headers: dict[str, str], media_type: str):
         super().__init__(store.store.path(name), headers=headers, media_type=media_type)
         self.store, self.name = store, name
         store.quota.hold(name)
-        self.release = weakref.finalize(self, store.quota.release, name)  # also where it is never sent
+        self.release = weakref.finalize(self, store.quota.release, name)  # also if the response is never sent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "POST":  # a part is asked for by GET alone
+        if scope["method"] == "POST":  # ranges are defined for GET only
             scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"range"]}
         try:
             if await asyncio.to_thread(self.store.has, self.name):

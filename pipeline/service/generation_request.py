@@ -1,4 +1,4 @@
-"""An order: what one request asks of the engine, as a track of the catalogue and its items."""
+"""Generation requests: one client request as a track of a plan with its items."""
 
 import json
 import secrets
@@ -28,7 +28,7 @@ from pipeline.service.problem_details import ProblemError
 from pipeline.service.source_access import AdmittedSource
 
 ID_CHARACTERS = 20
-# What ``make_items`` counts among what determines the audio already, or what does not determine it.
+# Parameters that ``make_items`` covers already, or that do not determine the audio.
 _IN_ITEMS = {
     *SETTING_FIELDS,
     "instruction",
@@ -53,14 +53,14 @@ _IN_ITEMS = {
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One request, ready to be made.
+    """One request, ready for the scheduler.
 
-    id: not to be guessed, since it opens the result to whoever knows it.
-    track: a row of a plan, with ``params`` and ``config`` of the request beside its columns.
-    covers: for each output the id of its item; ``track["items"]`` also holds the covers that these start from.
-    owner: whose key it came with, as a digest; "" where the service asks for none.
-    notes: what of the request has no effect, or another one. A cover that an earlier request made has the notes
-        of that request in its row.
+    id: unguessable, since it grants access to the result.
+    track: a row of a plan, with ``params`` and ``config`` of the request in addition to its columns.
+    covers: the item id of each output; ``track["items"]`` also holds the earlier stages of these covers.
+    owner: digest of the key that the request came with; "" for an open service.
+    notes: parameters without effect or with another effect. A cover that an earlier request made has the notes of
+        that request in its row.
     """
 
     id: str
@@ -75,17 +75,16 @@ class GenerationRequest:
 
     @property
     def extension(self) -> str:
-        """Of its audio files."""
+        """File extension of the covers."""
         audio_format = self.track["config"]["audio_format"]
         return EXTENSIONS.get(audio_format, audio_format)
 
 
 @dataclass(frozen=True)
 class CheckedRequest:
-    """A request that was looked at without its source.
+    """A request checked without its source.
 
-    settings, effective: what each stage was asked and what it really runs on the model, by name; notes say why
-        they differ.
+    settings, effective: requested and effective values of each stage, by name; notes say why they differ.
     """
 
     settings: list[dict[str, Any]]
@@ -96,11 +95,11 @@ class CheckedRequest:
 def check_parameters(
     params: GenerationParams, config: GenerationConfig, model: ModelFacts, limits: Limits
 ) -> CheckedRequest:
-    """Check all of a request but its source.
+    """Check all parameters of a request.
 
     Raises:
         RequestError: a value is unknown, out of range or not supported, as for ``generate_music``.
-        ProblemError: what a service refuses beyond that.
+        ProblemError: the service refuses a value beyond that.
     """
     _refuse_long(asdict(params), limits)
     _refuse_halves(asdict(params))
@@ -151,7 +150,7 @@ def make_generation_request(
     limits: Limits,
     owner: str = "",
 ) -> GenerationRequest:
-    """The order of a request; its items have the ids that a catalogue's would have with this ``track_id``.
+    """Make the generation request; its items have the ids of a catalogue's items with this ``track_id``.
 
     Raises:
         RequestError, ProblemError: see ``check_parameters``.
@@ -208,7 +207,7 @@ def make_generation_request(
 
 
 def beyond_items(params: GenerationParams, config: GenerationConfig) -> dict[str, Any]:
-    """What determines the audio and is no part of a catalogue's item, where it is not at its default."""
+    """Non-default parameters that determine the audio and are not part of a catalogue's item."""
     names = SUPPORTED - _IN_ITEMS - (set() if params.thinking else set(OF_THE_LANGUAGE_MODEL))
     own = {name: getattr(params, name) for name in sorted(names)}
     own = {name: value for name, value in own.items() if value != getattr(GenerationParams, name)}
@@ -222,7 +221,7 @@ def beyond_items(params: GenerationParams, config: GenerationConfig) -> dict[str
 
 
 def _refuse_long(values: Mapping[str, Any], limits: Limits) -> None:
-    """Refuse what would keep a model, or the service itself, busy without end.
+    """Refuse requests that would occupy a model or the service without bound.
 
     Raises:
         ProblemError: a text has too many characters, or there are too many stages.
@@ -248,7 +247,7 @@ def _refuse_halves(values: Mapping[str, Any]) -> None:
     """Refuse text that JSON allows and UTF-8 does not.
 
     Raises:
-        ProblemError: a value holds half of a surrogate pair.
+        ProblemError: a value holds an unpaired surrogate.
     """
     for name, value in values.items():
         try:

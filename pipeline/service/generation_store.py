@@ -1,4 +1,4 @@
-"""What a service keeps: covers and their rows, as any output folder does, and the orders they are of."""
+"""Store of generations: finished covers with their rows, and records of requests."""
 
 import json
 import logging
@@ -30,9 +30,9 @@ _UPLOAD = re.compile(r"uploads/[0-9a-f]{64}(?=\?|$)")
 
 
 class GenerationStore:
-    """Finished covers and orders, in a store.
+    """Finished covers and request records in an output folder.
 
-    Rows of earlier runs lie in Parquet; the latest ones in the receipts that workers leave. Both outlive it.
+    Rows of earlier runs are in Parquet, recent ones in the workers' receipts.
     """
 
     def __init__(self, store: Store, spec: StoreSpec | None = None):
@@ -42,10 +42,10 @@ class GenerationStore:
         files = list(kept_files(store))
         self.rows = RowIndex(store, {file.name for file in files})
         self.quota.fill(files)
-        self.new = 0  # covers since the last part
+        self.new = 0  # covers since the last Parquet part
 
     def row(self, track_id: str, item_id: str) -> dict[str, Any] | None:
-        """The row of an item that is done, else None."""
+        """The row of an item whose cover is finished and present, else None."""
         try:
             row = self.rows.find(track_id, item_id)
         except PartError as error:
@@ -57,7 +57,7 @@ class GenerationStore:
         return self.has(row["audio_path"], row.get("audio_bytes"))
 
     def has(self, name: str, expected: int | None = None) -> bool:
-        """Whether a cover's file is there and as long as expected, which counts as a use."""
+        """Whether a cover's file exists with the expected size; counts as a use."""
         self.quota.settle(name)
         size = self.store.size(name)
         if size and size == (expected or size):
@@ -67,46 +67,46 @@ class GenerationStore:
         return False
 
     def audio(self, row: Mapping[str, Any]) -> bytes:
-        """A cover's file.
+        """The content of a cover's file.
 
         Raises:
-            FileNotFoundError: it was removed.
+            FileNotFoundError: the file was removed.
         """
         if not self._whole(row):
             raise FileNotFoundError(row["audio_path"])
         return self.store.read(row["audio_path"])
 
     def made(self, row: Mapping[str, Any]) -> None:
-        """A worker made a cover, or failed to."""
+        """Count a row that a worker finished."""
         if row["status"] == "ok":
             self.quota.add(row["audio_path"], row["audio_bytes"])
             self.new += 1
 
     def names_of(self, request: GenerationRequest) -> tuple[str, ...]:
-        """The files that an order needs, those that are still to be made included."""
+        """The files of a request, including those not yet written."""
         uris = (request.track["source"], request.track["reference"] or "")
         sources = [found.group() for found in map(_UPLOAD.search, uris) if found]
         track_id = request.track["track_id"]
         return (*sources, *(f"audio/{track_id}/{item_id}.{request.extension}" for item_id in request.item_ids))
 
     def opened(self, request: GenerationRequest) -> None:
-        """Remember an order that is not finished, so that a restart goes on with it."""
+        """Record an open request, which a restart resumes."""
         self.store.write(f"{OPEN}/{request.id}.json", _written(request))
 
     def closed(self, request: GenerationRequest, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """Remember how an order ended, by the row of each item."""
+        """Record the end of a request, with the row of each item."""
         name, content = f"{ORDERS}/{request.id}.json", _written(request, rows)
         self.store.write(name, content)
         self.quota.add(name, len(content))
         self.dropped(request)
 
     def dropped(self, request: GenerationRequest) -> None:
-        """An order is not open any more; one that never was is fine."""
+        """Remove the open record of a request, if it exists."""
         if self.store.exists(f"{OPEN}/{request.id}.json"):
             self.store.delete(f"{OPEN}/{request.id}.json")
 
     def finished(self, generation_id: str) -> tuple[GenerationRequest, dict[str, dict[str, Any]]] | None:
-        """A finished order and its rows, else None."""
+        """A finished request and its rows, or None."""
         name = f"{ORDERS}/{generation_id}.json"
         try:
             content = self.store.read(name)
@@ -116,7 +116,7 @@ class GenerationStore:
         return _read(name, content)
 
     def batch(self, name: str, manifest: bytes, request: GenerationRequest) -> None:
-        """Keep the manifest of a batch; its upload stays longer than it."""
+        """Write the manifest of a batch, and mark its upload as used after it."""
         path = f"{name}/manifest.csv"
         with self.quota.holding(*self.names_of(request)):
             self.store.write(path, manifest)
@@ -124,20 +124,20 @@ class GenerationStore:
             self.quota.used(*self.names_of(request))
 
     def left_open(self) -> Iterator[GenerationRequest]:
-        """Orders that an earlier run did not finish, the oldest first."""
+        """Requests that an earlier run did not finish, the oldest first."""
         names = self.store.files(OPEN, ".json")
         found = [(content, _read(name, content)) for name in names for content in [self.store.read(name)]]
         whole = [(json.loads(content)["written_at"], read[0]) for content, read in found if read]
         return iter(request for _, request in sorted(whole, key=itemgetter(0)))
 
     def tidy(self) -> None:
-        """What has to be done now and then: see what is free, make way, write rows as parts."""
+        """Periodic maintenance: measure free space, evict files, write rows as Parquet parts."""
         self.quota.look()
         self.quota.make_way()
         if self.new >= PART_ROWS:
             self.new = 0
             for rows in self.rows.fold():
-                # Covers that were cancelled while they were written are known by their receipts alone.
+                # Covers that were cancelled while being written are known from their receipts only.
                 names = rows.select(["track_id", "item_id", "audio_path", "audio_bytes"]).to_pylist()
                 for row in names:
                     if row["audio_path"] not in self.quota:
@@ -145,7 +145,7 @@ class GenerationStore:
         self.rows.write_anew(PART_ROWS)
 
     def _count(self, row: Mapping[str, Any]) -> None:
-        """Take account of a cover that nobody was told of, or drop the row of one that was removed meanwhile."""
+        """Count a cover that is missing from the quota, or drop its row if its file was removed."""
         if self.store.exists(row["audio_path"]):
             self.quota.add(row["audio_path"], row["audio_bytes"])
         else:
@@ -165,7 +165,7 @@ class GenerationStore:
 
 
 def size_of(request: GenerationRequest, max_seconds: float = MAX_SOURCE_SECONDS) -> int:
-    """What each cover of an order takes on a disk at the most, in bytes."""
+    """Upper bound in bytes for each cover of a request."""
     config, seconds = request.track["config"], request.track["source_duration_s"] or max_seconds
     seconds = max(seconds, MIN_LATENT_FRAMES / LATENT_RATE)
     if config["audio_format"] in WITH_BITRATE:
@@ -192,10 +192,10 @@ def _checksum(values: Mapping[str, Any]) -> str:
 
 
 def _read(name: str, content: bytes) -> tuple[GenerationRequest, dict[str, dict[str, Any]]] | None:
-    """An order and its rows; None where another version wrote it, or a machine that lost its power."""
+    """A request record and its rows; None if it is damaged or of another version."""
     try:
         values = from_json(content)
-        # Orders of earlier versions have none. Words that changed would be made under the ids of others.
+        # Records of earlier versions have no checksum. A corrupt value would be made under another request's ids.
         if values.pop("checksum", None) not in (None, _checksum(values)):
             raise ValueError("its values do not match its checksum")
         notes = tuple(values.get("notes", ()))

@@ -1,4 +1,4 @@
-"""Hosts and origins as HTTP headers and settings write them."""
+"""Hosts and origins of HTTP headers and settings."""
 
 import ipaddress
 import re
@@ -11,14 +11,14 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*)\.?(:(
 
 @dataclass(frozen=True)
 class Host:
-    """A host in one spelling (lower case, no trailing dot, IPv6 shortened and without brackets) and its port."""
+    """A normalized host (lower case, no trailing dot, IPv6 compressed without brackets) and its port."""
 
     name: str
     port: int | None = None
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the name always means this machine; no name server is asked."""
+        """Whether the name always means this machine, without a DNS lookup."""
         try:
             return _canonical(self.name).is_loopback
         except ValueError:
@@ -27,28 +27,28 @@ class Host:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a web page comes from."""
+    """The origin of a web page."""
 
     scheme: str
     name: str
     port: int
 
     def __str__(self) -> str:
-        """As a browser writes it."""
+        """The origin as browsers write it."""
         shown = f"[{self.name}]" if ":" in self.name else self.name
         return f"{self.scheme}://{shown}" + (f":{self.port}" if self.port != DEFAULT_PORTS[self.scheme] else "")
 
     def is_at(self, host: Host) -> bool:
-        """Whether a page of this origin asks its own server, reached as ``host``. The scheme is not compared: a
-        proxy with TLS before a service speaks plain HTTP to it."""
+        """Whether the origin is the server's own, reached as ``host``. Schemes are not compared, since a TLS proxy
+        speaks plain HTTP to the service."""
         return (self.name, self.port) == (host.name, host.port or DEFAULT_PORTS[self.scheme])
 
 
 def parse_host(text: str) -> Host:
-    """A host with or without a port: ``music.example``, ``music.example:8001``, ``[::1]:8001``, ``::1``.
+    """Parse a host with or without a port: ``music.example``, ``music.example:8001``, ``[::1]:8001``, ``::1``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a host.
     """
     lowered = text.lower()
     try:
@@ -70,10 +70,10 @@ def parse_host(text: str) -> Host:
 
 
 def parse_origin(text: str) -> Origin:
-    """An origin such as ``https://music.example`` or ``http://localhost:3000``.
+    """Parse an origin such as ``https://music.example`` or ``http://localhost:3000``.
 
     Raises:
-        ValueError: it is none; so is ``null``, which every sandboxed page sends.
+        ValueError: the text is not an origin; nor is ``null``, which sandboxed pages send.
     """
     parts = urlsplit(text)
     scheme = parts.scheme.lower()

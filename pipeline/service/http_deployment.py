@@ -1,7 +1,6 @@
-"""The front: a Serve deployment that listens by itself.
+"""The Serve deployment that runs the HTTP server.
 
-Serve's own proxy has no deadline for a client that sends no header or takes no reply, and keeps all of a body in
-memory until somebody reads it.
+It listens by itself: Serve's proxy has no timeout for clients that stall, and buffers whole bodies in memory.
 """
 
 import asyncio
@@ -15,7 +14,7 @@ from starlette.types import ASGIApp
 from pipeline.service.config import ServiceSpec
 from pipeline.service.http_server import listening_at, make_server
 
-BIND_S = 30.0  # the one before it, if it hangs, is ended within that time
+BIND_S = 30.0  # time for a hanging predecessor to be stopped and free the port
 log = logging.getLogger(__name__)
 
 
@@ -44,22 +43,22 @@ class HttpDeployment:
             raise RuntimeError("the HTTP server did not start; its log says why") from error
 
     def check_health(self) -> None:
-        """Asked by Serve, which replaces a front that raises.
+        """Called by Serve, which replaces a replica that raises.
 
         Raises:
-            RuntimeError: it listens no more.
+            RuntimeError: the server has ended.
         """
         if self.serving.done():
             raise RuntimeError("the HTTP server has ended") from self.serving.exception()
 
     async def __del__(self) -> None:
-        """Called by Serve at the end."""
+        """Called by Serve at shutdown."""
         self.server.should_exit = True
         await asyncio.wait([self.serving])
 
 
 async def _bound(host: str, port: int) -> socket.socket:
-    """A socket at an address, once whoever holds it has left."""
+    """A bound socket; waits until the address is free."""
     until = asyncio.get_running_loop().time() + BIND_S
     while True:
         try:

@@ -1,7 +1,7 @@
-"""The HTTP server: uvicorn, with deadlines for clients that send or take nothing.
+"""The HTTP server: uvicorn with timeouts for clients that stall.
 
-A connection costs a descriptor and a few kilobytes, and no more until its request is there; what a client may hold
-is bounded in time, and all connections in number, so that nobody waits for another's client.
+Each phase of a connection is bounded in time, and the number of connections is bounded, so that slow clients do
+not block others.
 """
 
 import asyncio
@@ -23,26 +23,26 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from pipeline.service.config import Limits
 from pipeline.service.problem_details import ProblemError, retry_after
 
-TICKS = 5  # of uvicorn's, a tenth of a second each, from one look at the connections to the next
-RATE = 1000  # bytes a second that are not slow
-QUIET_S = 5.0  # without a word: a reply that has begun is then a stream of events
+TICKS = 5  # of uvicorn, 0.1 s each, between two checks of the connections
+RATE = 1000  # bytes a second; slower clients count as stalled
+QUIET_S = 5.0  # without output, after which a response that has begun counts as an event stream
 HEADER_BYTES = 1 << 16
-SEND_BYTES = 1 << 18  # of a reply that the system holds for a client that does not take it
-LEAVE_S = 1  # for replies under way when the server ends
+SEND_BYTES = 1 << 18  # of a response, buffered by the system for a slow client
+LEAVE_S = 1  # for pending responses at shutdown
 MAX_CONNECTIONS = 4000
-SPARE_FILES = 500  # descriptors for all else that the process opens
+SPARE_FILES = 500  # descriptors for all other files of the process
 
 TIMEOUT = ProblemError(408, "timeout", "the request was not sent in time", "send all of it at once")
 FULL = ProblemError(503, "busy", "too many connections are open", "come again later", retry_after_s=10)
 
 log = logging.getLogger(__name__)
 Phase = Literal["idle", "header", "drain", "body", "stream", "reply"]
-# In which a connection may be ended to make room, the first of them first.
+# Phases in which a connection may be closed to make room, in this order.
 WAITING: tuple[Phase, ...] = ("idle", "header", "drain", "body", "stream")
 
 
 class Connection(H11Protocol):
-    """A client's connection, ended where the client keeps it waiting."""
+    """A client's connection, closed when the client stalls."""
 
     def __init__(self, limits: Limits, max_connections: int, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
@@ -62,12 +62,12 @@ class Connection(H11Protocol):
         super().data_received(data)
 
     def check(self, now: float) -> None:
-        """End the connection if its client is overdue; called now and then."""
+        """Close the connection if its client is overdue; called periodically."""
         taken = self.written - self.transport.get_write_buffer_size()
         if taken == self.written or taken - self.taken_before >= RATE * self.limits.idle_s:
             self.taken_at, self.taken_before = now, taken
         elif now - self.taken_at > self.limits.idle_s:
-            self.transport.abort()  # what the client does not take would keep it open after a close
+            self.transport.abort()  # a close would wait for the client to read the rest
             return
         if self.transport.is_closing():
             return
@@ -82,8 +82,8 @@ class Connection(H11Protocol):
             self._end()
 
     def _phase(self) -> Phase:
-        """What is awaited: a request, the rest of its header or body, or of a body that nobody needs; the next
-        event of a stream; the reply."""
+        """The current phase: idle, receiving a header or a body, draining an unneeded body, streaming events, or
+        waiting for the application's reply."""
         if self.conn.our_state is h11.IDLE:
             return "header" if self.conn.trailing_data[0] else "idle"
         cycle = self.cycle
@@ -106,19 +106,19 @@ class Connection(H11Protocol):
         }[self.phase[0]]
 
     def _end(self, problem: ProblemError = TIMEOUT) -> None:
-        """Close the connection, with a word where a request has begun and is not answered."""
+        """Close the connection, with an error reply to a request that has begun and is not answered."""
         phase, cycle = self._phase(), self.cycle
         if phase == "header" or (phase == "body" and not cycle.response_started) or problem is FULL:
             self.transport.write(_whole_reply(problem))
         if phase == "body":
-            # The application sees that its client is gone.
+            # The application sees a disconnect.
             cycle.disconnected = True
             cycle.message_event.set()
         log.debug("%s: %s, connection ended", self.client, phase)
         self.transport.close()
 
     def _make_room(self) -> None:
-        """Close some of the connections that wait for their clients, or this one where there are none."""
+        """Close some of the connections that wait for their clients, or this one if there are none."""
         others = [cast(Connection, other) for other in self.connections if other is not self]
         waiting = [other for other in others if other._phase() in WAITING and not other.transport.is_closing()]
         for other in nsmallest(self.max_connections // 50 + 1, waiting, key=Connection._worth):
@@ -127,13 +127,13 @@ class Connection(H11Protocol):
             self._end(FULL)
 
     def _worth(self) -> tuple[int, float]:
-        """Smaller for a connection that is ended before others: the oldest of a phase, of bodies the smallest."""
+        """Sort key of eviction: the oldest of the first phase, of bodies the smallest."""
         phase = self.phase[0]
         return WAITING.index(phase) if phase in WAITING else 0, self.received if phase == "body" else self.since
 
 
 class _Counted:
-    """A transport that counts what is written to it."""
+    """A transport that counts the bytes written."""
 
     def __init__(self, transport: asyncio.Transport, connection: Connection):
         self._transport, self._connection = transport, connection
@@ -148,7 +148,7 @@ class _Counted:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which looks at its connections now and then."""
+    """uvicorn's server with periodic checks of its connections."""
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS == 0:
@@ -159,9 +159,9 @@ class Server(uvicorn.Server):
 
 
 def make_server(app: ASGIApp, limits: Limits) -> Server:
-    """A server of an application, to be run with ``serve(sockets=[...])`` on sockets that are bound."""
+    """A server of an application, to be run with ``serve(sockets=[...])`` on bound sockets."""
     for name in ("uvicorn.error", "uvicorn.asgi"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # a request that is no HTTP is worth no warning
+        logging.getLogger(name).setLevel(logging.ERROR)  # malformed requests need no warning
     protocol = partial(Connection, limits, _max_connections())
     config = uvicorn.Config(
         app,
@@ -171,7 +171,7 @@ def make_server(app: ASGIApp, limits: Limits) -> Server:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=ceil(limits.idle_s) + 1,  # ours is exact
+        timeout_keep_alive=ceil(limits.idle_s) + 1,  # a fallback: Connection.check is exact
         timeout_graceful_shutdown=LEAVE_S,
         h11_max_incomplete_event_size=HEADER_BYTES,
         backlog=2048,
@@ -180,10 +180,10 @@ def make_server(app: ASGIApp, limits: Limits) -> Server:
 
 
 def listening_at(host: str, port: int) -> socket.socket:
-    """A socket for ``Server.serve``, bound to an address.
+    """A bound socket for ``Server.serve``.
 
     Raises:
-        OSError: somebody else is.
+        OSError: the address is in use.
     """
     listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
@@ -197,17 +197,17 @@ def listening_at(host: str, port: int) -> socket.socket:
 
 
 def _max_connections() -> int:
-    """As many as the process may have, having asked for all that it can have."""
+    """The maximum of connections that the file limit allows, after raising it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + SPARE_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = MAX_CONNECTIONS + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(min(MAX_CONNECTIONS, soft - SPARE_FILES), 16)
 
 
 def _whole_reply(problem: ProblemError) -> bytes:
-    """The bytes of a reply to a request that the application has not seen, or sees no more."""
+    """The bytes of an error reply that is sent without the application."""
     body = json.dumps(problem.as_json()).encode()
     headers = {"Content-Type": "application/json", "Content-Length": len(body), "Connection": "close"}
     lines = [f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}"]

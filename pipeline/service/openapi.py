@@ -1,4 +1,4 @@
-"""The OpenAPI words of the service: every parameter with its kind, default, range and meaning."""
+"""OpenAPI descriptions: every parameter with its type, default, range and meaning."""
 
 import re
 from dataclasses import fields
@@ -39,7 +39,7 @@ _MEANINGS = {
 
 
 def request_schema() -> dict[str, Any]:
-    """JSON schema of a request; parameters outside it are refused."""
+    """JSON schema of a request; other parameters are rejected."""
     meanings = _meanings(CoverSetting.__doc__ or "") | _MEANINGS
     properties: dict[str, Any] = {}
     for kind in (GenerationParams, GenerationConfig):
@@ -134,7 +134,7 @@ GENERATION = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Documented replies for errors of these statuses."""
+    """Documented error responses of these statuses."""
     words = {
         400: "the body cannot be read",
         401: "no key, or a wrong one",
@@ -159,7 +159,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def replies(schema: dict[str, Any], *statuses: int, status: int = 200, words: str = "") -> dict[int | str, Any]:
-    """Documented replies: JSON of ``schema``, and errors."""
+    """Documented responses: JSON of ``schema``, and errors."""
     return {
         status: {"description": words or "ok", "content": {"application/json": {"schema": schema}}},
         **problems(*statuses),
@@ -189,7 +189,7 @@ def _allowed(name: str) -> dict[str, Any]:
 
 
 def _meanings(doc: str) -> dict[str, str]:
-    """What a docstring says of each name: paragraphs such as ``shift, seed: ...``."""
+    """Meanings of names in a docstring: paragraphs such as ``shift, seed: ...``."""
     found: dict[str, str] = {}
     for paragraph in re.split(r"\n    (?=\w+(?:, \w+)*: )", doc):
         names, colon, text = paragraph.partition(": ")

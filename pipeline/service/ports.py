@@ -1,4 +1,4 @@
-"""The port at which replicas of a service call each other."""
+"""The address at which replicas of a service listen for each other."""
 
 from functools import partial
 
@@ -9,9 +9,8 @@ from ray.serve._private import replica
 
 
 def listen_on_loopback() -> None:
-    """Where the node listens on loopback, let the replica in this process do so too; to be called before it is
-    initialized."""
-    # Serve has "every interface" written into its code.
+    """Make the replica in this process listen on loopback if the node does; call it before initialization."""
+    # Serve hard-codes "every interface".
     address = ray.util.get_node_ip_address()
     if is_localhost(address):
         replica.add_port_to_grpc_server = partial(_add_port, build_address(address, 0))

@@ -1,4 +1,4 @@
-"""What a client is told when it gets no cover: one form for every error, over HTTP and on the page."""
+"""Problem details: one form for every error of the service, over HTTP and on the page."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from pipeline.storage.source_errors import TOO_LONG, source_kind
 from pipeline.storage.transient_errors import TRANSIENT_KINDS
 
 UNAVAILABLE, SHORT_OF_SPACE = "unavailable", "short_of_space"
-# How a failed item's kind reads as an HTTP status; what is not here is the service's own fault.
+# HTTP status of a failed item's kind; kinds not listed are internal errors.
 STATUS_OF_KIND = dict.fromkeys(TRANSIENT_KINDS, 503) | {
     "unreadable_audio": 415,
     "unreadable_file": 422,
@@ -28,8 +28,8 @@ STATUS_OF_KIND = dict.fromkeys(TRANSIENT_KINDS, 503) | {
     UNAVAILABLE: 503,
     "worker_died": 503,
 }
-_FIELDS = {"language": "vocal_language"}  # names of a manifest that a request has otherwise
-MAX_SHOWN, MAX_SAID = 200, 1000  # characters of a value that are said back, and of a message
+_FIELDS = {"language": "vocal_language"}  # manifest columns that requests name differently
+MAX_SHOWN, MAX_SAID = 200, 1000  # characters of a reported value, and of a message
 
 
 class ProblemError(RestyleError):
@@ -63,22 +63,22 @@ class ProblemError(RestyleError):
 
 
 def retry_after(problem: ProblemError) -> dict[str, str]:
-    """The header that says when to come again, where something does."""
+    """The Retry-After header, if the problem has one."""
     return {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
 
 
 def shortened(value: object, max_characters: int = MAX_SHOWN) -> str:
-    """A value as text, cut where it is long."""
+    """A value as text, truncated if long."""
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= max_characters else f"{text[:max_characters]}... ({len(text)} characters)"
 
 
 def of_error(error: RestyleError, given: Mapping[str, Any], fields: Collection[str]) -> ProblemError:
-    """The problem that an error of the lower layers is: its message says the field first and the remedy last.
+    """The problem for an error of the lower layers, whose message starts with the field and ends with the remedy.
 
     Args:
-        given: what the client sent, for the value.
-        fields: names that a request may have.
+        given: the values that the client sent.
+        fields: names of request parameters.
     """
     if isinstance(error, ProblemError):
         return error
@@ -93,10 +93,10 @@ def of_error(error: RestyleError, given: Mapping[str, Any], fields: Collection[s
 
 
 def of_row(row: Mapping[str, Any], source: str) -> ProblemError:
-    """The problem of an item that failed.
+    """The problem for an item that failed.
 
     Args:
-        source: where the service keeps the source, which a client is not told.
+        source: the service's path of the source, which is not shown to clients.
     """
     kind = row["error_kind"] or "internal_error"
     said = str(row["error_message"]).replace(f"{source}: ", "").replace(source, "the source")
@@ -108,7 +108,7 @@ def of_row(row: Mapping[str, Any], source: str) -> ProblemError:
 
 
 def not_stored(message: str) -> ProblemError:
-    """What a client is told where the service's storage failed with this message, which names its places."""
+    """The problem for a storage failure; the original message names internal paths."""
     if any(os.strerror(number) in message for number in (errno.ENOSPC, errno.EDQUOT)):
         return short_of_space("the service's disk is full")
     said = "the service cannot read or write its folder"
@@ -116,20 +116,20 @@ def not_stored(message: str) -> ProblemError:
 
 
 def gone() -> ProblemError:
-    """What a client is told of a cover that was removed."""
+    """The problem for a cover that was removed."""
     return ProblemError(
         410, "gone", "the cover was removed to make room", "send the same request; it is made again"
     )
 
 
 def short_of_space(reason: str) -> ProblemError:
-    """What a client is told where there is no room."""
+    """The problem for missing disk space."""
     remedy = "come again later; whoever runs the service makes room, or sets store.max_gb"
     return ProblemError(507, SHORT_OF_SPACE, reason, remedy, retry_after_s=60)
 
 
 def said_and_remedy(text: str) -> tuple[str, str]:
-    """The two halves of an error's text: they are parted by the first "; " that stands in no bracket."""
+    """Message and remedy of an error's text, separated by the first "; " outside brackets."""
     depth = 0
     for place, character in enumerate(text):
         depth += (character in "([{") - (character in ")]}")

@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""Prometheus metrics."""
 
 from collections.abc import Callable
 
@@ -9,9 +9,9 @@ SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)
 
 
 class ServiceMetrics:
-    """Counters of one service.
+    """Metrics of one service.
 
-    waiting, busy: look at the scheduler when asked.
+    waiting, busy: read from the scheduler at each scrape.
     """
 
     def __init__(self, waiting: Callable[[], float], busy: Callable[[], float]):
@@ -35,15 +35,15 @@ class ServiceMetrics:
             Gauge(name, text, registry=self.registry).set_function(look)
 
     def text(self) -> bytes:
-        """All of them in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 def count_requests(app: ASGIApp, metrics: Callable[[], ServiceMetrics]) -> ASGIApp:
-    """An application whose replies are counted.
+    """ASGI middleware that counts replies.
 
     Args:
-        metrics: asked for each reply.
+        metrics: called for each reply.
     """
 
     async def counted(scope: Scope, receive: Receive, send: Send) -> None:

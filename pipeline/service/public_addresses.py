@@ -1,18 +1,18 @@
-"""Which addresses belong to the public internet, also where an IPv6 address stands for an IPv4 host."""
+"""Whether an IP address belongs to the public internet, including IPv6 addresses that embed IPv4 hosts."""
 
 import ipaddress
 from collections.abc import Iterator
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-# IANA has assigned no other block to global unicast. What lies outside (site-local, IPv4-compatible, -translated,
-# NAT64 for local use) is routed as the network at hand decides, if at all.
+# The only block that IANA has assigned to global unicast. Addresses outside of it (site-local, IPv4-compatible,
+# -translated, NAT64 for local use) are routed by the local network, if at all.
 GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 ISATAP = (0x0000_5EFE, 0x0200_5EFE)  # upper half of an interface identifier whose lower half is an IPv4 address
 
 
 def is_public(address: Address) -> bool:
-    """Whether a packet to an address leaves for the public internet, through whatever tunnel or translator."""
+    """Whether a packet to an address reaches the public internet, through any tunnel or translator."""
     if isinstance(address, ipaddress.IPv4Address):
         return address.is_global and not address.is_multicast
     if address.ipv4_mapped is not None:

@@ -1,4 +1,4 @@
-"""A request's body, as JSON or as a form with files, under the names of ``GenerationParams``."""
+"""Reads a request body, JSON or a form with files, into ``GenerationParams`` and ``GenerationConfig``."""
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,13 +20,13 @@ from pipeline.service.problem_details import ProblemError, shortened
 
 PARAMS = {item.name: item for item in fields(GenerationParams)}
 CONFIG = {item.name: item for item in fields(GenerationConfig)}
-# Beside the request itself: how it is answered.
+# Fields for the form of the reply.
 REPLY = ("async", "response_format")
 NAMES = (*PARAMS, *CONFIG, *REPLY)
 FILES = ("src_audio", "reference_audio")
-# What a request may set; any other name is taken at its default alone. Codes in place of a source are not served.
+# Parameters that a request may set; others are accepted at their default only. Audio codes are not served.
 ACCEPTED = {*SUPPORTED, *SUPPORTED_CONFIG, *REPLY, "task_type"} - {"audio_codes"}
-# Where the defaults are not those of ``GenerationParams``: they are the catalogue's, and a reply holds one cover.
+# Defaults that differ from those of ``GenerationParams``: the catalogue's, and one cover per reply.
 DEFAULTS = {**asdict(CoverSetting()), "batch_size": 1}
 REPLIES = ("audio", "json")
 _TEXT = {name for name, kind in get_type_hints(GenerationParams).items() if kind in (str, str | None)}
@@ -36,10 +36,10 @@ Receive = Callable[[], Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Body:
-    """What a client sent.
+    """A parsed request.
 
-    given: all of it by name, without files. files: uploads by the name of the field they stand for.
-    reply: "audio" or "json"; None leaves it to the Accept header.
+    given: all values by name, without files. files: uploads by field name.
+    reply: "audio" or "json"; None leaves the choice to the Accept header.
     """
 
     given: Mapping[str, Any]
@@ -51,10 +51,10 @@ class Body:
 
 
 async def read_body(request: Request, limits: Limits) -> Body:
-    """Read a request to make a cover.
+    """Read the body of a generation request.
 
     Raises:
-        ProblemError: 400 not JSON or not a form, 413 too large, 415 another kind of content, 422 an unknown name.
+        ProblemError: 400 malformed JSON or form, 413 too large, 415 unsupported content type, 422 unknown name.
     """
     for name in request.query_params:
         raise ProblemError(
@@ -93,10 +93,10 @@ async def read_body(request: Request, limits: Limits) -> Body:
 
 
 def parse(given: Mapping[str, Any], files: Mapping[str, UploadFile] | None = None) -> Body:
-    """A body from named values.
+    """A request from named values.
 
     Raises:
-        ProblemError: 422 a name is unknown (the nearest one is said), or the reply is none of ``REPLIES``.
+        ProblemError: 422 a name is unknown (the message suggests the nearest), or the reply format is.
     """
     files = files or {}
     for name in (*given, *files):
@@ -160,7 +160,7 @@ def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Pairs as a mapping.
 
     Raises:
-        ProblemError: 422 a name is there twice.
+        ProblemError: 422 a name is repeated.
     """
     values: dict[str, Any] = {}
     for name, value in pairs:
@@ -171,7 +171,7 @@ def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _from_text(name: str, text: str) -> Any:
-    """A form's value in its own kind: what is not text is written as in JSON."""
+    """The value of a form field in its own type; values that are not text are written as in JSON."""
     if name in _TEXT or name not in NAMES or is_empty(text):
         return text
     try:
@@ -185,7 +185,7 @@ def _from_text(name: str, text: str) -> Any:
 
 
 class _Form(MultiPartParser):
-    """Keeps files on disk but for their beginnings, and at most ``max_text`` bytes of all other parts."""
+    """A form parser that spools files to disk, and limits all other parts to ``max_text`` bytes."""
 
     spool_max_size = 1 << 16
     max_text = 0.0
@@ -200,10 +200,10 @@ class _Form(MultiPartParser):
 
 
 async def _form(request: Request, kind: str, limits: Limits) -> FormData:
-    """A form's fields and files.
+    """Fields and files of a form.
 
     Raises:
-        MultiPartException, HTTPException: it cannot be read.
+        MultiPartException, HTTPException: the form is malformed.
     """
     if kind != "multipart/form-data":
         limited = Request(request.scope, _limited(request, limits.body_kb * 1e3, "limits.body_kb"))
@@ -223,7 +223,7 @@ def _limited(request: Request, max_bytes: float, limit: str) -> Receive:
     """The request's body as it arrives, up to ``max_bytes`` bytes.
 
     Raises:
-        ProblemError: 413, before anything is read where the length was announced.
+        ProblemError: 413, before reading if the Content-Length is too large.
     """
     too_large = ProblemError(
         413, "too_large", f"the body is larger than {max_bytes:.0f} bytes", f"this service's {limit}"

@@ -1,4 +1,4 @@
-"""What a client reads: an order's state as JSON, the headers of an audio file."""
+"""Responses: the state of a generation as JSON, and the headers of an audio file."""
 
 import json
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ MEDIA_TYPES = {
     "aac": "audio/mp4",
 }
 EXPOSED = ("X-Notes", "X-Generation-Id", "X-Item-Id", "X-Seed", "X-Duration-Seconds", "Location", "Retry-After")
-# Where files lie is the service's own business; a client has links.
+# Where files lie is internal to the service; clients get links.
 _NOT_TOLD = ("source", "reference_audio", "audio_path", "node")
 
 
 def as_json(generation: Generation, scheduler: Scheduler) -> dict[str, Any]:
-    """An order's state, with a link to each finished cover."""
+    """The state of a generation, with a link to each finished cover."""
     covers = [_cover(generation, number, scheduler) for number in range(len(generation.request.covers))]
     return {
         "id": generation.request.id,
@@ -37,19 +37,19 @@ def as_json(generation: Generation, scheduler: Scheduler) -> dict[str, Any]:
 
 
 def progress(generation: Generation) -> float:
-    """The share of an order's steps that are done, 0 .. 1."""
+    """The share of a generation's steps that are done, 0..1."""
     done = [1.0 if item in generation.rows else _share(generation, item) for item in generation.request.item_ids]
     return round(sum(done) / len(done), 4)
 
 
 def _share(generation: Generation, item_id: str) -> float:
     job = generation.jobs.get(item_id)
-    # Decoding, measuring and writing come after the last step.
+    # The rest is for decoding, measuring and writing.
     return 0.95 * job.step / job.steps if job is not None and job.steps else 0.0
 
 
 def waiting_before(generation: Generation, scheduler: Scheduler) -> int:
-    """How many covers come before the first of an order."""
+    """Covers in the queue before the first of a generation."""
     for place, item_id in enumerate(scheduler.queue):
         if item_id in generation.jobs:
             return place
@@ -83,13 +83,13 @@ def _cover(generation: Generation, number: int, scheduler: Scheduler) -> dict[st
 
 
 def public_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A result row as a client may see it."""
+    """A result row as shown to clients."""
     shown = {name: value for name, value in row.items() if name not in _NOT_TOLD} | {"notes": notes_of(row)}
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in shown.items()}
 
 
 def notes_of(row: Mapping[str, Any]) -> list[str]:
-    """The notes of a result row, without the places that the service keeps a request's files in."""
+    """The notes of a result row, without the service's paths."""
     paths = [row[name] for name in ("source", "reference_audio") if row.get(name)]
     notes = list(row["notes"])
     for path in paths:
@@ -98,12 +98,12 @@ def notes_of(row: Mapping[str, Any]) -> list[str]:
 
 
 def media_type(generation: Generation) -> str:
-    """Of an order's audio files."""
+    """Media type of a generation's audio files."""
     return MEDIA_TYPES[generation.request.track["config"]["audio_format"]]
 
 
 def audio_headers(generation: Generation, row: Mapping[str, Any]) -> dict[str, str]:
-    """What goes with a cover's file: its ids and seed, what to call it, and notes as a JSON list."""
+    """Headers of a cover's file: ids, seed, file name, and notes as a JSON list."""
     name = f"{row['item_id']}.{generation.request.extension}"
     notes = dict.fromkeys([*generation.request.notes, *notes_of(row)])
     return {

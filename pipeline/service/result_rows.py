@@ -1,4 +1,4 @@
-"""Result rows of a service: found by item, moved from receipts into parts, dropped with their covers."""
+"""Index of a service's result rows: found by item, moved from receipts into parts, dropped with their covers."""
 
 import logging
 import threading
@@ -14,25 +14,25 @@ from pipeline.results.table import RESULTS, ROWS, ResultWriter
 from pipeline.storage.parquet_parts import PartError, part_names, read_part, replace_part, write_part
 from pipeline.storage.store import Store
 
-PART_ROWS = 1_000  # so many receipts become a part, and so many rows of removed covers make parts be written anew
-# The track ids of orders are the beginning of a digest; other tracks are a catalogue's, and are left alone.
+PART_ROWS = 1_000  # receipts that become a part, and rows of removed covers that trigger a rewrite of parts
+# Track ids of requests are digest prefixes; other tracks belong to a catalogue job and are left alone.
 OURS = "^[0-9a-f]{20}$"
 KEYS = ("item_id", "track_id", "status", "audio_path")
 log = logging.getLogger(__name__)
 
 
 class RowIndex:
-    """Which part holds the newest row of each cover. Its methods may be called from any thread.
+    """The part that holds the newest row of each cover. Methods are thread-safe.
 
     Args:
-        audio: the files that are there; rows of others are dropped.
+        audio: existing audio files; rows of others are dropped.
     """
 
     def __init__(self, store: Store, audio: Collection[str]):
         self.store = store
         self.launch, self.parts = ResultWriter(store, RESULTS).launch, 0
         self.part_of: dict[str, str] = {}
-        self.stale: Counter[str] = Counter()  # rows by part that are no cover's any more
+        self.stale: Counter[str] = Counter()  # rows without a cover, by part
         self.lock = threading.RLock()
         for part in part_names(store, RESULTS):
             rows = read_part(store, part, ROWS, KEYS)
@@ -40,7 +40,7 @@ class RowIndex:
         self.write_anew()
 
     def find(self, track_id: str, item_id: str) -> dict[str, Any] | None:
-        """The row of a cover, else None."""
+        """The row of a cover, or None."""
         row = receipt_of(self.store, track_id, item_id)
         if row is not None:
             return row
@@ -53,12 +53,12 @@ class RowIndex:
         return found[-1] if found else None
 
     def drop(self, track_id: str, item_id: str) -> None:
-        """A cover is gone, and its row with it."""
+        """Drop the row of a removed cover."""
         self.store.delete(receipt_name(track_id, item_id))
         self._outdate(item_id)
 
     def fold(self) -> Iterator[pa.Table]:
-        """Write the receipts that workers left as parts; yields the rows of each, before its receipts go."""
+        """Write the workers' receipts as parts; yields the rows of each part before its receipts are deleted."""
         for rows, names in read_receipts(self.store, unwritten_receipts(self.store), PART_ROWS):
             if len(rows):
                 part = write_part(self.store, RESULTS, self.launch, self.parts, rows)
@@ -68,14 +68,14 @@ class RowIndex:
             delete_receipts(self.store, names)
 
     def write_anew(self, min_rows: int = 1) -> None:
-        """Drop the rows of removed covers from their parts, where there are so many."""
+        """Rewrite parts without the rows of removed covers, if there are at least ``min_rows`` of these."""
         if self.stale.total() < min_rows:
             return
         for part in list(self.stale):
             with self.lock:
                 try:
                     rows = read_part(self.store, part, ROWS)
-                except PartError as error:  # a restart names it too
+                except PartError as error:  # a restart reports it too
                     log.warning("%s", error)
                     del self.stale[part]
                     continue
@@ -103,5 +103,5 @@ class RowIndex:
 
 
 def _ours(rows: pa.Table) -> pa.Array:
-    """Which rows are covers of orders."""
+    """A mask of the rows that are covers of requests."""
     return pc.and_(pc.equal(rows["status"], "ok"), pc.match_substring_regex(rows["track_id"], OURS))

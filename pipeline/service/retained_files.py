@@ -1,4 +1,4 @@
-"""What of an output folder a service keeps and may remove: files by their names, sizes and last uses."""
+"""The files of an output folder that a service keeps and may remove, with size and last use."""
 
 import os
 import re
@@ -12,13 +12,13 @@ from pyarrow import fs
 
 from pipeline.storage.store import Store
 
-# Folders and how deep their files lie; what has another name is not the service's.
+# Folders and the depth of their files; files of other names do not belong to the service.
 FOLDERS = {"uploads": 1, "orders": 1, "orders/open": 1, "audio": 2, "batches": 2}
 _KEPT = re.compile(
     r"uploads/[0-9a-f]{64}|orders/[\w-]+\.json|audio/[0-9a-f]{20}/[0-9a-f]{20}\.\w+"
     r"|batches/[0-9a-f]{20}-\d+/manifest\.csv"
 )
-# Files that a process which was killed had not finished; ``tmp...`` is how uploads were called once.
+# Temporary files of a killed process; ``tmp...`` are uploads of an earlier version.
 _UNFINISHED = re.compile(
     r"(?:uploads|orders|orders/open|audio/[0-9a-f]{20}|batches/[0-9a-f]{20}-\d+)/"
     r"(?:.+\.[0-9a-f]{32}\.tmp|(?<=uploads/)tmp\w{8})"
@@ -26,7 +26,7 @@ _UNFINISHED = re.compile(
 
 
 class RetainedFile(NamedTuple):
-    """name: in the output folder. size: in bytes. used_at: seconds since 1970."""
+    """A file: its name in the output folder, size in bytes, and last use in seconds since 1970."""
 
     name: str
     size: int
@@ -39,14 +39,14 @@ def kept_files(store: Store) -> Iterator[RetainedFile]:
 
 
 def remove_unfinished(store: Store) -> None:
-    """Remove what a service that was killed did not finish."""
+    """Remove the temporary files of a killed service."""
     for file in _files(store):
         if _UNFINISHED.fullmatch(file.name):
             store.delete(file.name)
 
 
 def note_use(store: Store, name: str) -> None:
-    """Let a file's time of access say that it was used now; an object store has none."""
+    """Set the access time of a file; object stores have none."""
     if store.is_local:
         path = store.path(name)
         with suppress(OSError):
@@ -54,12 +54,12 @@ def note_use(store: Store, name: str) -> None:
 
 
 def free_bytes(store: Store) -> int | None:
-    """What is free on the disk of a folder; None on an object store."""
+    """Free bytes of a folder's disk; None for an object store."""
     return shutil.disk_usage(store.root).free if store.is_local else None
 
 
 def remove_folder(store: Store, name: str) -> None:
-    """Remove a folder that is empty; object stores have none."""
+    """Remove an empty folder; object stores have none."""
     if store.is_local:
         with suppress(OSError):
             os.rmdir(store.path(name))

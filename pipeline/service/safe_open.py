@@ -1,24 +1,24 @@
-"""Files below a folder, opened so that no link that somebody sets meanwhile leads out of it."""
+"""Opens files below a folder without following symbolic links that are created meanwhile."""
 
 import os
 from typing import BinaryIO
 
-# A folder on the way needs to be passed, not listed.
+# Intermediate folders need search permission only.
 _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
-# Opening a pipe must not wait for its other end.
+# O_NONBLOCK: opening a pipe must not wait for its other end.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 def open_beneath(root: str, path: str) -> BinaryIO:
-    """Open a file by its path, following no link below ``root``. ``/dev/fd/<its number>`` names the very file that
-    was opened, for this process, wherever its path leads meanwhile.
+    """Open a file by its path, following no link below ``root``. ``/dev/fd/<its number>`` names the opened file in
+    this process, even if its path changes.
 
     Args:
         root: an absolute path.
-        path: an absolute path below it, its links resolved.
+        path: an absolute path below it, with links resolved.
 
     Raises:
-        OSError: it is not there, is behind a link by now (ELOOP, ENOTDIR), or may not be read.
+        OSError: the file is missing, behind a link (ELOOP, ENOTDIR), or not readable.
     """
     *folders, name = os.path.relpath(path, root).split(os.sep)
     at = os.open(root, _FOLDER & ~os.O_NOFOLLOW)

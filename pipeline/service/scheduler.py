@@ -1,8 +1,7 @@
-"""The scheduler: takes orders, lets them wait in the order they came, hands them to the engine, keeps their
-results.
+"""The scheduler: queues requests in order, hands items to the engine, and stores the results.
 
-Everything here runs in one event loop. What waits for the same track goes to the engine together, since its
-conditions and common first steps are then computed once; what two orders both ask for is made once.
+Everything runs in one event loop. Queued items of the same track go to the engine together, which computes their
+conditions and common first steps once; an item of several requests is made once.
 """
 
 import asyncio
@@ -23,14 +22,14 @@ from pipeline.service.problem_details import UNAVAILABLE, ProblemError
 
 log = logging.getLogger(__name__)
 Make = Callable[[dict[str, Any]], AsyncGenerator[dict[str, Any], None]]
-MAX_TOGETHER = 8  # items of one track that go to the engine at once: the others' turn comes before more of them
-MAX_REMEMBERED = 1_000  # finished orders in memory; older ones are read from the store
-PAUSE_S = 1.0  # before a request is tried again whose replica died
+MAX_TOGETHER = 8  # items of one track per call, so that other tracks get their turn
+MAX_REMEMBERED = 1_000  # finished generations in memory; older ones are read from the store
+PAUSE_S = 1.0  # before a call is repeated whose replica died
 
 
 @dataclass
 class QueuedItem:
-    """One item on its way; ``wanted`` by so many orders."""
+    """Queued item with a reference count of requests (``wanted``)."""
 
     item: dict[str, Any]
     track: dict[str, Any]
@@ -42,13 +41,13 @@ class QueuedItem:
 
     @property
     def kin(self) -> str:
-        """Equal for items that a worker makes together."""
+        """Batching key: equal for items that a worker makes together."""
         return json.dumps(self.track, sort_keys=True)
 
 
 @dataclass
 class Generation:
-    """An order at the scheduler, until all of its items are done."""
+    """A request at the scheduler, until all of its items are done."""
 
     request: GenerationRequest
     jobs: dict[str, QueuedItem]
@@ -67,10 +66,10 @@ class Generation:
 
 
 class Scheduler:
-    """Orders in, results out.
+    """Schedules requests on the engine.
 
-    make: the engine; slots: how many tracks it takes at once; waiting: items that may wait; tries: how often an
-    item is handed over whose replica dies.
+    make: the engine; slots: concurrent calls; waiting: maximum of queued items; tries: calls per item if replicas
+    die.
     """
 
     def __init__(self, make: Make, store: GenerationStore, slots: int, waiting: int, tries: int):
@@ -81,26 +80,26 @@ class Scheduler:
         self.generations: OrderedDict[str, Generation] = OrderedDict()
         self.running: set[asyncio.Task[None]] = set()
         self.busy = 0
-        self.seconds_per_item = 30.0  # a moving mean, for Retry-After
+        self.seconds_per_item = 30.0  # moving average, for Retry-After
 
     async def resume(self) -> int:
-        """Go on with the orders that an earlier run left open; how many there are."""
+        """Resume the requests that an earlier run left open; returns their number."""
         requests = await asyncio.to_thread(lambda: list(self.store.left_open()))
         for request in requests:
             await self._take(request, limited=False)
         return len(requests)
 
     async def take(self, request: GenerationRequest) -> Generation:
-        """Accept an order.
+        """Accept a request.
 
         Raises:
-            ProblemError: 429 where too many items wait already.
+            ProblemError: 429 when the queue is full.
         """
         return await self._take(request, limited=True)
 
     async def _take(self, request: GenerationRequest, limited: bool) -> Generation:
         files = self.store.names_of(request)
-        self.store.quota.hold(*files)  # until the order is over
+        self.store.quota.hold(*files)  # until the request is done
         looking = asyncio.ensure_future(asyncio.to_thread(self._known, request))
         try:
             found = await asyncio.shield(looking)
@@ -114,7 +113,7 @@ class Scheduler:
         return generation
 
     async def _refused(self, request: GenerationRequest, looking: asyncio.Future[Any]) -> None:
-        """Forget an order that is not taken, once nothing is written for it any more."""
+        """Clean up after a request that was not accepted, once its record is written."""
         try:
             await asyncio.wait([looking])
             await asyncio.to_thread(self.store.dropped, request)
@@ -124,7 +123,7 @@ class Scheduler:
             self.store.quota.release(*self.store.names_of(request))
 
     def _placed(self, request: GenerationRequest, found: dict[str, dict[str, Any]], limited: bool) -> Generation:
-        # Nothing is awaited here, so that what is counted is what is queued.
+        # No await in this function, so that the counted queue is the actual one.
         items = {item["item_id"]: item for item in request.track["items"]}
         new = [item_id for item_id in items if item_id not in found and item_id not in self.jobs]
         if limited and len(self.queue) + len(new) > self.max_waiting:
@@ -157,14 +156,14 @@ class Scheduler:
         return {item_id: row for item_id, row in rows.items() if row is not None}
 
     def retry_after_s(self) -> int:
-        """When a place may be free, in seconds."""
+        """Estimated seconds until a slot is free."""
         return max(1, min(round(self.seconds_per_item * (len(self.queue) + 1) / self.slots), 3600))
 
     async def find(self, generation_id: str, owner: str) -> Generation:
-        """An order by its id.
+        """A generation by its id.
 
         Raises:
-            ProblemError: 404 where there is none, or it is somebody else's.
+            ProblemError: 404 unknown, or of another owner.
         """
         generation = self.generations.get(generation_id)
         if generation is None and (known := await asyncio.to_thread(self.store.finished, generation_id)):
@@ -178,7 +177,7 @@ class Scheduler:
         return generation
 
     def cancel(self, generation: Generation) -> None:
-        """Let go of an order; what no other order wants is not made, or left at its next step."""
+        """Cancel a generation; items of no other request are dropped, or stopped at their next step."""
         if generation.over.is_set() or generation.cancelled:
             return
         generation.cancelled = True
@@ -192,7 +191,7 @@ class Scheduler:
             self._done(job, _failed(job, "cancelled", "nobody waits for it any more"))
 
     async def _follow(self, generation: Generation) -> None:
-        """Gather an order's rows, and write down how it ended."""
+        """Collect a generation's rows, and record its end."""
         for item_id, job in generation.jobs.items():
             generation.rows[item_id] = await asyncio.shield(job.row)
         try:
@@ -206,7 +205,7 @@ class Scheduler:
             del self.generations[generation_id]
 
     def _dispatch(self) -> None:
-        """Hand the queue's first to the engine, and with it what waits for the same track."""
+        """Hand the first item of the queue to the engine, together with others of its track."""
         while self.queue and self.busy < self.slots:
             first = next(iter(self.queue.values()))
             jobs = [job for job in self.queue.values() if job.kin == first.kin][:MAX_TOGETHER]
@@ -237,10 +236,10 @@ class Scheduler:
             self._dispatch()
 
     async def _made(self, jobs: list[QueuedItem]) -> None:
-        """One call of the engine with the jobs that are not done.
+        """One call of the engine with the unfinished items.
 
         Raises:
-            RayError: its replica was lost.
+            RayError: the replica was lost.
         """
         missing = {job.item["item_id"]: job for job in _missing(jobs)}
         async with aclosing(self.make(jobs[0].track | {"items": [job.item for job in missing.values()]})) as news:

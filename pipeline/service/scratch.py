@@ -1,4 +1,4 @@
-"""A service's own folder of unfinished files: what is sent is looked at here before it is kept."""
+"""The service's scratch folder: uploads are checked here before they are kept."""
 
 import hashlib
 import os
@@ -13,12 +13,12 @@ SCRATCH = "scratch"
 
 
 def scratch_folder(store: Store) -> Path:
-    """Where a service with this output puts unfinished files: within it, where a rename moves them to their place.
+    """The scratch folder of an output folder: inside of it, so that files are moved by rename.
 
-    Beside an object store it is a folder of this machine, which nobody else may write.
+    For an object store it is a private temporary folder of this machine.
 
     Raises:
-        RequestError: somebody else made that folder.
+        RequestError: the temporary folder belongs to another user.
     """
     if store.is_local:
         folder = Path(store.root) / SCRATCH
@@ -33,7 +33,7 @@ def scratch_folder(store: Store) -> Path:
 
 
 def emptied_scratch_folder(store: Store) -> Path:
-    """The same folder, without what a service that was killed left in it."""
+    """The scratch folder, emptied of files of a killed service."""
     folder = scratch_folder(store)
     shutil.rmtree(folder, ignore_errors=True)
     return scratch_folder(store)

@@ -1,7 +1,7 @@
-"""The outermost layer of the application: which hosts and web pages it answers, and what every reply carries.
+"""Security middleware: checks Host and Origin of requests, and adds security headers to replies.
 
-A browser lets any page send requests to any address that its machine reaches, this one among them; that page's
-origin stands in headers which its scripts cannot set.
+A browser lets any web page send requests to any address that its machine reaches; the page's origin is in headers
+that its scripts cannot set.
 """
 
 import logging
@@ -21,7 +21,7 @@ from pipeline.service.hosts import Host, Origin, parse_host, parse_origin
 from pipeline.service.problem_details import ProblemError, retry_after
 
 log = logging.getLogger(__name__)
-# Gradio needs inline scripts and styles; it shows what was uploaded, and plays it, by blob: and data: addresses.
+# Gradio needs inline scripts and styles, and shows and plays uploads from blob: and data: URLs.
 POLICY = "; ".join(
     [
         "default-src 'self'",
@@ -49,10 +49,10 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class AccessRules:
-    """Whom the application answers.
+    """Hosts and origins that may use the application.
 
-    hosts: names of the service beside loopback's; where ``named``, no request under another name is answered.
-    origins: of other pages that may use it.
+    hosts: names of the service besides loopback; where ``named``, requests under other names are refused.
+    origins: origins of other web pages that may use it.
     """
 
     hosts: frozenset[Host] = frozenset()
@@ -61,7 +61,7 @@ class AccessRules:
 
 
 def access_rules(spec: ServiceSpec, keyed: bool) -> AccessRules:
-    """The rules of a service: on loopback without keys every page that a browser opens is its only fence."""
+    """The rules of a service. On loopback without keys, the host check is what keeps other web pages out."""
     return AccessRules(
         frozenset(map(parse_host, spec.access.hosts)),
         frozenset(map(parse_origin, spec.access.origins)),
@@ -99,7 +99,7 @@ class SecurityMiddleware:
             closing = {"Connection": "close"} | retry_after(problem)
             await JSONResponse(problem.as_json(), problem.status, closing)(scope, receive, sent)
             return
-        # A proxy passes the name on in Host; Gradio would take the name that anybody writes here.
+        # Proxies keep the name in Host; Gradio would trust these headers of any client.
         dropped = (b"x-forwarded-host", b"x-gradio-server")
         scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in dropped]
         try:
@@ -111,14 +111,14 @@ class SecurityMiddleware:
                 raise
             log.debug("%s %s broke off", scope["method"], scope["path"], exc_info=True)
             if isinstance(error.__cause__, HTTPException):
-                # A stream of the page that has said so, such as for a tab that an earlier run served.
+                # An event stream of the page that was closed with an error, such as a tab of an earlier run.
                 await send({"type": "http.response.body"})
                 return
             log.warning("%s %s broke off: %s: %s", scope["method"], scope["path"], type(error).__name__, error)
 
 
 def _check_framing(headers: Headers) -> None:
-    """Refuse a body whose end two headers tell: a proxy may have read the other one.
+    """Refuse requests with two framing headers, which allow request smuggling through a proxy.
 
     Raises:
         ProblemError: 400.
@@ -130,11 +130,10 @@ def _check_framing(headers: Headers) -> None:
 
 
 def _check_host(headers: Headers, rules: AccessRules) -> Host | None:
-    """The name under which a request came, None where it has none that can be read.
+    """The host of a request, None without a valid one.
 
     Raises:
-        ProblemError: 421 the service has no such name. A page whose owner lets its name lead to this machine (DNS
-            rebinding) comes with that name.
+        ProblemError: 421 the service does not have this name, as in a DNS rebinding attack.
     """
     said = headers.getlist("host")
     host = None
@@ -155,7 +154,7 @@ def _check_host(headers: Headers, rules: AccessRules) -> Host | None:
 
 
 def _check_page(method: str, headers: Headers, host: Host | None, rules: AccessRules) -> None:
-    """Refuse what a page of another origin sends, but that a link leads here.
+    """Refuse requests from pages of other origins, except links.
 
     Raises:
         ProblemError: 403.

@@ -1,4 +1,4 @@
-"""What a request may have read: files in the service's roots, addresses of listed hosts, files that it sends."""
+"""Source access: the files and URLs that a request may name, and their admission."""
 
 import os
 import posixpath
@@ -26,7 +26,7 @@ MAX_NAME_BYTES = 4096
 
 @dataclass(frozen=True)
 class AdmittedSource:
-    """A source that was looked at: where workers read it, a digest of its bytes, its length where it says one."""
+    """A checked source: its URI for workers, digest of its bytes, and duration if its header has one."""
 
     uri: str
     digest: str
@@ -35,8 +35,8 @@ class AdmittedSource:
 
 @dataclass(frozen=True)
 class ReadableFile:
-    """A file that may be read. root: the local folder below which it lies, its links resolved like those of the
-    path; None in an object store, where nobody has looked whether it is there."""
+    """A file that may be read. root: the local folder that contains it, with links resolved as in ``uri``; None in
+    an object store, where existence was not checked."""
 
     uri: str
     root: str | None = None
@@ -44,10 +44,10 @@ class ReadableFile:
 
 
 def admit(field: str, value: str, access: Access, limits: Limits, uploads: UploadStore) -> AdmittedSource:
-    """The source that a client names, by path or by address.
+    """Admit a source that a client names by path or URL.
 
     Raises:
-        ProblemError: 404 it is not there; 413 too large or too long; 415 no audio; 422 it may not be read.
+        ProblemError: 404 missing; 413 too large or too long; 415 not audio; 422 not allowed.
     """
     if is_address(value):
         with fetch(field, value, access.url_hosts, limits, uploads) as draft:
@@ -59,23 +59,23 @@ def admit(field: str, value: str, access: Access, limits: Limits, uploads: Uploa
 
 
 def is_address(value: str) -> bool:
-    """Whether a source lies on another host."""
+    """Whether a source is an http(s) URL."""
     scheme, mark, _ = value.partition("://")
     return bool(mark) and scheme.lower() in PORTS
 
 
 def upload(field: str, file: BinaryIO, name: str, limits: Limits, uploads: UploadStore) -> AdmittedSource:
-    """A file that a client sent, called ``name`` there.
+    """Admit an uploaded file; ``name`` is its name at the client.
 
     Raises:
-        ProblemError: 413 too long; 415 no audio.
+        ProblemError: 413 too long; 415 not audio.
     """
     with uploads.draft(file) as draft:
         return _saved(field, name, draft, limits)
 
 
 def _saved(field: str, said: str, draft: UnsavedUpload, limits: Limits) -> AdmittedSource:
-    """A file that was sent, kept where it can be used."""
+    """Check an uploaded file and keep it."""
     looked = _looked_at(field, said, str(draft.path), limits)
     return replace(looked, uri=draft.save())
 
@@ -83,11 +83,11 @@ def _saved(field: str, said: str, draft: UnsavedUpload, limits: Limits) -> Admit
 def find(
     field: str, value: str, access: Access, output: Store, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT
 ) -> ReadableFile:
-    """The file that a client's path names: absolute, or relative to a root; symbolic links are followed first.
+    """The file that a client's path names: absolute, or relative to a root, after resolving symbolic links.
 
     Raises:
-        ProblemError: 422 it lies in no root, or in the service's own output, whether it is there or not; else 404;
-            503 a root does not answer, and it lies in no other one.
+        ProblemError: 422 outside the roots or inside the service's output, even if missing; else 404; 503 a root
+            does not answer, and no other root has the file.
     """
     allowed = [] if _is_odd(value) else _allowed(field, value, access, output, timeout)
     if not allowed:
@@ -102,7 +102,7 @@ def find(
     for found in allowed:
         if found.is_there:
             return found
-    # A name in another Unicode form is the same name; what it leads to is judged like any other path.
+    # The same name in another Unicode form; the result is checked like any other path.
     for other in FolderListings(timeout).actual([found.uri for found in allowed]).values():
         for found in _allowed(field, other, access, output, timeout):
             return found
@@ -110,16 +110,16 @@ def find(
 
 
 def _allowed(field: str, value: str, access: Access, output: Store, timeout: ReadTimeout) -> list[ReadableFile]:
-    """Where a path leads, seen from each root, as far as it may be read.
+    """Resolve a path against each root; returns the results that may be read.
 
     Raises:
-        ProblemError: 503 a root does not answer, and the file is not in another one.
+        ProblemError: 503 a root does not answer, and no other root has the file.
     """
     allowed: list[ReadableFile] = []
     hung: SourceTimeoutError | None = None
     for root in access.roots:
         try:
-            # An absolute path may lie elsewhere than in this root, and that place is what may hang.
+            # An absolute path may be outside this root, on storage that hangs.
             looked_at = root if "://" in root else os.path.join(root, value)
             found = timeout.run(looked_at, partial(_inside, root, value))
         except SourceTimeoutError as error:
@@ -134,10 +134,10 @@ def _allowed(field: str, value: str, access: Access, output: Store, timeout: Rea
 
 @contextmanager
 def _held(field: str, value: str, found: ReadableFile, timeout: ReadTimeout) -> Iterator[str]:
-    """A name that stays the file's while the block runs, whatever is renamed meanwhile.
+    """Hold a file open; yields a path that stays valid for the block even if the file is renamed.
 
     Raises:
-        ProblemError: 404 it is gone; 422 it cannot be opened, or a link stands in its path by now; 503 its root
+        ProblemError: 404 the file is gone; 422 it cannot be opened, or its path contains a link now; 503 its root
             does not answer.
     """
     root = found.root
@@ -158,10 +158,10 @@ def _held(field: str, value: str, found: ReadableFile, timeout: ReadTimeout) -> 
 
 
 def _looked_at(field: str, said: str, uri: str, limits: Limits, name: str | None = None) -> AdmittedSource:
-    """A file, proven to be audio of a length that is taken, as far as its header and its beginning tell.
+    """Check that a file is audio of an accepted length, from its header and its beginning.
 
     Args:
-        name: under which it is read here, where that is not its URI.
+        name: the path to read, if other than the URI.
     """
     name, timeout = name or uri, ReadTimeout(limits.source_timeout_s)
     found = probe(name, timeout=timeout)
@@ -172,7 +172,7 @@ def _looked_at(field: str, said: str, uri: str, limits: Limits, name: str | None
     if is_longer(found, limits.source_seconds):
         longer = f"{found.duration_s:.1f} s is longer than {limits.source_seconds:g} s; cut it"
         raise _refused(field, said, name, TOO_LONG, longer)
-    # Where the header says no length, only decoding tells it, and stops at what is taken.
+    # Without a length in the header, decode up to the limit.
     defect = check_decoding(name, found.duration_s is None, limits.source_seconds, timeout).defect
     if defect is not None:
         raise _refused(field, said, name, *defect)
@@ -191,7 +191,7 @@ def _missing(field: str, value: str) -> ProblemError:
 
 
 def _is_odd(value: str) -> bool:
-    """What no path that a person writes holds, and a file system may read in its own way."""
+    """Whether a value cannot be a regular path."""
     try:
         return not value or "\0" in value or len(value.encode()) > MAX_NAME_BYTES
     except UnicodeEncodeError:
@@ -199,7 +199,7 @@ def _is_odd(value: str) -> bool:
 
 
 def _inside(root: str, value: str, tick: Tick) -> ReadableFile | None:
-    """Where a path leads from a root, None where that is outside of it."""
+    """Resolve a path against a root; None outside of it."""
     if "://" in root and not root.startswith("file://"):
         uri = _inside_uri(root, value)
         return ReadableFile(uri) if uri is not None else None
@@ -216,16 +216,16 @@ def _inside(root: str, value: str, tick: Tick) -> ReadableFile | None:
 
 
 def _inside_uri(root: str, value: str) -> str | None:
-    """The same for an object store: by name alone, since it knows no links. Its options are the root's."""
+    """Resolve a name in an object store, lexically, since it has no links; with the root's URI options."""
     start, mark, options = root.partition("?")
     start = start.rstrip("/")
     if "://" in value:
-        given, wanted = urlsplit(value), urlsplit(start)
-        if (given.scheme, given.netloc) != (wanted.scheme, wanted.netloc) or given.query or given.fragment:
+        given, base = urlsplit(value), urlsplit(start)
+        if (given.scheme, given.netloc) != (base.scheme, base.netloc) or given.query or given.fragment:
             return None
-        if not given.path.startswith(f"{wanted.path}/"):
+        if not given.path.startswith(f"{base.path}/"):
             return None
-        value = given.path[len(wanted.path) + 1 :]
+        value = given.path[len(base.path) + 1 :]
     plain = unquote(value)
     if value.startswith("/") or plain.startswith(("/", "..")) or posixpath.normpath(plain) != plain:
         return None
@@ -233,7 +233,7 @@ def _inside_uri(root: str, value: str) -> str | None:
 
 
 def _is_ours(path: str, output: Store) -> bool:
-    """Whether a file lies in the service's output, where other requests' uploads and results are."""
+    """Whether a file is in the service's output, which holds other requests' uploads and results."""
     filesystem, place = locate(path)
     if output.is_local:
         return "://" not in path and f"{place}/".startswith(f"{os.path.realpath(output.root)}/")

@@ -1,4 +1,4 @@
-"""Files that clients send: looked at first, then kept by the digest of their bytes, where workers find them."""
+"""Uploads: checked first, then kept under the SHA-256 of their bytes, where workers find them."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ CHUNK_BYTES = 1 << 20
 
 
 class RequestUploads:
-    """The uploads of one request: held until its end, and removed again where it is refused."""
+    """The uploads of one request: held until it ends, and removed if it is refused."""
 
     def __init__(self, quota: DiskQuota):
         self.quota = quota
@@ -31,10 +31,10 @@ class RequestUploads:
         self.lock = threading.Lock()
 
     def hold(self, name: str) -> None:
-        """Hold an upload that is about to be kept.
+        """Hold an upload before it is kept.
 
         Raises:
-            ProblemError: nobody waits for the request any more.
+            ProblemError: 409 the request has ended.
         """
         with self.lock:
             if self.over:
@@ -43,14 +43,14 @@ class RequestUploads:
             self.held.append(name)
 
     def saved(self, name: str) -> None:
-        """An upload was not there before."""
+        """Record a new upload, to be removed if the request is refused."""
         with self.lock:
             self.new.append(name)
             if self.over:
                 self.quota.discard(name)
 
     def end(self, refused: bool) -> None:
-        """Let go."""
+        """Release all uploads, and remove new ones of a refused request."""
         with self.lock:
             self.over = True
             self.quota.release(*self.held)
@@ -60,10 +60,10 @@ class RequestUploads:
 
 @dataclass(frozen=True)
 class UploadStore:
-    """Where sent files are kept: ``uploads/<sha256>`` in the service's output folder.
+    """Kept uploads: ``uploads/<sha256>`` in the service's output folder.
 
-    output: the folder as it was given, since workers open it by that name.
-    request_uploads: the uploads of the request at hand.
+    output: the folder's URI as given, by which workers open it.
+    request_uploads: the uploads of the current request.
     """
 
     store: Store
@@ -72,7 +72,7 @@ class UploadStore:
     request_uploads: RequestUploads | None = None
 
     def is_damaged(self, name: str, digest: str) -> bool:
-        """Whether a file on a local disk does not hold the bytes that it is named by."""
+        """Whether the bytes of a local file do not match the digest in its name."""
         if not self.store.is_local:
             return False
         with open(self.store.path(name), "rb") as file:
@@ -80,7 +80,7 @@ class UploadStore:
 
     @contextmanager
     def draft(self, file: IO[bytes]) -> Iterator["UnsavedUpload"]:
-        """A copy of a file from its start, to look at; it is gone after the block unless it was kept."""
+        """A temporary copy of a file, removed after the block unless it was saved."""
         path = scratch_folder(self.store) / uuid.uuid4().hex
         try:
             with path.open("xb") as copy:
@@ -90,11 +90,11 @@ class UploadStore:
             path.unlink(missing_ok=True)
 
     def uri(self, name: str) -> str:
-        """What ``pipeline.storage.audio_files.load`` takes for a file of the output folder."""
+        """The URI of a file in the output folder, as ``pipeline.storage.audio_files.load`` takes it."""
         return absolute(name, f"{self.output.partition('?')[0].rstrip('/')}/_{_query(self.output)}")
 
     def take(self, path: Path, name: str) -> None:
-        """Move a file of this machine into the output folder."""
+        """Move a local file into the output folder."""
         if self.store.is_local:
             final = Path(self.store.path(name))
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ class UploadStore:
             return
 
         def put() -> None:
-            # What breaks off in the middle is no object: the store shows it when the stream is closed.
+            # An interrupted upload leaves no object: it appears when the stream is closed.
             final = self.store.path(name)
             with path.open("rb") as read, self.store.filesystem.open_output_stream(final) as stream:
                 shutil.copyfileobj(read, stream, CHUNK_BYTES)
@@ -113,17 +113,17 @@ class UploadStore:
 
 @dataclass(frozen=True)
 class UnsavedUpload:
-    """A file that was sent and is not kept yet; ``path`` is on this machine, ``digest`` that of its bytes."""
+    """An upload that is not kept yet: its local path, and the digest of its bytes."""
 
     uploads: UploadStore
     path: Path
     digest: str
 
     def save(self) -> str:
-        """Keep it, once whatever it is called, whole or not at all; its URI.
+        """Keep the file, atomically and once per content; returns its URI.
 
         Raises:
-            ProblemError: 507 there is no room for it.
+            ProblemError: 507 no room for it.
         """
         uploads, name = self.uploads, f"{UPLOADS}/{self.digest}"
         request_uploads = uploads.request_uploads or RequestUploads(uploads.quota)
@@ -147,7 +147,7 @@ class UnsavedUpload:
 
 
 def _copied(file: IO[bytes], copy: IO[bytes]) -> str:
-    """Copy all of a file; the digest of its bytes."""
+    """Copy a file from its start; returns the SHA-256 of its bytes."""
     file.seek(0)
     digest = hashlib.sha256()
     while chunk := file.read(CHUNK_BYTES):

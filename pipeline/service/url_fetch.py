@@ -1,4 +1,4 @@
-"""Sources on other hosts: fetched from those that are listed, from the very address that was checked."""
+"""Fetches sources from listed hosts over HTTP, connecting to the very address that was checked."""
 
 import http.client
 import ipaddress
@@ -25,15 +25,14 @@ CHUNK_BYTES = 1 << 16
 def fetch(
     field: str, value: str, hosts: Sequence[str], limits: Limits, uploads: UploadStore
 ) -> Iterator[UnsavedUpload]:
-    """Fetch a source, to be looked at and kept like a file that was sent.
+    """Fetch a source as an unsaved upload.
 
     Args:
-        hosts: see ``Access.url_hosts``. One that is written as an address may lie in a private network; a name
-            must lead to a public address, whatever its owner says today.
+        hosts: see ``Access.url_hosts``. An entry that is an IP address may be private; a name must resolve to a
+            public address.
 
     Raises:
-        ProblemError: 413 it is larger than ``limits.upload_mb``; 422 the host is not listed, or does not give the
-            file.
+        ProblemError: 413 larger than ``limits.upload_mb``; 422 the host is not listed, or the download failed.
     """
     parts, port = _parts(field, value)
     listed = _listed(parts, port, hosts)
@@ -53,7 +52,7 @@ def fetch(
             _download(field, value, parts, port, str(address), limits, until, file)
         except (http.client.HTTPException, OSError) as error:
             if not_stored(str(error)).status == 507:
-                raise  # our own disk is full
+                raise  # the service's own disk is full
             late = time.monotonic() >= until
             reason = f"it took longer than {limits.fetch_s:g} s" if late else type(error).__name__
             raise _unreachable(field, value, reason) from None
@@ -81,7 +80,7 @@ def _parts(field: str, value: str) -> tuple[SplitResult, int]:
 
 
 def _listed(parts: SplitResult, port: int, hosts: Sequence[str]) -> str | None:
-    """The entry of the list that allows a host, else None."""
+    """The entry of the list that allows a host, or None."""
     host = (parts.hostname or "").rstrip(".").lower()
     shown = f"[{host}]" if ":" in host else host
     names = {f"{shown}:{port}", *({shown, host} if port == PORTS[parts.scheme] else ())}
@@ -89,10 +88,10 @@ def _listed(parts: SplitResult, port: int, hosts: Sequence[str]) -> str | None:
 
 
 def _address(field: str, value: str, host: str, port: int, listed: str) -> Address:
-    """The address to connect to; looked up once, so that no second answer can lead elsewhere.
+    """The address to connect to, resolved once, so that a second DNS answer cannot differ.
 
     Raises:
-        ProblemError: there is none, or a name leads into a private network.
+        ProblemError: 422 the name is unknown, or resolves to a private address.
     """
     literal = _literal(listed)
     try:
@@ -114,7 +113,7 @@ def _address(field: str, value: str, host: str, port: int, listed: str) -> Addre
 
 
 def _literal(listed: str) -> Address | None:
-    """The address that an entry of the list is, where it is none of a name."""
+    """The IP address of a list entry, None if the entry is a name."""
     try:
         return ipaddress.ip_address(urlsplit(f"//{listed}").hostname or listed)
     except ValueError:
@@ -154,18 +153,17 @@ def _download(
             if read > max_bytes:
                 raise too_large
             file.write(chunk)
-        _left(until)  # a connection that was ended reads like the end of a body without a length
+        _left(until)  # a closed connection looks like the end of a body without a length
         if reply.length:
             raise http.client.IncompleteRead(b"", reply.length)
 
 
 @contextmanager
 def _connected(parts: SplitResult, port: int, address: str, until: float) -> Iterator[http.client.HTTPConnection]:
-    """A connection to the address, ended at ``until`` whatever its host does: a timeout of the socket alone would
-    begin anew with each byte.
+    """A connection that is closed at ``until``; a socket timeout alone would restart with each byte.
 
     Raises:
-        OSError: nobody answers there, or the certificate is not the host's.
+        OSError: the host does not answer, or its certificate is invalid.
     """
     connection = http.client.HTTPConnection(parts.hostname or "", port)
     stream = socket.create_connection((address, port), timeout=_left(until))
@@ -191,7 +189,7 @@ def _connected(parts: SplitResult, port: int, address: str, until: float) -> Ite
 
 
 def _left(until: float) -> float:
-    """Seconds until then.
+    """Seconds until the deadline.
 
     Raises:
         TimeoutError: it has passed.

@@ -1,4 +1,4 @@
-"""What happens on the page when."""
+"""Gradio event handlers: connects the page's controls with the admission."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
@@ -12,12 +12,12 @@ from pipeline.service.page import handlers
 from pipeline.service.page import text as words
 from pipeline.service.page.layout import Controls, placed
 
-PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # there is one API, and it is the service's
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # the API is the service's own, not Gradio's
 QUIET: dict[str, Any] = {"show_progress": "hidden"} | PRIVATE
-# A slider's number may be out of range while it is typed: Gradio's own check would then fail before the handler is
-# called, and the page would go on showing what was.
+# A number being typed into a slider may be out of range: Gradio's own check would fail before the handler runs,
+# and the page would keep its old state.
 AS_TYPED: dict[str, Any] = {"preprocess": False} | QUIET
-# The clipboard's newer door is shut to pages without TLS.
+# navigator.clipboard is not available to pages without TLS.
 COPY = "() => { document.querySelector('#command textarea').select(); document.execCommand('copy'); }"
 News = AsyncGenerator[tuple[str, list[str], list[handlers.PlayerEntry], int | None], None]
 
@@ -25,18 +25,18 @@ News = AsyncGenerator[tuple[str, list[str], list[handlers.PlayerEntry], int | No
 def connect_events(
     admission: Callable[[], Admission], is_turbo: bool, listed: Sequence[Preset], page: Controls, blocks: gr.Blocks
 ) -> None:
-    """Tie the controls to the admission.
+    """Connect the controls with the admission.
 
     Args:
-        admission: asked when something happens.
+        admission: called at each event.
         listed: presets to choose from.
     """
     presets = words.preset_names(listed)
 
     async def compare(*values: Any) -> tuple[str, str]:
-        asked = _named(values)
+        given = _named(values)
         try:
-            params, config = words.request_of(asked | {"caption": asked["caption"] or "a caption"})
+            params, config = words.request_of(given | {"caption": given["caption"] or "a caption"})
             return words.comparison(admission().look_at(params, config)), ""
         except RestyleError as error:
             return words.error_markdown(error), ""
@@ -89,7 +89,7 @@ def connect_events(
     news = [page.said, page.requests, page.results, page.across]
     blocks.load(compare, fields, [page.compared, page.command], **PRIVATE)
     for control in (*fields, *axes):
-        # A command that was written for other settings would be copied for these.
+        # Clears the command, which was written for other settings.
         control.change(compare, fields, [page.compared, page.command], trigger_mode="always_last", **AS_TYPED)
     page.preset.input(take_preset, [page.preset, *fields], fields, **AS_TYPED)
     page.go.click(make, [page.requests, page.source, *fields], news, **QUIET)

@@ -1,4 +1,4 @@
-"""What the page does: place orders at the admission, follow them, show what came of them."""
+"""Actions of the page: submit requests at the admission, follow them, and show the results."""
 
 import asyncio
 import itertools
@@ -22,16 +22,16 @@ from pipeline.service.problem_details import of_row
 from pipeline.service.responses import progress, waiting_before
 from pipeline.service.scheduler import Generation
 
-OWNER = "page"  # orders of the page are out of reach of every key
+OWNER = "page"  # no API key can reach the page's generations
 TELL_S = 0.4
 TITLES = {"audio_cover_strength": "strength", "guidance_scale": "guidance"}
 
 
-@dataclass(frozen=True, eq=False)  # Gradio hashes what it keeps for a visitor, and a row has no hash
+@dataclass(frozen=True, eq=False)  # Gradio hashes its state, and a row is not hashable
 class PlayerEntry:
-    """What the page plays: a cover, or the source, which has no row; ``path`` is "" where it failed.
+    """An audio player on the page: a cover, or the source, which has no row; ``path`` is "" for a failed cover.
 
-    controls: what the controls hold to make this cover again, by name.
+    controls: values of the controls that make this cover again, by name.
     """
 
     title: str
@@ -47,16 +47,16 @@ async def generate(
     requests: Sequence[tuple[str, GenerationParams]],
     config: GenerationConfig,
 ) -> AsyncGenerator[tuple[str, list[str], list[PlayerEntry]], None]:
-    """Place orders and follow them: (status, ids of the orders, source and covers once all are done).
+    """Submit requests and follow them: yields (status, generation ids, source and covers at the end).
 
-    What is under way when the visitor leaves is cancelled.
+    Unfinished generations are cancelled when the visitor leaves.
 
     Args:
         source: path of the visitor's file.
-        requests: a title and a request each.
+        requests: pairs of a title and a request.
 
     Raises:
-        RestyleError: one cannot be served.
+        RestyleError: a request cannot be served.
     """
     generations: list[Generation] = []
     quota, held = admission.store.quota, list[str]()
@@ -66,7 +66,7 @@ async def generate(
                 generation = await admission.submit(params, config, OWNER, SentFile(Path(file.name).name, file))
             generations.append(generation)
             held += (files := admission.store.names_of(generation.request))
-            quota.hold(*files)  # until they are shown
+            quota.hold(*files)  # until they are copied for the page
         ids = [generation.request.id for generation in generations]
         covers = sum(len(generation.request.covers) for generation in generations)
         over = asyncio.gather(*(generation.over.wait() for generation in generations))
@@ -84,16 +84,16 @@ async def generate(
         ]
     finally:
         for generation in generations:
-            admission.scheduler.cancel(generation)  # one that is over stays as it is
+            admission.scheduler.cancel(generation)  # no effect on finished ones
         quota.release(*held)
     ended = "cancelled" if all(generation.cancelled for generation in generations) else "done"
     count = sum(not one.error for one in shown)
-    told = f"{ended}: {count} of {covers} covers"
-    yield told, ids, [PlayerEntry("source", str(source), {}), *shown] if ended == "done" or count else []
+    summary = f"{ended}: {count} of {covers} covers"
+    yield summary, ids, [PlayerEntry("source", str(source), {}), *shown] if ended == "done" or count else []
 
 
 def _opened(source: str | None) -> BinaryIO:
-    """The visitor's file.
+    """Open the visitor's file.
 
     Raises:
         RequestError: there is none.
@@ -121,7 +121,7 @@ def _shown(
 
 
 async def cancel(admission: Admission, ids: Sequence[str]) -> str:
-    """Cancel orders of this visitor; those that are over stay as they are."""
+    """Cancel a visitor's generations; finished ones stay as they are."""
     for generation_id in ids:
         admission.scheduler.cancel(await admission.scheduler.find(generation_id, OWNER))
     return "cancelling" if ids else "nothing is under way"
@@ -130,7 +130,7 @@ async def cancel(admission: Admission, ids: Sequence[str]) -> str:
 def grid_requests(
     params: GenerationParams, axes: Mapping[str, Sequence[float]]
 ) -> list[tuple[str, GenerationParams]]:
-    """A request for each cell of a grid, guidance by guidance, with a title."""
+    """A titled request for each cell of a grid, row by row."""
     names = sorted(axes)[::-1]  # guidance down, strength across
     requests = []
     for values in itertools.product(*(axes[name] for name in names)):
@@ -141,12 +141,12 @@ def grid_requests(
 
 
 def one_seed(params: GenerationParams) -> GenerationParams:
-    """A request with its seed drawn, so that the cells of a grid differ in nothing else."""
+    """A request with a fixed seed, so that the cells of a grid differ in the swept values only."""
     return replace(params, seed=pick_seeds(params.seed, GenerationConfig(1))[0])
 
 
 async def heard_seeds(admission: Admission, ids: Sequence[str]) -> list[int]:
-    """The seeds of a visitor's latest orders, each once."""
+    """The seeds of a visitor's latest generations, without duplicates."""
     generations = [await admission.scheduler.find(generation_id, OWNER) for generation_id in ids]
     return list(
         dict.fromkeys(seed for generation in generations for seed in generation.request.track["config"]["seeds"])
@@ -154,7 +154,7 @@ async def heard_seeds(admission: Admission, ids: Sequence[str]) -> list[int]:
 
 
 def as_many(seeds: Sequence[int], count: int) -> list[int]:
-    """The first ``count`` seeds; where there are fewer, those that follow the last one."""
+    """The first ``count`` seeds, followed by new consecutive ones if there are fewer."""
     following = (seed % SEED_LIMIT for seed in itertools.count(seeds[-1] + 1))
     new = (seed for seed in following if seed not in seeds)
     return list(itertools.islice(itertools.chain(seeds, new), count))
@@ -168,20 +168,20 @@ async def batch_command(
     axes: Mapping[str, Sequence[float]] | None,
     heard: Sequence[int] = (),
 ) -> str:
-    """The command that makes the same covers as a catalogue job; its manifest of this one track is written.
+    """The command that makes the same covers as a catalogue job; writes a manifest with this one track.
 
     Args:
-        heard: seeds of what stands on the page, which are those of the command where the request names none.
+        heard: seeds of the covers on the page, used if the request has no seed.
 
     Raises:
-        RestyleError: the request cannot be served, or is no catalogue's.
+        RestyleError: the request cannot be served, or has no equivalent in a catalogue job.
     """
     if params.seed < 0 and heard:
         config = replace(config, seeds=as_many(heard, config.batch_size))
     with _opened(source) as file:
         sent = SentFile(Path(file.name).name, file)
         async with admission.prepared(params, config, OWNER, sent) as request:
-            # A tenth of a second tells the commands of one visitor apart.
+            # In tenths of a second, which distinguishes the commands of one visitor.
             name = f"batches/{request.track['track_id']}-{time.time_ns() // 10**8}"
             manifest, output = (admission.uploads.uri(f"{name}/{part}") for part in ("manifest.csv", "out"))
             seeds = request.track["config"]["seeds"]

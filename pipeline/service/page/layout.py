@@ -1,4 +1,4 @@
-"""What stands on the page, and where."""
+"""Layout of the page's controls."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +26,11 @@ SLIDERS = (
 
 @dataclass(frozen=True)
 class Controls:
-    """What a visitor touches and reads.
+    """Controls of the page.
 
-    fields: a control per name in ``text.FIELDS``. orders, results, across: what the page remembers of one
-        visitor: ids of the latest orders, what came of them, and how many stand side by side (None: no grid).
+    fields: a control per name in ``text.FIELDS``.
+    requests, results, across: state of one visitor: ids of the latest generations, their results, and the number
+        of columns (None: no grid).
     """
 
     source: gr.Audio
@@ -52,7 +53,7 @@ class Controls:
 
 
 def build_layout(spec: ServiceSpec, is_turbo: bool) -> Controls:
-    """The controls, in the page that is being built."""
+    """Create the controls in the current Gradio blocks."""
     start = words.defaults(is_turbo)
     requests, results, across = gr.State([]), gr.State([]), gr.State(None)
     gr.Markdown(f"# Cover\nThe structure of a track in another style, by `{spec.model}`.")
@@ -97,7 +98,7 @@ def build_layout(spec: ServiceSpec, is_turbo: bool) -> Controls:
         with gr.Row():
             write = gr.Button("Command for these settings", elem_id="write-command")
             write_grid = gr.Button("Command for the grid", elem_id="write-grid-command")
-        # Gradio's own copy button takes the label away from the text, and what it disables no keyboard reaches.
+        # Gradio's copy button detaches the label, and a disabled text box cannot be focused by keyboard.
         command = gr.Textbox(label="Command", lines=3, elem_id="command", interactive=True)
         copy = gr.Button("Copy", elem_id="copy")
     return Controls(
@@ -122,14 +123,14 @@ def build_layout(spec: ServiceSpec, is_turbo: bool) -> Controls:
 
 
 def _words(start: Mapping[str, Any]) -> dict[str, Any]:
-    """The controls of what the cover should be, by field."""
+    """Controls of caption, lyrics and musical facts, by field."""
     made: dict[str, Any] = {
         "caption": gr.Textbox(label="Caption: the style to go to", info=words.ADVICE, lines=3, elem_id="caption"),
         "lyrics": gr.Textbox(label="Lyrics (empty: instrumental)", lines=2, elem_id="lyrics"),
     }
     with gr.Accordion("Facts of the music (left open: unknown)", open=False):
         made["vocal_language"] = gr.Dropdown(sorted(LANGUAGES), value=start["vocal_language"], label="Language")
-        # Not gr.Number: where it is empty its value is 0 as soon as it is seen.
+        # Not gr.Number, which turns an empty field into 0.
         made["bpm"] = gr.Textbox(label="Tempo (bpm)", elem_id="bpm")
         made["keyscale"] = gr.Dropdown(["", *sorted(KEYSCALES)], value="", label="Key")
         made["timesignature"] = gr.Dropdown(["", *TIME_SIGNATURES], value="", label="Time signature")
@@ -137,7 +138,7 @@ def _words(start: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings(start: Mapping[str, Any]) -> dict[str, Any]:
-    """The controls of the sampler and the output, by field."""
+    """Controls of the sampler and the output, by field."""
     made: dict[str, Any] = {
         name: gr.Slider(low, high, start[name], step=step, label=label, elem_id=name)
         for name, label, low, high, step in SLIDERS
@@ -154,7 +155,7 @@ def _settings(start: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def placed(values: Mapping[str, Any]) -> list[Any]:
-    """Values for the controls, in their order; a slider that ends before its value is made longer."""
+    """Values for the controls, in order; a slider's range is widened to hold its value."""
     bounds = {name: (low, high) for name, _, low, high, _ in SLIDERS}
     return [
         value
@@ -165,15 +166,15 @@ def placed(values: Mapping[str, Any]) -> list[Any]:
 
 
 def _results(results: gr.State, across: gr.State, used: Sequence[Any]) -> None:
-    """Players with measures, one below the other or as a grid.
+    """Players with measures, in a list or as a grid.
 
     Args:
-        used: what "Use these settings" sets: the preset and the controls.
+        used: the controls that "Use these settings" sets: the preset and the fields.
     """
 
     @gr.render(inputs=[results, across])
     def show(shown: list[PlayerEntry], width: int | None) -> None:
-        # The source stands alone above a grid, and first in a list.
+        # The source is in a row of its own.
         step = width or 1
         shared = words.shared_notes([one.row for one in shown if one.path and one.row])
         for row in [shown[:1], *(shown[begin : begin + step] for begin in range(1, len(shown), step))]:
@@ -191,13 +192,12 @@ def _player(shown: PlayerEntry, in_grid: bool, shared: Sequence[str], used: Sequ
     if not shown.row:
         _notes(shared)
         return
-    told = words.few_measures(shown.row) if in_grid else words.measures(shown.row)
-    gr.Markdown(told, elem_classes="measures")
+    gr.Markdown(words.few_measures(shown.row) if in_grid else words.measures(shown.row), elem_classes="measures")
     _notes([note for note in shown.row["notes"] if note not in shared])
     use = gr.Button("Use these settings", size="sm", elem_classes="use")
 
     def take() -> list[Any]:
-        gr.Info(f"The controls hold the settings of: {shown.title}")  # they may be out of sight
+        gr.Info(f"The controls hold the settings of: {shown.title}")  # they may be scrolled out of view
         return ["none", *placed(shown.controls)]
 
     use.click(take, None, list(used), show_progress="hidden", api_visibility="private")

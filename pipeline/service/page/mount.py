@@ -1,4 +1,4 @@
-"""The Cover page: the guide's controls over the service's own admission, mounted beside its routes."""
+"""Mounts the Cover page in the service's application."""
 
 import os
 
@@ -6,7 +6,7 @@ from fastapi import FastAPI, Response
 from fastapi.responses import RedirectResponse
 from starlette.middleware import Middleware
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # catalogues are nobody else's business
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # catalogues are private
 
 import gradio as gr
 
@@ -33,10 +33,10 @@ footer { display: none !important; }
 
 
 def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: ApiKeys) -> FastAPI:
-    """The application with the page at ``/cover``, where ``/`` leads.
+    """The application with the page at ``/cover``, and a redirect from ``/``.
 
     Args:
-        keys: where there are any, a visitor is asked for one as the password.
+        keys: if there are any, the page asks for one as the password.
     """
 
     def knows(user: str, password: str) -> bool:
@@ -53,15 +53,15 @@ def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: ApiKeys) -> Fas
     async def no_icon() -> Response:
         return Response(status_code=204)
 
-    # Where Gradio puts what visitors send: by default a folder that all its applications share, and nobody bounds.
+    # Gradio's default folder for uploads is shared by all its applications and has no size limit.
     folder = scratch_folder(open_store(spec.output)) / PAGE
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     with gr.Blocks(title="Restyle: Cover", analytics_enabled=False, delete_cache=(3600, KEPT_S)) as page:
-        # The admission opens after the page is built, so it is asked for when something happens.
+        # The admission is opened after the page is built, hence the lambda.
         connect_events(lambda: app.state.admission, is_turbo, spec.presets, build_layout(spec, is_turbo), page)
 
     def forget(names: set[str]) -> None:
-        for known in page.temp_file_sets:  # which Gradio would keep for ever
+        for known in page.temp_file_sets:  # Gradio keeps these names forever
             known.difference_update(names)
 
     files = VisitorFiles(folder, lambda: SHARE * app.state.admission.store.quota.max_bytes, forget)
@@ -76,7 +76,7 @@ def mount(app: FastAPI, spec: ServiceSpec, is_turbo: bool, keys: ApiKeys) -> Fas
         auth_message="Any name; the password is a key of this service." if keys else None,
         max_file_size=int(spec.limits.upload_mb * 1e6),
         app_kwargs={"middleware": [Middleware(filter_requests, files=files, keys=keys)]},
-        show_error=False,  # what a visitor can help is said on the page itself
+        show_error=False,  # errors that a visitor can act on are shown on the page
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,

@@ -1,7 +1,7 @@
-"""The gate before the page's own server: it passes on what the page needs, and only files that a visitor sent.
+"""Filter in front of the page's Gradio server: passes only the routes that the page needs, and uploaded files.
 
-Gradio as a mounted application takes any path of this machine, and any address, in place of an upload, and relays
-addresses for whoever asks. A service says itself what may be read.
+Gradio as a mounted application accepts any local path or URL in place of an upload, and proxies URLs for anyone;
+the service has its own rules for readable sources.
 """
 
 import asyncio
@@ -41,14 +41,14 @@ NEEDED = {
 }
 NEEDED_BELOW = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/")
 JOIN, UPLOAD, FILE = f"{API}/queue/join", f"{API}/upload", f"{API}/file="
-MAX_BYTES = 1_000_000  # of the values of all controls
+MAX_BYTES = 1_000_000  # of an event's values
 
 
 def filter_requests(app: ASGIApp, files: VisitorFiles, keys: ApiKeys) -> ASGIApp:
-    """The page's server behind the gate; who sent too many wrong keys waits before the next.
+    """ASGI middleware around the page's server; delays clients that sent too many wrong keys.
 
     Args:
-        files: what visitors sent and were shown.
+        files: uploads of visitors and files shown to them.
     """
     folder = files.folder.resolve()
 
@@ -75,7 +75,7 @@ def filter_requests(app: ASGIApp, files: VisitorFiles, keys: ApiKeys) -> ASGIApp
 
 
 def _refuse_address(path: str, folder: Path) -> None:
-    """Refuse an address that the page has no use for.
+    """Refuse routes that the page does not need.
 
     Raises:
         ProblemError: 404.
@@ -86,10 +86,10 @@ def _refuse_address(path: str, folder: Path) -> None:
 
 
 async def _checked(request: Request, folder: Path) -> Receive:
-    """The body of an event, to be read again, when all files in it are ones that were sent.
+    """The body of an event, replayed if all files in it were uploaded.
 
     Raises:
-        ProblemError: 413 it is too large; 422 it names another file, or is no JSON.
+        ProblemError: 413 too large; 422 it names another file, or is not JSON.
     """
     body = b""
     async for chunk in request.stream():
@@ -118,7 +118,7 @@ async def _checked(request: Request, folder: Path) -> Receive:
 
 
 def _paths(values: Any) -> Iterator[Any]:
-    """Every path of a file in an event, however deep."""
+    """Every file path in an event, at any depth."""
     inner = values.values() if isinstance(values, dict) else values if isinstance(values, list) else ()
     if isinstance(values, dict) and "path" in values:
         yield values["path"]
@@ -127,8 +127,8 @@ def _paths(values: Any) -> Iterator[Any]:
 
 
 def _sent(path: Any, folder: Path) -> bool:
-    """Whether a path lies in the folder of what visitors sent and what they were shown."""
+    """Whether a path is in the folder of uploads and shown files."""
     try:
         return isinstance(path, str) and Path(path).resolve().is_relative_to(folder)
-    except (ValueError, RuntimeError):  # a name that no file can have; a link to itself
+    except (ValueError, RuntimeError):  # an invalid name; a link to itself
         return False

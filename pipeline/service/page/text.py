@@ -1,4 +1,4 @@
-"""What the page says, in words and tables; nothing here knows of Gradio."""
+"""Text and tables of the page, independent of Gradio."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from acestep.sampling.setting import SETTING_TYPES, CoverSetting, parse_values
 from pipeline.catalogue.presets import Preset
 from pipeline.service.generation_request import CheckedRequest
 
-# What a visitor can set, in the order of the controls.
+# Parameters with a control, in the order of the controls.
 FIELDS = (
     "caption",
     "lyrics",
@@ -34,7 +34,7 @@ FIELDS = (
     "batch_size",
     "audio_format",
 )
-MAX_GRID = 9  # covers of one grid: more is a catalogue's work
+MAX_GRID = 9  # covers of one grid; larger grids are a catalogue job's work
 SHOWN = (
     ("harmony/chroma_excess", "harmony kept"),
     ("melody/salience_excess", "melody kept"),
@@ -50,7 +50,7 @@ ADVICE = (
 
 
 def defaults(is_turbo: bool) -> dict[str, Any]:
-    """Where the controls begin: the catalogue's values."""
+    """Initial values of the controls: the catalogue's defaults."""
     usual = CoverSetting()
     values = {name: getattr(usual, name) for name in FIELDS if hasattr(usual, name)}
     return values | {
@@ -68,10 +68,10 @@ def defaults(is_turbo: bool) -> dict[str, Any]:
 
 
 def request_of(values: Mapping[str, Any]) -> tuple[GenerationParams, GenerationConfig]:
-    """The request that the controls describe; what is left empty is open.
+    """The request that the controls describe; empty controls stay unset.
 
     Raises:
-        RequestError: a number is not one.
+        RequestError: a value is not a number.
     """
     words: dict[str, Any] = {name: "" if values[name] is None else values[name] for name in FIELDS}
     for name in ("bpm", "seed"):
@@ -86,7 +86,7 @@ def request_of(values: Mapping[str, Any]) -> tuple[GenerationParams, GenerationC
 
 
 def controls_of(params: GenerationParams, config: GenerationConfig, seed: int) -> dict[str, Any]:
-    """What the controls hold when they describe one cover of a request: the reverse of ``request_of``."""
+    """Values of the controls for one cover of a request: the inverse of ``request_of``."""
     values = asdict(params) | {
         "bpm": "" if params.bpm is None else str(params.bpm),
         "seed": str(seed),
@@ -97,30 +97,30 @@ def controls_of(params: GenerationParams, config: GenerationConfig, seed: int) -
 
 
 def preset_names(presets: Sequence[Preset]) -> dict[str, Preset]:
-    """Presets by what people call them."""
+    """Presets by display name."""
     return {f"{preset.source_genre} \N{RIGHTWARDS ARROW} {preset.target_genre}": preset for preset in presets}
 
 
 def preset_values(preset: Preset | None) -> dict[str, Any]:
-    """What a preset sets of the controls."""
+    """The controls that a preset sets."""
     if preset is None:
         return {}
     return {"caption": preset.caption} | {name: v for name, v in preset.cover.items() if name in FIELDS}
 
 
 def error_markdown(error: Exception) -> str:
-    """What is wrong, as Markdown that shows a visitor's own words as they are."""
+    """An error as Markdown, with the visitor's text escaped."""
     return f"**Not possible:** {escape_markdown(str(error))}"
 
 
 def escape_markdown(text: str) -> str:
-    """Text as Markdown that reads the same."""
+    """Text with Markdown's special characters escaped."""
     return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+-.!|~$&" else c for c in text)
 
 
-def comparison(looked: CheckedRequest) -> str:
-    """What is requested beside what will run, as a Markdown table, and why they differ."""
-    asked, runs = looked.settings[-1], looked.effective[-1]
+def comparison(checked: CheckedRequest) -> str:
+    """Requested and effective values as a Markdown table, with notes on the differences."""
+    asked, runs = checked.settings[-1], checked.effective[-1]
     steps = asked["inference_steps"]
     rows = [
         ("steps", "the model's own" if steps is None else steps, runs["inference_steps"]),
@@ -138,7 +138,7 @@ def comparison(looked: CheckedRequest) -> str:
         )
     table = "| | requested | will really run |\n|---|---|---|\n"
     table += "\n".join(f"| {name} | {said} | {run} |" for name, said, run in rows)
-    return table + "".join(f"\n\n{escape_markdown(note)}" for note in looked.notes)
+    return table + "".join(f"\n\n{escape_markdown(note)}" for note in checked.notes)
 
 
 def _guidance(runs: Mapping[str, Any]) -> str:
@@ -146,7 +146,7 @@ def _guidance(runs: Mapping[str, Any]) -> str:
 
 
 def measures(row: Mapping[str, Any]) -> str:
-    """What a cover ran and its measures, as a Markdown table; a dash where one could not be taken."""
+    """A cover's steps and measures as a Markdown table; a missing measure is a dash."""
     head = " | ".join(name for _, name in SHOWN)
     cells = " | ".join(_number(row.get(column)) for column, _ in SHOWN)
     ran = f"{row['cover_steps']} of {row['effective_inference_steps']} steps followed the source"
@@ -154,7 +154,7 @@ def measures(row: Mapping[str, Any]) -> str:
 
 
 def shared_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The notes that all rows have."""
+    """The notes that all rows share."""
     return [note for note in rows[0]["notes"] if all(note in row["notes"] for row in rows)] if rows else []
 
 
@@ -164,7 +164,7 @@ def note_list(notes: Sequence[str]) -> str:
 
 
 def few_measures(row: Mapping[str, Any]) -> str:
-    """The measures of a cell of a grid, in one line."""
+    """The main measures in one line, for a cell of a grid."""
     return ", ".join(f"{name} {_number(row.get(column))}" for column, name in (*SHOWN[:3], SHOWN[4]))
 
 
@@ -173,10 +173,10 @@ def _number(value: Any) -> str:
 
 
 def grid_axis(name: str, text: str) -> list[float]:
-    """The values that a visitor wrote for one axis, separated by commas.
+    """Parse the comma-separated values of one axis.
 
     Raises:
-        RequestError: one is no number or out of range, or stands there twice.
+        RequestError: a value is invalid, out of range or repeated.
     """
     words = [word.strip() for word in text.split(",") if word.strip()]
     values = [parse_values({name: word})[name] for word in words]
@@ -189,7 +189,7 @@ def grid_of(strengths: str, guidances: str, is_turbo: bool) -> dict[str, list[fl
     """The axes of a grid; a turbo model, which ignores guidance, has one.
 
     Raises:
-        RequestError: see ``grid_axis``; or the grid is too large for a page.
+        RequestError: see ``grid_axis``; or the grid is too large for the page.
     """
     axes = {"audio_cover_strength": grid_axis("audio_cover_strength", strengths)}
     if not is_turbo:
@@ -203,7 +203,7 @@ def grid_of(strengths: str, guidances: str, is_turbo: bool) -> dict[str, list[fl
 
 
 def status(done: int, covers: int, share: float, waiting_before: int) -> str:
-    """How far a generation is."""
+    """Progress of a generation."""
     if share == 0 and waiting_before:
         return f"waiting: {waiting_before} covers come first"
     return f"{done} of {covers} covers done, {share:.0%} of all steps"

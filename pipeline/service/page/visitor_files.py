@@ -1,7 +1,6 @@
-"""Files of the page's visitors: what they sent and copies of what they were shown, for a while and within bounds.
+"""Files of the page's visitors: uploads and copies of shown covers, limited in age and size.
 
-Gradio knows one such folder for each process and deletes by age alone, so the folder is ours, and what is too much
-goes too.
+Gradio uses one folder per process and deletes by age only, so the service manages the folder itself.
 """
 
 import os
@@ -16,17 +15,17 @@ from pipeline.service.retained_files import RetainedFile
 
 PAGE = "page"
 KEPT_S = 24 * 3600
-IN_USE_S = 600  # so long a visitor may take from sending a file to asking for its cover
+IN_USE_S = 600  # time that a visitor has between upload and request
 SHARE = 0.1  # of what the service may keep
 SWEEP_S = 60
 
 
 class VisitorFiles:
-    """The folder of one page. Its methods may be called from any thread.
+    """The folder of one page. Methods are thread-safe.
 
     Args:
-        max_bytes: bytes that the folder may hold.
-        forget: called with the files that were deleted.
+        max_bytes: maximum size of the folder.
+        forget: called with the deleted files.
     """
 
     def __init__(
@@ -38,10 +37,10 @@ class VisitorFiles:
         self.lock = threading.Lock()
 
     def arrived(self, size: int) -> None:
-        """A visitor sends so many bytes.
+        """Account for an upload of ``size`` bytes.
 
         Raises:
-            ProblemError: 507, too many are there and in use.
+            ProblemError: 507 the folder is full of files in use.
         """
         self.bytes += size
         if self.bytes > self.max_bytes():
@@ -50,12 +49,12 @@ class VisitorFiles:
                 raise short_of_space("the page holds as many files of visitors as it may")
 
     def tidy(self) -> None:
-        """Sweep now and then."""
+        """Sweep at intervals."""
         if time.monotonic() - self.swept_at > SWEEP_S:
             self.sweep()
 
     def sweep(self) -> None:
-        """Delete what is old, and of the rest the oldest where there is too much."""
+        """Delete old files, and the oldest others beyond the limit."""
         with self.lock:
             now, self.swept_at = time.time(), time.monotonic()
             files = sorted(_files(self.folder), key=lambda file: file.used_at)
@@ -68,7 +67,7 @@ class VisitorFiles:
                     os.unlink(file.name)
                     left -= file.size
                     deleted.add(file.name)
-                with suppress(OSError):  # it holds another one
+                with suppress(OSError):  # the folder is not empty
                     os.rmdir(os.path.dirname(file.name))
             self.bytes = left
             self.forget(deleted)
