@@ -1,7 +1,7 @@
-"""ACE-Step 1.5, the cover path: model, sampler, checkpoints and the public Python API."""
+"""ACE-Step 1.5, cover generation: model, sampler, checkpoints and the public Python API."""
 
 import os
 
-# Products of the matrix library then do not depend on where their operands lie in memory. It is read at the first
-# product of a process, so it is set before anything here is imported; a value that is set already stays.
+# Makes MKL's results independent of memory alignment. MKL reads it at its first call, so it is set before torch is
+# imported.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

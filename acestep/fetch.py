@@ -1,4 +1,4 @@
-"""Fetch published weights, check them tensor by tensor, and say what is cached."""
+"""Download published weights, verify them tensor by tensor, and list the cache."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,9 +15,11 @@ from acestep.checkpoints.safetensors_files import weight_files
 
 @dataclass(frozen=True)
 class Fetched:
-    """Something whose files are here and fit.
+    """A downloaded and verified model, language model or adapter.
 
-    folders: what lies where; size: bytes of all of them; fingerprint: of a model, as results carry it.
+    folders: folder of each part.
+    size: total bytes.
+    fingerprint: of a model, as in result rows.
     """
 
     name: str
@@ -28,9 +30,10 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Known:
-    """A name, and how much of it is on this machine.
+    """A known name and its state in the local cache.
 
-    state: "built in", "cached", "partly" or "no"; size: bytes.
+    state: "built in", "cached", "partly" or "no".
+    size: cached bytes.
     """
 
     name: str
@@ -42,10 +45,10 @@ class Known:
 def fetch_model(
     name: str, variant: str | None, source: Source, progress: type[Any] | None, adapter: Path | None = None
 ) -> Fetched:
-    """Fetch a model with its autoencoder and text encoder; an ``adapter`` must fit it.
+    """Download and verify a model with its autoencoder and text encoder, and optionally an ``adapter`` for it.
 
     Raises:
-        CheckpointError: it cannot be fetched, or a file does not fit.
+        CheckpointError: the download failed, or a file does not match.
     """
     from acestep.checkpoints.checkpoint import fingerprint, layout_of  # these import torch; ``known`` needs none
     from acestep.checkpoints.verify import verify
@@ -59,10 +62,10 @@ def fetch_model(
 
 
 def fetch_language_model(name: str, source: Source, progress: type[Any] | None) -> Fetched:
-    """Fetch a 5 Hz language model.
+    """Download and verify a 5 Hz language model.
 
     Raises:
-        CheckpointError: it cannot be fetched, or a file does not fit.
+        CheckpointError: the download failed, or a file does not match.
     """
     from acestep.language.language_model import open_language_model
 
@@ -72,10 +75,10 @@ def fetch_language_model(name: str, source: Source, progress: type[Any] | None) 
 
 
 def fetch_adapter(name: str, source: Source, progress: type[Any] | None) -> Fetched:
-    """Fetch a LoRA adapter.
+    """Download a LoRA adapter.
 
     Raises:
-        CheckpointError: it cannot be fetched, or is of an unsupported kind.
+        CheckpointError: the download failed, or the adapter is of an unsupported kind.
     """
     from acestep.checkpoints.lora import open_adapter
 
@@ -85,7 +88,7 @@ def fetch_adapter(name: str, source: Source, progress: type[Any] | None) -> Fetc
 
 
 def known() -> Iterator[Known]:
-    """Every name, and how much of it is here; asks nobody."""
+    """All known names and their local state; needs no network."""
     for name in demo.VARIANTS:
         yield Known(name, "", "built in", 0)
     shared = {"(autoencoder)": SHARED[0], "(text encoder)": SHARED[1]}
@@ -96,7 +99,7 @@ def known() -> Iterator[Known]:
 
 
 def _cached_size(published: HubModel) -> int:
-    """Bytes of all versions of something published, each file counted once."""
+    """Cached bytes of all versions, each file counted once."""
     cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=published.repo, repo_type="model")
     found = cache.glob("/".join(filter(None, ("snapshots/*", published.folder, "**/*"))))
     return sum(file.stat().st_size for file in {file.resolve() for file in found} if file.is_file())

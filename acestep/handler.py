@@ -14,12 +14,13 @@ from acestep.checkpoints.checkpoint import load_autoencoder, load_model, load_si
 from acestep.checkpoints.folders import CheckpointFolders
 from acestep.checkpoints.lora import open_adapter
 from acestep.checkpoints.verify import check_parts
+from acestep.constants import default_dtype
 from acestep.errors import RequestError
 from acestep.language.text_encoder import TextEncoder
 from acestep.model.ace_step import AceStepModel
 from acestep.model.autoencoder import Autoencoder
 from acestep.model.compilation import check_compiled, compile_parts, warm_up
-from acestep.model.transformer import ConstantCrossAttention
+from acestep.model.transformer_layers import ConstantCrossAttention
 from acestep.runtime.threads import serial_ops
 from acestep.runtime.timing import Stopwatch
 
@@ -29,11 +30,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class AceStepHandler:
-    """What generation needs, loaded once.
+    """A loaded checkpoint.
 
     silence: the silence latent ``[frames, channels]``, fp32, on the device.
-    null: the model's unconditional branch.
-    load_s: seconds that each part took to load.
+    null: cross-attention of the unconditional branch.
+    load_s: load time of each part in seconds.
     """
 
     folders: CheckpointFolders
@@ -62,13 +63,13 @@ class AceStepHandler:
         Args:
             path_or_hub_id: a name (``demo``, ``turbo``, ``base``, ...), a checkpoint folder (published or
                 diffusers layout) or a hub id.
-            variant: which model of a folder that holds several, such as "turbo".
-            device: default the GPU where there is one.
-            dtype: of the network; default bfloat16 on a GPU and float32 elsewhere. Schedule, state, time
-                embedding, tokenizer and guidance run in fp32 whatever this says.
-            adapter: a LoRA file or folder (PEFT, diffusers) or a hub id, merged into the weights.
-            adapter_scale: how strongly, 0 (no effect) to 1 (as trained).
-            compiled: see ``acestep.model.compilation``; for a GPU, and minutes of it at the start.
+            variant: model of a folder that holds several, such as "turbo".
+            device: default is the GPU if there is one.
+            dtype: dtype of the network; default is bfloat16 on a GPU, float32 elsewhere. Schedule, state, time
+                embedding, tokenizer and guidance always use fp32.
+            adapter: LoRA file, folder (PEFT, diffusers) or hub id, merged into the weights.
+            adapter_scale: weight of the adapter, 0 (no effect) to 1 (as trained).
+            compiled: use ``torch.compile`` on a GPU, which takes minutes at the start.
 
         Raises:
             CheckpointError: the checkpoint or the adapter is missing, incomplete or of another kind.
@@ -103,41 +104,41 @@ class AceStepHandler:
 
     @property
     def is_turbo(self) -> bool:
-        """True for a distilled model: few steps, guidance built in."""
+        """Whether the model is distilled: few steps, without guidance."""
         return self.model.config.is_turbo
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was given, so that a clock can be read."""
+        """Wait for pending work on the device, for timing."""
         synchronize(self.device)
 
     @cached_property
     def silent_clip(self) -> Tensor:
-        """What is heard in place of a timbre reference where none is given, ``[1, frames, channels]``."""
+        """Silence latents ``[1, frames, channels]``, the default timbre reference."""
         return self.silence_frames(self.model.config.timbre_frames)
 
     @cached_property
     def silent_timbre(self) -> Tensor:
-        """The timbre token ``[1, 1, encoder width]`` of ``silent_clip``, once per model."""
+        """Timbre token ``[1, 1, encoder width]`` of ``silent_clip``."""
         with torch.inference_mode(), serial_ops():
             return self.model.encoder.timbre(self.silent_clip)
 
     def silence_frames(self, frames: int) -> Tensor:
-        """The first ``frames`` of the silence latent ``[1, frames, channels]``, repeated if it is shorter."""
+        """The first ``frames`` of the silence latent, repeated if necessary: ``[1, frames, channels]``."""
         repeats = -(-frames // len(self.silence))
         return self.silence.repeat(repeats, 1)[None, :frames]
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done what it was given; a CPU always has."""
+    """Wait for pending work on a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device to load on: the one given, else the GPU, else the CPU.
+    """Resolve a device; the default is the GPU if there is one, else the CPU.
 
     Raises:
-        RequestError: torch does not know the device, or it is not there.
+        RequestError: the device is unknown or not available.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -151,13 +152,13 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 
 
 def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The dtype to run in: the one given, else bfloat16 on a GPU, else float32.
+    """Resolve a dtype; the default is bfloat16 on a GPU, else float32.
 
     Raises:
         RequestError: the name is not one of ``DTYPES``.
     """
     if dtype is None:
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        dtype = default_dtype(device.type == "cuda")
     if isinstance(dtype, str):
         if dtype not in DTYPES:
             raise RequestError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")

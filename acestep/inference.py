@@ -1,4 +1,4 @@
-"""The public Python API: ``generate_music`` with the names and meanings users of ACE-Step know."""
+"""Public Python API: ``generate_music``, compatible with upstream's names and meanings."""
 
 import logging
 import time
@@ -42,13 +42,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class GenerationResult:
-    """What came out.
+    """Result of ``generate_music``.
 
     audios: per output ``path`` (None without a save folder), ``tensor`` ``[2, n]`` fp32 on the CPU, ``key``,
-        ``sample_rate``, ``params`` (the request with the seed that was used, and what the language model found).
-    extra_outputs: ``latents`` ``[batch, t, c]``, ``effective`` (what really ran), ``stages`` (the same and the
-        latents for every stage), ``notes``, ``time_costs``.
-    error: why nothing came out, when ``success`` is False.
+        ``sample_rate``, ``params`` (the request with the actual seed and the language model's answers).
+    extra_outputs: ``latents`` ``[batch, t, c]``, ``effective`` (parameters that took effect), ``stages``
+    (effective
+        parameters and latents of every stage), ``notes``, ``time_costs`` (seconds).
+    error: message if ``success`` is False.
     """
 
     audios: list[dict[str, Any]] = field(default_factory=list)
@@ -66,16 +67,15 @@ def generate_music(
     save_dir: str | Path | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> GenerationResult:
-    """Make covers of one source track.
+    """Generate covers of one source track.
 
     Args:
-        llm_handler: asked about the source when ``params.thinking`` is on; else None is fine.
+        llm_handler: language model; required if ``params.thinking`` is on.
         save_dir: folder for the files; None keeps the audio in memory only.
-        progress: called with (share done, what is being done).
+        progress: called with (fraction done, current step).
 
     Returns:
-        The result. A request that cannot be served comes back with ``success`` False and a message in
-        ``error`` that names the value and the remedy.
+        The result. For an invalid request, ``success`` is False and ``error`` names the value and the remedy.
     """
     try:
         return _generate(
@@ -166,7 +166,7 @@ def _covers(
     params: GenerationParams,
     progress: Callable[[float, str], None],
 ) -> list[list[Cover]]:
-    """For each seed the covers of all stages."""
+    """The covers of all stages for each seed."""
     chains = [(stages[:k], seed) for seed in seeds for k in range(1, len(stages) + 1)]
     chain = Chain(conditions, chains, lambda x: x * params.latent_rescale + params.latent_shift)
     covers: list[Cover] = []

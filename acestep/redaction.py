@@ -1,4 +1,4 @@
-"""Secrets in URIs: masked before one is printed or stored."""
+"""Mask secrets in URIs before they are printed or stored."""
 
 import re
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ from typing import Any
 from urllib.parse import unquote
 
 MASK = "***"
-# Of these a user without a password is part of the place: a container, a bucket that is open to anyone.
+# In these schemes a user without a password is part of the location, such as a container name.
 _PLACES = ("abfs", "abfss", "gcs", "gs", "hdfs", "viewfs")
-# The second form is of a password with a slash in it, which is no port. Every part is bounded, or ends where the
-# next match could begin: texts of clients come through here, and nothing may take quadratic time.
+# The second alternative matches a password that contains a slash. All parts are bounded or end where the next
+# match could begin, to avoid quadratic time on texts from clients.
 _USER = re.compile(r"://([^/]*|[^/@:[]*:(?!\d*(?:[/?#]|$))[^@]{0,500})@")
 _SCHEME = re.compile(r"[a-z][\w+.-]*$", re.IGNORECASE)
 _SCHEME_CHARACTERS = 30
@@ -18,12 +18,12 @@ _NAMES = (
     "passw|passphrase|pwd|token|secret|signature|credential|hmac|odbc_connect|"
     "(?:api|access|private|account)[_-]?key"
 )
-# A password may hold any character but the separator of the query.
+# A password may contain any character except the separator of the query.
 _VALUES = re.compile(
     rf"([?&;#](?=[^=&?;#]*=)(?:[^=&?;#]*(?:{_NAMES})[^=&?;#]*|pass|sig|sas|jwt|key|auth)=)[^&]*", re.IGNORECASE
 )
 _PAIRS = re.compile(r"([?&;#][^=&?;#]*=)([^&#]*)")
-_ENCODINGS = 3  # of one URI within another
+_ENCODINGS = 3  # levels of percent-encoding of a nested URI
 _CLOSING = ")]}>'\".,;:"
 
 
@@ -73,7 +73,7 @@ def _user(match: re.Match[str]) -> str:
 
 
 def _pair(match: re.Match[str]) -> str:
-    """A value that is a URI of its own, such as an endpoint."""
+    """Mask a query value that is a URI with secrets, such as an endpoint."""
     name, inner = match.groups()
     for _ in range(_ENCODINGS):
         inner = unquote(inner)

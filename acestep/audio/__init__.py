@@ -1,1 +1,1 @@
-"""Audio files in and out."""
+"""Decode and encode audio files."""

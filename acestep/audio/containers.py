@@ -1,6 +1,6 @@
-"""The frames of containers: chunks of RIFF and its kin, atoms of MP4, the segment of Matroska.
+"""Parse containers: chunks of RIFF and similar formats, atoms of MP4, the segment of Matroska.
 
-A header written before its file was closed gives no length: the sound then lasts to the end of the file.
+A file that was streamed has a header without length; its audio data extends to the end of the file.
 """
 
 import io
@@ -11,17 +11,21 @@ from typing import BinaryIO
 
 from acestep.audio.file_windows import FileWindow
 
-MAX_CHUNKS = 10_000  # of a damaged file every eight bytes may be one
-EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska and WebM: the file, and all that is in it
-STREAMED = 0x7FFF_F000  # sizes from here on were written without knowing the end
-UNKNOWN_LONG = 1 << 62  # the same for sizes of 64 bits
+MAX_CHUNKS = 10_000  # a damaged file may have one every eight bytes
+EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska and WebM: file header, top-level element
+STREAMED = 0x7FFF_F000  # 32-bit sizes from here on mean unknown
+UNKNOWN_LONG = 1 << 62  # the same for 64-bit sizes
 
 
 @dataclass(frozen=True)
 class ChunkLayout:
-    """How a container frames its chunks: where the first begins, the kind's and the size's form, what holds sound.
+    """Chunk format of a container.
 
-    inclusive: sizes count the chunk's own header.
+    first: offset of the first chunk.
+    kind_bytes, size: length of the kind, and struct format of the size.
+    align: alignment of chunks in bytes.
+    sound: kind of the chunk with audio data.
+    inclusive: sizes include the chunk header.
     """
 
     first: int
@@ -43,7 +47,7 @@ CONTAINERS = {
 
 
 def end_of_content(file: BinaryIO) -> int:
-    """Where the last chunk or atom of a file ends, whatever follows; 0 where its container has none."""
+    """End offset of the last chunk or atom; 0 for a format without them."""
     length = file.seek(0, io.SEEK_END)
     file.seek(0)
     head = file.read(12)
@@ -51,7 +55,7 @@ def end_of_content(file: BinaryIO) -> int:
         chunks, end, sounded = CONTAINERS[head[:4]], 0, False
         for kind, _, chunk_end, size in chunks_of(file, chunks, length):
             if sounded and (kind in CONTAINERS or not _is_name(kind) or chunk_end > length + 1):
-                break  # another file, or no chunk
+                break  # another file, or not a chunk
             sounded = sounded or kind == chunks.sound
             end = chunk_end if size is not None else length
         return min(end, length)
@@ -70,7 +74,7 @@ def _is_name(kind: bytes) -> bool:
 
 
 def chunks_of(file: BinaryIO, chunks: ChunkLayout, length: int) -> Iterator[tuple[bytes, int, int, int | None]]:
-    """Kind of each chunk, where its body begins, where the next chunk does, and the body's size if it is known."""
+    """Yield (kind, body offset, offset of the next chunk, body size or None if unknown) of each chunk."""
     size_bytes = struct.calcsize(chunks.size)
     header_bytes = chunks.kind_bytes + size_bytes
     long_size, place = 0, chunks.first
@@ -81,7 +85,7 @@ def chunks_of(file: BinaryIO, chunks: ChunkLayout, length: int) -> Iterator[tupl
         header = file.read(header_bytes)
         kind = header[:4]
         (size,) = struct.unpack(chunks.size, header[chunks.kind_bytes :])
-        if kind == b"ds64":  # the 64-bit sizes of RF64: of the file, of the sound
+        if kind == b"ds64":  # 64-bit sizes of RF64: file, audio data
             sizes = file.read(16)
             long_size = int.from_bytes(sizes[8:], "little")
         body = size - header_bytes if chunks.inclusive else size
@@ -97,7 +101,7 @@ def chunks_of(file: BinaryIO, chunks: ChunkLayout, length: int) -> Iterator[tupl
 
 
 def atoms(file: BinaryIO, length: int) -> Iterator[tuple[bytes, int]]:
-    """Kind and end of each top-level atom of an MP4 file."""
+    """Yield (kind, end offset) of each top-level atom of an MP4 file."""
     place = 0
     for _ in range(MAX_CHUNKS):
         if place + 8 > length:
@@ -106,7 +110,7 @@ def atoms(file: BinaryIO, length: int) -> Iterator[tuple[bytes, int]]:
         size, kind = struct.unpack(">I4s", file.read(8))
         if size == 1:
             size = int.from_bytes(file.read(8), "big")
-        if size < 8:  # 0: up to the end of the file; else not an atom
+        if size < 8:  # 0: to the end of the file; otherwise invalid
             if size == 0:
                 yield kind, length
             return
@@ -115,22 +119,22 @@ def atoms(file: BinaryIO, length: int) -> Iterator[tuple[bytes, int]]:
 
 
 def end_of_segment(file: BinaryIO) -> int:
-    """Where a Matroska file ends; 0 where it was written without knowing the end."""
+    """End offset of a Matroska segment; 0 if unknown."""
     file.seek(0)
     head = file.read(1024)
     place = head.find(SEGMENT) + len(SEGMENT)
     if place < len(SEGMENT) or place >= len(head) or not head[place]:
         return 0
-    size_bytes = 9 - head[place].bit_length()  # the leading zeros tell how long the number is
+    size_bytes = 9 - head[place].bit_length()  # EBML: leading zeros encode the length of the number
     unknown = (1 << 7 * size_bytes) - 1
     size = int.from_bytes(head[place : place + size_bytes], "big") & unknown
     return 0 if size == unknown else place + size_bytes + size
 
 
 def closed(file: BinaryIO) -> BinaryIO:
-    """``file`` as if it had been closed: where its header gives no length of the sound, with a length.
+    """Patch a streamed WAV, RF64, BW64, Wave64 or AU header so that it states a length.
 
-    WAV, RF64, BW64, Wave64 and AU; ``file`` is left at its start.
+    Returns ``file`` itself if nothing needs patching; leaves it at its start.
     """
     length = file.seek(0, io.SEEK_END)
     file.seek(0)

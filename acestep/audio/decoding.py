@@ -1,7 +1,7 @@
-"""Decode any container to samples: libsndfile reads the formats that it supports, FFmpeg the others.
+"""Decode any container to samples, by libsndfile where it supports the format, else by FFmpeg.
 
-Headers are not trusted: memory grows with the samples decoded, and a length in a header is checked against them.
-No file but the one given is opened.
+Headers are not trusted: memory grows with the decoded samples, and a length in a header is checked against them.
+No other file is opened.
 
 Legend: n samples at the file's own rate.
 """
@@ -24,19 +24,19 @@ from acestep.audio.truncation import MPEG_FRAME_SAMPLES, declares_frame_count, r
 from acestep.errors import AudioError, TooLongError
 
 RATES_HZ = (1_000, 384_000)
-BLOCK_SAMPLES = 1 << 20  # decoded at once, over all channels
-VORBIS_BLOCK_SAMPLES = 8192  # the longest one: of a stream that was cut off its start the first has no sound
-UNKNOWN_FRAMES = 1 << 62  # libsndfile reports this many or more where the header has no length
+BLOCK_SAMPLES = 1 << 20  # samples decoded at once, over all channels
+VORBIS_BLOCK_SAMPLES = 8192  # longest block; the first block of a stream cut at its start has no sound
+UNKNOWN_FRAMES = 1 << 62  # libsndfile reports at least this if the header has no length
 
 
 def decode(file: BinaryIO, max_seconds: float | None) -> tuple[list[Block], list[SourceNote]]:
-    """Samples ``[1 or 2, n]`` (fp32) of an audio file, each with its rate in Hz, and what is to say of them.
+    """Decode an audio file to blocks of samples ``[1 or 2, n]`` (fp32) with their rate in Hz, and notes.
 
-    One piece for most files; where rate or channels change on the way, a piece for each stretch.
+    Most files give one block; a change of rate or channels within the file starts another.
 
     Raises:
         TooLongError: longer than ``max_seconds``.
-        AudioError: damaged, truncated, not audio, or of an absurd rate.
+        AudioError: damaged, truncated, not audio, or with an unsupported sample rate.
     """
     notes: list[SourceNote] = []
     pieces: list[list[np.ndarray]] = []
@@ -51,14 +51,14 @@ def decode(file: BinaryIO, max_seconds: float | None) -> tuple[list[Block], list
     joined = [(np.concatenate(pieces.pop(0), axis=1), rate) for rate in rates]
     if meter.peak > 1 and any(note.kind == DOWNMIXED for note in notes):
         for samples, _ in joined:
-            samples /= meter.peak  # clipped, the mix would be what no player plays
+            samples /= meter.peak  # prevents clipping of the mix
         notes.append(SourceNote(DOWNMIXED, f"the mix to stereo is scaled down, it reaches {meter.peak:.2f}"))
     said = meter.note()
     return joined, [*notes, said] if said else notes
 
 
 def blocks_of(file: BinaryIO, max_seconds: float | None, notes: list[SourceNote]) -> Generator[Block]:
-    """The same, block by block; ``notes`` takes what is left out, and is complete at the end.
+    """Stream ``decode`` block by block; ``notes`` is complete at the end.
 
     Raises:
         See ``decode``.
@@ -79,10 +79,10 @@ def blocks_of(file: BinaryIO, max_seconds: float | None, notes: list[SourceNote]
 
 
 def check_samples(blocks: Sequence[np.ndarray]) -> None:
-    """Refuse decoded samples that no cover can be made from.
+    """Check decoded samples.
 
     Raises:
-        AudioError: there are none, or some are not finite.
+        AudioError: there are no samples, or some are not finite.
     """
     if not sum(block.size for block in blocks):
         raise AudioError("no samples: not audio, or a header without sound")
@@ -91,7 +91,7 @@ def check_samples(blocks: Sequence[np.ndarray]) -> None:
 
 
 def header_seconds(file: BinaryIO) -> float | None:
-    """The length that a file's header gives, without decoding; None where it gives none that can be believed."""
+    """Duration in seconds from a file's header, without decoding; None if it is missing or unreliable."""
     file = closed(file)
     if has_no_count(file):
         return None
@@ -104,10 +104,10 @@ def header_seconds(file: BinaryIO) -> float | None:
 
 
 def refuse_longer(seconds: float | None, max_seconds: float | None, ended: bool = True) -> None:
-    """Refuse what is too long.
+    """Check a duration.
 
     Args:
-        ended: ``seconds`` is all, and not only what has been decoded of it.
+        ended: ``seconds`` is the total duration, not only what has been decoded so far.
 
     Raises:
         TooLongError: ``seconds`` is more than ``max_seconds``.
@@ -169,7 +169,7 @@ def _blocks_of_part(
                 return
             file.seek(0)
             blocks = ffmpeg.blocks_of(file, reason, notes)
-            # Of Opus and of what does not say how long it is, libsndfile's count is none to hold against it.
+            # libsndfile's frame count is unreliable for Opus and for files without a length.
             yield from _complete(blocks, sound) if promised is not None and sound.subtype != "OPUS" else blocks
             return
     file.seek(0)
@@ -182,11 +182,11 @@ def _left_out(count: int, at_most: bool = False) -> SourceNote:
 
 
 def _reason_for_ffmpeg(sound: soundfile.SoundFile, part: JoinedPart, promised: float | None) -> str:
-    """Why libsndfile does not read a file as a player plays it; "" where it does."""
+    """The reason why FFmpeg must decode a file, or ""."""
     if sound.subtype == "OPUS":
-        return "it is Opus"  # of which soundfile's reading by blocks puts the first one 6.5 ms late
+        return "it is Opus"  # soundfile's blockwise reading delays the first block by 6.5 ms
     if promised is None:
-        return "its length is not in the header"  # or libsndfile would stop at the end that it guesses
+        return "its length is not in the header"  # libsndfile would stop at a guessed length
     if sound.channels > 2:
         return f"it has {sound.channels} channels"
     return "it has several streams" if part.streams > 1 else ""
@@ -204,13 +204,17 @@ def _sound_blocks(sound: soundfile.SoundFile) -> Generator[Block]:
 
 
 def _complete(blocks: Generator[Block], sound: soundfile.SoundFile) -> Generator[Block]:
-    """Blocks, which have to hold what the header promises."""
-    found = 0
+    """Yield blocks, then check the total against the header.
+
+    Raises:
+        AudioError: fewer samples than the header states.
+    """
+    count = 0
     for samples, rate in blocks:
-        found += samples.shape[1]
+        count += samples.shape[1]
         yield samples, rate
     slack = MPEG_FRAME_SAMPLES if sound.subtype.startswith("MPEG") else 0
     slack = VORBIS_BLOCK_SAMPLES if sound.subtype == "VORBIS" else slack
-    if found + slack < sound.frames:
-        promised, decoded = (f"{count / sound.samplerate:.2f} s" for count in (sound.frames, found))
+    if count + slack < sound.frames:
+        promised, decoded = (f"{frames / sound.samplerate:.2f} s" for frames in (sound.frames, count))
         raise AudioError(f"truncated: the header promises {promised}, {decoded} can be decoded")

@@ -1,4 +1,4 @@
-"""FFmpeg, for what libsndfile does not read or not read whole; it opens nothing but the file itself."""
+"""Decode by FFmpeg what libsndfile does not support; restricted to the given file."""
 
 from collections.abc import Generator
 from typing import BinaryIO
@@ -10,18 +10,18 @@ from av.stream import Disposition
 from acestep.audio.source_notes import DOWNMIXED, STREAMS_LEFT_OUT, SourceNote
 from acestep.errors import AudioError
 
-WITHOUT_LENGTH = ("aac", "mp3", "ac3", "eac3", "dts")  # bare frames: FFmpeg guesses their length from the bit rate
-# A playlist (HLS, concat, DASH, SDP ...) names other files and addresses: no protocol may open any of them.
+WITHOUT_LENGTH = ("aac", "mp3", "ac3", "eac3", "dts")  # raw streams: FFmpeg estimates their length by the bit rate
+# Playlists (HLS, concat, DASH, SDP, ...) refer to other files and URLs, which must not be opened.
 NOTHING_ELSE = {"protocol_whitelist": "none"}
-AS_THEY_ARE = ("mono", "stereo", "1 channels", "2 channels", "downmix")
-# What FFmpeg takes for a number of channels without a layout.
+AS_THEY_ARE = ("mono", "stereo", "1 channels", "2 channels", "downmix")  # not mixed
+# FFmpeg's default layout by number of channels.
 DEFAULT_LAYOUTS = {3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 
 Block = tuple[np.ndarray, int]
 
 
 def seconds_of(file: BinaryIO) -> float | None:
-    """The length that FFmpeg reads in a header; None where there is none that can be believed."""
+    """Duration in seconds from the header; None if it is missing or estimated."""
     try:
         with av.open(file, "r", options=NOTHING_ELSE) as container:
             if container.duration is None or container.format.name in WITHOUT_LENGTH:
@@ -32,17 +32,17 @@ def seconds_of(file: BinaryIO) -> float | None:
 
 
 def blocks_of(file: BinaryIO, before: str, notes: list[SourceNote]) -> Generator[Block]:
-    """Samples ``[1 or 2, n]`` (fp32) of the stream that a player plays, each with its rate in Hz.
+    """Decode the default audio stream to samples ``[1 or 2, n]`` (fp32) with their rate in Hz.
 
-    More than two channels are mixed to stereo by their layout, with the coefficients of ITU-R BS.775. Rate and
-    channels may change on the way.
+    More than two channels are mixed to stereo with the coefficients of ITU-R BS.775. Rate and channels may change
+    within the file.
 
     Args:
-        before: why libsndfile does not read it.
-        notes: takes what is left out.
+        before: reason why libsndfile does not read the file, for the error message.
+        notes: receives notes on mixing and omitted streams.
 
     Raises:
-        AudioError: it cannot be decoded, or has no sound.
+        AudioError: the file cannot be decoded, or has no audio stream.
     """
     try:
         with av.open(file, "r", options=NOTHING_ELSE) as container:
@@ -53,7 +53,7 @@ def blocks_of(file: BinaryIO, before: str, notes: list[SourceNote]) -> Generator
 
 
 def _played(container: av.container.InputContainer, notes: list[SourceNote]) -> av.AudioStream:
-    """The default audio stream; where none or several are, the one with the most channels, then the first."""
+    """The default audio stream, else the one with the most channels, else the first."""
     streams = container.streams.audio
     if not streams:
         raise AudioError(f"holds no sound (FFmpeg reads it as {container.format.long_name})")
@@ -82,7 +82,7 @@ def _blocks(
 
 
 def _resampler(frame: av.AudioFrame, notes: list[SourceNote]) -> av.AudioResampler:
-    # Interleaved: of planar frames with eight channels or more PyAV reads planes that are not there, and crashes.
+    # Interleaved, because PyAV crashes on planar frames with eight or more channels.
     layout = frame.layout.name
     if layout in AS_THEY_ARE:
         return av.AudioResampler(format="flt")
@@ -102,8 +102,8 @@ def _resampler(frame: av.AudioFrame, notes: list[SourceNote]) -> av.AudioResampl
 
 
 def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None) -> Generator[Block]:
-    """What a resampler gives for a frame; for None what is left in it."""
-    if resampler is None:  # an empty one cannot be drained
+    """Resample a frame; None flushes the resampler."""
+    if resampler is None:
         return
     try:
         pieces = resampler.resample(frame)

@@ -1,4 +1,4 @@
-"""Random access to a file by large reads, and a part of a file that reads like a file of its own."""
+"""Parts of a file as a file object, and buffered random access."""
 
 import io
 import re
@@ -12,9 +12,9 @@ _NOT_ZERO = re.compile(rb"[^\0]")
 
 
 class FileWindow(io.RawIOBase):
-    """Ranges of a file, from a byte up to another, as a file of their own; read-only.
+    """Read-only file over the concatenated ranges (start, end) of another file.
 
-    patches: bytes that are read instead of the file's own, by their place in the window.
+    patches: replacement bytes by their offset in the window.
     """
 
     def __init__(
@@ -26,25 +26,20 @@ class FileWindow(io.RawIOBase):
         self.place = 0
 
     def readable(self) -> bool:
-        """True."""
         return True
 
     def seekable(self) -> bool:
-        """True."""
         return True
 
     def tell(self) -> int:
-        """The place in the window."""
         return self.place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place in the window."""
         origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.ends[-1]}[whence]
         self.place = max(origin + offset, 0)
         return self.place
 
     def read(self, size: int | None = -1) -> bytes:
-        """Up to ``size`` bytes."""
         left = max(self.ends[-1] - self.place, 0)
         size = left if size is None or size < 0 else min(size, left)
         content = bytearray()
@@ -66,16 +61,15 @@ class FileWindow(io.RawIOBase):
         return bytes(content)
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """Fill a buffer as far as the window goes."""
         content = self.read(len(buffer))
         buffer[: len(content)] = content
         return len(content)
 
 
 class BlockReader:
-    """Bytes of a file at any place, kept a block at a time: small reads forwards cost no request each.
+    """Random access to a file with a buffer of one block, for many small forward reads.
 
-    length: of the file in bytes.
+    length: file size in bytes.
     """
 
     def __init__(self, file: BinaryIO):
@@ -84,7 +78,7 @@ class BlockReader:
         self.first, self.block = 0, b""
 
     def at(self, place: int, size: int) -> bytes:
-        """``size`` bytes (at most a block) from ``place`` on, fewer at the end of the file."""
+        """``size`` bytes (at most a block) at offset ``place``, fewer at the end of the file."""
         begin = place - self.first
         if begin < 0 or begin + size > len(self.block):
             self.file.seek(place)
@@ -92,7 +86,7 @@ class BlockReader:
         return self.block[begin : begin + size]
 
     def find(self, pattern: re.Pattern[bytes], place: int) -> int:
-        """Where something that matches, of 16 bytes at most, stands next; the end where nothing does."""
+        """Offset of the next match of at most 16 bytes; ``length`` if there is none."""
         while place < self.length:
             self.at(place, 16)
             match = pattern.search(self.block, place - self.first)
@@ -105,5 +99,5 @@ class BlockReader:
         return self.length
 
     def is_blank(self, place: int, end: int) -> bool:
-        """Whether there are only zeros from ``place`` to ``end``."""
+        """Whether all bytes from ``place`` to ``end`` are zero."""
         return self.find(_NOT_ZERO, place) >= end

@@ -1,4 +1,4 @@
-"""Audio files in and out: any container to 48 kHz stereo, and back to the formats people use.
+"""Read audio files as 48 kHz stereo; normalize, fade and encode covers.
 
 Legend: n samples at 48 kHz.
 """
@@ -35,26 +35,26 @@ _CODECS = {"mp3": ("mp3", "libmp3lame"), "opus": ("ogg", "libopus"), "aac": ("ip
 
 @dataclass(frozen=True)
 class DecodedAudio:
-    """A decoded file: its wave ``[2, n]`` at 48 kHz, and what is worth knowing of it."""
+    """A decoded file: waveform ``[2, n]`` at 48 kHz, and notes."""
 
     wave: Tensor
     notes: tuple[SourceNote, ...]
 
 
 def load_audio(file: str | Path | BinaryIO, max_seconds: float | None = None, clip: bool = True) -> Tensor:
-    """The wave alone of ``read_audio``."""
+    """The waveform of ``read_audio``, without notes."""
     return read_audio(file, max_seconds, clip).wave
 
 
 def read_audio(file: str | Path | BinaryIO, max_seconds: float | None = None, clip: bool = True) -> DecodedAudio:
-    """Decode a file or an open binary stream to ``[2, n]`` fp32 at 48 kHz, as a player plays it.
+    """Decode a file or an open binary stream to ``[2, n]`` fp32 at 48 kHz.
 
-    Mono is doubled, more than two channels are mixed to stereo by their layout, other rates are resampled (sinc,
-    Hann). libsndfile reads what it knows, FFmpeg the rest.
+    Mono is duplicated, more than two channels are mixed to stereo by their layout, other rates are resampled
+    (sinc, Hann window).
 
     Args:
-        max_seconds: refuse anything longer.
-        clip: bring it into [-1, 1], as the model expects; lossy and float files go beyond.
+        max_seconds: refuse longer files.
+        clip: clamp to [-1, 1], as the model expects; lossy and float files exceed it.
 
     Raises:
         TooLongError: longer than ``max_seconds``.
@@ -66,7 +66,7 @@ def read_audio(file: str | Path | BinaryIO, max_seconds: float | None = None, cl
                 return read_audio(stream, max_seconds, clip)
         except NotAFileError as error:
             raise AudioError(f"{file}: {error}") from error
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        except (OSError, ValueError) as error:  # ValueError: an invalid file name
             raise AudioError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
     if file.seek(0, io.SEEK_END) == 0:
         raise AudioError("empty file (0 bytes)")
@@ -82,10 +82,10 @@ def read_audio(file: str | Path | BinaryIO, max_seconds: float | None = None, cl
 
 
 def resample(wave: Tensor, rate: int, to: int = SAMPLE_RATE) -> Tensor:
-    """``[2, n]`` at ``rate`` Hz to ``to`` Hz, by torchaudio's sinc-Hann filter as the reference does.
+    """Resample ``[2, n]`` from ``rate`` to ``to`` Hz by torchaudio's sinc-Hann filter, as the reference does.
 
-    That filter's size grows with the product of the two rates over their greatest common divisor: for a rate
-    such as 44101 Hz it would take gigabytes, and FFmpeg's resampler is used instead.
+    The filter's size grows with the product of the rates over their greatest common divisor. For a rate such as
+    44101 Hz it would need gigabytes, so FFmpeg's resampler is used instead.
     """
     if rate == to:
         return wave
@@ -101,24 +101,27 @@ def resample(wave: Tensor, rate: int, to: int = SAMPLE_RATE) -> Tensor:
 
 
 def is_silent(wave: Tensor) -> bool:
-    """True where no sample reaches 1e-6 in magnitude."""
+    """Whether all samples are below 1e-6 in magnitude."""
     return bool(wave.abs().max() < SILENCE_PEAK)
 
 
 def reference_clip(wave: Tensor, pick: str = "fixed", seed: int = 0) -> Tensor:
-    """What of a timbre reference ``[2, n]`` is heard: three pieces of 10 s, ``[2, 1440000]``, or all of it.
+    """Select the part of a timbre reference ``[2, n]`` to encode: three pieces of 10 s, or all of it.
 
-    A reference shorter than 30 s is repeated whole until it is long enough.
+    A reference shorter than 30 s is repeated.
 
     Args:
-        pick: "fixed": from its start, its third and its end (diffusers' rule). "random": one piece at a random
-            place of each third (upstream's rule, drawn here from ``seed``). "full": the whole reference.
+        pick: "fixed": at the start, at one third and at the end (diffusers' rule). "random": at a random offset in
+            each third (upstream's rule, with ``seed``). "full": the whole reference.
+
+    Returns:
+        ``[2, 1440000]``, or ``wave`` for "full".
     """
     if pick == "full":
         return wave
-    wanted = REFERENCE_SECONDS * SAMPLE_RATE
-    piece = wanted // 3
-    wave = wave.repeat(1, -(-wanted // wave.shape[1])) if wave.shape[1] < wanted else wave
+    clip_samples = REFERENCE_SECONDS * SAMPLE_RATE
+    piece = clip_samples // 3
+    wave = wave.repeat(1, -(-clip_samples // wave.shape[1])) if wave.shape[1] < clip_samples else wave
     length = wave.shape[1]
     third = length // 3
     starts = [0, third, length - piece]
@@ -129,7 +132,7 @@ def reference_clip(wave: Tensor, pick: str = "fixed", seed: int = 0) -> Tensor:
 
 
 def finish(wave: Tensor, normalize: bool = True, peak_db: float = -1.0) -> Tensor:
-    """Bring a decoded ``[2, n]`` into [-1, 1] and, unless it is silent, its peak to ``peak_db`` dBFS."""
+    """Scale ``[2, n]`` into [-1, 1] and, if ``normalize`` and not silent, its peak to ``peak_db`` dBFS."""
     peak = wave.abs().max()
     if peak > 1:
         wave, peak = wave / peak, peak.new_tensor(1.0)
@@ -149,15 +152,15 @@ def fade(wave: Tensor, in_s: float, out_s: float) -> Tensor:
 
 
 def encode_audio(wave: Tensor, audio_format: str, bitrate_kbps: int = 128, rate: int = SAMPLE_RATE) -> bytes:
-    """A file of ``[2, n]`` in one of ``FORMATS``: wav and flac are 16 bit, wav32 is float.
+    """Encode ``[2, n]`` in one of ``FORMATS``; wav and flac are 16 bit, wav32 is float.
 
     Args:
-        bitrate_kbps: of mp3, opus and aac.
-        rate: sample rate of the file in Hz; other than 48000 is resampled (opus knows only 48000).
+        bitrate_kbps: bit rate of mp3, opus and aac.
+        rate: sample rate of the file in Hz (opus: only 48000).
 
     Raises:
         RequestError: the format is unknown.
-        MemoryError: the file finds no place in memory.
+        MemoryError: the file does not fit in memory.
     """
     if audio_format not in FORMATS:
         raise RequestError(f"audio_format {audio_format!r} is unknown; use one of {', '.join(FORMATS)}")
@@ -167,11 +170,13 @@ def encode_audio(wave: Tensor, audio_format: str, bitrate_kbps: int = 128, rate:
         container, subtype = _SUBTYPES[audio_format]
         try:
             soundfile.write(buffer, wave.T.numpy(), rate, format=container, subtype=subtype)
-        except AssertionError as error:  # it asserts that all was written, which a buffer fails at for one reason
+        except (
+            AssertionError
+        ) as error:  # soundfile asserts a complete write; a buffer fails only for lack of memory
             raise MemoryError(f"no memory for an {audio_format} file of {wave.shape[1]} samples") from error
         return _undated(buffer.getvalue())
     container, codec = _CODECS[audio_format]
-    # Without the flag an Ogg stream has a random number, and the same samples never give the same file.
+    # Without bitexact, Ogg streams have random serial numbers, so files would not be reproducible.
     with av.open(buffer, "w", format=container, options={"fflags": "+bitexact"}) as output:
         stream = cast(
             av.AudioStream, output.add_stream(codec, rate=rate, layout="stereo", bit_rate=bitrate_kbps * 1000)
@@ -191,6 +196,6 @@ def encode_audio(wave: Tensor, audio_format: str, bitrate_kbps: int = 128, rate:
 
 
 def _undated(content: bytes) -> bytes:
-    """A WAV file without the time of its writing, which libsndfile puts into the peak chunk of float files."""
+    """Zero the timestamp that libsndfile writes into the peak chunk of float WAV files."""
     place = content.find(b"PEAK", 0, 128)
     return content if place < 0 else content[: place + 12] + bytes(4) + content[place + 16 :]

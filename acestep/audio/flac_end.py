@@ -1,6 +1,6 @@
-"""Where the last frame of a FLAC file ends.
+"""Find the end of the last frame of a FLAC file, by its frame number and CRC.
 
-libFLAC reads beyond it, so its place in the file does not tell. A frame begins with its number and ends in a CRC.
+libFLAC reads beyond the frame, so its file position is not the end.
 """
 
 import re
@@ -9,9 +9,9 @@ from acestep.audio.file_windows import BlockReader
 from acestep.audio.mpeg_frames import tag_size
 
 STEP_BYTES = 1 << 16
-MAX_TRIES = 100_000  # places that look like a frame and are none
+MAX_TRIES = 100_000  # candidate frame headers
 MAX_FRAME_BYTES = 1 << 18
-_STREAM_INFO_AT = 8  # behind the mark and the header of the block
+_STREAM_INFO_AT = 8  # offset after the marker and the block header
 _FRAME = re.compile(rb"\xff[\xf8\xf9]")
 _BLOCK_SAMPLES = {1: 192, **{n: 576 << n - 2 for n in range(2, 6)}, **{n: 256 << n - 8 for n in range(8, 16)}}
 
@@ -31,13 +31,13 @@ _CRC8, _CRC16 = _table(0x07, 8), _table(0x8005, 16)
 
 
 def bytes_behind(scan: BlockReader, read_to: int) -> int:
-    """How many bytes that are not only zeros and tags follow the last frame.
+    """Number of bytes after the last frame, other than zeros and tags; 0 if there are none.
 
-    Where it is not 0 it is the most there can be: now and then another place in the frame has the right CRC too.
-    Where that frame is not found, only what follows ``read_to`` counts.
+    An upper bound, because another position in the frame may have a matching CRC. If the frame is not found, only
+    bytes after ``read_to`` count.
 
     Args:
-        read_to: the place that the decoder has read up to.
+        read_to: file position of the decoder.
     """
     counts = [_foreign(scan, end) for end in _ends(scan, tag_size(scan, 0), read_to) or [read_to]]
     return 0 if 0 in counts else counts[0]
@@ -50,7 +50,7 @@ def _foreign(scan: BlockReader, place: int) -> int:
 
 
 def _ends(scan: BlockReader, start: int, read_to: int) -> list[int]:
-    """Where the last frame may end, by its CRC."""
+    """Candidate end offsets of the last frame, by its CRC."""
     info = scan.at(start + _STREAM_INFO_AT, 34)
     if scan.at(start, 4) != b"fLaC" or len(info) < 34:
         return []
@@ -70,13 +70,13 @@ def _ends(scan: BlockReader, start: int, read_to: int) -> list[int]:
                 return [begin + end for end in _ends_of_frame(content[: head + frame_bytes], head)]
         if begin == start:
             break
-        high = begin + frame_bytes  # a frame across the border is whole in one of the two
+        high = begin + frame_bytes  # overlap, so that every frame is complete in one of the two windows
     return []
 
 
 def _samples_to(head: bytes, block: int) -> int | None:
-    """How many samples there are up to the end of the frame with this header; None where it is no header."""
-    ones = 8 - (~head[4] & 0xFF).bit_length()  # of the number's first byte: how many bytes it has, as in UTF-8
+    """Number of samples up to the end of the frame with this header; None if the header is invalid."""
+    ones = 8 - (~head[4] & 0xFF).bit_length()  # the frame number is coded as in UTF-8
     if ones == 1 or ones > 7:
         return None
     number = head[4] & (0x7F >> ones)
@@ -104,5 +104,5 @@ def _ends_of_frame(content: bytes, head: int) -> list[int]:
         if not crc and place > head + 6:
             ends.append(place + 1)
             if not any(content[place + 1 : place + 65]):
-                break  # zeros keep a CRC of zero
+                break  # zeros do not change a CRC of zero
     return ends

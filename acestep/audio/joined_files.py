@@ -1,6 +1,6 @@
-"""Files that are several, joined end to end: MP3s one after the other, the links of an Ogg chain, FLAC after FLAC.
+"""Split concatenated files (MP3, FLAC) and chained Ogg streams into their parts.
 
-Players go on with the next one; decoders that take the first header for the whole file stop after it.
+Players play all parts; decoders that apply the first header to the whole file stop after the first part.
 """
 
 import io
@@ -15,16 +15,17 @@ from acestep.errors import AudioError
 
 MAX_PARTS = 10_000
 _PAGE = re.compile(rb"OggS\0")
-_FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")  # the mark, and the header of the block that has to follow it
-_FIRST = 2  # flag of an Ogg page: the first one of its stream
+_FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")  # marker, and header of the mandatory first block
+_FIRST = 2  # flag of the first page of an Ogg stream
 
 
 @dataclass(frozen=True)
 class JoinedPart:
-    """One of the files that a file joins.
+    """One part of a concatenated file.
 
-    ranges: where it stands, from a byte up to another. streams: of sound or other, where the container tells.
-    exceeds_count: it holds more than its own header counts.
+    ranges: byte ranges (start, end).
+    streams: number of streams, if the container states it.
+    exceeds_count: the part has more frames than its header declares.
     """
 
     ranges: tuple[tuple[int, int], ...]
@@ -32,7 +33,7 @@ class JoinedPart:
     exceeds_count: bool = False
 
     def open(self, file: BinaryIO) -> BinaryIO:
-        """It alone, as a file at its start."""
+        """The part as a file object at its start."""
         if self.ranges == ((0, file.seek(0, io.SEEK_END)),):
             file.seek(0)
             return file
@@ -41,20 +42,20 @@ class JoinedPart:
 
 @dataclass(frozen=True)
 class JoinedFile:
-    """What a file consists of; ``left_over``: bytes of it that are no part of any sound."""
+    """The parts of a file; ``left_over`` is the number of bytes that belong to none."""
 
     parts: list[JoinedPart] = field(default_factory=list)
     left_over: int = 0
 
 
 def parts_of(file: BinaryIO, believe_count: bool = False) -> JoinedFile:
-    """The files that ``file`` joins, one for most; ``file`` is left at its start.
+    """Split a file into its parts; leaves ``file`` at its start.
 
     Args:
-        believe_count: do not look at every frame of an MP3 whose own count of bytes is right.
+        believe_count: skip the scan of an MP3 whose declared size is right.
 
     Raises:
-        AudioError: it joins more than ``MAX_PARTS``.
+        AudioError: there are more than ``MAX_PARTS``.
     """
     scan = BlockReader(file)
     tag = tag_size(scan, 0)
@@ -88,7 +89,7 @@ def _flac(scan: BlockReader) -> JoinedFile:
 
 
 def _ogg(scan: BlockReader) -> JoinedFile:
-    """The links of a chain: each begins with the first pages of all its streams."""
+    """Links of an Ogg chain; each begins with the first pages of all its streams."""
     parts: list[JoinedPart] = []
     place = start = lost = streams = 0
     beginning = True
@@ -110,7 +111,7 @@ def _ogg(scan: BlockReader) -> JoinedFile:
         segments = scan.at(place + 27, head[26])
         end = place + 27 + head[26] + sum(segments)
         if end != scan.length and scan.at(end, 5) != b"OggS\0":
-            # Cut off: another page begins within it. The last page of all is left to the check for truncation.
+            # Truncated page: another one begins inside. The last page is left to the truncation check.
             inside = scan.find(_PAGE, place + 1)
             end = inside if inside < min(end, scan.length) else end
         place = end
@@ -118,7 +119,7 @@ def _ogg(scan: BlockReader) -> JoinedFile:
 
 
 def has_no_count(file: BinaryIO) -> bool:
-    """True for MPEG audio that does not tell how much there is of it; ``file`` is left at its start."""
-    found = counts_itself(BlockReader(file)) is False
+    """Whether a file is MPEG audio without a declared frame count; leaves ``file`` at its start."""
+    without_count = counts_itself(BlockReader(file)) is False
     file.seek(0)
-    return found
+    return without_count

@@ -1,7 +1,7 @@
-"""Frames of MPEG audio (MP1 to MP3, AAC in ADTS) and the tags around them: where a file ends that another follows.
+"""Frames and tags of MPEG audio (MP1 to MP3, AAC in ADTS), to find where concatenated files begin.
 
-An encoder writes how many frames there are into a first frame without sound (Xing, Info or VBRI). Decoders that
-believe it stop there, whatever follows.
+Encoders declare the number of frames in a first frame without audio (Xing, Info or VBRI). Decoders that rely on it
+ignore everything after that number.
 """
 
 import re
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from acestep.audio.file_windows import BlockReader
 
-MAX_FRAMES = 300_000  # 40 minutes of the shortest frames, two hours of common ones: too long for any use
-MAX_FRAME_BYTES = 1441  # of layer 3
-MAX_JUNK = 1 << 16  # bytes before the first frame, after its tag
-MAX_TRIES = 200_000  # places that look like a frame and are none
-SURE = 4  # frames one after the other that are no chance, where something else stood before
+MAX_FRAMES = 300_000  # 40 minutes of the shortest frames, two hours of common ones
+MAX_FRAME_BYTES = 1441  # layer 3
+MAX_JUNK = 1 << 16  # bytes between tag and first frame
+MAX_TRIES = 200_000  # candidate frame headers
+SURE = 4  # consecutive frames that establish synchronization
 _CANDIDATE = re.compile(rb"\xff[\xe0-\xff]|ID3|TAG|APETAGEX|LYRICSBEGIN")
 COUNTED = (b"Xing", b"Info")
 _KBPS = {
@@ -26,7 +26,7 @@ _KBPS = {
 }
 _HZ = (44_100, 48_000, 32_000)
 _ADTS_HZ = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)
-_VERSIONS = {3: 1, 2: 2, 0: 4}  # by its two bits: what MPEG-1's rates are divided by
+_VERSIONS = {3: 1, 2: 2, 0: 4}  # version bits -> divisor of MPEG-1's sample rates
 
 
 Kind = tuple[int, int, int, bool]
@@ -34,10 +34,10 @@ Kind = tuple[int, int, int, bool]
 
 @dataclass(frozen=True)
 class FrameHeader:
-    """A frame's header.
+    """Header of a frame.
 
-    kind: version, layer (0 for AAC), rate in Hz and whether it is mono, which one encoding does not change.
-    size: in bytes, with the header.
+    kind: version, layer (0 for AAC), rate in Hz, mono; constant within one encoding.
+    size: frame size in bytes, including the header.
     """
 
     kind: Kind
@@ -46,11 +46,11 @@ class FrameHeader:
 
 @dataclass
 class FrameRun:
-    """Frames of one encoding.
+    """Consecutive frames of one encoding.
 
-    ranges: their bytes, from a place up to another, with the tag before the first frame and without tags and junk
-        between the frames.
-    frames: those with sound; counted: as many as the frame without sound tells, None where there is none.
+    ranges: byte ranges (start, end), including the tag before the first frame, without tags and junk in between.
+    frames: number of frames with audio.
+    counted: declared number of frames, None if not declared.
     """
 
     ranges: list[tuple[int, int]]
@@ -59,7 +59,7 @@ class FrameRun:
     frames: int = 0
 
     def extend(self, start: int, end: int) -> None:
-        """Take one more frame."""
+        """Append a frame."""
         first, last = self.ranges[-1]
         if last == start:
             self.ranges[-1] = (first, end)
@@ -68,12 +68,12 @@ class FrameRun:
 
     @property
     def exceeds_count(self) -> bool:
-        """Whether there are more than were counted, and not only the one that some encoders leave out."""
+        """Whether there are more frames than declared, not counting the one that some encoders omit."""
         return self.counted is not None and self.frames > self.counted + 1
 
 
 def parse_frame_header(head: bytes) -> FrameHeader | None:
-    """The frame that six bytes begin; None where they begin none, or one of free bit rate."""
+    """Parse six bytes; None if they are not a frame header, or the bit rate is free-format."""
     if len(head) < 6 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     version, layer = _VERSIONS.get(head[1] >> 3 & 3), 4 - (head[1] >> 1 & 3)
@@ -100,7 +100,7 @@ def _adts_frame_of(head: bytes) -> FrameHeader | None:
 
 
 def tag_size(scan: BlockReader, place: int) -> int:
-    """Bytes of the ID3, APE or Lyrics3 tag that stands at a place; 0 where none does."""
+    """Size in bytes of the ID3, APE or Lyrics3 tag at an offset; 0 if there is none."""
     head = scan.at(place, 32)
     if head[:3] == b"ID3" and len(head) >= 10:
         digits = zip(head[6:10], (21, 14, 7, 0), strict=True)
@@ -120,20 +120,20 @@ def _ape_is_footer(head: bytes) -> bool:
 
 
 def _bytes_before(head: bytes) -> int:
-    """How much of a tag stands before its footer, where that is all that says it is one."""
+    """Size of an APE tag before its footer, if the tag has no header."""
     is_footer = head[:8] == b"APETAGEX" and len(head) == 32 and _ape_is_footer(head)
     return max(int.from_bytes(head[12:16], "little") - 32, 0) if is_footer else 0
 
 
 def frame_runs(scan: BlockReader) -> tuple[list[FrameRun], int]:
-    """The encodings that a file of MPEG audio joins, and how many bytes of it are neither frames nor tags.
+    """Split MPEG audio into encodings; also returns the number of bytes that are neither frames nor tags.
 
-    A frame with a count or a change of kind begins a new one. A tag does not: segmented streams have one every few
-    seconds, and the frames behind it depend on those before. No stretch: it is no MPEG audio.
+    A frame with a declared count or a change of kind begins a new run. A tag does not, because segmented streams
+    have one every few seconds and their frames depend on earlier ones. Empty if the file is not MPEG audio.
     """
     found: list[FrameRun] = []
     place = lost = frames = tries = 0
-    tag: int | None = None  # where the ID3 tag before the frames stands
+    tag: int | None = None  # offset of the ID3 tag before the frames
     synchronized = True
     while place < scan.length and frames < MAX_FRAMES:
         frame, last = parse_frame_header(scan.at(place, 6)), found[-1] if found else None
@@ -170,7 +170,7 @@ def frame_runs(scan: BlockReader) -> tuple[list[FrameRun], int]:
 
 
 def _end(scan: BlockReader, place: int, frame: FrameHeader) -> int:
-    """Where a frame ends; one that was cut off ends at the tag or the frame with a count that follows it."""
+    """End offset of a frame; a truncated frame ends at the next tag or frame with a count."""
     end = min(place + frame.size, scan.length)
     if scan.at(place + frame.size, 2) == scan.at(place, 2) or place + frame.size == scan.length:
         return end
@@ -194,13 +194,13 @@ def _end(scan: BlockReader, place: int, frame: FrameHeader) -> int:
 
 
 def counts_itself(scan: BlockReader) -> bool | None:
-    """Whether the first frame counts those that follow; None where a file does not begin with MPEG audio."""
+    """Whether the first frame declares the number of frames; None if the file does not begin with MPEG audio."""
     place = tag_size(scan, 0)
     return _count(scan.at(place, 64))[0] if _are_frames(scan, place, may_end=True) else None
 
 
 def run_by_declared_count(scan: BlockReader) -> FrameRun | None:
-    """The one stretch of a file that has as many bytes as its first frame tells, with no more than tags behind."""
+    """The single run of a file whose size matches its first frame's declaration; None if it does not."""
     start = tag_size(scan, 0)
     content = scan.at(start, 64)
     frame, (is_count, count) = parse_frame_header(content[:6]), _count(content)
@@ -214,7 +214,7 @@ def run_by_declared_count(scan: BlockReader) -> FrameRun | None:
 
 
 def _counted_bytes(content: bytes) -> int:
-    """The bytes of a file from its first frame on, as that one tells; 0 where it does not."""
+    """Declared size in bytes from the first frame on; 0 if not declared."""
     for at in (36, 21, 13):
         if content[at : at + 4] in COUNTED:
             flags, size = struct.unpack(">I4xI", content[at + 4 : at + 16])
@@ -223,8 +223,8 @@ def _counted_bytes(content: bytes) -> int:
 
 
 def _count(content: bytes) -> tuple[bool, int | None]:
-    """Whether a frame holds a count in place of sound, and how many frames follow it as far as it tells."""
-    for at in (36, 21, 13):  # after the side information, by version and channels
+    """Whether a frame holds a declaration instead of audio, and the declared number of frames."""
+    for at in (36, 21, 13):  # offset after the side information, by version and channels
         if content[at : at + 4] in COUNTED:
             flags, count = struct.unpack(">II", content[at + 4 : at + 12])
             return True, count if flags & 1 else None
@@ -234,10 +234,10 @@ def _count(content: bytes) -> tuple[bool, int | None]:
 
 
 def _are_frames(scan: BlockReader, place: int, may_end: bool) -> bool:
-    """Whether so many frames of one kind follow each other that it is no chance.
+    """Whether ``SURE`` frames of one kind follow each other at an offset.
 
     Args:
-        may_end: fewer are enough where the file or a tag follows right behind.
+        may_end: accept fewer frames before a tag or the end of the file.
     """
     kind = None
     for _ in range(SURE):

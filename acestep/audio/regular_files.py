@@ -1,4 +1,4 @@
-"""Regular files, opened without waiting for anybody."""
+"""Open regular files without blocking on pipes or devices."""
 
 import os
 import stat
@@ -16,18 +16,18 @@ _KINDS = {
 
 
 class NotAFileError(RestyleError):
-    """A folder, a pipe, a socket or a device in the place of an audio file."""
+    """The path is a folder, a pipe, a socket or a device."""
 
 
 def open_regular(path: str | Path) -> int:
-    """Descriptor of a regular file, open for reading.
+    """Open a regular file for reading and return its descriptor.
 
-    The kind is looked at before the file is opened, since opening a device can have effects, and again on the
-    descriptor. A pipe that takes the file's place in between does not block.
+    The type is checked before opening, because opening a device can have side effects, and again on the
+    descriptor. The open does not block if the file is replaced by a pipe in between.
 
     Raises:
-        NotAFileError: it is not a regular file.
-        OSError: it cannot be opened.
+        NotAFileError: the path is not a regular file.
+        OSError: the file cannot be opened.
     """
     _refuse_other(os.stat(path).st_mode)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""What is worth knowing of a source that can be read: what of it is left out, and whether anything is heard."""
+"""Notes about readable sources: omitted streams or data, downmixing, silence."""
 
 import math
 from collections.abc import Iterable
@@ -11,26 +11,25 @@ STREAMS_LEFT_OUT, DATA_LEFT_OUT = "streams_left_out", "data_left_out"
 DOWNMIXED, JOINED = "downmixed", "joined"
 SILENT_REFERENCE = "silent_reference"
 SILENCE_PEAK = 1e-6
-NEARLY_SILENT_DB = -70.0  # RMS; below it ITU-R BS.1770 counts no block towards a loudness
+NEARLY_SILENT_DB = -70.0  # RMS; the absolute gate of ITU-R BS.1770
 
 
 @dataclass(frozen=True)
 class SourceNote:
-    """One thing worth knowing: a kind for programs, a sentence for people."""
+    """A note: a kind for programs, and a sentence for people."""
 
     kind: str
     text: str
 
 
 class LevelMeter:
-    """Peak and RMS of samples that come in blocks."""
+    """Streaming peak and RMS meter."""
 
     def __init__(self) -> None:
         self.peak = self.squares = 0.0
         self.count = 0
 
     def add(self, samples: np.ndarray) -> None:
-        """Take a block of any shape."""
         if samples.size:
             self.peak = max(self.peak, float(np.abs(samples).max()))
             self.squares += float(np.square(samples, dtype=np.float64).sum())
@@ -38,11 +37,11 @@ class LevelMeter:
 
     @property
     def rms_db(self) -> float:
-        """In dB below full scale; minus infinity where all is zero, or nothing came."""
+        """RMS in dBFS; minus infinity for zeros or no samples."""
         return 10 * math.log10(self.squares / self.count) if self.squares > 0 else -math.inf
 
     def note(self) -> SourceNote | None:
-        """What there is to say of a source with these samples."""
+        """A note if the samples are silent or nearly silent, else None."""
         if self.peak < SILENCE_PEAK:
             return SourceNote(SILENT, "the source is silent: the cover follows the caption alone")
         if self.rms_db < NEARLY_SILENT_DB:
@@ -54,7 +53,7 @@ class LevelMeter:
 
 
 def of_reference(notes: Iterable[SourceNote], name: str) -> list[SourceNote]:
-    """The notes on a file that is a timbre reference, and not a source."""
+    """Rephrase the notes of a file that is used as a timbre reference."""
     silent = SourceNote(SILENT_REFERENCE, f"reference_audio {name} is silent and has no effect")
     return [
         silent if note.kind == SILENT else SourceNote(note.kind, f"reference_audio {name}: {note.text}")

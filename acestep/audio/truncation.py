@@ -1,7 +1,7 @@
-"""Files that end before their headers say they do: decoders mend most of these in silence, a catalogue must not.
+"""Detect files that end before the length in their header; most decoders accept these silently.
 
-Only a promise that common encoders keep is held against a file: lengths written when a file was streamed, and Ogg
-streams without a last-page flag, are no promise.
+Only lengths that common encoders write correctly are checked. Lengths of streamed files and Ogg streams without a
+last-page flag are ignored.
 """
 
 import io
@@ -11,17 +11,17 @@ from typing import BinaryIO
 from acestep.audio.containers import CONTAINERS, EBML, STREAMED, ChunkLayout, atoms, chunks_of, end_of_segment
 from acestep.errors import AudioError
 
-SLACK_BYTES = 64  # some writers count a header or a padding byte too many
-OGG_PAGE_BYTES = 65_307  # the largest page there is
-MPEG_FRAME_SAMPLES = 1152  # decoders may take away as much for the delay of the encoder
+SLACK_BYTES = 64  # some encoders count a header or a padding byte twice
+OGG_PAGE_BYTES = 65_307  # largest page
+MPEG_FRAME_SAMPLES = 1152  # decoders may drop this many samples to compensate the encoder delay
 MPEG_TAGS = (b"Xing", b"Info", b"VBRI")
 
 
 def refuse_cut(file: BinaryIO) -> None:
-    """Refuse a file whose sound ends before its header says so; ``file`` is left at its start.
+    """Check the file size against the header; leaves ``file`` at its start.
 
     Raises:
-        AudioError: naming both lengths.
+        AudioError: the file is shorter than its header states.
     """
     length = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -48,9 +48,9 @@ def refuse_cut(file: BinaryIO) -> None:
 
 
 def declares_frame_count(file: BinaryIO) -> bool:
-    """True where an MPEG file says how many frames it has; of others, decoders guess from the first frame.
+    """Whether an MPEG file declares its number of frames (otherwise decoders estimate it from the first frame).
 
-    ``file`` is left where it was.
+    Keeps the position of ``file``.
     """
     place = file.tell()
     file.seek(0)
@@ -65,7 +65,7 @@ def declares_frame_count(file: BinaryIO) -> bool:
 
 
 def _end_of_sound(file: BinaryIO, chunks: ChunkLayout, length: int) -> int:
-    """Where the sound ends as its chunk says; 0 where it does not say."""
+    """Declared end offset of the audio data; 0 if not declared."""
     for kind, begin, _, size in chunks_of(file, chunks, length):
         if kind == chunks.sound:
             return begin + size if size is not None else 0
@@ -73,7 +73,7 @@ def _end_of_sound(file: BinaryIO, chunks: ChunkLayout, length: int) -> int:
 
 
 def _end_of_last_page(file: BinaryIO, length: int) -> int:
-    """Where the last page of an Ogg file ends, by its own table of segments."""
+    """End offset of the last page of an Ogg file, by its segment table."""
     start = max(length - OGG_PAGE_BYTES, 0)
     file.seek(start)
     tail = file.read(OGG_PAGE_BYTES)

@@ -1,1 +1,1 @@
-"""From files to networks: layouts, adapters, the hub, the built-in model."""
+"""Load checkpoints: layouts, adapters, the hub, the built-in model."""

@@ -1,6 +1,6 @@
-"""Open a checkpoint in the published (original) or the diffusers layout: check its files, build its networks.
+"""Check and load a checkpoint in the published (original) or the diffusers layout.
 
-Only safetensors files and ``silence_latent.pt`` (through ``weights_only=True``) are read; pickles never are.
+Reads only safetensors files and ``silence_latent.pt`` (with ``weights_only=True``), never other pickles.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from acestep.checkpoints import diffusers_layout, original_layout
 from acestep.checkpoints.folders import CheckpointFolders
+from acestep.checkpoints.json_files import read_json
 from acestep.checkpoints.lora import merge_adapter, open_adapter
 from acestep.checkpoints.original_layout import SILENCE_FILE as SILENCE_FILE
 from acestep.checkpoints.qwen3 import WEIGHTS as QWEN3_WEIGHTS
@@ -32,24 +33,18 @@ from acestep.errors import CheckpointError
 from acestep.model.ace_step import AceStepModel
 from acestep.model.autoencoder import Autoencoder, fold_weight_norm, weight_norm_shapes
 from acestep.model.autoencoder_cpu import lay_out
-from acestep.model.config import (
-    AutoencoderConfig,
-    parse_autoencoder_config,
-    parse_model_config,
-    read_json,
-    sizes_of,
-)
+from acestep.model.config import AutoencoderConfig, parse_autoencoder_config, parse_model_config, sizes_of
 
 AUTOENCODER_WEIGHTS = "diffusion_pytorch_model"
 
-# The published file wraps both patch convolutions in a list with two layout changes around them.
+# The published file has both patch convolutions in a Sequential, at index 1.
 _RENAMES = (("decoder.proj_in.1.", "decoder.proj_in."), ("decoder.proj_out.1.", "decoder.proj_out."))
 
 
 class Layout(Protocol):
-    """How a model folder is written; each layout is a module of functions."""
+    """Functions of a layout of model folders; implemented by modules."""
 
-    WEIGHTS: str  # what the weight files of its folders are called
+    WEIGHTS: str  # stem of the weight files
 
     def model_config(self, folder: Path) -> dict[str, Any]: ...
     def file_name(self, published: str) -> str: ...
@@ -66,7 +61,7 @@ def layout_of(folder: Path) -> Layout:
 
 
 def published_name(name: str) -> str:
-    """The name in a published model file of a tensor of ours."""
+    """Name of a tensor in a published model file."""
     for published, ours in _RENAMES:
         if name.startswith(ours):
             return published + name.removeprefix(ours)
@@ -74,18 +69,18 @@ def published_name(name: str) -> str:
 
 
 def model_shapes(model: AceStepModel) -> dict[str, Shape]:
-    """Names and shapes of a published model file, from a model that may live on the meta device."""
+    """Names and shapes of a published model file, from a model that may be on the meta device."""
     return {published_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def open_model(folder: Path, name: str = "") -> AceStepModel:
-    """The network of one model folder without its weights (meta device), its files checked tensor by tensor.
+    """Build a network on the meta device and check the names and shapes of all tensors in its folder.
 
     Args:
-        name: what the model is called, if not as its folder.
+        name: name of the model; default is that of the folder.
 
     Raises:
-        CheckpointError: the configuration or the files do not fit; see ``read_shapes`` and ``check_shapes``.
+        CheckpointError: the configuration or the files do not match; see ``read_shapes`` and ``check_shapes``.
     """
     layout = layout_of(folder)
     config = parse_model_config(layout.model_config(folder), name or folder.name)
@@ -107,10 +102,10 @@ def load_model(
     adapter: Path | None = None,
     adapter_scale: float = 1.0,
 ) -> AceStepModel:
-    """The network of one model folder, ready to run.
+    """Load a network for inference.
 
     Args:
-        adapter: a LoRA (see ``open_adapter``) to merge into the weights, times ``adapter_scale``.
+        adapter: LoRA (see ``open_adapter``) to merge into the weights, times ``adapter_scale``.
 
     Raises:
         CheckpointError: see ``open_model`` and ``open_adapter``.
@@ -127,10 +122,10 @@ def load_model(
 
 
 def open_autoencoder(folder: Path) -> Autoencoder:
-    """The autoencoder of one folder without its weights (meta device), its file checked tensor by tensor.
+    """Build an autoencoder on the meta device and check the names and shapes of all tensors in its folder.
 
     Raises:
-        CheckpointError: the configuration or the file does not fit.
+        CheckpointError: the configuration or the file does not match.
     """
     config = _autoencoder_config(folder)
     shapes = {_weight_norm_name(n): s for n, s in read_shapes(folder, AUTOENCODER_WEIGHTS).items()}
@@ -142,7 +137,7 @@ def open_autoencoder(folder: Path) -> Autoencoder:
 
 
 def load_autoencoder(folder: Path, device: torch.device, dtype: torch.dtype) -> Autoencoder:
-    """The autoencoder of one folder, weight norm folded.
+    """Load an autoencoder, with weight norm folded.
 
     Raises:
         CheckpointError: see ``open_autoencoder``.
@@ -161,15 +156,15 @@ def _autoencoder_config(folder: Path) -> AutoencoderConfig:
 
 
 def _weight_norm_name(name: str) -> str:
-    """The classic name of a tensor that newer torch files under ``parametrizations``: g is 0, v is 1."""
+    """Translate ``parametrizations`` names of newer torch versions: original0 is g, original1 is v."""
     return re.sub(r"parametrizations\.weight\.original([01])$", lambda m: f"weight_{'gv'[int(m[1])]}", name)
 
 
 def load_silence(folder: Path, channels: int) -> Tensor:
-    """The silence latent ``[frames, channels]`` of one model folder, fp32.
+    """Load the silence latent ``[frames, channels]`` of a model folder, fp32.
 
     Raises:
-        CheckpointError: it is missing, is not a bare tensor, has another width, no frames or unusable values.
+        CheckpointError: missing, not a plain tensor, of another width, without frames or with invalid values.
     """
     found = layout_of(folder).silence(folder, channels)
     silence = found.float().contiguous()
@@ -182,7 +177,7 @@ def load_silence(folder: Path, channels: int) -> Tensor:
 
 
 def fingerprint(folders: CheckpointFolders, adapter: Path | None = None, adapter_scale: float = 1.0) -> str:
-    """A digest of everything in a checkpoint that determines its output: weights, sizes, vocabulary, adapter.
+    """Digest of everything that determines a checkpoint's output: weights, sizes, vocabulary, adapter.
 
     Raises:
         CheckpointError: a file is missing.
@@ -195,7 +190,7 @@ def fingerprint(folders: CheckpointFolders, adapter: Path | None = None, adapter
         _digest_weights(digest, folder, stem)
     digest.update(load_silence(folders.model, config.latent_channels).numpy().tobytes())
     digest.update(folder_fingerprint(folders.text_encoder).encode())
-    if adapter is not None and adapter_scale:  # a scale of 0 changes nothing
+    if adapter is not None and adapter_scale:
         lora = open_adapter(adapter)
         digest.update(repr((*lora.identity(), float(adapter_scale))).encode())
         _digest_weights(digest, lora.files.folder, lora.files.stem)
@@ -203,10 +198,10 @@ def fingerprint(folders: CheckpointFolders, adapter: Path | None = None, adapter
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """A digest of one Qwen3 folder's weights, sizes and vocabulary.
+    """Digest of a Qwen3 folder's weights, sizes and vocabulary.
 
     Raises:
-        CheckpointError: a file is missing, or it is the folder of something else.
+        CheckpointError: a file is missing, or the folder holds another kind of model.
     """
     digest = hashlib.sha256(repr(deciding(read_config(folder))).encode())
     _digest_weights(digest, folder, QWEN3_WEIGHTS)

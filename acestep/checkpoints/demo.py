@@ -1,4 +1,4 @@
-"""The built-in model: a small ACE-Step 1.5 of our own, whose files are part of the package.
+"""The built-in model: a small ACE-Step 1.5 model included in the package.
 
 ``FOLDER`` has the published layout and goes through the same loader and checks as published weights.
 ``python -m jobs.train_demo`` trains the model; ``stage=publish`` copies it here and pins its digest.
@@ -16,8 +16,8 @@ ABOUT = (
     "voices, and is made to show the product, not to replace model=turbo, which fetches the published weights."
 )
 FOLDER = Path(__file__).parent / "demo_weights"
-SUMS = "SHA256SUMS"  # of every other file, as `sha256sum` writes it
-# Of SUMS; written by stage=publish.
+SUMS = "SHA256SUMS"  # checksums of all other files, in the format of `sha256sum`
+# SHA-256 of SUMS; written by stage=publish.
 DIGEST = "327d20d948648a5434f12e0a83e6414f3dca614966a0b860cafe1f3f33c08876"
 REMEDY = "install the package again, restore the folder from the repository, or use another model"
 
@@ -26,14 +26,14 @@ def folders(model: str) -> CheckpointFolders:
     """The parts of ``demo`` or ``demo_turbo``.
 
     Raises:
-        CheckpointError: a file is missing or is not the one that this version of the package was made with.
+        CheckpointError: a file is missing or differs from this version's.
     """
     check(FOLDER, DIGEST)
     return locate(FOLDER, VARIANTS[model])
 
 
 def check(folder: Path, digest: str) -> None:
-    """Compare every file with its SHA-256 in ``SHA256SUMS``, and that list with ``digest``.
+    """Verify every file against ``SHA256SUMS``, and that list against ``digest``.
 
     Raises:
         CheckpointError: a file is missing, cannot be read, or differs.
@@ -50,7 +50,7 @@ def check(folder: Path, digest: str) -> None:
 
 
 def sums_of(folder: Path) -> str:
-    """The text of ``SHA256SUMS``, as ``sha256sum`` writes it, of all files in ``folder``."""
+    """The content of ``SHA256SUMS`` for all files in ``folder``."""
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     return "".join(f"{_sha256(folder / name)}  {name}\n" for name in names if name != SUMS)
 

@@ -1,15 +1,16 @@
-"""The diffusers layout: one folder per module, each with sizes of its own, read as the original layout.
+"""The diffusers layout: one folder with its own config.json per module, translated to the original layout.
 
-A tensor's name here is ``<module folder>/<name in its file>``.
+Tensors are named ``<module folder>/<name in its file>``.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from acestep.checkpoints.json_files import read_json
 from acestep.checkpoints.safetensors_files import Shape, Sizes, read_shapes, read_tensor, read_tensors
 from acestep.errors import CheckpointError
-from acestep.model.config import FULL, SLIDING, layer_kinds, read_json
+from acestep.model.config import FULL, SLIDING, layer_kinds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,7 @@ CLASSES = {
     "audio_token_detokenizer": "AceStepAudioTokenDetokenizer",
 }
 
-# Original name -> name here.
+# Original name -> name in this layout.
 _PREFIXES = (
     ("decoder.", f"{TRANSFORMER}/"),
     ("encoder.", f"{CONDITIONER}/"),
@@ -46,7 +47,7 @@ _RENAMES = (
     (".k_norm.", ".norm_k."),
 )
 
-# Sizes that the encoder side may have of its own; the original layout prefixes those with ``encoder_``.
+# Sizes that may differ between decoder and encoder; the original layout prefixes the encoder's with ``encoder_``.
 _OWN_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 _SHARED = (
     "attention_bias",
@@ -78,15 +79,15 @@ _SHARED = (
 
 
 def is_diffusers(folder: Path) -> bool:
-    """True for a folder of the diffusers layout."""
+    """Whether a folder has the diffusers layout."""
     return (folder / INDEX).is_file()
 
 
 def check_index(folder: Path) -> None:
-    """Look at the pipeline's index.
+    """Check the pipeline's class.
 
     Raises:
-        CheckpointError: it is the folder of another kind of pipeline.
+        CheckpointError: the folder holds another kind of pipeline.
     """
     kind = read_json(folder / INDEX).get("_class_name")
     if kind != PIPELINE:
@@ -96,12 +97,12 @@ def check_index(folder: Path) -> None:
 
 
 def modules(folder: Path) -> list[str]:
-    """The folders that the pipeline's index names."""
+    """The module folders named by the pipeline's index."""
     return [name for name, kind in read_json(folder / INDEX).items() if isinstance(kind, list) and all(kind)]
 
 
 def file_name(published: str) -> str:
-    """The name here of a tensor of the original layout."""
+    """The name in this layout of a tensor of the original layout."""
     prefix, here = next((p, h) for p, h in _PREFIXES if published.startswith(p))
     name = here + published.removeprefix(prefix)
     for theirs, ours in _RENAMES:
@@ -110,14 +111,14 @@ def file_name(published: str) -> str:
 
 
 def original_layer(name: str) -> str:
-    """The original layout's name of a layer of this layout, or of the original one itself."""
+    """The original layout's name of a layer, which may already be in the original layout."""
     for original, here in _RENAMES:
         name = f"{name}.".replace(here, original).removesuffix(".")
     return name
 
 
 def model_config(folder: Path) -> dict[str, Any]:
-    """The modules' configurations as one ``config.json`` of the original layout.
+    """Merge the modules' configurations into one ``config.json`` of the original layout.
 
     Raises:
         CheckpointError: a module is missing or of another class, or two modules contradict each other.
@@ -144,7 +145,7 @@ def model_config(folder: Path) -> dict[str, Any]:
                 )
             origin.setdefault(key, module)
     if merged.get("encoder_hidden_size") == merged.get("hidden_size"):
-        del merged["encoder_hidden_size"]  # in the original layout its presence marks an XL model
+        del merged["encoder_hidden_size"]  # in the original layout, the key marks an XL model
     return merged | {"layer_types": _layer_types(folder, kinds_of_layers)}
 
 
@@ -160,7 +161,7 @@ def _original_keys(module: str, raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _layer_types(folder: Path, given: dict[str, list[str] | None]) -> list[str] | None:
-    """One list for all modules, each of which reads its beginning; None where all alternate, sliding first."""
+    """One list for all modules, each of which uses a prefix; None if all alternate, sliding first."""
     longest = max((kinds or [] for kinds in given.values()), key=len)
     alternating = ([SLIDING, FULL] * len(longest))[: len(longest)]
     for module, kinds in given.items():
@@ -174,7 +175,7 @@ def _layer_types(folder: Path, given: dict[str, list[str] | None]) -> list[str] 
 
 
 def expected_tensors(published: Mapping[str, Shape], channels: int) -> dict[str, Sizes]:
-    """What the files must hold: the published tensors under their names here, and the silence latent."""
+    """Shapes of the required tensors: the published ones under this layout's names, and the silence latent."""
     renamed: dict[str, Sizes] = {file_name(name): shape for name, shape in published.items()}
     return renamed | {f"{CONDITIONER}/{SILENCE}": (1, None, channels)}
 
@@ -190,7 +191,7 @@ def tensor_shapes(folder: Path) -> dict[str, Shape]:
 
 
 def tensors(folder: Path) -> "dict[str, Tensor]":
-    """All modules' tensors."""
+    """Tensors of all modules."""
     content = {module: read_tensors(folder / module, WEIGHTS) for module in CLASSES}
     return {f"{module}/{name}": tensor for module, own in content.items() for name, tensor in own.items()}
 
@@ -199,7 +200,7 @@ def silence(folder: Path, channels: int) -> "Tensor":
     """The silence latent ``[frames, channels]``, in the dtype of the condition encoder's file.
 
     Raises:
-        CheckpointError: the file holds none of this width.
+        CheckpointError: the file has none of this width.
     """
     found = read_tensor(folder / CONDITIONER, WEIGHTS, SILENCE)
     if found is None or found.dim() != 3 or (found.shape[0], found.shape[2]) != (1, channels):
@@ -211,5 +212,5 @@ def silence(folder: Path, channels: int) -> "Tensor":
 
 
 def module_folders(folder: Path) -> list[Path]:
-    """Where the network's files lie."""
+    """Folders of the network's files."""
     return [folder / module for module in CLASSES]

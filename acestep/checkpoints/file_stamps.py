@@ -1,4 +1,4 @@
-"""Whether the files of a model are the ones they were, told without reading them."""
+"""Detect changes of a model's files without reading them."""
 
 import hashlib
 import os
@@ -9,17 +9,16 @@ from acestep.checkpoints.folders import CheckpointFolders
 
 
 def file_stamp(folders: CheckpointFolders, *others: Path | None) -> str:
-    """A digest of the inode, size and times of every file of a checkpoint.
+    """Digest of inode, size and times of every file of a checkpoint.
 
-    Where two stamps are equal, no file was written or replaced between them. Where they differ, the weights may
-    still be the same: ``acestep.checkpoints.checkpoint.fingerprint`` tells.
+    Equal stamps mean that no file was written or replaced. Different stamps do not imply different weights, see
+    ``acestep.checkpoints.checkpoint.fingerprint``.
 
     Args:
-        others: more files and folders, such as an adapter's; None is left out.
+        others: additional files and folders, such as an adapter's; None is ignored.
     """
     paths = [folders.model, folders.autoencoder, folders.text_encoder, *filter(None, others)]
-    found = sorted(set(_stats(paths)))
-    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(sorted(set(_stats(paths)))).encode()).hexdigest()[:16]
 
 
 def _stats(paths: list[Path]) -> Iterator[tuple[str, int, int, int, int]]:

@@ -1,4 +1,4 @@
-"""Which files are a checkpoint folder's own: what an index may name, and what a person is told to delete."""
+"""Files that belong to a checkpoint folder, as opposed to links to files outside it."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from acestep.errors import CheckpointError
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name is that of a file in a folder, and leads nowhere else."""
+    """Whether a name is a plain file name without path separators."""
     return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
 
 
@@ -14,7 +14,7 @@ def shard_path(folder: Path, name: str, index: Path) -> Path:
     """The file of a folder that an index names.
 
     Raises:
-        CheckpointError: the name leads out of the folder.
+        CheckpointError: the name refers to a file outside the folder.
     """
     if not is_plain_name(name):
         raise CheckpointError(f"{index}: names {name!r:.200}, which is no file of its folder; fetch it again")
@@ -27,7 +27,7 @@ def shard_path(folder: Path, name: str, index: Path) -> Path:
 
 
 def is_own(file: Path) -> bool:
-    """Whether a file's content lies in its folder, or in the blobs of the hub cache that the folder belongs to."""
+    """Whether a file's content is in its folder, or in the blobs of the hub cache that contains the folder."""
     try:
         content = file.resolve(strict=True)
         folder = file.parent.resolve(strict=True)
@@ -40,9 +40,9 @@ def is_own(file: Path) -> bool:
 
 
 def replacement_advice(file: Path) -> str:
-    """What to do about a damaged file, as an imperative."""
+    """Remedy for a damaged file, as an imperative."""
     if is_own(file):
-        # The real path: a file of a hub cache is a link, and its content stays when the link is deleted.
+        # Files of a hub cache are links, so the target must be deleted.
         return f"delete {file.resolve()} and fetch it again"
     return (
         f"{file.name} is a link to a file outside of its folder; put the file itself in its place, fetch it again"

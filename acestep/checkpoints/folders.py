@@ -14,9 +14,9 @@ DIFFUSERS_TEXT_ENCODER_FOLDER = "text_encoder"
 
 @dataclass(frozen=True)
 class CheckpointFolders:
-    """Where the three parts of a checkpoint lie.
+    """Folders of the three parts of a checkpoint.
 
-    name: what the model is called, where its folder's name says nothing (a hub cache names folders by hash).
+    name: name of the model, because folders of a hub cache are named by hash.
     """
 
     model: Path
@@ -31,7 +31,7 @@ def locate(root: Path, variant: str | None = None) -> CheckpointFolders:
     Args:
         root: a bundle (folders ``acestep-v15-<variant>``, ``vae``, ``Qwen3-Embedding-0.6B``), one model
             folder whose parent or itself holds the other two, or a pipeline folder in the diffusers layout.
-        variant: which model of a bundle, such as "turbo"; needed only where there are several.
+        variant: model of a bundle, such as "turbo"; required only if there are several.
 
     Raises:
         CheckpointError: a part is missing, or the variant is unknown or ambiguous.
@@ -46,13 +46,13 @@ def locate(root: Path, variant: str | None = None) -> CheckpointFolders:
 
 
 def model_folder(root: Path, variant: str | None = None, called: str = "") -> Path:
-    """The folder of the network itself: ``root``, or the one of ``variant`` in it.
+    """The folder of the network: ``root``, or the folder of ``variant`` in it.
 
     Args:
-        called: what the root is called, if not as its path.
+        called: name of the root in messages; default is its path.
 
     Raises:
-        CheckpointError: there is none, or the variant is unknown, ambiguous or another than the folder's own.
+        CheckpointError: there is none, or the variant is unknown, ambiguous or not the folder's own.
     """
     called = called or str(root.absolute())
     one = diffusers_layout.is_diffusers(root)
@@ -66,7 +66,7 @@ def model_folder(root: Path, variant: str | None = None, called: str = "") -> Pa
 
 
 def _variant(name: str) -> str:
-    """A variant's name, from it or from its folder's."""
+    """Normalize the name of a variant or of its folder."""
     return name.removeprefix(MODEL_PREFIX).replace("_", "-")
 
 

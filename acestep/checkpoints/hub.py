@@ -1,6 +1,6 @@
-"""Names to folders: the built-in model, local folders, and the published weights on the Hugging Face hub.
+"""Resolve model names to folders: the built-in model, local folders, published weights on the Hugging Face hub.
 
-What is cached is used without asking the hub; only what is missing is fetched.
+Cached files are used without a request to the hub; only missing files are downloaded.
 """
 
 import errno
@@ -45,7 +45,7 @@ AGAIN = "fetch it again"
 NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
 HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
 
-# Where a published file may come from: the cache and else the hub; the cache alone; the hub, for its newest.
+# Where to get published files: the cache, else the hub; the cache only; the hub, for the latest version.
 Source = Literal["anywhere", "cache", "hub"]
 
 
@@ -68,9 +68,9 @@ def _whole_outline(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class HubModel:
-    """A hub repository, the folder in it ("" for the repository itself), and what of it is read.
+    """A folder ("" for the root) of a hub repository, and the files to download.
 
-    whole: whether a folder holds all that is needed; the hub's library cannot always tell.
+    whole: whether a local folder is complete; the hub's library cannot always determine it.
     """
 
     repo: str
@@ -80,7 +80,7 @@ class HubModel:
 
     @property
     def place(self) -> str:
-        """The repository and the folder, for people."""
+        """Repository and folder, for messages."""
         return f"{self.repo}/{self.folder}".rstrip("/")
 
 
@@ -112,16 +112,15 @@ SHARED = (HubModel(BUNDLE, AUTOENCODER_FOLDER), HubModel(BUNDLE, TEXT_ENCODER_FO
 def find(
     model: str, variant: str | None = None, source: Source = "anywhere", progress: type[Any] | None = None
 ) -> CheckpointFolders:
-    """The folders of a model, downloaded first where it is a published one that is not cached yet.
+    """Resolve a model, and download it if necessary.
 
     Args:
-        model: ``demo`` or ``demo_turbo`` (built in), a key of ``PUBLISHED``, a folder, or a hub id
-            ``owner/name``.
-        variant: which model of a folder or repository that holds several.
-        progress: a tqdm class to show a download with; default the hub's own.
+        model: ``demo`` or ``demo_turbo`` (built in), a key of ``PUBLISHED``, a folder, or a hub id ``owner/name``.
+        variant: model of a folder or repository that holds several.
+        progress: tqdm class for the download; default is the hub's.
 
     Raises:
-        CheckpointError: nothing of that name exists, or it cannot be downloaded.
+        CheckpointError: there is no such model, or the download failed.
     """
     variant = variant or None
     names = ", ".join((*demo.VARIANTS, *PUBLISHED))
@@ -148,7 +147,7 @@ def find(
 def _find_in_repository(
     repo: str, variant: str | None, source: Source, progress: type[Any] | None
 ) -> CheckpointFolders:
-    """The folders of a model in any repository, whose configurations tell first what it holds."""
+    """Resolve a model in any repository; its configuration files are downloaded first to determine the content."""
     wanted = f"model={repo}" + (f" variant={variant}" if variant else "")
     outline = _get(HubModel(repo, files=OUTLINE_FILES, whole=_whole_outline), wanted, source, progress)
     chosen = model_folder(outline, variant, called=repo)
@@ -164,13 +163,13 @@ def _find_in_repository(
 
 
 def find_language_model(name: str, source: Source = "anywhere", progress: type[Any] | None = None) -> Path:
-    """The folder of a 5 Hz language model, downloaded first where it is not cached yet.
+    """Resolve a 5 Hz language model, and download it if necessary.
 
     Args:
         name: a key of ``LANGUAGE_MODELS``, a folder, or a hub id ``owner/name``.
 
     Raises:
-        CheckpointError: nothing of that name exists, or it cannot be downloaded.
+        CheckpointError: there is no such model, or the download failed.
     """
     names = ", ".join(LANGUAGE_MODELS)
     if not name:
@@ -185,10 +184,10 @@ def find_language_model(name: str, source: Source = "anywhere", progress: type[A
 
 
 def find_adapter(name: str, source: Source = "anywhere", progress: type[Any] | None = None) -> Path:
-    """The folder or file of a LoRA adapter, downloaded first where it is a hub id that is not cached yet.
+    """Resolve a LoRA adapter given by path or hub id, and download it if necessary.
 
     Raises:
-        CheckpointError: it is neither a path nor a hub id, or it cannot be downloaded.
+        CheckpointError: it is neither a path nor a hub id, or the download failed.
     """
     if name and Path(name).expanduser().exists():
         return Path(name).expanduser()
@@ -202,10 +201,10 @@ def find_adapter(name: str, source: Source = "anywhere", progress: type[Any] | N
 
 @contextmanager
 def naming_the_command(folders: CheckpointFolders) -> Iterator[None]:
-    """Complete the remedy to fetch a model again by the command that does, if it came from the hub by its name.
+    """Add the fetch command to errors about the files of a model from the hub.
 
     Raises:
-        CheckpointError: in place of the one raised inside.
+        CheckpointError: replaces the one raised inside.
     """
     try:
         yield
@@ -219,7 +218,7 @@ def naming_the_command(folders: CheckpointFolders) -> Iterator[None]:
 
 
 def cached(published: HubModel) -> Path | None:
-    """The folder of something published, None where it is not completely in the cache."""
+    """The cached folder of a published model, None if it is incomplete."""
     try:
         folder = _snapshot(published, local=True, progress=None)
         return folder if published.whole(folder) else None
@@ -228,7 +227,7 @@ def cached(published: HubModel) -> Path | None:
 
 
 def _get(published: HubModel, wanted: str, source: Source, progress: type[Any] | None) -> Path:
-    """The folder of something published; ``wanted`` is what to give to ``jobs.fetch`` for it."""
+    """Get the folder of a published model; ``wanted`` is the argument of ``jobs.fetch`` for messages."""
     if source != "hub" and (folder := cached(published)):
         return folder
     if source == "cache":
@@ -238,13 +237,13 @@ def _get(published: HubModel, wanted: str, source: Source, progress: type[Any] |
         )
     try:
         return _snapshot(published, local=False, progress=progress)
-    except (HTTPError, HFValidationError, OSError, RuntimeError) as error:  # the last: of the Xet downloader
+    except (HTTPError, HFValidationError, OSError, RuntimeError) as error:  # RuntimeError: Xet downloader
         raise CheckpointError(f"{published.place}: {_why_not(published.repo, error)}") from error
 
 
 def _why_not(repo: str, error: Exception) -> str:
-    """Why something could not be downloaded, and what to do."""
-    unreachable = isinstance(error, LocalEntryNotFoundError)  # nothing cached to fall back on either
+    """Reason and remedy of a failed download."""
+    unreachable = isinstance(error, LocalEntryNotFoundError)  # no fallback in the cache
     cause = error.__cause__ if unreachable and error.__cause__ else error
     status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
     reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]

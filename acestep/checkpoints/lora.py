@@ -1,8 +1,7 @@
-"""LoRA adapters, merged into the transformer's weights as they are loaded.
+"""Merge LoRA adapters into the transformer's weights at load time.
 
 A layer's weight ``[out, in]`` becomes ``W + scale x strength x B A`` with A ``[rank, in]`` and B ``[out, rank]``.
-Adapters written by PEFT, by diffusers and by trainers in the manner of kohya-ss are read; their tensors differ in
-name alone.
+Supports the tensor names of PEFT, diffusers and kohya-ss.
 """
 
 import math
@@ -22,15 +21,15 @@ from acestep.checkpoints.safetensors_files import Shape, differences, read_shape
 from acestep.errors import CheckpointError, RequestError
 from acestep.model.config import is_number, is_size
 
-MAX_SHAPES = 3  # named of an adapter for another size of model: all of them differ in the same way
+MAX_SHAPES = 3  # mismatching shapes to list; for another model size, all of them differ
 
-# What a plain LoRA has at each option that changes what its weights mean.
+# Values of a plain LoRA for options that change the meaning of its weights.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "alora_invocation_tokens": (None, []),
     "arrow_config": (None,),
     "bias": (None, "none"),
     "fan_in_fan_out": (None, False),
-    # Others, such as "pissa", start by changing the weights of the model itself.
+    # Other values, such as "pissa", modify the weights of the base model.
     "init_lora_weights": (None, True, False, "gaussian", "eva", "orthogonal"),
     "kasa_config": (None,),
     "layer_replication": (None, []),
@@ -44,7 +43,7 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "use_qalora": (None, False),
     "velora_config": (None,),
 }
-# Tensors of other kinds of adapters, by a part of their names.
+# Other kinds of adapters, by a part of their tensor names.
 _OTHER_KINDS = {
     "lokr_": "a LoKr adapter",
     "hada_": "a LoHa adapter",
@@ -63,8 +62,9 @@ _FLAT = re.compile(
 class LoraPair(NamedTuple):
     """The two factors of one layer.
 
-    names, shapes: of A and of B in the file; rank: what both should have.
-    strength: alpha / rank, or alpha / sqrt(rank) where the adapter was trained so.
+    names, shapes: names and shapes of A and B in the file.
+    rank: expected rank.
+    strength: alpha / rank, or alpha / sqrt(rank) for rank-stabilized LoRA.
     """
 
     names: tuple[str, str]
@@ -75,10 +75,10 @@ class LoraPair(NamedTuple):
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter whose configuration was checked.
+    """An adapter with a checked configuration.
 
-    pairs: by the transformer's layer.
-    has_alpha: whether it says how strong it is; else alpha = rank is taken, as diffusers and ComfyUI do.
+    pairs: factors by layer of the transformer.
+    has_alpha: whether alpha is stated; otherwise alpha = rank, as in diffusers and ComfyUI.
     """
 
     files: AdapterFiles
@@ -90,19 +90,19 @@ class Adapter:
         return self.files.path
 
     def identity(self) -> tuple[Any, ...]:
-        """What besides its files determines what it does."""
-        found = [(pair.rank, pair.strength) for _, pair in sorted(self.pairs.items())]
-        return found[0] if len(set(found)) == 1 else tuple(found)
+        """Properties besides the files that determine the adapter's effect."""
+        layers = [(pair.rank, pair.strength) for _, pair in sorted(self.pairs.items())]
+        return layers[0] if len(set(layers)) == 1 else tuple(layers)
 
     def note(self) -> str:
-        """What a user should know of it, "" for nothing."""
+        """A note for the user, or ""."""
         if self.has_alpha:
             return ""
         return f"adapter {self.path}: says no alpha, so alpha = rank is taken; adapter_config.json beside it tells"
 
 
 def check_scale(scale: float) -> None:
-    """Refuse a scale that no adapter was trained for.
+    """Check an adapter scale.
 
     Raises:
         RequestError: it is not between 0 and 1.
@@ -112,7 +112,7 @@ def check_scale(scale: float) -> None:
 
 
 def open_adapter(path: Path) -> Adapter:
-    """Look at an adapter without loading its weights.
+    """Open an adapter without loading its weights.
 
     Args:
         path: see ``find_adapter_files``.
@@ -156,7 +156,7 @@ def open_adapter(path: Path) -> Adapter:
 
 
 def _layer(name: str) -> str:
-    """The transformer's name of a layer, from the name in an adapter's file."""
+    """Translate a layer name of an adapter file to the transformer's."""
     flat = _FLAT.fullmatch(name)
     if flat:
         number, part, projection = flat.groups()
@@ -165,7 +165,7 @@ def _layer(name: str) -> str:
 
 
 def _strange(unknown: list[str]) -> str:
-    """What an adapter holds that is not understood."""
+    """Message for unsupported tensors of an adapter."""
     for sign, kind in _OTHER_KINDS.items():
         of_kind = [name for name in unknown if sign in name]
         if of_kind:
@@ -178,7 +178,7 @@ def _strange(unknown: list[str]) -> str:
 
 
 def _alpha(files: AdapterFiles, name: str | None) -> float | None:
-    """The alpha of one layer that the weights' file holds; None without one."""
+    """The alpha of one layer in the weights file, or None."""
     tensor = read_tensor(files.folder, files.stem, name) if name else None
     if tensor is None:
         return None
@@ -188,7 +188,7 @@ def _alpha(files: AdapterFiles, name: str | None) -> float | None:
 
 
 def _check_config(files: AdapterFiles, config: Mapping[str, Any]) -> None:
-    """Refuse a configuration that is not a plain LoRA's."""
+    """Check that a configuration describes a plain LoRA."""
     kind = config.get("peft_type")
     if kind != "LORA":
         raise CheckpointError(f"adapter {files.path}: peft_type is {kind!r}; only 'LORA' is supported")
@@ -204,7 +204,7 @@ def _check_config(files: AdapterFiles, config: Mapping[str, Any]) -> None:
 def _configured(
     files: AdapterFiles, config: Mapping[str, Any], layer: str, own_alpha: float | None
 ) -> tuple[int, float]:
-    """The rank and the strength of a layer, by its name in the file."""
+    """Rank and strength of a layer, by its name in the file."""
     rank = _of_pattern(files, config, "rank_pattern", layer, config.get("r"))
     alpha = _of_pattern(files, config, "alpha_pattern", layer, config.get("lora_alpha"))
     if not is_size(rank) or not is_number(alpha):
@@ -221,7 +221,7 @@ def _configured(
 
 
 def _of_pattern(files: AdapterFiles, config: Mapping[str, Any], name: str, layer: str, usual: Any) -> Any:
-    """What a pattern of PEFT's configuration has for a layer: the first entry that names it or its ending."""
+    """Value of a PEFT pattern for a layer: the first entry that matches its name or suffix, else ``usual``."""
     pattern = config.get(name) or {}
     if not isinstance(pattern, Mapping):
         raise CheckpointError(f"adapter {files.path}: {name} is {pattern!r}; expected values by layer")
@@ -229,7 +229,7 @@ def _of_pattern(files: AdapterFiles, config: Mapping[str, Any], name: str, layer
     for key, value in pattern.items():
         ending = key.removeprefix("^").removesuffix("$").replace("\\.", ".")
         if not re.fullmatch(r"[\w.-]+", ending):
-            # PEFT takes any expression, and some never end.
+            # PEFT accepts arbitrary regular expressions, some of which take exponential time.
             raise CheckpointError(f"adapter {files.path}: {name} = {key!r} is not supported; name layers in full")
         if own == ending or (not key.startswith("^") and own.endswith(f".{ending}")):
             return value
@@ -237,10 +237,10 @@ def _of_pattern(files: AdapterFiles, config: Mapping[str, Any], name: str, layer
 
 
 def check_fit(adapter: Adapter, decoder: nn.Module) -> None:
-    """Compare an adapter with the transformer it is for, which may live on the meta device.
+    """Check that an adapter matches a transformer, which may be on the meta device.
 
     Raises:
-        CheckpointError: listing what the model does not have or has in another shape.
+        CheckpointError: layers are missing or have other shapes.
     """
     weights = {name.removesuffix(".weight"): tuple(weight.shape) for name, weight in decoder.named_parameters()}
     expected: dict[str, tuple[int | None, ...]] = {}
@@ -260,7 +260,7 @@ def check_fit(adapter: Adapter, decoder: nn.Module) -> None:
 
 @torch.no_grad()
 def merge_adapter(decoder: nn.Module, adapter: Adapter, scale: float, dtype: torch.dtype) -> None:
-    """Add an adapter to the weights of a transformer on the CPU, in fp32, rounded once to ``dtype``.
+    """Add an adapter to the weights of a transformer on the CPU, computed in fp32 and rounded once to ``dtype``.
 
     Raises:
         CheckpointError: the adapter is for another size of model.

@@ -1,21 +1,21 @@
-"""Where the weights of a LoRA adapter lie: a folder, a single file, or a folder inside a trainer's run folder."""
+"""Find the files of a LoRA adapter: a folder, a single file, or a folder inside a trainer's run folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from acestep.checkpoints.json_files import read_json
 from acestep.checkpoints.safetensors_files import PICKLES, read_metadata
 from acestep.errors import CheckpointError
-from acestep.model.config import read_json
 from acestep.parameters.values import from_json
 
 ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model"  # as PEFT names it
+ADAPTER_WEIGHTS = "adapter_model"  # PEFT's name
 DIFFUSERS_WEIGHTS = "pytorch_lora_weights"
 LOKR_FILE = "lokr_weights.safetensors"
 SUFFIX = ".safetensors"
 DIFFUSERS_METADATA = "lora_adapter_metadata"
-INSIDE = ("*", "*/*", "*/*/*")  # of a run folder: adapter, final/adapter, checkpoints/epoch_10/adapter
+INSIDE = ("*", "*/*", "*/*/*")  # in a run folder: adapter, final/adapter, checkpoints/epoch_10/adapter
 MAX_NAMED = 8
 NO_LOKR = "is a LoKr adapter, which is not supported; give a LoRA, or a checkpoint with the LoKr merged"
 
@@ -24,9 +24,9 @@ NO_LOKR = "is a LoKr adapter, which is not supported; give a LoRA, or a checkpoi
 class AdapterFiles:
     """The files of one adapter.
 
-    path: the folder or the file, for people.
-    folder, stem: of the weights, ``<folder>/<stem>.safetensors``.
-    has_config: whether a PEFT configuration lies beside them.
+    path: folder or file, for messages.
+    folder, stem: location of the weights, ``<folder>/<stem>.safetensors``.
+    has_config: whether there is a PEFT configuration in the folder.
     """
 
     path: Path
@@ -35,7 +35,7 @@ class AdapterFiles:
     has_config: bool = False
 
     def config(self) -> dict[str, Any] | None:
-        """PEFT's configuration: a file of its own, or in the header as diffusers writes it; None without one.
+        """PEFT's configuration, from its file or from the weights' header (diffusers); None without one.
 
         Raises:
             CheckpointError: it cannot be read.
@@ -57,10 +57,10 @@ class AdapterFiles:
 
 
 def find_adapter_files(path: Path) -> AdapterFiles:
-    """The adapter at a path.
+    """Find the adapter at a path.
 
     Args:
-        path: a ``.safetensors`` file, a folder with one, or a folder that holds such a folder.
+        path: a ``.safetensors`` file, a folder with one, or a folder that contains such a folder.
 
     Raises:
         CheckpointError: there is none, there are several, or it is a LoKr or a pickle.
@@ -104,7 +104,7 @@ def _of_file(file: Path) -> AdapterFiles:
 
 
 def _of_folder(folder: Path) -> AdapterFiles | None:
-    """The adapter whose files lie in a folder itself under their usual names; None where there is none."""
+    """The adapter whose files are directly in a folder under standard names, or None."""
     if (folder / ADAPTER_CONFIG).is_file():
         others = _weights(folder)
         renamed = len(others) == 1 and not (folder / f"{ADAPTER_WEIGHTS}{SUFFIX}").exists()
@@ -131,7 +131,7 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _configured(file: Path) -> bool:
-    """Whether the PEFT configuration beside a file is the file's own."""
+    """Whether the PEFT configuration in the folder of a file belongs to this file."""
     own = file.stem == ADAPTER_WEIGHTS or _weights(file.parent) == [file]
     return own and (file.parent / ADAPTER_CONFIG).is_file()
 

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from acestep.checkpoints.json_files import read_json
 from acestep.checkpoints.safetensors_files import Shape, Sizes, read_shapes, read_tensors
 from acestep.errors import CheckpointError
-from acestep.model.config import read_json
 
 SILENCE_FILE = "silence_latent.pt"
 WEIGHTS = "model"
 
 
 def file_name(published: str) -> str:
-    """The name in the file of a published tensor: the same."""
+    """The published name of a tensor, unchanged."""
     return published
 
 
@@ -24,13 +24,13 @@ def model_config(folder: Path) -> dict[str, Any]:
     """The parsed config.json.
 
     Raises:
-        CheckpointError: it is missing or damaged.
+        CheckpointError: the file is missing or damaged.
     """
     return read_json(folder / "config.json")
 
 
 def expected_tensors(published: Mapping[str, Shape], channels: int) -> dict[str, Sizes]:
-    """What the file must hold."""
+    """Shapes of the required tensors."""
     return dict(published)
 
 
@@ -44,26 +44,26 @@ def tensor_shapes(folder: Path) -> dict[str, Shape]:
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
-    """The file's tensors."""
+    """Tensors of the file."""
     return read_tensors(folder, WEIGHTS)
 
 
 def silence(folder: Path, channels: int) -> Tensor:
-    """The silence latent ``[frames, channels]``; the file is fp32 and holds the channels first.
+    """The silence latent ``[frames, channels]``, stored channels first in fp32.
 
     Raises:
-        CheckpointError: the file is missing, is not a bare tensor, or has another width.
+        CheckpointError: the file is missing, is not a plain tensor, or has another width.
     """
     file = folder / SILENCE_FILE
     try:
-        if file.exists() and not file.is_file():  # a pipe would be waited for
+        if file.exists() and not file.is_file():  # reading a pipe would block
             raise CheckpointError(f"{file}: is no file; fetch it again")
         found = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{file}: no such file; the folder is incomplete, fetch it again") from error
     except CheckpointError:
         raise
-    except Exception as error:  # torch reports damage by many types
+    except Exception as error:  # torch raises many types for damaged files
         raise CheckpointError(
             f"{file}: not readable as a plain tensor ({type(error).__name__}); fetch it again"
         ) from error
@@ -74,5 +74,5 @@ def silence(folder: Path, channels: int) -> Tensor:
 
 
 def module_folders(folder: Path) -> list[Path]:
-    """Where the network's files lie."""
+    """Folders of the network's files."""
     return [folder]

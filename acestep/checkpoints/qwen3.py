@@ -1,6 +1,6 @@
-"""Qwen3 folders, of which there are two kinds: the text encoder and the 5 Hz language model.
+"""Check and load Qwen3 folders: the text encoder and the 5 Hz language model.
 
-A folder is opened first, which looks at every file without reading the weights, and then loaded.
+``open_qwen3`` checks every file without reading the weights; ``load_qwen3`` loads them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,6 +16,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 from transformers.models.qwen3_5.tokenization_qwen3_5 import PRETOKENIZE_REGEX as QWEN3_PATTERN
 
 from acestep.checkpoints.folder_files import replacement_advice
+from acestep.checkpoints.json_files import read_json
 from acestep.checkpoints.safetensors_files import (
     check_shapes,
     check_sizes,
@@ -24,7 +25,7 @@ from acestep.checkpoints.safetensors_files import (
     read_tensors,
 )
 from acestep.errors import CheckpointError
-from acestep.model.config import layer_count, read_json
+from acestep.model.config import layer_count
 from acestep.model.layers import Linear, Silu
 
 TEXT_ENCODER_REMEDY = "give the folder of a Qwen3-Embedding model"
@@ -33,7 +34,7 @@ WEIGHTS = "model"
 TOKENIZER_FILE = "tokenizer.json"
 DIFFUSERS_TOKENIZER_FOLDER = "tokenizer"
 
-# The keys of a configuration that its output depends on.
+# Configuration keys that affect the output.
 _DECIDING = (
     "attention_bias",
     "head_dim",
@@ -63,7 +64,7 @@ _SIZES = (
 )
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
-# What the sections of Qwen's tokenizers are made of.
+# Component types of Qwen's tokenizers by section.
 _PARTS = {
     "normalizer": ("Sequence", "NFC", "NFD", "NFKC", "NFKD"),
     "pre_tokenizer": ("Sequence", "Split", "ByteLevel"),
@@ -77,14 +78,14 @@ Content = TypeVar("Content")
 def open_qwen3(
     folder: Path, kind: Kind, remedy: str = "give the folder of a Qwen3 model"
 ) -> tuple[Qwen3Config, Tokenizer]:
-    """Look at a folder without reading its weights: sizes, tokenizer, names and shapes of all tensors.
+    """Check a folder without reading its weights: sizes, tokenizer, names and shapes of all tensors.
 
     Args:
-        kind: without or with the head that predicts tokens.
-        remedy: what to do where the folder holds something else.
+        kind: the class, without or with a token prediction head.
+        remedy: end of the message for a folder of another kind.
 
     Raises:
-        CheckpointError: it is of another kind, or a file is missing, damaged or does not fit.
+        CheckpointError: another kind of model, or a file is missing, damaged or does not match.
     """
     config = read_config(folder, remedy)
     file = folder / "config.json"
@@ -106,7 +107,7 @@ def open_qwen3(
 
 
 def read_config(folder: Path, remedy: str = "give the folder of a Qwen3 model") -> Qwen3Config:
-    """The sizes of one folder's model.
+    """Read the model configuration of a folder.
 
     Raises:
         CheckpointError: the file is missing, damaged or of another kind of model.
@@ -122,17 +123,17 @@ def read_config(folder: Path, remedy: str = "give the folder of a Qwen3 model") 
             f"{file}: num_hidden_layers is missing or out of range ({error}); {remedy}"
         ) from error
     with described_by(file, "Qwen3 model"):
-        # Other keys can do more than set sizes: attn_implementation names code to fetch from the hub.
+        # Other keys are dropped, because some are unsafe: attn_implementation can name code on the hub.
         return Qwen3Config.from_dict({key: raw[key] for key in _READ if key in raw})
 
 
 def deciding(config: Qwen3Config) -> dict[str, Any]:
-    """What of a configuration its output depends on."""
+    """The configuration keys that affect the output."""
     return {key: getattr(config, key, None) for key in _DECIDING}
 
 
 def tokenizer_file(folder: Path) -> Path:
-    """The tokenizer of a folder: in it, or in the one beside it that the diffusers layout has.
+    """The tokenizer file, in the folder or in the neighbouring tokenizer folder of the diffusers layout.
 
     Raises:
         CheckpointError: there is none.
@@ -144,17 +145,17 @@ def tokenizer_file(folder: Path) -> Path:
 
 
 def open_tokenizer(file: Path) -> Tokenizer:
-    """A tokenizer that neither cuts nor pads.
+    """Load a tokenizer, with truncation and padding disabled.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: the file is damaged, or not one of Qwen's.
     """
     try:
         _check_parts(file, read_json(file))
         tokenizer = Tokenizer.from_file(str(file))
     except (UnknownPartError, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # the library raises nothing more particular, and panics beside
+    except BaseException as error:  # the library raises plain Exceptions and panics
         raise CheckpointError(
             f"{file}: not readable as a tokenizer ({error}); {replacement_advice(file)}"
         ) from error
@@ -164,13 +165,13 @@ def open_tokenizer(file: Path) -> Tokenizer:
 
 
 class UnknownPartError(CheckpointError):
-    """A tokenizer has a part that Qwen's have not."""
+    """A tokenizer has a component that Qwen's tokenizers do not have."""
 
 
 def _check_parts(file: Path, raw: dict[str, Any]) -> None:
-    """Refuse parts of a tokenizer that other tokenizers than Qwen's have.
+    """Refuse components that Qwen's tokenizers do not have.
 
-    Patterns of other makes can take exponential time or end in a panic, and replacements any amount of memory.
+    Arbitrary patterns can take exponential time or panic, and replacements can use unlimited memory.
     """
     for section, known in _PARTS.items():
         for part in _nested(raw.get(section)):
@@ -186,7 +187,7 @@ def _check_parts(file: Path, raw: dict[str, Any]) -> None:
 
 
 def _nested(part: Any) -> Iterator[dict[str, Any]]:
-    """The mappings in a value of JSON, however deep."""
+    """All mappings nested in a JSON value."""
     waiting = [part]
     while waiting:
         value = waiting.pop()
@@ -198,14 +199,14 @@ def _nested(part: Any) -> Iterator[dict[str, Any]]:
 
 
 def load_qwen3(folder: Path, kind: Kind, config: Qwen3Config, device: torch.device, dtype: torch.dtype) -> Any:
-    """The model of a folder that was opened before, ready to run."""
+    """Load the model of a folder that ``open_qwen3`` has checked."""
     with torch.device("meta"):
         network: Any = kind(config)
     tensors = {name: tensor.to(dtype) for name, tensor in read_tensors(folder, WEIGHTS).items()}
     network.load_state_dict(_as_in(kind, config, tensors), assign=True)
     network.tie_weights()
-    network.base_model.rotary_emb = Qwen3RotaryEmbedding(config)  # frequencies are in no file; they stay fp32
-    # The same bits, whatever the number of threads.
+    network.base_model.rotary_emb = Qwen3RotaryEmbedding(config)  # not in the files; stays fp32
+    # Makes results independent of the number of threads.
     for layer in network.base_model.layers:
         layer.mlp.act_fn = Silu()
     for module in network.modules():
@@ -215,9 +216,9 @@ def load_qwen3(folder: Path, kind: Kind, config: Qwen3Config, device: torch.devi
 
 
 def _as_in(kind: Kind, config: Qwen3Config, content: Mapping[str, Content]) -> dict[str, Content]:
-    """A file's content under the names of the network.
+    """Rename a file's tensors to the network's names.
 
-    Some files leave out the prefix of all but the head, and a head that is the embedding table may be left out.
+    Some files omit the prefix of all tensors but the head, and a head that is tied to the embedding table.
     """
     headed = kind is Qwen3ForCausalLM
     prefix = "model." if headed else ""
@@ -229,9 +230,9 @@ def _as_in(kind: Kind, config: Qwen3Config, content: Mapping[str, Content]) -> d
 
 
 def check_text_encoder(folder: Path) -> Qwen3Config:
-    """Look at a folder without loading it, tensor by tensor; returns the model's sizes.
+    """Check a text encoder without loading it; return its configuration.
 
     Raises:
-        CheckpointError: it is of another kind, or a file is missing or damaged.
+        CheckpointError: another kind of model, or a file is missing or damaged.
     """
     return open_qwen3(folder, Qwen3Model, TEXT_ENCODER_REMEDY)[0]

@@ -1,4 +1,4 @@
-"""Safetensors files of a folder: one file or shards, read by header or in full. Pickles never are."""
+"""Read safetensors files, single or sharded, by header or in full. Never reads pickles."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from acestep.checkpoints.folder_files import replacement_advice, shard_path
+from acestep.checkpoints.json_files import read_json
 from acestep.errors import CheckpointError
-from acestep.model.config import read_json
 
 if TYPE_CHECKING:  # torch takes seconds to import, and much here needs none of it
     from torch import Tensor
@@ -50,7 +50,7 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
 
 
 def weights_are_in(folder: Path) -> bool:
-    """Whether a folder has weights under any of their usual names, with every shard."""
+    """Whether a folder has complete weights under a standard name."""
     for stem in STEMS:
         try:
             weight_files(folder, stem)
@@ -62,7 +62,7 @@ def weights_are_in(folder: Path) -> bool:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    """The header of a safetensors file.
+    """Open a safetensors file.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -77,30 +77,30 @@ def _opened(file: Path) -> Iterator[Any]:
 
 
 def read_shapes(folder: Path, stem: str) -> dict[str, Shape]:
-    """Names and shapes of all tensors, from the files' headers alone.
+    """Names and shapes of all tensors, from the headers only.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or holds unexpected dtypes.
+        CheckpointError: a file is missing or damaged, or has unsupported dtypes.
     """
     shapes: dict[str, Shape] = {}
-    strange = []
+    unsupported = []
     for file in weight_files(folder, stem):
         with _opened(file) as content:
             for name in content.keys():  # noqa: SIM118 (not a mapping)
                 tensor = content.get_slice(name)
                 shapes[name] = tuple(tensor.get_shape())
-                # Single numbers, such as a LoRA's alpha, may be of any kind.
+                # Scalars, such as a LoRA's alpha, may have any dtype.
                 if shapes[name] and tensor.get_dtype() not in READ_DTYPES:
-                    strange.append(f"{name} ({tensor.get_dtype()})")
-    if strange:
+                    unsupported.append(f"{name} ({tensor.get_dtype()})")
+    if unsupported:
         raise CheckpointError(
-            f"{folder}: tensors of unsupported dtype: {_listed(strange)}; convert to {', '.join(READ_DTYPES)}"
+            f"{folder}: tensors of unsupported dtype: {_listed(unsupported)}; convert to {', '.join(READ_DTYPES)}"
         )
     return shapes
 
 
 def read_metadata(folder: Path, stem: str) -> dict[str, str]:
-    """What the headers of a folder's files say besides their tensors.
+    """Metadata in the headers of a folder's files.
 
     Raises:
         CheckpointError: a file is missing or damaged.
@@ -113,7 +113,7 @@ def read_metadata(folder: Path, stem: str) -> dict[str, str]:
 
 
 def read_tensors(folder: Path, stem: str) -> "dict[str, Tensor]":
-    """All tensors of a folder whose header was read before."""
+    """All tensors of a folder, whose headers must have been checked."""
     from safetensors.torch import load_file
 
     tensors = {}
@@ -123,7 +123,7 @@ def read_tensors(folder: Path, stem: str) -> "dict[str, Tensor]":
 
 
 def read_tensor(folder: Path, stem: str, name: str) -> "Tensor | None":
-    """One tensor of a folder whose header was read before, None where there is none of that name."""
+    """One tensor of a folder, or None; the headers must have been checked."""
     for file in weight_files(folder, stem):
         with safe_open(file, "pt") as content:
             if name in content.keys():  # noqa: SIM118 (not a mapping)
@@ -132,7 +132,7 @@ def read_tensor(folder: Path, stem: str, name: str) -> "Tensor | None":
 
 
 def differences(found: Mapping[str, Shape], expected: Mapping[str, Sizes], max_shapes: int = MAX_LISTED) -> str:
-    """What is missing, unexpected and of another shape, in words; "" where everything fits."""
+    """Describe missing, unexpected and mis-shaped tensors; "" if everything matches."""
     shapes = [
         f"{name} is {list(found[name])}, expected [{', '.join('any' if n is None else str(n) for n in sizes)}]"
         for name, sizes in sorted(expected.items())
@@ -149,10 +149,10 @@ def differences(found: Mapping[str, Shape], expected: Mapping[str, Sizes], max_s
 
 
 def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Sizes], source: Path) -> None:
-    """Compare names and shapes, and report everything that differs at once.
+    """Compare names and shapes.
 
     Raises:
-        CheckpointError: listing missing, unexpected and mis-shaped tensors.
+        CheckpointError: lists missing, unexpected and mis-shaped tensors.
     """
     problems = differences(found, expected)
     if problems:
@@ -166,14 +166,14 @@ def _fits(shape: Shape, sizes: Sizes) -> bool:
 
 
 def check_sizes(sizes: Iterable[tuple[str, int]], layers: int, found: Mapping[str, Shape], source: Path) -> None:
-    """Compare the sizes of a configuration with the tensors of its files, before anything is built from them.
+    """Check the plausibility of a configuration against the tensors before building the model.
 
     Args:
-        sizes: names and values of what has to be a dimension of some tensor.
-        layers: how many there are in all stacks, each of which has tensors of its own.
+        sizes: names and values of sizes that are dimensions of a tensor.
+        layers: total number of layers, each of which has tensors of its own.
 
     Raises:
-        CheckpointError: there are too few tensors for the layers, or none as large as a size.
+        CheckpointError: there are fewer tensors than layers, or a size exceeds all dimensions.
     """
     if layers > len(found):
         raise CheckpointError(
@@ -191,10 +191,10 @@ def check_sizes(sizes: Iterable[tuple[str, int]], layers: int, found: Mapping[st
 
 @contextmanager
 def described_by(source: Path, what: str) -> Iterator[None]:
-    """Build modules on the meta device from the sizes that a file gives.
+    """Build modules on the meta device from the sizes in a file.
 
     Raises:
-        CheckpointError: there are none of these sizes, whichever error the libraries have for that.
+        CheckpointError: replaces any error that the libraries raise for invalid sizes.
     """
     import torch
 

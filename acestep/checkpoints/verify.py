@@ -1,4 +1,4 @@
-"""Look at every file of a checkpoint without loading the weights."""
+"""Check every file of a checkpoint without loading the weights."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from acestep.model.config import AutoencoderConfig, ModelConfig
 
 
 def verify(folders: CheckpointFolders, adapter: Path | None = None) -> ModelConfig:
-    """Check every tensor of a checkpoint, that its parts fit together, and that an adapter fits it.
+    """Check the tensors of a checkpoint, the consistency of its parts, and optionally an adapter.
 
     Raises:
         CheckpointError: a part is missing, damaged, of another kind or of another model.
@@ -33,10 +33,10 @@ def verify(folders: CheckpointFolders, adapter: Path | None = None) -> ModelConf
 def check_parts(
     folders: CheckpointFolders, model: ModelConfig, autoencoder: AutoencoderConfig, hop: int, text_width: int
 ) -> None:
-    """Compare the sizes at which the parts of a checkpoint meet.
+    """Check the sizes at the interfaces of a checkpoint's parts.
 
     Raises:
-        CheckpointError: the autoencoder or the text encoder is made for another model.
+        CheckpointError: the autoencoder or the text encoder belongs to another model.
     """
     if (autoencoder.latent_channels, hop) != (model.latent_channels, HOP):
         raise CheckpointError(

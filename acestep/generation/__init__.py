@@ -1,1 +1,1 @@
-"""One request or one track through the model."""
+"""Generation: requests, conditions, chains of covers, rendering."""

@@ -1,4 +1,4 @@
-"""Stages: covers of covers (country -> rock -> heavy metal), handed over as latents without leaving the model."""
+"""Chains of covers (country -> rock -> heavy metal), passed on as latents, with shared first steps."""
 
 import time
 from collections import Counter
@@ -22,10 +22,10 @@ Key = tuple[tuple[Stage, ...], int]  # stages and seed
 
 @dataclass(frozen=True)
 class Cover:
-    """What one stage made: latents ``[1, t, c]``, waveform ``[2, n]`` (not yet limited), seconds of work.
+    """Result of one stage: latents ``[1, t, c]`` and waveform ``[2, n]`` (not yet limited).
 
-    denoise_s, decode_s: what was spent when it was asked for: less where other covers had made its first steps,
-        nothing where an equal cover was made before; the first has the making of a source that nobody asked for.
+    denoise_s, decode_s: seconds spent on this request. Steps shared with earlier covers are not counted; the time
+        for an intermediate cover counts for the first cover that needs it.
     """
 
     conditions: TrackConditions
@@ -36,20 +36,19 @@ class Cover:
 
     @cached_property
     def as_source(self) -> TrackConditions:
-        """Conditions of what starts from it."""
+        """Conditions of a stage that starts from this cover."""
         return self.conditions.restyled(self.latents, self.wave.square().mean().sqrt().item())
 
 
 class Chain:
-    """The covers of one track: those that begin alike take their first steps together, equal ones are made once,
-    and a later stage starts from what an earlier one made.
+    """Runs the covers of one track. Common first steps and equal covers are computed once.
 
-    States to go on from and covers to start from are kept until no cover to come needs them. A cover's samples do
-    not depend on which others are made, nor on their order.
+    Snapshots and intermediate covers are kept while a later cover needs them. The samples of a cover do not depend
+    on the other covers or their order.
 
-    chains: what will be run, by stages and seed.
-    adjust: applied to latents before they are decoded.
-    tree: the trajectories of ``chains`` and of the sources they start from.
+    chains: all covers to run, by stages and seed.
+    adjust: applied to latents before decoding.
+    tree: trajectories of ``chains`` and of the intermediate covers.
     """
 
     def __init__(
@@ -75,12 +74,12 @@ class Chain:
     def run(
         self, stages: tuple[Stage, ...], seed: int, on_step: Callable[[int, int], None] | None = None
     ) -> Cover:
-        """The cover of the last of ``stages``; those before it run where they are not kept.
+        """The cover of the last of ``stages``; runs the earlier stages unless they are kept.
 
         Raises:
-            GenerationError: what came out cannot be used, or what it would start from cannot.
+            GenerationError: the output, or that of an earlier stage, is not usable.
             RequestError: see ``TrackConditions.trajectory``.
-            KeyError: it was not among ``chains``.
+            KeyError: it is not among ``chains``.
         """
         path = self.paths[stages, seed]
         made_before = path in self.kept
@@ -131,7 +130,7 @@ class Chain:
         return [(path, self.plans[path]) for path, uses in self.uses.items() if uses > 0 and path not in self.kept]
 
     def _used(self, path: Path) -> None:
-        """Let go of what no cover to come needs any more."""
+        """Release covers and snapshots that no remaining cover needs."""
         self.uses[path] -= 1
         if self.uses[path] <= 0:
             self.kept.pop(path, None)
@@ -140,7 +139,7 @@ class Chain:
 
 
 def _trajectories(track: TrackConditions, chains: Iterable[Key]) -> dict[Key, tuple[Hashable, CoverPlan]]:
-    """Every cover that ``chains`` need, sources before what starts from them: what it is given, and its plan."""
+    """(Inputs, plan) of every cover that ``chains`` need, in order of dependency."""
     trajectories: dict[Key, tuple[Hashable, CoverPlan]] = {}
     for stages, seed in chains:
         source: Hashable = None
@@ -148,6 +147,6 @@ def _trajectories(track: TrackConditions, chains: Iterable[Key]) -> dict[Key, tu
             if (stages[:k], seed) not in trajectories:
                 plan = resolve(stage.setting, track.handler.is_turbo)
                 trajectories[stages[:k], seed] = (source, stage.prompt(track.prompt), seed), plan
-            given, plan = trajectories[stages[:k], seed]
-            source = (given, plan_key(plan))
+            inputs, plan = trajectories[stages[:k], seed]
+            source = (inputs, plan_key(plan))
     return trajectories

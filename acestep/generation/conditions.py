@@ -1,4 +1,4 @@
-"""Conditions of one track, computed once and shared by all its settings, seeds and stages.
+"""Conditions of one track, computed once for all its settings, seeds and stages.
 
 Legend: t latent frames, c latent channels, n samples at 48 kHz, s condition tokens.
 """
@@ -24,7 +24,7 @@ from acestep.handler import AceStepHandler
 from acestep.language.prompt import Prompt, lyric_prompt, text_prompt
 from acestep.language.text_encoder import TextEncoder
 from acestep.model.audio_tokenizer import codes, hints
-from acestep.model.transformer import CrossAttention
+from acestep.model.transformer_layers import CrossAttention
 from acestep.runtime.threads import inference
 from acestep.sampling.plan import Branch, CoverPlan
 from acestep.sampling.prompt_blend import mixed_states
@@ -33,13 +33,13 @@ from acestep.sampling.sampler import Condition, Trajectory, fresh_noise, initial
 
 @dataclass(frozen=True)
 class TrackConditions:
-    """What trajectories of one track read; each part is computed when first needed.
+    """Inputs of a track's trajectories, computed lazily.
 
-    latents: of the source ``[1, t, c]``; silence where no plan reads them.
-    codes: that were given in place of a source, ``[1, ceil(t / 5)]``; ``latents`` are what they say.
-    timbre: latents of the reference by pick and seed.
-    nothing_to_start_from: why a run cannot start from the source itself; "" where it can.
-    source_rms: of the track's waveform; 0 where there is none.
+    latents: source latents ``[1, t, c]``; silence if no plan reads them.
+    codes: codes ``[1, ceil(t / 5)]`` given instead of a source; ``latents`` are then their decoded hints.
+    timbre: returns the reference's latents by pick and seed.
+    nothing_to_start_from: reason why a trajectory cannot start from the source, or "".
+    source_rms: RMS of the source waveform; 0 without one.
     """
 
     handler: AceStepHandler
@@ -56,10 +56,10 @@ class TrackConditions:
 
     @inference
     def trajectory(self, plan: CoverPlan, seed: int) -> Trajectory:
-        """One generation of this track.
+        """The trajectory of a plan and a seed.
 
         Raises:
-            RequestError: the plan reads latents of a source and there is none, or retakes the seed itself.
+            RequestError: the plan needs source latents and there are none, or ``retake_seed`` equals the seed.
         """
         self._refuse_without_source(plan)
         if plan.retake is not None and plan.retake[0] == seed:
@@ -82,10 +82,10 @@ class TrackConditions:
         )
 
     def restyled(self, latents: Tensor, rms: float) -> "TrackConditions":
-        """Conditions of what starts from a cover of this track, handed over as latents ``[1, t, c]``.
+        """Conditions with a cover of this track, given as latents ``[1, t, c]``, as the source.
 
         Args:
-            rms: of the waveform that the latents stand for.
+            rms: RMS of the cover's waveform.
         """
         return replace(
             self,
@@ -137,7 +137,8 @@ class TrackConditions:
             caption, lyrics = plan.edit
             prompt = replace(prompt, caption=caption, lyrics=lyrics or prompt.lyrics)
 
-        # A mixture belongs to one strength and a random clip to one seed: kept, they would pile up in a sweep.
+        # Mixed prompts are specific to one strength and random clips to one seed: caching them would grow in a
+        # sweep.
         key = (branch.text, prompt, pick)
         kept = branch.text != "mixed" and pick != "random"
         if kept and key in self.prompts:
@@ -167,13 +168,13 @@ def prepare(
     reference: Tensor | None = None,
     encode: bool = False,
 ) -> TrackConditions:
-    """Conditions of a track, its source encoded if one of ``plans`` reads it.
+    """Prepare the conditions of a track; encodes the source only if one of ``plans`` reads it.
 
     Args:
-        source: the track, ``[2, n]`` at 48 kHz.
+        source: the track ``[2, n]`` at 48 kHz.
         prompt: caption, lyrics and musical facts.
-        reference: a timbre reference ``[2, n]``; without one (or a silent one) the silence latent is read.
-        encode: encode the source even if no plan reads it.
+        reference: timbre reference ``[2, n]``; if None or silent, the silence latent is used.
+        encode: encode the source in any case.
     """
     frames = latent_frames(source)
     reads = encode or any(b.context != "silence" for plan in plans for b in plan.branches)
@@ -193,17 +194,17 @@ def prepare(
 def prepare_codes(
     handler: AceStepHandler, given: Sequence[int], prompt: Prompt, reference: Tensor | None = None
 ) -> TrackConditions:
-    """Conditions of 5 Hz codes given in place of a source: five latent frames each, at least 128 in all."""
+    """Prepare conditions from 5 Hz codes instead of a source: five latent frames per code, at least 128."""
     model = handler.model
     indices = torch.tensor([list(given)], device=handler.device)
-    said = model.detokenizer(model.tokenizer.quantizer.vectors(indices))
-    missing = max(MIN_LATENT_FRAMES - said.shape[1], 0)
-    said = torch.cat((said, handler.silence_frames(missing)), dim=1)
+    latents = model.detokenizer(model.tokenizer.quantizer.vectors(indices))
+    missing = max(MIN_LATENT_FRAMES - latents.shape[1], 0)
+    latents = torch.cat((latents, handler.silence_frames(missing)), dim=1)
     return TrackConditions(
         handler=handler,
         prompt=prompt,
-        duration_s=said.shape[1] * HOP / SAMPLE_RATE,
-        latents=said,
+        duration_s=latents.shape[1] * HOP / SAMPLE_RATE,
+        latents=latents,
         timbre=cache(lambda pick, seed: reference_latents(handler, reference, pick, seed)),
         codes=indices,
         nothing_to_start_from="audio_codes do not hold them; give src_audio",
@@ -211,9 +212,9 @@ def prepare_codes(
 
 
 def encode_source(handler: AceStepHandler, source: Tensor) -> Tensor:
-    """Latents ``[1, t, c]`` of a waveform ``[2, n]``, padded with the silence latent to 128 frames.
+    """Encode a waveform ``[2, n]`` to latents ``[1, t, c]``, padded with the silence latent to 128 frames.
 
-    A silent source becomes the silence latent: encoding zeros gives something else.
+    A silent source becomes the silence latent, which differs from the encoding of zeros.
     """
     frames = latent_frames(source)
     if is_silent(source) or source.shape[1] < HOP:
@@ -223,19 +224,18 @@ def encode_source(handler: AceStepHandler, source: Tensor) -> Tensor:
 
 
 def latent_frames(source: Tensor) -> int:
-    """Latent frames t of a cover of ``[2, n]``: the whole frames of its source, at least 128."""
+    """Number of latent frames of a cover of ``[2, n]``: the source's full frames, at least 128."""
     return max(source.shape[1] // HOP, MIN_LATENT_FRAMES)
 
 
 def with_mask(latents: Tensor) -> Tensor:
-    """Context ``[1, t, 2c]``: latents beside the chunk mask, which is one everywhere in a cover."""
+    """Context ``[1, t, 2c]``: latents and chunk mask, which is one everywhere in a cover."""
     return torch.cat((latents, torch.ones_like(latents)), dim=-1)
 
 
 def lyrics_and_timbre(handler: AceStepHandler, prompt: Prompt, clip: Tensor) -> tuple[Tensor, Tensor]:
-    """Condition tokens that every branch of a prompt shares: lyrics, and timbre of latents ``[1, frames, c]``."""
+    """Condition tokens common to all branches of a prompt: lyrics, and timbre of ``clip`` ``[1, frames, c]``."""
     encoder = handler.model.encoder
-    # Exact: without a reference every track hears the same clip.
     timbre = handler.silent_timbre if clip is handler.silent_clip else encoder.timbre(clip)
     return encoder.lyrics(handler.text_encoder.lyric_rows(lyric_prompt(prompt))), timbre
 
@@ -243,7 +243,7 @@ def lyrics_and_timbre(handler: AceStepHandler, prompt: Prompt, clip: Tensor) -> 
 def condition_tokens(
     handler: AceStepHandler, prompt: Prompt, duration_s: float, branch: Branch, shared: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Packed condition tokens ``[1, s, encoder width]``: lyrics, timbre, and the text of a branch.
+    """Condition tokens ``[1, s, encoder width]``: lyrics, timbre, and the text of a branch.
 
     Args:
         shared: see ``lyrics_and_timbre``.
@@ -260,14 +260,14 @@ def condition_tokens(
 def _mixed(text_encoder: TextEncoder, prompt: Prompt, duration_s: float, strength: float) -> Tensor:
     texts = [text_prompt(prompt, task, duration_s) for task in ("cover", "text2music")]
     lengths = [text_encoder.count_tokens(text) for text in texts]
-    # Both lose the same tail: cut to the same length, the two captions would no longer meet.
-    lost = max(0, max(lengths) - MAX_PROMPT_TOKENS)
-    ids = [text_encoder.token_ids(text, length - lost) for text, length in zip(texts, lengths, strict=True)]
+    # Both are shortened by the same number of tokens, which keeps the captions aligned from the right.
+    excess = max(0, max(lengths) - MAX_PROMPT_TOKENS)
+    ids = [text_encoder.token_ids(text, length - excess) for text, length in zip(texts, lengths, strict=True)]
     return mixed_states(ids, [text_encoder.states(row) for row in ids], strength)
 
 
 def cut_notes(handler: AceStepHandler, prompt: Prompt, duration_s: float, plan: CoverPlan) -> list[str]:
-    """A note for each text that is longer than the model reads, whose end is therefore cut off."""
+    """A note for each text that exceeds the model's token limit and is truncated."""
     encoder, notes = handler.text_encoder, []
     texts = [
         ("caption", text_prompt(prompt, "cover", duration_s), MAX_PROMPT_TOKENS),
@@ -291,7 +291,7 @@ def cut_notes(handler: AceStepHandler, prompt: Prompt, duration_s: float, plan: 
 def reference_latents(
     handler: AceStepHandler, reference: Tensor | None, pick: str = "fixed", seed: int = 0
 ) -> Tensor:
-    """Timbre latents ``[1, frames, c]`` of a reference ``[2, n]``, or 30 s of silence where there is none."""
+    """Timbre latents ``[1, frames, c]`` of a reference ``[2, n]``; 30 s of silence without one."""
     if reference is None or is_silent(reference):
         return handler.silent_clip
     return handler.autoencoder.encode(reference_clip(reference, pick, seed)[None].to(handler.device))

@@ -1,4 +1,4 @@
-"""Musical facts of a track that the language model hears and the request leaves open."""
+"""Complete a request's musical facts with the language model."""
 
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ from acestep.language.understanding import fill_prompt
 def with_musical_facts(
     language_model: LanguageModel, conditions: TrackConditions, params: GenerationParams
 ) -> tuple[TrackConditions, list[str]]:
-    """Conditions with the musical facts that the language model hears and the request leaves open."""
-    found = language_model.understand(
+    """Fill missing musical facts of the prompt with the language model's answer; also returns notes."""
+    answer = language_model.understand(
         conditions.source_codes()[0].tolist(),
         seed=UNDERSTANDING_SEED,
         temperature=params.lm_temperature,
@@ -21,5 +21,5 @@ def with_musical_facts(
         top_p=params.lm_top_p,
         constrained=params.use_constrained_decoding,
     )
-    prompt, notes = fill_prompt(conditions.prompt, found, params.use_cot_metas, params.use_cot_language)
+    prompt, notes = fill_prompt(conditions.prompt, answer, params.use_cot_metas, params.use_cot_language)
     return replace(conditions, prompt=prompt), notes

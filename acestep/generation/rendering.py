@@ -1,4 +1,4 @@
-"""Latents to a waveform that is worth writing down."""
+"""Decode latents to a waveform, check it and finish it."""
 
 import torch
 from torch import Tensor
@@ -15,12 +15,12 @@ from acestep.sampling.plan import CoverPlan
 
 @inference
 def render(handler: AceStepHandler, latents: Tensor, plan: CoverPlan, conditions: TrackConditions) -> Tensor:
-    """The waveform ``[2, n]`` (fp32, on the CPU, not yet limited) of latents ``[1, t, c]``.
+    """Decode latents ``[1, t, c]`` to a waveform ``[2, n]`` (fp32, on the CPU, not yet limited).
 
     Raises:
-        GenerationError: it is not finite, or it is silent, or the run started from the noised source and its
-            energy is gone: users of ``cover_noise_strength`` report covers 40 times quieter than their source,
-            which the loudness step that follows would turn into loud noise.
+        GenerationError: the output is not finite or silent, or its energy collapsed in a run that started from the
+            noised source: users of ``cover_noise_strength`` report covers 40 times quieter than the source, which
+            normalization would turn into loud noise.
     """
     wave = handler.autoencoder.decode(latents)[0].cpu()
     if not torch.isfinite(latents).all() or not torch.isfinite(wave).all():
@@ -45,6 +45,6 @@ def render(handler: AceStepHandler, latents: Tensor, plan: CoverPlan, conditions
 
 
 def finish_waveform(wave: Tensor, params: GenerationParams) -> Tensor:
-    """A decoded ``[2, n]`` at its final loudness, faded."""
+    """Normalize and fade a decoded ``[2, n]``."""
     wave = audio.finish(wave, params.enable_normalization, params.normalization_db)
     return audio.fade(wave, params.fade_in_duration, params.fade_out_duration)

@@ -15,7 +15,7 @@ WORDS = ("caption", "lyrics")
 
 @dataclass(frozen=True)
 class Stage:
-    """One cover of a chain: its setting, and its words where they are not the track's own (None).
+    """One cover of a chain: its setting, and its own caption and lyrics (None for the track's).
 
     own: names of the parameters that the stage sets itself.
     """
@@ -26,26 +26,26 @@ class Stage:
     own: tuple[str, ...] = ()
 
     def prompt(self, track: Prompt) -> Prompt:
-        """The track's prompt in this stage's words."""
+        """The track's prompt with this stage's caption and lyrics."""
         caption = track.caption if self.caption is None else self.caption
         lyrics = track.lyrics if self.lyrics is None else self.lyrics or INSTRUMENTAL
         return replace(track, caption=caption, lyrics=lyrics)
 
     def notes(self, track: Prompt) -> list[str]:
-        """What is to be said of its words, where they are not the track's."""
+        """Notes on the stage's own caption and lyrics."""
         words = self.prompt(track)
         return [] if words == track else singing_notes(words)
 
     def values(self) -> dict[str, Any]:
-        """The stage as plain data, which ``parse_stage`` reads back."""
+        """The stage as plain data, the inverse of ``parse_stage``."""
         return asdict(self.setting) | {name: getattr(self, name) for name in WORDS}
 
 
 def parse_stage(values: Mapping[str, Any], base: CoverSetting | None = None) -> Stage:
-    """A stage from its caption, lyrics and setting parameters, laid over ``base``.
+    """Parse a stage: caption, lyrics and setting parameters that override ``base``.
 
     Raises:
-        RequestError: a name is unknown, a value is not usable, or a given caption is empty.
+        RequestError: a name is unknown, a value is invalid, or a given caption is empty.
     """
     if not isinstance(values, Mapping):
         raise RequestError(f"{values!r} is not a mapping; write {{caption: ..., audio_cover_strength: ...}}")
@@ -64,10 +64,10 @@ def parse_stage(values: Mapping[str, Any], base: CoverSetting | None = None) -> 
 
 
 def parse_stages(listed: Sequence[Mapping[str, Any]] | None, base: CoverSetting) -> tuple[Stage, ...]:
-    """The chain that ``listed`` describes over ``base``; without one, ``base`` alone.
+    """Parse a list of stages over ``base``; without a list, ``base`` is the only stage.
 
     Raises:
-        RequestError: naming the stage, counted from 1.
+        RequestError: a stage is invalid; the message has its number, from 1.
     """
     if listed is not None and not isinstance(listed, list | tuple):
         raise RequestError(f"stages {listed!r} is not a list; write [{{caption: ...}}, {{caption: ...}}]")

@@ -1,9 +1,8 @@
-r"""The grammar of a think block, on bytes: which tokens of a vocabulary may come next.
+r"""Constrained decoding of a think block: a byte-level grammar that yields the allowed next tokens.
 
-The grammar is a small graph. A node holds byte strings, one of which has to be read in full, and where each leads:
-the node of the tempo holds ``\nbpm: 30\ncaption: `` .. ``\nbpm: 300\ncaption: ``, the caption's its characters. No
-string of a node begins with another one of it, so a text is at one place of the graph only. Tokens may reach over
-several strings and may end inside a character, as those of a byte-level vocabulary do.
+The grammar is a graph. Each node maps byte strings to next nodes: the tempo node has ``\nbpm: 30\ncaption: `` ..
+``\nbpm: 300\ncaption: ``, the caption node its characters. The strings of a node are prefix-free, so the state of
+a text is unique. Tokens may span several strings and may end inside a character, as in a byte-level vocabulary.
 """
 
 import sys
@@ -18,14 +17,14 @@ from tokenizers import Tokenizer, pre_tokenizers
 from acestep.constants import BPM_RANGE, KEYSCALES, LANGUAGES, TIME_SIGNATURES
 from acestep.language.understanding import DURATION_RANGE
 
-MAX_CAPTION_BYTES = 1024  # beyond it the caption ends at the next chance
-TAG = "<"  # begins every tag; a caption that holds one could end the block
+MAX_CAPTION_BYTES = 1024  # a longer caption ends after the current character
+TAG = "<"  # begins every tag; a tag in a caption could end the block
 
 Rules = Mapping[str, Mapping[bytes, str]]
 
 
 class GrammarState(NamedTuple):
-    """Where in the grammar a text ends: a node, and what was read of one of its strings."""
+    """State of the grammar: a node, and the prefix read of one of its strings."""
 
     node: str
     read: bytes = b""
@@ -36,9 +35,9 @@ START, END = GrammarState("bpm"), GrammarState("end")
 
 @cache
 def think_block_rules() -> Rules:
-    """The lines of a think block, from behind its opening tag to before its closing one.
+    """Rules for the lines between the opening and the closing tag of a think block.
 
-    A caption is one or more lines of printable characters without tags, each line but the first indented.
+    A caption has one or more lines of printable characters without tags; all lines but the first are indented.
     """
     tempos = range(BPM_RANGE[0], BPM_RANGE[1] + 1)
     seconds = range(DURATION_RANGE[0], DURATION_RANGE[1] + 1)
@@ -64,8 +63,8 @@ class Grammar:
     """A grammar over one vocabulary.
 
     Args:
-        rules: node -> its strings -> the node each leads to.
-        vocabulary: token id -> its bytes. It must hold every single byte, so that no text is a dead end.
+        rules: node -> byte string -> next node.
+        vocabulary: token id -> bytes. Must contain every single byte, so that there are no dead ends.
     """
 
     def __init__(self, rules: Rules, vocabulary: Mapping[int, bytes]):
@@ -80,7 +79,7 @@ class Grammar:
         self.allowed = cache(self._allowed)
 
     def advance(self, place: GrammarState, text: bytes) -> GrammarState | None:
-        """The place after reading ``text``; None where the grammar does not allow it."""
+        """The state after reading ``text``; None if the grammar does not allow it."""
         node, read = place
         for position in range(len(text)):
             read += text[position : position + 1]
@@ -92,7 +91,7 @@ class Grammar:
         return GrammarState(node, read)
 
     def _allowed(self, place: GrammarState) -> np.ndarray:
-        """The tokens that may come next, ids ascending ``[n]``."""
+        """Sorted ids ``[n]`` of the allowed next tokens."""
         tokens = [
             token
             for first, candidates in self._by_first_byte.items()
@@ -104,14 +103,14 @@ class Grammar:
 
 
 def closing(place: GrammarState) -> GrammarState:
-    """The same place for a caption that is too long: between two characters it may only end."""
+    """The state that ends a caption after the current character."""
     return GrammarState("after caption") if place == GrammarState("caption") else place
 
 
 def byte_symbols() -> dict[str, int]:
-    """The character by which byte-level vocabularies write each byte, and the byte.
+    """Map the characters that represent bytes in byte-level vocabularies to the bytes.
 
-    Bytes that are visible in Latin-1 are written as themselves, the others by the characters from U+0100 on.
+    Printable Latin-1 bytes represent themselves; the others are represented by characters from U+0100 on.
     """
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     byte_of = {symbol: ord(symbol) for symbol in symbols if ord(symbol) < 256}
@@ -120,7 +119,7 @@ def byte_symbols() -> dict[str, int]:
 
 
 def byte_vocabulary(tokenizer: Tokenizer) -> dict[int, bytes]:
-    """The bytes of each ordinary token of a byte-level vocabulary; added tokens (tags, codes) are left out."""
+    """Map the ordinary tokens of a byte-level vocabulary to bytes; excludes added tokens (tags, codes)."""
     byte_of, added = byte_symbols(), tokenizer.get_added_tokens_decoder()
     return {
         token: bytes(byte_of[symbol] for symbol in written)

@@ -1,8 +1,7 @@
-"""The 5 Hz language model: listens to a track's audio codes and says what it is.
+"""The 5 Hz language model, which describes a track given its audio codes.
 
-A Qwen3 causal model with one token per audio code. Its answer is sampled under a grammar
-(``acestep.language.grammar``), so that every field is there and has a meaning; a request takes from it what its
-author left open (``acestep.language.understanding.fill_prompt``).
+A Qwen3 causal model with one token per audio code. Constrained decoding (``acestep.language.grammar``) makes the
+answer complete and well-formed; ``acestep.language.understanding.fill_prompt`` fills missing fields of a request.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,8 +39,8 @@ from acestep.language.understanding import (
 from acestep.runtime.threads import inference
 
 END_OF_TEXT = "<|endoftext|>"
-MAX_NEW_TOKENS = 2048  # a think block of one token per byte fits
-MAX_CODES = 64_000  # the vocabulary has slots beyond, which stand for nothing
+MAX_NEW_TOKENS = 2048  # enough for a think block with one token per byte
+MAX_CODES = 64_000  # the vocabulary has more, unused slots
 REMEDY = "give the folder of a 5 Hz language model, such as acestep-5Hz-lm-1.7B"
 
 
@@ -49,7 +48,7 @@ class LanguageModel:
     """A loaded language model and its tokenizer.
 
     Attributes:
-        codes: how many audio codes there are.
+        codes: number of audio codes.
     """
 
     def __init__(self, network: Qwen3ForCausalLM, tokenizer: Tokenizer):
@@ -63,10 +62,10 @@ class LanguageModel:
 
     @classmethod
     def from_checkpoint(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "LanguageModel":
-        """Load the model of one folder.
+        """Load a model.
 
         Raises:
-            CheckpointError: it is of another kind, or a file is missing, damaged or does not fit.
+            CheckpointError: another kind of model, or a file is missing, damaged or does not match.
         """
         config, tokenizer = open_language_model(folder)
         return cls(load_qwen3(folder, Qwen3ForCausalLM, config, device, dtype), tokenizer)
@@ -82,18 +81,18 @@ class LanguageModel:
         constrained: bool = True,
         lyrics: bool = False,
     ) -> Understanding:
-        """What a track is.
+        """Describe a track.
 
         Args:
-            codes: its audio codes, five per second.
-            seed: of the drawing; the same seed gives the same answer.
+            codes: audio codes, five per second.
+            seed: seed of the sampling.
             temperature, top_k, top_p: see ``SamplingParams``.
-            max_new_tokens: where to break off. Fields that were not reached are empty then.
-            constrained: force a well-formed think block; else the answer may be anything.
-            lyrics: go on to the lyrics, which covers do not need. Unconstrained answers always do.
+            max_new_tokens: length limit; fields beyond it are empty.
+            constrained: force a well-formed think block.
+            lyrics: also generate lyrics, which covers do not need. Unconstrained answers always include them.
 
         Raises:
-            RequestError: there are no codes or one is out of range, or a parameter is.
+            RequestError: there are no codes, or a code or parameter is out of range.
         """
         sampling = SamplingParams(temperature, top_k, top_p)
         return understanding_of(self.answer(codes, seed, sampling, max_new_tokens, constrained, lyrics))
@@ -107,7 +106,7 @@ class LanguageModel:
         constrained: bool = True,
         lyrics: bool = False,
     ) -> str:
-        """The text that ``understand`` reads; see there."""
+        """The text that ``understand`` parses; arguments as there."""
         if max_new_tokens < 1:
             raise RequestError(f"max_new_tokens {max_new_tokens} is out of range; allowed: 1 or more")
         generator = torch.Generator("cpu").manual_seed(seed)
@@ -130,17 +129,17 @@ class LanguageModel:
         """Token ids of the prompt for a track's codes.
 
         Raises:
-            RequestError: there are no codes, or one is out of range.
+            RequestError: there are no codes, or a code is out of range.
         """
         if len(codes) == 0:
             raise RequestError("audio codes are empty: the track is too short to be understood")
-        strange = next((code for code in codes if not 0 <= code < self.codes), None)
-        if strange is not None:
-            raise RequestError(f"audio code {strange} is out of range; allowed: 0..{self.codes - 1}")
+        invalid = next((code for code in codes if not 0 <= code < self.codes), None)
+        if invalid is not None:
+            raise RequestError(f"audio code {invalid} is out of range; allowed: 0..{self.codes - 1}")
         return self.tokenizer.encode(understanding_prompt(codes), add_special_tokens=False).ids
 
     def _choices(self, said: list[int], constrained: bool, lyrics: bool) -> Iterator[np.ndarray]:
-        """The tokens allowed at each step, given those ``said`` so far, which grows in between."""
+        """Yield the tokens allowed at each step; ``said``, the tokens so far, grows between steps."""
         if constrained:
             yield self._only(THINK)
             place, caption_bytes = START, 0
@@ -164,10 +163,9 @@ class LanguageModel:
         return np.array([self.tokenizer.token_to_id(token)], dtype=np.int64)
 
     def _feeder(self) -> Callable[[list[int]], Tensor]:
-        """A function that reads further tokens and gives the next one's logits ``[vocabulary]`` (fp32, CPU).
+        """A function that feeds tokens and returns the next token's logits ``[vocabulary]`` (fp32, CPU).
 
-        Raises:
-            GenerationError: the logits are not finite.
+        It raises GenerationError if the logits are not finite.
         """
         cache = DynamicCache(config=self.network.config)
 
@@ -186,10 +184,10 @@ class LanguageModel:
 
 
 def open_language_model(folder: Path) -> tuple[Qwen3Config, Tokenizer]:
-    """Look at a folder without reading its weights: sizes, tokenizer, names and shapes of all tensors.
+    """Check a folder without reading its weights: sizes, tokenizer, names and shapes of all tensors.
 
     Raises:
-        CheckpointError: it is of another kind, or a file is missing, damaged or does not fit.
+        CheckpointError: another kind of model, or a file is missing, damaged or does not match.
     """
     config, tokenizer = open_qwen3(folder, Qwen3ForCausalLM, REMEDY)
     _check_tokens(tokenizer, tokenizer_file(folder))
@@ -218,6 +216,6 @@ def _check_tokens(tokenizer: Tokenizer, file: Path) -> None:
 
 
 def count_codes(tokenizer: Tokenizer) -> int:
-    """How many audio codes a vocabulary holds."""
+    """Number of audio codes in a vocabulary."""
     head, tail = AUDIO_CODE.split("{}")
     return sum(token.startswith(head) and token.endswith(tail) for token in tokenizer.get_vocab())

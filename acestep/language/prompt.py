@@ -1,4 +1,4 @@
-"""The strings the text encoder reads."""
+"""Prompts: validation, and formatting for the text encoder."""
 
 from dataclasses import dataclass, replace
 
@@ -24,10 +24,10 @@ _FRACTIONS = {"2/4": "2", "3/4": "3", "4/4": "4", "6/8": "6"}
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a request says in words: the target style, the lyrics and the musical facts.
+    """Target style, lyrics and musical facts of a request.
 
-    bpm, keyscale and timesignature may be empty (None or ""): the model then sees ``N/A``.
-    ``instruction`` replaces the cover task's own instruction when it is not empty; the text branch keeps its own.
+    bpm, keyscale and timesignature may be empty (None or ""), which the model reads as ``N/A``. A non-empty
+    ``instruction`` replaces the instruction of the cover task; the text branch keeps its own.
     """
 
     caption: str
@@ -40,7 +40,7 @@ class Prompt:
 
 
 def text_prompt(prompt: Prompt, task: str, duration_s: float | None) -> str:
-    """The prompt of one task (a key of ``INSTRUCTIONS``); ``duration_s`` is the source's length."""
+    """Format the prompt of one task (a key of ``INSTRUCTIONS``); ``duration_s`` is the source's duration."""
     instruction = (prompt.instruction if task != "text2music" else "") or INSTRUCTIONS[task]
     if not instruction.endswith(":"):
         instruction += ":"
@@ -52,7 +52,7 @@ def text_prompt(prompt: Prompt, task: str, duration_s: float | None) -> str:
 
 
 def metadata(prompt: Prompt, duration_s: float | None) -> str:
-    """The four metadata lines, each ended by a newline."""
+    """Format the four metadata lines."""
     keyscale = prompt.keyscale.strip() or "N/A"
     timesignature = prompt.timesignature.strip() or "N/A"
     seconds = DEFAULT_SECONDS if duration_s is None else int(duration_s)
@@ -63,25 +63,25 @@ def metadata(prompt: Prompt, duration_s: float | None) -> str:
 
 
 def plain_caption(caption: str) -> str:
-    """The caption itself, also when a full prompt was pasted in its place."""
+    """Extract the caption if a full prompt was given instead."""
     if "# Instruction" not in caption or "# Caption" not in caption:
         return caption
     return caption.split("# Caption", 1)[1].split("# Metas", 1)[0].strip()
 
 
 def lyric_prompt(prompt: Prompt) -> str:
-    """The lyrics with their language."""
+    """Format lyrics with their language."""
     return f"# Languages\n{prompt.language}\n\n# Lyric\n{prompt.lyrics}<|endoftext|>"
 
 
 def check_prompt(prompt: Prompt) -> tuple[Prompt, list[str]]:
-    """Refuse values without a meaning and write the others in one way; empty lyrics become ``[Instrumental]``.
+    """Validate and normalize a prompt; return it with notes.
 
     Line ends become LF, ``zh-CN`` the language ``zh``, ``4/4`` the time signature ``4``, ``c Major`` the key
-    ``C major``: requests that mean the same are the same. A note says what was left out.
+    ``C major``, empty lyrics ``[Instrumental]``, so that equivalent requests are equal.
 
     Raises:
-        RequestError: naming the value and what is allowed.
+        RequestError: a value is not allowed.
     """
     notes = []
     if not prompt.caption.strip():
@@ -130,7 +130,7 @@ def check_prompt(prompt: Prompt) -> tuple[Prompt, list[str]]:
 
 
 def singing_notes(prompt: Prompt) -> list[str]:
-    """A note where a caption asks for a voice and there are no words to sing."""
+    """A note if a caption asks for singing and there are no lyrics."""
     instrumental = prompt.lyrics.strip().casefold() in ("", INSTRUMENTAL.casefold())
     asked = asks_for_singing(plain_caption(prompt.caption)) if instrumental else ""
     if not asked:
@@ -142,10 +142,10 @@ def singing_notes(prompt: Prompt) -> list[str]:
 
 
 def read_keyscale(written: str) -> str | None:
-    """A key as the models know it, whatever its case; "" where none is given, None where it is unknown."""
+    """Normalize a key, ignoring case; "" if empty, None if unknown."""
     return _KEYS.get(written.strip().casefold())
 
 
 def read_language(written: str) -> str:
-    """The first subtag of a language tag in lower case: ``zh`` of ``zh-CN``; empty means unknown."""
+    """The primary subtag of a language tag in lower case (``zh`` of ``zh-CN``); "unknown" if empty."""
     return written.strip().lower().replace("_", "-").split("-")[0] or "unknown"

@@ -1,4 +1,4 @@
-"""Qwen3-Embedding: hidden states of a prompt, embedding-table rows of lyrics."""
+"""Qwen3-Embedding text encoder: hidden states of prompts, token embeddings of lyrics."""
 
 from pathlib import Path
 
@@ -24,34 +24,33 @@ class TextEncoder:
         self.model = load_qwen3(folder, Qwen3Model, config, device, dtype)
 
     def token_ids(self, text: str, max_tokens: int) -> list[int]:
-        """See the function of the same name."""
         return token_ids(self.tokenizer, text, max_tokens)
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text, uncut."""
+        """Number of tokens of a text before truncation."""
         return len(self.tokenizer.encode(text).ids)
 
     @inference
     def states(self, ids: list[int]) -> Tensor:
-        """Last hidden states ``[1, tokens, width]`` after the final norm, each token seeing those before it."""
+        """Last hidden states ``[1, tokens, width]`` after the final norm, with causal attention."""
         tokens = torch.tensor([ids], device=self.model.device)
         return self.model(input_ids=tokens, use_cache=False).last_hidden_state
 
     @inference
     def rows(self, ids: list[int]) -> Tensor:
-        """Rows ``[1, tokens, width]`` of the embedding table: lyrics do not pass the language model."""
+        """Token embeddings ``[1, tokens, width]``: lyrics do not pass through the transformer."""
         return self.model.embed_tokens(torch.tensor([ids], device=self.model.device))
 
     def prompt_states(self, text: str) -> Tensor:
-        """States of a prompt."""
+        """Hidden states of a prompt."""
         return self.states(self.token_ids(text, MAX_PROMPT_TOKENS))
 
     def lyric_rows(self, text: str) -> Tensor:
-        """Rows of lyrics."""
+        """Token embeddings of lyrics."""
         return self.rows(self.token_ids(text, MAX_LYRIC_TOKENS))
 
 
 def token_ids(tokenizer: Tokenizer, text: str, max_tokens: int) -> list[int]:
-    """Token ids, at most ``max_tokens``; the end token that the tokenizer appends survives truncation."""
+    """Token ids, at most ``max_tokens``; truncation keeps the end token."""
     ids = tokenizer.encode(text).ids
     return ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]]

@@ -1,4 +1,4 @@
-"""How a language model's next token is drawn."""
+"""Token sampling with temperature, top-k and top-p."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from acestep.errors import RequestError
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a token is drawn.
+    """Sampling parameters.
 
     Attributes:
-        temperature: 0 takes the most likely token.
-        top_k: draw among the most likely ones only; 0 is off.
-        top_p: draw among the most likely ones that together have this probability; 1 is off.
+        temperature: 0 selects the most likely token.
+        top_k: sample among the k most likely tokens; 0 is off.
+        top_p: sample among the most likely tokens with this total probability; 1 is off.
 
     Raises:
         RequestError: a value is out of range.
@@ -35,10 +35,10 @@ class SamplingParams:
                 raise RequestError(f"{name} {getattr(self, name)} is out of range; allowed: {allowed}")
 
     def draw(self, logits: Tensor, generator: torch.Generator) -> int:
-        """The index of one of ``logits`` ``[n]`` (fp32, CPU)."""
+        """Sample an index of ``logits`` ``[n]`` (fp32, CPU)."""
         if self.temperature == 0:
             return int(logits.argmax())
-        logits = (logits - logits.max()) / self.temperature  # the best is 0: no temperature overflows
+        logits = (logits - logits.max()) / self.temperature  # the maximum is 0, so no temperature overflows
         if 0 < self.top_k < len(logits):
             logits = logits.where(logits >= logits.topk(self.top_k).values[-1], -torch.inf)
         probabilities = torch.softmax(logits, dim=0)

@@ -1,7 +1,7 @@
-"""What the 5 Hz language model reads and writes: prompts, the think block, and what a request takes of it.
+"""Prompts and answers of the 5 Hz language model.
 
-The model is shown a track as audio codes (tokenizer indices, five per second) and answers with a think block of
-``name: value`` lines, after which lyrics may follow::
+The prompt holds a track's audio codes (tokenizer indices, five per second). The answer is a think block of
+``name: value`` lines, optionally followed by lyrics::
 
     <think>
     bpm: 73
@@ -19,11 +19,9 @@ The model is shown a track as audio codes (tokenizer indices, five per second) a
 
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
-
-import yaml
 
 from acestep.constants import BPM_RANGE, LANGUAGES, TIME_SIGNATURES
 from acestep.language.prompt import Prompt, read_keyscale, read_language
@@ -43,13 +41,13 @@ _NO_VALUE = ("", "N/A")
 
 @dataclass(frozen=True)
 class Understanding:
-    """What the language model said of a track; None or "" where it gave nothing usable.
+    """Parsed answer; None or "" for missing and unusable fields.
 
     Attributes:
         bpm: beats per minute.
         duration: seconds.
         timesignature: beats per bar, "4" for "4/4".
-        unusable: what it said that has no meaning, as (field, value).
+        unusable: invalid values as (field, value).
     """
 
     caption: str = ""
@@ -63,28 +61,28 @@ class Understanding:
 
 
 def codes_text(indices: Iterable[int]) -> str:
-    """Audio codes as the model reads them, such as ``<|audio_code_7|><|audio_code_0|>``."""
+    """Format audio codes, such as ``<|audio_code_7|><|audio_code_0|>``."""
     return "".join(AUDIO_CODE.format(index) for index in indices)
 
 
 def chat_prompt(system: str, user: str) -> str:
-    """Two turns in Qwen's chat form and the opening of the model's own."""
+    """Qwen chat prompt with a system and a user turn."""
     turns = "".join(f"{START_TURN}{who}\n{said}{END_TURN}\n" for who, said in (("system", system), ("user", user)))
     return f"{turns}{START_TURN}assistant\n"
 
 
 def understanding_prompt(indices: Iterable[int]) -> str:
-    """The prompt that asks what a track is, given its audio codes."""
+    """Prompt for the description of a track."""
     return chat_prompt(f"# Instruction\n{UNDERSTAND}\n\n", codes_text(indices))
 
 
 def parse_output(text: str) -> tuple[dict[str, Any], str]:
-    """The metadata and the audio codes in an answer.
+    """Parse an answer into metadata and audio codes.
 
-    Metadata are the known fields of the think block, or of the text before the first code where the tags are
-    missing: lines of ``name: value``, or one JSON object. Names may be in any case and in Markdown or quotes
-    (``- **BPM**: 120``). Lines that are indented further continue a field and are joined to it by spaces. bpm and
-    duration are integers where they can be read as such; everything else is a stripped string.
+    Metadata are the known fields of the think block, or of the text before the first code if the tags are missing:
+    lines ``name: value``, or one JSON object. Names may have any case, Markdown or quotes (``- **BPM**: 120``).
+    Indented lines continue a field, joined by spaces. bpm and duration become integers if possible; other values
+    are stripped strings.
     """
     block = re.sub(r"^```\w*\s*$", "", _think_block(text), flags=re.MULTILINE)
     metadata = _from_json(block) or _from_lines(block)
@@ -97,7 +95,7 @@ def parse_output(text: str) -> tuple[dict[str, Any], str]:
 def _from_lines(block: str) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     name = ""
-    # An opening brace is of a JSON object that was broken off.
+    # A leading brace belongs to a truncated JSON object.
     for line in textwrap.dedent(re.sub(r"\A\s*\{|\A\n+", "", block).strip("\n")).split("\n"):
         if not line.strip():
             continue
@@ -113,17 +111,17 @@ def _from_lines(block: str) -> dict[str, Any]:
 
 
 def _from_json(block: str) -> dict[str, Any]:
-    """The fields of a block that is a JSON object; {} of any other."""
+    """The fields of a block that is a JSON object, else {}."""
     try:
-        found = from_json(block)
+        content = from_json(block)
     except ValueError:
         return {}
-    known = {_field(key): value for key, value in found.items()} if isinstance(found, dict) else {}
+    known = {_field(key): value for key, value in content.items()} if isinstance(content, dict) else {}
     return {name: _text(value) for name, value in known.items() if name}
 
 
 def _text(value: Any) -> str:
-    """A value of JSON as text: whole floats without their point, the items of a list with commas between them."""
+    """A JSON value as text: whole floats without decimals, lists comma-separated."""
     if isinstance(value, list):
         return ", ".join(filter(None, map(_text, value)))
     if isinstance(value, float) and value.is_integer():
@@ -132,13 +130,13 @@ def _text(value: Any) -> str:
 
 
 def _field(key: str) -> str:
-    """The field that a key means, "" for none; case, spaces, quotes and Markdown do not matter."""
+    """The field of a key, ignoring case, spaces, quotes and Markdown; "" if unknown."""
     name = re.sub(r"^\d+[.)]|[\W_]", "", key.strip().casefold())
     return name if name in FIELDS else ""
 
 
 def _bare(value: str) -> str:
-    """A value without Markdown's marks and without quotes around all of it."""
+    """A value without Markdown and surrounding quotes."""
     value = value.strip().removesuffix(",").strip("*` ")
     quote = value[:1]
     if quote in ("'", '"') and value.find(quote, 1) == len(value) - 1:
@@ -154,25 +152,13 @@ def _think_block(text: str) -> str:
 
 
 def lyrics_of(text: str) -> str:
-    """The lyrics after the think block, without their header; "" where the block does not end."""
+    """The lyrics after the think block, without header; "" if the block is not closed."""
     lyrics = text.partition(END_THINK)[2].strip().removesuffix(END_TURN).strip()
     return re.sub(r"\A# Lyrics?[ \t]*(\n|\Z)", "", lyrics).strip()
 
 
-def cot_text(metadata: Mapping[str, Any]) -> str:
-    """Metadata as a think block: YAML with sorted keys; "4/4" is written 4, and digits are numbers."""
-    values = {name: value for name, value in metadata.items() if value is not None}
-    if "timesignature" in values:
-        values["timesignature"] = _beats(str(values["timesignature"]))
-    for name in (*_WHOLE_NUMBERS, "timesignature"):
-        if name in values:
-            values[name] = _number(values[name])
-    lines = yaml.safe_dump(values, allow_unicode=True, sort_keys=True).strip() if values else ""
-    return f"{THINK}\n{lines}\n{END_THINK}"
-
-
 def understanding_of(text: str) -> Understanding:
-    """Everything usable in an answer."""
+    """Parse and validate an answer."""
     metadata, _ = parse_output(text)
     usable: dict[str, Any] = {}
     unusable = []
@@ -193,16 +179,16 @@ def understanding_of(text: str) -> Understanding:
 def fill_prompt(
     prompt: Prompt, found: Understanding, use_metas: bool = True, use_language: bool = True
 ) -> tuple[Prompt, list[str]]:
-    """Fill what a request left open from what the language model found.
+    """Fill missing fields of a prompt from the language model's answer.
 
-    Caption, lyrics and duration are never touched: the caption is the style to go to, not the source's.
+    Caption, lyrics and duration are never changed: the caption is the target style, not the source's.
 
     Args:
         use_metas: fill bpm, keyscale and timesignature.
-        use_language: fill the language where it is "unknown".
+        use_language: fill the language if it is "unknown".
 
     Returns:
-        The prompt, and a note for each value that was filled in or found without a meaning.
+        The prompt, and a note for each filled or invalid value.
     """
     is_open = {
         "bpm": use_metas and prompt.bpm is None,
@@ -213,7 +199,7 @@ def fill_prompt(
     said = dict(found.unusable)
     filled: dict[str, Any] = {}
     notes = []
-    for name in (name for name, wanted in is_open.items() if wanted):
+    for name in (name for name, missing in is_open.items() if missing):
         value = getattr(found, name) or said.get(name, "")
         if value in _NO_VALUE or (name, value) == ("language", "unknown"):
             continue
@@ -227,7 +213,7 @@ def fill_prompt(
 
 
 def _usable(name: str, said: str) -> int | str | None:
-    """A field's value in its own type; None where it cannot be read or is out of range."""
+    """Parse a field; None if it is invalid or out of range."""
     if name in _WHOLE_NUMBERS:
         low, high = BPM_RANGE if name == "bpm" else DURATION_RANGE
         number = _number(said)
@@ -239,12 +225,12 @@ def _usable(name: str, said: str) -> int | str | None:
 
 
 def _beats(timesignature: str) -> str:
-    """The number of beats: "4" for "4/4" and for "4"."""
+    """Beats per bar: "4" for "4/4" and for "4"."""
     return re.sub(r"/\s*\d+\s*\Z", "", timesignature).strip()
 
 
 def _number(value: Any) -> Any:
-    """An integer where a value can be read as one, else the value itself."""
+    """The value as an integer if possible, else unchanged."""
     try:
         return int(value)
     except (TypeError, ValueError):

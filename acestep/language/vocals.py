@@ -1,4 +1,4 @@
-"""Whether a caption asks for a voice, which a cover without lyrics does not have."""
+"""Detect captions that ask for singing, which a cover without lyrics does not have."""
 
 import re
 
@@ -13,7 +13,7 @@ _INSTRUMENT = (
     r"mandolins?|marimbas?|oboes?|organs?|pads?|percussion|pianos?|recorders?|sax(?:es|ophones?)?|saws?|sitars?|"
     r"strings?|synths?|synthesizers?|theremins?|trombones?|trumpets?|tubas?|ukuleles?|vibraphones?|violas?|violins?)"
 )
-# Words that describe an instrument or a beat, and no singer.
+# Vocal words that describe an instrument or a beat.
 _NOT_A_VOICE = (
     rf"(?:singing|humming|growling|growls?|crooning|chanting) (?:(?:lead|electric|slide|steel|analog|solo) )*"
     rf"(?:{_INSTRUMENT}|melod\w+|tone|amp\w*)\b|{_INSTRUMENT} (?:voices?|duets?|hums|sings|growls|croons)\b|"
@@ -37,9 +37,9 @@ _CLAUSES = re.compile(r"[,;:.!?/()\n\uff0c\u3002\uff1b\u3001]|\b(?:but|with|plus
 
 
 def asks_for_singing(caption: str) -> str:
-    """The word of a caption that plainly asks for a voice, such as "vocals"; "" for none.
+    """The word of a caption that asks for a voice, such as "vocals", or "".
 
-    What is ruled out does not count: "instrumental, no vocals or choir", "vocal-free", "without any singing".
+    Negations do not count: "instrumental, no vocals or choir", "vocal-free", "without any singing".
     """
     caption = _SPOKEN_OF.sub(" ", caption.replace("\u2019", "'"))
     for clause in _CLAUSES.split(caption):

@@ -1,4 +1,4 @@
-"""One ACE-Step 1.5 network file: transformer, condition encoder, tokenizer, detokenizer, null condition."""
+"""The modules of one ACE-Step 1.5 network file."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from acestep.model.transformer import DiffusionTransformer
 
 
 class AceStepModel(nn.Module):
-    """The modules of ``model.safetensors``, under the names the file uses."""
+    """Transformer, condition encoder, tokenizers and null condition, named as in ``model.safetensors``."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -22,9 +22,9 @@ class AceStepModel(nn.Module):
         self.null_condition_emb = nn.Parameter(torch.zeros(1, 1, config.encoder.hidden_size))
 
     def cast(self, dtype: torch.dtype) -> "AceStepModel":
-        """Run in ``dtype``, except for what must not depend on it: time embeddings and codes stay fp32."""
-        exact = (self.tokenizer, self.detokenizer, self.decoder.time_embed, self.decoder.time_embed_r)
-        kept = {id(parameter) for module in exact for parameter in module.parameters()}
+        """Cast to ``dtype``, except the time embeddings and the tokenizer, which stay fp32."""
+        fp32_modules = (self.tokenizer, self.detokenizer, self.decoder.time_embed, self.decoder.time_embed_r)
+        fp32 = {id(parameter) for module in fp32_modules for parameter in module.parameters()}
         for parameter in self.parameters():
-            parameter.data = parameter.data.to(torch.float32 if id(parameter) in kept else dtype)
+            parameter.data = parameter.data.to(torch.float32 if id(parameter) in fp32 else dtype)
         return self

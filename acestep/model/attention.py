@@ -1,4 +1,4 @@
-"""Softmax attention over all keys, and over a window of keys without ever holding a length x length mask.
+"""Softmax attention, full and windowed; the windowed form needs no length x length mask.
 
 Legend: b batch, l queries, s keys, n query heads, m key/value heads, d head width. Query head i reads
 key/value head ``i // (n / m)``.
@@ -15,14 +15,14 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from acestep.runtime.threads import in_pieces, share
 
-# In tokens to each side; None sees everything. A block mask is for compiled layers: uncompiled, FlexAttention
-# would hold every score.
+# Tokens to each side; None is full attention. Block masks are for compiled layers only: uncompiled FlexAttention
+# materializes all scores.
 Window = int | BlockMask | None
 
-CPU_BLOCK = 64  # queries; the least waste of keys that still keeps the matrix products efficient
-SHARED_PAIRS = 2**19  # of a query and a key: fewer are the work of one thread
-MANY_ROWS = 16  # of a batch: it is cut by rows, into as many pieces
-GPU_BLOCK = 1024  # few launches matter more there than wasted keys
+CPU_BLOCK = 64  # queries per block: few wasted keys, still efficient matrix products
+SHARED_PAIRS = 2**19  # query-key pairs below which one thread does all the work
+MANY_ROWS = 16  # batch size from which work is split by rows, into this many pieces
+GPU_BLOCK = 1024  # larger than on a CPU, to launch fewer kernels
 
 
 def repeat_heads(x: Tensor, heads: int) -> Tensor:
@@ -34,9 +34,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) ->
     """Queries ``[b, n, l, d]`` over keys and values ``[b, m, s, d]`` -> ``[b, n, l, d]``.
 
     Args:
-        visible: bool (True where seen) or additive mask that broadcasts to ``[b, n, l, s]``.
+        visible: bool (True is visible) or additive mask that broadcasts to ``[b, n, l, s]``.
     """
-    # With a mask, CUDA's fused kernels refuse grouped heads; elsewhere they need not be repeated.
+    # CUDA's fused kernels do not support grouped heads together with a mask.
     if visible is not None and q.device.type != "cpu":
         k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
     pairs = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
@@ -59,13 +59,13 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tenso
 
 
 def _part(visible: Tensor, rows: slice, heads: slice) -> Tensor:
-    """What of a mask belongs to some rows and heads."""
+    """The part of a mask for some rows and heads."""
     visible = visible[(None,) * (4 - visible.dim())]
     return visible[rows if len(visible) > 1 else slice(None), heads if visible.shape[1] > 1 else slice(None)]
 
 
 def _pieces(batch: int, kv_heads: int, group: int) -> list[tuple[slice, slice, slice]]:
-    """Rows, query heads and key/value heads of each piece: parts of a batch, or single key/value heads."""
+    """(Rows, query heads, key/value heads) of each piece: parts of a large batch, else single key/value heads."""
     if batch >= MANY_ROWS:
         part = -(-batch // MANY_ROWS)
         everything = slice(None)
@@ -78,10 +78,10 @@ def _pieces(batch: int, kv_heads: int, group: int) -> list[tuple[slice, slice, s
 
 
 def window_attention(q: Tensor, k: Tensor, v: Tensor, window: Window) -> Tensor:
-    """``attention`` of positions with each other, where query i sees the keys j with ``|i - j| <= window``.
+    """Self-attention in which query i sees the keys j with ``|i - j| <= window``.
 
-    Queries go in blocks, each with the slice of keys that any of them sees. Exact: what is left out of a slice
-    has weight zero in the whole. Time and memory are linear in the length.
+    Processes blocks of queries, each with the slice of keys visible to any of them. Exact, because all other keys
+    have weight zero. Time and memory are linear in the length.
     """
     if isinstance(window, BlockMask):
         return cast(Tensor, flex_attention(q, k, v, block_mask=window, enable_gqa=k.shape[1] != q.shape[1]))
@@ -110,14 +110,14 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, window: Window) -> Tensor:
 @lru_cache(maxsize=64)
 @torch.inference_mode(mode=False)  # as in ``acestep.model.layers.positions``
 def band(queries: int, keys: int, offset: int, window: int, device: torch.device) -> Tensor:
-    """Mask ``[queries, keys]``, True where visible, for queries that begin ``offset`` positions after the keys."""
+    """Visibility mask ``[queries, keys]`` for queries that begin ``offset`` positions after the keys."""
     i = torch.arange(queries, device=device)[:, None] + offset
     return (i - torch.arange(keys, device=device)).abs() <= window
 
 
 @lru_cache(maxsize=32)
 def block_mask(length: int, window: int | None, device: torch.device) -> BlockMask | None:
-    """``window`` for compiled layers: which blocks of keys are visited, and which of those need a mask."""
+    """FlexAttention block mask of a window, for compiled layers; None for full attention."""
     if window is None or window >= length - 1:
         return None
 

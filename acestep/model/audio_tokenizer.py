@@ -1,7 +1,7 @@
-"""25 Hz latents to 5 Hz codes and back to 25 Hz hints: what is left of a source that a cover follows.
+"""Audio tokenizer: 25 Hz latents to 5 Hz codes, and codes back to 25 Hz hints that condition a cover.
 
-Codes come from finite scalar quantisation (Mentzer et al. 2023) with symmetric levels. Both modules stay in
-fp32 whatever the rest of the model runs in: rounding to codes amplifies any error.
+Codes use finite scalar quantisation (Mentzer et al. 2023) with symmetric levels. Both modules always run in fp32,
+because rounding to codes amplifies errors.
 
 Legend: b batch, t latent frames, w = t / 5 windows, c latent channels, h encoder width, f code dimensions.
 """
@@ -44,7 +44,7 @@ class Quantizer(nn.Module):
 
 
 class AudioTokenizer(nn.Module):
-    """Pools windows of latent frames into one vector each and quantises it."""
+    """Pools each window of latent frames into one vector and quantises it."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -87,13 +87,13 @@ def codes(tokenizer: AudioTokenizer, latents: Tensor, silence: Tensor) -> Tensor
     """Code indices ``[b, ceil(t / 5)]`` of latents ``[b, t, c]``.
 
     Args:
-        silence: the silence latent ``[frames, c]``, whose first frames fill the last window.
+        silence: the silence latent ``[frames, c]``, which pads the last window.
     """
     tail = silence[: -latents.shape[1] % tokenizer.window].to(latents).expand(len(latents), -1, -1)
     return tokenizer(torch.cat((latents, tail), dim=1))
 
 
 def hints(tokenizer: AudioTokenizer, detokenizer: Detokenizer, latents: Tensor, silence: Tensor) -> Tensor:
-    """What the codes of ``latents`` ``[b, t, c]`` say about them, again ``[b, t, c]``; ``silence`` as there."""
+    """Latents ``[b, t, c]`` after tokenizing and detokenizing ``[b, t, c]``; ``silence`` as in ``codes``."""
     vectors = tokenizer.quantizer.vectors(codes(tokenizer, latents, silence))
     return detokenizer(vectors)[:, : latents.shape[1]]

@@ -1,8 +1,7 @@
 """The Oobleck autoencoder (Evans et al. 2024): 48 kHz stereo to 25 Hz latents and back.
 
-Ours, and not diffusers' ``AutoencoderOobleck``, for three things it does not do: weight norm is folded when the
-weights are read, tiles are exact, and the result does not depend on the number of threads. Both give the same
-numbers to rounding (tests/parity).
+Unlike diffusers' ``AutoencoderOobleck``, this implementation folds weight norm at load time, decodes in exact
+tiles, and is independent of the number of threads. Results agree up to rounding (tests/parity).
 
 Legend: b batch, a audio channels, s samples, c latent channels, t = floor(s / 1920) latent frames.
 """
@@ -20,12 +19,12 @@ from acestep.model.cpu_dispatch import works_in_rows
 from acestep.model.tile_memory import longest_tile, total_bytes
 from acestep.runtime.threads import parallel_ops, serial_ops
 
-# Receptive fields beyond a frame's own samples, in latent frames each side. With this much overlap a tile's
-# core equals the untiled result; with one frame less it does not.
+# Receptive fields in latent frames to each side. With this overlap the core of a tile equals the untiled result;
+# with one frame less it does not.
 DECODER_OVERLAP_FRAMES = 9
 ENCODER_OVERLAP_FRAMES = 7
 CHUNK_FRAMES = 512
-MIN_CORE_FRAMES = 16  # of a tile: a device without memory for this much has none for anything
+MIN_CORE_FRAMES = 16  # smallest core of a tile
 log = logging.getLogger(__name__)
 
 
@@ -110,7 +109,7 @@ class Encoder(nn.Module):
         return self.in_whole(x)
 
     def in_whole(self, x: Tensor) -> Tensor:
-        """The layers one after the other: what a GPU runs, and what rows are tested against."""
+        """Run the layers one after the other, as on a GPU; the reference for ``encode_rows``."""
         x = self.conv1(x)
         for block in self.block:
             x = block(x)
@@ -141,7 +140,6 @@ class Decoder(nn.Module):
         return self.in_whole(x)
 
     def in_whole(self, x: Tensor) -> Tensor:
-        """As in ``Encoder``."""
         x = self.conv1(x)
         for block in self.block:
             x = block(x)
@@ -175,7 +173,7 @@ class Autoencoder(nn.Module):
         """Waveforms ``[b, a, s]`` in [-1, 1] -> latents ``[b, t, c]`` (fp32), the posterior's mean.
 
         Args:
-            chunk_frames: length of a tile; None is the longest that pays and that the device has memory for.
+            chunk_frames: tile length; None chooses it by the device's memory.
         """
         whole = lambda piece: self.posterior(piece)[0].float()  # noqa: E731
         chunk = self._chunk_frames(audio, overlap_frames) if chunk_frames is None else chunk_frames
@@ -197,7 +195,7 @@ class Autoencoder(nn.Module):
             return _tiled(whole, latents.transpose(1, 2), chunk, overlap_frames, 1, self.hop)
 
     def _chunk_frames(self, x: Tensor, overlap: int) -> int:
-        """The usual tile, or the longest that a device of this size has memory for."""
+        """The default tile length, or a shorter one that fits the device's memory."""
         total = total_bytes(x.device)
         if total is None:
             return CHUNK_FRAMES
@@ -210,12 +208,12 @@ def _tiled(
 ) -> Tensor:
     """Apply ``whole`` along the last axis in tiles; ``chunk`` and ``overlap`` count latent frames.
 
-    ``unit_in`` and ``unit_out`` are samples per latent frame of the input and of the output. Each tile is
-    its core widened by ``overlap`` on both sides, and only the core of its result is kept. Where the device has
-    too little memory for a tile, the rest goes on in tiles half as long.
+    ``unit_in`` and ``unit_out`` are samples per latent frame of the input and of the output. Each tile is its core
+    extended by ``overlap`` on both sides; only the core of the result is kept. After an out-of-memory error the
+    tile length is halved.
 
     Raises:
-        torch.OutOfMemoryError: there is no memory for the shortest tile either.
+        torch.OutOfMemoryError: the shortest tile does not fit.
     """
     length = x.shape[-1]
     min_frames = MIN_CORE_FRAMES + 2 * overlap
@@ -233,7 +231,7 @@ def _tiled(
         right = min(stop + overlap * unit_in, length)
         piece = _unless_out_of_memory(whole, x[..., left:right], last_try=chunk <= min_frames)
         if piece is None:
-            # A tile's core is the same whatever the tile's length, so what is done stays and the rest goes on.
+            # Cores do not depend on the tile length, so finished tiles remain valid.
             too_long = min(chunk, -(-length // unit_in))
             chunk = max(too_long // 2, min_frames)
             log.warning("out of memory with tiles of %d latent frames; going on with %d", too_long, chunk)
@@ -247,9 +245,9 @@ def _tiled(
 
 
 def _unless_out_of_memory(whole: Callable[[Tensor], Tensor], tile: Tensor, last_try: bool) -> Tensor | None:
-    """None where the device has too little memory for the tile: the caller may try a shorter one.
+    """Process a tile; None if memory does not suffice and ``last_try`` is False.
 
-    A function of its own because the error holds on to all that the layers had allocated until it is left.
+    A separate function, because the exception keeps the layers' allocations alive until the function returns.
     """
     try:
         return whole(tile)
@@ -260,7 +258,7 @@ def _unless_out_of_memory(whole: Callable[[Tensor], Tensor], tile: Tensor, last_
 
 
 def weight_norm_shapes(model: Autoencoder) -> dict[str, tuple[int, ...]]:
-    """The tensors of a published autoencoder file: every convolution weight split into direction and norm."""
+    """Tensor shapes of a published autoencoder file, with convolution weights split into direction and norm."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, tensor in model.state_dict().items():
         if name.endswith(".weight"):

@@ -1,10 +1,9 @@
-"""The autoencoder on a CPU: one sample of all channels is a row, and rows are worked through in blocks.
+"""Cache-blocked CPU implementation of the autoencoder; one sample of all channels is a row.
 
-The sums are those of ``acestep.model.autoencoder``'s modules, in another order. What is gained: a block's
-intermediate results stay in a core's cache instead of travelling through memory once per operation, and every
-convolution is a matrix product per tap, over rows that lie where they are (nothing is gathered). A block begins at
-a fixed row and is the work of one thread (``acestep.runtime.threads``), so the bits do not depend on how many
-there are.
+Computes the same sums as ``acestep.model.autoencoder`` in another order. The intermediate results of a block of
+rows stay in a core's cache, and a convolution is one matrix product per tap without gathering inputs. Blocks begin
+at fixed rows and each runs on one thread (``acestep.runtime.threads``), so results do not depend on the number of
+threads.
 
 Legend: s rows (samples at the level's rate), c channels, k taps of a convolution.
 """
@@ -20,16 +19,13 @@ from acestep.runtime.threads import columns, share
 if TYPE_CHECKING:
     from acestep.model.autoencoder import Decoder, Encoder, ResidualUnit, Snake
 
-BLOCK_ELEMENTS = 2**17  # half a megabyte of fp32: a block and its result fit a core's second-level cache
-WIDE_COLUMNS = 1024  # of a piece of a strided convolution: it has few rows to share out
-MIN_ROWS = 512  # below, a product spends its time on packing the weights
+BLOCK_ELEMENTS = 2**17  # half a megabyte of fp32: a block and its result fit in the L2 cache
+WIDE_COLUMNS = 1024  # columns per piece of a strided convolution, which has few rows to distribute
+MIN_ROWS = 512  # with fewer rows, packing the weights dominates a product
 
 
 def lay_out(model: nn.Module) -> None:
-    """Store convolution weights tap by tap, as rows read them; names, shapes and values stay.
-
-    Without it each block of rows would gather its weights anew.
-    """
+    """Store convolution weights contiguously per tap, to avoid gathering them for each block; shapes stay."""
     for module in model.modules():
         if isinstance(module, nn.Conv1d):
             module.weight.data = module.weight.data.permute(2, 1, 0).contiguous().permute(2, 1, 0)
@@ -56,10 +52,9 @@ def encode_rows(encoder: "Encoder", audio: Tensor) -> Tensor:
 
 
 def _three_units(x: Tensor, units: "tuple[ResidualUnit, ResidualUnit, ResidualUnit]") -> Tensor:
-    """Three residual units over two buffers; ``x`` is one of them and may be overwritten.
+    """Apply three residual units using two buffers; ``x`` may be overwritten.
 
-    A unit whose last convolution is zero adds nothing and is left out: of the built-in model, this is most of the
-    work, at 48 kHz.
+    Units whose last convolution is zero are skipped. In the built-in model these would be most of the work.
     """
     other = torch.empty_like(x)
     for unit in units:
@@ -72,7 +67,7 @@ def _three_units(x: Tensor, units: "tuple[ResidualUnit, ResidualUnit, ResidualUn
 def residual_unit(x: Tensor, unit: "ResidualUnit", out: Tensor) -> None:
     """``x + conv2(snake2(conv1(snake1(x))))`` of rows ``[s, c]``, written to ``out``.
 
-    Exact: a block reads the ``3 * dilation`` rows on both sides that its convolution reaches.
+    Exact: a block also reads the ``3 * dilation`` rows on both sides that its convolution covers.
     """
     reach = 3 * unit.conv1.dilation[0]
     taps = unit.conv1.weight.permute(2, 1, 0)
@@ -95,7 +90,7 @@ def residual_unit(x: Tensor, unit: "ResidualUnit", out: Tensor) -> None:
 
 
 def convolved(x: Tensor, conv: nn.Conv1d, snake: "Snake | None" = None) -> Tensor:
-    """A convolution of stride 1 that keeps the number of rows, over ``x`` or ``snake(x)``."""
+    """A convolution of stride 1 and "same" padding of ``x`` or ``snake(x)``."""
     taps = conv.weight.permute(2, 1, 0)
     reach = cast(int, conv.padding[0])
     factors = None if snake is None else _snake_factors(snake)
@@ -114,9 +109,9 @@ def convolved(x: Tensor, conv: nn.Conv1d, snake: "Snake | None" = None) -> Tenso
 
 
 def narrowed(x: Tensor, snake: "Snake", conv: nn.Conv1d) -> Tensor:
-    """``convolved`` for a few output channels: one product gives all taps' shares, which are then added up.
+    """``convolved`` for few output channels: one product computes all taps, which are then added.
 
-    A product of a few columns per tap would read ``x`` once for each.
+    One narrow product per tap would read ``x`` once for each.
     """
     taps = conv.weight.permute(2, 1, 0)
     k, channels, few = taps.shape
@@ -144,10 +139,10 @@ def narrowed(x: Tensor, snake: "Snake", conv: nn.Conv1d) -> Tensor:
 
 
 def upsampled(x: Tensor, snake: "Snake", conv: nn.ConvTranspose1d) -> Tensor:
-    """A transposed convolution of kernel 2s and stride s over ``snake(x)``: every output has two taps.
+    """A transposed convolution of kernel 2s and stride s of ``snake(x)``: every output has two taps.
 
-    Output row t * s + j is tap j of input row t plus tap j + s of row t - 1; the s outputs of a t lie side by
-    side, so both are plain matrix products.
+    Output row t * s + j is tap j of input row t plus tap j + s of row t - 1. The s outputs of a t are adjacent, so
+    both terms are plain matrix products.
     """
     stride, crop = conv.stride[0], cast(int, conv.padding[0])
     taps = conv.weight.permute(0, 2, 1).reshape(conv.in_channels, 2, stride * conv.out_channels)
@@ -172,7 +167,7 @@ def upsampled(x: Tensor, snake: "Snake", conv: nn.ConvTranspose1d) -> Tensor:
 
 
 def downsampled(x: Tensor, snake: "Snake", conv: nn.Conv1d) -> Tensor:
-    """A convolution of kernel 2s and stride s over ``snake(x)``: s rows side by side, then two taps."""
+    """A convolution of kernel 2s and stride s of ``snake(x)``: s rows side by side, then two taps."""
     stride, pad = conv.stride[0], cast(int, conv.padding[0])
     taps = conv.weight.permute(2, 1, 0).reshape(2, stride * conv.in_channels, conv.out_channels)
     factors = _snake_factors(snake)
@@ -194,17 +189,16 @@ def downsampled(x: Tensor, snake: "Snake", conv: nn.Conv1d) -> Tensor:
 
 
 def _pieces(length: int, rows: int, width: int) -> list[tuple[int, slice]]:
-    """First row and columns of each piece of a wide product, those of the same rows one after the other."""
+    """(First row, columns) of each piece of a wide product; pieces of the same rows are adjacent."""
     return [(start, part) for start in range(0, length, rows) for part in columns(width, size=WIDE_COLUMNS)]
 
 
 def block_rows(channels: int) -> int:
-    """Rows of a block."""
     return max(MIN_ROWS, BLOCK_ELEMENTS // channels)
 
 
 def _add_taps(x: Tensor, taps: Tensor, bias: Tensor | None, dilation: int, out: Tensor) -> Tensor:
-    """The sum over taps k of ``x[k * dilation :] @ taps[k]``, plus the bias: a convolution without padding."""
+    """A convolution without padding: the sum over taps k of ``x[k * dilation :] @ taps[k]``, plus the bias."""
     n = len(out)
     if bias is None:
         torch.mm(x[:n], taps[0], out=out)
@@ -218,7 +212,7 @@ def _add_taps(x: Tensor, taps: Tensor, bias: Tensor | None, dilation: int, out: 
 def _snake_around(
     x: Tensor, start: int, stop: int, factors: tuple[Tensor, Tensor] | None, buffer: Tensor
 ) -> Tensor:
-    """Rows ``start .. stop`` of ``snake(x)`` in ``buffer``, zeros where ``x`` has none; ``x`` without factors."""
+    """Rows ``start .. stop`` of ``snake(x)`` (of ``x`` without factors), zero-padded, in ``buffer``."""
     left, right = max(start, 0), min(stop, len(x))
     around = buffer[: stop - start]
     around[: left - start].zero_()
@@ -232,7 +226,7 @@ def _snake_around(
 
 
 def _snake(x: Tensor, factors: tuple[Tensor, Tensor], scratch: Tensor, out: Tensor) -> None:
-    """Snake of a block, whose three passes stay in the cache; ``scratch`` may be ``out`` unless that is ``x``."""
+    """Snake activation of a block; ``scratch`` may be ``out`` unless that is ``x``."""
     alpha, inverse_beta = factors
     torch.mul(x, alpha, out=scratch).sin_().square_()
     torch.addcmul(x, scratch, inverse_beta, out=out)

@@ -1,7 +1,7 @@
-"""The model through torch.compile, for GPUs: what lies between matrix products becomes one kernel.
+"""torch.compile for GPUs, which fuses the operations between matrix products.
 
-Off unless asked for, since it costs minutes at the start and rounds in other places. Lengths are symbolic, so a
-catalogue of mixed lengths is compiled once; the time is spent before the first track, by ``warm_up``.
+Off by default, because compilation takes minutes and changes rounding. Lengths are symbolic, so mixed lengths are
+compiled once; ``warm_up`` compiles before the first track.
 """
 
 import torch
@@ -10,25 +10,25 @@ from acestep.constants import MIN_LATENT_FRAMES
 from acestep.errors import RequestError
 from acestep.model.ace_step import AceStepModel
 from acestep.model.autoencoder import Autoencoder
-from acestep.model.transformer import ConstantCrossAttention
+from acestep.model.transformer_layers import ConstantCrossAttention
 
-# Beyond a window and below it, and two of each: one length alone would be taken for constant. The longest first:
-# what torch 2.11 compiles for windows after shorter sequences crashes on a CPU.
+# Two lengths above the window and two below, because a single length would be compiled as a constant. Longest
+# first: torch 2.11 compiles crashing window code on a CPU after shorter sequences.
 WARM_UP_FRAMES = (710, 600, MIN_LATENT_FRAMES + 62, MIN_LATENT_FRAMES)
 
 
 def check_compiled(compiled: bool, device: torch.device, dtype: torch.dtype) -> None:
-    """Look at a wish to compile.
+    """Check that compilation applies.
 
     Raises:
-        RequestError: the model would run in rows, which are faster and are not compiled.
+        RequestError: the model would use the CPU path, which is faster and is not compiled.
     """
     if compiled and device.type == "cpu" and dtype != torch.bfloat16:
         raise RequestError(f"compiled true is for GPUs; on device {str(device)!r} in {dtype} leave it out")
 
 
 def compile_parts(model: AceStepModel, autoencoder: Autoencoder) -> None:
-    """Have the transformer's layers and both halves of the autoencoder compiled at their first call."""
+    """Mark the transformer's layers and both halves of the autoencoder for compilation at their first call."""
     model.decoder.compile_layers()
     for half in (autoencoder.encoder, autoencoder.decoder):
         half.compile(dynamic=True)
@@ -36,12 +36,12 @@ def compile_parts(model: AceStepModel, autoencoder: Autoencoder) -> None:
 
 @torch.inference_mode()
 def warm_up(model: AceStepModel, autoencoder: Autoencoder, null: ConstantCrossAttention) -> None:
-    """Run every compiled part, so that no track waits for the compiler.
+    """Compile every part by running it.
 
     Raises:
-        RequestError: the compiler cannot work here.
+        RequestError: the compiler does not work on this machine.
     """
-    from torch._dynamo.exc import TorchDynamoException  # a second to import, for who compiles
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 
     try:
         _run_parts(model, autoencoder, null)

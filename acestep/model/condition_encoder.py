@@ -1,4 +1,4 @@
-"""Lyrics, timbre and text to one packed condition sequence.
+"""Encode lyrics, timbre and text to one condition sequence.
 
 Legend: b batch, s tokens, h encoder width, t frames of a timbre clip, c latent channels.
 """
@@ -12,24 +12,11 @@ from acestep.model.config import ModelConfig
 from acestep.model.layers import EncoderStack, Linear
 
 
-def pack(first: Tensor, first_mask: Tensor, second: Tensor, second_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Join two ragged batches ``[b, s1, h]`` and ``[b, s2, h]`` so that real tokens come first, in order.
-
-    Masks ``[b, s]`` are 1 at real tokens. Padding is kept, behind them: the network attends to it.
-    """
-    tokens = torch.cat((first, second), dim=1)
-    mask = torch.cat((first_mask, second_mask), dim=1)
-    order = mask.argsort(dim=1, descending=True, stable=True)
-    lengths = mask.sum(dim=1, keepdim=True)
-    packed_mask = (torch.arange(mask.shape[1], device=mask.device) < lengths).to(mask.dtype)
-    return tokens.gather(1, order[..., None].expand_as(tokens)), packed_mask
-
-
 class TimbreEncoder(EncoderStack):
-    """One token per reference clip.
+    """Encodes a reference clip to one token.
 
-    2B models read out the first frame's state and leave their stored special token unused; XL models
-    prepend the special token and read out its state.
+    2B models return the state of the first frame and do not use their stored special token; XL models prepend the
+    special token and return its state.
     """
 
     def __init__(self, config: ModelConfig):
@@ -44,20 +31,8 @@ class TimbreEncoder(EncoderStack):
         return self.encode(h, mask)[:, 0]
 
 
-def scatter_clips(tokens: Tensor, order: Tensor, items: int) -> tuple[Tensor, Tensor]:
-    """Timbre tokens ``[clips, h]`` -> ``[items, most, h]`` and its mask; ``order[i]`` owns clip i."""
-    counts = torch.bincount(order, minlength=items)
-    longest = int(counts.max())
-    out = tokens.new_zeros(items, longest, tokens.shape[-1])
-    for item in range(items):
-        own = tokens[order == item]
-        out[item, : len(own)] = own
-    mask = (torch.arange(longest, device=order.device) < counts[:, None]).to(order.dtype)
-    return out, mask
-
-
 class ConditionEncoder(nn.Module):
-    """Packs lyric states, timbre tokens and projected text states, in this order."""
+    """Encoders of lyrics, timbre and text; condition tokens are concatenated in this order."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -70,28 +45,9 @@ class ConditionEncoder(nn.Module):
         return self.text_projector.weight.dtype
 
     def lyrics(self, rows: Tensor) -> Tensor:
-        """Embedding-table rows ``[1, s, text width]`` -> ``[1, s, h]``, nothing padded and nothing masked."""
+        """Token embeddings ``[1, s, text width]`` -> ``[1, s, h]``, without padding."""
         return cast(Tensor, self.lyric_encoder(rows.to(self.dtype)))
 
     def timbre(self, clip: Tensor) -> Tensor:
         """Reference latents ``[1, t, c]`` -> one token ``[1, 1, h]``."""
         return cast(Tensor, self.timbre_encoder(clip.to(self.dtype)))[:, None]
-
-    def ragged(
-        self,
-        text: Tensor,
-        text_mask: Tensor,
-        lyrics: Tensor,
-        lyric_mask: Tensor,
-        clips: Tensor,
-        clip_order: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Conditions ``[b, s, h]`` and prefix masks ``[b, s]`` of a padded batch, as the reference packs them.
-
-        Args:
-            clips: ``[clips, t, c]``; ``clip_order[i]`` is the batch row that owns clip i.
-        """
-        encoded = self.lyric_encoder(lyrics, lyric_mask)
-        timbre, timbre_mask = scatter_clips(self.timbre_encoder(clips), clip_order, len(text))
-        tokens, mask = pack(encoded, lyric_mask, timbre, timbre_mask)
-        return pack(tokens, mask, self.text_projector(text), text_mask)

@@ -1,21 +1,19 @@
-"""Model sizes, read from a checkpoint's config.json and never assumed."""
+"""Model sizes, parsed from the config.json of a checkpoint."""
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, TypeGuard
 
 from acestep.errors import CheckpointError
-from acestep.parameters.values import from_json
 
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """Sizes shared by all attention blocks of one stack.
+    """Sizes of the attention blocks of one stack.
 
     ``windows[i]`` is the attention window of layer i in tokens (key j is visible to query i iff
-    ``|i - j| <= window``), or None where the layer sees everything.
+    ``|i - j| <= window``), or None for full attention.
     """
 
     hidden_size: int
@@ -46,7 +44,7 @@ class ModelConfig:
     fsq_channels: int
     fsq_levels: tuple[int, ...]
     timbre_frames: int
-    timbre_token: bool  # XL: a learned token is prepended to the clip and read out
+    timbre_token: bool  # XL models: a learned token is prepended to the clip and its state returned
     is_turbo: bool
 
     @property
@@ -68,48 +66,25 @@ class AutoencoderConfig:
 
 
 SLIDING, FULL = "sliding_attention", "full_attention"
-MOST = 1e12  # of any number; also what infinities and huge integers are not
-MAX_LAYERS = 1000  # of one stack; building a layer takes about a millisecond even without its weights
-MAX_JSON_BYTES = 100_000_000
+MAX_NUMBER = 1e12  # also excludes infinities and huge integers
+MAX_LAYERS = 1000  # per stack; building a layer takes about a millisecond even without its weights
 MAX_CODES = 2**62  # code indices are int64
 MAX_TIMBRE_FRAMES = 15_000  # ten minutes at 25 Hz
 _NO_DIMENSION = ("timbre_frames", "sample_rate")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        CheckpointError: the file is missing or is not a JSON object.
-    """
-    try:
-        # A pipe would be waited for, and a device never ends.
-        if path.exists() and not path.is_file():
-            raise CheckpointError(f"{path}: is no file")
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path}: is larger than {MAX_JSON_BYTES} bytes; fetch it again")
-        content = from_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; is the checkpoint folder complete?") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
-
-
 def parse_model_config(raw: dict[str, Any], name: str) -> ModelConfig:
-    """Turn a DiT ``config.json`` into a ``ModelConfig``; unknown keys are training-only and ignored.
+    """Parse a model's ``config.json``; ignores unknown keys, which concern training.
 
-    A separate ``encoder_hidden_size`` marks an XL model, whose encoder side has its own width.
+    The key ``encoder_hidden_size`` marks an XL model, whose encoder has its own width.
 
     Args:
         raw: the parsed JSON object.
-        name: of the folder or the repository, or a hub id; "turbo" in its last part marks a distilled model
-            where the file does not say what it is.
+        name: folder, repository or hub id; "turbo" in its last part marks a distilled model if the file does not
+            state the kind.
 
     Raises:
-        CheckpointError: a needed key is missing or the file describes another kind of model.
+        CheckpointError: a required key is missing or the file describes another kind of model.
     """
     if raw.get("model_type", "acestep") != "acestep":
         raise CheckpointError(f"{name}: model_type is {raw['model_type']!r:.200}, expected 'acestep'")
@@ -135,7 +110,7 @@ def parse_model_config(raw: dict[str, Any], name: str) -> ModelConfig:
 
 
 def _check_sizes(config: ModelConfig, name: str) -> None:
-    """Refuse sizes that fit their tensors and that nothing can be computed with."""
+    """Refuse sizes that match the tensors but are not usable."""
     for block in (config.decoder, config.encoder):
         if block.head_dim % 2:
             raise CheckpointError(f"{name}: head_dim is {block.head_dim}, expected an even number")
@@ -203,7 +178,7 @@ def _is_turbo(raw: dict[str, Any], name: str) -> bool:
     said, version = raw.get("is_turbo"), raw.get("model_version")
     if said not in (None, True, False):
         raise ValueError(f"is_turbo is {said!r:.200}, expected true or false")
-    # Diffusers writes is_turbo: false where nobody set it, so that a false alone says nothing.
+    # Diffusers writes is_turbo: false by default, so false alone is not conclusive.
     return bool(said) or version == "turbo" or (version is None and "turbo" in name.rsplit("/", 1)[-1])
 
 
@@ -218,10 +193,10 @@ def _windows(raw: dict[str, Any], layers: int) -> tuple[int | None, ...]:
 
 
 def layer_kinds(raw: dict[str, Any]) -> list[str] | None:
-    """The kinds of attention that ``layer_types`` names, None where it is not given.
+    """The attention kinds of ``layer_types``; None if the key is missing.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the value is invalid.
     """
     kinds = raw.get("layer_types")
     if not kinds and (kinds is None or kinds == []):
@@ -232,10 +207,10 @@ def layer_kinds(raw: dict[str, Any]) -> list[str] | None:
 
 
 def parse_autoencoder_config(raw: dict[str, Any], name: str) -> AutoencoderConfig:
-    """Turn the autoencoder's ``config.json`` into an ``AutoencoderConfig``.
+    """Parse the ``config.json`` of an autoencoder.
 
     Raises:
-        CheckpointError: a needed key is missing or the file describes another autoencoder.
+        CheckpointError: a required key is missing or the file describes another autoencoder.
     """
     if raw.get("_class_name", "AutoencoderOobleck") != "AutoencoderOobleck":
         raise CheckpointError(f"{name}: _class_name is {raw['_class_name']!r:.200}, expected 'AutoencoderOobleck'")
@@ -261,28 +236,28 @@ def parse_autoencoder_config(raw: dict[str, Any], name: str) -> AutoencoderConfi
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """True for a finite number of a sensible size; JSON knows others."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST
+    """Whether a JSON value is a finite number of plausible magnitude."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
 
 
 def is_size(value: object) -> TypeGuard[int]:
-    """True for a whole number above 0."""
+    """Whether a JSON value is an integer above 0."""
     return isinstance(value, int) and is_number(value) and value > 0
 
 
 def _given(raw: Mapping[str, Any], key: str, default: float | None) -> Any:
-    """A value; the default where it is absent or null."""
+    """A value, or the default if it is missing or null."""
     if raw.get(key) is not None:
         return raw[key]
     return raw[key] if default is None else default
 
 
 def layer_count(raw: Mapping[str, Any], key: str) -> int:
-    """A number of layers.
+    """Read a number of layers.
 
     Raises:
-        KeyError: there is none.
-        ValueError: it is not a whole number from 1 to ``MAX_LAYERS``.
+        KeyError: the key is missing.
+        ValueError: the value is not an integer from 1 to ``MAX_LAYERS``.
     """
     count = _size(raw, key)
     if count > MAX_LAYERS:
@@ -314,7 +289,7 @@ def _several_sizes(raw: Mapping[str, Any], key: str) -> tuple[int, ...]:
 
 
 def sizes_of(config: ModelConfig | BlockConfig | AutoencoderConfig) -> Iterator[tuple[str, int]]:
-    """Names and values of what has to be a dimension of some tensor."""
+    """Names and values of all sizes that are dimensions of a tensor."""
     for field in fields(config):
         value = getattr(config, field.name)
         if isinstance(value, BlockConfig):

@@ -1,4 +1,4 @@
-"""Blocks shared by the diffusion transformer and its encoders.
+"""Layers shared by the diffusion transformer and its encoders.
 
 Legend: b batch, l tokens, h hidden width, n heads, m key/value heads, d head width.
 """
@@ -17,7 +17,7 @@ from acestep.runtime.threads import columns, in_pieces, share
 
 
 class Linear(nn.Linear):
-    """A linear map that on a CPU is cut into pieces by columns."""
+    """Linear layer that on a CPU is computed in pieces of columns, see ``acestep.runtime.threads``."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not in_pieces(x, *self.parameters()):
@@ -38,7 +38,7 @@ class Linear(nn.Linear):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last axis; statistics in fp32, scaled in the input's dtype."""
+    """RMS norm over the last axis; statistics in fp32, scaling in the input's dtype."""
 
     def __init__(self, size: int, eps: float):
         super().__init__()
@@ -53,16 +53,14 @@ class RMSNorm(nn.Module):
 
 @dataclass(frozen=True)
 class Positions:
-    """Rotary tables ``[l, d]`` of a sequence, made once per length and shared."""
+    """Rotary tables ``[l, d]`` of a sequence, cached by length."""
 
     cos: Tensor
     sin: Tensor
 
 
 @lru_cache(maxsize=32)
-@torch.inference_mode(
-    mode=False
-)  # whoever asks first: a table made in that mode could not be differentiated through
+@torch.inference_mode(mode=False)  # cached tensors created in inference mode would not support gradients
 def positions(length: int, config: BlockConfig, device: torch.device, dtype: torch.dtype) -> Positions:
     """Rotary tables in the half-split layout (Su et al. 2021), rounded from fp32 to ``dtype``."""
     frequency = config.rope_theta ** (
@@ -79,7 +77,7 @@ def rotate(x: Tensor, at: Positions) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with RMS-normed queries and keys, split into the parts a cache needs."""
+    """Grouped-query attention with RMS-normed queries and keys, split into cacheable parts."""
 
     def __init__(self, config: BlockConfig):
         super().__init__()
@@ -109,15 +107,15 @@ class Attention(nn.Module):
         return rotate(self.queries(x), at), rotate(self.keys(x), at), self.values(x)
 
     def merged(self, heads: Tensor) -> Tensor:
-        """What was attended, ``[b, n, l, d]``, through the output projection -> ``[b, l, h]``."""
+        """Output projection of attended values: ``[b, n, l, d]`` -> ``[b, l, h]``."""
         return self.o_proj(heads.transpose(1, 2).flatten(2))
 
 
 def silu(x: Tensor) -> Tensor:
-    """``x * sigmoid(x)``, on a CPU with bits that do not depend on the number of threads.
+    """``x * sigmoid(x)``, on a CPU independent of the number of threads.
 
-    There torch's own takes another way through exp for what is left of a thread's piece beyond whole vectors, so
-    that the pieces show; exp alone does not.
+    torch's own CPU kernel evaluates exp differently for the remainder of a thread's piece after whole vectors, so
+    its result depends on the partition; ``torch.exp`` does not.
     """
     if x.device.type != "cpu":
         return F.silu(x)
@@ -126,7 +124,7 @@ def silu(x: Tensor) -> Tensor:
 
 
 class Silu(nn.Module):
-    """``silu`` as a module, for networks that hold theirs as one."""
+    """``silu`` as a module, for networks whose activation is a module."""
 
     def forward(self, x: Tensor) -> Tensor:
         return silu(x)
@@ -178,7 +176,7 @@ class EncoderStack(nn.Module):
         return self.encode(self.embed_tokens(x), mask)
 
     def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The layers and the norm alone, on embedded tokens ``[b, l, h]``."""
+        """Apply layers and norm to embedded tokens ``[b, l, h]``."""
         at = positions(x.shape[1], self.config, x.device, x.dtype)
         for layer, window in zip(self.layers, self.config.windows, strict=False):
             x = layer(x, at, _masked(_window(x.shape[1], window, x.device), mask, x.dtype))
@@ -186,7 +184,7 @@ class EncoderStack(nn.Module):
 
 
 def _window(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """The ``[l, l]`` mask of a windowed layer, or None where every key is visible."""
+    """The ``[l, l]`` mask of a windowed layer, or None for full attention."""
     return None if window is None or window >= length - 1 else band(length, length, 0, window, device)
 
 
@@ -195,6 +193,6 @@ def _masked(visible: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> 
         return visible
     keys = mask[:, None, None, :].bool()
     both = keys if visible is None else keys & visible
-    # A finite penalty, as the reference uses: a padded query with no visible key then averages over all
-    # keys, where a boolean mask would give zeros.
+    # A finite penalty, as in the reference: a padded query without visible keys then averages over all keys, where
+    # a boolean mask would give zeros.
     return torch.where(both, 0.0, torch.finfo(dtype).min).to(dtype)

@@ -1,11 +1,10 @@
-"""The diffusion transformer on a CPU: tokens are rows, and rows are worked through in blocks.
+"""Cache-blocked CPU implementation of the diffusion transformer; tokens are rows.
 
-The sums are those of ``acestep.model.transformer``'s modules, in another order. What is gained: wide intermediate
-results live in a few buffers that are used again, where fresh memory would be mapped for each; what lies between
-two matrix products is done strip by strip in a core's cache; and rows of short sequences share a product, which
-then reads the weights once. Blocks depend on lengths alone, so neither what else a batch holds nor the number of
-threads changes the bits: a product is cut by columns, each piece the work of one thread
-(``acestep.runtime.threads``).
+Computes the same sums as ``acestep.model.transformer`` in another order. Wide intermediate results reuse a few
+buffers instead of newly mapped memory; operations between matrix products run on strips that fit in a core's
+cache; short sequences share a product, which reads the weights once. Blocks depend on lengths only and products
+are split by columns, one thread each (``acestep.runtime.threads``), so results depend neither on the rest of a
+batch nor on the number of threads.
 
 Legend: r conditions of one sequence, l tokens, h hidden width, n heads, m key/value heads, d head width,
 i intermediate width.
@@ -13,26 +12,24 @@ i intermediate width.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from acestep.model.attention import attention, window_attention
+from acestep.model.config import BlockConfig
 from acestep.model.layers import Positions, RMSNorm, SwiGLU, positions
+from acestep.model.transformer_layers import Cross, DecoderLayer, LayerCross, Modulation
 from acestep.runtime.threads import columns, share
 
-if TYPE_CHECKING:
-    from acestep.model.transformer import Cross, DecoderLayer, DiffusionTransformer, LayerCross, Modulation
-
-BLOCK = 2048  # rows of a matrix product: more are no faster, fewer read the weights too often
-STRIP = 64  # rows between two products: at 2B widths half a megabyte, which a second-level cache holds
-SHARED_ELEMENTS = 2**18  # between two products: for fewer, handing them to another thread takes longer
+BLOCK = 2048  # rows of a matrix product; more are no faster, fewer read the weights too often
+STRIP = 64  # rows of an elementwise operation: half a megabyte at 2B widths, which fits in the L2 cache
+SHARED_ELEMENTS = 2**18  # elements below which an elementwise operation runs on one thread
 
 
 @dataclass(frozen=True)
 class _Buffers:
-    """Memory that every layer uses again: heads of whole sequences, and one block of rows of each width."""
+    """Buffers shared by all layers: heads of whole sequences, and one block of rows of each width."""
 
     q: Tensor  # [r, n, l, d]
     k: Tensor  # [r, m, l, d]
@@ -42,37 +39,42 @@ class _Buffers:
 
 
 def decoded(
-    transformer: "DiffusionTransformer", h: Tensor, modulation: "Modulation", conditions: Sequence["Cross"]
+    layers: Sequence[DecoderLayer],
+    config: BlockConfig,
+    norm_out: RMSNorm,
+    h: Tensor,
+    modulation: Modulation,
+    conditions: Sequence[Cross],
 ) -> Tensor:
-    """One embedded sequence through all layers and the last norm, under r conditions.
+    """All layers and the final norm for one embedded sequence under r conditions.
 
     Args:
-        h: ``[1, l, h]``, contiguous; overwritten, since every step adds to it in place.
-        modulation: of one time, with a leading axis of 1.
-        conditions: each of one row.
+        h: ``[1, l, h]``, contiguous; modified in place.
+        modulation: of one time (leading axis 1).
+        conditions: of one row each.
 
     Returns:
         ``[r, l, h]``.
     """
-    at = positions(h.shape[1], transformer.config, h.device, h.dtype)
-    buffers = _buffers(transformer, len(conditions), h)
-    for index, (layer, window) in enumerate(zip(transformer.blocks, transformer.config.windows, strict=True)):
+    at = positions(h.shape[1], config, h.device, h.dtype)
+    buffers = _buffers(config, len(conditions), h)
+    for index, (layer, window) in enumerate(zip(layers, config.windows, strict=True)):
         vectors = modulation.layers[0, index]
         attend_self(h, layer, vectors, at, window, buffers)
         if index == 0:
-            # Exact: until the first cross-attention nothing has read a condition.
+            # Before the first cross-attention, h does not depend on the condition.
             h = h.repeat(len(conditions), 1, 1)
         for row, condition in zip(h, conditions, strict=True):
             attend_condition(row, layer, condition.of(index), buffers)
         feed_forward(h, layer, vectors, buffers)
     shift, scale = modulation.final[0]
     rows = h.flatten(0, 1)
-    normed(rows, transformer.norm_out, 1 + scale, shift, rows)
+    normed(rows, norm_out, 1 + scale, shift, rows)
     return h
 
 
 def attend_self(
-    h: Tensor, layer: "DecoderLayer", vectors: Tensor, at: Positions, window: int | None, buffers: _Buffers
+    h: Tensor, layer: DecoderLayer, vectors: Tensor, at: Positions, window: int | None, buffers: _Buffers
 ) -> None:
     """Add gated self-attention to ``h`` ``[r, l, h]``; ``vectors`` ``[6, h]``."""
     shift, scale, gate = vectors[:3]
@@ -96,8 +98,8 @@ def attend_self(
         add_product(h[rows, tokens].flatten(0, 1), heads[rows, tokens].flatten(0, 1), attn.o_proj, gate)
 
 
-def attend_condition(h: Tensor, layer: "DecoderLayer", cross: "LayerCross", buffers: _Buffers) -> None:
-    """Add cross-attention to ``h`` ``[l, h]``; over a condition of one row it is a constant, given as a tensor."""
+def attend_condition(h: Tensor, layer: DecoderLayer, cross: LayerCross, buffers: _Buffers) -> None:
+    """Add cross-attention to ``h`` ``[l, h]``; a tensor is a constant output, see ``ConstantCrossAttention``."""
     if isinstance(cross, Tensor):
         h.add_(cross[0])
         return
@@ -110,7 +112,7 @@ def attend_condition(h: Tensor, layer: "DecoderLayer", cross: "LayerCross", buff
         add_product(h[tokens], heads[tokens], attn.o_proj)
 
 
-def feed_forward(h: Tensor, layer: "DecoderLayer", vectors: Tensor, buffers: _Buffers) -> None:
+def feed_forward(h: Tensor, layer: DecoderLayer, vectors: Tensor, buffers: _Buffers) -> None:
     """Add the gated MLP to ``h`` ``[r, l, h]``."""
     shift, scale, gate = vectors[3:]
     for rows, tokens in blocks(len(h), h.shape[1]):
@@ -120,7 +122,7 @@ def feed_forward(h: Tensor, layer: "DecoderLayer", vectors: Tensor, buffers: _Bu
 
 
 def gated(x: Tensor, mlp: SwiGLU, out: Tensor) -> Tensor:
-    """``silu(gate(x)) * up(x)`` of rows ``[rows, h]`` in ``out`` ``[rows, i]``."""
+    """``silu(gate(x)) * up(x)`` of rows ``[rows, h]``, written to ``out`` ``[rows, i]``."""
     parts = columns(mlp.up_proj.out_features)
 
     def gated_columns(pieces: Iterator[slice]) -> None:
@@ -130,7 +132,7 @@ def gated(x: Tensor, mlp: SwiGLU, out: Tensor) -> Tensor:
             up = torch.mm(x, mlp.up_proj.weight[part].T, out=_first(scratch, wide.shape))
             for strip in strips(len(wide)):
                 y = wide[strip]
-                # ``acestep.model.layers.silu``, in place
+                # acestep.model.layers.silu in place
                 y.div_(torch.neg(y, out=_first(divisor, y.shape)).exp_().add_(1)).mul_(up[strip])
 
     share(gated_columns, parts)
@@ -138,7 +140,7 @@ def gated(x: Tensor, mlp: SwiGLU, out: Tensor) -> Tensor:
 
 
 def normed(x: Tensor, norm: RMSNorm, scale: Tensor | None, shift: Tensor | None, out: Tensor) -> Tensor:
-    """``norm(x) * scale + shift`` of rows ``[rows, h]`` in ``out``, which may be ``x``."""
+    """``norm(x) * scale + shift`` of rows ``[rows, h]``, written to ``out``, which may be ``x``."""
     weight = norm.weight if scale is None else norm.weight * scale
 
     def norm_strips(pieces: Iterator[slice]) -> None:
@@ -156,7 +158,7 @@ def normed(x: Tensor, norm: RMSNorm, scale: Tensor | None, shift: Tensor | None,
 def project_heads(
     x: Tensor, projections: Sequence[tuple[nn.Linear, RMSNorm | None, Tensor]], at: Positions | None
 ) -> None:
-    """Products of rows ``[rows, h]``, normed and rotated, each into heads ``[r, n, l, d]``."""
+    """Project rows ``[rows, h]``, normalize and rotate; write each projection to heads ``[r, n, l, d]``."""
     parts = [
         (linear, norm, out, part)
         for linear, norm, out in projections
@@ -175,7 +177,7 @@ def project_heads(
 
 
 def to_heads(x: Tensor, norm: RMSNorm | None, at: Positions | None, out: Tensor) -> None:
-    """Heads side by side ``[r, l, n, d]``, normed in place and rotated, into sequences ``[r, n, l, d]``."""
+    """Normalize (in place) and rotate ``[r, l, n, d]``; write to ``out`` ``[r, n, l, d]``."""
     half = x.shape[3] // 2
     for strip in strips(x.shape[1]):
         y, turned = x[:, strip], out[:, :, strip]
@@ -192,7 +194,7 @@ def to_heads(x: Tensor, norm: RMSNorm | None, at: Positions | None, out: Tensor)
 
 
 def add_product(total: Tensor, x: Tensor, linear: nn.Linear, gate: Tensor | None = None) -> None:
-    """Add ``linear(x) * gate`` to ``total`` ``[rows, h]``; ``linear`` has no bias."""
+    """Add ``linear(x) * gate`` to ``total`` ``[rows, h]``, without bias."""
     parts = columns(total.shape[1])
 
     def add_columns(pieces: Iterator[slice]) -> None:
@@ -208,7 +210,7 @@ def add_product(total: Tensor, x: Tensor, linear: nn.Linear, gate: Tensor | None
 
 
 def blocks(rows: int, length: int) -> Iterator[tuple[slice, slice]]:
-    """(Sequences, tokens) of each matrix product: all sequences together if they are short, else parts of one."""
+    """(Sequences, tokens) of each matrix product: all sequences if they are short, else parts of one sequence."""
     if rows * length <= BLOCK:
         yield slice(0, rows), slice(0, length)
         return
@@ -225,7 +227,7 @@ def strips(rows: int) -> Iterator[slice]:
 
 
 def _share_large(work: Callable[[Iterator[slice]], None], x: Tensor) -> None:
-    """Work through the strips of ``x``, shared out where they are enough to be worth it."""
+    """Process the strips of ``x``, on several threads if ``x`` is large."""
     if x.numel() < SHARED_ELEMENTS:
         work(strips(len(x)))
     else:
@@ -233,12 +235,12 @@ def _share_large(work: Callable[[Iterator[slice]], None], x: Tensor) -> None:
 
 
 def _scratch(x: Tensor, parts: Sequence[slice]) -> Tensor:
-    """Memory for a product of rows ``x`` with any of these parts of a weight."""
+    """Memory for a product of ``x`` with the widest part of a weight."""
     return x.new_empty(len(x) * max(part.stop - part.start for part in parts))
 
 
 def _first(memory: Tensor, shape: Sequence[int]) -> Tensor:
-    """A tensor of this shape in the first of ``memory``."""
+    """A tensor of ``shape`` at the start of ``memory``."""
     rows, width = shape
     return memory[: rows * width].view(rows, width)
 
@@ -248,9 +250,9 @@ def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
-def _buffers(transformer: "DiffusionTransformer", conditions: int, h: Tensor) -> _Buffers:
-    config, length = transformer.config, h.shape[1]
-    sequences, tokens = next(blocks(conditions, length))  # none that follows is larger
+def _buffers(config: BlockConfig, conditions: int, h: Tensor) -> _Buffers:
+    length = h.shape[1]
+    sequences, tokens = next(blocks(conditions, length))  # the first is the largest
     rows = (sequences.stop - sequences.start) * (tokens.stop - tokens.start)
     return _Buffers(
         h.new_empty(conditions, config.heads, length, config.head_dim),

@@ -1,8 +1,8 @@
-"""Bits that do not depend on the number of threads: work is cut into pieces of fixed shape, each on one thread.
+"""Results that do not depend on the number of threads: work is split into pieces of fixed shape, one thread each.
 
-A matrix library divides a product among its threads, and the shape of a part decides which kernel sums it in which
-order. Here torch itself never uses more than one thread: ``serial_ops`` sees to that, and ``share`` hands pieces,
-whose shapes depend on sizes alone, to as many threads as torch was set to use.
+A matrix library partitions a product by the number of threads, and the shape of a part determines the summation
+order. Inside ``serial_ops`` torch uses one thread; ``share`` distributes pieces, whose shapes depend on sizes
+alone, over as many threads as torch was set to use.
 """
 
 import os
@@ -16,21 +16,20 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-COLUMNS = 512  # of a piece of a matrix product: one thread is as fast as on all columns, to one or two percent
+COLUMNS = 512  # columns per piece of a matrix product: within 2% of the speed on all columns
 MAX_THREADS = 256
 
 Piece = TypeVar("Piece")
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-_here = (
-    threading.local()
-)  # serial: how many threads this one may use, inside of ``serial_ops``; helper: of a share
+# serial: number of threads for ``share``, set inside ``serial_ops``; helper: this thread works for a ``share``
+_here = threading.local()
 
 
 @contextmanager
 def serial_ops() -> Iterator[None]:
-    """Torch operations of this Python thread run on one thread; ``share`` uses the others."""
+    """Torch operations of this Python thread run on one thread; ``share`` uses all."""
     if is_serial():
         yield
         return
@@ -46,7 +45,7 @@ def serial_ops() -> Iterator[None]:
 
 @contextmanager
 def parallel_ops(x: Tensor) -> Iterator[None]:
-    """Inside of ``serial_ops``: operations that are not cut into pieces, on all threads; nothing on a GPU."""
+    """Inside ``serial_ops``, run operations that are not split into pieces on all threads. No effect on a GPU."""
     threads = getattr(_here, "serial", None)
     if threads is None or threads == 1 or x.device.type != "cpu" or torch.compiler.is_compiling():
         yield
@@ -61,12 +60,12 @@ def parallel_ops(x: Tensor) -> Iterator[None]:
 
 
 def is_serial() -> bool:
-    """Whether this Python thread is inside of ``serial_ops``."""
+    """Whether this Python thread is inside ``serial_ops``."""
     return getattr(_here, "serial", None) is not None
 
 
 def in_pieces(*tensors: Tensor) -> bool:
-    """Whether work on tensors is to be cut into pieces: on a CPU, where nothing is differentiated or compiled."""
+    """Whether to split work on tensors into pieces: on a CPU, without gradients and compilation."""
     if torch.compiler.is_compiling() or tensors[0].device.type != "cpu":
         return False
     return not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors)
@@ -84,23 +83,22 @@ def inference(function: Callable[Arguments, Result]) -> Callable[Arguments, Resu
 
 
 def share(work: Callable[[Iterator[Piece]], None], pieces: Iterable[Piece]) -> None:
-    """Work through pieces on all threads.
+    """Process independent pieces on all threads.
 
     Args:
-        work: takes pieces from an iterator until there are none. It runs once on each thread, so it can allocate
-            scratch memory once for all the pieces it takes.
+        work: consumes pieces from an iterator; called once per thread, so it can reuse scratch memory.
         pieces: independent of each other.
     """
     with serial_ops():
         listed = list(pieces)
-        remaining = iter(listed)  # shared by the threads: its next item is taken under the GIL
+        remaining = iter(listed)  # shared by the threads; next() is atomic under the GIL
         helpers = 0 if getattr(_here, "helper", False) else min(_here.serial, len(listed)) - 1
         if helpers < 1:
             work(remaining)
             return
         mode = torch.is_inference_mode_enabled()
         futures = [_pool().submit(_help, work, remaining, mode, _here.serial) for _ in range(helpers)]
-        _here.helper = True  # a share inside of this one has no threads left
+        _here.helper = True  # a nested share gets no threads
         try:
             work(remaining)
         finally:
@@ -112,7 +110,7 @@ def share(work: Callable[[Iterator[Piece]], None], pieces: Iterable[Piece]) -> N
 
 
 def columns(count: int, multiple: int = 1, size: int = COLUMNS) -> list[slice]:
-    """The columns of each piece of a product: ``size`` or fewer, in whole multiples of ``multiple``."""
+    """Column slices of at most ``size`` columns, in multiples of ``multiple``."""
     step = max(size // multiple, 1) * multiple
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
@@ -124,12 +122,12 @@ def _pool() -> ThreadPoolExecutor:
 
 @cache
 def _keeper() -> ThreadPoolExecutor:
-    """A thread whose own number of torch threads is nobody's concern."""
+    """A thread for setting torch's number of threads for new threads."""
     return ThreadPoolExecutor(1, "restyle-threads")
 
 
 def _forget_threads() -> None:
-    """A forked process has none of its parent's threads."""
+    """Reset the pools in a forked process, which does not inherit threads."""
     _pool.cache_clear()
     _keeper.cache_clear()
 
@@ -138,11 +136,11 @@ os.register_at_fork(after_in_child=_forget_threads)
 
 
 def _set_threads_here(count: int, elsewhere: int) -> None:
-    """Set torch's number of threads for this Python thread, and leave it for Python threads that are new to torch.
+    """Set torch's number of threads for this Python thread only; new threads start with ``elsewhere``.
 
-    Torch's own function sets both; a second thread that calls it sets the latter back.
+    ``torch.set_num_threads`` sets both values; calling it from another thread resets the value for new threads.
     """
-    torch.get_num_threads()  # at its first operation a thread takes the number for new ones
+    torch.get_num_threads()  # the first call of a thread adopts the value for new threads
     torch.set_num_threads(count)
     _keeper().submit(torch.set_num_threads, elsewhere).result()
 

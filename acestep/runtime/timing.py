@@ -1,13 +1,13 @@
-"""Where time goes, by part."""
+"""Timing of consecutive parts."""
 
 import time
 from collections.abc import Callable
 
 
 class Stopwatch:
-    """Seconds of consecutive parts; ``seconds`` maps each name to what was spent since the lap before.
+    """Measures consecutive parts; ``seconds`` maps names to durations.
 
-    wait: called before the clock is read, such as for a device to finish.
+    wait: called before reading the clock, for example to synchronize a device.
     """
 
     def __init__(self, wait: Callable[[], None] = lambda: None):
@@ -16,7 +16,7 @@ class Stopwatch:
         self.last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        """What was done since the last lap was ``name``."""
+        """Add the time since the previous lap to ``name``."""
         self.wait()
         now = time.perf_counter()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self.last

@@ -1,7 +1,7 @@
-"""Wavelet correction of a step (DCW): push the new state away from the step's own estimate of the result.
+"""Wavelet correction of a step (DCW): move the new state away from the step's estimate of the data.
 
-Both are split in time by a one-level orthonormal Haar wavelet into a low and a high band. Early on the low band is
-moved, late the high one.
+Both are split over time by a one-level orthonormal Haar wavelet into a low and a high band. Early steps move
+mainly the low band, late steps the high band.
 
 Legend: b batch, t latent frames, c latent channels.
 """
@@ -16,13 +16,13 @@ ROOT_HALF = 0.5**0.5
 
 
 def dcw(x: Tensor, estimate: Tensor, t: float, setting: Dcw) -> Tensor:
-    """The corrected state ``[b, t, c]`` after a step that began at flow time ``t``.
+    """Correct the state ``[b, t, c]`` after a step from flow time ``t``.
 
     Modes: "double" low += t * scaler * (low - low of the estimate) and high += (1 - t) * high_scaler * (...);
     "low" only the first; "high" only the second, with ``scaler``; "pix" x += scaler * (x - estimate), no wavelet.
 
     Args:
-        estimate: the data that the step's velocity points to.
+        estimate: the step's estimate of the data.
     """
     if setting.mode == "pix":
         return x + setting.scaler * (x - estimate)
@@ -36,7 +36,7 @@ def dcw(x: Tensor, estimate: Tensor, t: float, setting: Dcw) -> Tensor:
 
 
 def push_bands(x: Tensor, estimate: Tensor, low: float, high: float) -> Tensor:
-    """``x`` ``[b, t, c]`` with each band moved away from that of ``estimate`` by a share of their difference."""
+    """Move each band of ``x`` ``[b, t, c]`` away from that of ``estimate`` by a share of their difference."""
     x_low, x_high = haar(x)
     low_0, high_0 = haar(estimate)
     pushed = inverse_haar(x_low + low * (x_low - low_0), x_high + high * (x_high - high_0))
@@ -44,7 +44,7 @@ def push_bands(x: Tensor, estimate: Tensor, low: float, high: float) -> Tensor:
 
 
 def haar(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Low and high band ``[b, ceil(t / 2), c]``; an odd length is padded by one frame of zeros."""
+    """Low and high band ``[b, ceil(t / 2), c]``; odd lengths are zero-padded."""
     pairs = F.pad(x, (0, 0, 0, x.shape[1] % 2)).unflatten(1, (-1, 2))
     first, second = pairs.unbind(2)
     return (first + second) * ROOT_HALF, (first - second) * ROOT_HALF

@@ -1,4 +1,4 @@
-"""Guidance: from the velocity with the caption and the one without it to the velocity to follow.
+"""Guidance: combine the conditional and the unconditional velocity.
 
 Legend: b batch, t latent frames, c latent channels.
 """
@@ -27,16 +27,16 @@ def apg(
     momentum_weight: float = MOMENTUM,
     norm_threshold: float = NORM_THRESHOLD,
 ) -> tuple[Tensor, Tensor]:
-    """Adaptive projected guidance (Sadat et al. 2024), which does not saturate.
+    """Adaptive projected guidance (Sadat et al. 2024), which avoids oversaturation.
 
-    The difference of the two velocities, smoothed by (negative) momentum, is limited in norm and stripped of
-    the part parallel to the conditional velocity. Norms and projections run over time, per channel.
+    The difference of the velocities, with (negative) momentum, is limited in norm and projected orthogonally to
+    the conditional velocity. Norms and projections are over time, per channel.
 
     Args:
-        momentum: what the last guided step returned; None on the first.
+        momentum: momentum returned by the previous guided step; None on the first.
 
     Returns:
-        The guided velocity ``[b, t, c]`` and the momentum to hand to the next guided step.
+        The guided velocity ``[b, t, c]`` and the momentum for the next guided step.
     """
     difference = conditional - unconditional
     if momentum is not None:
@@ -53,13 +53,14 @@ def apg(
 def adg(
     conditional: Tensor, unconditional: Tensor, scale: float, x: Tensor, t: float, variant: str = "adg"
 ) -> Tensor:
-    """Angle-based guidance: turns the estimate of the data further away from the unconditional one.
+    """Angle-based dynamic guidance: rotate the data estimate away from the unconditional one.
 
-    Per frame, the angle between the two estimates ``x - t v`` is multiplied by the guidance weight and, but for
-    "adg_wo_clip", limited (30 degrees; 60 for "adg_w_norm", which also keeps each channel's norm over time).
+    Per frame, the angle between the two estimates ``x - t v`` is multiplied by the guidance weight and limited to
+    30 degrees ("adg_wo_clip": unlimited; "adg_w_norm": 60 degrees, and each channel's norm over time is
+    preserved).
 
     Args:
-        x: the state ``[b, t, c]`` that both velocities were evaluated at, at flow time ``t`` > 0.
+        x: the state ``[b, t, c]`` of both velocities, at flow time ``t`` > 0.
         variant: a key of ``ADG_CLIP``.
     """
     weight = scale - 1 + 1e-3

@@ -1,8 +1,8 @@
-"""A sweep as a tree: covers of one track that begin alike take their first steps together. Pure: no tensors.
+"""Prefix tree of a sweep: trajectories of one track share their common first steps. Contains no tensors.
 
-A state is what a trajectory holds between two steps. Trajectories are in one state where they were given the same,
-began alike and took the same steps since. From one state they go on by one step or by several; where those read
-the same branch, they also share its velocities, since guidance and all that follows only combine them.
+A state is the content of a trajectory between two steps. Trajectories share a state while inputs, noise and steps
+are identical. Different steps from the same state also share the velocities of branches that both evaluate,
+because guidance and later operations only combine them.
 """
 
 from collections.abc import Collection, Hashable, Iterable, Iterator
@@ -14,8 +14,8 @@ from acestep.sampling.plan import SAID_BY_STEPS, Branch, CoverPlan, Step
 Path = tuple[int, ...]
 Reading = tuple[Branch, bool]
 
-# What of a plan acts within its steps. Anything else, also what is added later, tells trajectories apart from the
-# start.
+# Plan fields that act within single steps. All other fields, including future ones, separate trajectories from the
+# first state.
 _ACTS_IN_STEPS = {
     "steps",
     "guidance",
@@ -28,8 +28,8 @@ _BEGINNING = [field.name for field in fields(CoverPlan) if field.name not in SAI
 
 
 def plan_key(plan: CoverPlan) -> tuple[Hashable, ...]:
-    """How a plan begins, and each of its steps with all that acts in it; equal where ``identity`` is."""
-    # The modulation of all times is one product, whose rounding may depend on how many there are.
+    """Keys of a plan's initial state and of each step; equal if ``CoverPlan.identity`` is."""
+    # The modulation of all times is one matrix product, whose rounding may depend on the number of times.
     times = (*(step.t for step in plan.steps), plan.steps[-1].t_next)
     beginning = (times, *(getattr(plan, name) for name in _BEGINNING))
     always = (plan.velocity_norm_threshold, plan.velocity_ema_factor, plan.dcw)
@@ -39,9 +39,9 @@ def plan_key(plan: CoverPlan) -> tuple[Hashable, ...]:
 
 
 def readings(step: Step) -> tuple[Reading, ...]:
-    """Branches that a step evaluates at the state it starts from, and whether with the unconditional velocity.
+    """(Branch, guided) of the evaluations at a step's initial state.
 
-    Not Heun's second evaluation, which is made elsewhere, nor flow-edit's, which read a state with noise added.
+    Excludes Heun's second evaluation, which uses another state, and flow-edit's, which add noise.
     """
     if step.edit_from is not None:
         return ()
@@ -51,10 +51,10 @@ def readings(step: Step) -> tuple[Reading, ...]:
 
 @dataclass(frozen=True)
 class TreeLevel:
-    """One step of all trajectories that are that long.
+    """One step of all trajectories that have it.
 
-    trajectories: that are told apart by the end of the step.
-    evaluations, alone: of the network, in the tree and where every trajectory runs alone.
+    trajectories: number of distinct trajectories after the step.
+    evaluations, alone: network evaluations in the tree, and without sharing.
     """
 
     trajectories: int
@@ -66,8 +66,8 @@ class TreeLevel:
 class PrefixTree:
     """Trajectories of one track.
 
-    paths: for each plan the number of its state before each step, and at the end. Trajectories with equal paths
-        are one.
+    paths: for each plan, the numbers of its states before each step and at the end. Equal paths are one
+    trajectory.
     """
 
     plans: tuple[CoverPlan, ...]
@@ -75,17 +75,17 @@ class PrefixTree:
 
     @property
     def levels(self) -> tuple[TreeLevel, ...]:
-        """The steps of the tree, from the first."""
+        """The levels of the tree by step."""
         return tuple(self._level(i) for i in range(max(map(len, self.paths), default=1) - 1))
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations of the whole tree."""
+        """Network evaluations with sharing."""
         return sum(level.evaluations for level in self.levels)
 
     @property
     def evaluations_alone(self) -> int:
-        """Network evaluations where every trajectory runs alone."""
+        """Network evaluations without sharing."""
         return sum(plan.evaluations for plan in self.plans)
 
     def _level(self, i: int) -> TreeLevel:
@@ -113,37 +113,37 @@ class PrefixTree:
 
 
 def _runs(levels: tuple[TreeLevel, ...]) -> Iterator[tuple[TreeLevel, str]]:
-    """Levels, and the numbers of the steps (from 1) that are all like that."""
+    """Equal consecutive levels with their range of step numbers, from 1."""
     for level, some in groupby(enumerate(levels, start=1), key=lambda numbered: numbered[1]):
         numbers = [number for number, _ in some]
         yield level, f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
 
 
 def build_tree(trajectories: Iterable[tuple[Hashable, CoverPlan]]) -> PrefixTree:
-    """The tree of trajectories, each with what it is given besides its plan: seed, words, source."""
+    """Build the tree of trajectories, given as (inputs besides the plan: seed, prompt, source; plan)."""
     numbers: dict[tuple[int, Hashable], int] = {}
     plans, paths = [], []
-    for given, plan in trajectories:
-        beginning, *moves = plan_key(plan)
+    for inputs, plan in trajectories:
+        beginning, *steps = plan_key(plan)
         path: list[int] = []
-        for taken in ((given, beginning), *moves):
-            path.append(numbers.setdefault((path[-1] if path else -1, taken), len(numbers)))
+        for edge in ((inputs, beginning), *steps):
+            path.append(numbers.setdefault((path[-1] if path else -1, edge), len(numbers)))
         plans.append(plan)
         paths.append(tuple(path))
     return PrefixTree(tuple(plans), tuple(paths))
 
 
 def branch_points(path: Path, others: Collection[tuple[Path, CoverPlan]]) -> dict[int, frozenset[Reading]]:
-    """States of ``path`` at which trajectories of ``others`` leave it, and what these will evaluate there."""
-    found: dict[int, frozenset[Reading]] = {}
+    """States of ``path`` where trajectories of ``others`` branch off, and their evaluations there."""
+    points: dict[int, frozenset[Reading]] = {}
     for other, plan in others:
         common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path, other, strict=False)))
         if 0 < common < len(other):
             state = path[common - 1]
-            found[state] = found.get(state, frozenset()) | frozenset(readings(plan.steps[common - 1]))
-    return found
+            points[state] = points.get(state, frozenset()) | frozenset(readings(plan.steps[common - 1]))
+    return points
 
 
 def last_known_index(path: Path, states: Collection[int]) -> int:
-    """Index of the last state of ``path`` that is among ``states``; 0 where none is."""
+    """Index of the last state of ``path`` in ``states``, or 0."""
     return max((i for i, state in enumerate(path) if state in states), default=0)

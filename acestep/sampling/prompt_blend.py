@@ -1,4 +1,4 @@
-"""Interpolation of two prompts that differ in length: the "embed" blend.
+"""The "embed" blend: interpolation of two prompts of different length.
 
 Legend: s tokens, w text width.
 """
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 def mixed_states(ids: Sequence[Sequence[int]], states: Sequence[Tensor], strength: float) -> Tensor:
-    """``strength * cover + (1 - strength) * text`` of the states ``[1, s, w]`` of these two prompts, by token.
+    """Interpolate the states ``[1, s, w]`` of two prompts: ``strength * cover + (1 - strength) * text``.
 
-    The two instructions differ in length, so tokens are paired: the ids both prompts begin with from the left,
-    everything behind them from the right, so that caption and facts meet themselves. Tokens of the longer prompt
-    that find no partner keep their own state; the mixture has the longer prompt's length.
+    The two instructions differ in length: the common first ids are paired from the left, all others from the
+    right, which aligns caption and musical facts. Unpaired tokens of the longer prompt keep their state; the
+    result has the longer prompt's length.
     """
     cover_ids, text_ids = ids
     longer, shorter, share = *states, strength

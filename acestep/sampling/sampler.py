@@ -1,9 +1,8 @@
-"""Runs trajectories: one trajectory is one generation (start, plan, conditions).
+"""Sampling loop. A trajectory is one generation: start state, plan, conditions.
 
-Trajectories run one after the other and are never stacked: on a CPU that gains nothing, and on a GPU a batch of
-    another
-size picks other kernels, whose rounding differs, so that a cover would depend on what it was queued with. What
-trajectories of a tree (``acestep.sampling.prefix_tree``) have in common is evaluated once and handed on as a
+Trajectories run one after the other instead of as a batch: on a GPU, another batch size selects kernels with
+different rounding, so a cover would depend on the others in its batch; on a CPU, batching gains nothing. The
+common steps of a prefix tree (``acestep.sampling.prefix_tree``) are evaluated once and passed on as a
 ``Snapshot``.
 
 Legend: t latent frames, c latent channels.
@@ -17,7 +16,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from acestep.model.transformer import ConstantCrossAttention, CrossAttention, DiffusionTransformer, Modulation
+from acestep.model.transformer import DiffusionTransformer
+from acestep.model.transformer_layers import ConstantCrossAttention, CrossAttention, Modulation
 from acestep.runtime.threads import inference
 from acestep.sampling.dcw import dcw
 from acestep.sampling.guidance import adg, apg, cfg
@@ -27,7 +27,7 @@ from acestep.sampling.prefix_tree import Path, Reading, last_known_index, readin
 
 @dataclass(frozen=True)
 class Condition:
-    """What the network reads beside the state: context ``[1, t, 2c]`` and one prompt's keys and values."""
+    """Network inputs besides the state: context ``[1, t, 2c]`` and cross-attention of one prompt."""
 
     context: Tensor
     cross: CrossAttention
@@ -37,9 +37,9 @@ class Condition:
 class Trajectory:
     """One generation.
 
-    start: the state ``[1, t, c]`` (fp32) at the first step: noise, the noised source, or for flow-edit the source.
-    conditions: for every branch of the plan.
-    draw: fresh noise ``[1, t, c]``, by a running number; read by SDE steps and flow-edit.
+    start: initial state ``[1, t, c]`` (fp32): noise, the noised source, or for flow-edit the source.
+    conditions: conditions of every branch of the plan.
+    draw: returns fresh noise ``[1, t, c]`` by index, for SDE steps and flow-edit.
     """
 
     plan: CoverPlan
@@ -50,11 +50,12 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class SamplerState:
-    """A trajectory between two steps. A step makes a new one and leaves the old as it was, for others to go on
-    from.
+    """Immutable state of a trajectory between two steps.
 
-    x: ``[1, t, c]`` fp32. momenta: of guidance, by side of an edit. last_velocity: before the first step None.
-    drawn: how many noises were.
+    x: ``[1, t, c]`` fp32.
+    momenta: guidance momentum, by side of a flow-edit.
+    last_velocity: velocity of the last step; None before the first.
+    drawn: number of noise tensors drawn so far.
     """
 
     x: Tensor
@@ -65,7 +66,7 @@ class SamplerState:
 
 @dataclass(frozen=True)
 class Velocities:
-    """What one reading of a state gives; ``unconditional`` is None where it is not guided."""
+    """Velocities of one branch; ``unconditional`` is None without guidance."""
 
     conditional: Tensor
     unconditional: Tensor | None = None
@@ -73,8 +74,7 @@ class Velocities:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A state that other trajectories go on from, what was evaluated there and they need too, and their
-    modulation."""
+    """A state at which other trajectories branch off, with the velocities and modulation that they share."""
 
     state: SamplerState
     velocities: Mapping[Reading, Velocities]
@@ -82,21 +82,21 @@ class Snapshot:
 
 
 def initial_noise(seed: int, frames: int, channels: int) -> Tensor:
-    """Standard normal ``[1, t, c]``, drawn in fp32 on the CPU so that every machine draws the same."""
+    """Standard normal ``[1, t, c]``, generated in fp32 on the CPU to be equal on all machines."""
     return torch.randn(1, frames, channels, generator=torch.Generator().manual_seed(seed))
 
 
 def fresh_noise(seed: int, number: int, frames: int, channels: int) -> Tensor:
-    """The ``number``-th further noise ``[1, t, c]`` of a seed, unrelated to any seed's start noise.
+    """The ``number``-th fresh noise ``[1, t, c]`` of a seed, independent of the initial noise of any seed.
 
-    The CPU generator keeps 32 bits of a seed, so the two are hashed together.
+    Seed and number are hashed, because the CPU generator uses only 32 bits of a seed.
     """
     digest = hashlib.sha256(f"{seed} {number}".encode()).digest()
     return initial_noise(int.from_bytes(digest[:4], "big"), frames, channels)
 
 
 def rotate_noise(noise: Tensor, other: Tensor, variance: float) -> Tensor:
-    """``noise`` turned towards ``other`` by a share of a right angle, which keeps its variance."""
+    """Rotate ``noise`` towards ``other`` by ``variance`` times a right angle, which preserves the variance."""
     angle = variance * math.pi / 2
     return math.cos(angle) * noise + math.sin(angle) * other
 
@@ -104,10 +104,10 @@ def rotate_noise(noise: Tensor, other: Tensor, variance: float) -> Tensor:
 def denoise(
     transformer: DiffusionTransformer, null: ConstantCrossAttention, trajectories: Sequence[Trajectory]
 ) -> list[Tensor]:
-    """Integrate each trajectory from its start to latents ``[1, t, c]`` (fp32), sharing nothing.
+    """Integrate each trajectory from its start to latents ``[1, t, c]`` (fp32), without sharing.
 
     Args:
-        null: the model's null condition, read by guided steps.
+        null: cross-attention of the unconditional branch, for guided steps.
     """
     paths = [tuple(range(len(trajectory.plan.steps) + 1)) for trajectory in trajectories]
     return [
@@ -126,16 +126,16 @@ def denoise_from(
     wanted: Mapping[int, frozenset[Reading]],
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Integrate one trajectory of a tree, from the last of its states that is kept, to latents ``[1, t, c]``
-    (fp32).
+    """Integrate one trajectory of a tree from its last known state to latents ``[1, t, c]`` (fp32).
 
-    Its evaluations have the shapes they have alone, so the result is the same whatever was kept.
+    The result does not depend on the available snapshots, because evaluations have the same shapes as without
+    them.
 
     Args:
         path: numbers of the trajectory's states in the tree.
-        kept: snapshots by state; those of ``wanted`` that the trajectory comes by are added.
-        wanted: states at which other trajectories will leave this one, and what they read there.
-        on_step: called with (steps done, steps in all) after each step, counted from the trajectory's start.
+        kept: snapshots by state; those of ``wanted`` states on the path are added.
+        wanted: states where other trajectories branch off, and their evaluations there.
+        on_step: called with (steps done, total steps) after each step, counted from the trajectory's start.
     """
     steps, first = trajectory.plan.steps, last_known_index(path, kept)
     snapshot = kept.get(path[first])
@@ -166,8 +166,7 @@ def _modulation(transformer: DiffusionTransformer, trajectory: Trajectory) -> Mo
 
 
 class _Run:
-    """One trajectory under way. Tensors are replaced, never written to: a state that was handed out stays as it
-    was."""
+    """Integration of one trajectory. Tensors are replaced, never modified, so that returned states stay valid."""
 
     def __init__(
         self,
@@ -190,7 +189,7 @@ class _Run:
         """Take step ``i``.
 
         Args:
-            known: velocities at the step's state; what is missing is evaluated and added.
+            known: velocities at the step's state; missing ones are evaluated and added.
         """
         step, at = self.plan.steps[i], self.modulation.at(i)
         if step.edit_from is not None:
@@ -225,7 +224,7 @@ class _Run:
         return step.weight * velocity + (1 - step.weight) * known[step.other, False].conditional
 
     def _correction(self, step: Step, velocity: Tensor, at: Modulation) -> Tensor:
-        """Heun's second velocity, where the first one leads; its guidance is plain, without momentum."""
+        """Heun's second velocity, at the predicted state; with plain CFG, without momentum."""
         x = self.x - velocity * (step.t - step.t_next)
         leading = self._evaluate(x, step.branch, step.correction_guided, at)
         second = leading.conditional
@@ -239,7 +238,7 @@ class _Run:
         return (1 - share) * second + share * velocity
 
     def _edit_velocity(self, step: Step, origin: Branch, at: Modulation) -> Tensor:
-        """Mean over noise draws of (velocity towards the target caption) - (velocity towards the source's)."""
+        """Mean over noise draws of the target velocity minus the source velocity."""
         sides: dict[str, list[Tensor]] = {"target": [], "source": []}
         momenta: dict[str, list[Tensor]] = {"target": [], "source": []}
         for _ in range(step.draws):
@@ -274,7 +273,7 @@ class _Run:
         return adg(conditional, unconditional, scale, x, t, kind)
 
     def _settled(self, velocity: Tensor, x: Tensor) -> Tensor:
-        """The velocity limited in norm and mixed with the last step's."""
+        """The velocity limited in norm and averaged with the last step's (EMA)."""
         velocity, share = self._limited(velocity, x), self.plan.velocity_ema_factor
         if share == 0 or self.last_velocity is None:
             return velocity

@@ -15,9 +15,9 @@ def shifted(steps: int, shift: float) -> tuple[float, ...]:
 
 
 def explicit_turbo(times: Sequence[float]) -> tuple[float, ...]:
-    """At most 20 times without trailing zeros, each snapped to the nearest of the distilled ones, then 0.
+    """Schedule of a turbo model: at most 20 times, each snapped to the nearest distilled time, then 0.
 
-    Ties go to the larger time.
+    Trailing zeros are dropped. Ties go to the larger time.
     """
     known = sorted({t for shift in TURBO_SHIFTS for t in shifted(TURBO_STEPS, shift)[:-1]}, reverse=True)
     kept = list(times)
@@ -27,5 +27,5 @@ def explicit_turbo(times: Sequence[float]) -> tuple[float, ...]:
 
 
 def nearest(times: Sequence[float], level: float) -> int:
-    """Index of the time nearest to ``level``; the first of two that are equally near."""
+    """Index of the time nearest to ``level``; the first of two at equal distance."""
     return min(range(len(times)), key=lambda i: abs(times[i] - level))

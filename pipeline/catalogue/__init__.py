@@ -1,1 +1,1 @@
-"""What is restyled: manifests, presets, grids of settings, checks of sources."""
+"""Job inputs: manifests, presets, grids of settings, checks of sources."""

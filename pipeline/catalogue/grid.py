@@ -1,4 +1,4 @@
-"""Settings: the points of a sweep, each with a name a person can read."""
+"""Expand base values, grid and stages into settings with ids and readable names."""
 
 import hashlib
 import itertools
@@ -12,7 +12,7 @@ from acestep.generation.stages import WORDS, Stage, parse_stages
 from acestep.sampling.plan import CoverPlan, resolve
 from acestep.sampling.setting import CoverSetting, check_seed, parse_setting, parse_values
 
-# How a swept parameter is written in a run's name, where lists show about twenty characters.
+# Abbreviations of swept parameters in run names; lists show about 20 characters of a name.
 SHORT = {
     "audio_cover_strength": "s{:.2f}",
     "cover_noise_strength": "c{:.2f}",
@@ -27,21 +27,20 @@ DUPLICATES = ("refuse", "run_once")
 
 
 class RepeatsError(RequestError):
-    """Settings of a grid would give identical audio."""
+    """Several settings of a grid give identical audio."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One point of the sweep: what to run, and a seed.
+    """One point of a sweep: parameters and a seed.
 
-    Points that differ in nothing but the seed share id and name, since they are compared as one: what is asked is
-    which setting is better, whatever the dice.
+    Settings that differ only in the seed share id and name, because comparisons average over seeds.
 
-    stages: the covers to make one after the other; the last one is this setting's, the others lead to it.
-    parent: the setting that the last stage starts from, where there are several.
-    varied: the parameters that differ between the settings of a job, with this setting's values; never the seed.
-    stands_for: names of settings that would give the same audio and are not run.
-    tracks: ids of the tracks that it is for; None is all.
+    stages: chain of covers; the last stage is this setting's, the others produce its source.
+    parent: id of the setting that the last stage starts from, in a chain.
+    varied: parameters that differ between the settings of a job, with this setting's values; excludes the seed.
+    stands_for: names of equivalent settings that are not run.
+    tracks: ids of the tracks to apply it to; None is all.
     """
 
     stages: tuple[Stage, ...]
@@ -58,18 +57,18 @@ class Setting:
         return self.stages[-1].setting
 
     def values(self) -> dict[str, Any]:
-        """All parameters by name, the seed and a stage's own words included."""
+        """All parameters by name, including the seed and the last stage's own caption and lyrics."""
         words = {name: text for name in WORDS if (text := getattr(self.stages[-1], name)) is not None}
         return asdict(self.cover) | words | {"seed": self.seed}
 
     def plans(self, is_turbo: bool) -> tuple[CoverPlan, ...]:
-        """What each stage really runs on a model."""
+        """The resolved plan of each stage."""
         return tuple(resolve(stage.setting, is_turbo) for stage in self.stages)
 
 
 @dataclass(frozen=True)
 class Point:
-    """Values to lay over a job's own, for all tracks or for some."""
+    """Overrides of a job's values, for all tracks or for some."""
 
     values: Mapping[str, Any]
     tracks: frozenset[str] | None = None
@@ -81,14 +80,13 @@ def make_settings(
     stages: Sequence[Mapping[str, Any]] | None = None,
     points: Sequence[Point] = (),
 ) -> list[Setting]:
-    """The cross product of ``grid`` (a value or a list for each name) over the values of ``base``; or ``points``,
-    where a product says too much: then settings are called by all that points name.
+    """Expand the cross product of ``grid`` (a value or a list per name), or the listed ``points``, over ``base``.
 
-    With ``stages``, every point is a chain of covers, and each of its stages a setting.
+    With ``stages``, every point is a chain of covers and each of its stages a setting.
 
     Raises:
-        RequestError: a value is out of range, a list is empty or holds the same value twice, or a stage and a
-            point both set a parameter.
+        RequestError: a value is out of range, a list is empty or has duplicates, or a parameter is set by both a
+            stage and a point.
     """
     if points:
         named = dict.fromkeys(name for point in points for name in point.values)
@@ -106,22 +104,22 @@ def make_settings(
         if fixed:
             raise RequestError(f"{fixed[0]} is swept by the grid and set by a stage; take it out of one of them")
         settings += [replace(setting, tracks=point.tracks) for setting in _chain(chain, seed, varied)]
-    return _told_apart(settings)
+    return _with_unique_names(settings)
 
 
 def short_name(values: Mapping[str, Any]) -> str:
-    """Parameters in few letters, such as "s0.30 g7.0"."""
+    """Abbreviated parameters, such as "s0.30 g7.0"."""
     return " ".join(SHORT.get(name, name + "={}").format(value) for name, value in values.items())
 
 
 def names_of(settings: Iterable[Setting], max_names: int) -> str:
-    """The first names, seeds not told apart, such as "s0.30 g7.0, s0.30 g9.0, ..."."""
+    """The first distinct names, such as "s0.30 g7.0, s0.30 g9.0, ..."."""
     names = list(dict.fromkeys(setting.name for setting in settings))
     return ", ".join(names[:max_names]) + (", ..." if len(names) > max_names else "")
 
 
 def own_names(stages: Sequence[Stage]) -> set[str]:
-    """Names of the parameters that some stage sets itself."""
+    """Names of the parameters that any stage sets itself."""
     return {name for stage in stages for name in stage.own}
 
 
@@ -139,8 +137,8 @@ def _axis(name: str, values: Any) -> list[Any]:
     return parsed
 
 
-def _told_apart(settings: list[Setting]) -> list[Setting]:
-    """The settings with names that differ, written out where the short ones do not."""
+def _with_unique_names(settings: list[Setting]) -> list[Setting]:
+    """Replace abbreviated names by full ones if the abbreviations are ambiguous."""
     if len({setting.name for setting in settings}) == len({setting.setting_id for setting in settings}):
         return settings
     return [
@@ -167,14 +165,14 @@ def _chain(stages: tuple[Stage, ...], seed: int, varied: list[str]) -> list[Sett
 
 
 def distinct(settings: Sequence[Setting], is_turbo: bool, duplicates: str = "refuse") -> list[Setting]:
-    """The settings that give different audio.
+    """Remove settings that give identical audio.
 
     Args:
-        duplicates: what to do about settings that would give identical audio: "refuse", or "run_once", which
-            keeps the first of each and lets it stand for the others.
+        duplicates: "refuse" raises an error; "run_once" keeps the first of each group and records the others in
+            ``stands_for``.
 
     Raises:
-        RepeatsError: there are such settings, listed with the reason.
+        RepeatsError: there are duplicates and ``duplicates`` is "refuse".
         RequestError: ``duplicates`` is unknown.
     """
     if duplicates not in DUPLICATES:

@@ -1,18 +1,16 @@
-"""The manifest: which tracks, and what each should become.
+"""Read a manifest: parse and validate its rows into ``Track`` or ``RejectedRow``.
 
-One row per track, as Parquet, CSV or JSON lines. A row that cannot be run as written is set aside with a reason;
-only what concerns the whole file (unreadable, unknown column) stops the job.
+One row per track, as Parquet, CSV or JSON lines. An invalid row is rejected with a reason; only errors of the
+whole file (unreadable, unknown column) stop the job.
 """
 
-import re
-import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from acestep.errors import RequestError, RestyleError
 from acestep.language.prompt import Prompt, check_prompt
-from acestep.parameters.values import as_text, as_whole_number, check_characters, composed
+from acestep.parameters.values import as_text, as_whole_number, check_characters
 from acestep.sampling.setting import SETTING_FIELDS, check_seed, parse_values
 from pipeline.catalogue.own_columns import OPTION, absent, own_values
 from pipeline.catalogue.presets import Preset, for_genres
@@ -26,26 +24,29 @@ from pipeline.catalogue.table_reader import (
     filled,
     rows_of,
 )
+from pipeline.catalogue.track_ids import (
+    MAX_ID_BYTES,
+    SHORTENED,
+    file_name_key,
+    is_device,
+    names_a_folder,
+    track_id_of,
+)
 from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout
 from pipeline.storage.spelling import FolderListings
 from pipeline.storage.store import absolute
 
 BATCH_ROWS = 2048
 
-MAX_ID_BYTES = 200  # file systems allow 255 for a name
 TEXTS = tuple(name for name in (*REQUIRED, *OPTIONAL) if name != "bpm")
-_WHOLE_FLOAT = re.compile(r"(\d+)\.0+", re.ASCII)
-_SHORTENED = re.compile(r"\d[.,]\d+E\+?\d{2,}", re.ASCII | re.IGNORECASE)  # as a spreadsheet shows long numbers
-_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]) *(\..*)?")  # of Windows, whatever the extension
-_PLAIN_NAME = re.compile(r"\w[\w\-. ]*(?<![. ])", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Track:
-    """One valid row. ``source`` and ``reference`` are absolute; ``overrides`` replace setting values.
+    """A valid row. ``source`` and ``reference`` are absolute; ``overrides`` replace setting values.
 
-    preset: of the row's two genres; its values give way to what is set by hand.
-    meta: the user's own columns, see ``pipeline.catalogue.own_columns``; no part of what is made.
+    preset: preset of the row's genres; explicitly set values take precedence over it.
+    meta: the user's own columns, see ``pipeline.catalogue.own_columns``; not part of the item's identity.
     """
 
     track_id: str
@@ -60,7 +61,7 @@ class Track:
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """One row that cannot be run as written; ``row`` counts from 1, without a header line."""
+    """An invalid row; ``row`` counts from 1, without a header line."""
 
     row: int
     track_id: str
@@ -79,29 +80,29 @@ def read_manifest(
     wrong: Callable[[ManifestError], None] | None = None,
     made: Callable[[], Collection[str]] = frozenset,
 ) -> Iterator[Track | RejectedRow]:
-    """Read and check a manifest, row by row: it may be larger than memory.
+    """Stream and validate the rows of a manifest, which may be larger than memory.
 
     Args:
-        uri: a ``.parquet``, ``.csv`` or ``.jsonl`` file, local or on any filesystem pyarrow knows. Relative
-            sources are relative to its folder.
-        presets: what ``source_genre`` and ``target_genre`` may name.
-        caption: for rows that have none, nor a preset's.
-        own: columns of the user's own to carry along, as ``pipeline.catalogue.own_columns.parse_declared`` gives
-            them.
-        wrong: called with the error where columns cannot be used; reading goes on, with misspelt columns under
-            the names they are taken for. None raises the error.
-        made: gives the ids of tracks that an output folder has covers of. Those are taken, although they name a
-            device, or one file with another's where case does not count, as folders of earlier versions may have.
+        uri: a ``.parquet``, ``.csv`` or ``.jsonl`` file on any filesystem that pyarrow supports. Relative sources
+            are relative to its folder.
+        presets: presets that ``source_genre`` and ``target_genre`` may name.
+        caption: default caption for rows without one and without a preset.
+        own: the user's own columns to carry along, from ``pipeline.catalogue.own_columns.parse_declared``.
+        wrong: receives errors about columns; reading continues, with misspelt columns under their likely names.
+            None raises the error instead.
+        made: returns the ids of tracks that already have covers in the output folder. These ids are accepted even
+            if they name a Windows device or differ from another id by case alone, as in folders of earlier
+            versions.
 
     Raises:
         ManifestError: the file cannot be read, has no rows, lacks a required column or has an unknown one.
     """
     columns = _Columns(caption, own, wrong)
     first_seen: dict[str, int] = {}
-    named: dict[str, str] = {}  # ids by file_name_key, where that is not the id itself
+    named: dict[str, str] = {}  # file_name_key -> id, if the two differ
     number = 0
     for raw in rows_of(uri, columns.check):
-        number, values = raw.number, filled(columns.meant(raw.values))
+        number, values = raw.number, filled(columns.renamed(raw.values))
         try:
             if raw.defect:
                 raise _RowError("malformed_row", raw.defect)
@@ -125,13 +126,13 @@ def read_manifest(
 def _check_id(
     track_id: str, other: str, first_seen: Mapping[str, int], made: Callable[[], Collection[str]]
 ) -> None:
-    """Refuse an id that another row has, or that names another row's file or a device on some systems.
+    """Refuse an id that is taken, or that names another row's folder or a device on some systems.
 
     Args:
-        other: the id that would name the same file, if a row has it.
+        other: id that maps to the same file name.
 
     Raises:
-        _RowError: naming both.
+        _RowError: the id is refused.
     """
     if track_id in first_seen:
         raise _RowError(
@@ -153,7 +154,7 @@ def _check_id(
 def resolve_unicode_forms(
     rows: Iterable[Track | RejectedRow], timeout: ReadTimeout = DEFAULT_READ_TIMEOUT
 ) -> Iterator[Track | RejectedRow]:
-    """Rows whose files are named in the Unicode form that they have where they are."""
+    """Replace the URIs of rows by the Unicode form in which the files exist."""
     folders = FolderListings(timeout)
     batch: list[Track | RejectedRow] = []
     try:
@@ -179,7 +180,7 @@ def _as_spelled(rows: Sequence[Track | RejectedRow], folders: FolderListings) ->
 
 
 class _Columns:
-    """Judges columns as they come; JSON lines bring new ones at any row."""
+    """Incremental check of the columns; JSON lines may add columns at any row."""
 
     def __init__(self, caption: str, own: Sequence[str], wrong: Callable[[ManifestError], None] | None):
         self.caption, self.own, self.wrong = caption, own, wrong
@@ -189,7 +190,7 @@ class _Columns:
         self.complete = False
 
     def check(self, names: Sequence[str], where: str, complete: bool) -> None:
-        """Take the columns of a file, or of one row of it; see ``pipeline.catalogue.table_reader.Check``."""
+        """Check the columns of a file or of one row; see ``pipeline.catalogue.text_manifest.Check``."""
         if self.seen.keys() >= set(names):
             return
         self.seen |= dict.fromkeys(names)
@@ -203,28 +204,28 @@ class _Columns:
             missing = set(error.missing) - set(self.names.values())
             if missing & {"track_id", "source"}:
                 raise
-            self._tell(error)
+            self._report(error)
             if "caption" in missing:
                 self.caption = "any"
 
-    def meant(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row with misspelt columns under the names that they were taken for."""
+    def renamed(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row with misspelt columns under their likely names."""
         return {self.names.get(name, name): value for name, value in row.items()} if self.names else row
 
     def finish(self, where: str) -> None:
-        """All rows are read."""
+        """Check declared columns after the last row."""
         lost = [] if self.complete else absent(self.own, self.seen)
         if lost:
-            self._tell(ManifestError(f"{where}: no row has {', '.join(map(repr, lost))}, which {OPTION} names"))
+            self._report(ManifestError(f"{where}: no row has {', '.join(map(repr, lost))}, which {OPTION} names"))
 
-    def _tell(self, error: ManifestError) -> None:
+    def _report(self, error: ManifestError) -> None:
         if self.wrong is None:
             raise error
         self.wrong(error)
 
 
 def _shown(value: Any) -> str:
-    """A value as text that any file can hold."""
+    """A value as text without lone surrogates."""
     return (value if isinstance(value, str) else f"{value!s:.200}").encode(errors="replace").decode()
 
 
@@ -237,7 +238,7 @@ class _RowError(RestyleError):
 def parse_track(
     values: Mapping[str, Any], manifest: str, presets: Sequence[Preset] = (), caption: str = ""
 ) -> Track:
-    """One row's non-empty values as a track.
+    """Parse the non-empty values of a row.
 
     Raises:
         _RowError: a value is missing or out of range, or no preset has the row's genres.
@@ -247,7 +248,7 @@ def parse_track(
             raise _RowError("missing_value", f"{name} is empty; every row needs one")
     texts = {name: _text(name, values[name]) for name in TEXTS if name in values}
     track_id = track_id_of(texts["track_id"])
-    if _SHORTENED.fullmatch(track_id):
+    if SHORTENED.fullmatch(track_id):
         raise _RowError(
             "unsafe_track_id", f"track_id {track_id!r} is a number that has lost digits; keep the column as text"
         )
@@ -269,7 +270,7 @@ def parse_track(
                 timesignature=texts.get("timesignature", ""),
             )
         )
-        # Each value alone; how it goes with the job's other values, the plan finds out.
+        # Values are checked one by one here; the plan checks their combination with the job's values.
         overrides = parse_values({name: values[name] for name in SETTING_FIELDS if name in values})
         if "seed" in values:
             overrides["seed"] = check_seed(values["seed"])
@@ -290,17 +291,6 @@ def parse_track(
         preset=preset,
         meta=meta,
     )
-
-
-def track_id_of(value: Any) -> str:
-    """The id that a value stands for: in composed Unicode, ``7`` for ``7.0``, which a column with gaps makes of 7.
-
-    Raises:
-        RequestError: the value is not text.
-    """
-    text = composed(as_text("track_id", value))
-    whole = _WHOLE_FLOAT.fullmatch(text)
-    return whole.group(1) if whole else text
 
 
 def _text(name: str, value: Any) -> str:
@@ -329,24 +319,3 @@ def _preset(texts: Mapping[str, str], presets: Sequence[Preset]) -> Preset | Non
         return for_genres(presets, *genres)
     except RequestError as error:
         raise _RowError("unknown_preset", str(error)) from error
-
-
-def file_name_key(text: str) -> str:
-    """What names have in common that are one file where case and the form of letters do not count."""
-    if text.isascii():
-        return text.lower()
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-
-
-def is_device(name: str) -> bool:
-    """True for a name that Windows gives to a device, such as ``con`` or ``COM1.wav``."""
-    return _DEVICE.fullmatch(file_name_key(name)) is not None
-
-
-def names_a_folder(text: str) -> bool:
-    """True for a name that is safe and portable as a folder: letters of any script, digits, ``_-.`` and spaces."""
-    if _PLAIN_NAME.fullmatch(text):
-        return len(text) <= MAX_ID_BYTES
-    plain = all(unicodedata.category(c)[0] in "LMN" or c in "_-. " for c in text)
-    begins = bool(text) and (unicodedata.category(text[0])[0] in "LN" or text[0] == "_")
-    return plain and begins and text[-1] not in ". " and len(text.encode()) <= MAX_ID_BYTES

@@ -1,14 +1,14 @@
-"""Values as the command line of a job writes them, by the grammar of Hydra's overrides."""
+"""Format values as Hydra command-line overrides."""
 
 import re
 from collections.abc import Mapping, Sequence
 
-# Unquoted text that is read as something else.
+# Unquoted words that Hydra does not parse as text.
 _NO_TEXT = ("null", "true", "false", "nan", "inf")
 
 
 def as_override(value: object) -> str:
-    """A value as the right side of ``key=value``."""
+    """Format a value as the right side of ``key=value``."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -27,9 +27,9 @@ def _text(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Text in quotes, in which only an interpolation ``${...}`` has a meaning.
+    """Quote a text; interpolations ``${...}`` keep their meaning.
 
-    A backslash is itself except before a quote or the end, where it is doubled.
+    Backslashes are doubled only before a quote and at the end.
     """
     mark = "'" if '"' in text else '"'
     return mark + re.sub(rf"(\\*){mark}", rf"\1\1\\{mark}", re.sub(r"(\\+)\Z", r"\1\1", text)) + mark

@@ -1,8 +1,7 @@
-"""Columns of a manifest that no job reads: the user's own, carried along so that results join with a catalogue.
+"""The user's own manifest columns, carried through to the results for joins with a catalogue.
 
-A row's own values travel as text by the column's name, in one column ``meta`` (a map) of plans and result rows.
-The schema of a result part is then the same whatever a launch carries. Tables for people (``winners.csv``, the
-comparison's ``covers.parquet``) have one column for each instead, called ``meta.<name>``.
+Plans and result rows hold them as text in one map column ``meta``, so the schema does not depend on the manifest.
+Exported tables (``winners.csv``, the comparison's ``covers.parquet``) have one column ``meta.<name>`` for each.
 """
 
 import json
@@ -28,17 +27,17 @@ OPTION = "manifest_columns"
 KEEP = "keep"
 EVERY = ("*",)
 MAX_NAMED = 8
-LONG_NAME = 10  # letters; in a longer name two edits are a misspelling, in a shorter one a single edit
+LONG_NAME = 10  # letters from which two edits count as a misspelling instead of one
 
 
 def parse_declared(value: Any) -> tuple[str, ...]:
-    """Names and patterns of own columns, from a configuration's ``manifest_columns``.
+    """Parse the configuration key ``manifest_columns``.
 
     Args:
-        value: None, ``keep`` for every column, or a list of names; ``*`` and ``?`` match as in file names.
+        value: None, ``keep`` for every column, or a list of names and patterns with ``*`` and ``?``.
 
     Raises:
-        RequestError: it is something else.
+        RequestError: the value has another type.
     """
     if value is None:
         return ()
@@ -55,7 +54,7 @@ def parse_declared(value: Any) -> tuple[str, ...]:
 def is_declared(name: str, declared: Sequence[str], known: Collection[str]) -> bool:
     """Whether a column is declared as the user's own.
 
-    A pattern does not match a misspelling of a known column; such a column has to be declared by its name.
+    A pattern does not match a misspelling of a known column; such a column must be declared by name.
     """
     name = composed(name)
     if name in declared:
@@ -65,13 +64,13 @@ def is_declared(name: str, declared: Sequence[str], known: Collection[str]) -> b
 
 
 def absent(declared: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Declared names, patterns aside, that no column has."""
+    """Declared names (not patterns) without a column."""
     present = set(map(composed, names))
     return [name for name in declared if name not in present and not set(name) & set("*?[")]
 
 
 def how_to_declare(unknown: Iterable[str], declared: Sequence[str], known: Sequence[str]) -> str:
-    """The part of an error message that says how to carry unknown columns."""
+    """Error message part: how to declare unknown columns."""
     names = [*declared, *unknown]
     if len(names) > MAX_NAMED or not all(re.fullmatch(r"[^\"'$\\`,\[\]{}]+", name) for name in names):
         return f"{OPTION}={KEEP} carries columns of your own."
@@ -81,7 +80,7 @@ def how_to_declare(unknown: Iterable[str], declared: Sequence[str], known: Seque
 
 
 def undeclarable(names: Iterable[str], known: Collection[str]) -> str | None:
-    """Why the own columns among a manifest's columns cannot be carried together; None where they can."""
+    """The reason why a manifest's own columns cannot be carried, or None."""
     columns: dict[str, str] = {}
     for name in names:
         if name in known:
@@ -96,7 +95,7 @@ def undeclarable(names: Iterable[str], known: Collection[str]) -> str | None:
 
 @lru_cache(maxsize=4096)
 def misspelt(name: str, known: tuple[str, ...]) -> str | None:
-    """The known column that a name differs from by case, punctuation, or an edit or two; None if none is near."""
+    """The known column that a name is a misspelling of, or None."""
     word = alphanumerics(name)
     if not word:
         return None
@@ -106,36 +105,35 @@ def misspelt(name: str, known: tuple[str, ...]) -> str | None:
 
 
 def own_values(values: Mapping[str, Any], known: Collection[str]) -> dict[str, str]:
-    """The own values of a manifest row as text, by column.
+    """The own values of a manifest row as text, by column name.
 
-    Text stays as it is. Numbers, dates and truth values are written as JSON has them (a whole float without its
-    point), lists and mappings as JSON.
+    Text is unchanged; other values are formatted as JSON, whole floats without decimals, dates as ISO 8601.
 
     Args:
-        values: of the row, without the empty ones. None is or holds bytes: ``rows_of`` refuses such columns.
+        values: non-empty values of the row, without bytes (``rows_of`` refuses such columns).
     """
     return {composed(name): _text(value) for name, value in values.items() if name not in known}
 
 
 def column_of(name: str) -> str:
-    """What an own column is called in a table for people."""
+    """Name of an own column in an exported table."""
     return name if name.startswith(f"{META}.") else f"{META}.{name}"
 
 
 def with_columns_of(table: pa.Table, meta: pa.ChunkedArray | pa.Array) -> pa.Table:
-    """A table for people with the own columns of its rows, given as a column ``meta``, at its end."""
+    """Append the columns of ``spread_out(meta)`` to a table."""
     for name, values in spread_out(meta).items():
         table = table.append_column(name, values)
     return table
 
 
 def spread_out(meta: pa.ChunkedArray | pa.Array) -> dict[str, pa.Array]:
-    """A column ``meta`` as one column of text for each of its names, sorted; null where a row has none."""
+    """Split a map column into one text column per key, sorted; null in rows without the key."""
     maps = meta.combine_chunks() if isinstance(meta, pa.ChunkedArray) else meta
     columns: dict[str, pa.Array] = {}
     for name in sorted(pc.unique(pc.list_flatten(maps.cast(_ENTRIES)).field("key")).to_pylist()):
         values, column = pc.map_lookup(maps, name, "first"), column_of(name)
-        # Rows of earlier launches may have "title" where later ones have "meta.title".
+        # Launches may have declared both "title" and "meta.title".
         columns[column] = pc.coalesce(columns.get(column, values), values)
     return columns
 
@@ -151,14 +149,11 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Dates as ISO 8601 has them; decimals and the like by their digits."""
-    if isinstance(value, date | time):
-        return value.isoformat()
-    return str(value)
+    return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
 def _edits(a: str, b: str) -> int:
-    """Letters to insert, remove, replace, or swap with their neighbours, to make one word of the other."""
+    """Damerau-Levenshtein distance (optimal string alignment)."""
     before: list[int] = []
     row = list(range(len(b) + 1))
     for i, letter in enumerate(a, start=1):

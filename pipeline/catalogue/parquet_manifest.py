@@ -1,4 +1,4 @@
-"""The rows of a Parquet manifest, streamed, with values that lose nothing on their way to Python."""
+"""Stream the rows of a Parquet manifest without loss of precision."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 from pipeline.catalogue.text_manifest import ManifestError, RawRow
 
 BATCH_ROWS = 8192
-OUT_OF_RANGE = "<value out of range"  # Arrow's text for a date that it cannot write
+OUT_OF_RANGE = "<value out of range"  # Arrow's text for a date that it cannot format
 
 
 def refuse_bytes(schema: pa.Schema, names: list[str], uri: str, known: Collection[str]) -> None:
-    """Refuse columns of the user's own that hold bytes, such as a cover image, which no table of text can carry.
+    """Refuse the user's own columns that hold bytes, such as cover images.
 
     Raises:
-        ManifestError: naming them.
+        ManifestError: there are such columns.
     """
     binary = [name for name in names if name not in known and _holds_bytes(schema.field(name).type)]
     if binary:
@@ -28,10 +28,10 @@ def refuse_bytes(schema: pa.Schema, names: list[str], uri: str, known: Collectio
 
 
 def parquet_rows(file: pq.ParquetFile, names: list[str], uri: str, known: Collection[str]) -> Iterator[RawRow]:
-    """The rows of a Parquet file.
+    """Yield the rows of a Parquet file.
 
-    Floats of 16 and 32 bits stay NumPy scalars, which know how many digits they hold. Dates and times in the
-    user's own columns become text in ISO 8601, with the file's own precision.
+    Floats of 16 and 32 bits stay NumPy scalars, which print with their own precision. Dates and times in the
+    user's own columns become ISO 8601 text with the file's precision.
 
     Args:
         known: columns that a job reads; the others are the user's own.

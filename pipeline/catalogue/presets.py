@@ -1,4 +1,4 @@
-"""Presets: starting points for a change of genre, by name or by a manifest row's two genres."""
+"""Presets: starting settings for a change of genre, by name or by a manifest row's genre pair."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +10,11 @@ from acestep.sampling.setting import parse_setting, parse_values
 
 @dataclass(frozen=True)
 class Preset:
-    """A starting point.
+    """Starting settings for one genre pair.
 
-    caption: the style to go to, for rows that have none of their own.
+    caption: target style, for rows without a caption.
     cover: values of setting parameters.
-    ranges: for some parameters, the lowest and highest value worth trying.
+    ranges: recommended [lowest, highest] value of some parameters.
     """
 
     name: str
@@ -26,10 +26,10 @@ class Preset:
 
 
 def check_preset(preset: Preset) -> Preset:
-    """Refuse a preset that no job could use.
+    """Validate a preset.
 
     Raises:
-        RequestError: a value is out of range, or a range does not hold the value it is around.
+        RequestError: a value is out of range, or a range does not contain the preset's value.
     """
     try:
         parse_setting(preset.cover)
@@ -47,10 +47,10 @@ def check_preset(preset: Preset) -> Preset:
 
 
 def for_genres(presets: Iterable[Preset], source_genre: str, target_genre: str) -> Preset:
-    """The preset of a pair of genres; case, hyphens, "&" and spaces do not matter.
+    """Find the preset of a genre pair, ignoring case and punctuation.
 
     Raises:
-        RequestError: there is none; the known pairs are listed.
+        RequestError: there is none.
     """
     known = {(_plain(preset.source_genre), _plain(preset.target_genre)): preset for preset in presets}
     found = known.get((_plain(source_genre), _plain(target_genre)))
@@ -68,5 +68,5 @@ def _plain(genre: str) -> str:
 
 
 def unset(preset: Preset, taken: Iterable[str]) -> dict[str, Any]:
-    """The preset's values of parameters that nobody else has ``taken``."""
+    """The preset's values of parameters that are not in ``taken``."""
     return {name: value for name, value in preset.cover.items() if name not in set(taken)}

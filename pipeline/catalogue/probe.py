@@ -1,4 +1,4 @@
-"""A first look at the sources: what they are, by content, and how long; remembered in the output folder."""
+"""Digest and duration of source files, cached in the output folder."""
 
 import hashlib
 import io
@@ -28,13 +28,17 @@ from pipeline.storage.store import Store, locate, with_retries
 
 PROBES = "probes"
 THREADS = 16
-AT_ONCE = 64  # remote files between two signs of life: pyarrow asks for one after the other
+AT_ONCE = 64  # remote files per progress tick; pyarrow queries them sequentially
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What one look at a file tells: a digest of its bytes, its length, or why it cannot be used."""
+    """Digest and duration of a file, or the reason why it cannot be used.
+
+    digest: hexadecimal SHA-256.
+    duration_s: from the header; None if the header does not state it.
+    """
 
     digest: str = ""
     duration_s: float | None = None
@@ -51,7 +55,7 @@ SCHEMA = pa.schema(
         ("duration_s", pa.float64()),
         ("error_kind", pa.string()),
         ("error", pa.string()),
-        ("numerics_version", pa.int32()),  # what read the length
+        ("numerics_version", pa.int32()),  # of the code that read the duration
     ]
 )
 
@@ -60,18 +64,18 @@ PROBED = PartFormat(SCHEMA, ("uri", "size", "modified_ns", "digest"))
 
 
 class FileVersion(NamedTuple):
-    """What tells one version of a file from another without reading it."""
+    """Size and modification time, which identify a version of a file."""
 
     size: int
     modified_ns: int
 
 
 class ProbeCache:
-    """Probes of files, asked for only where a file is new or has changed since an earlier launch looked at it.
+    """Cache of probes; probes only files that are new or have changed since an earlier launch.
 
-    A URI is remembered without its passwords: with another signature it is the same file.
+    Entries are keyed by the redacted URI, so a changed signature or password does not invalidate them.
 
-    suspects: files whose size and time are not enough to go by, since a worker found other content in them.
+    suspects: files to probe again although size and time match, because a worker read different content.
     """
 
     def __init__(
@@ -85,12 +89,12 @@ class ProbeCache:
         self.suspects = frozenset(suspects)
         self.folders = FolderListings(timeout)
         known = pa.concat_tables([SCHEMA.empty_table(), *_remembered(store)])
-        # The newest look at a file comes last and is found first.
+        # Newest first, because index_in returns the first match.
         self.known = known.filter(pc.equal(known["numerics_version"], NUMERICS_VERSION)).combine_chunks()[::-1]
         self.parts = count()
 
     def of(self, uris: Sequence[str]) -> dict[str, Probe]:
-        """A probe of each file."""
+        """Probes by URI."""
         unique = list(dict.fromkeys(uris))
         seen = _seen(unique, self.timeout)
         found: dict[str, Probe] = {}
@@ -108,7 +112,7 @@ class ProbeCache:
         return found
 
     def _remember(self, looked: dict[str, Probe], seen: dict[str, FileVersion | None]) -> None:
-        # A file that was replaced while it was read, and is put back, has the old time and the other's digest.
+        # A file replaced during the read has the old version and the new digest: compare versions again.
         local = [uri for uri in looked if _is_local(uri)]
         after = seen | _seen(local, self.timeout)
         rows = [
@@ -123,7 +127,7 @@ class ProbeCache:
 
 
 def _remembered(store: Store) -> Iterator[pa.Table]:
-    """The parts of earlier launches; what is damaged goes, since all of it can be found out again."""
+    """Parts written by earlier launches; damaged parts are deleted, because probes can be repeated."""
     for name in part_names(store, PROBES):
         try:
             yield read_part(store, name, PROBED)
@@ -136,7 +140,7 @@ def _remembered(store: Store) -> Iterator[pa.Table]:
 
 
 def probe_all(uris: Sequence[str], timeout: ReadTimeout = DEFAULT_READ_TIMEOUT) -> dict[str, Probe]:
-    """Probes of files that nobody will remember, for want of an output folder."""
+    """Probe files without a cache."""
     return _probed(list(dict.fromkeys(uris)), FolderListings(timeout), timeout)
 
 
@@ -151,7 +155,7 @@ def _is_local(uri: str) -> bool:
 
 
 def _seen(uris: Sequence[str], timeout: ReadTimeout) -> dict[str, FileVersion | None]:
-    """Size and time of each file; None where there is no file, or none that answers."""
+    """Version of each file; None if it is missing or unreachable."""
     seen: dict[str, FileVersion | None] = dict.fromkeys(uris)
     groups: dict[int, tuple[fs.FileSystem, dict[str, str]]] = {}
     for uri in uris:
@@ -169,7 +173,7 @@ def _seen(uris: Sequence[str], timeout: ReadTimeout) -> dict[str, FileVersion | 
 
 
 def _seen_locally(paths: dict[str, str], timeout: ReadTimeout) -> dict[str, FileVersion | None]:
-    """The same for local files. What lies beside one that does not answer is not asked."""
+    """``_seen`` for local files; skips the other files of a location that hangs."""
     seen: dict[str, FileVersion | None] = {}
     left = list(paths.items())
     while left:
@@ -216,17 +220,17 @@ def _seen_remotely(
 
 
 def probe(uri: str, folders: FolderListings | None = None, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT) -> Probe:
-    """Digest a file's bytes and read its length from the header, without decoding it.
+    """Hash a file and read its duration from the header, without decoding it.
 
     Args:
-        folders: where a name like that of a missing file is looked for; None looks nowhere.
+        folders: listings to find names similar to a missing file; None skips the search.
     """
     try:
         return timeout.run(uri, lambda tick: _look(uri, tick))
     except FileNotFoundError:
         missing = no_such_file(folders.near(uri) if folders else NearbyFiles())
         return Probe(error_kind="missing_file", error=f"{uri}: {missing}")
-    except (OSError, ValueError, RestyleError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError, RestyleError) as error:  # ValueError: an invalid file name
         return Probe(error_kind=source_kind(error), error=f"{uri}: {error}")
 
 

@@ -1,4 +1,4 @@
-"""Problems of a catalogue: counted, the first few kept, all of them written; never all held."""
+"""Count problems of a catalogue by kind and stream them to a CSV or Parquet report."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ WRITERS: dict[str, Any] = {"csv": pyarrow.csv.CSVWriter, "parquet": pq.ParquetWr
 
 @dataclass(frozen=True)
 class ReportedProblem:
-    """Why a track cannot run, or what is worth knowing of it; without ``track_id`` and ``source``, of the job."""
+    """A problem or note about a track; about the job if ``track_id`` and ``source`` are empty."""
 
     track_id: str
     source: str
@@ -30,20 +30,20 @@ class ReportedProblem:
 
 
 class ProblemLog:
-    """Takes problems one by one; a context manager, on whose leaving the report is complete.
+    """Collects problems; a context manager that completes the report on exit.
 
-    counts: tracks with a problem, by its kind; first: the first ``KEPT`` of them.
-    noted, first_noted: the same of tracks that can be run, and of which something is worth knowing.
+    counts, first: number of problems by kind, and the first ``KEPT`` of them.
+    noted, first_noted: the same for notes about usable tracks.
     """
 
     def __init__(self, report: str | None = None):
-        """Open the report, so that one that cannot be written is known before hours of looking.
+        """Open the report early, to fail before hours of checking if it cannot be written.
 
         Args:
-            report: a ``.csv`` or ``.parquet`` file to write every problem to, local or on any filesystem.
+            report: path or URI of a ``.csv`` or ``.parquet`` file for all problems.
 
         Raises:
-            RequestError: it has another ending, or cannot be written.
+            RequestError: it has another extension, or cannot be written.
         """
         self.counts: Counter[str] = Counter()
         self.first: list[ReportedProblem] = []
@@ -65,21 +65,21 @@ class ProblemLog:
         self.writer = WRITERS[kind](self.stream, SCHEMA)
 
     def add(self, problem: ReportedProblem) -> None:
-        """Take the problem of a track."""
+        """Record the problem of a track."""
         self.counts[problem.kind] += 1
         if len(self.first) < KEPT:
             self.first.append(problem)
         self._report(problem)
 
     def remark(self, note: ReportedProblem) -> None:
-        """Take what is worth knowing of a track that can be run."""
+        """Record a note about a usable track."""
         self.noted[note.kind] += 1
         if len(self.first_noted) < KEPT:
             self.first_noted.append(note)
         self._report(note)
 
     def note(self, part: str, message: str) -> None:
-        """Take a problem of the job itself, named by its part: only the report tells it, as a row of no track."""
+        """Write a problem of the job itself to the report, with ``part`` as its kind."""
         self._report(ReportedProblem("", "", part, message))
 
     def _report(self, problem: ReportedProblem) -> None:

@@ -1,4 +1,4 @@
-"""Look at every source of a catalogue before a worker does: is it there, is it audio, can it be decoded."""
+"""Check every source of a catalogue before the run: existence, format, decoding."""
 
 import os
 import threading
@@ -29,7 +29,7 @@ DECODES = ("start", "full", "none")
 START_SECONDS = 5.0
 FULL_THREADS = min(8, os.cpu_count() or 1)  # each holds one decoded source
 BATCH_ROWS = 2048
-REMEMBERED = 100_000  # sources that many rows share are decoded once
+REMEMBERED = 100_000  # cached results: sources shared by many rows are decoded once
 TELL_INTERVAL_S = 0.5
 
 Look = Callable[[Sequence[str]], Mapping[str, Probe]]
@@ -37,10 +37,12 @@ Look = Callable[[Sequence[str]], Mapping[str, Probe]]
 
 @dataclass
 class SourceSummary:
-    """Tracks that were looked at, those with a problem, and those whose header does not say how long they are.
+    """Counts of checked tracks.
 
-    undecodable: of those with a problem, the ones that a plan takes for good, since only decoding tells.
-    seconds: of all sources that are fit to run and whose length is known.
+    tracks, bad: all tracks, and those with a problem.
+    undecodable: bad tracks that only decoding detects; a plan without decoding would accept them.
+    unknown: usable tracks whose header does not state a duration.
+    seconds: total duration of usable sources with a known duration.
     """
 
     tracks: int = 0
@@ -52,7 +54,7 @@ class SourceSummary:
 
 @dataclass(frozen=True)
 class DecodeResult:
-    """What decoding a file tells: what is to be noted of it, or why it cannot be used, as a kind and a message."""
+    """Notes about a decoded file, or its defect as (kind, message)."""
 
     notes: tuple[SourceNote, ...] = ()
     defect: tuple[str, str] | None = None
@@ -68,15 +70,16 @@ def check_sources(
     looked: Callable[[int], None],
     timeout: ReadTimeout = DEFAULT_READ_TIMEOUT,
 ) -> SourceSummary:
-    """Probe the files of every track and decode them as far as ``how_far`` says, batch by batch.
+    """Probe and decode the files of all tracks, batch by batch.
 
     Args:
-        look: probes of files by their names, such as ``Probes.of``.
-        how_far: "start" reads the first five seconds, "full" all, which alone finds what is cut off or damaged.
-        max_seconds: refuse anything longer.
-        found: is told every problem, at most one of a track.
-        noted: is told what is worth knowing of a track that can be run, such as that it is silent.
-        looked: is told now and then how many tracks are done.
+        look: function that probes files, such as ``ProbeCache.of``.
+        how_far: "start" decodes the first five seconds, "full" everything (finds truncation and damage), "none"
+            nothing.
+        max_seconds: refuse longer sources.
+        found: receives problems, at most one per track.
+        noted: receives notes about usable tracks, for example silence.
+        looked: receives the number of finished tracks from time to time.
     """
     counted = SourceSummary()
     full = how_far == "full"
@@ -119,13 +122,13 @@ def check_sources(
                         looked(counted.tracks)
             except BaseException:
                 stopped.set()
-                pool.shutdown(cancel_futures=True)  # else leaving would wait for the whole batch
+                pool.shutdown(cancel_futures=True)  # do not wait for the whole batch
                 raise
     return counted
 
 
 def files_of(track: Track) -> Iterator[str]:
-    """The files a track is made from: its source, and its reference where it has one."""
+    """The source of a track, and its reference if it has one."""
     yield track.source
     if track.reference:
         yield track.reference
@@ -137,7 +140,7 @@ def check_track(
     decoded: Callable[[str], DecodeResult] | None,
     max_seconds: float,
 ) -> tuple[ReportedProblem | None, list[ReportedProblem]]:
-    """What is wrong with the files of one track, the cheapest look first, and, where nothing is, what is noted."""
+    """Check the files of one track, cheapest check first; return its problem, or None and its notes."""
     notes: list[ReportedProblem] = []
     for uri in files_of(track):
         known = probes[uri]
@@ -156,17 +159,17 @@ def check_track(
 
 
 def is_longer(known: Probe, max_seconds: float) -> bool:
-    """Whether a file's header says that it is too long."""
+    """Whether the duration in a file's header exceeds ``max_seconds``."""
     return known.duration_s is not None and known.duration_s > max_seconds
 
 
 def check_decoding(
     uri: str, full: bool, max_seconds: float, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT
 ) -> DecodeResult:
-    """Decode a file, as a worker does.
+    """Decode a file as a worker does.
 
     Args:
-        full: all of it, and not its first seconds only (or, where they are silent, up to the first sound).
+        full: decode all of it instead of the first seconds (or, if they are silent, up to the first sound).
     """
 
     def decoded(tick: Tick) -> list[SourceNote]:
@@ -189,10 +192,10 @@ def check_decoding(
 
 
 def start_of(file: BinaryIO, max_seconds: float | None = None) -> list[SourceNote]:
-    """Decode the first seconds of an open file, and on to the first sound; what is to be noted of it.
+    """Decode the first seconds of an open file and on to the first sound; return notes about it.
 
     Raises:
-        AudioError: it is not audio, ends before its header says so, or is damaged where it starts.
+        AudioError: it is not audio, is shorter than its header states, or its start is damaged.
     """
     notes: list[SourceNote] = []
     meter, seconds = LevelMeter(), 0.0

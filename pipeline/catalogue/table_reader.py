@@ -1,4 +1,4 @@
-"""The rows of a manifest file, whatever its kind, streamed: a catalogue may be larger than memory."""
+"""Stream the rows of a manifest file of any format, and check its column names."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -31,16 +31,17 @@ OVERRIDES = (*SETTING_FIELDS, "seed")
 PROSE = ("track_id", "source", "caption", "lyrics", "flow_edit_source_caption", "flow_edit_source_lyrics")
 COLUMNS = (*REQUIRED, *OPTIONAL, *OVERRIDES)
 FACTS = frozenset(COLUMNS) - frozenset(PROSE)
-# How programs write that there is no value: never a word of a song, and what only a song may hold.
+# Spellings of missing values. NULL_WORDS are also words, so they count as text in captions and lyrics.
 NAN_WORDS = frozenset({"NaN", "nan", "NaT", "<NA>", "#N/A"})
 NULL_WORDS = frozenset({"null", "none", "na", "n/a", "\\n"})
-_PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # of a frame whose index has no name
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # unnamed index of a pandas frame
 
 
 class ColumnsError(ManifestError):
     """Columns that cannot be used.
 
-    unknown: each with the known column that it may mean; missing: required ones.
+    unknown: unknown columns with the known column that is probably meant.
+    missing: missing required columns.
     """
 
     def __init__(self, message: str, unknown: Mapping[str, str | None], missing: Sequence[str]):
@@ -49,14 +50,15 @@ class ColumnsError(ManifestError):
 
 
 def rows_of(uri: str, check: Check, known: Collection[str] = COLUMNS) -> Iterator[RawRow]:
-    """The rows of a ``.parquet``, ``.csv``, ``.tsv`` or ``.jsonl`` file that are not blank, streamed.
+    """Yield the non-blank rows of a ``.parquet``, ``.csv``, ``.tsv`` or ``.jsonl`` file.
 
     Args:
-        check: refuses wrong columns, such as ``check_columns``.
+        check: raises for invalid columns, such as ``check_columns``.
         known: columns that a job reads; the others are the user's own.
 
     Raises:
-        ManifestError: the file cannot be read, is empty or names a column twice, ``check`` refuses its columns, or
+        ManifestError: the file cannot be read, is empty or has duplicate columns, ``check`` refuses its columns,
+        or
             one of the user's own columns cannot be carried.
     """
     try:
@@ -107,7 +109,7 @@ def _json_rows(
     number = 0
     for line_number, line in enumerate(text_lines(filesystem, path, uri), start=1):
         where = f"{uri}: line {line_number}"
-        line = line.lstrip("\ufeff")  # of a file that was joined on
+        line = line.lstrip("\ufeff")  # byte order mark of a concatenated file
         if not line.strip():
             continue
 
@@ -131,11 +133,11 @@ def _json_rows(
 def filled(
     values: Mapping[str, Any], prose: Collection[str] = PROSE, facts: Collection[str] = FACTS
 ) -> dict[str, Any]:
-    """The values that are not empty; those of the user's own columns stay as they are.
+    """The non-empty values of a row. Values of the user's own columns are not interpreted.
 
     Args:
-        prose: columns in which "null" or "none" may be meant as a word.
-        facts: columns in which it stands for nothing.
+        prose: columns in which "null" or "none" is text.
+        facts: columns in which it is a missing value.
     """
     kept = {}
     for name, value in values.items():
@@ -164,12 +166,10 @@ def check_columns(
     needs_caption: bool = True,
     own: Sequence[str] = (),
 ) -> None:
-    """Refuse columns of a manifest that nothing would read, and (``complete``) the absence of required ones.
-
-    A caption is not required where a preset gives one, by the job or by the columns of the two genres.
+    """``refuse_columns`` for a manifest. A caption is optional if the job or the genre columns name a preset.
 
     Args:
-        own: the user's own columns, as ``pipeline.catalogue.own_columns.parse_declared`` gives them.
+        own: the user's own columns, from ``pipeline.catalogue.own_columns.parse_declared``.
 
     Raises:
         ColumnsError: see ``refuse_columns``.
@@ -187,10 +187,10 @@ def refuse_columns(
     complete: bool = True,
     own: Sequence[str] = (),
 ) -> None:
-    """Refuse columns that are neither known nor the user's own, and (``complete``) the absence of required ones.
+    """Refuse columns that are neither known nor the user's own and, if ``complete``, missing required columns.
 
     Raises:
-        ColumnsError: naming every such column and the known one that is nearest.
+        ColumnsError: lists every such column with the most similar known one.
     """
     unknown = {
         name: misspelt(name, tuple(known))

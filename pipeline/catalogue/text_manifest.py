@@ -1,4 +1,4 @@
-"""Manifests that are text: their lines, whatever the encoding, and CSV as spreadsheets and programs write it."""
+"""Read text manifests: lines in several encodings, and the CSV dialects of spreadsheets and programs."""
 
 import csv
 import io
@@ -13,11 +13,11 @@ from pyarrow import fs
 from acestep.errors import RestyleError
 from pipeline.storage.csv_escaping import MARK, text_of
 
-MAX_LINE_CHARACTERS = 1 << 24  # of a line or a cell: a file without line ends is never held as a whole
+MAX_LINE_CHARACTERS = 1 << 24  # per line or cell: bounds memory for files without line ends
 READ_BYTES = 1 << 20
 DELIMITERS = ",;\t|"
 BYTE_ORDER_MARK = "\ufeff"
-# Files that are not text, by their first bytes, and the remedy.
+# Binary formats by their first bytes, with the remedy.
 _OTHER_FILES = {
     b"PK\x03\x04": "an Excel or zip file; export the sheet as CSV UTF-8",
     b"\xd0\xcf\x11\xe0": "an old Excel file; export the sheet as CSV UTF-8",
@@ -27,7 +27,7 @@ _OTHER_FILES = {
 }
 _SEP_LINE = re.compile(r'"?sep=([^"\r\n])"?[,;\t]*\s*', re.IGNORECASE)
 _NOT_DECODED = re.compile("[\udc80-\udcff]")
-# Refuses wrong columns, given their names, where they stand, and whether all columns are among them.
+# Raises for invalid columns. Arguments: names, location for messages, whether the list is complete.
 Check = Callable[[Sequence[str], str, bool], None]
 
 
@@ -37,10 +37,10 @@ class ManifestError(RestyleError):
 
 @dataclass(frozen=True)
 class RawRow:
-    """One row as it stands in the file.
+    """One row of a file.
 
     number: counts from 1, without a header line; blank rows count.
-    defect: why its values are not those that were meant; "" where nothing speaks against them.
+    defect: reason why the values are not assigned to the right columns; "" if there is none.
     """
 
     number: int
@@ -49,10 +49,10 @@ class RawRow:
 
 
 def refuse_repeats(names: Sequence[str], where: str) -> None:
-    """Refuse a column or key that is there twice, of which a mapping would keep the last.
+    """Refuse duplicate columns or keys.
 
     Raises:
-        ManifestError: naming it.
+        ManifestError: there is a duplicate.
     """
     for place, name in enumerate(names):
         if name in names[:place]:
@@ -60,7 +60,7 @@ def refuse_repeats(names: Sequence[str], where: str) -> None:
 
 
 def text_lines(filesystem: fs.FileSystem, path: str, uri: str) -> Iterator[str]:
-    """The lines of a file with their ends, streamed: UTF-8, or UTF-16 or UTF-32 as its first bytes say.
+    """Yield the lines of a file with their line ends. The encoding (UTF-8, -16 or -32) is detected.
 
     Raises:
         ManifestError: a line is not in that encoding, or is longer than ``MAX_LINE_CHARACTERS``.
@@ -93,7 +93,7 @@ def text_lines(filesystem: fs.FileSystem, path: str, uri: str) -> Iterator[str]:
 
 
 def _encoding(head: bytes) -> str:
-    """By a byte order mark, or by where the zeros are in what begins with an ASCII letter."""
+    """Detect the encoding by a byte order mark, or by the zero bytes of a leading ASCII letter."""
     if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "utf-32"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -105,19 +105,17 @@ def _encoding(head: bytes) -> str:
 
 
 def csv_rows(lines: Iterator[str], uri: str, check: Check, known: Collection[str] = ()) -> Iterator[RawRow]:
-    """The rows of a CSV file, every value as text: the number 1 would not be the track_id 001.
+    """Yield the rows of a CSV file. Values stay text, so a track_id 001 does not become 1.
 
-    Marks that keep a spreadsheet from reading a formula are taken away, see ``pipeline.storage.csv_escaping``.
-
-    The delimiter is what a ``sep=`` line says, else the one that gives the header the most known columns, and of
-    those with equally many the most columns. A byte order mark at the start of a row, which joined files leave, is
-    removed.
+    Formula escapes are removed, see ``pipeline.storage.csv_escaping``. The delimiter is given by a ``sep=`` line,
+    else it is the one that yields the most known columns in the header, then the most columns. Byte order marks at
+    the start of rows, which occur in concatenated files, are removed.
 
     Args:
         known: columns that a job reads.
 
     Raises:
-        ManifestError: ``check`` refuses the columns, one has no name or is there twice, or a quote is not closed.
+        ManifestError: ``check`` refuses the columns, a column is unnamed or duplicate, or a quote is not closed.
     """
     skipped, header = 0, ""
     delimiter: str | None = None
@@ -130,7 +128,7 @@ def csv_rows(lines: Iterator[str], uri: str, check: Check, known: Collection[str
         skipped += 1
     delimiter = delimiter or _delimiter(header, known)
     names = _cells(header, delimiter)
-    # "track_id, source, caption", or columns aligned by spaces
+    # A space follows each delimiter, or spaces align the columns.
     loose = delimiter == " " or (len(names) > 1 and all(name.startswith(" ") for name in names[1:]))
     csv.field_size_limit(MAX_LINE_CHARACTERS)
     row_begins = True
@@ -169,7 +167,7 @@ def csv_rows(lines: Iterator[str], uri: str, check: Check, known: Collection[str
 def _delimiter(header: str, known: Collection[str]) -> str:
     found = {mark: [name.strip() for name in _cells(header, mark)] for mark in DELIMITERS}
     mark = max(DELIMITERS, key=lambda mark: (len(set(found[mark]) & set(known)), len(found[mark])))
-    # Spaces are in names and captions too: they part a header only where nothing else does.
+    # Names and captions contain spaces too, so a space is the delimiter only as a last resort.
     if len(found[mark]) == 1 and len(set(header.split()) & set(known)) > 1:
         return " "
     return mark
@@ -184,7 +182,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _defect(cells: list[str], names: list[str], delimiter: str, line: int) -> str:
-    """Why a row's cells are not those of its columns; blank ones beyond the last column are no harm."""
+    """The reason why a row's cells do not match the columns, or "". Extra blank cells are accepted."""
     if len(cells) == len(names):
         if [cell.strip() for cell in cells] != names:
             return ""

@@ -1,4 +1,4 @@
-"""Where a Ray cluster is: what an address means, and whether anybody listens there."""
+"""Addresses of Ray clusters: resolution and reachability."""
 
 import os
 import socket
@@ -12,10 +12,10 @@ LOOPBACK = "127.0.0.1"
 
 
 def resolve_address(address: str) -> str:
-    """The cluster that an address means: "local", "auto" (the one on this machine, as Ray finds it) or host:port.
+    """Resolve ``cluster.address`` to "local", "auto" (the cluster on this machine, found by Ray) or host:port.
 
     Raises:
-        RequestError: a cluster is to be joined and none is named.
+        RequestError: a cluster is to be joined but none is known.
     """
     if address not in ("auto", "existing"):
         return address
@@ -32,11 +32,11 @@ def resolve_address(address: str) -> str:
     return "auto"
 
 
-def is_reachable(address: str) -> None:
-    """See that somebody listens.
+def check_reachable(address: str) -> None:
+    """Check that ``[ray://]host:port`` accepts connections.
 
     Raises:
-        RequestError: nothing answers at ``[ray://]host:port``.
+        RequestError: nothing answers, or the address is that of the dashboard.
     """
     if address.startswith("http"):
         raise RequestError(
@@ -54,11 +54,11 @@ def is_reachable(address: str) -> None:
 
 
 def local_cluster_address() -> str | None:
-    """Address of the cluster that ``ray start`` noted on this machine; it may be gone."""
+    """Address that ``ray start`` recorded on this machine; the cluster may have ended since."""
     note = Path(scratch_folder()) / "ray" / "ray_current_cluster"
     return note.read_text().strip() if note.is_file() else None
 
 
 def scratch_folder() -> str:
-    """Where Ray keeps the files and sockets of a cluster on this machine."""
+    """Folder of the files and sockets of Ray clusters on this machine."""
     return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"

@@ -1,7 +1,7 @@
-"""Ray's daemons of a cluster that a job starts: what ends the job leaves them to the job.
+"""Protect Ray's daemons from the signals that stop the job which started them.
 
-``timeout`` and shells signal a process group, systemd a control group. Daemons that got the same SIGTERM would be
-gone before the job has finished the covers under way.
+``timeout`` and shells signal a process group, systemd a control group. Daemons that receive the job's SIGTERM
+would end before the job has finished the covers in progress.
 """
 
 import os
@@ -19,11 +19,11 @@ from pipeline.cluster.signals import block_stop_signals
 
 
 class Daemon(services.ConsolePopen):
-    """A process of Ray that does not listen to SIGTERM, and is killed together with those that it started."""
+    """A Ray daemon that ignores SIGTERM and is killed together with its child processes."""
 
     @property
     def name(self) -> str:
-        """Such as "gcs_server"."""
+        """Name of the executable, such as "gcs_server"."""
         command: Any = self.args
         return Path(command[0]).name
 
@@ -34,16 +34,16 @@ class Daemon(services.ConsolePopen):
         if self.poll() is None:
             workers = psutil.Process(self.pid).children(recursive=True)
             os.killpg(self.pid, signal.SIGKILL)
-            for worker in workers:  # in groups of their own; they would notice, some seconds later
+            for worker in workers:  # in process groups of their own; they notice only seconds later
                 with suppress(psutil.NoSuchProcess):
                     worker.kill()
 
 
 @contextmanager
 def detached_daemons() -> Iterator[list[Daemon]]:
-    """Within the block, ``ray.init`` starts daemons in groups of their own that ignore SIGTERM and SIGHUP.
+    """Within the block, ``ray.init`` starts daemons in their own process groups that ignore SIGTERM and SIGHUP.
 
-    They die with the job all the same: Ray has the kernel see to it. Yields the list of those started.
+    Yields the list of started daemons. They still end with the job (parent death signal).
     """
     started: list[Daemon] = []
 
@@ -51,14 +51,14 @@ def detached_daemons() -> Iterator[list[Daemon]]:
         started.append(Daemon(*arguments, **settings, process_group=0))
         return started[-1]
 
-    # Ray has no option for it.
+    # Ray has no option for this.
     with patch.object(services, "ConsolePopen", start), block_stop_signals(), keep_signal_handlers():
         yield started
 
 
 @contextmanager
 def keep_signal_handlers() -> Iterator[None]:
-    """Within the block, ``ray.init`` leaves SIGTERM to the handler that is set, if there is one."""
+    """Within the block, ``ray.init`` keeps an existing SIGTERM handler."""
     if not callable(signal.getsignal(signal.SIGTERM)):
         yield
         return

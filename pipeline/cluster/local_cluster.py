@@ -1,4 +1,4 @@
-"""The Ray cluster that a job starts on its own machine, and that ends with it."""
+"""Start a Ray cluster on this machine that ends with the job."""
 
 import logging
 import os
@@ -34,18 +34,18 @@ def start(cpus: int | None, gpus: int | None, node_ip_address: str | None, timeo
     """Start a cluster on this machine.
 
     Args:
-        node_ip_address: where its ports listen; Ray takes anything but loopback as every address of this machine.
-            None is what Ray chooses.
-        timeout_s: how long Ray's daemons may take to start.
+        node_ip_address: address that its ports listen on; Ray treats any address but loopback as all interfaces.
+            None lets Ray choose.
+        timeout_s: time limit for the start of Ray's daemons.
 
     Raises:
-        RequestError: it may not be started so: its folder, its address, no token.
-        ClusterStartError: its daemons ended, or did not start in time.
+        RequestError: the scratch folder, the address or the authentication mode is not usable.
+        ClusterStartError: a daemon ended, or did not start in time.
     """
     _refuse_open_cluster()
     if node_ip_address is not None:
         _refuse_foreign(node_ip_address)
-    # Ray waits for its port file as long as this says, half a minute unless told otherwise.
+    # Timeout of Ray's wait for its port file; the default is 30 s.
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(int(timeout_s)))
     daemons: list[Daemon] = []
     try:
@@ -79,9 +79,9 @@ def start(cpus: int | None, gpus: int | None, node_ip_address: str | None, timeo
 
 
 def find_dead_daemon() -> str | None:
-    """Which daemon that a job needs has ended, of the cluster that this process started, and how, or None.
+    """Describe the required daemons that have ended in the cluster started by this process; None if all run.
 
-    Without the others, such as the one that gathers logs, Ray goes on.
+    Ray works without the other daemons, such as the log monitor.
     """
     node = worker._global_node
     if node is None:
@@ -112,16 +112,15 @@ def _refuse_foreign(address: str) -> None:
 
 @contextmanager
 def _loopback_allowed() -> Iterator[None]:
-    """Within the block, ``ray.init`` takes a loopback address as the node's."""
-    # It replaces one by the address on the network, for clusters of several nodes.
+    """Within the block, ``ray.init`` accepts a loopback address instead of replacing it by a network address."""
     with patch.object(services, "resolve_ip_for_localhost", lambda host: host):
         yield
 
 
 @contextmanager
 def _patient(daemons: list[Daemon], timeout_s: float) -> Iterator[None]:
-    """Within the block, ``ray.init`` waits ``timeout_s`` for its node, and no longer than its daemons live."""
-    # Ray has half a minute written into its code, twice: one look at its node takes as long.
+    """Within the block, ``ray.init`` waits up to ``timeout_s`` for its node while the daemons run."""
+    # Ray hard-codes 30 s both for the wait and for a single query of its node.
     deadline, look = time.monotonic() + timeout_s, services.get_node
     one_look = patch.dict(os.environ, {"RAY_raylet_start_wait_time_s": "1"})
 
@@ -152,7 +151,7 @@ def _end(daemons: list[Daemon]) -> None:
 
 
 def _how(status: int) -> str:
-    """How a process ended, by what ``Popen.returncode`` says."""
+    """Describe a ``Popen.returncode``."""
     if status >= 0:
         return f"ended with status {status}"
     with suppress(ValueError):

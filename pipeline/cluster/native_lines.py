@@ -1,4 +1,4 @@
-"""Lines that Ray's core writes to standard error by itself and that are known to mean nothing here."""
+"""Filter known harmless lines that Ray's core writes to standard error."""
 
 import os
 import subprocess
@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-# Ray Data keeps the arguments of its actors for as long as the actors live, so a restart finds them.
+# Harmless: Ray Data keeps the arguments of its actors alive, so a restarted actor finds them.
 KNOWN = r"core_worker\.cc:\d+: Actor .* has constructor arguments in the object store and max_restarts > 0"
-# A process of its own forwards all other lines, so that the last words of one that aborts still arrive.
+# Filtering happens in a child process, so the last lines of an aborting parent are still forwarded.
 _FORWARD = """
 import re, sys
 known = re.compile(sys.argv[1].encode())
@@ -22,10 +22,10 @@ PATIENCE_S = 1.0
 
 @contextmanager
 def drop_known_lines(known: str = KNOWN) -> Iterator[None]:
-    """Drop lines of this process's standard error that match, while the block runs; all others pass.
+    """Drop matching lines of this process's standard error while the block runs.
 
     Args:
-        known: a regular expression.
+        known: regular expression.
     """
     sys.stderr.flush()
     shown = os.dup(2)
@@ -34,7 +34,7 @@ def drop_known_lines(known: str = KNOWN) -> Iterator[None]:
         forward = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=shown, stderr=subprocess.DEVNULL, start_new_session=True
         )
-    except OSError:  # no more processes may be started: then the lines are shown
+    except OSError:  # process limit reached: do not filter
         os.close(shown)
         yield
         return
@@ -47,5 +47,5 @@ def drop_known_lines(known: str = KNOWN) -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(shown, 2)
         os.close(shown)
-        with suppress(subprocess.TimeoutExpired):  # a child that was started meanwhile still writes to it
+        with suppress(subprocess.TimeoutExpired):  # a child started meanwhile still holds the pipe
             forward.wait(PATIENCE_S)

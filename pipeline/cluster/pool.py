@@ -1,4 +1,4 @@
-"""Ray clusters: start or join one, and size the pool of workers that it can hold."""
+"""Start or join a Ray cluster, and size the worker pool."""
 
 import logging
 import os
@@ -11,22 +11,23 @@ import ray
 
 from acestep.errors import RequestError, RestyleError
 from pipeline.cluster import local_cluster
-from pipeline.cluster.address import LOCAL, LOOPBACK, is_reachable, local_cluster_address, resolve_address
+from pipeline.cluster.address import LOCAL, LOOPBACK, check_reachable, local_cluster_address, resolve_address
 from pipeline.cluster.daemons import keep_signal_handlers
 from pipeline.cluster.runtime_env import inside_ray_job, runtime_environment
 from pipeline.cluster.spec import ClusterSpec
 
 
 class PoolError(RestyleError):
-    """The workers could not be started, or the cluster was lost."""
+    """Workers did not start, or the cluster was lost."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The pool that a cluster can hold.
+    """Size of the worker pool.
 
-    workers, most: how many it starts with and how many it may grow to.
-    cluster: which cluster it is, and its size, for people.
+    workers, most: initial and maximal number of workers.
+    threads: torch CPU threads per worker; None keeps torch's default.
+    cluster: description of the cluster for messages.
     """
 
     workers: int
@@ -37,10 +38,10 @@ class Pool:
 
 
 def check(cluster: ClusterSpec) -> None:
-    """Look at what needs no cluster to be judged.
+    """Validate values that do not depend on the cluster.
 
     Raises:
-        RequestError: a value cannot be right whatever the cluster.
+        RequestError: a value is out of range.
     """
     lowest_allowed: dict[str, tuple[float | None, float]] = {
         "cpus": (cluster.cpus, 1),
@@ -71,19 +72,19 @@ def check(cluster: ClusterSpec) -> None:
 
 
 def connect(cluster: ClusterSpec) -> None:
-    """Start or join a Ray cluster, quietly.
+    """Start or join a Ray cluster; a Ray that is already initialized is used as it is.
 
     Raises:
-        RequestError: there is no cluster at the address, it does not let us in, or none may be started so.
+        RequestError: there is no cluster at the address, it refuses the connection, or none can be started.
         ClusterStartError: Ray did not start on this machine.
     """
     check(cluster)
     for chatty in ("ray.data", "ray._private.authentication"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
-    # It logs with a long trace what it raises too.
+    # Logs the traceback of exceptions that it also raises.
     logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if ray.is_initialized():  # whoever embeds us has a cluster already
+    if ray.is_initialized():
         return
     address = resolve_address(cluster.address)
     if address == LOCAL:
@@ -103,11 +104,11 @@ def _join(cluster: ClusterSpec, address: str) -> None:
             f"cluster.node_ip_address {cluster.node_ip_address} is for a cluster that is started here, and this "
             f"job joins {address}; leave it out"
         )
-    # Ray would go on trying an address where nobody listens for minutes, one in a file left behind included.
-    is_reachable(local_cluster_address() or address if address == "auto" else address)
+    # Ray retries an unreachable address for minutes, including a stale one recorded by `ray start`.
+    check_reachable(local_cluster_address() or address if address == "auto" else address)
     environment = runtime_environment(cluster.ship_code, cluster.install)
     try:
-        # A cluster on this machine is joined as "auto": only then does Ray use this user's token by itself.
+        # For a cluster on this machine, Ray loads the user's token only if the address is "auto".
         with keep_signal_handlers():
             ray.init(address=address, logging_level=logging.WARNING, runtime_env=environment)
     except ConnectionError as error:
@@ -120,10 +121,11 @@ def _join(cluster: ClusterSpec, address: str) -> None:
 
 
 def size_pool(cluster: ClusterSpec) -> Pool:
-    """How many workers of what share of a GPU, from what the cluster has and what was asked.
+    """Number of workers and resources of each, from the cluster's resources and the request.
 
     Raises:
-        RequestError: more is asked than this machine has, or nothing is asked of a cluster with no place yet.
+        RequestError: a local machine cannot hold the requested workers, or no number is requested of a cluster
+            that has no room yet.
     """
     check(cluster)
     nodes = _nodes()
@@ -153,7 +155,7 @@ def size_pool(cluster: ClusterSpec) -> Pool:
 
 
 def explain_unplaced(cluster: ClusterSpec, pool: Pool) -> str:
-    """Why workers did not start within ``start_timeout_s``, for people."""
+    """Message for workers that did not start within ``start_timeout_s``."""
     nodes, share, resources = _nodes(), pool.gpus_per_worker, cluster.resources
     fitting = sum(_room(node, share, resources) for node in nodes)
     return (
@@ -165,10 +167,10 @@ def explain_unplaced(cluster: ClusterSpec, pool: Pool) -> str:
 
 
 def refuse_ephemeral(**paths: str | None) -> None:
-    """Inside a Ray job the working folder vanishes with the job: paths must not lie in it.
+    """Refuse relative paths inside a Ray job, whose working directory is deleted with the job.
 
     Raises:
-        RequestError: one is relative.
+        RequestError: a path is relative.
     """
     if not inside_ray_job():
         return
@@ -181,15 +183,12 @@ def refuse_ephemeral(**paths: str | None) -> None:
 
 
 def _nodes() -> list[dict[str, float]]:
-    """What each living node has."""
+    """Resources of each alive node."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _room(node: Mapping[str, float], share: float, resources: Mapping[str, float]) -> int:
-    """How many workers a node has place for; one never spans nodes, nor a part of a GPU two GPUs.
-
-    Without a GPU nothing limits them but sense: one a node, whatever little it takes of a resource.
-    """
+    """Number of workers that fit on a node: one per node without GPUs. Fractional workers do not span GPUs."""
     if not _has(node, resources):
         return 0
     if not share:

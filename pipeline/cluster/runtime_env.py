@@ -1,4 +1,4 @@
-"""What the nodes of a joined cluster are given: environment variables, this code, the packages it needs."""
+"""Ray ``runtime_env`` of a job: environment variables, code and packages for the nodes of a cluster."""
 
 import json
 import os
@@ -11,27 +11,26 @@ from typing import Any
 import acestep
 from acestep.errors import RequestError
 
-# Set by Ray for the entrypoint of a job that was submitted to it.
+# Set by Ray for the entrypoint of a submitted job.
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-# On a CPU, decoding threads and torch's threads share the cores: a waiting one must not spin.
+# Decoding threads and torch's threads share the cores, so waiting OpenMP threads must not spin.
 VARIABLES = {"OMP_WAIT_POLICY": "PASSIVE"}
-# Workers import nothing above the pipeline.
-SHIPPED = ("acestep", "pipeline")
+SHIPPED = ("acestep", "pipeline")  # packages that workers import
 
 
 def inside_ray_job() -> bool:
-    """Whether this process is the entrypoint of a submitted Ray job, whose environment was chosen with it."""
+    """Whether this process is the entrypoint of a submitted Ray job."""
     return JOB in os.environ
 
 
 def runtime_environment(ship_code: bool, install: bool) -> dict[str, Any]:
-    """Ray's ``runtime_env`` for a job of ours; a submitted job has its code already.
+    """Ray's ``runtime_env`` for this job; a submitted job already has its code.
 
     Raises:
-        RequestError: packages are to be installed, and there is nothing to install them by.
+        RequestError: ``install`` is set and there is no constraints.txt, or the job was submitted.
     """
     submitted = json.loads(os.environ.get(JOB, "{}")).get("runtime_env") or {}
-    # Ray refuses a variable that the submitted job sets too.
+    # Ray refuses variables that the submitted job also sets.
     given = submitted.get("env_vars", {})
     environment: dict[str, Any] = {"env_vars": {k: v for k, v in VARIABLES.items() if k not in given}}
     root = Path(acestep.__file__).parents[1]
@@ -44,7 +43,7 @@ def runtime_environment(ship_code: bool, install: bool) -> dict[str, Any]:
                 "cluster.install needs a checkout, whose constraints.txt says the versions, and a job that joins; "
                 "one that is submitted installs with `ray job submit --runtime-env jobs/launch/install.yaml`"
             )
-        # A folder of its own, since this is the only way by which a file reaches pip on the nodes.
+        # A working_dir is the only way to pass a file to pip on the nodes.
         folder = Path(tempfile.mkdtemp(prefix="restyle-constraints-"))
         shutil.copy(root / "constraints.txt", folder)
         environment["working_dir"] = str(folder)
@@ -54,6 +53,6 @@ def runtime_environment(ship_code: bool, install: bool) -> dict[str, Any]:
 
 
 def needed(project: str) -> list[str]:
-    """What the text of a pyproject.toml says that workers need, without Ray: they run in one already."""
+    """Dependencies from the text of a pyproject.toml, without Ray, which the nodes already have."""
     stated: list[str] = tomllib.loads(project)["project"]["dependencies"]
     return [requirement for requirement in stated if not requirement.startswith("ray")]

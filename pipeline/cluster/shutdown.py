@@ -1,4 +1,4 @@
-"""Stopping a job cleanly: what is under way is finished and written, nothing new is begun."""
+"""Graceful shutdown: covers in progress are finished and written, no new ones are started."""
 
 import asyncio
 import logging
@@ -23,7 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class StoppedError(RestyleError):
-    """The job was asked to stop, and did; ``signal`` says by which signal."""
+    """The job stopped on request.
+
+    signal: number of the signal that requested it.
+    """
 
     def __init__(self, message: str, number: int):
         super().__init__(message)
@@ -31,7 +34,7 @@ class StoppedError(RestyleError):
 
 
 class _Flag:
-    """A Ray actor on the driver's node. Lowered once; everyone who waits learns of it."""
+    """Ray actor on the driver's node that holds the stop flag."""
 
     def __init__(self) -> None:
         self.lowered = asyncio.Event()
@@ -49,7 +52,7 @@ class _Flag:
 
 
 class StopFlag:
-    """Tells workers anywhere in the cluster to begin nothing new; costs them no message per track."""
+    """Cluster-wide flag that asks workers to start no new tracks. Reading it needs no message per track."""
 
     def __init__(self, actor: Any = None):
         self.actor = actor or _start_flag()
@@ -60,11 +63,11 @@ class StopFlag:
         return StopFlag, (self.actor,)
 
     def lower(self, fault: str = "") -> None:
-        """Ask everyone to stop.
+        """Request the stop.
 
         Args:
-            fault: what of the job failed, such as its output folder; "" for a request. It is known to the driver
-                before the worker's task ends.
+            fault: failure that caused it, such as of the output folder; "" for a user's request. The driver sees
+                it before the worker's task ends.
         """
         self.lowered_here = True
         lowering = self.actor.lower.remote(fault)
@@ -73,7 +76,7 @@ class StopFlag:
 
     @property
     def lowered(self) -> bool:
-        """Whether that was asked; False too where the flag's node is lost."""
+        """Whether a stop was requested; False if the flag's node is lost."""
         if self.lowered_here:
             return True
         if self.waiting is None:
@@ -87,7 +90,7 @@ class StopFlag:
         return True
 
     def fault(self) -> str:
-        """The first fault that the flag was lowered for, "" where there was none."""
+        """The first fault passed to ``lower``, or ""."""
         try:
             return str(ray.get(self.actor.why.remote(), timeout=ANSWER_S))
         except RayError:
@@ -101,7 +104,10 @@ def _start_flag() -> Any:
 
 
 class StopRequest:
-    """Whether the job was asked to stop; ``signal`` is the signal that came, or None."""
+    """State of a stop request.
+
+    signal: number of the received signal, or None.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -110,18 +116,18 @@ class StopRequest:
         self.interrupt: Callable[[], None] = lambda: None
 
     def end(self, error: Exception) -> None:
-        """End the block with an error, from any thread, whatever the main thread waits for."""
+        """End the ``stop_signals`` block with an error; callable from any thread."""
         self.error = self.error or error
         threading.Thread(target=self.interrupt, name="restyle-end", daemon=True).start()
 
 
 @contextmanager
 def stop_signals(on_first: Callable[[], bool]) -> Iterator[StopRequest]:
-    """Within the block, the first Ctrl-C, SIGTERM or SIGHUP calls ``on_first``; the second raises ImmediateStop.
+    """Within the block, the first SIGINT, SIGTERM or SIGHUP calls ``on_first``; the second raises ImmediateStop.
 
-    So does the first, where ``on_first`` returns True: there is nothing to wait for. An exception of ``on_first``
-    is logged and counts as False. ImmediateStop names the first signal. ``request.end`` raises its error. Signals
-    reach the main thread only; elsewhere the block changes nothing.
+    If ``on_first`` returns True, there is nothing to wait for and the first signal raises ImmediateStop too. An
+    exception of ``on_first`` is logged and counts as False. ImmediateStop carries the first signal.
+    ``request.end`` makes the block raise its error. Outside the main thread the block has no effect.
     """
     request, lock, active = StopRequest(), threading.Lock(), True
     reachable = threading.current_thread() is threading.main_thread()
@@ -133,14 +139,14 @@ def stop_signals(on_first: Callable[[], bool]) -> Iterator[StopRequest]:
         request.came.set()
 
     def wait() -> None:
-        # Not in the handler: it may have interrupted Ray while that holds a lock.
+        # Runs outside the signal handler, which may have interrupted Ray while it holds a lock.
         request.came.wait()
         if request.signal is not None and _answer(on_first):
             interrupt()
 
     def interrupt() -> None:
-        while True:  # what Ray does on its way out may hang too
-            with lock:  # after the block, the signal would reach somebody else's handler
+        while True:  # repeated, because Ray's cleanup may hang too
+            with lock:  # not after the block, where another handler would receive the signal
                 if not (active and reachable):
                     return
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
@@ -161,7 +167,7 @@ def stop_signals(on_first: Callable[[], bool]) -> Iterator[StopRequest]:
             raise request.error from stopped
         if request.signal is None or isinstance(stopped, ImmediateStop):
             raise
-        # Ray replaces an exception of a signal handler by a plain KeyboardInterrupt.
+        # Ray replaces exceptions of signal handlers by a plain KeyboardInterrupt.
         raise ImmediateStop(request.signal) from stopped
     finally:
         request.came.set()

@@ -1,4 +1,4 @@
-"""Signals that end a job: Ctrl-C, SIGTERM of whoever owns the machine, SIGHUP of a terminal that was closed."""
+"""Signals that stop a job: SIGINT (Ctrl-C), SIGTERM, and SIGHUP of a closed terminal."""
 
 import os
 import signal
@@ -11,13 +11,16 @@ from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FROM_OUTSIDE = {signal.SIGTERM, signal.SIGHUP}
-# ``timeout`` sends its signal to the job and to the job's process group, and a closed terminal both the kernel's
-# and the shell's: what follows so soon is the same stop request. Ctrl-C is pressed by hand and always counts.
+# ``timeout`` signals both the job and its process group, and a closed terminal sends SIGHUP twice (kernel and
+# shell). Repeats within this time are one request; Ctrl-C always counts.
 REPEAT_S = 1.0
 
 
 class ImmediateStop(KeyboardInterrupt):
-    """The job was asked to stop without waiting for anything; ``signal`` says by which signal."""
+    """The job must stop without waiting.
+
+    signal: number of the signal that requested it.
+    """
 
     def __init__(self, number: int):
         super().__init__()
@@ -26,10 +29,9 @@ class ImmediateStop(KeyboardInterrupt):
 
 @contextmanager
 def handle_stop_signals(handle: Callable[[int], None]) -> Iterator[None]:
-    """Within the block, ``handle`` is called with the number of each signal that ends a job.
+    """Within the block, ``handle`` receives the number of each stop signal.
 
-    Signals reach the main thread only; elsewhere the block changes nothing. A SIGHUP that is ignored (``nohup``)
-    stays so.
+    Outside the main thread the block has no effect. An ignored SIGHUP (``nohup``) stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -51,16 +53,16 @@ def handle_stop_signals(handle: Callable[[int], None]) -> Iterator[None]:
         yield
     finally:
         for number, earlier in before.items():
-            if earlier is not None:  # one that was not set from Python cannot be set again from it
+            if earlier is not None:  # handlers not installed from Python cannot be restored
                 signal.signal(number, earlier)
 
 
 @contextmanager
 def raise_on_stop_signals() -> Iterator[Callable[[KeyboardInterrupt], int]]:
-    """Within the block, a signal that ends a job raises ImmediateStop.
+    """Within the block, a stop signal raises ImmediateStop.
 
-    Yields the function that gives the exit status for a KeyboardInterrupt, 128 + the signal's number. Ray replaces
-    an exception of a signal handler by a plain KeyboardInterrupt; its status is that of the last signal.
+    Yields a function that maps a KeyboardInterrupt to the exit status 128 + signal number. Ray replaces exceptions
+    of signal handlers by a plain KeyboardInterrupt, for which the last signal counts.
     """
     last: int = signal.SIGINT
 
@@ -78,7 +80,7 @@ def raise_on_stop_signals() -> Iterator[Callable[[KeyboardInterrupt], int]]:
 
 @contextmanager
 def block_stop_signals() -> Iterator[None]:
-    """Within the block, this thread starts processes that never get SIGTERM and SIGHUP."""
+    """Within the block, processes started by this thread inherit a mask that blocks SIGTERM and SIGHUP."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, FROM_OUTSIDE)
     try:
         yield
@@ -87,7 +89,7 @@ def block_stop_signals() -> Iterator[None]:
 
 
 def _leave_terminal() -> None:
-    """Send what is still to be said nowhere, where the terminal is gone: writing to it would fail."""
+    """Redirect output of a vanished terminal to /dev/null, because writing to it would fail."""
     for output in (1, 2):
         with suppress(OSError):
             if stat.S_ISCHR(os.fstat(output).st_mode) and not os.isatty(output):

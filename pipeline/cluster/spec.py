@@ -8,31 +8,30 @@ from pipeline.cluster.address import LOOPBACK
 
 @dataclass(frozen=True)
 class ClusterSpec:
-    """Where to run, and how many workers.
+    """Which cluster to use, and the size of the worker pool.
 
-    address: "local" starts a cluster on this machine; "existing" joins the one that RAY_ADDRESS names, else the
-        one that ``ray start`` started on this machine; "auto" joins where RAY_ADDRESS is set and else is "local";
-        host:port joins that one.
-    cpus, gpus: of a local cluster; None takes what the machine has.
-    node_ip_address: of a local cluster, where its ports listen. Loopback is this machine alone; another of the
-        machine's addresses opens the ports to the network, and so does None, where Ray chooses.
-    workers: loaded models; None is as many as the nodes have place for by ``gpus_per_worker`` and ``resources``,
-        or one a node without GPUs.
-    max_workers: let the pool grow up to this while work waits; None keeps it at ``workers``.
-    threads_per_worker: CPU threads of torch in each; None shares the CPUs out on a machine without GPUs.
-    gpus_per_worker: a fraction lets workers share a GPU; None is 1 where there are GPUs, else 0.
-    resources: custom Ray resources that each worker takes, so that it lands on nodes which have them:
-        ``{"accelerator_type:A100": 0.001}``.
-    calls_per_worker: tracks in a worker's hands at once, one on the device and the others being read or written.
-    task_seconds: short tracks go to a worker together, up to so many seconds of source times covers.
-    ship_code: send this code to the nodes of a cluster that is joined.
-    install: let those nodes install what this code needs, at the versions of constraints.txt, into an environment
-        of its own; for nodes that have nothing but Ray.
-    start_timeout_s: how long Ray may take to start here, and how long the first workers may take to find a place
-        and to load their model.
-    stall_timeout_s: give up when no cover finishes for so long, or for 20 times as long as the slowest one took;
-        None never does.
-    stop_timeout_s: how long a stop request waits for the covers under way.
+    address: "local" starts a cluster on this machine; "existing" joins the one named by RAY_ADDRESS, else the one
+        started by ``ray start`` on this machine; "auto" joins if RAY_ADDRESS is set, else starts a local cluster;
+        host:port joins that cluster.
+    cpus, gpus: size of a local cluster; None uses the machine's.
+    node_ip_address: address that the ports of a local cluster listen on. Loopback restricts them to this machine;
+        any other address, or None (chosen by Ray), opens them to the network.
+    workers: number of workers, each with a loaded model; None uses as many as fit by ``gpus_per_worker`` and
+        ``resources``, or one per node without GPUs.
+    max_workers: upper limit for autoscaling of the pool; None keeps it at ``workers``.
+    threads_per_worker: torch CPU threads per worker; None divides the CPUs on a machine without GPUs.
+    gpus_per_worker: GPUs per worker, a fraction to share a GPU; None is 1 on a cluster with GPUs, else 0.
+    resources: custom Ray resources per worker, which restrict placement: ``{"accelerator_type:A100": 0.001}``.
+    calls_per_worker: concurrent tracks per worker: one on the device, the others being read or written.
+    task_seconds: short tracks are batched into one task up to this many seconds of source times covers.
+    ship_code: upload this code to the nodes of a joined cluster.
+    install: install the dependencies at the versions of constraints.txt in a virtual environment on those nodes;
+        for nodes that have only Ray.
+    start_timeout_s: time limit for the start of a local cluster, and for placing the first workers and loading
+        their models.
+    stall_timeout_s: abort when no cover finishes for this long, or for 20 times the slowest cover if that is
+        longer; None disables the check.
+    stop_timeout_s: how long a stop request waits for the covers in progress.
     """
 
     address: str = "auto"
@@ -53,5 +52,5 @@ class ClusterSpec:
     stop_timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
-        if self.resources is None:  # how a configuration leaves a mapping open
+        if self.resources is None:  # Hydra's default for a mapping
             object.__setattr__(self, "resources", {})

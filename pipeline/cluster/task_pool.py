@@ -1,4 +1,4 @@
-"""Independent pieces of work as Ray tasks, for what comes in hundreds and loads no model of its own."""
+"""Map a function over items as bounded Ray tasks, for work that loads no model."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -7,48 +7,47 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-Piece = TypeVar("Piece")
-Made = TypeVar("Made")
-QUEUED_PER_CPU = 2  # pieces that wait for each CPU, so that none idles while the driver looks at a result
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+QUEUED_PER_CPU = 2  # keeps CPUs busy while the driver handles a result
 RETRIES = 2
 
 
 def map_in_tasks(
-    work: Callable[[Piece], Made],
-    pieces: Iterable[Piece],
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
     gpus: float = 0.0,
     resources: Mapping[str, float] | None = None,
     max_tasks: int | None = None,
-) -> Iterator[tuple[Piece, Made | RayError]]:
-    """Run ``work`` on every piece, a CPU each; yields the pieces in their order with what was made of them.
+) -> Iterator[tuple[Item, Result | RayError]]:
+    """Run ``work`` on every item, one CPU each; yield (item, result) in order.
 
-    Pieces are taken as there is room for them. A piece that takes its process down, again and again, comes back
-    with the error.
+    Items are consumed lazily. An item that repeatedly crashes its process yields the RayError as its result.
 
     Args:
-        gpus, resources: share of a GPU, and custom Ray resources, that each piece takes.
-        max_tasks: pieces at once; None is as many as the cluster has place for.
+        gpus, resources: GPU fraction and custom Ray resources per task.
+        max_tasks: maximal number of concurrent tasks; None uses what the cluster can hold.
 
     Raises:
-        Whatever ``work`` raises: it is for it to say what a bad piece comes to.
+        Any exception that ``work`` raises.
     """
     task = ray.remote(num_cpus=1, num_gpus=gpus, resources=dict(resources or {}), max_retries=RETRIES)(work)
-    there = ray.cluster_resources()
-    slots = there.get("GPU", 0.0) / gpus if gpus else there.get("CPU", 1.0)
+    available = ray.cluster_resources()
+    slots = available.get("GPU", 0.0) / gpus if gpus else available.get("CPU", 1.0)
     at_once = max_tasks or QUEUED_PER_CPU * max(1, int(slots))
-    under_way: deque[tuple[Piece, Any]] = deque()
-    for piece in pieces:
-        under_way.append((piece, task.remote(piece)))
-        if len(under_way) >= at_once:
-            yield _settled(*under_way.popleft())
-    while under_way:
-        yield _settled(*under_way.popleft())
+    running: deque[tuple[Item, Any]] = deque()
+    for item in items:
+        running.append((item, task.remote(item)))
+        if len(running) >= at_once:
+            yield _settled(*running.popleft())
+    while running:
+        yield _settled(*running.popleft())
 
 
-def _settled(piece: Piece, reference: Any) -> tuple[Piece, Any]:
+def _settled(item: Item, reference: Any) -> tuple[Item, Any]:
     try:
-        return piece, ray.get(reference)
+        return item, ray.get(reference)
     except RayTaskError as error:
         raise error.as_instanceof_cause() from None
     except RayError as error:
-        return piece, error
+        return item, error

@@ -1,4 +1,4 @@
-"""Worker processes of this job that died, as Ray's head has noted them."""
+"""Deaths of this job's worker processes, as recorded by Ray's head node."""
 
 import logging
 from collections import Counter
@@ -23,11 +23,11 @@ _gcs: Any = gcs_pb2
 
 @dataclass(frozen=True)
 class WorkerDeath:
-    """A worker process that ended without being asked to.
+    """An unexpected end of a worker process.
 
-    worker_id: Ray's.
-    for_memory: Ray's memory monitor killed it.
-    detail: what Ray says of it, in one line.
+    worker_id: Ray's worker id.
+    for_memory: the process was killed by Ray's memory monitor.
+    detail: Ray's description in one line.
     """
 
     worker_id: str
@@ -37,38 +37,38 @@ class WorkerDeath:
 
 
 def read_deaths() -> list[WorkerDeath]:
-    """The deaths of this job's workers so far.
+    """All deaths of this job's workers so far.
 
     Raises:
-        RaySystemError: Ray's head does not answer.
+        RaySystemError: the head node does not answer.
     """
     job = bytes.fromhex(ray.get_runtime_context().get_job_id())
-    # Ray's public state API needs the dashboard, which a plain installation does not have.
+    # Ray's public state API needs the dashboard, which a plain installation lacks.
     table = [_gcs.WorkerTableData.FromString(raw) for raw in state._connect_and_get_accessor().get_worker_table()]
     return [_death(one) for one in table if one.job_id == job and _died(one)]
 
 
 def was_killed_for_memory(worker_ids: Iterable[str]) -> bool:
-    """Whether Ray's memory monitor killed one of these workers; False where Ray does not answer."""
+    """Whether Ray's memory monitor killed one of these workers; False if Ray does not answer."""
     wanted = set(worker_ids)
     if not ray.is_initialized() or not wanted:
         return False
     try:
         return any(one.for_memory and one.worker_id in wanted for one in read_deaths())
-    except Exception as error:  # a private interface, which names no errors; a Ray that ends raises any
+    except Exception as error:  # a private interface with undocumented errors
         log.warning("whether a worker was killed for lack of memory cannot be told: %s", error)
         return False
 
 
 def in_words(deaths: Sequence[WorkerDeath]) -> str:
-    """Such as "5 processes died: 4 killed by Ray's memory monitor, 1 ended unexpectedly (...)"."""
+    """Summary such as "5 processes died: 4 killed by Ray's memory monitor, 1 ended unexpectedly (...)"."""
     causes = Counter(BY_MONITOR if death.for_memory else UNEXPECTED for death in deaths)
     listed = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
     return f"{len(deaths)} process{'es' * (len(deaths) != 1)} died: {listed}"
 
 
 def remedy(deaths: Sequence[WorkerDeath]) -> str:
-    """What to do about them, with what Ray said of the last one."""
+    """Remedy, with Ray's description of the last death."""
     monitored = [death for death in deaths if death.for_memory]
     if monitored:
         return f"{monitored[-1].detail}. {REMEDY[0].upper()}{REMEDY[1:]}"

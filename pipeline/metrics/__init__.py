@@ -1,1 +1,1 @@
-"""What a cover kept of its source, how far its sound moved, and whether it sounds right."""
+"""Measures of covers: similarity to the source, change of timbre, technical quality."""

@@ -1,7 +1,7 @@
-"""How a cover lies on its source: how much later it plays, in which key, and what chance alone would give.
+"""Align a cover with its source: lag, key, and the chance level of both searches.
 
-A cover is locked to its source in time, so frames are compared one by one after one shift of the whole. Chance is
-what the same search finds between the source and the cover wound round by times far from the right one.
+A cover is synchronous with its source, so frames are compared one by one after one global shift. The chance level
+is the result of the same search after circular shifts of the cover far from the right lag.
 """
 
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from pipeline.metrics.harmony import FRAME_RATE, centred
 
 MAX_LAG = int(1.5 * FRAME_RATE)  # frames
 CHANCE_SHIFTS = 40
-CHANGELESS = 0.98  # chance this good leaves nothing to tell apart: one chord held throughout
-LOOPED = 0.95  # of a source beside itself: loops of up to 2.5 s reach 0.99, songs 0.4
-CLEARLY = 0.3  # how much better another key must fit before the cover is read in it
+CHANGELESS = 0.98  # chance level above which nothing can be measured, such as one chord held throughout
+LOOPED = 0.95  # chance level of a source against itself: loops of up to 2.5 s reach 0.99, songs 0.4
+CLEARLY = 0.3  # minimal gain in correlation for reading the cover in another key
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """The best fit of a cover to its source.
+    """The best alignment of a cover with its source.
 
-    lag: frames of 1/25 s that the cover is late.
-    key: semitones up, 0..11, in which the cover is read: 0 unless another fits clearly better.
-    best_key: the one that fits best, however narrowly.
-    pearson, any_key: mean correlation of the chroma frames in the source's own key, and in the best.
-    chance, any_key_chance: what the same searches find where there is nothing to find.
-    wrong_lags, wrong_keys: what the search for lag and key finds around each of the wrong shifts, ``[40]``.
+    lag: delay of the cover in frames of 1/25 s.
+    key: transposition up in semitones, 0..11; 0 unless another key fits clearly better.
+    best_key: the transposition with the highest correlation.
+    pearson, any_key: mean correlation of the chroma frames in the source's key, and in the best key.
+    chance, any_key_chance: chance levels of these two.
+    wrong_lags, wrong_keys: results of the search around each of the wrong shifts, ``[40]``.
     """
 
     lag: int
@@ -41,27 +41,27 @@ class Alignment:
     wrong_keys: Tensor
 
 
-def excess(found: float, chance: float) -> float | str:
-    """What is found beyond chance, 1 all there is and 0 what chance gives; or why that cannot be told."""
+def excess(value: float, chance: float) -> float | str:
+    """Rescale a value to 0 at the chance level and 1 at its maximum; or the reason why it is undefined."""
     if chance > CHANGELESS:
         return "the source and the cover stay on one sound: any moment fits any other"
-    return (found - chance) / (1 - chance)
+    return (value - chance) / (1 - chance)
 
 
 def short_loop_reason(source: Tensor) -> str:
-    """Why nothing that keeps a source ``[12, frames]`` can be told from chance; "" where it can.
+    """The reason why a source ``[12, frames]`` has no usable chance level, or "".
 
-    The search around a wrong place finds a short loop again, as it does around the right one.
+    In a short loop, the search around a wrong shift succeeds as well as around the right one.
     """
-    beside_itself = align(source, source).chance
-    return "the source goes round in a short loop: any moment fits any other" if beside_itself > LOOPED else ""
+    looped = align(source, source).chance > LOOPED
+    return "the source goes round in a short loop: any moment fits any other" if looped else ""
 
 
 def align(source: Tensor, cover: Tensor) -> Alignment:
-    """The best fit of two chromas ``[12, frames]`` of one length, of at least 50 frames."""
+    """Align two chromas ``[12, frames]`` of equal length, at least 50 frames."""
     products = cross_correlation(centred(source), centred(cover))
     frames = source.shape[1]
-    reach = min(MAX_LAG, frames // 8)  # over an eighth of the music, too little would be left
+    reach = min(MAX_LAG, frames // 8)  # leaves at least 7/8 of the music to compare
     near = torch.arange(-reach, reach + 1, device=source.device)
 
     heard = source.amax(0) > 0
@@ -75,7 +75,7 @@ def align(source: Tensor, cover: Tensor) -> Alignment:
     another = best_key != 0 and bool(any_key - pearson > CLEARLY)
     searched = fit if another else fit[:1]
     key, place = divmod(int(searched.argmax()), len(near))
-    # [keys, shifts, lags] to [shifts, keys * lags]: one winner for each shift, as there is for the right place
+    # [keys, shifts, lags] to [shifts, keys * lags]: one maximum per shift, as for the right lag
     wrong = by_chance[: len(searched)].transpose(0, 1).flatten(1).argmax(1)
     return Alignment(
         lag=place - reach,
@@ -91,26 +91,28 @@ def align(source: Tensor, cover: Tensor) -> Alignment:
 
 
 def cross_correlation(source: Tensor, cover: Tensor) -> Tensor:
-    """``[12, 2 * frames]``: at [key, lag] the sum over frames t of source[t] times cover[t + lag], the cover
-    turned down by ``key`` semitones; negative lags count from the end."""
+    """``[12, 2 * frames]``: at [key, lag] the sum over t of source[t] * cover[t + lag], the cover transposed down.
+
+    Negative lags count from the end.
+    """
     size = (12, 2 * source.shape[1])
     return torch.fft.irfft2(torch.fft.rfft2(source, size).conj() * torch.fft.rfft2(cover, size), size)
 
 
 def overlap(source: Tensor, cover: Tensor, lag: int) -> tuple[Tensor, Tensor]:
-    """The parts of two ``[..., frames]`` that sound together when the cover is ``lag`` frames late."""
+    """The overlapping parts of two ``[..., frames]`` if the cover is delayed by ``lag`` frames."""
     frames = min(source.shape[-1], cover.shape[-1] - lag) - max(0, -lag)
     return source.narrow(-1, max(0, -lag), frames), cover.narrow(-1, max(0, lag), frames)
 
 
 def correlation(a: Tensor, b: Tensor) -> float | str:
-    """Pearson correlation of two ``[n]``; or why there is none."""
+    """Pearson correlation of two ``[n]``; or the reason why it is undefined."""
     a, b = a - a.mean(), b - b.mean()
     scale = a.norm() * b.norm()
     return float((a @ b) / scale) if scale > 0 else "one of the two does not vary"
 
 
 def _heard_within(heard: Tensor, lags: Tensor) -> Tensor:
-    """How many heard frames of the source meet a frame of the cover, at each lag."""
+    """Number of non-silent source frames that overlap the cover, for each lag."""
     before = torch.nn.functional.pad(heard.cumsum(0), (1, 0))
     return before[len(heard) - lags.clamp_min(0)] - before[(-lags).clamp_min(0)]

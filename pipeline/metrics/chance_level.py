@@ -1,4 +1,4 @@
-"""The run's own chance level: every source beside the covers of other tracks, and what a cover is against it."""
+"""Chance level from unrelated pairs (sources and covers of other tracks), and the verdict ok, copy or lost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,20 +10,20 @@ from pipeline.metrics.alignment import align
 from pipeline.metrics.compute import chance_measures, cut_to_common_length
 from pipeline.metrics.features import Features
 
-MIN_PAIRS = 56  # of eight tracks: under that one song under two names is the 95th percentile
-SHORTEST_S = 10.0  # in less, unrelated music agrees by chance: 0.25 at 5 s where it is 0.06 at 24 s
-USUAL_P95 = 0.05  # of both measures that `lost` looks at, on 64 renders of 8 songs
-COPIED = 0.9  # of the harmony beyond chance, or of the waveform
-SAME_SOUND_DB = 5.0  # of the mean MFCCs; a coded copy is within 3, another genre was never within 18
+MIN_PAIRS = 56  # pairs of eight tracks; with fewer, one duplicate song would determine the 95th percentile
+SHORTEST_S = 10.0  # shorter unrelated music agrees by chance: 0.25 at 5 s, 0.06 at 24 s
+USUAL_P95 = 0.05  # default 95th percentile of both measures for "lost", from 64 renders of 8 songs
+COPIED = 0.9  # threshold of harmony excess and waveform correlation for "copy"
+SAME_SOUND_DB = 5.0  # threshold of the MFCC distance; transcoded copies are within 3, other genres above 18
 HARMONY, MELODY = "harmony/chroma_excess", "melody/salience_excess"
 TIMBRE, WAVEFORM = "timbre/mfcc_distance", "copy/waveform_corr"
 
 
 @dataclass(frozen=True)
 class ChanceLevel:
-    """What unrelated music measures; plain values, as JSON takes them.
+    """Measures of unrelated pairs, as plain JSON values.
 
-    mean, p95: by measure, over the pairs in which it could be measured.
+    mean, p95: by measure, over the pairs for which it is defined.
     """
 
     pairs: int = 0
@@ -34,7 +34,7 @@ class ChanceLevel:
 def measure_chance(
     sources: Sequence[tuple[str, Features]], outputs: Sequence[tuple[str, Features]]
 ) -> ChanceLevel:
-    """Chance, from each source beside the outputs of other tracks; both are (track_id, features)."""
+    """Measure all pairs of a source and an output of another track; both are lists of (track_id, features)."""
     pairs = 0
     values: dict[str, list[float]] = {}
     for track, source in sources:
@@ -44,23 +44,25 @@ def measure_chance(
             if min(source.seconds, output.seconds) < SHORTEST_S:
                 continue
             pairs += 1
-            mine, its = cut_to_common_length(source.music, output.music)
-            for name, value in chance_measures(mine, its, align(mine.chroma, its.chroma)).items():
+            a, b = cut_to_common_length(source.music, output.music)
+            for name, value in chance_measures(a, b, align(a.chroma, b.chroma)).items():
                 if not isinstance(value, str):
                     values.setdefault(name, []).append(value)
-    found = {name: torch.tensor(measured) for name, measured in values.items()}
+    tensors = {name: torch.tensor(measured) for name, measured in values.items()}
     return ChanceLevel(
         pairs,
-        {name: float(measured.mean()) for name, measured in found.items()},
-        {name: float(measured.quantile(0.95)) for name, measured in found.items()},
+        {name: float(tensor.mean()) for name, tensor in tensors.items()},
+        {name: float(tensor.quantile(0.95)) for name, tensor in tensors.items()},
     )
 
 
 def outcome(values: Mapping[str, Any], chance: ChanceLevel) -> tuple[str | None, str]:
-    """What a cover came to, and why: "ok", "copy" of its source, or the song "lost"; None where it cannot be told.
+    """Verdict on a cover and its reason: "ok", "copy" (of its source) or "lost" (song not recognizable).
+
+    The verdict is None if it cannot be determined.
 
     Args:
-        values: by name, as in a result row.
+        values: measures by name, as in a result row.
     """
     harmony, melody, timbre, waveform = (values.get(name) for name in (HARMONY, MELODY, TIMBRE, WAVEFORM))
     if waveform is not None and waveform > COPIED:

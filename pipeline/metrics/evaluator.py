@@ -1,4 +1,4 @@
-"""What a job measures of each cover: the default group, and the extras that were asked for."""
+"""Measure one cover against its source: the default group and the requested extras."""
 
 import logging
 import time
@@ -11,22 +11,19 @@ import torch
 from torch import Tensor
 
 from pipeline.metrics import pitch, style
-from pipeline.metrics.compute import measure
+from pipeline.metrics.compute import default_measures, split_reasons
 from pipeline.metrics.features import Features, extract
 from pipeline.metrics.sound import Found
 from pipeline.metrics.spec import MetricsSpec
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-ALL = "all"  # stands for every measure where nothing could be measured
+ALL = "all"  # key of the reason if nothing could be measured
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording as it is compared.
-
-    pitch, style: what the extras make of it; None where they are off.
-    """
+    """Features of a recording, including those of the extras (None if disabled)."""
 
     features: Features
     pitch: Tensor | None
@@ -35,22 +32,22 @@ class Recording:
 
 @dataclass(frozen=True)
 class ListenResult:
-    """What came of listening to a recording: what is heard or, as text, why nothing is; seconds of work."""
+    """A recording's features, or the reason for their absence; ``seconds`` is the time spent."""
 
-    heard: Recording | str
+    recording: Recording | str
     seconds: float
 
 
 class Evaluator:
-    """Measures covers on one device.
+    """Computes measures on one device.
 
-    exclusive: held while it computes there; on a CPU nobody needs to wait.
+    exclusive: lock held during computation on a GPU.
     """
 
     def __init__(
         self, spec: MetricsSpec, device: torch.device, exclusive: AbstractContextManager[object] | None = None
     ):
-        """Load what the extras need.
+        """Load the models of the extras.
 
         Raises:
             RequestError: see ``MetricsSpec.check``.
@@ -61,38 +58,37 @@ class Evaluator:
         self.clap = style.load_clap(spec.style, device) if spec.enabled and spec.style else None
 
     def listen(self, wave: Tensor) -> ListenResult | None:
-        """A recording ``[2, n]`` at 48 kHz, to compare others with; None where nothing is measured."""
+        """Extract features of a recording ``[2, n]`` at 48 kHz; None if measuring is disabled."""
         if not self.spec.enabled:
             return None
         started = time.perf_counter()
-        heard = self._tried(lambda: self._heard(wave.to(self.device)))
-        return ListenResult(heard, time.perf_counter() - started)
+        recording = self._try(lambda: self._extract(wave.to(self.device)))
+        return ListenResult(recording, time.perf_counter() - started)
 
     def measure(self, source: ListenResult | None, cover: Tensor, caption: str, covers: int = 1) -> dict[str, Any]:
-        """Result columns of a cover ``[2, n]``. What goes wrong costs a measure and never the cover.
+        """Result columns of a cover ``[2, n]``. A failure costs measures, never the cover.
 
         Args:
-            covers: how many the source has; each is charged with its share of listening to it.
+            covers: number of covers of the source; the time spent on the source is divided among them.
         """
-        listened = self.listen(cover)
-        if source is None or listened is None:
+        result = self.listen(cover)
+        if source is None or result is None:
             return {}
         started = time.perf_counter()
-        mine, other = source.heard, listened.heard
-        if isinstance(mine, str):
-            found: Found | str = mine
-        elif isinstance(other, str):
-            found = other
+        a, b = source.recording, result.recording
+        if isinstance(a, str):
+            measured: Found | str = a
+        elif isinstance(b, str):
+            measured = b
         else:
-            found = self._tried(lambda: self._compared(mine, other, caption))
-        found = {ALL: found} if isinstance(found, str) else found
-        reasons = {name: reason for name, reason in found.items() if isinstance(reason, str)}
-        return {name: value for name, value in found.items() if name not in reasons} | {
-            "unmeasured": [f"{name}: {reason}" for name, reason in reasons.items()],
-            "measure_s": source.seconds / covers + listened.seconds + time.perf_counter() - started,
+            measured = self._try(lambda: self._compare(a, b, caption))
+        values, unmeasured = split_reasons({ALL: measured} if isinstance(measured, str) else measured)
+        return {name: value for name, value in values.items() if value is not None} | {
+            "unmeasured": [f"{name}: {reason}" for name, reason in unmeasured.items()],
+            "measure_s": source.seconds / covers + result.seconds + time.perf_counter() - started,
         }
 
-    def _heard(self, wave: Tensor) -> Recording:
+    def _extract(self, wave: Tensor) -> Recording:
         (features,) = extract([wave])
         return Recording(
             features,
@@ -100,24 +96,22 @@ class Evaluator:
             style.embed(self.clap, wave) if self.clap else None,
         )
 
-    def _compared(self, source: Recording, cover: Recording, caption: str) -> Found:
-        """All measures; a text is the reason why one has no value."""
-        (measured,) = measure(source.features, [cover.features])
-        found: Found = {name: value for name, value in measured.values.items() if value is not None}
-        found |= measured.unmeasured
+    def _compare(self, source: Recording, cover: Recording, caption: str) -> Found:
+        """All measures; a text is the reason for a missing value."""
+        measures = default_measures(source.features, cover.features)
         if source.pitch is not None and cover.pitch is not None:
-            found |= pitch.compare(source.features, cover.features, source.pitch, cover.pitch)
+            measures |= pitch.compare(source.features, cover.features, source.pitch, cover.pitch)
         if self.clap and source.style is not None and cover.style is not None:
-            found |= style.compare(self.clap, source.style, cover.style, caption)
-        return found
+            measures |= style.compare(self.clap, source.style, cover.style, caption)
+        return measures
 
-    def _tried(self, work: Callable[[], Result]) -> Result | str:
-        """What ``work`` gives, or what went wrong."""
+    def _try(self, work: Callable[[], Result]) -> Result | str:
+        """The result of ``work``, or its error as text."""
         try:
             with self.exclusive, torch.inference_mode():
                 return work()
         except torch.AcceleratorError:
-            raise  # the device is broken, and the worker with it
+            raise  # the device is unusable, and so is the worker
         except Exception as error:
             log.exception("measuring failed")
             return f"{type(error).__name__}: {error}"

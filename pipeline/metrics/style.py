@@ -1,6 +1,6 @@
-"""Style: how well a sound fits its caption, by CLAP (Wu et al. 2023), a model of sound and words in one space.
+"""Fit of a recording to its caption by CLAP (Wu et al. 2023), a joint embedding of audio and text.
 
-Its own extractor crops at random what is longer than 10 s; here it gets windows of 10 s, always the same.
+CLAP's extractor crops longer audio at random; here it receives fixed windows of 10 s.
 """
 
 import math
@@ -14,10 +14,10 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 from torch import Tensor
 
 from acestep.checkpoints.hub import HUB_ID
+from acestep.checkpoints.json_files import read_json
 from acestep.checkpoints.safetensors_files import weights_are_in
 from acestep.constants import SAMPLE_RATE, SILENT_PEAK
 from acestep.errors import RequestError
-from acestep.model.config import read_json
 from pipeline.metrics.sound import Found
 
 TEXT, DELTA = "style/clap_text", "style/clap_delta"
@@ -29,7 +29,7 @@ WINDOWS_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Clap:
-    """A CLAP model on its device, with what prepares its sounds and words."""
+    """A CLAP model on its device, with its feature extractor and tokenizer."""
 
     model: Any
     extractor: Any
@@ -37,11 +37,11 @@ class Clap:
 
 
 def check_style(model: str) -> Path:
-    """The folder of a CLAP model, fetched first where it is a hub id that is not cached yet.
+    """The folder of a CLAP model; a hub id is downloaded unless it is cached.
 
     Raises:
-        RequestError: there is none, or it lacks something.
-        CheckpointError: its configuration is no JSON.
+        RequestError: there is no such model, or it is incomplete.
+        CheckpointError: its configuration is not JSON.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():
@@ -72,10 +72,10 @@ def _from_hub(model: str) -> Path:
 
 
 def load_clap(model: str, device: torch.device) -> Clap:
-    """A CLAP model by its folder or hub id.
+    """Load a CLAP model by its folder or hub id.
 
     Raises:
-        RequestError: see ``check_style``; or it is another kind of model.
+        RequestError: see ``check_style``; or the model is not CLAP.
     """
     from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
@@ -84,23 +84,23 @@ def load_clap(model: str, device: torch.device) -> Clap:
         network = ClapModel.from_pretrained(folder, use_safetensors=True)
         extractor = ClapFeatureExtractor.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    # ImportError: its configuration names code of somebody's, which is not fetched.
+    # ImportError: the configuration refers to remote code, which is not trusted.
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise RequestError(f"metrics.style={model!r}: not a CLAP model that can be read ({error})") from error
     return Clap(network.eval().to(device), extractor, tokenizer)
 
 
 def windows(samples: int) -> list[int]:
-    """Where the windows of 10 s begin: evenly spread from the start to the end, each sample in at least one."""
+    """Start samples of windows of 10 s, evenly spread so that they cover all samples."""
     count = max(1, math.ceil(samples / WINDOW))
     last = max(0, samples - WINDOW)
     return [round(k * last / max(1, count - 1)) for k in range(count)]
 
 
 def embed(clap: Clap, wave: Tensor) -> Tensor:
-    """A recording ``[channels, n]`` at 48 kHz as CLAP hears it, mean over windows: ``[features]`` of norm 1.
+    """CLAP embedding ``[features]`` of norm 1 of a recording ``[channels, n]`` at 48 kHz, mean over windows.
 
-    NaN for silence, which has no style, and for samples that are not finite.
+    NaN for silence and for samples that are not finite.
     """
     if not SILENT_PEAK <= wave.abs().max() < math.inf:
         return torch.full((clap.model.config.projection_dim,), torch.nan, device=clap.model.device)
@@ -110,7 +110,7 @@ def embed(clap: Clap, wave: Tensor) -> Tensor:
     for k in range(0, len(pieces), WINDOWS_AT_ONCE):
         heard = clap.extractor(pieces[k : k + WINDOWS_AT_ONCE], sampling_rate=SAMPLE_RATE, return_tensors="pt")
         mel = heard["input_features"].to(clap.model.device, clap.model.dtype)
-        # the extractor draws by lot which of short windows is called longer
+        # The extractor marks a random window as longer.
         longer = torch.zeros(len(mel), 1, dtype=torch.bool, device=mel.device)
         with torch.inference_mode():
             found.append(clap.model.get_audio_features(mel, is_longer=longer).pooler_output.float())
@@ -118,7 +118,7 @@ def embed(clap: Clap, wave: Tensor) -> Tensor:
 
 
 def embed_text(clap: Clap, caption: str) -> Tensor:
-    """What a caption sounds like, ``[features]`` of norm 1."""
+    """CLAP embedding ``[features]`` of norm 1 of a caption."""
     max_tokens = clap.model.config.text_config.max_position_embeddings - 2
     words = clap.tokenizer(caption, truncation=True, max_length=max_tokens, return_tensors="pt").to(
         clap.model.device
@@ -128,13 +128,13 @@ def embed_text(clap: Clap, caption: str) -> Tensor:
 
 
 def compare(clap: Clap, source: Tensor, cover: Tensor, caption: str) -> Found:
-    """How well an embedded cover fits its caption, -1..1, and how much better than its embedded source.
+    """Cosine similarity of an embedded cover with its caption, and its gain over the embedded source.
 
-    A text in place of a value is the reason for none.
+    A text is the reason for a missing value.
     """
-    for name, heard in (("source", source), ("cover", cover)):
-        if not heard.isfinite().all():
+    for name, embedding in (("source", source), ("cover", cover)):
+        if not embedding.isfinite().all():
             return dict.fromkeys((TEXT, DELTA), f"the {name} is silent or not finite")
-    wanted = embed_text(clap, caption)
-    fit = float(cover @ wanted)
-    return {TEXT: fit, DELTA: fit - float(source @ wanted)}
+    target = embed_text(clap, caption)
+    fit = float(cover @ target)
+    return {TEXT: fit, DELTA: fit - float(source @ target)}

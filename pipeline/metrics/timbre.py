@@ -1,4 +1,4 @@
-"""Timbre: the mean mel-frequency cepstrum, the broad shape of the sound whatever its loudness."""
+"""Timbre: mean mel-frequency cepstral coefficients, independent of loudness."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ SILENT_BELOW = -60.0  # dB below the loudest frame
 def profile(levels: Tensor) -> Tensor:
     """Mean MFCCs 1..19 in dB ``[batch, 19]`` of mel levels in dB ``[batch, bands, frames]``.
 
-    Davis and Mermelstein 1980. The 0th, which is loudness, is left out, and so are silent frames.
+    Davis and Mermelstein 1980, without coefficient 0 (loudness) and without silent frames.
     """
     basis = create_dct(COEFFICIENTS, levels.shape[1], "ortho")[:, 1:].to(levels.device)
     cepstra = levels.transpose(1, 2) @ basis
@@ -21,5 +21,5 @@ def profile(levels: Tensor) -> Tensor:
 
 
 def distance(source: Tensor, cover: Tensor) -> float:
-    """How far apart two profiles ``[19]`` are, in dB (Euclidean)."""
+    """Euclidean distance in dB of two profiles ``[19]``."""
     return float(torch.linalg.vector_norm(source - cover))

@@ -10,9 +10,9 @@ from acestep.parameters.values import as_text
 from acestep.redaction import redacted
 from acestep.sampling.setting import SETTING_FIELDS, check_seed, parse_values
 from pipeline.catalogue.grid import short_name
-from pipeline.catalogue.manifest import names_a_folder, track_id_of
 from pipeline.catalogue.own_columns import META, OPTION, absent, own_values
 from pipeline.catalogue.table_reader import ManifestError, filled, refuse_columns, rows_of
+from pipeline.catalogue.track_ids import names_a_folder, track_id_of
 from pipeline.planning.items import digest_of
 from pipeline.storage.store import absolute
 

@@ -24,6 +24,7 @@ from acestep.checkpoints import hub
 from acestep.checkpoints.checkpoint import fingerprint, folder_fingerprint
 from acestep.checkpoints.file_stamps import file_stamp
 from acestep.checkpoints.verify import verify
+from acestep.constants import default_dtype
 from acestep.errors import RequestError
 from acestep.handler import DTYPES
 from acestep.language.language_model import open_language_model
@@ -115,7 +116,7 @@ def running(opened: OpenedService) -> Iterator[str]:
     pool = size_pool(spec.cluster)
     on_gpu = bool(pool.gpus_per_worker)
     device = torch.device(spec.device or ("cuda" if on_gpu else "cpu"))
-    dtype = spec.dtype or ("bfloat16" if on_gpu else "float32")
+    dtype = spec.dtype or default_dtype(on_gpu)
     check_compiled(spec.compiled, device, DTYPES[dtype])
     facts = replace(model, dtype=dtype)
     collector = ResultCollector(output)

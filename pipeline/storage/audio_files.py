@@ -1,4 +1,4 @@
-"""Audio from wherever it lies: sources by their URI, covers by their place in an output folder."""
+"""Read audio: sources by URI, covers by their path inside an output folder."""
 
 from pyarrow import fs
 from torch import Tensor
@@ -13,20 +13,20 @@ from pipeline.storage.store import Store, locate, read_file
 
 
 def load(uri: str, max_seconds: float | None = None, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT) -> Tensor:
-    """The wave alone of ``read_source``."""
+    """The waveform ``[2, n]`` of ``read_source``, without its notes."""
     return read_source(uri, max_seconds, timeout).wave
 
 
 def read_source(
     uri: str, max_seconds: float | None = None, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT
 ) -> DecodedAudio:
-    """A source at 48 kHz by its path or URI, in [-1, 1] as the model hears it.
+    """Read a source by path or URI at 48 kHz, clipped to [-1, 1].
 
     Raises:
-        TooLongError: it is longer than ``max_seconds``.
+        TooLongError: the source is longer than ``max_seconds``.
         AudioError: it cannot be decoded.
-        SourceUnavailableError: its filesystem failed.
-        SourceTimeoutError: reading it takes too long.
+        SourceUnavailableError: the filesystem failed.
+        SourceTimeoutError: the read made no progress.
         NotAFileError, StorageError: it cannot be read.
     """
     try:
@@ -36,11 +36,11 @@ def read_source(
 
 
 def read_planned(uri: str, digest: str, timeout: ReadTimeout) -> SourceCopy:
-    """The bytes of a source that was planned by their digest.
+    """Read a source and verify the digest that it was planned with.
 
     Raises:
-        SourceChangedError: its bytes are others now, or it is gone.
-        SourceUnavailableError: its filesystem failed.
+        SourceChangedError: the content differs, or the file is gone.
+        SourceUnavailableError: the filesystem failed.
         SourceTimeoutError, ReadStoppedError: see ``ReadTimeout.run``.
     """
     try:
@@ -61,8 +61,9 @@ def read_planned(uri: str, digest: str, timeout: ReadTimeout) -> SourceCopy:
 def load_cover(
     output: Store, audio_path: str, max_seconds: float | None = None, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT
 ) -> Tensor:
-    """A cover ``[2, n]`` at 48 kHz by the ``audio_path`` of its row: within the output folder, or anywhere by its
-    own path. What goes beyond full scale stays, to be measured.
+    """Read the cover ``[2, n]`` at 48 kHz of a result row's ``audio_path``, not clipped.
+
+    A relative path is relative to the output folder; external covers have an absolute path or URI.
 
     Raises:
         See ``read_source``.
@@ -73,7 +74,7 @@ def load_cover(
 
 
 def fetch_cover(output: Store, audio_path: str) -> bytes:
-    """The file of a cover, as ``load_cover`` finds it."""
+    """The encoded file of a cover; ``audio_path`` as in ``load_cover``."""
     return read_file(*_place(output, audio_path))
 
 

@@ -1,4 +1,4 @@
-"""Who holds a folder: a process on some machine, and whether it still runs."""
+"""The process that holds a folder, and whether it still runs."""
 
 import os
 import platform
@@ -15,12 +15,13 @@ from acestep.redaction import redacted
 
 @dataclass(frozen=True)
 class LeaseHolder:
-    """Who holds a folder.
+    """The process that holds a folder.
 
-    since: ISO 8601, UTC. command: its command line, without passwords.
-    machine: names the boot and the process namespace in which ``pid`` means something; "" where that is not known.
-    started: when its process started, in ticks since the boot: process ids are used again.
-    inode: of the folder, which a copy of the folder does not have and a moved one keeps; 0 on an object store.
+    since: ISO 8601, UTC.
+    command: command line without passwords.
+    machine: boot id and PID namespace in which ``pid`` is valid; "" if unknown.
+    started: start time of the process in clock ticks since boot, because process ids are reused.
+    inode: the folder's inode, which a moved folder keeps and a copy does not; 0 on an object store.
     """
 
     host: str = "an unknown machine"
@@ -39,7 +40,7 @@ class LeaseHolder:
 
 
 def this_process() -> LeaseHolder:
-    """This process, as the holder of a folder."""
+    """The current process as a ``LeaseHolder`` with a new token."""
     words = ["python", *sys.orig_argv[1:]]
     return LeaseHolder(
         host=platform.node(),
@@ -53,9 +54,9 @@ def this_process() -> LeaseHolder:
 
 
 def is_alive(holder: LeaseHolder, inode: int) -> bool | None:
-    """Whether a holder's process runs and holds the folder with this inode; None where that cannot be seen.
+    """Whether a holder's process runs and holds the folder with this inode; None if that cannot be determined.
 
-    The device is not compared: a network folder that is mounted twice has two.
+    Device numbers are not compared: a network folder mounted twice has two.
     """
     if not holder.machine or holder.machine != _machine():
         return None
@@ -65,7 +66,7 @@ def is_alive(holder: LeaseHolder, inode: int) -> bool | None:
         os.kill(holder.pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's process
         pass
     started = _started(holder.pid)
     return None if started is None else started == holder.started
@@ -73,7 +74,7 @@ def is_alive(holder: LeaseHolder, inode: int) -> bool | None:
 
 @lru_cache
 def _machine() -> str:
-    """This machine since its boot, and the namespace of process ids; "" where the system does not tell."""
+    """Host name, boot id and PID namespace; "" if the system does not expose them."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{platform.node()} {boot} {os.readlink('/proc/self/ns/pid')}"
@@ -82,7 +83,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process started, in ticks since the boot, "" for one that has ended; None where it cannot be seen."""
+    """Start time of a process in clock ticks since boot; "" if it has ended, None if /proc does not show it."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

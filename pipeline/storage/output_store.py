@@ -1,4 +1,4 @@
-"""The output folder of a job: a storage that fails is the job's fault, and never a track's."""
+"""The output folder of a job. Storage faults are raised as ``OutputError``, distinct from faults of a source."""
 
 import errno
 import os
@@ -24,15 +24,14 @@ REMEDIES = {
 
 
 class OutputError(OSError):
-    """An output folder cannot be read or written; the message names it, the reason and the remedy."""
+    """An output folder cannot be read or written."""
 
 
 @dataclass(frozen=True)
 class OutputStore(Store):
-    """A job's output folder: every fault of the storage is an ``OutputError``, so that no track is blamed for it.
+    """A store that raises ``OutputError`` for every storage fault and does not recreate a folder that was removed.
 
-    A file that is not there is a FileNotFoundError to who reads it, as in any store. A folder that was moved or
-    deleted is not created again.
+    Reading a missing file raises FileNotFoundError, as in any store.
     """
 
     def retrying(self, action: "Callable[[], Result]") -> "Result":

@@ -1,8 +1,7 @@
-"""Parts: the Parquet files of a folder, each written whole, and checked as a whole when it is read.
+"""Part files: the Parquet files of a folder, written atomically and verified when read.
 
-The name of a part ends in the CRC-32 of its bytes, since the checksums of Parquet's pages leave its footer out.
-Parts of earlier versions have no such ending, and files of other names are read too where they hold the right
-columns.
+The name of a part ends in the CRC-32 of its bytes, because Parquet's page checksums do not cover the footer. Parts
+of earlier versions have no checksum. Files with other names are read as well if they have the right columns.
 """
 
 import io
@@ -23,15 +22,15 @@ SUFFIX = ".parquet"
 ASIDE = ".damaged"
 READERS = 8
 AT_ONCE = 32  # parts in memory at a time
-# The launch is as short as can be: a checksum may have decimal digits alone, as a number has.
+# The launch matches lazily, because a checksum of decimal digits also looks like a part number.
 _WRITTEN = re.compile(r"part-(.+?)-(\d{5,})(?:-([0-9a-f]{8}))?\.parquet")
-# What pyarrow raises on bytes that it cannot read; some are a plain OSError or ValueError.
+# What pyarrow raises for unreadable bytes; some errors are plain OSError or ValueError.
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
 
 
 @dataclass(frozen=True)
 class PartFormat:
-    """What the parts of a folder hold; a column that is not among ``required`` may be missing and is null then."""
+    """Schema of a folder's parts; a missing column that is not ``required`` reads as null."""
 
     schema: pa.Schema
     required: tuple[str, ...]
@@ -40,8 +39,9 @@ class PartFormat:
 class PartError(RestyleError):
     """A file in a folder of parts that cannot be used.
 
-    name: relative to the store. is_damaged: it was a part, which ``set_aside`` moves out of the way; else it is a
-    foreign file, or one that this process may not read.
+    name: relative to the store.
+    is_damaged: the file is a damaged part, which ``set_aside`` can move away; otherwise it is a foreign or
+        unreadable file.
     """
 
     def __init__(self, store: Store, name: str, reason: str, is_damaged: bool = False, remedy: str = ""):
@@ -58,14 +58,14 @@ class PartError(RestyleError):
 
 
 def encode_parquet(table: pa.Table) -> bytes:
-    """A Parquet file with checksums of its pages, for readers that do not know its name."""
+    """Encode a table with page checksums, for readers that do not check the file name."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 
 def write_part(store: Store, folder: str, launch: str, number: int, table: pa.Table) -> str:
-    """Write a part; its name, by which those of a folder are in the order of their launches and numbers."""
+    """Write a part and return its name; names sort by launch and number."""
     content = encode_parquet(table)
     name = f"{folder}/part-{launch}-{number:05d}-{zlib.crc32(content):08x}{SUFFIX}"
     store.write(name, content)
@@ -73,7 +73,7 @@ def write_part(store: Store, folder: str, launch: str, number: int, table: pa.Ta
 
 
 def replace_part(store: Store, name: str, table: pa.Table) -> str | None:
-    """Write other rows in a part's place among the others; its new name, None where there are no rows to write."""
+    """Replace the rows of a part, keeping its position; return the new name, or None if ``table`` is empty."""
     folder, _, own = name.rpartition("/")
     written, new = _WRITTEN.fullmatch(own), None
     if len(table) and written:
@@ -87,7 +87,7 @@ def replace_part(store: Store, name: str, table: pa.Table) -> str | None:
 
 
 def part_names(store: Store, folder: str) -> list[str]:
-    """Names of what stands for parts in a folder, sorted: all that ends in ``.parquet`` and is not hidden."""
+    """Sorted names of the visible ``.parquet`` files in a folder."""
     names = [name for name in _entries(store, folder) if name.endswith(SUFFIX) and not name.startswith(".")]
     return [f"{folder}/{name}" for name in sorted(names)]
 
@@ -95,13 +95,13 @@ def part_names(store: Store, folder: str) -> list[str]:
 def read_parts(
     store: Store, names: Sequence[str], form: PartFormat, columns: Sequence[str] | None = None
 ) -> Iterator[pa.Table]:
-    """The rows of parts, in the order of ``names``.
+    """Yield the rows of each part in the order of ``names``.
 
     Args:
-        columns: to read; None is all.
+        columns: columns to read; None reads all.
 
     Raises:
-        PartError: one cannot be used.
+        PartError: a part cannot be used.
     """
     with ThreadPoolExecutor(READERS) as pool:
         for start in range(0, len(names), AT_ONCE):
@@ -110,7 +110,7 @@ def read_parts(
 
 
 def read_part(store: Store, name: str, form: PartFormat, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of one part, in the schema of ``form``, restricted to ``columns``; raises as ``read_parts``."""
+    """Read one part in the schema of ``form``; arguments and errors as in ``read_parts``."""
     content, checksum = _content(store, name), _checksum_of(name)
     is_ours = checksum is not None
     try:
@@ -139,10 +139,10 @@ def read_part(store: Store, name: str, form: PartFormat, columns: Sequence[str] 
 
 
 def conform_schema(found: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A table in a schema, of which it may lack columns: those of a later version are null.
+    """Cast a table to a schema; missing columns become null.
 
     Raises:
-        pyarrow.ArrowInvalid: a column is of another type.
+        pyarrow.ArrowInvalid: a column cannot be cast.
     """
     if found.schema.equals(schema):
         return found
@@ -156,11 +156,11 @@ def conform_schema(found: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def find_faults(store: Store, folder: str, form: PartFormat) -> list[PartError]:
-    """What of a folder cannot be used as a part, by reading all of it."""
+    """Verify every part of a folder and return the errors."""
 
     def fault(name: str) -> PartError | None:
         try:
-            # A part with a checksum is wholly right where a piece of it is.
+            # With a checksum, reading a few columns verifies the whole file.
             read_part(store, name, form, form.required if _checksum_of(name) else None)
         except PartError as error:
             return error
@@ -171,7 +171,7 @@ def find_faults(store: Store, folder: str, form: PartFormat) -> list[PartError]:
 
 
 def set_aside(store: Store, name: str) -> str:
-    """Move a file to ``.damaged`` of its folder; its new name."""
+    """Move a file to the ``.damaged`` subfolder and return its new name."""
     folder, _, own = name.rpartition("/")
     aside = f"{folder}/{ASIDE}/{own}"
     store.move(name, aside)
@@ -179,13 +179,13 @@ def set_aside(store: Store, name: str) -> str:
 
 
 def _checksum_of(name: str) -> str | None:
-    """The checksum in a part's name, "" where it has none; None where no part is called so."""
+    """The checksum in a part's name, "" if it has none; None if the name is not a part's."""
     written = _WRITTEN.fullmatch(name.rpartition("/")[2])
     return written and (written[3] or "")
 
 
 def _entries(store: Store, folder: str) -> list[str]:
-    """Names in a folder, broken links among them, which pyarrow leaves out."""
+    """Names in a folder including broken links, which pyarrow omits."""
     if not store.is_local:
         return [info.base_name for info in store.entries(folder)]
     try:

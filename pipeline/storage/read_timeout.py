@@ -1,7 +1,7 @@
-"""Reads that may hang. Each runs in a daemon thread, which is abandoned when the read does not return.
+"""Reads with a timeout. Each read runs in a daemon thread that is abandoned when it hangs.
 
-A thread that waits in the kernel, such as for a dead mount, cannot be ended. How many may hang at one place is
-bounded: further reads there fail at once until one of them returns.
+A thread blocked in the kernel, for example on a dead mount, cannot be ended. The number of hung reads per location
+is bounded: further reads there fail immediately until one returns.
 """
 
 import logging
@@ -23,26 +23,12 @@ import psutil
 from pipeline.storage.source_errors import ReadStoppedError, SourceTimeoutError
 
 SOURCE_TIMEOUT_S = 120.0
-MAX_HUNG = 4  # abandoned reads of one place
+MAX_HUNG = 4  # abandoned reads per location
 POLL_S = 0.25
 MAX_LINKS = 40
 MOUNTS = Path("/proc/self/mounts")
-# A mount of any other kind hangs as a whole, when its server does.
-LOCAL_KINDS = {
-    "apfs",
-    "btrfs",
-    "devtmpfs",
-    "ext2",
-    "ext3",
-    "ext4",
-    "hfs",
-    "overlay",
-    "proc",
-    "tmpfs",
-    "vfat",
-    "xfs",
-    "zfs",
-}
+# Any other mount hangs as a whole when its server does.
+LOCAL_KINDS = frozenset("apfs btrfs devtmpfs ext2 ext3 ext4 hfs overlay proc tmpfs vfat xfs zfs".split())
 
 Result = TypeVar("Result")
 Tick = Callable[[], None]
@@ -58,24 +44,25 @@ def never() -> bool:
 
 @dataclass(frozen=True)
 class ReadTimeout:
-    """How long a read may take.
+    """Timeout and cancellation of reads.
 
-    timeout_s: seconds without progress after which it is abandoned.
-    stopped: whether nobody waits for results any more; asked four times a second while a read takes long.
+    timeout_s: seconds without progress after which a read is abandoned.
+    stopped: returns True to cancel; polled every ``POLL_S`` seconds during a read.
     """
 
     timeout_s: float = SOURCE_TIMEOUT_S
     stopped: Callable[[], bool] = never
 
     def run(self, uri: str, read: Callable[[Tick], Result]) -> Result:
-        """What ``read`` returns or raises; it calls its argument before each try and whenever bytes have arrived.
+        """Run ``read`` and return its result.
 
         Args:
-            uri: what is read.
+            uri: location that is read.
+            read: receives a function to call before each attempt and whenever bytes arrive.
 
         Raises:
-            SourceTimeoutError: the read hangs, or ``MAX_HUNG`` earlier ones of its place still do.
-            ReadStoppedError: ``stopped`` became true.
+            SourceTimeoutError: the read hangs, or ``MAX_HUNG`` earlier reads of the location still do.
+            ReadStoppedError: ``stopped`` returned True.
         """
         _refuse_hung(uri)
         reader = _Reader(read)
@@ -98,7 +85,7 @@ DEFAULT_READ_TIMEOUT = ReadTimeout()
 
 
 class _Reader(threading.Thread, Generic[Result]):
-    """Runs one read; ``done`` is set when it has returned or raised."""
+    """Thread of one read; ``done`` is set when the read has returned or raised."""
 
     def __init__(self, read: Callable[[Tick], Result]):
         super().__init__(name="restyle-read", daemon=True)
@@ -129,9 +116,9 @@ class _Reader(threading.Thread, Generic[Result]):
 
 @contextmanager
 def reader_pool(threads: int, timeout: ReadTimeout) -> Iterator[tuple[ThreadPoolExecutor, ReadTimeout]]:
-    """A pool of threads that read, and the patience they read with.
+    """Yield a thread pool for reads and the ``ReadTimeout`` to read with.
 
-    An exception in the block, such as Ctrl-C, ends their reads: leaving the block does not wait for a timeout.
+    An exception in the block, such as KeyboardInterrupt, cancels the reads instead of waiting for their timeout.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(threads) as pool:
@@ -144,9 +131,9 @@ def reader_pool(threads: int, timeout: ReadTimeout) -> Iterator[tuple[ThreadPool
 
 
 def mount_of(uri: str) -> str:
-    """What is likely to hang together with ``uri``: its bucket or host, its mount, or its folder on a local disk.
+    """The failure domain of ``uri``: its bucket or host, its mount, or its folder on a local disk.
 
-    No file of a mount that may be dead is touched.
+    Does not access files on a mount that may be dead.
     """
     parts = urlsplit(uri)
     if "://" in uri and parts.scheme != "file":
@@ -173,7 +160,7 @@ def mount_of(uri: str) -> str:
 
 
 def _mounts() -> frozenset[str]:
-    """Where other filesystems than local ones are mounted."""
+    """Mount points of filesystems that are not local."""
     try:
         return _mounts_of(MOUNTS.read_bytes())
     except OSError:  # not on Linux
@@ -182,7 +169,7 @@ def _mounts() -> frozenset[str]:
 
 @lru_cache(maxsize=1)
 def _mounts_of(table: bytes) -> frozenset[str]:
-    """The same, asked for again where the kernel's table has changed."""
+    """``_mounts``, cached by the content of the kernel's mount table."""
     return frozenset(m.mountpoint for m in psutil.disk_partitions(all=True) if m.fstype not in LOCAL_KINDS)
 
 

@@ -1,4 +1,4 @@
-"""The bytes of a source: read once into a private copy, whose digest is that of the bytes that are decoded."""
+"""Private copies of source files, read once and hashed while read: the digest covers exactly the decoded bytes."""
 
 import hashlib
 import io
@@ -17,15 +17,15 @@ from pipeline.storage.read_timeout import ReadTimeout, Tick
 from pipeline.storage.store import locate, with_retries
 
 READ_BYTES = 1 << 20
-REQUEST_BYTES = 16 << 20  # of a remote file, where every read is a request
-IN_MEMORY_BYTES = 64 << 20  # a larger copy lies in a temporary file
+REQUEST_BYTES = 16 << 20  # remote files: every read is a request
+IN_MEMORY_BYTES = 64 << 20  # larger copies go to a temporary file
 
 
 @dataclass(frozen=True)
 class SourceCopy:
-    """All of a file, as it was when it was read: nobody else can change it.
+    """An immutable copy of a file.
 
-    digest: SHA-256 of its bytes, in hexadecimal.
+    digest: hexadecimal SHA-256 of its bytes.
     """
 
     file: BinaryIO
@@ -33,7 +33,7 @@ class SourceCopy:
 
 
 class _TickingFile(io.FileIO):
-    """A file that reports every read that has returned."""
+    """A file that calls ``tick`` after every read."""
 
     def __init__(self, descriptor: int, tick: Tick):
         super().__init__(descriptor, "rb")
@@ -46,20 +46,20 @@ class _TickingFile(io.FileIO):
 
 
 def copy_source(uri: str, timeout: ReadTimeout) -> SourceCopy:
-    """Read all of a file, by its path or URI.
+    """Copy a file given by path or URI.
 
     Raises:
         SourceTimeoutError, ReadStoppedError: see ``ReadTimeout.run``.
-        NotAFileError: it is no regular file.
-        AudioError: it has more than ``MAX_FILE_BYTES``.
-        GenerationError: there is no room for the copy.
-        StorageError, OSError: it cannot be located or read.
+        NotAFileError: the path is not a regular file.
+        AudioError: the file has more than ``MAX_FILE_BYTES``.
+        GenerationError: there is no space for the copy.
+        StorageError, OSError: the file cannot be located or read.
     """
     return timeout.run(uri, lambda tick: copy_in_reader(*locate(uri), tick))
 
 
 def copy_in_reader(filesystem: fs.FileSystem, path: str, tick: Tick) -> SourceCopy:
-    """See ``copy_source``; to be called in a reading thread."""
+    """``copy_source`` for callers inside ``ReadTimeout.run``."""
     copy = partial(_copied, filesystem, path, tick)
     return copy() if isinstance(filesystem, fs.LocalFileSystem) else with_retries(copy)
 
@@ -67,7 +67,7 @@ def copy_in_reader(filesystem: fs.FileSystem, path: str, tick: Tick) -> SourceCo
 def _copied(filesystem: fs.FileSystem, path: str, tick: Tick) -> SourceCopy:
     tick()
     size, digest = 0, hashlib.sha256()
-    file = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115  (whoever gets it closes it)
+    file = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115  (the caller closes it)
     for chunk in _chunks(filesystem, path):
         tick()
         size += len(chunk)
@@ -94,7 +94,7 @@ def _chunks(filesystem: fs.FileSystem, path: str) -> Iterator[bytes]:
 
 
 def open_in_reader(filesystem: fs.FileSystem, path: str, tick: Tick) -> BinaryIO:
-    """A file to read here and there, to be called in a reading thread: a local one itself, of others a copy.
+    """Open a file for random access inside ``ReadTimeout.run``: local files directly, remote files as a copy.
 
     Raises:
         See ``copy_source``.
@@ -105,10 +105,10 @@ def open_in_reader(filesystem: fs.FileSystem, path: str, tick: Tick) -> BinaryIO
 
 
 def refuse_larger(size: int) -> None:
-    """Refuse a file that no usable track needs.
+    """Check a file size.
 
     Raises:
-        AudioError: ``size`` bytes are too many.
+        AudioError: ``size`` exceeds ``MAX_FILE_BYTES``.
     """
     if size > MAX_FILE_BYTES:
         raise AudioError(f"{size} bytes are more than the {MAX_FILE_BYTES} of any usable track; cut or convert it")

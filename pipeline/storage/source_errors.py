@@ -1,4 +1,4 @@
-"""Why a source could not be read although nothing is wrong with the row that names it."""
+"""Errors of reading a source, and the error kinds of result rows."""
 
 from acestep.errors import AudioError, GenerationError, RestyleError, TooLongError
 from pipeline.storage.transient_errors import is_transient
@@ -7,35 +7,35 @@ TOO_LONG = "too_long"
 
 
 class SourceError(RestyleError):
-    """A source could not be read now. Another launch may read it, so a row of this ``kind`` is not final."""
+    """A transient failure to read a source; a row of this ``kind`` is retried by the next launch."""
 
     kind: str
 
 
 class SourceChangedError(SourceError):
-    """The file is not the one that was planned: its content differs, it is gone, or it is no file any more."""
+    """The file differs from the one that was planned, is gone, or is not a regular file any more."""
 
     kind = "source_changed"
 
 
 class SourceTimeoutError(SourceError):
-    """A read did not return, as on a dead mount."""
+    """A read did not return, for example on a dead mount."""
 
     kind = "source_timeout"
 
 
 class SourceUnavailableError(SourceError):
-    """The filesystem returned an error for a file that was read when it was planned."""
+    """The filesystem returned an error for a file that was readable when it was planned."""
 
     kind = "source_unavailable"
 
 
 class ReadStoppedError(Exception):
-    """A read was abandoned because nobody waits for its result any more."""
+    """A read was cancelled."""
 
 
 def source_kind(error: Exception) -> str:
-    """The kind of an error that a source causes."""
+    """The error kind of an exception raised while reading or decoding a source."""
     if isinstance(error, SourceError | GenerationError):
         return error.kind
     if isinstance(error, TooLongError):

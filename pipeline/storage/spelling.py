@@ -1,8 +1,8 @@
-"""What is there in place of a missing file, by names that read alike.
+"""Find files with similar names in place of a missing one.
 
-A list of files loses Unicode form, case, spaces and punctuation on its way through spreadsheets and other systems.
-Where only the Unicode form differs (macOS decomposes what others compose), the file is the one that was meant.
-Files that differ in anything else are named in the error message and not opened.
+File lists lose Unicode normalization, case, spaces and punctuation in spreadsheets and other systems. A file whose
+name differs by Unicode normalization alone (macOS decomposes names) is used in place of the missing one. Files
+that differ otherwise are only named in the error message.
 """
 
 import os
@@ -26,7 +26,7 @@ from pipeline.storage.source_errors import SourceTimeoutError
 from pipeline.storage.store import StorageError, escaped, locate, with_retries
 
 THREADS = 16
-# Behind a network a listing costs a request for each thousand names, and cannot be cut short.
+# Remote listings cost a request per thousand names and cannot be cancelled.
 MAX_LISTED = 1000  # folders
 LISTING_S = 20.0
 MAX_NAMED = 3
@@ -44,7 +44,7 @@ def _spaceless(name: str) -> str:
 
 
 def alphanumerics(name: str) -> str:
-    """The letters and digits of a name, without case: what names that read alike have in common."""
+    """Case-folded letters and digits of a name."""
     return re.sub(r"[\W_]+", "", _spaceless(name))
 
 
@@ -58,8 +58,8 @@ def _unescaped(name: str) -> str:
 
 
 def _redecoded(name: str) -> str:
-    """UTF-8 that was read in another encoding, as it was meant."""
-    if not _is_text(name):  # on disk, a name that is not UTF-8: its bytes are surrogates
+    """Undo mojibake: UTF-8 that was decoded with another encoding."""
+    if not _is_text(name):  # a name on disk that is not UTF-8, with its bytes as surrogates
         return alphanumerics(os.fsencode(name).decode("cp1252", errors="replace"))
     for encoding in ENCODINGS:
         with suppress(UnicodeError):
@@ -71,7 +71,7 @@ def _stem(name: str) -> str:
     return alphanumerics(name.rpartition(".")[0] or name)
 
 
-# What names may differ in, the least first, and what such names have in common.
+# Kinds of differences between names, smallest first, each with the key under which such names are equal.
 DIFFERENCES: Mapping[str, Callable[[str], str]] = {
     FORM: composed,
     "case": _caseless,
@@ -87,10 +87,10 @@ RANKS = ("", *DIFFERENCES)
 
 @dataclass(frozen=True)
 class NearbyFiles:
-    """What is there in place of a missing file.
+    """Result of the search for a missing file.
 
-    uri: of the file that differs by Unicode form alone, as do the folders it is in; None without one.
-    hint: what else there is, in words; "" where nothing is like it.
+    uri: file whose path differs by Unicode form alone, or None.
+    hint: description of other similar files; "" if there are none.
     """
 
     uri: str | None = None
@@ -98,7 +98,7 @@ class NearbyFiles:
 
 
 class FolderListings:
-    """What is in folders, each listed once; several threads may ask."""
+    """Cached, thread-safe folder listings."""
 
     def __init__(self, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT) -> None:
         self.timeout = timeout
@@ -108,7 +108,7 @@ class FolderListings:
         self.listed = 0
 
     def near(self, uri: str) -> NearbyFiles:
-        """What is there in place of a file that is not."""
+        """Search for files similar to a missing one."""
         try:
             filesystem, path = locate(uri)
         except StorageError:
@@ -124,9 +124,9 @@ class FolderListings:
             )
 
     def actual(self, uris: Collection[str]) -> dict[str, str]:
-        """Of some files those that are there under another Unicode form of their names, by the names asked for.
+        """Map each URI that exists only under another Unicode form to the URI of the existing file.
 
-        Only names with letters beyond ASCII have forms, so only those are looked for.
+        Pure ASCII names have a single form and are skipped.
         """
         asked = [uri for uri in uris if not unquote(uri).isascii()]
         if not asked:
@@ -141,7 +141,7 @@ class FolderListings:
         return None
 
     def _find(self, filesystem: fs.FileSystem, path: str) -> tuple[list[str], str]:
-        """The paths that are most like one, and the greatest of their differences from it."""
+        """The most similar existing paths, and their greatest kind of difference."""
         folder, _, name = path.rpartition("/")
         found, difference = [folder], ""
         if self._names(filesystem, folder) is None:
@@ -162,7 +162,7 @@ class FolderListings:
         return [], ""
 
     def _names(self, filesystem: fs.FileSystem, folder: str) -> frozenset[str] | None:
-        """What is in a folder; None where it is not there, or cannot be listed."""
+        """Names in a folder; None if it is missing or cannot be listed."""
         key = (id(filesystem), folder)
         if key not in self.names:
             self.names[key] = None
@@ -176,7 +176,7 @@ class FolderListings:
         return self.names[key]
 
     def _listed(self, filesystem: fs.FileSystem, folder: str) -> list[str]:
-        """The names in a remote folder; one that takes too long is the last that is asked for."""
+        """Names in a remote folder. A timeout disables further remote listings."""
         timeout = replace(self.timeout, timeout_s=min(LISTING_S, self.timeout.timeout_s))
         selector = fs.FileSelector(folder)
         try:
@@ -195,7 +195,7 @@ class FolderListings:
         return found
 
     def _missing_part(self, filesystem: fs.FileSystem, path: str) -> str:
-        """Why no file is like a path: a missing folder and what is like it, or the drive of another system."""
+        """Hint for a path without similar files: a missing parent folder, or a Windows drive."""
         if _WINDOWS_DRIVE.search(path):
             return "a path of Windows names no file on this machine"
         missing = path
@@ -211,15 +211,15 @@ class FolderListings:
 
 
 class MissingFileError(RestyleError):
-    """There is no such file; the message says what there is."""
+    """A file does not exist; the message names similar files."""
 
 
 def resolve_unicode_form(uri: str, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT) -> str:
-    """``uri`` where a file is there, else the one whose name differs by Unicode form alone.
+    """``uri`` if the file exists, else the existing URI that differs by Unicode form alone.
 
     Raises:
-        MissingFileError: there is none.
-        StorageError, SourceTimeoutError, OSError: the place cannot be looked at.
+        MissingFileError: neither exists.
+        StorageError, SourceTimeoutError, OSError: the location cannot be read.
     """
     if _is_there(uri, timeout):
         return uri
@@ -230,7 +230,7 @@ def resolve_unicode_form(uri: str, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT) 
 
 
 def no_such_file(near: NearbyFiles) -> str:
-    """The error message for a missing file."""
+    """Error message for a missing file."""
     return "no such file" + (f"; {near.hint}" if near.hint else "")
 
 
@@ -255,7 +255,7 @@ def _there_is(found: list[str], path: str, difference: str) -> str:
 
 
 def _uri_of(found: str, path: str, uri: str) -> str:
-    """The URI of a path that was found in place of the one of ``uri``."""
+    """URI of the path ``found``, which replaces ``path`` of ``uri``."""
     if "://" not in uri or uri.startswith("file:"):
         return found
     parts = urlsplit(uri, allow_fragments=False)

@@ -22,10 +22,10 @@ from acestep.errors import RequestError, RestyleError
 
 S3_OPTIONS = {"endpoint_override", "scheme", "region"}
 PAUSES_S = (1.0, 4.0, 10.0)
-S3_ATTEMPTS = 10  # with growing pauses between them: a server that is down for half a minute costs no result
+S3_ATTEMPTS = 10  # with exponential backoff: covers an outage of about half a minute
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-UNFINISHED = ".tmp"  # how the name of a file ends that is being written
+UNFINISHED = ".tmp"  # suffix of a file that is being written
 _LOCAL = fs.LocalFileSystem()
 
 
@@ -35,7 +35,7 @@ class StorageError(RestyleError):
 
 @dataclass(frozen=True)
 class Store:
-    """A folder on a filesystem; every path handed to it is relative to that folder."""
+    """A folder on a filesystem. Names are relative to the folder."""
 
     filesystem: fs.FileSystem
     root: str
@@ -45,7 +45,7 @@ class Store:
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def path(self, name: str) -> str:
-        """The path of ``name`` as the filesystem wants it."""
+        """The path of ``name`` on the filesystem."""
         return f"{self.root}/{name}" if name else self.root
 
     def exists(self, name: str) -> bool:
@@ -53,34 +53,34 @@ class Store:
         return info.type != fs.FileType.NotFound
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None where there is none."""
+        """Size of a file in bytes; None if it does not exist."""
         info = self.retrying(lambda: self.filesystem.get_file_info(self.path(name)))
         return info.size if info.is_file else None
 
     def files(self, folder: str, suffix: str, deep: bool = False) -> list[str]:
-        """Names (relative to this store) of the files of ``folder`` ending in ``suffix``, sorted.
+        """Sorted names of the files in ``folder`` that end in ``suffix``.
 
         Args:
-            deep: those of the folders in it too.
+            deep: include subfolders.
         """
         found = self.entries(folder, deep)
         return sorted(f.path[len(self.root) + 1 :] for f in found if f.is_file and f.path.endswith(suffix))
 
     def entries(self, folder: str, deep: bool = False) -> list[fs.FileInfo]:
-        """What is in a folder, of any kind; nothing where the folder is not there."""
+        """Entries of a folder of any kind; empty if the folder does not exist."""
         selector = fs.FileSelector(self.path(folder), allow_not_found=True, recursive=deep)
         found: list[fs.FileInfo] = self.retrying(lambda: self.filesystem.get_file_info(selector))
         return found
 
     def retrying(self, action: "Callable[[], Result]") -> "Result":
-        """Do something with files; behind a network, again after growing pauses when a transfer breaks off."""
+        """Run a file operation, with retries on remote filesystems."""
         return action() if self.is_local else with_retries(action)
 
     def read(self, name: str) -> bytes:
         return self.retrying(partial(_content, self.filesystem, self.path(name)))
 
     def write(self, name: str, content: bytes | pa.Buffer) -> None:
-        """Write a file whole or not at all: object stores do so themselves, elsewhere by renaming."""
+        """Write a file atomically; local files by renaming a temporary file."""
         final = self.path(name)
         unfinished = f"{final}.{uuid.uuid4().hex}{UNFINISHED}" if self.is_local else final
 
@@ -100,42 +100,39 @@ class Store:
             raise
 
     def remove_unfinished(self, name: str) -> None:
-        """Remove what processes that died while they wrote this file left of it."""
+        """Remove temporary files left behind by processes that died while writing ``name``."""
         if self.is_local:
             final = Path(self.path(name))
             for unfinished in final.parent.glob(f"{escape(final.name)}.*{UNFINISHED}"):
                 self.retrying(partial(unfinished.unlink, missing_ok=True))
 
     def _make_parent(self, name: str) -> None:
-        """Create the folder of a file; object stores have none."""
+        """Create the parent folder of a local file."""
         if self.is_local:
             self.filesystem.create_dir(self.path(name).rsplit("/", 1)[0], recursive=True)
 
     def move(self, name: str, to: str) -> None:
-        """Give a file another name."""
         self._make_parent(to)
         self.retrying(lambda: self.filesystem.move(self.path(name), self.path(to)))
 
     def delete_folder(self, name: str) -> None:
-        """Remove a folder and what is in it; one that is not there is fine."""
+        """Delete the contents of a folder, if it exists."""
         self.retrying(lambda: self.filesystem.delete_dir_contents(self.path(name), missing_dir_ok=True))
 
     def delete(self, name: str) -> None:
-        """Remove a file; one that is not there is fine."""
-        try:
+        """Delete a file, if it exists."""
+        with suppress(FileNotFoundError):
             self.retrying(lambda: self.filesystem.delete_file(self.path(name)))
-        except FileNotFoundError:
-            return
 
 
 def read_file(filesystem: fs.FileSystem, path: str) -> bytes:
-    """A file's content; where it lies behind a network, transfers that break off are tried again."""
+    """Content of a file, with retries on remote filesystems."""
     get = partial(_content, filesystem, path)
     return get() if isinstance(filesystem, fs.LocalFileSystem) else with_retries(get)
 
 
 def _content(filesystem: fs.FileSystem, path: str) -> bytes:
-    # Opening a pipe would wait for somebody to write into it.
+    # Opening a pipe would block until a writer opens it.
     if isinstance(filesystem, fs.LocalFileSystem) and not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(f"{path} is not a regular file")
     with filesystem.open_input_stream(path) as stream:
@@ -143,11 +140,10 @@ def _content(filesystem: fs.FileSystem, path: str) -> bytes:
 
 
 def with_retries(action: Callable[[], Result]) -> Result:
-    """Run ``action`` again, after growing pauses, when a transfer breaks off; the filesystem itself only repeats
-    requests that were refused.
+    """Run ``action`` with retries after ``PAUSES_S``; the filesystem itself only repeats refused requests.
 
     Raises:
-        OSError: of the last try, or at once where trying again cannot help.
+        OSError: from the last attempt, or immediately if the file is missing or access is denied.
     """
     for pause_s in PAUSES_S:
         try:
@@ -161,7 +157,7 @@ def with_retries(action: Callable[[], Result]) -> Result:
 
 
 def locate(uri: str) -> tuple[fs.FileSystem, str]:
-    """Filesystem and path of a URI or a local path (made absolute, so that workers find it too).
+    """Filesystem and path of a URI or a local path; local paths become absolute.
 
     Raises:
         StorageError: the scheme is unknown or the URI is malformed.
@@ -180,7 +176,7 @@ def locate(uri: str) -> tuple[fs.FileSystem, str]:
 
 @lru_cache(maxsize=64)
 def _opened(base: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem of a bucket or host and its root, opened once: each opening looks for credentials."""
+    """Filesystem and root of a bucket or host; cached, because opening one looks up credentials."""
     parts = urlsplit(base)
     if parts.scheme != "s3":
         return fs.FileSystem.from_uri(base)
@@ -190,19 +186,19 @@ def _opened(base: str) -> tuple[fs.FileSystem, str]:
         raise ValueError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(S3_OPTIONS))}")
     endpoint = options.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL", "")
     scheme, _, host = endpoint.rpartition("://")
-    timeout = fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)
+    retries = fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)
     filesystem = fs.S3FileSystem(
         endpoint_override=host or None,
         scheme=options.get("scheme") or scheme or "https",
         region=options.get("region"),
-        retry_strategy=timeout,
-        allow_delayed_open=True,  # one request for a small file, not three
+        retry_strategy=retries,
+        allow_delayed_open=True,  # one request instead of three for a small file
     )
     return filesystem, parts.netloc
 
 
 def open_store(uri: str) -> Store:
-    """The folder ``uri`` as a store; nothing is created.
+    """The folder ``uri`` as a store; does not create it.
 
     Raises:
         StorageError: see ``locate``.
@@ -213,21 +209,21 @@ def open_store(uri: str) -> Store:
 
 @contextmanager
 def no_empty_folders(store: Store) -> Iterator[None]:
-    """Remove the folders that the block makes on the way to a local store and leaves empty."""
+    """Remove empty folders that the block created on the path of a local store."""
     root = Path(store.root)
     new = [folder for folder in (root, *root.parents) if store.is_local and not folder.exists()]
     try:
         yield
     finally:
         for folder in new:
-            with suppress(OSError):  # it holds something now
+            with suppress(OSError):  # not empty
                 folder.rmdir()
 
 
 def absolute(uri: str, base: str) -> str:
-    """``uri`` as it is when it names a scheme or an absolute path, else relative to the folder of ``base``.
+    """Resolve ``uri`` relative to the folder of ``base``; URIs and absolute paths are returned unchanged.
 
-    A relative name is a plain one, also where ``base`` is a URI: characters with a meaning in URIs are escaped.
+    A relative name is a plain path: if ``base`` is a URI, the name is percent-escaped.
     """
     if "://" in uri or os.path.isabs(os.path.expanduser(uri)):
         return uri
@@ -238,15 +234,15 @@ def absolute(uri: str, base: str) -> str:
 
 
 def escaped(path: str) -> str:
-    """A plain path as a URI has it."""
+    """Percent-escape the characters of a plain path that have a meaning in URIs."""
     return re.sub("[%?]", lambda sign: quote(sign[0]), path)
 
 
 def open_output(uri: str) -> Store:
-    """The output folder, proven to be writable.
+    """Open an output folder and verify that it is writable.
 
     Raises:
-        RequestError: it cannot be written.
+        RequestError: the folder cannot be written.
     """
     store = open_store(uri)
     try:

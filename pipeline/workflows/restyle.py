@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from acestep.constants import default_dtype
 from acestep.errors import RestyleError
 from acestep.handler import DTYPES
 from acestep.model.compilation import check_compiled
@@ -100,7 +101,7 @@ def run_in(
         reporter.warned(note)
     connect(job.cluster)
     pool = size_pool(job.cluster)
-    dtype = job.dtype or ("bfloat16" if pool.gpus_per_worker else "float32")
+    dtype = job.dtype or default_dtype(pool.gpus_per_worker > 0)
     device = torch.device(job.device or ("cuda" if pool.gpus_per_worker else "cpu"))
     check_compiled(job.compiled, device, DTYPES[dtype])
     collector, began_at = ResultCollector(output), time.time()

@@ -14,6 +14,7 @@ from acestep.checkpoints.checkpoint import fingerprint, folder_fingerprint
 from acestep.checkpoints.file_stamps import file_stamp
 from acestep.checkpoints.lora import check_scale, open_adapter
 from acestep.checkpoints.verify import verify
+from acestep.constants import default_dtype
 from acestep.errors import RequestError
 from acestep.handler import DTYPES
 from acestep.language.language_model import open_language_model
@@ -219,7 +220,7 @@ def _foreseen(job: RestyleJob, rates_from: str | None) -> Estimate:
 
 def assumed_dtype(job: RestyleJob) -> str:
     """What workers compute in; where nobody said, as if they ran on this machine."""
-    return job.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
+    return job.dtype or default_dtype(torch.cuda.is_available())
 
 
 def _by_hand(job: RestyleJob) -> list[str]:

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.csv
 
 from acestep.errors import RequestError
-from pipeline.catalogue.manifest import file_name_key, is_device
 from pipeline.catalogue.own_columns import META, with_columns_of
+from pipeline.catalogue.track_ids import file_name_key, is_device
 from pipeline.evaluation.judging import judge, measured_rows, run_chance_level
 from pipeline.evaluation.selection import select
 from pipeline.results.repair import check_parts

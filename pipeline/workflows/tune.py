@@ -14,10 +14,11 @@ from acestep.constants import RANDOM_SEED, SEED_LIMIT
 from acestep.errors import RequestError
 from acestep.sampling.setting import CoverSetting
 from pipeline.catalogue.grid import Point, distinct, make_settings
-from pipeline.catalogue.manifest import Track, read_manifest, track_id_of
+from pipeline.catalogue.manifest import Track, read_manifest
 from pipeline.catalogue.own_columns import own_values
 from pipeline.catalogue.table_reader import COLUMNS, check_columns, filled, rows_of
 from pipeline.catalogue.text_manifest import RawRow
+from pipeline.catalogue.track_ids import track_id_of
 from pipeline.evaluation.objective import SCORE
 from pipeline.evaluation.sampling import hash_sample
 from pipeline.evaluation.tuning import SearchSpace, Trial, TuningResult, tune

@@ -27,7 +27,7 @@ from pipeline.catalogue.presets import check_preset
 from pipeline.catalogue.probe import ProbeCache, probe_all
 from pipeline.catalogue.problem_report import ProblemLog, ReportedProblem
 from pipeline.catalogue.source_check import DECODES, Decode, Look, SourceSummary, check_sources
-from pipeline.cluster.address import LOCAL, is_reachable, local_cluster_address, resolve_address
+from pipeline.cluster.address import LOCAL, check_reachable, local_cluster_address, resolve_address
 from pipeline.cluster.pool import check as check_cluster
 from pipeline.cluster.spec import ClusterSpec
 from pipeline.planning.disk_space import DiskSpace, space_for
@@ -200,7 +200,7 @@ def _cluster(cluster: ClusterSpec) -> None:
     check_cluster(cluster)
     address = resolve_address(cluster.address)
     if address != LOCAL:
-        is_reachable(local_cluster_address() or address if address == "auto" else address)
+        check_reachable(local_cluster_address() or address if address == "auto" else address)
 
 
 def _model(job: RestyleJob) -> tuple[Model, str]:

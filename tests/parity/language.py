@@ -15,7 +15,8 @@ from acestep.constants import MAX_LYRIC_TOKENS, MAX_PROMPT_TOKENS
 from acestep.language.grammar import byte_symbols
 from acestep.language.prompt import Prompt, lyric_prompt, text_prompt
 from acestep.language.text_encoder import token_ids
-from acestep.language.understanding import cot_text, lyrics_of, parse_output
+from acestep.language.understanding import lyrics_of, parse_output
+from tests.acestep.language.think_block import cot_text
 from tests.parity.cases import EXACT, Case, Golden
 
 RANKS_PACKAGE, RANKS_FILE = "dashscope", "resources/qwen.tiktoken"

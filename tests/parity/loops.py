@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from acestep.model.audio_tokenizer import hints
-from acestep.model.transformer import Modulation
+from acestep.model.transformer_layers import Modulation
 from acestep.sampling.plan import Branch, CoverPlan, resolve
 from acestep.sampling.sampler import Condition, Trajectory, denoise, rotate_noise
 from acestep.sampling.setting import CoverSetting
 from tests.parity.cases import ROUNDING, Case, Golden, compare
+from tests.parity.packing import ragged
 
 KNOWN = frozenset(
     """infer_steps num_inference_steps diffusion_guidance_scale guidance_scale shift audio_cover_strength strength
@@ -167,7 +168,8 @@ def branch_conditions(golden: Golden, folder: Path, inputs: dict[str, Tensor]) -
     contexts = {"cover": torch.where(covers, followed, source), "text": silence}
     out = {}
     for branch, prefix in (("cover", ""), ("text", "non_cover_")):
-        tokens, mask = encoder.ragged(
+        tokens, mask = ragged(
+            encoder,
             inputs[f"{prefix}text_hidden_states"],
             inputs[f"{prefix}text_attention_mask"],
             inputs["lyric_hidden_states"],
@@ -249,7 +251,8 @@ def run_loop(
 
 def mixed_tokens(handler: Any, inputs: dict[str, Tensor], share: float) -> Tensor:
     """Condition tokens of the interpolated text states; both prompts of a golden batch are equally long."""
-    return handler.model.encoder.ragged(
+    return ragged(
+        handler.model.encoder,
         share * inputs["text_hidden_states"] + (1 - share) * inputs["non_cover_text_hidden_states"],
         inputs["text_attention_mask"],
         inputs["lyric_hidden_states"],

@@ -11,11 +11,11 @@ from torch import Tensor
 from acestep.audio.files import load_audio, reference_clip
 from acestep.constants import HOP
 from acestep.language.prompt import Prompt, lyric_prompt, metadata, text_prompt
-from acestep.model.condition_encoder import scatter_clips
 from acestep.sampling.dcw import dcw, push_bands
 from acestep.sampling.guidance import ADG_CLIP, adg, apg, cfg
 from acestep.sampling.plan import Dcw
 from tests.parity.cases import EXACT, Case, Golden, compare
+from tests.parity.packing import ragged, scatter_clips
 
 
 def module_cases(golden: Golden) -> Iterator[Case]:
@@ -167,7 +167,7 @@ def condition_cases(golden: Golden, name: str, folder: Path) -> Iterator[Case]:
         )
         text, text_mask = reference["text_hidden_states"], reference["text_attention_mask"]
         timbre, timbre_mask = scatter_clips(encoder.timbre_encoder(clips), order, len(text))
-        packed, mask = encoder.ragged(text, text_mask, lyrics, lyric_mask, clips, order)
+        packed, mask = ragged(encoder, text, text_mask, lyrics, lyric_mask, clips, order)
         silence = handler.silence_frames(handler.model.config.timbre_frames)
         return {
             "out_lyric_encoder": encoder.lyric_encoder(lyrics, lyric_mask),

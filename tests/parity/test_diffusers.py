@@ -39,6 +39,7 @@ from tests.parity.export import (
     noise,
     write_checkpoint,
 )
+from tests.parity.packing import ragged
 
 PROMPT = Prompt("heavy metal, \u00e9lectrique", "[verse]\nOn the road", "en", 133, "F# minor", "3")
 
@@ -117,7 +118,7 @@ def test_condition_of_ragged_batch(base: Pair) -> None:
     text_mask = (torch.arange(14) < torch.tensor([[3], [14], [9]])).long()
     given = text, text_mask, lyrics, lyric_mask, clips, torch.tensor([1, 0, 2, 1])
     theirs, their_mask = base.theirs.condition_encoder(*given)
-    ours, mask = base.ours.model.encoder.ragged(*given)
+    ours, mask = ragged(base.ours.model.encoder, *given)
     assert mask.tolist() == their_mask.long().tolist()
     assert_near(ours, theirs)
 

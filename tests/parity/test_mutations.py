@@ -16,7 +16,7 @@ from acestep.model import autoencoder_cpu as autoencoder_rows
 from acestep.model import transformer_cpu as transformer_rows
 from acestep.model.condition_encoder import TimbreEncoder
 from acestep.model.layers import SwiGLU
-from acestep.model.transformer import TimestepEmbedding
+from acestep.model.transformer_layers import TimestepEmbedding
 from acestep.sampling import guidance, sampler, schedule
 from acestep.sampling import plan as cover
 from tests.parity.cases import Case

@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 from acestep.checkpoints.checkpoint import fingerprint
 from acestep.checkpoints.folders import locate
 from acestep.checkpoints.hub import find
+from acestep.checkpoints.json_files import MAX_JSON_BYTES, read_json
 from acestep.checkpoints.lora import open_adapter
 from acestep.checkpoints.qwen3 import PATTERNS, open_tokenizer
 from acestep.checkpoints.safetensors_files import read_shapes, weights_are_in
 from acestep.checkpoints.verify import verify
 from acestep.errors import CheckpointError
-from acestep.model.config import MAX_JSON_BYTES, MAX_LAYERS, read_json
+from acestep.model.config import MAX_LAYERS
 from tests import miniature
 
 MODEL, TEXT, AUTOENCODER = "acestep-v15-turbo", "Qwen3-Embedding-0.6B", "vae"

@@ -10,13 +10,13 @@ from acestep.language.prompt import Prompt, check_prompt
 from acestep.language.understanding import (
     Understanding,
     codes_text,
-    cot_text,
     fill_prompt,
     lyrics_of,
     parse_output,
     understanding_of,
     understanding_prompt,
 )
+from tests.acestep.language.think_block import cot_text
 
 ANSWER = """<think>
 bpm: 73

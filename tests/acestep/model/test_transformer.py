@@ -14,7 +14,8 @@ from acestep.model import transformer_cpu as transformer_rows
 from acestep.model.attention import window_attention
 from acestep.model.config import BlockConfig, ModelConfig
 from acestep.model.layers import positions
-from acestep.model.transformer import CrossAttention, DiffusionTransformer, Modulation
+from acestep.model.transformer import DiffusionTransformer
+from acestep.model.transformer_layers import CrossAttention, Modulation
 
 WINDOW = 128
 BLOCK = BlockConfig(64, 96, 4, 2, 16, 1e-6, 1e6, (WINDOW, None, WINDOW))

@@ -10,7 +10,7 @@ import pytest
 
 from acestep.errors import RequestError
 from pipeline.cluster import pool as clusters
-from pipeline.cluster.address import is_reachable, resolve_address
+from pipeline.cluster.address import check_reachable, resolve_address
 from pipeline.cluster.pool import check, refuse_ephemeral, size_pool
 from pipeline.cluster.runtime_env import JOB, needed, runtime_environment
 from pipeline.cluster.spec import ClusterSpec
@@ -122,7 +122,7 @@ def test_a_cluster_that_is_gone_is_a_message_within_seconds(
         with pytest.raises(RequestError, match=rf"'{gone}': nothing answers"):
             clusters._join(spec, resolve_address(spec.address))
     with pytest.raises(RequestError, match="where `ray job submit` goes"):
-        is_reachable("http://127.0.0.1:8265")
+        check_reachable("http://127.0.0.1:8265")
     monkeypatch.setenv("RAY_ADDRESS", gone)
     with pytest.raises(RequestError, match=f"this job joins {gone}; leave them out"):
         clusters._join(ClusterSpec(cpus=2), resolve_address("auto"))

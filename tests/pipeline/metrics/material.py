@@ -7,7 +7,7 @@ import random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from acestep.constants import SAMPLE_RATE
+from pipeline.metrics.compute import MeasureResult, default_measures, split_reasons
+from pipeline.metrics.features import Features
 
 BEATS_PER_MINUTE = 120
 BEATS = 4 * 12  # twelve bars: 24 s
@@ -212,3 +214,8 @@ def render(played: Song) -> Tensor:
 def _soundfont() -> Path:
     """TimGM6mb, which comes inside the wheel of pretty_midi."""
     return Path(str(files("pretty_midi") / "TimGM6mb.sf2"))
+
+
+def measure(source: Features, covers: Sequence[Features]) -> list[MeasureResult]:
+    """The default group of each cover."""
+    return [split_reasons(default_measures(source, cover)) for cover in covers]

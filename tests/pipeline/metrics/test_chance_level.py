@@ -8,10 +8,9 @@ import torch
 
 from acestep.constants import SAMPLE_RATE
 from pipeline.metrics.chance_level import MIN_PAIRS, ChanceLevel, measure_chance, outcome
-from pipeline.metrics.compute import measure
 from pipeline.metrics.features import Features, extract
 from tests.conftest import tone
-from tests.pipeline.metrics.material import Song, render, song
+from tests.pipeline.metrics.material import Song, measure, render, song
 
 HARMONY, MELODY, TIMBRE = "harmony/chroma_excess", "melody/salience_excess", "timbre/mfcc_distance"
 LOW = {HARMONY: 0.04, MELODY: 0.04, TIMBRE: 25.0, "copy/waveform_corr": 0.1}

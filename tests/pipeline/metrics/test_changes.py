@@ -8,9 +8,8 @@ from torch import Tensor
 
 from acestep.audio.files import resample
 from acestep.constants import SAMPLE_RATE
-from pipeline.metrics.compute import measure
 from pipeline.metrics.features import extract
-from tests.pipeline.metrics.material import render, song
+from tests.pipeline.metrics.material import measure, render, song
 
 HARMONY, MELODY, STRUCTURE = "harmony/chroma_excess", "melody/salience_excess", "structure/ssm_corr"
 ANY_KEY = "harmony/chroma_excess_any_key"

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from acestep.constants import SAMPLE_RATE
 from acestep.errors import RequestError
-from pipeline.metrics.compute import BESIDE_SOURCE, DEFAULT_GROUP, MeasureResult, measure
+from pipeline.metrics.compute import BESIDE_SOURCE, DEFAULT_GROUP, MeasureResult
 from pipeline.metrics.features import extract
-from tests.pipeline.metrics.material import render, song
+from tests.pipeline.metrics.material import measure, render, song
 
 
 def beside(source: Tensor, cover: Tensor) -> MeasureResult:

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from acestep.constants import SAMPLE_RATE
 from pipeline.metrics import harmony, rhythm, sound
-from pipeline.metrics.compute import measure
 from pipeline.metrics.features import Music, extract
 from pipeline.metrics.spectrum import half_rate
-from tests.pipeline.metrics.material import render, song
+from tests.pipeline.metrics.material import measure, render, song
 
 
 def sine(hertz: float, seconds: float = 5.0, dbfs: float = -20.0, phase: float = 0.0) -> Tensor:

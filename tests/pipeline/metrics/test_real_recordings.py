@@ -10,8 +10,8 @@ import torch
 from acestep.audio.files import encode_audio, load_audio
 from acestep.constants import SAMPLE_RATE
 from pipeline.metrics.chance_level import ChanceLevel, measure_chance, outcome
-from pipeline.metrics.compute import measure
 from pipeline.metrics.features import Features, extract
+from tests.pipeline.metrics.material import measure
 from tests.pipeline.metrics.test_songs import auc
 
 pytestmark = pytest.mark.slow

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.metrics.compute import MeasureResult, measure
+from pipeline.metrics.compute import MeasureResult
 from pipeline.metrics.features import Features, extract
-from tests.pipeline.metrics.material import Song, render, song
+from tests.pipeline.metrics.material import Song, measure, render, song
 
 HARMONY, MELODY, STRUCTURE = "harmony/chroma_excess", "melody/salience_excess", "structure/ssm_corr"
 ANY_KEY = "harmony/chroma_excess_any_key"

@@ -150,7 +150,7 @@ def test_a_holder_elsewhere_lives_by_its_heartbeat(store: Store) -> None:
 
     def beat() -> None:
         while not ended.wait(lease.BEAT_S / 4):
-            lease._touch(store, 1, ELSEWHERE)
+            lease.touch(store, 1, ELSEWHERE)
 
     heart = threading.Thread(target=beat)
     heart.start()
