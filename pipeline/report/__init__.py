@@ -1,1 +1,1 @@
-"""What a person hears and sees of a job: the listening page and the pictures of a comparison."""
+"""The listening page and the figures of a comparison."""

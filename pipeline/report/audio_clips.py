@@ -1,4 +1,4 @@
-"""Previews: a few seconds of a track, small enough for a page and as loud as every other preview.
+"""Loudness-matched Opus previews of tracks, and waveform peaks.
 
 Legend: n samples at 48 kHz.
 """
@@ -24,9 +24,7 @@ GATE_SAMPLES = int(0.4 * SAMPLE_RATE)  # BS.1770 measures blocks of 0.4 s
 
 
 def excerpt_start(track_s: float, seconds: float = SECONDS) -> float:
-    """Where the excerpt of a track of ``track_s`` seconds begins, in s: a third into it, or at its beginning where
-    too little would follow.
-    """
+    """Start of the excerpt of a track, in s: a third into it, or 0 where less than ``seconds`` remain."""
     third = track_s / 3
     return third if track_s - third >= seconds else 0.0
 
@@ -34,8 +32,8 @@ def excerpt_start(track_s: float, seconds: float = SECONDS) -> float:
 def preview(wave: Tensor, start_s: float, seconds: float = SECONDS) -> bytes:
     """An Ogg Opus file, mono at 32 kbit/s, of ``seconds`` of ``[2, n]`` at -23 LUFS.
 
-    Loudness is matched because the louder of two takes is heard as the better one. Where that would lift the peak
-    over -1 dBFS, the excerpt stays quieter; silence stays silent.
+    Loudness is matched, since listeners prefer the louder of two takes. Gain is limited to a peak of -1 dBFS;
+    silence stays silent.
 
     Raises:
         AudioError: the wave ends before the excerpt begins.
@@ -49,9 +47,9 @@ def preview(wave: Tensor, start_s: float, seconds: float = SECONDS) -> bytes:
 
 
 def peaks(wave: Tensor, start_s: float, seconds: float = SECONDS, points: int = 120) -> list[float]:
-    """The outline of an excerpt of ``[2, n]``: the largest magnitude of each of ``points`` equal pieces.
+    """The outline of an excerpt of ``[2, n]``: the peak magnitude of each of ``points`` equal pieces.
 
-    The highest is 1, since previews are equally loud; all are 0 where the excerpt is silent, or has ended early.
+    Normalized to a maximum of 1; all are 0 in silence and after the end of the wave.
 
     Raises:
         AudioError: the wave ends before the excerpt begins.
@@ -82,7 +80,7 @@ def _loudness(mono: Tensor) -> float:
 def _opus(mono: Tensor) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="ogg") as output:
-        # Left free, the rate follows the music, and dense music is what the size of a page is planned for.
+        # Constrained, since the page budget is planned for a constant bit rate.
         stream = output.add_stream(
             "libopus", SAMPLE_RATE, {"vbr": "constrained"}, layout="mono", bit_rate=KBPS * 1000
         )

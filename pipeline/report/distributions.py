@@ -1,4 +1,4 @@
-"""Distributions: how far the covers of one setting lie apart."""
+"""Box plots of measures by setting."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +11,14 @@ from pipeline.evaluation.objective import SCORE
 from pipeline.report.plotting import BLUE, INK, ORANGE, SOFT, PlotData, figure, heading, png, tidy, titled
 
 MAX_SETTINGS = 30
-MAX_POINTS = 60  # of a setting; more would be a blot
+MAX_POINTS = 60  # of a setting; more would overlap
 SPREAD = np.random.default_rng(0).uniform(-0.24, 0.24, MAX_POINTS)
 
 
 def distributions(rows: pa.Table, numbers: PlotData, measures: Sequence[str]) -> bytes:
-    """A panel for each measure, a line for each setting: median, middle half, the middle 90 % and, where they are
-    few, every cover.
+    """Box plots: a panel for each measure, a row for each setting.
+
+    Each row shows the median, the middle half, the middle 90 % and, up to ``MAX_POINTS``, every cover.
     """
     best_first = sorted(numbers.settings, key=numbers.score, reverse=True)[:MAX_SETTINGS]
     shown = [setting_id for setting_id in numbers.settings if setting_id in best_first]

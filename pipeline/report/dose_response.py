@@ -1,4 +1,4 @@
-"""Dose and response: measures along the cover strength."""
+"""Dose-response curves: measures along the cover strength."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
@@ -14,12 +14,12 @@ from pipeline.report.plotting import SOFT, Colour, PlotData, colours, figure, he
 STRENGTH = "audio_cover_strength"
 MARKERS = "osD^vP*X"
 PANELS_ACROSS = 3
-MAX_TIMES = 6  # side by side over a panel
+MAX_TIMES = 6  # labels of the upper axis
 
 
 def dose_response(numbers: PlotData, measures: Sequence[str]) -> bytes:
     """A panel for each measure: its mean along the strength with the 95 % interval, a line for each value of the
-    second parameter; the flow time of the switch, where each strength has one, on top (- where it never comes).
+    second parameter. The upper axis has the flow time of the switch ("-" without one), if unique per strength.
     """
     down = numbers.axes.down
     settings = list(numbers.settings.values())
@@ -50,8 +50,8 @@ def dose_response(numbers: PlotData, measures: Sequence[str]) -> bytes:
         drawn.legend(
             handles=keys, title=parameter_label(down), loc="outside right upper", frameon=False, fontsize=9
         )
-    told = ["Means over tracks; bands are 95 % intervals.", *numbers.hidden()]
-    heading(drawn, "What strength does", " ".join(told))
+    notes = ["Means over tracks; bands are 95 % intervals.", *numbers.hidden()]
+    heading(drawn, "What strength does", " ".join(notes))
     return png(drawn)
 
 
@@ -66,7 +66,7 @@ def _draw(panel: Panel, found: Sequence[tuple[float, Mapping[str, Any]]], hue: C
 
 
 def _tell_switch(panels: Iterable[Panel], strengths: Sequence[float], times: Sequence[str]) -> None:
-    """A second axis on top of each panel; nothing without times."""
+    """Add an upper axis to each panel, if there are times."""
     every = -(-len(times) // MAX_TIMES)
     for panel in panels if times else ():
         top = panel.secondary_xaxis("top")
@@ -77,7 +77,7 @@ def _tell_switch(panels: Iterable[Panel], strengths: Sequence[float], times: Seq
 
 
 def _switch_times(numbers: PlotData, strengths: Sequence[float]) -> list[str]:
-    """The flow time of each strength's switch, as text; none where a strength has several."""
+    """The flow time of each strength's switch, as text; empty where a strength has several."""
     times: dict[float, set[float | None]] = {strength: set() for strength in strengths}
     for setting in numbers.settings.values():
         if setting[STRENGTH] in times:

@@ -1,4 +1,4 @@
-"""The pictures of a comparison."""
+"""All figures of a comparison."""
 
 import pyarrow as pa
 
@@ -14,10 +14,10 @@ OBJECTIVE = (SCORE, KEPT, MOVED)
 
 
 def draw_figures(rows: pa.Table, comparison: Comparison) -> dict[str, bytes]:
-    """PNG files by name, of those pictures whose axes vary and whose measures there are.
+    """PNG files by name, of the figures whose axes vary and whose measures exist.
 
     ``heat_map_*``: a measure over the first two varied parameters. ``dose_response*``: along the strength.
-    ``distributions*``: of the covers of each setting. ``trade_off``: kept and moved.
+    ``distributions*``: covers of each setting. ``trade_off``: kept against moved.
 
     Args:
         rows: one for each cover, with its objective.

@@ -1,6 +1,6 @@
-"""What the covers of a folder come to: each judged against chance, settings compared, samples to listen to.
+"""Findings of a folder: covers judged against chance, settings compared, figures and the listening page.
 
-It depends on result rows and audio files alone, so it is the same at the end of a job and long after it.
+They depend on result rows and audio files only, so they can be made again at any time.
 """
 
 import json
@@ -30,15 +30,15 @@ from pipeline.storage.store import Store
 log = logging.getLogger(__name__)
 FOLDER, PAGE = "comparison", "listen.html"
 COVER_COLUMNS = ("item_id", "track_id", "setting_id", "setting_name", "seed", "status", OUTCOME, REASON)
-HEADLINES = 2  # sentences above the players: what is best, and what may be as good
+HEADLINES = 2  # sentences above the players: the best setting, and those that cannot be told apart from it
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found.
+    """The findings of a folder.
 
-    rows: the covers, each with its outcome and its score.
-    files: contents by their names in the folder ``comparison``: tables, pictures, the listening page.
+    rows: the covers, each with its outcome and score.
+    files: contents by name in the folder ``comparison``: tables, figures, the listening page.
     """
 
     rows: pa.Table
@@ -49,10 +49,10 @@ class Findings:
 
 
 def make_findings(output: Store, rows: pa.Table, spec: FindingsSpec, title: str) -> Findings:
-    """Judge and compare covers, and write it to ``comparison`` of the output folder.
+    """Judge and compare covers, and write the files to ``comparison`` of the output folder.
 
     Args:
-        rows: of ``FOUND_COLUMNS``, of which some are measured.
+        rows: of ``FINDINGS_COLUMNS``, some of them measured.
     """
     rows = rows.filter(pc.not_equal(rows["status"], "rejected"))
     chance = run_chance_level(output, rows)
@@ -78,18 +78,18 @@ def make_findings(output: Store, rows: pa.Table, spec: FindingsSpec, title: str)
 
 
 def _caveats(rows: pa.Table, chance: ChanceLevel) -> list[str]:
-    """What the figures do not rest on, in sentences."""
-    said = []
+    """Limitations of the findings, in sentences."""
+    caveats = []
     ok = rows.filter(pc.equal(rows["status"], "ok"))
     unknown = ok.filter(pc.is_null(ok[OUTCOME]))
     if len(unknown):
         reason = unknown[REASON][0].as_py()
-        said.append(f"{len(unknown)} of {len(ok)} covers are not judged, the first since {reason}")
+        caveats.append(f"{len(unknown)} of {len(ok)} covers are not judged, the first since {reason}")
     if chance.pairs < MIN_PAIRS:
-        said.append(
+        caveats.append(
             f"chance is a usual one: the run has {chance.pairs} pairs of unrelated tracks, {MIN_PAIRS} are needed"
         )
-    return said
+    return caveats
 
 
 def _tables(rows: pa.Table, comparison: Comparison, chance: ChanceLevel, objective: Objective) -> dict[str, bytes]:
@@ -102,5 +102,5 @@ def _tables(rows: pa.Table, comparison: Comparison, chance: ChanceLevel, objecti
         "pairs": comparison.pairs,
     }
     files = {f"{name}.parquet": encode_parquet(table) for name, table in tables.items()}
-    told = {"null": asdict(chance), "objective": asdict(objective)}
-    return files | {f"{name}.json": json.dumps(values, indent=2).encode() for name, values in told.items()}
+    documents = {"null": asdict(chance), "objective": asdict(objective)}
+    return files | {f"{name}.json": json.dumps(values, indent=2).encode() for name, values in documents.items()}

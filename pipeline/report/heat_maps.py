@@ -13,7 +13,7 @@ from pipeline.report.plotting import AMOUNT, BETTER, INK, SOFT, PlotData, amount
 
 
 def heat_map(numbers: PlotData, measure: str, across: str, down: str) -> bytes:
-    """The mean of a measure in each cell with its 95 % interval; the best cell has a frame."""
+    """The mean of a measure in each cell with its 95 % interval; a frame marks the best cell."""
     settings = list(numbers.settings.values())
     xs, ys = values_along(settings, across), values_along(settings, down)
     drawn = figure(2.0 + 1.05 * len(xs), 1.7 + 0.62 * len(ys))
@@ -27,7 +27,7 @@ def heat_map(numbers: PlotData, measure: str, across: str, down: str) -> bytes:
             _annotate(panel, row, column, entry)
     panel.imshow(means, cmap=AMOUNT, aspect="auto")
     _label(panel, xs, ys, across, down)
-    told = ["Mean over tracks and its 95 % interval."]
+    notes = ["Mean over tracks and its 95 % interval."]
     if BETTER[measure]:
         best = np.nanargmax(means) if BETTER[measure] == "high" else np.nanargmin(means)
         row, column = divmod(int(best), len(xs))
@@ -36,8 +36,8 @@ def heat_map(numbers: PlotData, measure: str, across: str, down: str) -> bytes:
                 (column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=3, zorder=3, clip_on=False
             )
         )
-        told.append("Frame: the best cell.")
-    heading(drawn, titled(measure), " ".join([*told, *numbers.hidden()]))
+        notes.append("Frame: the best cell.")
+    heading(drawn, titled(measure), " ".join([*notes, *numbers.hidden()]))
     return png(drawn)
 
 

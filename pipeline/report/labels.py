@@ -1,4 +1,4 @@
-"""What measures and parameters are called where people read them."""
+"""Display names of measures and parameters."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ LABELS = {
     "timbre/mfcc_distance": "Timbre distance",
     "audio/lufs": "Loudness",
 }
-# Where the colours of a measure begin and end, the same on every page.
+# Fixed ranges of the colour scales, so that pages can be compared.
 SCALES = {
     SCORE: (0.0, 1.0),
     KEPT: (0.0, 1.0),
@@ -57,12 +57,12 @@ TWO_DECIMALS = ("audio_cover_strength", "cover_noise_strength", "cfg_interval_st
 
 
 def parameter_label(name: str | None) -> str:
-    """A parameter's name as words, such as "guidance"; empty for none."""
+    """A parameter's display name, such as "guidance"; empty for None."""
     return WORDS.get(name or "", (name or "").replace("_", " "))
 
 
 def value(value: Any) -> str:
-    """A parameter's value, such as "0.3"; None is what the model does by itself."""
+    """A parameter's value as text, such as "0.3"; None is the model's own default."""
     if value is None:
         return "model's own"
     if isinstance(value, bool):
@@ -71,7 +71,7 @@ def value(value: Any) -> str:
 
 
 def format_value(name: str, given: Any) -> str:
-    """A parameter with its value, such as "strength 0.30" or "guidance 9"; a setting's name stays as it is."""
+    """A parameter with its value, such as "strength 0.30" or "guidance 9"; a setting's name is unchanged."""
     if name == "setting_name":
         return str(given)
     if given is None:

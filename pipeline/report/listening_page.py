@@ -1,4 +1,4 @@
-"""The listening page: a source and all its covers side by side, in one HTML file that needs no network."""
+"""The listening page: sources and their covers side by side, in one self-contained HTML file."""
 
 import base64
 import html
@@ -42,7 +42,7 @@ Read = Callable[[dict[str, Any]], Tensor]
 
 @dataclass(frozen=True)
 class Excerpt:
-    """The part, in s, that is heard of a track's source and of all its covers."""
+    """Start and length, in s, of the excerpts of a track's source and covers."""
 
     start_s: float
     seconds: float
@@ -61,7 +61,7 @@ def listening_page(
     Args:
         rows: results of at least the sampled tracks, with their outcomes and objectives.
         read_source, read_cover: the audio ``[2, n]`` at 48 kHz of a row's source and of its cover; called from
-            several threads. A ``RestyleError`` or ``OSError`` of theirs is shown where the player would be.
+            several threads. Their ``RestyleError`` or ``OSError`` is shown in place of the player.
         notes: sentences for the head of the page.
 
     Raises:
@@ -73,8 +73,8 @@ def listening_page(
         raise RequestError(
             f"track {missing[0]!r} has no covers, made or failed; choose samples among the tracks of the results"
         )
-    wanted = pa.array([sample.track_id for sample in samples], pa.string())
-    rows = rows.filter(pc.is_in(rows["track_id"], value_set=wanted))
+    ids = pa.array([sample.track_id for sample in samples], pa.string())
+    rows = rows.filter(pc.is_in(rows["track_id"], value_set=ids))
     grid, shown = axes(rows), fit_page(rows, samples)
     measures = [measure for measure in labels.SHOWN if measure.name in rows.column_names]
     content = {
@@ -108,7 +108,7 @@ def _track(
     sample: TrackPick, covers: Sequence[Row], grid: Axes, seconds: float, read_source: Read, read_cover: Read
 ) -> dict[str, Any]:
     lengths_s = [row["duration_s"] for row in covers if row["duration_s"] is not None]
-    # A cover is as long as its source, or shorter by less than a fade.
+    # A cover is as long as its source, or less than a fade shorter.
     seconds = min([seconds, *lengths_s])
     excerpt = Excerpt(previews.excerpt_start(min(lengths_s, default=0.0), seconds), seconds)
     across, down = values_along(covers, grid.across), values_along(covers, grid.down)
@@ -127,7 +127,7 @@ def _track(
                 "column": place(row, grid.across, across),
                 "row": place(row, grid.down, down),
                 "label": label(row, grid.others),
-                **_told(row, grid),
+                **_cover_facts(row, grid),
                 **clip,
             }
             for row, clip in zip(covers, clips, strict=True)
@@ -136,11 +136,11 @@ def _track(
 
 
 def _headings(axis: str | None, along: Sequence[Any]) -> list[str]:
-    """What stands beside the rows or above the columns; "" where there is no axis."""
+    """Row or column headings of the grid; "" without an axis."""
     return [labels.format_value(axis, entry) if axis else "" for entry in along]
 
 
-def _told(row: Row, grid: Axes) -> dict[str, Any]:
+def _cover_facts(row: Row, grid: Axes) -> dict[str, Any]:
     return {
         "setting": setting_words(row, grid),
         "name": row["setting_name"],
@@ -160,7 +160,7 @@ def _cover_clip(read: Read, row: Row, excerpt: Excerpt) -> dict[str, Any]:
 
 
 def _clip(read: Read, row: Row, excerpt: Excerpt) -> dict[str, Any]:
-    """``audio`` (a data URI) and ``peaks``; or ``problem``, why there is none."""
+    """``audio`` (a data URI) and ``peaks``, or ``problem``: the reason of their absence."""
     try:
         wave = read(dict(row))
         content = previews.preview(wave, excerpt.start_s, excerpt.seconds)
@@ -174,7 +174,7 @@ def _clip(read: Read, row: Row, excerpt: Excerpt) -> dict[str, Any]:
 
 
 def _finite(number: Any) -> Any:
-    """Rounded to what is shown; None for what JSON cannot hold."""
+    """A float rounded to the displayed digits; None if it is not finite, which JSON cannot hold."""
     if not isinstance(number, float):
         return number
     return float(f"{number:.4g}") if math.isfinite(number) else None
@@ -183,7 +183,7 @@ def _finite(number: Any) -> Any:
 def _filled(title: str, content: dict[str, Any]) -> bytes:
     """The template with its style, script and data.
 
-    No text can end the data's element, since no ``<`` is left in it, and the script writes text as text nodes.
+    Escaping ``<`` keeps the data from ending its element; the script inserts text as text nodes.
     """
     folder = files(__package__) / "listen"
     read = {name: (folder / name).read_text("utf-8") for name in ("page.html", "style.css", *SCRIPTS)}

@@ -1,4 +1,4 @@
-"""What fits on the listening page."""
+"""Selects the covers that fit on the listening page within its size limit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ SHORTEST_S = 6.0
 
 @dataclass(frozen=True)
 class PageSelection:
-    """Rows by sample, the length of an excerpt in s, and what to tell about the rest."""
+    """Rows by sample, the length of an excerpt in s, and notes on what is left out."""
 
     covers: Mapping[TrackPick, Sequence[Row]]
     seconds: float = previews.SECONDS
@@ -24,10 +24,10 @@ class PageSelection:
 
 
 def fit_page(rows: pa.Table, samples: Sequence[TrackPick]) -> PageSelection:
-    """What of the sampled tracks a page can hold.
+    """Select what a page can hold of the sampled tracks.
 
-    All of it at 12 s; or else, in this order and until it fits: one seed of each setting, the median by score;
-    shorter excerpts, down to 6 s; fewer tracks; of the only track left, the best-scoring covers.
+    All of it at 12 s; else the following reductions, in order, until it fits: one seed of each setting, the median
+    by score; shorter excerpts, down to 6 s; fewer tracks; of the last track, the best-scoring covers.
     """
     covers: dict[TrackPick, list[Row]] = {sample: [] for sample in samples}
     by_id = {sample.track_id: covers[sample] for sample in samples}
@@ -45,7 +45,7 @@ def fit_page(rows: pa.Table, samples: Sequence[TrackPick]) -> PageSelection:
 
 
 def _previews(shown: PageSelection) -> int:
-    """How many there are: one of each source, and one of each cover that was made."""
+    """The number of previews: one of each source, and one of each finished cover."""
     made = (sum(row["status"] == "ok" for row in covers) for covers in shown.covers.values())
     return max(1, len(shown.covers) + sum(made))
 

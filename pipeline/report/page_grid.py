@@ -1,4 +1,4 @@
-"""Where a cover stands on the page: the axes of the grid, and what tells covers in one cell apart."""
+"""Grid of the listening page: its axes, and the labels of covers that share a cell."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ Row = Mapping[str, Any]
 
 
 def only_covers(rows: pa.Table) -> pa.Table:
-    """The rows of covers, made or not; a row without a setting tells of a track that was refused."""
+    """The rows of covers, including failed ones; a row without a setting is a rejected track."""
     return rows.filter(pc.and_(pc.is_valid(rows["track_id"]), pc.is_valid(rows["setting_id"])))
 
 
 @dataclass(frozen=True)
 class Axes:
-    """Names of the varied parameters: ``across`` and ``down`` the grid, None where fewer vary, and the others."""
+    """Names of the varied parameters: of the axes ``across`` and ``down``, None if fewer vary, and the others."""
 
     across: str | None
     down: str | None
@@ -31,10 +31,10 @@ class Axes:
 
 
 def axes(rows: pa.Table) -> Axes:
-    """The first two parameters that vary, strength and guidance before all others; or the settings' names."""
+    """The first two parameters that vary, with strength and guidance first; else the settings' names."""
     varied = [name for name in PARAMETERS if name in rows.column_names and _varies(rows[name])]
     if not varied and _varies(rows["setting_name"]):
-        varied = ["setting_name"]  # covers of others, of which no parameters are known
+        varied = ["setting_name"]  # external covers, without known parameters
     across, down = [*varied, None, None][:2]
     return Axes(across, down, tuple(varied[2:]))
 
@@ -44,7 +44,7 @@ def _varies(column: pa.ChunkedArray) -> bool:
 
 
 def values_along(rows: Sequence[Row], axis: str | None) -> list[Any]:
-    """The values of a parameter, None first, then rising; [None] without an axis."""
+    """The distinct values of a parameter, None first, then ascending; [None] without an axis."""
     if axis is None:
         return [None]
     found = {str(row[axis]): row[axis] for row in rows}
@@ -52,25 +52,25 @@ def values_along(rows: Sequence[Row], axis: str | None) -> list[Any]:
 
 
 def place(row: Row, axis: str | None, along: Sequence[Any]) -> int:
-    """The index of a row's value among those along an axis."""
+    """The index of a row's value along an axis."""
     return along.index(row[axis]) if axis else 0
 
 
 def label(row: Row, others: Sequence[str]) -> str:
-    """What tells a cover from the others of its cell, such as "shift 3, seed 7"."""
+    """The label that distinguishes a cover within its cell, such as "shift 3, seed 7"."""
     seed = [] if row["seed"] is None else [f"seed {row['seed']}"]
     return ", ".join([*(format_value(name, row[name]) for name in others), *seed])
 
 
 def setting_words(row: Row, grid: Axes) -> str:
-    """A row's setting, such as "strength 0.30, guidance 9": all that varies, or strength and guidance."""
+    """A row's setting, such as "strength 0.30, guidance 9": all varied parameters, or strength and guidance."""
     names = [name for name in (grid.across, grid.down, *grid.others) if name]
     names = names or [name for name in FIRST if row.get(name) is not None]
     return ", ".join(format_value(name, row[name]) for name in names) or row["setting_name"]
 
 
 def by_score(rows: Sequence[Row]) -> list[Row]:
-    """The best-scoring first; those without a score last, and equals in order of setting and seed."""
+    """Rows by score, the best first; those without a score last; ties by setting and seed."""
     return sorted(
         rows,
         key=lambda row: (
@@ -82,7 +82,7 @@ def by_score(rows: Sequence[Row]) -> list[Row]:
 
 
 def median_seeds(rows: Sequence[Row]) -> list[Row]:
-    """Of each setting the cover whose score is the (lower) median of its seeds'."""
+    """The cover of each setting with the (lower) median score of its seeds."""
     settings: dict[str, list[Row]] = {}
     for row in rows:
         settings.setdefault(row["setting_id"], []).append(row)

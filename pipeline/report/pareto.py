@@ -1,4 +1,4 @@
-"""The trade-off: how much of the song stayed against how far the style moved."""
+"""The trade-off between song kept and style moved, with the Pareto front."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ NEAR = 0.035  # of the unit square: closer labels would overlap
 
 
 def trade_off(numbers: PlotData, front: Sequence[str]) -> bytes:
-    """Every setting at its means with 95 % intervals, the Pareto front as a line, and lines of equal score."""
+    """Every setting at its means with 95 % intervals, the Pareto front, and lines of equal score."""
     kept, moved = numbers.measured[KEPT], numbers.measured[MOVED]
     shown = [setting_id for setting_id in numbers.settings if setting_id in kept and setting_id in moved]
     drawn = figure(8.2, 6.8)
@@ -59,7 +59,7 @@ def trade_off(numbers: PlotData, front: Sequence[str]) -> bytes:
 
 
 def _equal_scores(panel: Panel) -> None:
-    """Where the harmonic mean of both is 0.2, 0.4, 0.6 and 0.8."""
+    """Draw the lines on which the harmonic mean is 0.2, 0.4, 0.6 and 0.8."""
     for level in (0.2, 0.4, 0.6, 0.8):
         kept = np.linspace(level / 2 + 0.005, 1.02, 200)
         moved = level * kept / (2 * kept - level)
@@ -71,7 +71,7 @@ def _equal_scores(panel: Panel) -> None:
 
 
 def _name(panel: Panel, numbers: PlotData, front: Sequence[str]) -> None:
-    """Names beside the points of the front, the best one first and none over another."""
+    """Label the points of the front without overlaps, the best one first."""
     named: list[tuple[float, float]] = []
     for setting_id in sorted(front, key=numbers.score, reverse=True):
         x, y = (numbers.measured[measure][setting_id]["mean"] for measure in (KEPT, MOVED))

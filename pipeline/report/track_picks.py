@@ -1,4 +1,4 @@
-"""Which tracks of a catalogue are shown, and why those."""
+"""Selects the tracks that the listening page shows, with the reason for each."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,17 +19,17 @@ FILL = "next in order of track_id"
 
 @dataclass(frozen=True)
 class TrackPick:
-    """A track to show. rule: why it was chosen, for a reader."""
+    """A track to show; ``rule`` is the displayed reason."""
 
     track_id: str
     rule: str
 
 
 def pick_tracks(rows: pa.Table, max_tracks: int = 6) -> list[TrackPick]:
-    """At most ``max_tracks`` tracks, the same ones for the same rows: the best, the median and the worst by mean
-    score, those with the most covers that are lost, are copies or failed, then others in order of track_id.
+    """At most ``max_tracks`` tracks, deterministic for the same rows: the best, the median and the worst by mean
+    score, those with the most lost, copied or failed covers, then others in order of track_id.
 
-    A track that several rules name is shown once, by the first of them; ties go to the lower track_id.
+    A track picked by several rules is shown once, under the first; ties go to the lower track_id.
     """
     tracks = _by_track(only_covers(rows))
     scored = sorted((t for t in tracks if t[SCORE] is not None), key=lambda t: (-t[SCORE], t["track_id"]))
@@ -49,7 +49,7 @@ def pick_tracks(rows: pa.Table, max_tracks: int = 6) -> list[TrackPick]:
 
 
 def _by_track(rows: pa.Table) -> list[dict[str, Any]]:
-    """A dict per track, in order of track_id: its mean score, and how many covers are in each kind of trouble."""
+    """A dict per track, in order of track_id: its mean score, and its number of covers of each kind of trouble."""
     outcome = pc.fill_null(rows[OUTCOME], "")
     troubled = {name: pc.equal(outcome, name) for name in TROUBLES}
     troubled["failed"] = pc.or_(troubled["failed"], pc.not_equal(rows["status"], "ok"))

@@ -1,4 +1,4 @@
-"""What was found, as MLflow shows it best: a table by track, pictures, the listening page, and a word on top."""
+"""Artifacts of the findings: a table by track, figures, the listening page, and the run description."""
 
 import json
 import tempfile
@@ -23,7 +23,7 @@ TABLE = "tracks.json"
 
 
 def log_table(client: "MlflowClient", run: str, findings: Findings, setting_id: str) -> None:
-    """The covers of one setting as a table that MLflow can lay beside those of others, track by track."""
+    """Log the covers of one setting as a table, which MLflow compares with other runs' tables by track."""
     own = findings.rows.filter(pc.equal(findings.rows["setting_id"], setting_id))
     shown = ["track_id", "seed", OUTCOME, SCORE, KEPT, MOVED]
     shown += [name for name in BY_NAME if own[name].null_count < len(own)]
@@ -31,9 +31,9 @@ def log_table(client: "MlflowClient", run: str, findings: Findings, setting_id: 
 
 
 def log_rows(client: "MlflowClient", run: str, name: str, rows: pa.Table) -> None:
-    """Rows as an artifact that MLflow shows as a table, the first ones by track; ``meta`` is spread out.
+    """Log the first rows by track as a table artifact, with ``meta`` spread into columns.
 
-    Written whole each time, and marked as a table by hand: ``log_table`` would append to an earlier launch's.
+    The file is overwritten, and tagged as a table by hand: ``MlflowClient.log_table`` would append to it.
     """
     first = first_rows(rows, MAX_TABLE_ROWS, "track_id", "ascending")
     shown = with_columns_of(first.drop_columns([META]), first[META]).to_pandas()
@@ -42,7 +42,7 @@ def log_rows(client: "MlflowClient", run: str, name: str, rows: pa.Table) -> Non
 
 
 def log_files(client: "MlflowClient", run: str, findings: Findings) -> None:
-    """Tables, pictures and the listening page."""
+    """Log tables, figures and the listening page."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in findings.files.items():
             (Path(folder) / name).write_bytes(content)
@@ -50,7 +50,7 @@ def log_files(client: "MlflowClient", run: str, findings: Findings) -> None:
 
 
 def description(findings: Findings | None, links: Mapping[str, str]) -> str:
-    """What the job run says of itself at its head.
+    """The description of the job run, in Markdown.
 
     Args:
         links: see ``pipeline.tracking.uri.links``.

@@ -1,13 +1,13 @@
-"""One thing at a time in a thread of its own, for what may hang and must hold nobody up."""
+"""A background thread for calls that may hang."""
 
 import threading
 from collections.abc import Callable
 
 
 class BackgroundThread:
-    """A daemon thread that runs errands one after the other.
+    """A daemon thread that runs one task at a time.
 
-    Only the newest errand waits: what still waits when another is offered is dropped. An errand must not raise.
+    At most one task waits; a newer one replaces it. Tasks must not raise.
     """
 
     def __init__(self, name: str):
@@ -17,20 +17,20 @@ class BackgroundThread:
         self.closed = False
         self.thread: threading.Thread | None = None
 
-    def offer(self, errand: Callable[[], None]) -> None:
-        """Have an errand run as soon as the one in hand is done; returns at once."""
+    def offer(self, task: Callable[[], None]) -> None:
+        """Run a task after the current one; returns at once."""
         with self.changed:
-            self.waiting = errand
+            self.waiting = task
             self.changed.notify()
             if self.thread is None:
                 self.thread = threading.Thread(target=self._run, name=self.name, daemon=True)
                 self.thread.start()
 
     def close(self, patience_s: float, last: Callable[[], None] | None = None) -> bool:
-        """Take nothing more, and wait for the errand in hand and then for ``last``.
+        """Accept no more tasks, and wait for the current one and then for ``last``.
 
         Returns:
-            Whether they were done within ``patience_s`` seconds; if not, the thread is left to itself.
+            Whether both finished within ``patience_s`` seconds; if not, the thread is abandoned.
         """
         with self.changed:
             self.waiting, self.closed = last, True
@@ -47,7 +47,7 @@ class BackgroundThread:
             with self.changed:
                 while self.waiting is None and not self.closed:
                     self.changed.wait()
-                errand, self.waiting = self.waiting, None
-            if errand is None:
+                task, self.waiting = self.waiting, None
+            if task is None:
                 return
-            errand()
+            task()

@@ -1,4 +1,4 @@
-"""Why a tracker does not take runs: whether that passes by itself, and what to do where it does not."""
+"""Tracker faults: the reason, whether it is temporary, and the remedy."""
 
 import errno
 import html
@@ -27,7 +27,7 @@ ARTIFACT_STORE = (
 )
 ROOM, LOG = "make room", "look into the server's log if that does not pass"
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# What a database says, a pattern each: whether it passes by itself, and what to do.
+# Patterns of database messages: whether the fault is temporary, and the remedy.
 DATABASE_FAULTS: tuple[tuple[str, bool, str], ...] = (
     ("database is locked", True, "end the process that holds it, if it does not end by itself"),
     ("is full", True, ROOM),
@@ -47,10 +47,10 @@ AWAY_STATUS = {408, 429, 500, 502, 503, 504}
 
 
 class TrackerError(Exception):
-    """A tracker does not take runs.
+    """A tracker does not accept runs.
 
-    remedy: what to do, as an imperative; "" where the reason is none that is known here.
-    heals: whether the same command may work later although nobody changed anything of this job's.
+    remedy: what to do, as an imperative; "" if the reason is unknown.
+    heals: whether the fault may disappear without a change to this job.
     """
 
     def __init__(self, reason: str, remedy: str, heals: bool = False):
@@ -60,7 +60,7 @@ class TrackerError(Exception):
 
 
 def fault_of(error: Exception, uri: str) -> TrackerError:
-    """What an error of MLflow, of a database or of the file system means; the reason is whole and on one line."""
+    """The fault behind an error of MLflow, of a database or of the file system; its reason is a single line."""
     meanings = filter(None, (_meaning(cause, uri) for cause in chain(error)))
     found = error if isinstance(error, TrackerError) else next(meanings, TrackerError(in_words(error), ""))
     return TrackerError(
@@ -69,7 +69,7 @@ def fault_of(error: Exception, uri: str) -> TrackerError:
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what caused it, the first cause first."""
+    """An error and its causes, the root cause first."""
     inner = error.__cause__ or error.__context__
     if inner is not None:
         yield from chain(inner)
@@ -77,7 +77,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def in_words(error: BaseException) -> str:
-    """A message whole, on one line; of a page of HTML its text."""
+    """The whole message on one line; of an HTML page its text."""
     text = str(error) or type(error).__name__
     if re.search(r"<html|<!doctype", text, re.IGNORECASE):
         text = re.sub(r"<(script|style).*?</\1>", " ", text, flags=re.IGNORECASE | re.DOTALL)
@@ -86,7 +86,7 @@ def in_words(error: BaseException) -> str:
 
 
 def status_fault(status: int, said: str) -> TrackerError:
-    """What an HTTP status means that is not that of success."""
+    """The fault behind an HTTP error status."""
     if status in AWAY_STATUS:
         return TrackerError(said, LOG, heals=True)
     if "Host header" in said:
@@ -95,7 +95,7 @@ def status_fault(status: int, said: str) -> TrackerError:
 
 
 def _meaning(error: BaseException, uri: str) -> TrackerError | None:
-    """None where another error of the chain says more."""
+    """The fault behind one error of a chain; None if another error says more."""
     from mlflow.exceptions import MlflowException
     from requests import exceptions as http
     from sqlalchemy.exc import SQLAlchemyError
@@ -139,11 +139,11 @@ def _database_fault(said: str) -> TrackerError:
 
 
 def _rest_fault(error: "MlflowException") -> TrackerError | None:
-    """None where the server understood, and refuses what only this call asks for."""
+    """The fault behind an MLflow error; None if the server rejected this particular call only."""
     from mlflow.exceptions import RestException
 
     said = in_words(error)
-    answered = re.search(r"failed with error code (\d+)", said)  # MLflow knows no code of its own for some
+    answered = re.search(r"failed with error code (\d+)", said)  # MLflow has no error code for some statuses
     status = int(answered[1]) if answered else error.get_http_status_code()
     if "not in a valid JSON format" in said:
         return TrackerError(said, NOT_MLFLOW)

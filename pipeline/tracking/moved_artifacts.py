@@ -1,6 +1,6 @@
-"""Artifacts of a SQLite database that was moved, renamed or copied together with them.
+"""Relocates the artifacts of a SQLite database that was moved or copied together with them.
 
-MLflow keeps the absolute place of artifacts in every experiment and run, and finds them there alone.
+MLflow stores absolute artifact paths in every experiment and run.
 """
 
 import sqlite3
@@ -23,16 +23,16 @@ _KEYS = (
 
 
 def relocate(file: Path, whole: bool) -> list[str]:
-    """Have a SQLite database name the artifacts beside it, where it was moved together with them.
+    """Update the artifact paths in a SQLite database that was moved together with its artifacts.
 
-    Only experiments with runs of ours change, and only those whose artifacts are in a local folder.
+    Only experiments with runs of this package change, and only those with artifacts in a local folder.
 
     Args:
-        whole: the database belongs to a folder that is moved as one. Otherwise an experiment changes only if its
-            old place is gone and artifacts of a run of ours are beside the database.
+        whole: the database belongs to a folder that moves as a whole. Otherwise an experiment changes only if its
+            old artifact folder is gone and artifacts of one of its runs are beside the database.
 
     Returns:
-        What the runs are found by of the folders that the database was in before.
+        Tracking keys of the output folders that the database was in before.
 
     Raises:
         sqlite3.Error: the database cannot be read or written.
@@ -59,7 +59,7 @@ def relocate(file: Path, whole: bool) -> list[str]:
 
 
 def _local_folder(location: str) -> Path | None:
-    """The absolute path of an artifact location; None for one that is not on this machine, or relative."""
+    """The absolute path of an artifact location; None if it is remote or relative."""
     parts = urlsplit(location)
     if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
         return None

@@ -1,4 +1,4 @@
-"""Looking at a tracker without creating anything in it."""
+"""Checks a tracker without creating anything in it."""
 
 import os
 from pathlib import Path
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 KNOCK_S = 5.0
-LOCK_S = 20.0  # as long as MLflow waits for a lock itself
+LOCK_S = 20.0  # MLflow's own timeout for locks
 
 
 def check_experiment(uri: str, experiment: str) -> str:
-    """What a tracker holds for an experiment.
+    """Check a tracker and its experiment; returns a description.
 
     Raises:
-        TrackerError: it does not take runs.
+        TrackerError: the tracker does not accept runs.
     """
     try:
         there, file = check(uri), sqlite_file(uri)
@@ -38,10 +38,10 @@ def check_experiment(uri: str, experiment: str) -> str:
 
 
 def check(uri: str) -> bool:
-    """See whether a tracker can be talked to; False where its database or its tables are still to be created.
+    """Check that a tracker is usable; False if its database or its tables do not exist yet.
 
     Raises:
-        Exception: it cannot; ``fault_of`` tells what that means.
+        Exception: it is not usable; ``fault_of`` gives the meaning.
     """
     if uri.startswith("http"):
         check_reachable(uri)
@@ -52,10 +52,10 @@ def check(uri: str) -> bool:
 
 
 def check_reachable(uri: str) -> None:
-    """See that a server answers, in one short try: a client's own calls are repeated and wait longer.
+    """Check that a server answers, with a single short request; MLflow's own calls retry and wait longer.
 
     Raises:
-        TrackerError: it does not answer at once, or answers what a server of MLflow does not.
+        TrackerError: it does not answer in time, or is not an MLflow server.
     """
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
@@ -77,11 +77,11 @@ def check_reachable(uri: str) -> None:
 
 
 def check_database(uri: str) -> bool:
-    """See whether a database can be written to and has the tables of this MLflow; False where it has none yet.
+    """Check that a database is writable and has this MLflow's tables; False if it has none yet.
 
     Raises:
-        TrackerError: its tables are another version's.
-        Exception: the database refuses.
+        TrackerError: the tables are of another version.
+        Exception: the database refuses the connection.
     """
     from alembic.migration import MigrationContext
     from sqlalchemy import create_engine, inspect
@@ -97,7 +97,7 @@ def check_database(uri: str) -> bool:
     engine = create_engine(uri, poolclass=NullPool, connect_args=waits)
     with engine.connect() as connection:
         if file is not None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")  # takes the lock of a writer, and writes nothing
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # takes the write lock without writing
         version = MigrationContext.configure(connection).get_current_revision()
         if version is None:
             return False
@@ -106,10 +106,10 @@ def check_database(uri: str) -> bool:
 
 
 def check_version(version: str, uri: str) -> None:
-    """See that a database schema is the one that the installed MLflow reads.
+    """Check that a database schema is the installed MLflow's.
 
     Raises:
-        TrackerError: it is not.
+        TrackerError: it is another version's.
     """
     import mlflow
     from alembic.script import ScriptDirectory
@@ -126,10 +126,10 @@ def check_version(version: str, uri: str) -> None:
 
 
 def check_place(folder: Path, remedy: str) -> None:
-    """See that files can be written to a folder, which need not exist yet.
+    """Check that a folder, which need not exist, is writable.
 
     Raises:
-        TrackerError: not so.
+        TrackerError: it is not.
     """
     above = next(place for place in (folder, *folder.parents) if place.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
@@ -137,10 +137,10 @@ def check_place(folder: Path, remedy: str) -> None:
 
 
 def usable(experiment: "Experiment | None", uri: str) -> "Experiment | None":
-    """An experiment that takes runs; None where there is none.
+    """An experiment that accepts runs, or None.
 
     Raises:
-        TrackerError: it was deleted, or its server leaves its artifacts to this machine, which cannot write there.
+        TrackerError: the experiment was deleted, or its local artifact folder is not writable on this machine.
     """
     if experiment is None:
         return None

@@ -1,4 +1,4 @@
-"""Runs on an MLflow server: found again or opened, and what is logged to them. Every call may raise."""
+"""MLflow runs: opens, resumes and updates the runs of an output folder. Every call may raise."""
 
 import logging
 import os
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
-# The key is no path, which may hold characters that a search filter cannot, and which changes when it is moved.
+# A key rather than the path, which may hold characters that a search filter cannot, and changes when moved.
 TAG_KEY, TAG_OUTPUT = "restyle.key", "restyle.output"
 TAG_SETTING, TAG_KIND = "restyle.setting", "restyle.kind"
 SAMPLES = 3
 PAGE_RUNS = 1000
-MAX_ARTIFACT_ROWS = 50_000  # of a larger catalogue the artifact holds fewer columns
+MAX_ARTIFACT_ROWS = 50_000  # above, the results artifact has fewer columns
 
 
 class SettingLike(Protocol):
-    """What a setting run needs of its setting."""
+    """The attributes of a setting that its run needs."""
 
     @property
     def setting_id(self) -> str: ...
@@ -57,7 +57,7 @@ class OpenRuns:
     """The open runs of one output folder.
 
     experiment: its id; settings: run ids by setting id; opened_ms: when the job run was first opened, since 1970.
-    metrics: names of the metrics that each run has already.
+    metrics: names of the metrics that each run has.
     """
 
     experiment: str
@@ -72,23 +72,23 @@ class OpenRuns:
 
 
 def import_client() -> None:
-    """Import MLflow, which takes a second, and set it to be quiet and brief. Call it from the main thread."""
+    """Import and configure MLflow, which takes a second. Call it from the main thread."""
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    # MLflow's own defaults keep a job waiting for a quarter of an hour when the server is down or hangs.
+    # With MLflow's defaults a job waits a quarter of an hour for a server that is down or hangs.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what is told in a line
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of reported errors
     import mlflow
     import mlflow.entities  # noqa: F401
 
 
 def connect(uri: str) -> "MlflowClient":
-    """A client of a tracker that has just answered; one for each thread that talks.
+    """A client of a tracker that has just answered; use one per thread.
 
     Raises:
-        Exception: it does not take runs; ``pipeline.tracking.faults.fault_of`` tells why.
+        Exception: it does not accept runs; ``pipeline.tracking.faults.fault_of`` gives the reason.
     """
     from mlflow import MlflowClient
 
@@ -106,16 +106,16 @@ def open_runs(
     settings: Sequence[SettingLike],
     labels: Mapping[str, str],
 ) -> OpenRuns:
-    """The job run and the setting runs of an output folder, running, whether they were there or not.
+    """Open or resume the job run and the setting runs of an output folder.
 
-    Runs of the folder that are not of this launch and still call themselves running were left by one that broke
-    off; they are marked as killed.
+    Other runs of the folder that are still marked as running belong to an interrupted launch, and are marked as
+    killed.
 
     Args:
-        artifacts: where a new experiment keeps them; None is the server's choice.
-        keys: what the folder's runs are found by; first the one that they get.
+        artifacts: artifact location of a new experiment; None is the server's default.
+        keys: tracking keys of the folder's runs; the first is the current one.
         parameters: of the job run.
-        labels: tags of every run, to find and to group them by.
+        labels: tags of every run.
     """
     found = usable(client.get_experiment_by_name(experiment), client.tracking_uri)
     if found:
@@ -126,7 +126,7 @@ def open_runs(
     labels = {**labels, TAG_KEY: keys[0], TAG_OUTPUT: folder}
     there: dict[tuple[str | None, str | None], Run] = {}
     others: list[Run] = []
-    for run in _runs_of(client, place, keys):  # the newest first: the oldest of a kind is the one to keep
+    for run in _runs_of(client, place, keys):  # newest first, so that the oldest of a kind is kept
         kind = (run.data.tags.get(TAG_KIND), run.data.tags.get(TAG_SETTING))
         if kind in there:
             others.append(there[kind])
@@ -176,7 +176,7 @@ def _runs_of(client: "MlflowClient", experiment: str, keys: Sequence[str]) -> "I
 
 
 def _log_parameters(client: "MlflowClient", run: "Run", values: Mapping[str, Any]) -> None:
-    """MLflow refuses to change a parameter: what was logged first stays, and job.json has the new value."""
+    """Log new parameters. MLflow does not allow changes; job.json has the current values."""
     from mlflow.entities import Param
 
     known = run.data.params
@@ -188,7 +188,7 @@ def _log_parameters(client: "MlflowClient", run: "Run", values: Mapping[str, Any
 def log_metrics(
     client: "MlflowClient", run: str, values: Mapping[str, float], at_ms: int | None = None, step: int = 0
 ) -> None:
-    """Log metrics of one moment, by default of now.
+    """Log metrics of one moment, by default now.
 
     Args:
         at_ms: milliseconds since 1970.
@@ -207,9 +207,9 @@ def log_setting(
     store: Store,
     findings: Findings | None,
 ) -> None:
-    """Log what one setting came to, and end its run."""
+    """Log the results of one setting, and end its run."""
     run = runs.settings[setting_id]
-    # MLflow keeps the order, and its views open on the first one.
+    # The order matters: MLflow's views open on the first metric.
     found = setting_metrics(findings, setting_id) if findings else {}
     log_metrics(client, run, _with_earlier(runs, run, found | measures(rows)))
     if findings:
@@ -221,11 +221,11 @@ def log_setting(
 def log_job(
     client: "MlflowClient", runs: OpenRuns, rows: pa.Table, findings: Findings | None, more: Mapping[str, float]
 ) -> None:
-    """Log what the whole job came to, ``more`` included."""
-    refused = pc.equal(rows["status"], "rejected")
-    rejected = rows.filter(refused)
+    """Log the results of the whole job, and the metrics ``more``."""
+    is_rejected = pc.equal(rows["status"], "rejected")
+    rejected = rows.filter(is_rejected)
     kinds = {f"{REJECTED}{kind}": count for kind, count in count_kinds(rejected).items()}
-    totals = measures(rows.filter(pc.invert(refused))) | {"tracks_rejected": len(rejected)} | kinds
+    totals = measures(rows.filter(pc.invert(is_rejected))) | {"tracks_rejected": len(rejected)} | kinds
     if findings:
         totals |= job_metrics(findings)
         log_files(client, runs.job, findings)
@@ -233,9 +233,9 @@ def log_job(
 
 
 def _with_earlier(runs: OpenRuns, run: str, values: Mapping[str, float]) -> dict[str, float]:
-    """Values, and what an earlier launch logged to the run that would not be true any more.
+    """Values, with updates of outdated metrics of an earlier launch.
 
-    An error kind that it counted and that is mended counts zero now; a name that it used is kept up to date.
+    Counts of error kinds that no longer occur are set to zero; metrics under former names are updated.
     """
     known = runs.metrics[run]
     mended = {name: 0.0 for name in known if name.startswith((FAILED, REJECTED)) and name not in values}
@@ -244,7 +244,7 @@ def _with_earlier(runs: OpenRuns, run: str, values: Mapping[str, float]) -> dict
 
 
 def _log_samples(client: "MlflowClient", run: str, rows: pa.Table, store: Store) -> None:
-    """A cover each of a few tracks; one whose file is gone is left out."""
+    """Log one cover each of a few tracks, except missing files."""
     ok = rows.filter(pc.equal(rows["status"], "ok")).select(["track_id", "audio_path"])
     first = ok.group_by("track_id", use_threads=False).aggregate([("audio_path", "first")])
     with tempfile.TemporaryDirectory() as folder:
@@ -268,7 +268,7 @@ def log_overview(client: "MlflowClient", run: str, results: pa.Table, store: Sto
     from mlflow.data.pandas_dataset import from_pandas
     from mlflow.entities import DatasetInput, InputTag
 
-    job = redacted_values(read_record(store))  # an earlier version's may hold passwords
+    job = redacted_values(read_record(store))  # files of earlier versions may hold passwords
     results = without_passwords(results)
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "results.parquet"

@@ -1,9 +1,8 @@
-"""MLflow: one job run for an output folder, one flat run for each setting.
+"""MLflow tracking: one job run for an output folder, and one run for each setting.
 
-The driver is the only client, and results are files before they are runs: a tracking server that is down or hangs
-costs a warning and no time, since a thread of its own talks to it while the job runs. At the end, and by every
-later launch on the folder, the runs are brought up to date with the files. Setting runs carry as parameters only
-what varies between them, so that the compare views of the MLflow UI open on the right axes.
+Only the driver talks to MLflow, from a background thread: a server that is down or hangs costs a warning and no
+time. Results are files first; at the end, and in every later launch, the runs are updated from the files. Setting
+runs have only the varied parameters, so that MLflow's compare views open on the right axes.
 """
 
 import contextlib
@@ -50,9 +49,9 @@ FINISH_PATIENCE_S, ABANDON_PATIENCE_S = 120.0, 10.0
 
 
 class Tracker:
-    """The runs of one output folder; found again by a tag when the job is resumed.
+    """The runs of one output folder, found by a tag when the job is resumed.
 
-    first_s, every_s: seconds until progress is logged first, and from then on.
+    first_s, every_s: seconds until progress is first logged, and between updates.
     """
 
     def __init__(
@@ -64,10 +63,10 @@ class Tracker:
         first_s: float = FIRST_S,
         every_s: float = EVERY_S,
     ):
-        """Settle where to track, without connecting.
+        """Determine the tracking URI, without connecting.
 
         Raises:
-            RequestError: the output is remote and no tracking URI is given, or it is one that can never work.
+            RequestError: the output is remote and no tracking URI is given, or the URI can never work.
         """
         self.enabled = spec.enabled
         self.experiment = spec.experiment or catalogue
@@ -94,10 +93,10 @@ class Tracker:
         self.due = time.monotonic() + first_s
 
     def look(self) -> str:
-        """What the tracker holds for this job; nothing is created in it.
+        """Describe what the tracker holds for this job, without creating anything.
 
         Raises:
-            TrackerError: it does not take runs.
+            TrackerError: it does not accept runs.
         """
         import_client()
         return check_experiment(self.uri, self.experiment)
@@ -109,11 +108,11 @@ class Tracker:
         warn: Callable[[str], None],
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        """Have the job run and the setting runs opened, or found again, without waiting for it.
+        """Open or resume the job run and the setting runs, in the background.
 
         Args:
-            settings: those of one id, which differ in their seed, are one run.
-            warn: is called from another thread.
+            settings: those with the same id, which differ in their seed, share a run.
+            warn: called from another thread.
             labels: tags of all runs.
         """
         if not self.enabled:
@@ -125,10 +124,10 @@ class Tracker:
         self.background.offer(partial(self._attempt, self._open, warn))
 
     def progressed(self, progress: Progress, warn: Callable[[str], None]) -> None:
-        """Log now and then how far the job is, without waiting for it.
+        """Log progress at intervals, in the background.
 
         Args:
-            warn: is called from another thread.
+            warn: called from another thread.
         """
         if not self.enabled or time.monotonic() < self.due:
             return
@@ -144,16 +143,15 @@ class Tracker:
         progress: Progress | None = None,
         findings: Findings | None = None,
     ) -> dict[str, str]:
-        """Bring the runs up to date with the job's current rows, and end them.
+        """Update the runs from the job's current rows, and end them.
 
-        It depends on nothing that was logged before, so a launch that finds nothing to do makes up for one whose
-        server was down.
+        Independent of what was logged before: a launch with nothing to do makes up for one whose server was down.
 
         Args:
-            seconds, progress: of this launch; where it made nothing, an earlier launch's figures are left alone.
+            seconds, progress: of this launch; if it made nothing, an earlier launch's figures stay.
 
         Returns:
-            See ``pipeline.tracking.uri.links``; empty where nothing is tracked.
+            See ``pipeline.tracking.uri.links``; empty without tracking.
         """
         if not self.enabled:
             return {}
@@ -183,12 +181,12 @@ class Tracker:
         return found
 
     def abandon(self) -> None:
-        """Mark the runs as stopped; the next launch takes them up again."""
+        """Mark the runs as killed; the next launch resumes them."""
         if self.enabled:
             self.background.close(ABANDON_PATIENCE_S, self._mark_killed)
 
     def _mark_killed(self) -> None:
-        with contextlib.suppress(Exception):  # the job is ending for a better reason
+        with contextlib.suppress(Exception):  # the job ends with an error of its own
             if self.runs is not None:
                 client = connect(self.uri)
                 for run in self.runs.all:
@@ -215,10 +213,10 @@ class Tracker:
         client, runs = self._open() if self.runs is None else (connect(self.uri), self.runs)
         _log_progress(client, runs, values, at_ms)
 
-    def _attempt(self, errand: Callable[[], object], warn: Callable[[str], None]) -> None:
-        """Run in the background; say when it begins to fail, or fails otherwise, and when it works again."""
+    def _attempt(self, task: Callable[[], object], warn: Callable[[str], None]) -> None:
+        """Run a task in the background; warn when it starts to fail, fails for another reason, or recovers."""
         try:
-            errand()
+            task()
         except Exception as error:
             fault, before = fault_of(error, self.uri), self.fault
             if before is None or before.remedy != fault.remedy:
@@ -250,7 +248,7 @@ class Tracker:
 
 
 def progress_metrics(progress: Progress) -> dict[str, float]:
-    """How far a job is, as metric names."""
+    """Metrics of a job's progress."""
     rates, left_s = progress.recent(), progress.left_s()
     values = {
         "progress/covers_done": float(progress.done),
@@ -262,6 +260,6 @@ def progress_metrics(progress: Progress) -> dict[str, float]:
 
 
 def _log_progress(client: "MlflowClient", runs: OpenRuns, values: Mapping[str, float], at_ms: int) -> None:
-    # Counted from when the run was first opened, so that a later launch goes on where this one ends.
+    # Seconds since the run was first opened, so that later launches continue the curve.
     step = max(0, at_ms - runs.opened_ms) // 1000
     log_metrics(client, runs.job, values, at_ms, step)

@@ -1,4 +1,4 @@
-"""Tracking URIs: which ones can work at all, the files of a SQLite database, and links to MLflow's pages."""
+"""Tracking URIs: validation, the files of a SQLite database, and links to MLflow's pages."""
 
 import json
 import os
@@ -21,13 +21,13 @@ LOCAL_UI = "http://127.0.0.1:5000"
 
 
 def sqlite_uri(path: str) -> str:
-    """The URI of a database file, whatever characters its path holds.
+    """The URI of a database file with any characters in its path.
 
-    SQLAlchemy unquotes the path, and MLflow creates the parent folder of the path as the URI has it, so all that
-    follows the first part to be quoted is quoted too, slashes included: the parent is then a folder that exists.
+    SQLAlchemy unquotes the path, and MLflow creates the parent folder of the path as written in the URI. So all
+    that follows the first quoted part is quoted, including slashes: the parent is then an existing folder.
 
     Raises:
-        RequestError: the installed SQLAlchemy has no way to write this path.
+        RequestError: the installed SQLAlchemy cannot express this path.
     """
     from sqlalchemy import make_url
 
@@ -43,7 +43,7 @@ def sqlite_uri(path: str) -> str:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The absolute path of a SQLite database; None for all other trackers."""
+    """The absolute path of a SQLite database; None for other trackers."""
     if not _scheme(uri).startswith("sqlite"):
         return None
     from sqlalchemy import make_url
@@ -52,15 +52,15 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def local_path(uri: str) -> Path:
-    """The path of a ``file:`` URI, or of a path."""
+    """The path of a ``file:`` URI, or of a plain path."""
     return Path(unquote(urlsplit(uri).path) if uri.startswith("file:") else uri)
 
 
 def checked(uri: str) -> str:
-    """A tracking URI that can work, in the form to use.
+    """Validate a tracking URI, and return its normal form.
 
     Raises:
-        RequestError: nothing will ever be tracked under it, whatever state a server or a database is in.
+        RequestError: the URI cannot work, whatever the state of a server or a database.
     """
     scheme = _scheme(uri)
     engine = scheme.partition("+")[0]
@@ -119,10 +119,10 @@ def _scheme(uri: str) -> str:
 
 
 def links(uri: str, experiment: str, runs: Sequence[str]) -> dict[str, str]:
-    """``ui``, the command that starts MLflow's pages where no server runs; ``runs``, the address of an
-    experiment's runs; ``compare``, that of some runs side by side.
+    """Links: ``ui``, the command that starts MLflow's pages where no server runs; ``runs``, the page of an
+    experiment's runs; ``compare``, the page that compares some runs.
 
-    MLflow 3 opens an experiment on its traces, of which there are none, unless the address asks for the runs.
+    Without ``workflowType`` MLflow 3 opens an experiment on its traces, which are empty.
     """
     is_server = uri.startswith("http")
     base = _without_user(uri).rstrip("/") if is_server else LOCAL_UI
