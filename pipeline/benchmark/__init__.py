@@ -1,1 +1,1 @@
-"""Ours against Hugging Face diffusers: the same weights, the same noise, equal outputs, interleaved times."""
+"""Benchmark against Hugging Face diffusers: the same weights and noise, equal outputs, interleaved timing."""

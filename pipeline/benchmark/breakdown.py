@@ -1,4 +1,4 @@
-"""Time by part and peak memory of one case, against what the machine can do."""
+"""Time by part and peak memory of one case, against the limits of the machine."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from pipeline.benchmark.results import PartRow
 
 
 def roofline_s(cost: Cost, peaks: Peaks, item_bytes: int) -> float:
-    """The least time of some work: by operations or by bytes, whichever takes longer."""
+    """Lower bound on the time of some work: the larger of compute time and memory time."""
     return max(cost.flops / peaks.flops, cost.elements * item_bytes / peaks.bytes)
 
 
@@ -26,7 +26,7 @@ def break_down(
     patches: Mapping[str, list[Seam]],
     peaks: Peaks,
 ) -> tuple[list[PartRow], dict[str, float | None]]:
-    """Time by part and peak memory of each side, in runs of their own: watching memory costs time."""
+    """Time by part and peak memory of each side, in separate runs, since measuring memory costs time."""
     device, item = handler.device, torch.tensor([], dtype=handler.dtype).element_size()
     spent: dict[str, dict[str, float]] = {}
     memory: dict[str, float | None] = {}

@@ -1,4 +1,4 @@
-"""A tokenizer that needs no file and no download."""
+"""A tokenizer without files."""
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 

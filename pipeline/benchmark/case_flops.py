@@ -1,4 +1,4 @@
-"""How much work a case is, by part: what it takes at least, and what the peer does."""
+"""Work of a case by part: the minimum of an exact implementation, and what the peer does."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,14 +18,14 @@ from pipeline.benchmark.workloads import CoverJob, SyntheticTrack, Workload
 
 @dataclass(frozen=True)
 class PartWork:
-    """The work of one part: what an exact implementation cannot leave out, and what diffusers does."""
+    """The work of one part: the minimum of an exact implementation, and what diffusers does."""
 
     needed: Cost
     peer: Cost
 
 
 def work_of(case: CoverCase | StepCase | VaeCase, handler: AceStepHandler) -> Mapping[str, PartWork]:
-    """Work by part."""
+    """Work of a case by part."""
     config, autoencoder = handler.model.config, handler.autoencoder.config
     if isinstance(case, StepCase):
         frames, tokens = case.x.shape[1], case.condition.shape[1]
@@ -61,7 +61,7 @@ def _track_work(
     codes = cost.codes_and_hints(config, track.frames)
     decode = cost.autoencoder_decode(autoencoder, track.frames)
     prompts = {text: cost.text_model(text_block(handler), size) for text, size in sizes.items()}
-    # The timbre of silence is the model's, not the track's.
+    # The timbre of silence belongs to the model, not to the track.
     encoders = cost.words(config, lyrics, sum(sizes.values())) + total(prompts.values())
     peer_encoders = total(
         cost.words(config, lyrics, sizes[text]) + cost.timbre(config) + prompts[text]
@@ -70,7 +70,7 @@ def _track_work(
     )
     needed = cost.time_embedding(config, max(len(plan.steps) for plan in plans))
     needed += total(cost.cross_keys(config, tokens[text]) for text in together)
-    for (text, guided), times in asked_together(plans).items():
+    for (text, guided), times in distinct_readings(plans).items():
         needed += cost.step_needed(config, track.frames, tokens[text], guided) * times
     peer = total(
         cost.step_of_peer(config, track.frames, tokens[branch.text], 1 + guided)
@@ -90,20 +90,19 @@ def _track_work(
 
 
 def total(costs: Iterable[Cost]) -> Cost:
-    """The sum."""
     return sum(costs, Cost())
 
 
-def asked_together(plans: Sequence[CoverPlan]) -> Counter[tuple[str, bool]]:
-    """How often covers of one track and one noise ask the network, by text and whether for a guided pair."""
+def distinct_readings(plans: Sequence[CoverPlan]) -> Counter[tuple[str, bool]]:
+    """Network evaluations of covers that share track and noise, by text and whether guided, without duplicates."""
     tree = build_tree((None, plan) for plan in plans)
-    asked = {
+    distinct = {
         (state, *reading)
         for path, plan in zip(tree.paths, tree.plans, strict=True)
         for state, step in zip(path, plan.steps, strict=False)
         for reading in readings(step)
     }
-    return Counter((branch.text, guided) for _, branch, guided in asked)
+    return Counter((branch.text, guided) for _, branch, guided in distinct)
 
 
 def text_block(handler: AceStepHandler) -> BlockConfig:
@@ -116,6 +115,6 @@ def text_block(handler: AceStepHandler) -> BlockConfig:
         kv_heads=config.num_key_value_heads,
         head_dim=config.head_dim,
         rms_norm_eps=config.rms_norm_eps,
-        rope_theta=1.0,  # positions are elementwise and count nothing
+        rope_theta=1.0,  # not used: rotary embedding is elementwise
         windows=(None,) * config.num_hidden_layers,
     )

@@ -1,4 +1,4 @@
-"""What is compared and timed: each case runs on either side and says what came out.
+"""Benchmark cases: each runs on either side and returns its outputs.
 
 Legend: t latent frames, c latent channels, n samples, s condition tokens.
 """
@@ -6,7 +6,7 @@ Legend: t latent frames, c latent channels, n samples, s condition tokens.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,27 +23,16 @@ from pipeline.benchmark.patching import results_of
 from pipeline.benchmark.restyle_side import as_variant
 from pipeline.benchmark.workloads import SyntheticTrack, Workload
 
-TRACKS_IN_FP32 = 2  # tracks of a workload that are made in fp32 too, where the sides run in less
-
-
-class Case(Protocol):
-    """Something both sides can do; ``audio_s`` is how many seconds of audio it is about."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def audio_s(self) -> float: ...
-    def ours(self, handler: AceStepHandler) -> Outputs: ...
-    def theirs(self, pipeline: Any) -> Outputs: ...
+TRACKS_IN_FP32 = 2  # tracks of a workload that are also made in fp32, where the sides run in less
 
 
 @dataclass(frozen=True)
 class CoverCase:
-    """Covers, start to end: from waveform and words to latents and waveform.
+    """Covers from waveform and prompt to latents and waveform.
 
-    sources: of each track, a waveform ``[2, n]``; see ``make_cover_case``.
-    codes: of each track, read in place of its source, so that both sides follow the same.
-    ready: what is made once.
+    sources: a waveform ``[2, n]`` of each track; see ``make_cover_case``.
+    codes: codes of each track that replace its source, so that both sides use the same.
+    ready: cache of prepared inputs.
     """
 
     work: Workload
@@ -60,7 +49,7 @@ class CoverCase:
         return self.work.audio_s
 
     def ours(self, handler: AceStepHandler) -> Outputs:
-        """As the job does it: a track's conditions once, then its covers in a chain."""
+        """As the job does it: conditions once per track, then its covers in a chain."""
         make = partial(as_variant, handler, self.work.turbo)
         handler = _once(self.ready, handler, handler.dtype, make)
         made: dict[int, tuple[Tensor, Tensor]] = {}
@@ -97,14 +86,14 @@ class CoverCase:
         )
 
     def ours_watched(self, handler: AceStepHandler) -> "WatchedOutputs":
-        """What ours makes, and what it read of each track."""
+        """Outputs of ours, with the latents and codes of each track."""
         encoder, tokenizer = handler.autoencoder, handler.model.tokenizer
         with results_of(encoder, "encode") as latents, results_of(tokenizer, "forward") as codes:
             made = self.ours(handler)
         return WatchedOutputs(made, list(latents), list(codes))
 
     def theirs_watched(self, pipeline: Any) -> "WatchedOutputs":
-        """What the peer makes, and what it read of each track (it reads it again for each cover)."""
+        """Outputs of the peer, with the latents and codes of each track, computed again for each cover."""
         encoder, tokenizer = pipeline.vae, pipeline.audio_tokenizer
         with results_of(encoder, "encode") as encoded, results_of(tokenizer, "forward") as read:
             made = self.theirs(pipeline)
@@ -114,14 +103,14 @@ class CoverCase:
         return WatchedOutputs(made, latents, [read[k][1] for k in first])
 
     def from_codes(self, codes: list[Tensor]) -> "CoverCase":
-        """The same covers of given codes."""
+        """The same covers from given codes."""
         return replace(self, codes=tuple(tuple(one.flatten().tolist()) for one in codes))
 
     def few(self) -> "CoverCase":
         """One cover of each strength, of the first tracks."""
         tracks = self.work.tracks[:TRACKS_IN_FP32]
         own = [cover for cover in self.work.covers if cover.track < len(tracks)]
-        # The first of each in the end, since a later one replaces what stands there.
+        # Reversed, so that the first cover of each kind is kept.
         kinds = {(cover.track, cover.setting.audio_cover_strength): cover for cover in reversed(own)}
         work = replace(self.work, covers=tuple(kinds.values())[::-1], tracks=tracks)
         return replace(self, work=work, sources=self.sources[: len(tracks)])
@@ -129,7 +118,7 @@ class CoverCase:
 
 @dataclass(frozen=True)
 class WatchedOutputs:
-    """Outputs, and what was read of each track's source: latents ``[1, t, c]``, and codes."""
+    """Outputs, and the latents ``[1, t, c]`` and codes of each track's source."""
 
     outputs: Outputs
     latents: list[Tensor]
@@ -141,12 +130,12 @@ def _outputs(made: list[tuple[Tensor, Tensor]]) -> Outputs:
 
 
 def make_cover_case(work: Workload) -> CoverCase:
-    """A workload with its sources, which no run has to make."""
+    """A workload with its sources."""
     return CoverCase(work, tuple(map(make_source, work.tracks)))
 
 
 def make_source(track: SyntheticTrack) -> Tensor:
-    """A waveform ``[2, n]`` that depends on the track's seed alone: a chord every half second, and noise."""
+    """A waveform ``[2, n]``, determined by the track's seed: a chord every half second, and noise."""
     generator = torch.Generator().manual_seed(track.seed)
     seconds = torch.arange(track.samples) / SAMPLE_RATE
     pitches = 110 * 2 ** (torch.randint(0, 36, (2, 3), generator=generator) / 12)
@@ -158,10 +147,11 @@ def make_source(track: SyntheticTrack) -> Tensor:
 
 @dataclass(frozen=True)
 class StepCase:
-    """One evaluation of the transformer, as both sides do it in the middle of a run.
+    """One evaluation of the transformer, as in the middle of a run.
 
-    Both have their inputs on the device. Ours has the modulation and the condition's keys and values ready, which
-    it makes once per run; the peer makes them in every step. guided: both velocities. ready: what is made once.
+    Inputs are on the device. Ours has the modulation and the condition's keys and values prepared, which it
+    computes once per run; the peer computes them in every step. guided: both velocities. ready: cache of prepared
+    inputs.
     """
 
     name: str
@@ -217,9 +207,9 @@ class StepCase:
 
 @dataclass(frozen=True)
 class VaeCase:
-    """The autoencoder alone: ``given`` is a waveform ``[1, 2, n]`` to encode, or latents ``[1, t, c]``.
+    """The autoencoder alone: ``given`` is a waveform ``[1, 2, n]`` to encode, or latents ``[1, t, c]`` to decode.
 
-    Both sides have it on the device. ready: what is made once.
+    Inputs are on the device. ready: cache of prepared inputs.
     """
 
     name: str
@@ -250,7 +240,7 @@ Ready = dict[tuple[int, torch.dtype], Any]
 
 
 def _once(ready: Ready, side: Any, dtype: torch.dtype, make: Callable[[], Any]) -> Any:
-    """What a side needs at every run, made at its first; again when it is cast to another ``dtype``."""
+    """A side's prepared inputs, computed at its first run in each ``dtype``."""
     key = id(side), dtype
     if key not in ready:
         ready[key] = make()

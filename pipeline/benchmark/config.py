@@ -1,4 +1,4 @@
-"""What to measure, checked before anything is built."""
+"""The benchmark's configuration and its validation."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -55,7 +55,7 @@ def parse_request(values: Mapping[str, Any]) -> BenchmarkRequest:
     """A request from plain values.
 
     Raises:
-        RequestError: a value is unknown or out of range, or two do not go together; the message names the remedy.
+        RequestError: a value is unknown or out of range, or two values exclude each other.
     """
     request = BenchmarkRequest(**dict(values) | {"duration_s": _durations(values.get("duration_s"))})
     for name, allowed in (

@@ -1,4 +1,4 @@
-"""Covers by diffusers: its pipeline as it is, and its modules in a loop of upstream's semantics.
+"""Covers by diffusers: by its pipeline, and by its modules in a loop with upstream's semantics.
 
 Legend: t latent frames, c latent channels, n samples.
 """
@@ -22,11 +22,11 @@ Codes = tuple[int, ...]
 def by_pipeline(
     pipeline: Any, track: SyntheticTrack, cover: CoverJob, source: Tensor, codes: Codes | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Latents ``[1, t, c]`` and waveform ``[2, n]`` of one call.
+    """Latents ``[1, t, c]`` and waveform ``[2, n]`` of one call of the pipeline.
 
     Args:
         source: ``[2, n]``.
-        codes: read in place of the source.
+        codes: used in place of the source.
     """
     last: dict[str, Tensor] = {}
 
@@ -61,10 +61,10 @@ def by_pipeline(
 def by_switch(
     pipeline: Any, track: SyntheticTrack, cover: CoverJob, source: Tensor, codes: Codes | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same by upstream's semantics, as one would write it on diffusers' modules: one cover, start to end.
+    """One cover with upstream's semantics, in a loop over diffusers' modules.
 
-    The first ``int(steps * strength)`` steps read the cover prompt and the source's hints, the others the
-    text-to-music prompt and silence; all are guided alike. What no step reads is not made.
+    The first ``int(steps * strength)`` steps use the cover prompt and the source's hints, the others the
+    text-to-music prompt and silence; guidance is the same in all. Unused conditions are not computed.
     """
     device, dtype, setting = pipeline.transformer.device, pipeline.transformer.dtype, cover.setting
     said = {
@@ -89,7 +89,7 @@ def by_switch(
 
 
 def noise_of(pipeline: Any, track: SyntheticTrack, cover: CoverJob) -> Tensor:
-    """The start noise ``[1, t, c]`` that ours draws from the cover's seed."""
+    """The initial noise ``[1, t, c]`` that ours draws from the cover's seed."""
     return initial_noise(cover.seed, track.frames, pipeline.transformer.config.audio_acoustic_hidden_dim)
 
 

@@ -1,4 +1,4 @@
-"""The peer: diffusers' own classes with random weights, and what makes it comparable.
+"""The peer: diffusers' classes with random weights, and what makes it comparable.
 
 Legend: b batch, c latent channels, t latent frames, a audio channels, s samples.
 """
@@ -35,13 +35,12 @@ _POOLER = ("audio_acoustic_hidden_dim", "pool_window_size", "num_attention_poole
 
 
 class MeanOobleck(AutoencoderOobleck):
-    """The autoencoder with a posterior of no width: what the pipeline draws from it is its mean, at the same cost.
+    """The autoencoder with a posterior of zero width: samples equal the mean, at the same cost.
 
-    The pipeline draws its source latents by the global generator and takes no others, while ours are the mean.
+    The pipeline samples its source latents with the global generator, while ours are the mean.
     """
 
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
-        """See the base class."""
         encoded = AutoencoderOobleck.encode(self, x)
         encoded.latent_dist.std.zero_()
         return encoded if return_dict else (encoded.latent_dist,)
@@ -97,12 +96,12 @@ def make_vae(size: Size) -> MeanOobleck:
     """The autoencoder of a size, on the current default device."""
     sizes = {key: value for key, value in size.autoencoder.items() if key != "_class_name"}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's about diffusers' way to norm weights
+        warnings.simplefilter("ignore", FutureWarning)  # diffusers uses torch's deprecated weight_norm
         return MeanOobleck(**sizes)
 
 
 def assemble(modules: dict[str, Any]) -> Any:
-    """A pipeline of these modules."""
+    """A pipeline of the given modules."""
     scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0)
     pipeline: Any = AceStepPipeline(scheduler=scheduler, **modules)
     pipeline.set_progress_bar_config(disable=True)
@@ -110,20 +109,20 @@ def assemble(modules: dict[str, Any]) -> Any:
 
 
 def weights(pipeline: Any) -> list[torch.Tensor]:
-    """All tensors that a file would hold."""
+    """All tensors that a checkpoint would hold."""
     modules = (part for part in pipeline.components.values() if isinstance(part, nn.Module))
     return [tensor for module in modules for tensor in module.state_dict().values()]
 
 
 @torch.no_grad()
 def round_to(pipeline: Any, dtype: torch.dtype) -> None:
-    """Round the weights to what ``dtype`` can hold; they stay fp32."""
+    """Round the fp32 weights to values of ``dtype``."""
     for tensor in weights(pipeline):
         tensor.copy_(tensor.to(dtype))
 
 
 def cast(pipeline: Any, dtype: torch.dtype) -> None:
-    """Run in ``dtype``, as a pipeline that was loaded in it does: rotary frequencies, in no file, stay fp32."""
+    """Cast to ``dtype`` like a pipeline loaded in it: rotary frequencies, which no checkpoint holds, stay fp32."""
     for module in pipeline.components.values():
         if isinstance(module, nn.Module):
             for parameter in module.parameters():

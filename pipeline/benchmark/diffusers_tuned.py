@@ -1,4 +1,4 @@
-"""The peer with its own means to be faster: an attention backend, compiled parts, a tiled autoencoder."""
+"""The peer with diffusers' own optimizations: an attention backend, compilation, a tiled autoencoder."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,24 +12,24 @@ from torch._dynamo.utils import counters
 from pipeline.benchmark.diffusers_side import assemble, make_transformer, make_vae
 from pipeline.benchmark.model_sizes import Size
 
-# In the order of their speed where they run. Flash attention cuts windows itself, the others read a dense mask. On
-# a CPU "flex", which diffusers does not compile, takes 1.6 times as long as "native", and no other reads the mask.
+# Fastest first. Flash attention applies windows itself, the others read a dense mask. On a CPU "flex", which
+# diffusers does not compile, takes 1.6 times as long as "native", and no other backend reads the mask.
 BACKENDS = {"cuda": ("flash", "flash_hub", "_native_cudnn", "native"), "cpu": ("native",)}
 PROBED_FRAMES = 320  # more tokens than a window has
-RECOMPILE_LIMIT = 64  # variants of a function; torch's eight are soon gone, and what exceeds them runs uncompiled
+RECOMPILE_LIMIT = 64  # variants of a function; beyond torch's default of eight, functions run uncompiled
 PARTLY_EAGER = "tuned, in part uncompiled (recompile limit)"
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """The tuned pipeline, and which of its means are in use or why not."""
+    """The tuned pipeline, with notes on the optimizations in use."""
 
     pipeline: Any
     notes: tuple[str, ...]
 
 
 def tune(pipeline: Any, size: Size) -> Tuned:
-    """A second pipeline on the same weights; the first one stays as it is."""
+    """A second, tuned pipeline that shares the weights; the first one is unchanged."""
     transformer = _again(make_transformer, pipeline.transformer, size)
     vae = _again(make_vae, pipeline.vae, size)
     vae.enable_tiling()
@@ -52,7 +52,7 @@ def tune(pipeline: Any, size: Size) -> Tuned:
 
 
 def limit_hits() -> int:
-    """How many functions have run uncompiled since this process began, for they had too many variants."""
+    """Functions that have run uncompiled so far, since they exceeded the recompile limit."""
     return sum(count for reason, count in counters["unimplemented"].items() if "recompile limit" in reason)
 
 
@@ -65,15 +65,15 @@ def _again(make: Any, module: nn.Module, size: Size) -> Any:
 
 
 def pick_backend(transformer: Any, encoder: Any) -> list[str]:
-    """Set the first attention backend that runs here; says why those before it do not."""
+    """Set the first attention backend that works; returns notes on it and on those that do not."""
     notes = []
     for name in BACKENDS[transformer.device.type]:
         try:
-            # set_attention_backend also changes what every other model of the process uses; that ends here.
+            # set_attention_backend also sets a global default; the context manager restores it.
             with attention_backend("native"):
                 transformer.set_attention_backend(name)
             _probe(transformer, encoder)
-        except Exception as error:  # each backend has its own way to say that it is not there
+        except Exception as error:  # backends differ in what they raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
             notes.append(f"attention backend {name!r} not usable: {reason[0][:120]}")
             continue
@@ -97,7 +97,7 @@ def _probe(transformer: Any, encoder: Any) -> None:
 
 
 def compile_blocks(transformer: Any) -> str:
-    """Compile the repeated blocks, by diffusers' own means where it can; says which way."""
+    """Compile the repeated blocks, with diffusers' own method if possible; returns a note on the method."""
     try:
         transformer.compile_repeated_blocks()
     except ValueError:

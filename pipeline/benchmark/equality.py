@@ -1,4 +1,4 @@
-"""Whether both sides make the same, before either is timed."""
+"""Equality checks of both sides before either is timed."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -26,20 +26,20 @@ from pipeline.benchmark.timing import TimeSample, measured
 
 AnyCase = CoverCase | StepCase | VaeCase
 Checked = tuple[list[Agreement], TimeSample]
-Gate = Callable[[AnyCase, str, AceStepHandler, Any], Checked]
+EqualityCheck = Callable[[AnyCase, str, AceStepHandler, Any], Checked]
 Made = TypeVar("Made")
 
 
 class PeerOutOfMemoryError(RestyleError):
-    """The peer cannot do a case on this machine."""
+    """There is not enough memory for the peer."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the peer makes in fp32.
+    """The peer's outputs in fp32.
 
-    case: as it is compared, from fixed codes where there are any.
-    latents, codes: of the sources that ``case`` is about.
+    case: the compared case, from fixed codes if it has any.
+    latents, codes: of the sources of ``case``.
     """
 
     case: AnyCase
@@ -49,11 +49,11 @@ class Reference:
 
 
 def agree(case: AnyCase, peer: str, handler: AceStepHandler, pipeline: Any) -> Checked:
-    """Compare both sides in fp32, in their first runs; with the time of the peer's.
+    """Compare both sides in fp32, in their first runs; also returns the time of the peer's.
 
     Raises:
         EqualityError: they differ.
-        PeerOutOfMemoryError: there is no memory for the peer.
+        PeerOutOfMemoryError: there is not enough memory for the peer.
     """
     if not isinstance(case, CoverCase):
         theirs, first = by_peer(partial(measured, partial(case.theirs, pipeline), handler.device))
@@ -70,15 +70,14 @@ def agree(case: AnyCase, peer: str, handler: AceStepHandler, pipeline: Any) -> C
 def agree_in_less(
     case: AnyCase, peer: str, handler: AceStepHandler, pipeline: Any, reference: Reference
 ) -> Checked:
-    """Compare the error of both against fp32; with the time of the peer's first run.
+    """Compare the errors of both sides against fp32; also returns the time of the peer's first run.
 
-    Covers are compared twice, since codes are rounded and less precision reads others: as they are timed, by the
-    number, the shapes and the finiteness of what comes out and by the latents of the sources; and a few of them
-    from the codes of fp32, by what comes out.
+    Covers are compared twice, since lower precision rounds to other codes: as they are timed, by number, shape,
+    finiteness and the latents of the sources; and a few of them from the codes of fp32, by their outputs.
 
     Raises:
         EqualityError: the error of ours is larger.
-        PeerOutOfMemoryError: there is no memory for the peer.
+        PeerOutOfMemoryError: there is not enough memory for the peer.
     """
     fixed, exact = reference.case, reference.outputs
     if not (isinstance(case, CoverCase) and isinstance(fixed, CoverCase)):
@@ -100,12 +99,12 @@ def agree_in_less(
 
 
 def without_reference(case: AnyCase, peer: str, handler: AceStepHandler, pipeline: Any) -> Checked:
-    """What stands for a gate where there was no memory for the peer in fp32: no peer is compared or timed."""
+    """The check where the peer's fp32 reference ran out of memory: always raises."""
     raise PeerOutOfMemoryError("out of memory in float32, so nothing to compare with")
 
 
-def make_equality_check(case: AnyCase, pipeline: Any) -> Gate:
-    """The gate of a case that runs in less than fp32, by what ``pipeline`` makes in fp32 now."""
+def make_equality_check(case: AnyCase, pipeline: Any) -> EqualityCheck:
+    """The check of a case that runs in less than fp32; computes the reference with ``pipeline``, now in fp32."""
     try:
         reference = by_peer(partial(make_reference, case, pipeline))
     except PeerOutOfMemoryError:
@@ -114,7 +113,7 @@ def make_equality_check(case: AnyCase, pipeline: Any) -> Gate:
 
 
 def make_reference(case: AnyCase, pipeline: Any) -> Reference:
-    """What a case is compared with. The autoencoder runs in tiles: ten minutes in fp32 need 72 GB at once."""
+    """The fp32 reference of a case. The autoencoder is tiled: ten minutes in fp32 need 72 GB otherwise."""
     with in_tiles(pipeline.vae):
         if not isinstance(case, CoverCase):
             return Reference(case, case.theirs(pipeline))
@@ -126,7 +125,7 @@ def make_reference(case: AnyCase, pipeline: Any) -> Reference:
 
 @contextmanager
 def in_tiles(vae: Any) -> Iterator[None]:
-    """Within the block the autoencoder runs in tiles, which overlap by more than it sees."""
+    """Tile the autoencoder within the block; tiles overlap by more than its receptive field."""
     before = vae.use_tiling
     vae.enable_tiling()
     try:
@@ -136,17 +135,17 @@ def in_tiles(vae: Any) -> Iterator[None]:
 
 
 def by_peer(call: Callable[[], Made]) -> Made:
-    """What ``call`` returns.
+    """The result of ``call``.
 
     Raises:
-        PeerOutOfMemoryError: there is no memory for it.
+        PeerOutOfMemoryError: there is not enough memory for it.
     """
     try:
         return call()
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
-    # Only here is the traceback gone, which holds what had been allocated.
+    # Outside the except block, where the traceback no longer keeps the allocated tensors alive.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

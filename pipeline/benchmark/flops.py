@@ -1,7 +1,7 @@
-"""Operations and bytes of each part in closed form: what a roofline needs.
+"""Operations and bytes of each part in closed form, for a roofline.
 
-An operation is a multiplication or an addition of a matrix product or a convolution; what is elementwise counts
-none. Bytes are a lower bound: weights once per call, each layer's input and output once, everything between fused.
+An operation is a multiplication or an addition of a matrix product or a convolution; elementwise work is not
+counted. Bytes are a lower bound: weights once per call, inputs and outputs of each layer once, all else fused.
 
 Legend: l transformer tokens (two latent frames each), t latent frames, s condition tokens, h width.
 """
@@ -15,7 +15,7 @@ TIME_FREQUENCIES = 256
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations, and elements of tensors that have to be moved."""
+    """Operations, and tensor elements that are read or written."""
 
     flops: float = 0.0
     elements: float = 0.0
@@ -28,18 +28,18 @@ class Cost:
 
 
 def linear(rows: float, width_in: int, width_out: int) -> Cost:
-    """A product with weights."""
+    """A matrix product with weights."""
     return Cost(2 * rows * width_in * width_out, rows * (width_in + width_out) + width_in * width_out)
 
 
 def scores(config: BlockConfig, pairs: float, queries: float, keys: float) -> Cost:
-    """Attention of ``pairs`` of query and key: the product of both, and the sum of values."""
+    """Attention over ``pairs`` of query and key: their products, and the weighted sums of values."""
     width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
     return Cost(4 * pairs * width, 2 * queries * width + 2 * keys * kv_width)
 
 
 def visible_pairs(length: int, window: int | None) -> int:
-    """Pairs of tokens no further apart than ``window``."""
+    """Pairs of tokens within ``window`` of each other."""
     if window is None or window >= length - 1:
         return length * length
     return length * (2 * window + 1) - window * (window + 1)
@@ -53,27 +53,27 @@ def self_attention(config: BlockConfig, rows: float, pairs: float) -> Cost:
 
 
 def mlp(config: BlockConfig, rows: float) -> Cost:
-    """Gate, up and down."""
+    """Gate, up and down projections."""
     wide = linear(rows, config.hidden_size, 2 * config.intermediate_size)
     return wide + linear(rows, config.intermediate_size, config.hidden_size)
 
 
 def cross_attention(config: BlockConfig, rows: float, tokens: float) -> Cost:
-    """Queries, scores and output; keys and values are ``cross_keys``."""
+    """Queries, scores and output projection; keys and values are ``cross_keys``."""
     width = config.heads * config.head_dim
     inner = linear(rows, config.hidden_size, width) + linear(rows, width, config.hidden_size)
     return inner + scores(config, rows * tokens, rows, tokens)
 
 
 def cross_keys(config: ModelConfig, tokens: float) -> Cost:
-    """What a condition becomes for all layers, once per condition."""
+    """Keys and values of a condition for all layers, once per condition."""
     block = config.decoder
     each = linear(tokens, block.hidden_size, 2 * block.kv_heads * block.head_dim)
     return linear(tokens, config.encoder.hidden_size, block.hidden_size) + each * len(block.windows)
 
 
 def patches(config: ModelConfig, rows: float, velocities: int = 1) -> Cost:
-    """Latents and context to tokens, and tokens to one or two velocities."""
+    """Embedding of latents and context, and output projection of one or two velocities."""
     size, width = config.patch_size, config.decoder.hidden_size
     to_tokens = linear(rows, config.in_channels * size, width)
     return to_tokens + linear(rows * velocities, width, config.latent_channels * size)
@@ -87,10 +87,10 @@ def time_embedding(config: ModelConfig, times: float) -> Cost:
 
 
 def step_needed(config: ModelConfig, frames: int, tokens: int, guided: bool) -> Cost:
-    """One evaluation with everything that is the same in every step left out, and windows cut exactly.
+    """One evaluation without what is equal in every step, and with exact windows.
 
-    guided: the null velocity as well: its cross-attention is a constant, and the first layer's self-attention is
-        that of the other row. Both rows read the weights together, once.
+    guided: the null velocity as well: its cross-attention is constant, and its self-attention in the first layer
+        equals that of the other row. Both rows share one read of the weights.
     """
     block, rows, velocities = config.decoder, -(-frames // config.patch_size), 1 + guided
     total = patches(config, rows, velocities)
@@ -102,7 +102,7 @@ def step_needed(config: ModelConfig, frames: int, tokens: int, guided: bool) -> 
 
 
 def step_of_peer(config: ModelConfig, frames: int, tokens: int, batch: int) -> Cost:
-    """One call of diffusers' transformer: masks are dense, and keys of the condition are made anew."""
+    """One call of diffusers' transformer: dense masks, and the condition's keys computed again."""
     block, rows = config.decoder, -(-frames // config.patch_size)
     layer = self_attention(block, rows, rows * rows) + cross_attention(block, rows, tokens) + mlp(block, rows)
     once = patches(config, rows) + cross_keys(config, tokens) + time_embedding(config, 1)
@@ -110,7 +110,7 @@ def step_of_peer(config: ModelConfig, frames: int, tokens: int, batch: int) -> C
 
 
 def encoder_stack(config: BlockConfig, layers: int, rows: float, length: int, width_in: int) -> Cost:
-    """Embedding and layers over ``rows`` tokens in sequences of ``length``; windows as dense masks."""
+    """Embedding and layers over ``rows`` tokens in sequences of ``length``, with dense masks."""
     layer = self_attention(config, rows, rows * length) + mlp(config, rows)
     return linear(rows, width_in, config.hidden_size) + layer * layers
 
@@ -120,7 +120,7 @@ def codes_and_hints(config: ModelConfig, frames: int) -> Cost:
     block, window, levels = config.encoder, config.pool_window, len(config.fsq_levels)
     windows = -(-frames // window)
     pooled = encoder_stack(block, config.pooler_layers, windows * (window + 1), window + 1, block.hidden_size)
-    # Special tokens are not embedded: one per window to pool into; on the way back one embedding serves a window.
+    # Special tokens skip the embedding: one per pooled window; on the way back one embedding serves a window.
     not_embedded = linear(windows, block.hidden_size, block.hidden_size)
     spread = encoder_stack(block, config.pooler_layers, windows * window, window, block.hidden_size)
     not_embedded_again = linear(windows * (window - 1), block.hidden_size, block.hidden_size)
@@ -130,7 +130,7 @@ def codes_and_hints(config: ModelConfig, frames: int) -> Cost:
 
 
 def words(config: ModelConfig, lyric_tokens: int, text_tokens: int) -> Cost:
-    """The lyric encoder and the text's projection."""
+    """The lyric encoder and the projection of the text."""
     block = config.encoder
     lyrics = encoder_stack(block, config.lyric_layers, lyric_tokens, lyric_tokens, config.text_channels)
     return lyrics + linear(text_tokens, config.text_channels, block.hidden_size)
@@ -176,7 +176,7 @@ def autoencoder_decode(config: AutoencoderConfig, frames: int) -> Cost:
     rows = frames
     total = _conv(rows, rows, config.latent_channels, widths[0], 7)
     for channels, out, ratio in zip(widths, widths[1:], reversed(config.ratios), strict=False):
-        # Every output has two taps: as many operations as inputs have times all 2 * ratio of them.
+        # Each output has two taps, so the operations equal those of every input with all 2 * ratio taps.
         total += _conv(rows * ratio, rows, channels, out, 2) + _units(rows * ratio, out)
         rows *= ratio
     return total + _conv(rows, rows, widths[-1], config.audio_channels, 7)

@@ -1,4 +1,4 @@
-"""What the machine is and what it can do at most."""
+"""The machine and its measured limits."""
 
 import ctypes
 import os
@@ -19,14 +19,14 @@ from pipeline.benchmark.timing import measure
 
 PACKAGES = ("torch", "diffusers", "transformers")
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-RESET_PEAK = "5"  # what Linux takes as "the peak is what is held now"
+RESET_PEAK = "5"  # resets VmHWM to the current resident memory
 
 
 @dataclass(frozen=True)
 class Peaks:
     """Measured limits: operations of a matrix product and bytes of a copy (read and written), per second.
 
-    On a CPU per second of a thread, so that neither other processes nor idle threads count.
+    On a CPU per second of thread time, which excludes other processes and idle threads.
     """
 
     flops: float
@@ -35,7 +35,7 @@ class Peaks:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a benchmark ran."""
+    """The machine of a benchmark."""
 
     processor: str
     cores: int
@@ -58,10 +58,10 @@ def describe(device: torch.device) -> Machine:
 
 
 def use_device(name: str | None) -> torch.device:
-    """The device to measure on, which becomes torch's current one: CUDA events go there.
+    """Select the device to measure on as torch's current one, where CUDA events are recorded.
 
     Raises:
-        RequestError: it is not there, or is of a kind whose clocks are not known here.
+        RequestError: the device does not exist, or its kind cannot be timed.
     """
     device = pick_device(name)
     if device.type not in ("cpu", "cuda"):
@@ -80,12 +80,12 @@ def cores() -> int:
 
 
 def load() -> float:
-    """Mean number of runnable processes over the last minute; far above the threads in use means contention."""
+    """Load average over the last minute; far above the threads in use means contention."""
     return os.getloadavg()[0]
 
 
 def measure_peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
-    """The best of a few matrix products and copies, large enough to be limited by nothing else."""
+    """The best of several matrix products and copies that are large enough to reach the limits."""
     gpu = device.type == "cuda"
     n, elements, times = (8192, 2**28, 20) if gpu else (2048, 2**24, 4)
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
@@ -103,9 +103,9 @@ def _best(call: Callable[[], object], times: int, device: torch.device) -> float
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[dict[str, float | None]]:
-    """Fills ``bytes`` with how much more than at its beginning the block held at most; None where unknown.
+    """Sets ``bytes`` to the peak memory of the block above its beginning; None where unknown.
 
-    On a GPU what torch had allocated; on a CPU the process's resident memory, which Linux alone tells.
+    On a GPU it is torch's allocated memory; on a CPU the process's resident memory, on Linux only.
     """
     found: dict[str, float | None] = {"bytes": None}
     if device.type == "cuda":
@@ -115,7 +115,7 @@ def peak_memory(device: torch.device) -> Iterator[dict[str, float | None]]:
         found["bytes"] = torch.cuda.max_memory_allocated(device) - before
         return
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # what the heap keeps of earlier runs would hide as much of this one
+        ctypes.CDLL(None).malloc_trim(0)  # memory that the heap keeps of earlier runs would hide this one's
     try:
         CLEAR.write_text(RESET_PEAK)
     except OSError:
@@ -140,7 +140,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this file is tracked in; None where it is in none."""
+    """The commit of the checkout that tracks this file, or None."""
     here = Path(__file__)
     git = ["git", "-C", str(here.parent)]
     questions = (
@@ -159,5 +159,5 @@ def _commit() -> str | None:
 
 
 def now() -> str:
-    """The date and the time, to the minute, UTC."""
+    """Date and time (UTC), to the minute."""
     return time.strftime("%Y-%m-%d %H:%M", time.gmtime())

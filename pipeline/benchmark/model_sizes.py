@@ -1,16 +1,16 @@
-"""Model sizes to measure at; weights are random, shapes are those of the published files or smaller."""
+"""Model sizes of the benchmark: random weights in the shapes of the published files or smaller ones."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from acestep.model.config import AutoencoderConfig, ModelConfig, parse_autoencoder_config, parse_model_config
+from acestep.model.config import ModelConfig, parse_model_config
 
 LEVELS = [8, 8, 8, 5, 5, 5]
 
 
 @dataclass(frozen=True)
 class Size:
-    """One size: the three configuration files, as the published layout has them."""
+    """One size: the three configuration files in the published layout."""
 
     name: str
     model: dict[str, Any]
@@ -20,10 +20,6 @@ class Size:
     @property
     def model_config(self) -> ModelConfig:
         return parse_model_config(self.model, self.name)
-
-    @property
-    def autoencoder_config(self) -> AutoencoderConfig:
-        return parse_autoencoder_config(self.autoencoder, self.name)
 
 
 def _model(

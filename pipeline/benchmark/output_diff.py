@@ -1,4 +1,4 @@
-"""What a side makes, and how far two sides are apart."""
+"""Differences between the outputs of two sides, and the accepted limits."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,28 +10,27 @@ from torch import Tensor
 from acestep.errors import RestyleError
 
 TOLERANCES = {"latents": 1e-4, "audio": 1e-3, "velocity": 1e-4, "unconditional velocity": 1e-4}
-FLIPPED = 0.01  # share of codes that rounding may put on the other side of a code's edge
-SLACK_DB = 1.0  # roundings of two implementations are two draws: one is always a little behind
-# Unrelated noise has -3 dB and silence 0 dB. How far beyond the peer is, is its own affair: it sums its steps in
-# the lower precision, and where those are few its waveform is no further than 5 dB.
+FLIPPED = 0.01  # share of codes that may differ by rounding at a quantization boundary
+SLACK_DB = 1.0  # tolerance for the rounding of two independent implementations
+# Unrelated noise has -3 dB and silence 0 dB. The peer's own error is not judged: it accumulates its steps in the
+# lower precision, and with few steps its waveform is at 5 dB.
 FLOOR_DB, PEER_FLOOR_DB = 20.0, 1.0
-AUDIO_FLOOR_DB = 10.0  # a decoder of random weights adds 10 to 20 dB to the error of its latents
+AUDIO_FLOOR_DB = 10.0  # a decoder with random weights adds 10 to 20 dB to the error of its latents
 UNTIMED = "Neither this case nor what comes after it was timed: find the difference first"
 
 Outputs = Mapping[str, Sequence[Tensor]]
 
 
 class EqualityError(RestyleError):
-    """The two sides do not make the same; the case was not timed."""
+    """The outputs of the sides differ; the case was not timed."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """One comparison that was passed.
+    """One comparison that passed.
 
     off: largest difference over the largest value of the reference; None where noise ratios were compared.
     ours_db, peer_db: signal to noise against fp32, where the sides run in less.
-    note: what else is to be known.
     """
 
     output: str
@@ -43,13 +42,13 @@ class Agreement:
 
 
 def relative(ours: Tensor, reference: Tensor) -> float:
-    """Largest absolute difference over the largest absolute value."""
+    """Largest absolute difference over the largest absolute value of the reference."""
     off = (ours.cpu().double() - reference.cpu().double()).abs().max()
     return (off / reference.abs().max().clamp(min=1e-12).cpu()).item()
 
 
 def noise_ratio_db(found: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
-    """Signal to noise of ``found`` in dB, over all tensors; infinite without noise, NaN without signal."""
+    """Signal to noise ratio of ``found`` in dB, over all tensors; infinite without noise, NaN without signal."""
     signal = noise = 0.0
     for one, other in zip(found, reference, strict=True):
         wide = other.cpu().double()
@@ -61,7 +60,7 @@ def noise_ratio_db(found: Sequence[Tensor], reference: Sequence[Tensor]) -> floa
 
 
 def check_form(case: str, peer: str, ours: Outputs, theirs: Outputs) -> None:
-    """Check that both sides made equally many tensors of equal shapes, and finite ones.
+    """Check that both sides made the same number of finite tensors of equal shapes.
 
     Raises:
         EqualityError: they did not.
@@ -82,10 +81,10 @@ def check_form(case: str, peer: str, ours: Outputs, theirs: Outputs) -> None:
 
 
 def equal(case: str, peer: str, ours: Outputs, theirs: Outputs, note: str = "") -> list[Agreement]:
-    """Compare in fp32.
+    """Compare outputs in fp32.
 
     Raises:
-        EqualityError: an output differs by more than it may, or in number or shape.
+        EqualityError: an output differs by more than its tolerance, or in number or shape.
     """
     check_form(case, peer, ours, theirs)
     found = []
@@ -104,11 +103,11 @@ def equal(case: str, peer: str, ours: Outputs, theirs: Outputs, note: str = "") 
 def no_worse(
     case: str, peer: str, ours: Outputs, theirs: Outputs, reference: Outputs, note: str = ""
 ) -> list[Agreement]:
-    """Compare both with what the peer makes in fp32.
+    """Compare the errors of both sides against the peer's outputs in fp32.
 
     Raises:
-        EqualityError: an output of ours is further from it than the peer's, by more than ``SLACK_DB``; or either
-            is so far from it, or so near, that the comparison says nothing.
+        EqualityError: an output of ours has an error larger than the peer's by more than ``SLACK_DB``; or an error
+            is so large or so small that the comparison is meaningless.
     """
     check_form(case, peer, ours, theirs)
     check_form(case, peer, ours, reference)
@@ -130,10 +129,10 @@ def no_worse(
 
 
 def different_codes(case: str, peer: str, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> int:
-    """How many codes differ.
+    """The number of codes that differ.
 
     Raises:
-        EqualityError: there are not equally many.
+        EqualityError: the sides have different numbers of codes.
     """
     counts = [[one.numel() for one in side] for side in (ours, theirs)]
     if counts[0] != counts[1]:
@@ -143,12 +142,12 @@ def different_codes(case: str, peer: str, ours: Sequence[Tensor], theirs: Sequen
 
 
 def check_codes(case: str, peer: str, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> str:
-    """Compare the codes that both read from their sources; "" where all are equal, else how many are not.
+    """Compare the codes of both sides; "" where all are equal, else a note on how many differ.
 
-    Codes are rounded, and rounding makes a difference of 1e-7 a whole step where a value lies on a code's edge.
+    At a quantization boundary, a rounding difference of 1e-7 changes a code by a whole step.
 
     Raises:
-        EqualityError: more differ than such accidents explain.
+        EqualityError: more codes differ than rounding explains.
     """
     different, total = different_codes(case, peer, ours, theirs), sum(one.numel() for one in theirs)
     if different > max(1, FLIPPED * total):

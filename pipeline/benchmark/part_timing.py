@@ -26,10 +26,9 @@ Seam = tuple[Any, str, str]
 
 
 class PartClock:
-    """Seconds by part; time within a part belongs to the innermost one alone.
+    """Seconds by part; nested time belongs to the innermost part alone.
 
-    On a CPU the time of all threads together, on a GPU time on the wall, and it is waited for at every change of
-    part.
+    On a CPU it is the time of all threads, on a GPU wall time with a synchronization at every change of part.
     """
 
     def __init__(self, device: torch.device):
@@ -43,13 +42,13 @@ class PartClock:
         return time.process_time() if self.device.type == "cpu" else time.perf_counter()
 
     def turn(self) -> None:
-        """Book the time since the last turn on the part that is open."""
+        """Add the time since the last turn to the current part."""
         now = self._now()
         self.spent[self.open[-1]] += now - self.since
         self.since = now
 
     def watch(self, part: str) -> Callable[[Call], Call]:
-        """What makes a call book its time on ``part``."""
+        """A decorator that adds the time of a call to ``part``."""
 
         def around(call: Call) -> Call:
             @wraps(call)
@@ -69,7 +68,7 @@ class PartClock:
 
 @contextmanager
 def by_part(patches: list[Seam], device: torch.device) -> Iterator[dict[str, float]]:
-    """Seconds by part of what runs within the block; complete when it ends."""
+    """Seconds by part of the block; complete at its end."""
     with ExitStack() as stack:
         clock = PartClock(device)
         for owner, method, part in patches:
@@ -80,7 +79,7 @@ def by_part(patches: list[Seam], device: torch.device) -> Iterator[dict[str, flo
 
 
 def our_patches(handler: AceStepHandler) -> list[Seam]:
-    """Where our parts begin."""
+    """Entry points of our parts."""
     model, autoencoder = handler.model, handler.autoencoder
     return [
         (autoencoder, "encode", ENCODE),
@@ -96,7 +95,7 @@ def our_patches(handler: AceStepHandler) -> list[Seam]:
 
 
 def peer_patches(pipeline: Any) -> list[Seam]:
-    """Where the peer's parts begin."""
+    """Entry points of the peer's parts."""
     return [
         (pipeline.vae, "encode", ENCODE),
         (pipeline.vae, "decode", DECODE),

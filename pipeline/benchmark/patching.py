@@ -1,4 +1,4 @@
-"""Looking at methods of one object from outside, without touching its code."""
+"""Temporary replacement of methods of one object."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ Call = Callable[..., Any]
 
 @contextmanager
 def replaced(owner: Any, method: str, around: Callable[[Call], Call]) -> Iterator[None]:
-    """Within the block, ``owner.method`` is what ``around`` makes of it; others of its class keep theirs."""
+    """Within the block, ``owner.method`` is ``around(owner.method)``; other instances are unchanged."""
     if method in vars(owner):
         raise ValueError(f"{type(owner).__name__}.{method} is replaced already")
     setattr(owner, method, around(getattr(owner, method)))
@@ -22,7 +22,7 @@ def replaced(owner: Any, method: str, around: Callable[[Call], Call]) -> Iterato
 
 @contextmanager
 def results_of(owner: Any, method: str) -> Iterator[list[Any]]:
-    """The list of what ``owner.method`` returns within the block, call by call."""
+    """The list of the return values of ``owner.method`` within the block."""
     results: list[Any] = []
 
     def around(call: Call) -> Call:

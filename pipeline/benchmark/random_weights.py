@@ -1,4 +1,4 @@
-"""Random weights whose activations stay of order one, so that an equality check means something."""
+"""Random weights with activations of order one, so that equality checks are meaningful."""
 
 import math
 from typing import Any
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 CODES_VARY = 1.0  # standard deviation of the encoder's latents
 LOUDNESS = 0.2  # RMS of the decoder's waveform
-SMALL = 0.1  # spread of biases, norms' weights and snake's parameters
+SMALL = 0.1  # spread of biases, norm weights and snake parameters
 
 
 @torch.no_grad()
 def randomise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw every parameter; the variance of activations is kept by each layer."""
+    """Draw every parameter so that each layer keeps the variance of activations."""
     for part in module.modules():
         for name, weight in part.named_parameters(recurse=False):
             mean, spread = _mean_and_spread(part, name, weight)
@@ -43,7 +43,7 @@ def _mean_and_spread(part: nn.Module, name: str, weight: Tensor) -> tuple[float,
 
 
 def _gain(part: nn.Module) -> float:
-    """Norm of a weight-normed convolution's rows: one keeps the variance, and the residual units add to it."""
+    """Norm of a weight-normed convolution's rows: one keeps the variance, to which the residual units add."""
     if isinstance(part, nn.ConvTranspose1d):
         stride = part.stride[0]
         return 0.5 * math.sqrt(part.out_channels * stride / part.in_channels)

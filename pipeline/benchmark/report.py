@@ -1,4 +1,4 @@
-"""A report as Markdown for people and as one JSON line for machines."""
+"""The benchmark report in Markdown, and as a JSON line."""
 
 import json
 import os
@@ -15,7 +15,7 @@ CLOCKS = {"wall": "wall", "cpu": "CPU time", "device": "GPU events"}
 
 
 def markdown(report: Report) -> str:
-    """The whole report, one section."""
+    """The report as one Markdown section."""
     request, machine, peaks = report.request, report.machine, report.peaks
     versions = ", ".join(f"{name} {number}" for name, number in machine.versions.items())
     lines = [
@@ -53,10 +53,10 @@ def markdown(report: Report) -> str:
 
 
 def write(report: Report, file: Path, before: Written | None) -> Written:
-    """Append to ``file``, and one line to the ``.jsonl`` beside it.
+    """Append the report to ``file``, and a line to the ``.jsonl`` beside it.
 
     Args:
-        before: where an earlier state of the same report stands, which this one replaces.
+        before: byte ranges of an earlier state of the same report, which is replaced.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     text, line = before or (None, None)
@@ -67,7 +67,7 @@ def write(report: Report, file: Path, before: Written | None) -> Written:
 
 
 def _put(text: str, file: Path, before: range | None) -> range:
-    """Write at the end of ``file``, over ``before`` where that is the end still; returns the bytes written."""
+    """Write at the end of ``file``, over ``before`` if that is still the end; returns the bytes written."""
     file.touch()
     with file.open("r+b") as out:
         size = out.seek(0, os.SEEK_END)
@@ -79,7 +79,7 @@ def _put(text: str, file: Path, before: range | None) -> range:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table, all but the first column aligned to the right."""
+    """Lines of a Markdown table; all but the first column are right-aligned."""
     ruler = ["---", *["---:"] * (len(header) - 1)]
     return ["| " + " | ".join(cells) + " |" for cells in (header, ruler, *rows)]
 

@@ -1,4 +1,4 @@
-"""Ours, on the very tensors of the peer."""
+"""Our side, on the peer's tensors."""
 
 import copy
 import json
@@ -23,17 +23,17 @@ from pipeline.benchmark.model_sizes import Size
 
 
 class SharedTextEncoder(TextEncoder):
-    """The peer's text encoder itself, under our interface."""
+    """The peer's text encoder with our interface."""
 
     def __init__(self, model: Any, tokenizer: Tokenizer):
         self.model, self.tokenizer = model, tokenizer
 
 
 def make_handler(pipeline: Any, size: Size, dtype: torch.dtype) -> AceStepHandler:
-    """A handler on the weights of a pipeline, which it shares.
+    """A handler that shares the weights of a pipeline.
 
-    Only the autoencoder holds tensors of its own, since it folds weight norm; in bfloat16 so do the modules that
-    stay fp32.
+    Only the autoencoder has its own tensors, since it folds weight norm; in bfloat16 so do the modules that stay
+    fp32.
     """
     device = pipeline.transformer.device
     model = _model(pipeline, size, dtype)
@@ -53,7 +53,7 @@ def make_handler(pipeline: Any, size: Size, dtype: torch.dtype) -> AceStepHandle
 
 
 def as_variant(handler: AceStepHandler, turbo: bool) -> AceStepHandler:
-    """The same weights as a distilled model, or as one that is not."""
+    """The same weights with the configuration of a distilled model, or of one that is not."""
     model = copy.copy(handler.model)
     model.config = replace(model.config, is_turbo=turbo)
     return replace(handler, model=model)
@@ -73,7 +73,7 @@ def _model(pipeline: Any, size: Size, dtype: torch.dtype) -> AceStepModel:
 
 
 def _autoencoder(pipeline: Any, size: Size, device: torch.device, dtype: torch.dtype) -> Autoencoder:
-    """Through files and the loader of every checkpoint, so that what it prepares is measured too."""
+    """Loaded from files like every checkpoint, so that the loader's preparations are measured too."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "config.json").write_text(json.dumps(size.autoencoder))

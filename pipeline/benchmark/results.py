@@ -1,4 +1,4 @@
-"""What a benchmark found."""
+"""Results of a benchmark."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ OURS = "ours"
 
 @dataclass(frozen=True)
 class PartRow:
-    """One part of one case: the least it takes on this machine, and what each side took.
+    """One part of one case: its roofline on this machine, and the time of each side.
 
     seconds: by side, of one run; see ``PartClock``.
     """
@@ -29,8 +29,8 @@ class PartRow:
 class PeerResult:
     """Ours against one configuration of the peer.
 
-    first_s: its first run of the case, compilation included; None where it did not end.
-    problem: why it was neither compared nor timed; "" where it was.
+    first_s: the peer's first run of the case, including compilation; None if it failed.
+    problem: why it was not compared and timed, or "".
     """
 
     peer: str
@@ -42,7 +42,7 @@ class PeerResult:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One case. ours_s: median by clock. memory_bytes: peak of each side beyond what it began with."""
+    """One case. ours_s: median by clock. memory_bytes: peak of each side above its beginning."""
 
     case: str
     audio_s: float
@@ -55,7 +55,7 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Report:
-    """One benchmark, as far as it has come: ``cases`` of the ``planned`` ones."""
+    """One benchmark so far: ``cases`` of the ``planned`` ones."""
 
     request: BenchmarkRequest
     date: str

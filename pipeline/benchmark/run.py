@@ -1,4 +1,4 @@
-"""One benchmark from a request: build both sides, check that they agree, time them in turn."""
+"""Runs one benchmark: builds both sides, checks that they agree, and times them in turn."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from pipeline.benchmark.cases import StepCase, VaeCase, make_cover_case, make_so
 from pipeline.benchmark.config import BenchmarkRequest
 from pipeline.benchmark.diffusers_side import cast, make_pipeline, round_to
 from pipeline.benchmark.diffusers_tuned import PARTLY_EAGER, limit_hits, tune
-from pipeline.benchmark.equality import AnyCase, Gate, PeerOutOfMemoryError, agree, make_equality_check
+from pipeline.benchmark.equality import AnyCase, EqualityCheck, PeerOutOfMemoryError, agree, make_equality_check
 from pipeline.benchmark.machine import Peaks, cores, describe, load, measure_peaks, now, use_device
 from pipeline.benchmark.model_sizes import SIZES, Size
 from pipeline.benchmark.output_diff import Outputs
@@ -36,24 +36,24 @@ class Sides:
     peers: Mapping[str, Any]
 
     def calls(self, case: AnyCase) -> dict[str, Callable[[], Outputs]]:
-        """What each side does."""
+        """The call of each side."""
         peers = {name: partial(case.theirs, pipeline) for name, pipeline in self.peers.items()}
         return {OURS: partial(case.ours, self.handler), **peers}
 
     def patches(self) -> dict[str, list[Seam]]:
-        """Where the parts of each side begin."""
+        """The entry points of the parts of each side."""
         return {OURS: our_patches(self.handler), **{name: peer_patches(peer) for name, peer in self.peers.items()}}
 
 
 def benchmark(request: BenchmarkRequest, tell: Callable[[str], None]) -> Iterator[Report]:
-    """Run one benchmark; yields the report after each case, with those before it.
+    """Run one benchmark; yields the report so far after each case.
 
     Args:
-        tell: called with a line for each thing that begins.
+        tell: called with a line for each step.
 
     Raises:
         EqualityError: the two sides do not agree.
-        RequestError: the device is not there, or has no use for compiling.
+        RequestError: the device does not exist, or does not benefit from compiling.
     """
     device = use_device(request.device)
     dtype, size = pick_dtype(request.dtype, device), SIZES[request.size]
@@ -62,16 +62,16 @@ def benchmark(request: BenchmarkRequest, tell: Callable[[str], None]) -> Iterato
             "compiled=true is for GPUs: float32 on a CPU runs in rows, which torch.compile unrolls; leave it out"
         )
     torch.set_num_threads(request.threads or cores())
-    # Convolutions would otherwise run in TF32 on a GPU, and fp32 is what everything is compared with.
+    # On a GPU convolutions would use TF32 by default, but fp32 is the reference of all comparisons.
     torch.backends.cudnn.allow_tf32 = False
     tell(f"building {size.name} with random weights on {device}")
     pipeline = make_pipeline(size, request.seed, device)
     cases = list(make_cases(request, size, device.type == "cuda"))
-    gates: dict[str, Gate] = {case.name: agree for case in cases}
+    checks: dict[str, EqualityCheck] = {case.name: agree for case in cases}
     if dtype != torch.float32:
         tell("references in float32")
         round_to(pipeline, dtype)
-        gates = {case.name: make_equality_check(case, pipeline) for case in cases}
+        checks = {case.name: make_equality_check(case, pipeline) for case in cases}
         cast(pipeline, dtype)
     handler = make_handler(pipeline, size, dtype)
     peers: dict[str, Any] = {}
@@ -90,7 +90,7 @@ def benchmark(request: BenchmarkRequest, tell: Callable[[str], None]) -> Iterato
     name, machine = str(dtype).removeprefix("torch."), describe(device)
     for case in cases:
         tell(f"{case.name}: do both sides agree?")
-        results.append(run_case(case, gates[case.name], sides, request, peaks, tell))
+        results.append(run_case(case, checks[case.name], sides, request, peaks, tell))
         yield Report(request, now(), str(device), name, machine, peaks, notes, len(cases), list(results))
 
 
@@ -124,13 +124,13 @@ def make_cases(request: BenchmarkRequest, size: Size, gpu: bool) -> Iterable[Any
 
 def run_case(
     case: AnyCase,
-    check_equality: Gate,
+    check_equality: EqualityCheck,
     sides: Sides,
     request: BenchmarkRequest,
     peaks: Peaks,
     tell: Callable[[str], None],
 ) -> CaseResult:
-    """Check one case and time it; a peer that has no memory for it is left out, and the result says so.
+    """Check one case and time it; a peer without enough memory is left out with a note.
 
     Raises:
         EqualityError: the sides do not agree.
@@ -147,7 +147,7 @@ def run_case(
         called = PARTLY_EAGER if name == "tuned" and limit_hits() else name
         checked[called], able[called] = found, pipeline
     if not able:
-        case.ours(sides.handler)  # which no gate has warmed up
+        case.ours(sides.handler)  # warm-up, which the equality checks do otherwise
     sides = replace(sides, peers=able)
     tell(f"{case.name}: timing {request.rounds} rounds")
     samples = interleave(sides.calls(case), request.rounds, device)

@@ -1,4 +1,4 @@
-"""Sides run in turn, so that whatever slows the machine down slows all of them."""
+"""Interleaved timing, so that disturbances of the machine affect all sides alike."""
 
 import gc
 import statistics
@@ -16,7 +16,7 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class TimeSample:
-    """Seconds of one run: by the clock on the wall, of all this process's threads, and between two CUDA events."""
+    """Seconds of one run: wall time, CPU time of all threads, and time between two CUDA events."""
 
     wall: float
     cpu: float
@@ -25,7 +25,7 @@ class TimeSample:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Peer over ours by one clock, round by round; more than 1 is faster."""
+    """Peer time over our time by one clock, over the rounds; more than 1 means that ours is faster."""
 
     clock: str
     ours_s: float
@@ -36,13 +36,13 @@ class Ratio:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait for pending work of the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def measured(call: Callable[[], Made], device: torch.device) -> tuple[Made, TimeSample]:
-    """What ``call`` returns, and the time it took."""
+    """The result of ``call``, and its time."""
     events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
     synchronize(device)
     with _no_collection():
@@ -59,7 +59,7 @@ def measured(call: Callable[[], Made], device: torch.device) -> tuple[Made, Time
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Python looks for cycles when it likes, which takes a quarter of a second where much is loaded."""
+    """Disable the garbage collector, whose runs take up to a quarter of a second in a large process."""
     running = gc.isenabled()
     gc.disable()
     try:
@@ -70,14 +70,14 @@ def _no_collection() -> Iterator[None]:
 
 
 def measure(call: Callable[[], Any], device: torch.device) -> TimeSample:
-    """The time ``call`` takes; what it returns is dropped after it."""
+    """The time of ``call``; its result is dropped after it."""
     return measured(call, device)[1]
 
 
 def interleave(
     sides: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device
 ) -> dict[str, list[TimeSample]]:
-    """Every side once, then every side again, ``rounds`` times; all must have run before."""
+    """Run every side in turn, ``rounds`` times; all must have run before."""
     samples: dict[str, list[TimeSample]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, call in sides.items():
@@ -86,13 +86,13 @@ def interleave(
 
 
 def medians(samples: Sequence[TimeSample]) -> dict[str, float]:
-    """The median of each clock that was read."""
+    """The median of each recorded clock."""
     read = (clock for clock in CLOCKS if all(getattr(sample, clock) is not None for sample in samples))
     return {clock: statistics.median(getattr(sample, clock) for sample in samples) for clock in read}
 
 
 def ratios(ours: Sequence[TimeSample], peer: Sequence[TimeSample]) -> list[Ratio]:
-    """A ratio for each clock that both have."""
+    """A ratio for each clock that both sides have."""
     found = []
     own, theirs = medians(ours), medians(peer)
     for clock in (clock for clock in own if clock in theirs):

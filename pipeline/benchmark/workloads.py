@@ -1,4 +1,4 @@
-"""Workloads as plain data: which tracks, which settings, which seeds. No tensors."""
+"""Workloads as plain data: tracks, settings and seeds, without tensors."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ _KEYS = ("F# minor", "C major", "Bb major", "E minor")
 
 @dataclass(frozen=True)
 class SyntheticTrack:
-    """One source: whole windows of five latent frames, so that codes cover it exactly."""
+    """One source of whole windows of five latent frames, which codes cover exactly."""
 
     prompt: Prompt
     frames: int
@@ -50,7 +50,7 @@ class SyntheticTrack:
 
 @dataclass(frozen=True)
 class CoverJob:
-    """One cover: of which track (by index), with which setting, from which noise."""
+    """One cover: its track (by index), setting and seed."""
 
     track: int
     setting: CoverSetting
@@ -59,10 +59,10 @@ class CoverJob:
 
 @dataclass(frozen=True)
 class Workload:
-    """Covers that are made in one go and timed as one.
+    """Covers that are made and timed together.
 
-    semantics: what the peer runs: its own pipeline, which blends velocities ("pipeline"), or its modules in a loop
-        that switches prompts as upstream does ("switch").
+    semantics: what the peer runs: "pipeline", its own pipeline, which blends velocities, or "switch", its modules
+        in a loop that switches prompts like upstream.
     """
 
     name: str
@@ -73,24 +73,24 @@ class Workload:
 
     @property
     def audio_s(self) -> float:
-        """Seconds of audio that come out."""
+        """Seconds of audio of all covers."""
         return sum(self.tracks[cover.track].duration_s for cover in self.covers)
 
     def plan(self, cover: CoverJob) -> CoverPlan:
         return resolve(cover.setting, self.turbo)
 
     def peer_reads_source(self, cover: CoverJob) -> bool:
-        """Whether the peer encodes the source for a cover: its pipeline always, the loop where a step reads it."""
+        """Whether the peer encodes the source for a cover: the pipeline always, the loop if a step needs it."""
         return self.semantics == "pipeline" or steps_of_source(cover.setting) > 0
 
 
 def steps_of_source(setting: CoverSetting) -> int:
-    """How many steps read the source before upstream switches to the text alone."""
+    """Steps that follow the source before upstream switches to the text alone."""
     return int((setting.inference_steps or 0) * setting.audio_cover_strength)
 
 
 def make_track(duration_s: float, seed: int) -> SyntheticTrack:
-    """A track with words of a length that fits: two and a half bytes of lyrics per second."""
+    """A track with lyrics in proportion to its length: two and a half bytes per second."""
     size = int(min(max(2.5 * duration_s, 100), 1200))
     prompt = Prompt(
         caption=_CAPTIONS[seed % len(_CAPTIONS)],
@@ -106,7 +106,7 @@ def make_track(duration_s: float, seed: int) -> SyntheticTrack:
 def make_setting(
     steps: int, turbo: bool, strength: float = 1.0, guidance: float = GUIDANCE, blend: str = "switch"
 ) -> CoverSetting:
-    """What both sides can do alike: guidance on the peer's axis and everywhere."""
+    """A setting that both sides support: guidance on the peer's axis, over all steps."""
     return CoverSetting(
         audio_cover_strength=strength,
         blend=blend,
@@ -138,7 +138,7 @@ def cover_workloads(request: BenchmarkRequest, gpu: bool) -> tuple[Workload, ...
 
 
 def module_durations(request: BenchmarkRequest, gpu: bool) -> tuple[float, ...]:
-    """Lengths of the workloads "vae" and "step"."""
+    """Durations of the workloads "vae" and "step"."""
     if request.duration_s:
         return request.duration_s
     return STEP_DURATIONS_S if request.workload == "step" else (240.0,) if gpu else (10.0,)

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from acestep.handler import AceStepHandler
-from acestep.model.config import BlockConfig
+from acestep.model.config import BlockConfig, parse_autoencoder_config
 from pipeline.benchmark import flops as cost
 from pipeline.benchmark.breakdown import roofline_s
 from pipeline.benchmark.case_flops import text_block, work_of
@@ -98,7 +98,7 @@ def test_a_guided_step_reads_the_weights_once() -> None:
 
 
 def test_autoencoder(peer: Any) -> None:
-    config = MINI.autoencoder_config
+    config = parse_autoencoder_config(MINI.autoencoder, MINI.name)
     encode = cost.autoencoder_encode(config, 10)
     assert counted(lambda: peer.vae.encode(torch.zeros(1, 2, 19_200))) == encode.flops
     decode = cost.autoencoder_decode(config, 10)
@@ -153,7 +153,7 @@ def test_the_peers_step_at_the_published_size(seconds: int, tokens: int, single:
 
 
 def test_other_parts_at_the_published_size() -> None:
-    vae, model = FULL.autoencoder_config, FULL.model_config
+    vae, model = parse_autoencoder_config(FULL.autoencoder, FULL.name), FULL.model_config
     text = BlockConfig(1024, 3072, 16, 8, 128, 1e-6, 1e6, (None,) * 28)
     for found, expected in (
         (cost.autoencoder_encode(vae, 750), 3.66),

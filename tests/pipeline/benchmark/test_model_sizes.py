@@ -7,6 +7,7 @@ import torch
 from transformers import Qwen3Config, Qwen3Model
 
 from acestep.model.ace_step import AceStepModel
+from acestep.model.config import parse_autoencoder_config
 from pipeline.benchmark.diffusers_side import make_transformer, make_vae
 from pipeline.benchmark.model_sizes import SIZES
 
@@ -37,7 +38,7 @@ def test_wide_is_full_with_fewer_layers() -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_every_size_is_one_hop_of_1920_samples(name: str) -> None:
-    config = SIZES[name].autoencoder_config
+    config = parse_autoencoder_config(SIZES[name].autoencoder, name)
     assert torch.tensor(config.ratios).prod() == 1920
     assert config.latent_channels == SIZES[name].model_config.latent_channels
     assert SIZES[name].text_encoder["hidden_size"] == SIZES[name].model_config.text_channels

@@ -3,7 +3,7 @@
 import pytest
 
 from acestep.constants import MIN_LATENT_FRAMES
-from pipeline.benchmark.case_flops import asked_together
+from pipeline.benchmark.case_flops import distinct_readings
 from pipeline.benchmark.config import MAX_TRACKS, WORKLOADS, parse_request
 from pipeline.benchmark.workloads import CATALOGUE_S, Workload, cover_workloads, make_track, module_durations
 
@@ -54,17 +54,17 @@ def test_the_sweep_is_five_by_four_in_both_semantics() -> None:
     assert {c.setting.blend for c in blend.covers} == {"velocity"}
     alone = [switch.plan(cover) for cover in switch.covers]
     assert sum(plan.evaluations for plan in alone) == 1120
-    asked = asked_together(alone)
-    assert all(guided for _, guided in asked)
-    assert 2 * asked.total() <= 682
+    readings = distinct_readings(alone)
+    assert all(guided for _, guided in readings)
+    assert 2 * readings.total() <= 682
 
 
 def test_velocity_blend_asks_for_pairs_and_for_single_velocities() -> None:
     (_, blend) = made("sweep", steps=4)
-    asked = asked_together([blend.plan(cover) for cover in blend.covers])
+    readings = distinct_readings([blend.plan(cover) for cover in blend.covers])
     # All read noise first: one pair and one text velocity; from then on each of the twenty is alone, and those of
     # strength 1 ask for no text.
-    assert asked == {("text2music", False): 1 + 3 * 16, ("cover", True): 1 + 3 * 20}
+    assert readings == {("text2music", False): 1 + 3 * 16, ("cover", True): 1 + 3 * 20}
 
 
 def test_the_catalogue_has_mixed_lengths() -> None:
