@@ -18,7 +18,7 @@ ABOUT = (
 FOLDER = Path(__file__).parent / "demo_weights"
 SUMS = "SHA256SUMS"  # checksums of all other files, in the format of `sha256sum`
 # SHA-256 of SUMS; written by stage=publish.
-DIGEST = "327d20d948648a5434f12e0a83e6414f3dca614966a0b860cafe1f3f33c08876"
+DIGEST = "38e34d52fe069ee17407cccff7e784265ef43a3361f9eed4de9ffec78473c359"
 REMEDY = "install the package again, restore the folder from the repository, or use another model"
 
 
