@@ -1,4 +1,4 @@
-"""Launchable jobs, one verb each: ``python -m jobs.<verb>``."""
+"""Jobs, one verb each: ``python -m jobs.<verb>``."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ def _stopped(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
-if sys.argv[0] == "-m":  # A job is being launched. Its imports take seconds, and only then it listens to signals.
+if sys.argv[0] == "-m":  # A job is being launched: handle signals during its imports, which take seconds.
     make_lasting()
     for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(_number) is not signal.SIG_IGN:

@@ -1,7 +1,7 @@
-"""The arguments of a job, checked before Hydra reads them.
+"""Check the arguments of a job before Hydra parses them.
 
-Hydra's grammar has meanings for commas, parentheses, ``=``, quotes and ``$``, and refuses ``~``, ``#`` and letters
-that are not ASCII. An argument that it refuses is named together with the same argument quoted so that it works.
+Hydra's grammar gives a meaning to commas, parentheses, ``=``, quotes and ``$``, and refuses ``~``, ``#`` and
+non-ASCII letters. The error message for a refused argument shows the same argument with working quotes.
 """
 
 import re
@@ -20,7 +20,7 @@ from acestep.errors import RequestError
 from jobs.schema import JOBS
 from pipeline.catalogue.overrides import as_override, quoted
 
-# A job makes no folder for Hydra and runs once, whatever a configuration of the user's own says.
+# Jobs create no Hydra output folder and run once, whatever the user's configuration says.
 FIXED = (
     "hydra.mode=RUN",
     "hydra.run.dir=.",
@@ -35,12 +35,12 @@ _ARGUMENT = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[\w.$/@-]+)=(?P<text>.*)", 
 
 
 def checked(job: str, words: Sequence[str]) -> list[str]:
-    """The words of a command line, as Hydra is to read them.
+    """Check a command line and translate it for Hydra.
 
-    Text keys take their text as it is written: ``output=2026_11`` is no number.
+    Values of text keys are quoted, so that ``output=2026_11`` is not parsed as a number.
 
     Raises:
-        RequestError: an argument cannot be taken; the message holds the same argument as it can.
+        RequestError: an argument is invalid; the message shows a valid form.
     """
     _refuse_dashed_keys(job, words)
     options = get_args_parser().parse_intermixed_args(words)
@@ -65,7 +65,7 @@ def checked(job: str, words: Sequence[str]) -> list[str]:
 
 
 def kind_of(job: str, key: str) -> Any:
-    """The type of a key of a job, ``None`` where it has none of that name."""
+    """The type of a job's key, or None if there is no such key."""
     kind = JOBS[job]
     for name in key.split("."):
         hints = get_type_hints(kind) if is_dataclass(kind) else {}
@@ -85,10 +85,10 @@ def _is_list(kind: Any) -> bool:
 
 
 def _refuse_dashed_keys(job: str, words: Sequence[str]) -> None:
-    """Refuse an option such as ``--output`` that is a key.
+    """Refuse options such as ``--output`` that are keys.
 
     Raises:
-        RequestError: one is.
+        RequestError: there is such an option.
     """
     for word in words:
         name, _, text = word.removeprefix("--").replace("-", "_").partition("=")
@@ -99,7 +99,7 @@ def _refuse_dashed_keys(job: str, words: Sequence[str]) -> None:
 
 
 def _joined(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each argument, and the words after it that are none: what a shell makes of a path with spaces."""
+    """Each argument with the following words that are no arguments, such as the rest of an unquoted path."""
     argument, rest = "", ""
     for word in overrides:
         if argument and "=" not in word and not word.startswith("~"):
@@ -113,7 +113,7 @@ def _joined(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _without(words: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """The words that are no overrides: options and their values."""
+    """The words that are not overrides: options and their values."""
     left, options = [*overrides], []
     for word in words:
         if left and word == left[0]:
@@ -124,17 +124,17 @@ def _without(words: Sequence[str], overrides: Sequence[str]) -> list[str]:
 
 
 def _taken(job: str, argument: str, rest: str) -> str:
-    """An argument as Hydra is to read it.
+    """Check an argument and translate it for Hydra.
 
     Args:
-        rest: words that follow it and are no arguments.
+        rest: following words that are no arguments.
 
     Raises:
-        RequestError: it cannot be read.
+        RequestError: the argument is invalid.
     """
     found = _ARGUMENT.fullmatch(argument)
     if found is None:
-        if argument.startswith("~"):  # takes a key away
+        if argument.startswith("~"):  # deletes a key
             return argument
         raise RequestError(
             f"{shlex.quote(argument)} is not of the form key=value; quote a value with spaces whole"
@@ -174,7 +174,7 @@ def _has_grid(job: str) -> bool:
 
 
 def _instead_of_sweep(job: str, key: str, text: str, kind: Any, override: Override) -> str:
-    """What to write in place of several values, which Hydra takes for a sweep."""
+    """Message for several values, which Hydra would parse as a sweep."""
     name = key.removeprefix("cover.")
     swept = f"grid.{name}"
     several = f"{key}={text} is more than one value"
@@ -190,7 +190,7 @@ def _instead_of_sweep(job: str, key: str, text: str, kind: Any, override: Overri
 
 
 def _listed(override: Override, text: str) -> str:
-    """The values of a sweep as a list; ``[...]`` where it does not name them."""
+    """The values of a sweep as a list; ``[...]`` if they are not enumerated."""
     sweep = override._value
     if isinstance(sweep, RangeSweep):
         return as_override([*islice(sweep.range(), MAX_VALUES)])
@@ -202,7 +202,7 @@ def _listed(override: Override, text: str) -> str:
 
 
 def _mended(key: str, text: str, kind: Any) -> str | None:
-    """``key=text`` with quotes where the grammar needs them; None where that does not help either."""
+    """``key=text`` with the necessary quotes; None if quoting does not make it valid."""
     structured = not is_text(kind) and text.lstrip()[:1] in ("[", "{", "(")
     value = _quoted_inside(text) if structured else quoted(_literal(text))
     better = f"{key}=[{value}]" if _is_list(kind) and not structured else f"{key}={value}"
@@ -213,12 +213,12 @@ def _mended(key: str, text: str, kind: Any) -> str | None:
 
 
 def _literal(text: str) -> str:
-    """Text in which ``${`` begins an interpolation only where it ends too."""
+    """Escape ``${`` that is not closed."""
     return re.sub(r"(\\*)\$\{(?![^}]+\})", r"\1\1\\${", text)
 
 
 def _quoted_inside(text: str) -> str:
-    """A list or mapping whose texts are quoted where the grammar needs it."""
+    """Quote the texts in a list or mapping where the grammar requires it."""
     text = text.strip()
     opening, closing = text[:1], text[-1:]
     if (opening, closing) in (("[", "]"), ("(", ")")):
@@ -229,7 +229,7 @@ def _quoted_inside(text: str) -> str:
             name, colon, value = part.partition(":")
             if colon:
                 pairs.append([name.strip(), value])
-            elif pairs:  # a comma inside of a text
+            elif pairs:  # a comma inside a text
                 pairs[-1][1] += f",{part}"
         return "{" + ",".join(f"{name}:{_quoted_inside(value)}" for name, value in pairs) + "}"
     try:
@@ -240,7 +240,7 @@ def _quoted_inside(text: str) -> str:
 
 
 def _split(text: str) -> list[str]:
-    """Text at its commas, but at none inside of brackets or quotes."""
+    """Split a text at commas outside brackets and quotes."""
     parts, depth, mark = [""], 0, ""
     for character in text:
         if mark:

@@ -1,4 +1,4 @@
-"""Standard streams that never end a job, since what nobody can read any more is dropped, and tell no passwords."""
+"""Standard streams that ignore a closed reader and mask passwords."""
 
 import errno
 import io
@@ -9,12 +9,12 @@ from typing import Any
 
 from acestep.redaction import without_secrets
 
-GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)  # a reader that ended, a terminal that was closed
+GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)  # closed pipe or terminal
 WORD = b"warning: nobody reads the standard output any more; the job goes on without it\n"
 
 
 class _Output(io.FileIO):
-    """The descriptor of a standard stream; a write that fails counts as done."""
+    """Raw standard stream that ignores write errors."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -25,7 +25,7 @@ class _Output(io.FileIO):
             return memoryview(data).nbytes
 
     def _leave(self) -> None:
-        # For native code and child processes too.
+        # Redirects native code and child processes too.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())
         os.close(nowhere)
@@ -35,7 +35,7 @@ class _Output(io.FileIO):
 
 
 class TextOutput(io.TextIOWrapper):
-    """Text of a standard stream, without the passwords of URIs in it, whoever writes it."""
+    """Text stream that masks passwords in URIs."""
 
     def write(self, text: str, /) -> int:
         super().write(without_secrets(text))
@@ -43,10 +43,10 @@ class TextOutput(io.TextIOWrapper):
 
 
 def make_lasting() -> None:
-    """Let this process outlive the readers of its output, and tell them no passwords.
+    """Replace the standard streams by ones that survive a closed reader and mask passwords.
 
-    Descriptors that were closed by whoever started it are opened on nothing: the next file to be opened would get
-    their numbers, and with them whatever libraries print.
+    Closed standard descriptors are opened on /dev/null; otherwise the next opened file would get their number and
+    receive what libraries print.
     """
     for number in range(3):
         try:

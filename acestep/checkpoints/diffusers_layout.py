@@ -49,32 +49,14 @@ _RENAMES = (
 
 # Sizes that may differ between decoder and encoder; the original layout prefixes the encoder's with ``encoder_``.
 _OWN_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-_SHARED = (
-    "attention_bias",
-    "audio_acoustic_hidden_dim",
-    "encoder_hidden_size",
-    "fsq_dim",
-    "fsq_input_levels",
-    "fsq_input_num_quantizers",
-    "head_dim",
-    "hidden_act",
-    "in_channels",
-    "is_turbo",
-    "model_version",
-    "num_attention_pooler_hidden_layers",
-    "num_hidden_layers",
-    "num_lyric_encoder_hidden_layers",
-    "num_timbre_encoder_hidden_layers",
-    "patch_size",
-    "pool_window_size",
-    "rms_norm_eps",
-    "rope_scaling",
-    "rope_theta",
-    "sliding_window",
-    "text_hidden_dim",
-    "timbre_fix_frame",
-    "timbre_hidden_dim",
-    "use_sliding_window",
+_SHARED = tuple(
+    """
+    attention_bias audio_acoustic_hidden_dim encoder_hidden_size fsq_dim fsq_input_levels
+    fsq_input_num_quantizers head_dim hidden_act in_channels is_turbo model_version
+    num_attention_pooler_hidden_layers num_hidden_layers num_lyric_encoder_hidden_layers
+    num_timbre_encoder_hidden_layers patch_size pool_window_size rms_norm_eps rope_scaling rope_theta
+    sliding_window text_hidden_dim timbre_fix_frame timbre_hidden_dim use_sliding_window
+    """.split()
 )
 
 

@@ -84,22 +84,12 @@ class HubModel:
         return f"{self.repo}/{self.folder}".rstrip("/")
 
 
+_SEPARATE = (
+    "base sft turbo_shift1 turbo_shift3 turbo_continuous xl_base xl_sft xl_turbo xl_turbo_diffusers".split()
+)
 PUBLISHED = {
     "turbo": HubModel(BUNDLE, f"{MODEL_PREFIX}turbo"),
-    **{
-        name: HubModel(f"ACE-Step/{MODEL_PREFIX}{name.replace('_', '-')}")
-        for name in (
-            "base",
-            "sft",
-            "turbo_shift1",
-            "turbo_shift3",
-            "turbo_continuous",
-            "xl_base",
-            "xl_sft",
-            "xl_turbo",
-            "xl_turbo_diffusers",
-        )
-    },
+    **{name: HubModel(f"ACE-Step/{MODEL_PREFIX}{name.replace('_', '-')}") for name in _SEPARATE},
 }
 LANGUAGE_MODELS = {
     "lm_0.6b": HubModel(f"ACE-Step/{LANGUAGE_MODEL_PREFIX}0.6B"),

@@ -35,33 +35,15 @@ TOKENIZER_FILE = "tokenizer.json"
 DIFFUSERS_TOKENIZER_FOLDER = "tokenizer"
 
 # Configuration keys that affect the output.
-_DECIDING = (
-    "attention_bias",
-    "head_dim",
-    "hidden_act",
-    "hidden_size",
-    "intermediate_size",
-    "layer_types",
-    "max_position_embeddings",
-    "num_attention_heads",
-    "num_hidden_layers",
-    "num_key_value_heads",
-    "rms_norm_eps",
-    "rope_parameters",
-    "sliding_window",
-    "tie_word_embeddings",
-    "use_sliding_window",
-    "vocab_size",
+_DECIDING = tuple(
+    """
+    attention_bias head_dim hidden_act hidden_size intermediate_size layer_types max_position_embeddings
+    num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps rope_parameters sliding_window
+    tie_word_embeddings use_sliding_window vocab_size
+    """.split()
 )
 _READ = (*_DECIDING, "max_window_layers", "rope_scaling", "rope_theta")
-_SIZES = (
-    "head_dim",
-    "hidden_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "vocab_size",
-)
+_SIZES = "head_dim hidden_size intermediate_size num_attention_heads num_key_value_heads vocab_size".split()
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 # Component types of Qwen's tokenizers by section.

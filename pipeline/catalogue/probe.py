@@ -24,7 +24,7 @@ from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, Tic
 from pipeline.storage.source_copy import READ_BYTES, open_in_reader, refuse_larger
 from pipeline.storage.source_errors import SourceError, SourceTimeoutError, source_kind
 from pipeline.storage.spelling import FolderListings, NearbyFiles, no_such_file
-from pipeline.storage.store import Store, locate, with_retries
+from pipeline.storage.store import Store, locate, run_on, with_retries
 
 PROBES = "probes"
 THREADS = 16
@@ -236,8 +236,7 @@ def probe(uri: str, folders: FolderListings | None = None, timeout: ReadTimeout 
 
 def _look(uri: str, tick: Tick) -> Probe:
     filesystem, path = locate(uri)
-    look = partial(_look_once, filesystem, path, tick)
-    return look() if isinstance(filesystem, fs.LocalFileSystem) else with_retries(look)
+    return run_on(filesystem, partial(_look_once, filesystem, path, tick))
 
 
 def _look_once(filesystem: fs.FileSystem, path: str, tick: Tick) -> Probe:

@@ -11,8 +11,6 @@ from functools import lru_cache
 from itertools import islice
 from typing import BinaryIO, Literal
 
-from pyarrow import fs
-
 from acestep.audio.decoding import blocks_of, check_samples, decode
 from acestep.audio.source_notes import LevelMeter, SourceNote, of_reference
 from acestep.errors import RestyleError
@@ -22,7 +20,7 @@ from pipeline.catalogue.problem_report import ReportedProblem
 from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, Tick
 from pipeline.storage.source_copy import open_in_reader
 from pipeline.storage.source_errors import TOO_LONG, source_kind
-from pipeline.storage.store import locate, with_retries
+from pipeline.storage.store import locate, run_on
 
 Decode = Literal["start", "full", "none"]
 DECODES = ("start", "full", "none")
@@ -183,7 +181,7 @@ def check_decoding(
                 check_samples([samples for samples, _ in pieces])
                 return notes
 
-        return look() if isinstance(filesystem, fs.LocalFileSystem) else with_retries(look)
+        return run_on(filesystem, look)
 
     try:
         return DecodeResult(tuple(timeout.run(uri, decoded)))

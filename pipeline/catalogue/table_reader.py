@@ -17,16 +17,7 @@ from pipeline.storage.spelling import MissingFileError, resolve_unicode_form
 from pipeline.storage.store import locate
 
 REQUIRED = ("track_id", "source", "caption")
-OPTIONAL = (
-    "lyrics",
-    "language",
-    "bpm",
-    "keyscale",
-    "timesignature",
-    "reference_audio",
-    "source_genre",
-    "target_genre",
-)
+OPTIONAL = tuple("lyrics language bpm keyscale timesignature reference_audio source_genre target_genre".split())
 OVERRIDES = (*SETTING_FIELDS, "seed")
 PROSE = ("track_id", "source", "caption", "lyrics", "flow_edit_source_caption", "flow_edit_source_lyrics")
 COLUMNS = (*REQUIRED, *OPTIONAL, *OVERRIDES)

@@ -14,7 +14,7 @@ from acestep.audio.regular_files import open_regular
 from acestep.constants import MAX_FILE_BYTES
 from acestep.errors import AudioError, GenerationError
 from pipeline.storage.read_timeout import ReadTimeout, Tick
-from pipeline.storage.store import locate, with_retries
+from pipeline.storage.store import locate, run_on
 
 READ_BYTES = 1 << 20
 REQUEST_BYTES = 16 << 20  # remote files: every read is a request
@@ -60,8 +60,7 @@ def copy_source(uri: str, timeout: ReadTimeout) -> SourceCopy:
 
 def copy_in_reader(filesystem: fs.FileSystem, path: str, tick: Tick) -> SourceCopy:
     """``copy_source`` for callers inside ``ReadTimeout.run``."""
-    copy = partial(_copied, filesystem, path, tick)
-    return copy() if isinstance(filesystem, fs.LocalFileSystem) else with_retries(copy)
+    return run_on(filesystem, partial(_copied, filesystem, path, tick))
 
 
 def _copied(filesystem: fs.FileSystem, path: str, tick: Tick) -> SourceCopy:

@@ -23,7 +23,7 @@ from acestep.errors import RestyleError
 from acestep.parameters.values import composed
 from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, reader_pool
 from pipeline.storage.source_errors import SourceTimeoutError
-from pipeline.storage.store import StorageError, escaped, locate, with_retries
+from pipeline.storage.store import StorageError, escaped, locate, run_on
 
 THREADS = 16
 # Remote listings cost a request per thousand names and cannot be cancelled.
@@ -236,12 +236,8 @@ def no_such_file(near: NearbyFiles) -> str:
 
 def _is_there(uri: str, timeout: ReadTimeout) -> bool:
     filesystem, path = locate(uri)
-    local = isinstance(filesystem, fs.LocalFileSystem)
-
-    def look() -> fs.FileInfo:
-        return filesystem.get_file_info(path)
-
-    info = timeout.run(uri, lambda tick: look() if local else with_retries(look))
+    look = partial(filesystem.get_file_info, path)
+    info: fs.FileInfo = timeout.run(uri, lambda tick: run_on(filesystem, look))
     return info.type != fs.FileType.NotFound
 
 

@@ -74,7 +74,7 @@ class Store:
 
     def retrying(self, action: "Callable[[], Result]") -> "Result":
         """Run a file operation, with retries on remote filesystems."""
-        return action() if self.is_local else with_retries(action)
+        return run_on(self.filesystem, action)
 
     def read(self, name: str) -> bytes:
         return self.retrying(partial(_content, self.filesystem, self.path(name)))
@@ -127,8 +127,7 @@ class Store:
 
 def read_file(filesystem: fs.FileSystem, path: str) -> bytes:
     """Content of a file, with retries on remote filesystems."""
-    get = partial(_content, filesystem, path)
-    return get() if isinstance(filesystem, fs.LocalFileSystem) else with_retries(get)
+    return run_on(filesystem, partial(_content, filesystem, path))
 
 
 def _content(filesystem: fs.FileSystem, path: str) -> bytes:
@@ -137,6 +136,11 @@ def _content(filesystem: fs.FileSystem, path: str) -> bytes:
         raise OSError(f"{path} is not a regular file")
     with filesystem.open_input_stream(path) as stream:
         return stream.read()
+
+
+def run_on(filesystem: fs.FileSystem, action: Callable[[], Result]) -> Result:
+    """Run a file operation, with retries on remote filesystems."""
+    return action() if isinstance(filesystem, fs.LocalFileSystem) else with_retries(action)
 
 
 def with_retries(action: Callable[[], Result]) -> Result:
