@@ -1,4 +1,4 @@
-"""Names that a wrong one may stand for."""
+"""Suggest known names for a misspelt one."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,10 +8,10 @@ MISSPELT = 0.85  # similarity of "worker" and "workers"; that of "steps" and "ti
 
 
 def nearest(name: str, accepted: Iterable[str]) -> list[str]:
-    """The accepted name that differs from ``name`` by a letter or two; else those that ``name`` is a word of, such
-    as "strength" of "audio_cover_strength", at most ``MAX_NAMES``; else the most similar one.
+    """Accepted names similar to ``name``; empty if there are none.
 
-    Empty where none is similar.
+    In this order: the name of which it is a misspelling; up to ``MAX_NAMES`` names that contain it as a word, such
+    as "audio_cover_strength" for "strength"; the most similar name.
     """
     accepted = list(accepted)
     misspelt = difflib.get_close_matches(name, accepted, 1, MISSPELT)

@@ -1,7 +1,7 @@
-"""Values as people and programs write them: one set of rules for manifests, HTTP, the page and Python.
+"""Convert values from manifests, HTTP, the page and Python by one set of rules.
 
-None, NaN and blank text are empty. Numbers may stand where text belongs, and numerals where a number belongs;
-lists, mappings, booleans and bytes may not.
+None, NaN and blank text are empty. Numbers are accepted as text and numerals as numbers; lists, mappings, booleans
+and bytes are not.
 """
 
 import json
@@ -31,14 +31,13 @@ def from_json(
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
     constant: Callable[[str], Any] | None = None,
 ) -> Any:
-    """The value that a JSON text stands for.
+    """Parse JSON with a limit on the nesting depth, beyond which copying or printing would overflow the stack.
 
     Args:
         pairs, constant: see ``object_pairs_hook`` and ``parse_constant`` of ``json.loads``.
 
     Raises:
-        ValueError: it is not JSON, or its brackets are nested deeper than ``MAX_LEVELS``: what copies or prints
-            such a value would have no stack for it.
+        ValueError: the text is not JSON, or is nested deeper than ``MAX_LEVELS``.
     """
     nested = f"its brackets are nested more than {MAX_LEVELS} deep"
     try:
@@ -55,23 +54,22 @@ def from_json(
 
 
 def composed(text: str) -> str:
-    """Text in Unicode's composed form (NFC)."""
+    """Normalize to Unicode NFC."""
     return unicodedata.normalize("NFC", text)
 
 
 def is_empty(value: Any) -> bool:
-    """True for None, NaN, NaT and blank text."""
+    """Whether a value is None, NaN, NaT or blank text."""
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, Number | datetime) and bool(value != value))
 
 
 def as_text(name: str, value: Any) -> str:
-    """A value as text; whole floats are written without a fraction.
+    """Convert a value to text; whole floats have no decimals.
 
     Raises:
-        RequestError: it is neither text nor a finite number, has half a character or a NUL, or is the error that a
-            spreadsheet shows in place of a value.
+        RequestError: neither text nor a finite number, a lone surrogate or NUL, or a spreadsheet's error value.
     """
     if isinstance(value, str):
         if value.strip() in SHEET_ERRORS:
@@ -92,7 +90,7 @@ def as_text(name: str, value: Any) -> str:
 
 
 def as_number(name: str, value: Any) -> float:
-    """A value as a number; a narrow float is the decimal number that it is printed as.
+    """Convert a value to a number; a 16- or 32-bit float becomes the decimal number that it prints as.
 
     Raises:
         RequestError: the value is not a number.
@@ -106,7 +104,7 @@ def as_number(name: str, value: Any) -> float:
 
 
 def as_whole_number(name: str, value: Any) -> int:
-    """A value as a whole number, ``108.0`` and ``"108"`` included.
+    """Convert a value to an integer, including ``108.0`` and ``"108"``.
 
     Raises:
         RequestError: the value is not a whole number, or a float too large to be exact.
@@ -121,15 +119,15 @@ def as_whole_number(name: str, value: Any) -> int:
 
 
 def unix_lines(text: str) -> str:
-    """Text with LF at the end of every line, in place of CR LF, CR, or Excel's escape of a CR in its files."""
+    """Normalize line ends (CR LF, CR, and Excel's escaped CR) to LF."""
     return _LINE_END.sub("\n", text) if "\r" in text or "_x000" in text else text
 
 
 def check_characters(name: str, text: str) -> None:
-    """Refuse text that no file could hold.
+    """Check that text can be stored.
 
     Raises:
-        RequestError: it has half a character, which JSON allows and UTF-8 does not, or a NUL.
+        RequestError: it has a lone surrogate, which JSON allows and UTF-8 does not, or a NUL.
     """
     try:
         text.encode()
@@ -152,7 +150,7 @@ def _number(value: Any) -> float | None:
 
 
 def _refuse_lost_digits(name: str, value: Any, number: float) -> None:
-    """Refuse a float of a size at which neighbouring whole numbers share one float."""
+    """Refuse a float so large that it does not represent whole numbers exactly."""
     kind = type(value) if isinstance(value, np.floating) else float
     if abs(number) >= 2 ** (np.finfo(kind).nmant + 1):
         raise RequestError(f"{name} {value!s} is a float and has lost digits; write it as text or as an integer")

@@ -1,4 +1,4 @@
-"""From a requested setting to what each step will evaluate. Pure: no tensors, no files."""
+"""Resolve a requested setting to a plan: what each step evaluates on a given model. Contains no tensors."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,12 +15,13 @@ SAID_BY_STEPS = frozenset({"notes", "shift", "inference_steps", "cover_steps", "
 
 @dataclass(frozen=True)
 class Branch:
-    """One reading of a track: which prompt, over which context.
+    """One evaluation of the network: prompt and context.
 
     text: "cover" or "text2music" (the instruction), "source" (flow-edit's caption of the source), or "mixed".
     context: "cover" (the source's codes), "cover-nofsq" (its latents), "silence", or "mixed" (codes or latents
         interpolated with silence).
-    task: what "mixed" contexts are mixed from; strength: the share of the source in whatever is mixed.
+    task: context that "mixed" interpolates with silence.
+    strength: weight of the source in mixtures.
     """
 
     text: str
@@ -33,11 +34,11 @@ class Branch:
 class Step:
     """One step from flow time ``t`` to ``t_next``.
 
-    branch: what the network reads; guided: whether the unconditional velocity is evaluated too.
-    other, weight: a second, unguided branch with the rest of the weight ("velocity" blend).
-    renoise: SDE: the noise level that the step ends on, fresh noise included; None for the ODE.
-    corrected, correction_guided: Heun's second evaluation, at ``t_next``.
-    edit_from, draws: flow-edit: the branch to move away from, and the noise draws to average.
+    branch, guided: evaluated branch, and whether the unconditional velocity is evaluated too.
+    other, weight: second, unguided branch of the "velocity" blend; ``weight`` is that of the first.
+    renoise: noise level at the end of an SDE step; None for the ODE.
+    corrected, correction_guided: whether Heun's second evaluation at ``t_next`` runs, and with guidance.
+    edit_from, draws: flow-edit's source branch, and the number of averaged noise draws.
     """
 
     t: float
@@ -76,15 +77,15 @@ class Dcw:
 
 @dataclass(frozen=True)
 class CoverPlan:
-    """What will really run on a given model.
+    """Effective parameters and steps of a setting on a given model.
 
-    inference_steps: steps that run; fewer than requested where the run starts from the noised source.
-    cover_steps: how many of them see the source.
-    t_start: flow time of the noised source that the run starts from; None starts from noise alone.
-    t_switch: flow time at which the source is let go; None if it never is.
-    retake: seed and variance (0..1) of the noise that the start noise is turned towards.
-    edit: flow-edit's words for the source, caption and lyrics.
-    notes: what was requested but has no effect, or has another effect, in words.
+    inference_steps: number of steps; fewer than requested if the run starts from the noised source.
+    cover_steps: number of steps that follow the source.
+    t_start: flow time of the noised source at the start; None starts from pure noise.
+    t_switch: flow time from which the source is not followed any more; None if it is followed throughout.
+    retake: seed and variance (0..1) of the noise towards which the initial noise is rotated.
+    edit: caption and lyrics of the source for flow-edit.
+    notes: requested values without effect or with another effect.
     """
 
     guidance: str
@@ -104,12 +105,12 @@ class CoverPlan:
     notes: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
-        """What determines the audio; two requests with equal identities give the same samples."""
+        """Fields that determine the samples: equal identities give equal samples."""
         return {name: value for name, value in asdict(self).items() if name not in SAID_BY_STEPS}
 
     @property
     def branches(self) -> frozenset[Branch]:
-        """All readings of the track that some step needs."""
+        """Branches of all steps."""
         return frozenset(branch for step in self.steps for branch in step.branches)
 
     @property
@@ -119,7 +120,7 @@ class CoverPlan:
 
     @property
     def needs_source(self) -> bool:
-        """True where latents of a source are read, not only codes of it."""
+        """Whether the plan reads source latents, not only codes."""
         contexts = {b.context for b in self.branches} | {b.task for b in self.branches}
         return self.t_start is not None or self.edit is not None or "cover-nofsq" in contexts
 
@@ -198,7 +199,7 @@ def _times(setting: CoverSetting, is_turbo: bool, notes: list[str]) -> tuple[tup
     elif is_turbo and steps > schedule.TURBO_STEPS:
         notes.append(f"inference_steps {steps}: turbo models were distilled for {schedule.TURBO_STEPS}")
     if is_turbo and setting.shift <= 1:
-        # The model's configuration does not say which of them it is.
+        # The model's configuration does not state the variant.
         notes.append(f"shift {setting.shift:g}: turbo models are made for shift 3 (turbo_shift1 alone for 1)")
     return schedule.shifted(steps, setting.shift), setting.shift
 
@@ -213,7 +214,7 @@ def _guidance_scale(setting: CoverSetting, is_turbo: bool, notes: list[str]) -> 
 
 
 def _start(setting: CoverSetting, times: tuple[float, ...], notes: list[str]) -> tuple[int, float | None]:
-    """Index of the first step, and the flow time of the noised source to start from."""
+    """Index of the first step, and flow time of the noised source (None for noise)."""
     if setting.cover_noise_strength == 0:
         return 0, None
     first = schedule.nearest(times[:-1], 1 - setting.cover_noise_strength)
@@ -250,18 +251,19 @@ def _in_interval(setting: CoverSetting, i: int, n: int, t: float) -> bool:
 def _blended(
     setting: CoverSetting, steps: tuple[Step, ...], guidance: float, notes: list[str]
 ) -> tuple[tuple[Step, ...], int]:
-    """The steps as ``blend`` and ``audio_cover_strength`` have them, and how many of them see the source."""
+    """Apply ``blend`` and ``audio_cover_strength`` to the steps; also returns the number that follow the source."""
     strength, task, n = setting.audio_cover_strength, setting.task_type, len(steps)
     if strength == 1:
         return steps, n
     if setting.blend == "switch":
-        kept = int(n * strength)
-        if strength > 0 and kept == 0:
+        cover_steps = int(n * strength)
+        if strength > 0 and cover_steps == 0:
             notes.append(
                 f"audio_cover_strength {strength:g} of {n} steps is less than one step: the source is not followed"
             )
         text = Branch("text2music", "silence")
-        return steps[:kept] + tuple(replace(step, branch=text) for step in steps[kept:]), kept
+        text_steps = tuple(replace(step, branch=text) for step in steps[cover_steps:])
+        return steps[:cover_steps] + text_steps, cover_steps
     if setting.blend == "velocity":
         text = Branch("text2music", task)
         if strength > 0:
@@ -276,8 +278,8 @@ def _blended(
     mixed = Branch("mixed", context, task, strength)
     if strength == 0:
         mixed = Branch("text2music", "silence" if context == "mixed" else task)
-    seen = 0 if mixed.context == "silence" else n
-    return tuple(replace(step, branch=mixed) for step in steps), seen
+    cover_steps = 0 if mixed.context == "silence" else n
+    return tuple(replace(step, branch=mixed) for step in steps), cover_steps
 
 
 def _edited(setting: CoverSetting, times: tuple[float, ...], guidance: float, is_turbo: bool) -> tuple[Step, ...]:
@@ -302,5 +304,5 @@ def _edited(setting: CoverSetting, times: tuple[float, ...], guidance: float, is
 
 
 def plan_values(plan: CoverPlan) -> dict[str, Any]:
-    """A plan as plain data, without its step table."""
+    """A plan as plain data, without steps and notes."""
     return {name: value for name, value in asdict(plan).items() if name not in ("steps", "notes")}
