@@ -251,7 +251,7 @@ def _in_interval(setting: CoverSetting, i: int, n: int, t: float) -> bool:
 def _blended(
     setting: CoverSetting, steps: tuple[Step, ...], guidance: float, notes: list[str]
 ) -> tuple[tuple[Step, ...], int]:
-    """Apply ``blend`` and ``audio_cover_strength`` to the steps; also returns the number that follow the source."""
+    """Apply ``blend`` and ``audio_cover_strength``; also return the number of steps that follow the source."""
     strength, task, n = setting.audio_cover_strength, setting.task_type, len(steps)
     if strength == 1:
         return steps, n
