@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import platform
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
@@ -14,6 +15,7 @@ from acestep.sampling.plan import CoverPlan, resolve
 from acestep.sampling.setting import SETTING_FIELDS, parse_setting
 from pipeline.catalogue.grid import Setting, distinct, own_names
 from pipeline.catalogue.manifest import Track
+from pipeline.catalogue.own_columns import META
 from pipeline.catalogue.presets import unset
 
 
@@ -170,6 +172,25 @@ def _resolved(
 def digest_of(content: Mapping[str, Any]) -> str:
     """A short SHA-256 of plain data."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def track_columns(track: Mapping[str, Any], model: ModelFacts) -> dict[str, Any]:
+    """The result columns that a planned track and the model determine."""
+    return {
+        "track_id": track["track_id"],
+        "source": track["source"],
+        "reference_audio": track["reference"],
+        "caption": json.loads(track["prompt"])["caption"],
+        "preset": track["preset"],
+        "notes": track["notes"],
+        META: track.get(META),
+        "source_duration_s": track["source_duration_s"],
+        "model": model.name,
+        "model_fingerprint": model.fingerprint,
+        "dtype": model.dtype,
+        "numerics_version": NUMERICS_VERSION,
+        "node": platform.node(),
+    }
 
 
 def item_columns(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,18 +20,14 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
 from starlette.types import ASGIApp
 
-from acestep.checkpoints import hub
-from acestep.checkpoints.checkpoint import fingerprint, folder_fingerprint
-from acestep.checkpoints.file_stamps import file_stamp
-from acestep.checkpoints.verify import verify
 from acestep.constants import default_dtype
 from acestep.errors import RequestError
 from acestep.handler import DTYPES
-from acestep.language.language_model import open_language_model
 from acestep.model.compilation import check_compiled
 from pipeline.catalogue.presets import check_preset
 from pipeline.cluster.pool import PoolError, connect, size_pool
 from pipeline.planning.items import ModelFacts
+from pipeline.planning.model_files import find_model_files
 from pipeline.results.collector import ResultCollector
 from pipeline.service.admission import Admission
 from pipeline.service.api_keys import ApiKeys
@@ -127,21 +123,16 @@ def running(opened: OpenedService) -> Iterator[str]:
         output=output,
         launch=launch,
         node=platform.node(),
-        model=spec.model,
+        model=facts,
         variant=spec.variant,
-        fingerprint=model.fingerprint,
-        language_model_fingerprint=model.language_model,
-        stamp=model.stamp,
         device=str(device),
-        dtype=dtype,
-        audio_format="flac",  # each request says its own
+        audio_format="flac",  # a default: each request has its own
         max_seconds=spec.limits.source_seconds,
         threads=pool.threads,
         max_attempts=spec.max_attempts,
         source_timeout_s=spec.limits.source_timeout_s,
         adapter=spec.adapter,
         adapter_scale=spec.adapter_scale,
-        compiled=spec.compiled,
         language_model=spec.language_model,
         metrics=spec.metrics,
         repair=spec.repair,
@@ -266,22 +257,8 @@ def _model(spec: ServiceSpec) -> ModelFacts:
     if spec.dtype is not None and spec.dtype not in DTYPES:
         raise RequestError(f"dtype {spec.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
     spec.metrics.check()
-    folders = hub.find(spec.model, spec.variant)
-    adapter = hub.find_adapter(spec.adapter) if spec.adapter else None
-    is_turbo = verify(folders, adapter).is_turbo
-    language_model = hub.find_language_model(spec.language_model) if spec.language_model else None
-    stamped = file_stamp(folders, adapter, language_model)
-    if language_model is not None:
-        open_language_model(language_model)
-    return ModelFacts(
-        name=spec.model,
-        fingerprint=fingerprint(folders, adapter, spec.adapter_scale),
-        stamp=stamped,
-        is_turbo=is_turbo,
-        dtype="",
-        language_model=folder_fingerprint(language_model) if language_model else None,
-        compiled=spec.compiled,
-    )
+    files = find_model_files(spec.model, spec.variant, spec.adapter, spec.language_model)
+    return files.facts(spec.model, files.verify(), spec.adapter_scale, spec.compiled)
 
 
 def _refuse_taken(host: str, port: int) -> None:

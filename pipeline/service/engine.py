@@ -1,4 +1,4 @@
-"""The engine: the catalogue's worker, one loaded model behind a Serve replica."""
+"""The engine: the catalogue job's worker as a Serve replica."""
 
 import asyncio
 import threading
@@ -21,14 +21,14 @@ from pipeline.service.ports import listen_on_loopback
 from pipeline.worker.restyle_worker import RestyleWorker
 from pipeline.worker.spec import WorkerSpec
 
-CALLS = 2  # one request on the device, one that is read or written meanwhile
+CALLS = 2  # one on the device, one that is read or written meanwhile
 
 
 class RequestWorker(RestyleWorker):
-    """A worker whose tracks carry a request: ``params`` and ``config`` as ``generate_music`` takes them.
+    """A worker whose tracks carry a request, with ``params`` and ``config`` of ``generate_music``.
 
-    What it does beyond a catalogue (loudness, fades, latents moved, the language model's manner) is done by the
-    same functions that ``generate_music`` calls.
+    Features beyond a catalogue job (loudness, fades, latent shift, language model settings) use the functions of
+    ``generate_music``.
     """
 
     def __init__(self, spec: WorkerSpec):
@@ -38,7 +38,7 @@ class RequestWorker(RestyleWorker):
     def unwanted(self) -> bool:
         return super().unwanted() or self.call.unwanted.is_set()
 
-    def asked(self, track: dict[str, Any]) -> GenerationParams | None:
+    def language_model_params(self, track: dict[str, Any]) -> GenerationParams | None:
         params = params_of(track)
         return params if params.thinking else None
 
@@ -47,12 +47,12 @@ class RequestWorker(RestyleWorker):
         return Chain(conditions, keys, lambda x: x * params.latent_rescale + params.latent_shift)
 
     def cover(self, item_id: str, chain: Chain, stages: tuple[Stage, ...], seed: int) -> Cover:
-        told, unwanted = self.call.told, self.call.unwanted
+        report, unwanted = self.call.report, self.call.unwanted
 
         def on_step(step: int, steps: int) -> None:
             if unwanted.is_set():
                 raise GenerationError("nobody waits for it any more", "cancelled")
-            told({"item_id": item_id, "step": step, "steps": steps})
+            report({"item_id": item_id, "step": step, "steps": steps})
 
         on_step(0, 0)
         return chain.run(stages, seed, on_step)
@@ -69,7 +69,7 @@ class RequestWorker(RestyleWorker):
 
 
 class Engine:
-    """A Serve deployment: tracks with items in, steps and result rows out."""
+    """A Serve deployment: takes tracks with items, streams steps and result rows."""
 
     def __init__(self, spec: WorkerSpec):
         listen_on_loopback()
@@ -77,33 +77,33 @@ class Engine:
         self.threads = ThreadPoolExecutor(CALLS, "engine")
 
     async def make(self, track: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """All items of a track: ``{"item_id", "step", "steps"}`` as they advance, their rows as they are done.
+        """Make all items of a track; yields ``{"item_id", "step", "steps"}`` and ``{"row"}``.
 
-        Closing it, or cancelling the call, ends the work at its next step.
+        Closing the generator, or cancelling the call, stops the work at its next step.
         """
         loop, unwanted = asyncio.get_running_loop(), threading.Event()
-        news: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
-        def tell(what: dict[str, Any] | None) -> None:
-            loop.call_soon_threadsafe(news.put_nowait, what)
+        def report(event: dict[str, Any] | None) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
 
         def work() -> None:
-            self.worker.call.told, self.worker.call.unwanted = tell, unwanted
+            self.worker.call.report, self.worker.call.unwanted = report, unwanted
             try:
                 for row in self.worker.restyle(track):
-                    tell({"row": row})
+                    report({"row": row})
             finally:
-                tell(None)
+                report(None)
 
         working = loop.run_in_executor(self.threads, work)
         try:
-            while (told := await news.get()) is not None:
-                yield told
+            while (event := await events.get()) is not None:
+                yield event
             await working
         finally:
             unwanted.set()
 
 
 def params_of(track: dict[str, Any]) -> GenerationParams:
-    """The request that a track carries."""
+    """The parameters of a track's request."""
     return GenerationParams(**track["params"])

@@ -1,7 +1,7 @@
-"""Markers of work under way, in files that outlive the process: a track that kills its worker is found out.
+"""Attempt markers that detect poison items.
 
-Ray restarts a dead worker and hands it the same track for ever; the markers end that. Only deaths within one
-launch count: what was stopped from outside is not to blame.
+Ray restarts a dead worker and gives it the same item again; a marker per attempt, in a file that outlives the
+process, ends that. Only deaths within one launch count, since items are not to blame for earlier interruptions.
 """
 
 import json
@@ -24,24 +24,24 @@ from pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
 ATTEMPTS = "attempts"
-COUNTERS = Path("/proc/vmstat")  # Linux alone
+COUNTERS = Path("/proc/vmstat")  # Linux only
 KILLS = "oom_kill"
 
 
 class WorkerDiedError(RestyleError):
-    """An item took its worker process down too often."""
+    """An item killed its worker process too often."""
 
 
 class WorkerMemoryError(WorkerDiedError):
-    """Lack of memory killed an item's worker process too often."""
+    """An item's worker process was killed too often for lack of memory."""
 
 
 @dataclass(frozen=True)
 class UnderWay:
-    """Work that a worker has begun and not left.
+    """Work that a worker has started and not finished.
 
-    what: the track, or the item of it.
-    worker_id: Ray's, "" outside of Ray.
+    what: the track, or its item.
+    worker_id: Ray's id, "" outside of Ray.
     since: seconds since 1970, by the worker's clock.
     """
 
@@ -53,7 +53,7 @@ class UnderWay:
 
 
 class AttemptGuard:
-    """Counts how often work was begun and not left again.
+    """Context manager that counts the attempts of some work: a marker stays if the process dies within.
 
     Args:
         what: the work, for people.
@@ -70,7 +70,7 @@ class AttemptGuard:
 
     def __enter__(self) -> "AttemptGuard":
         if self.attempt > self.max_attempts:
-            # Its markers stay: the task may run again, and must come to the same answer.
+            # Its markers stay, so that a repeated task comes to the same result.
             raise self._given_up()
         worker_id = ray.get_runtime_context().get_worker_id() if ray.is_initialized() else ""
         marker = {
@@ -86,8 +86,8 @@ class AttemptGuard:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is not None and _breaks_device(error):
-            # After such an error every later call on the device fails: leave, with the marker standing, so that
-            # the death counts and Ray starts a fresh process.
+            # After such an error every call on the device fails: exit, and leave the marker, so that the death
+            # counts and Ray starts a new process.
             log.critical("the device is broken, leaving: %s", error)
             os._exit(1)
         self._clear(self.attempt)
@@ -109,7 +109,7 @@ class AttemptGuard:
 
 
 def under_way(store: Store, launch: str) -> list[UnderWay]:
-    """What the workers of a launch have begun and not left, dead ones included; the oldest first."""
+    """Work that the workers of a launch, including dead ones, have started and not finished; the oldest first."""
     found = []
     for name in store.files(f"{ATTEMPTS}/{launch}", ""):
         marker = _read(store, name)
@@ -120,7 +120,7 @@ def under_way(store: Store, launch: str) -> list[UnderWay]:
 
 
 def kills_by_kernel() -> int | None:
-    """How many processes the kernel of this machine has killed for lack of memory; None where it does not say."""
+    """Processes that this machine's kernel has killed for lack of memory; None where unknown."""
     with suppress(OSError):
         for line in COUNTERS.read_text().splitlines():
             if line.startswith(f"{KILLS} "):
@@ -129,10 +129,9 @@ def kills_by_kernel() -> int | None:
 
 
 def _for_memory(markers: list[Mapping[str, Any]]) -> bool:
-    """Whether one of the processes that left these markers was killed for lack of memory.
+    """Whether a process that left one of these markers was killed for lack of memory.
 
-    The kernel counts such kills and does not say of what; a count that has grown since a marker was left is taken
-    as its process.
+    The kernel's counter does not name processes; an increase since a marker was written is attributed to it.
     """
     now = kills_by_kernel()
     here = [marker[KILLS] for marker in markers if marker["node"] == platform.node()]
@@ -142,7 +141,7 @@ def _for_memory(markers: list[Mapping[str, Any]]) -> bool:
 
 
 def _read(store: Store, name: str) -> dict[str, Any] | None:
-    """The content of a marker; None where it is gone or is not a marker of work."""
+    """The content of a marker; None if it is gone or invalid."""
     try:
         return dict(json.loads(store.read(name)))
     except (OSError, ValueError):
@@ -158,13 +157,13 @@ def _breaks_device(error: BaseException) -> bool:
 
 
 def mark_start(store: Store, launch: str) -> None:
-    """Forget earlier launches, and leave a file by which workers know the driver's output folder."""
+    """Remove the markers of earlier launches, and mark the output folder, so that workers can recognize it."""
     store.delete_folder(ATTEMPTS)
     store.write(_start(launch), b"")
 
 
 def is_marked(store: Store, launch: str) -> bool:
-    """Whether ``mark_start`` of this launch is seen here."""
+    """Whether this node sees the mark of ``mark_start``."""
     return store.exists(_start(launch))
 
 

@@ -1,4 +1,4 @@
-"""The Ray Dataset: a plan streamed through a pool of workers."""
+"""The Ray Dataset: streams a plan through a pool of workers."""
 
 from collections.abc import Iterator
 
@@ -28,13 +28,13 @@ def stream(
     """Run a plan through the pool; yields result rows as they are made, in no fixed order.
 
     Raises:
-        PoolError: the workers could not start or broke off.
+        PoolError: the workers could not start, or failed.
     """
     with DataContext.current(_settings(cluster)):
         results = _dataset(plan, worker, cluster, pool, stop, worker_class)
     try:
         tables = iter(results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-        with drop_known_lines():  # workers start before the first table comes
+        with drop_known_lines():  # workers start before the first table arrives
             first = next(tables, None)
         if first is not None:
             yield first
@@ -50,7 +50,7 @@ def _settings(cluster: ClusterSpec) -> DataContext:
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.wait_for_min_actors_s = int(cluster.start_timeout_s)
-    # Every block goes on at once: a row reaches the driver when its cover is written, not when its task is done.
+    # Emit every block at once: a row reaches the driver when its cover is written, not at the end of its task.
     context.target_max_block_size = 1
     return context
 
@@ -64,22 +64,21 @@ def _dataset(
     worker_class: type[RestyleWorker],
 ) -> Dataset:
     grows = pool.most > pool.workers
-    # One block: Ray would have the reading task cut each of its blocks into 200.
+    # One block, else Ray makes the read task split each of its blocks into 200.
     source = PlanSource(plan, cluster.task_seconds, pool.most, stop)
     return ray.data.read_datasource(source, num_cpus=0, override_num_blocks=1).map_batches(
         worker_class,
         fn_constructor_args=(worker, stop),
         batch_size=1,
         batch_format="pyarrow",
-        # Without an explicit 0 each worker would hold a CPU, and on a full machine the reading task
-        # could never start: a silent hang.
+        # Without an explicit 0 each worker would hold a CPU, and on a full machine the read task would never start.
         num_cpus=0,
         num_gpus=pool.gpus_per_worker,
         resources=dict(cluster.resources) or None,
         compute=ActorPoolStrategy(
             min_size=pool.workers,
             max_size=pool.most,
-            # What waits at one worker is lost to the others at the end; but Ray adds workers only to a queue.
+            # Tasks queued at one worker are not available to others at the end; but Ray scales up only on queues.
             max_tasks_in_flight_per_actor=cluster.calls_per_worker * (2 if grows else 1),
             max_concurrent_calls_per_actor=cluster.calls_per_worker,
             enable_true_multi_threading=True,

@@ -1,4 +1,4 @@
-"""A plan as a source of Ray Data. Imports no model: reading starts while the workers load theirs."""
+"""The plan as a Ray Data Datasource. Imports no model: reading starts while the workers load theirs."""
 
 from collections.abc import Iterator
 
@@ -14,11 +14,10 @@ from pipeline.storage.store import Store
 
 
 class PlanSource(Datasource):
-    """Reads a plan in its order, one row for each task of a worker, until the flag is lowered.
+    """Reads a plan in order, one row per task, until a stop request.
 
-    Ray's own Parquet reader makes one block of a small file, which keeps one worker busy and the others idle,
-    and would go on to the end of the catalogue after a stop request. The one reading task is a few hundred blocks
-    ahead of the workers, and no more, since Ray holds it back.
+    Ray's Parquet reader would make a single block of a small file, which keeps one worker busy and others idle, and
+    would not stop. The one read task is at most a few hundred blocks ahead, limited by Ray's backpressure.
     """
 
     def __init__(self, store: Store, task_s: float, consumers: int, stop: StopFlag):
@@ -31,8 +30,8 @@ class PlanSource(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[ReadTask]:
-        nothing_known = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(self._read, nothing_known)]
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(self._read, unknown)]
 
     def _read(self) -> Iterator[pa.Table]:
         for rows in read_plan(self.store, self.task_s, self.consumers):

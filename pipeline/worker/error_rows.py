@@ -1,4 +1,4 @@
-"""What a result row says of an exception."""
+"""Maps an exception to the status, kind and message of a result row."""
 
 import ctypes
 import errno
@@ -21,7 +21,7 @@ MORE_MEMORY = (
     "cut the track, or give workers more memory: fewer of them (cluster.workers), or fewer on a GPU "
     "(cluster.gpus_per_worker)"
 )
-# What torch, oneDNN and the C++ library say in a RuntimeError, and Python where a thread's stack finds no place.
+# Texts of RuntimeError by torch, oneDNN and the C++ library, and by Python when a thread cannot start.
 NO_MEMORY = (
     "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc",
     "can't start new thread", "could not create a memory",
@@ -29,7 +29,7 @@ NO_MEMORY = (
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or what it was raised from, says that memory could not be had."""
+    """Whether an error or one of its causes means that memory ran out."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MemoryError | torch.OutOfMemoryError):
@@ -43,7 +43,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Give back what this process holds and does not use."""
+    """Return unused memory of this process to the system."""
     gc.collect()
     with suppress(AttributeError):  # the C library of Linux has it
         ctypes.CDLL(None).malloc_trim(0)
@@ -52,7 +52,7 @@ def release_memory() -> None:
 
 
 def outcome(error: Exception) -> dict[str, Any]:
-    """Status, kind and message of a failure."""
+    """Status, kind and message of a failure, as result columns."""
     status, kind, message = "failed", "internal_error", f"{type(error).__name__}: {error}"
     if isinstance(error, WorkerMemoryError):
         kind, message = OUT_OF_MEMORY, str(error)

@@ -1,7 +1,7 @@
-"""The worker: one loaded model, restyling one track at a time with all the settings it still needs.
+"""The worker: a Ray actor with one loaded model that makes the missing covers of tracks.
 
-Ray calls a worker from several threads. Each call reads and decodes its source, takes the device under one
-lock, and encodes and writes outside it, so the next track is read while this one is denoised.
+Ray calls a worker from several threads. Each call reads and decodes its source, takes the device under one lock,
+and encodes and writes outside of it, so that the next track is read while this one is denoised.
 """
 
 import itertools
@@ -10,151 +10,120 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from acestep.audio.files import EXTENSIONS, encode_audio, finish, read_audio
-from acestep.audio.source_notes import SourceNote, of_reference
-from acestep.checkpoints import hub
-from acestep.checkpoints.checkpoint import fingerprint, folder_fingerprint
-from acestep.checkpoints.file_stamps import file_stamp
-from acestep.constants import NUMERICS_VERSION, SAMPLE_RATE
-from acestep.errors import AudioError, RestyleError
+from acestep.audio.files import EXTENSIONS, encode_audio, finish
+from acestep.constants import SAMPLE_RATE
+from acestep.errors import RestyleError
 from acestep.generation.chain import Chain, Cover, Key
 from acestep.generation.conditions import TrackConditions, cut_notes, prepare
 from acestep.generation.musical_facts import with_musical_facts
 from acestep.generation.params import GenerationParams
 from acestep.generation.stages import Stage, parse_stage
-from acestep.handler import AceStepHandler
-from acestep.language.language_model import LanguageModel
 from acestep.language.prompt import Prompt
 from acestep.runtime.timing import Stopwatch
 from acestep.sampling.plan import CoverPlan, resolve
-from pipeline.catalogue.own_columns import META
 from pipeline.cluster.shutdown import StopFlag
 from pipeline.metrics.evaluator import Evaluator, ListenResult
-from pipeline.planning.items import effective_columns, item_columns
+from pipeline.planning.items import effective_columns, item_columns, track_columns
 from pipeline.planning.schema import TRACKS
 from pipeline.results.journal import LAST, TASK, receipt_of, write_receipt
 from pipeline.results.repair import FOUND, find_cover
 from pipeline.results.table import as_table, file_columns
-from pipeline.storage.audio_files import read_planned
 from pipeline.storage.output_store import OutputError
 from pipeline.storage.read_timeout import ReadTimeout
-from pipeline.storage.source_copy import SourceCopy
-from pipeline.storage.source_errors import ReadStoppedError, SourceError
+from pipeline.storage.source_errors import ReadStoppedError
 from pipeline.worker.attempts import AttemptGuard, is_marked
-from pipeline.worker.error_rows import outcome, ran_out_of_memory, release_memory
-from pipeline.worker.shared_lock import SharedLock
+from pipeline.worker.error_rows import outcome
+from pipeline.worker.guarded_runner import GuardedRunner
+from pipeline.worker.models import load_models
 from pipeline.worker.spec import WorkerSpec
 from pipeline.worker.startup import worker_is_ready
+from pipeline.worker.track_files import TrackFiles, decode_files, fetch_files
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result")
 NEVER_GIVEN_UP = 10**9
 FACTS = ("language", "bpm", "keyscale", "timesignature")
 
 
 @dataclass(frozen=True)
-class OpenedSource:
-    """What all covers of a track have in common.
+class PreparedTrack:
+    """What all covers of a track share.
 
-    heard: what measures need of the source.
-    notes, kinds: on the source, for people and for programs.
-    duration_s, read_s, condition_s: of the source, of reading it and of its conditions, in seconds.
+    features: of the source, for measures.
+    notes, note_kinds: on the source, as sentences and as kinds.
+    duration_s, read_s, condition_s: duration of the source, and time for reading it and for its conditions.
     """
 
     conditions: TrackConditions
-    heard: ListenResult | None
+    features: ListenResult | None
     notes: list[str]
-    kinds: list[str]
+    note_kinds: list[str]
     duration_s: float
     read_s: float
     condition_s: float
 
 
+@dataclass(frozen=True)
+class CoverTask:
+    """One cover to make: the row to fill in, its stages, and the shared objects of its track.
+
+    features: of the source, for measures; covers: made of this source in the same call.
+    """
+
+    track: dict[str, Any]
+    row: dict[str, Any]
+    stages: tuple[Stage, ...]
+    chain: Chain
+    features: ListenResult | None
+    covers: int
+
+
 class RestyleWorker:
     """A Ray actor: plan rows in, result rows out, each as soon as its cover is written.
 
-    No exception of a track leaves it.
+    Exceptions of a track become result rows.
     """
 
     def __init__(self, spec: WorkerSpec, stop: StopFlag | None = None):
         """Load the model.
 
         Args:
-            stop: tells when to begin nothing new; None never does.
+            stop: when lowered, no new work is started; None for a service.
 
         Raises:
-            RestyleError: this node does not see the driver's output folder, or its model.
+            RestyleError: this node does not see the driver's output folder, or has other weights.
         """
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
         stopwatch = Stopwatch()
         self.spec, self.stop = spec, stop
-        self.device_lock, self.sharing = threading.RLock(), SharedLock()
+        self.device_lock = threading.RLock()
+        self.guarded = GuardedRunner(spec.output, spec.launch, spec.max_attempts)
         if not is_marked(spec.output, spec.launch):
             raise RestyleError(
                 f"node {platform.node()} does not see the output folder {spec.output.root}; use a folder that all "
                 "nodes share, or an object store"
             )
         stopwatch.lap("checks")
-        self.handler = AceStepHandler.from_checkpoint(
-            spec.model, spec.variant, spec.device, spec.dtype, spec.adapter, spec.adapter_scale, spec.compiled
-        )
-        stopwatch.lap("model")
-        self.language_model = (
-            LanguageModel.from_checkpoint(
-                hub.find_language_model(spec.language_model), self.handler.device, self.handler.dtype
-            )
-            if spec.language_model
-            else None
-        )
-        stopwatch.lap("language model")
-        self._refuse_other_weights()  # now, since they may change until they are loaded
-        stopwatch.lap("check of the weights")
+        self.handler, self.language_model = load_models(spec, stopwatch)
         self.evaluator = Evaluator(spec.metrics, self.handler.device, self.device_lock)
         stopwatch.lap("measures")
         stopwatch.seconds.pop("model")
         worker_is_ready(spec.output, spec.launch, {**self.handler.load_s, **stopwatch.seconds})
 
-    def _refuse_other_weights(self) -> None:
-        """Refuse weights that are not those that the covers are named by.
-
-        Raises:
-            RestyleError: naming both.
-        """
-        spec = self.spec
-        folders = hub.find(spec.model, spec.variant)
-        adapter = hub.find_adapter(spec.adapter) if spec.adapter else None
-        language_model = hub.find_language_model(spec.language_model) if spec.language_model else None
-        if file_stamp(folders, adapter, language_model) == spec.stamp:
-            return
-        for name, found, planned in (
-            (spec.model, fingerprint(folders, adapter, spec.adapter_scale), spec.fingerprint),
-            (
-                spec.language_model,
-                language_model and folder_fingerprint(language_model),
-                spec.language_model_fingerprint,
-            ),
-        ):
-            if found != planned:
-                raise RestyleError(
-                    f"node {platform.node()} has another {name} ({found}, planned was {planned}); give all nodes "
-                    "the same weights, or launch again where they were replaced meanwhile"
-                )
-
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Restyle tracks (rows of ``PLAN_SCHEMA``); yields a row of the result ``SCHEMA`` for each item.
 
-        After a stop request, items that were not begun are left out.
+        After a stop request, pending items are skipped.
         """
         tracks = list(itertools.chain(*batch[TRACKS].to_pylist()))
         task, last = tracks[0]["items"][0]["item_id"], tracks[-1]["items"][-1]["item_id"]
@@ -165,10 +134,10 @@ class RestyleWorker:
                     yield table.append_column(LAST, [[row["item_id"] == last]])
 
     def restyle(self, track: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """All items of one track, in their order: Ray counts on it when it runs a task again."""
-        finished = self._finished(track)
+        """Rows of all items of one track, in order, which Ray relies on when it runs a task again."""
+        finished = self._finished_rows(track)
         missing = [item for item in track["items"] if item["item_id"] not in finished]
-        made = self._missing(track | {"items": missing}) if missing else iter(())
+        made = self._missing_rows(track | {"items": missing}) if missing else iter(())
         for item in track["items"]:
             if item["item_id"] in finished:
                 yield finished[item["item_id"]]
@@ -178,8 +147,8 @@ class RestyleWorker:
                 return
             yield row
 
-    def _finished(self, track: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """The rows of items that were made before the task was begun again."""
+    def _finished_rows(self, track: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Rows of items that an earlier run of the task finished, from their receipts."""
         finished = {}
         for item in track["items"]:
             try:
@@ -191,28 +160,15 @@ class RestyleWorker:
                 finished[item["item_id"]] = row
         return finished
 
-    def _missing(self, track: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        shared = self._shared_columns(track)
+    def _missing_rows(self, track: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        shared = track_columns(track, self.spec.model)
         rows = [shared | item_columns(item) for item in track["items"]]
         try:
             chains = [tuple(map(parse_stage, json.loads(item["stages"]))) for item in track["items"]]
             plans = [resolve(stages[0].setting, self.handler.is_turbo) for stages in chains]
-            name = track["track_id"]
-            with ExitStack() as copies:
-                read_at = time.perf_counter()
-                files = self._fetch(
-                    track
-                )  # beside no work that may have to be alone: a read that hangs holds nobody up
-                read_s = time.perf_counter() - read_at
-                for copy in filter(None, files):
-                    copies.enter_context(copy.file)
-                source = self._guarded(
-                    f"{name}-source",
-                    f"the source of track {name}",
-                    lambda guard: self._opened(track, plans, *files),
-                )
+            prepared = self._prepared(track, plans)
             keys = list(zip(chains, (row["seed"] for row in rows), strict=True))
-            chain = self.chain(track, source.conditions, keys)
+            chain = self.chain(track, prepared.conditions, keys)
         except ReadStoppedError:
             return
         except Exception as error:
@@ -223,125 +179,106 @@ class RestyleWorker:
             yield from (row | found | {"error_message": message} for row in rows)
             return
         shared = {
-            "notes": [*track["notes"], *source.notes],
-            "source_notes": source.kinds,
-            "source_duration_s": source.duration_s,
-            "read_s": (read_s + source.read_s) / len(rows),
-            "condition_s": source.condition_s / len(rows),
-            **{name: getattr(source.conditions.prompt, name) for name in FACTS},
+            "notes": [*track["notes"], *prepared.notes],
+            "source_notes": prepared.note_kinds,
+            "source_duration_s": prepared.duration_s,
+            "read_s": prepared.read_s / len(rows),
+            "condition_s": prepared.condition_s / len(rows),
+            **{name: getattr(prepared.conditions.prompt, name) for name in FACTS},
         }
         for row, stages in zip(rows, chains, strict=True):
             if self._stopping:
                 return
-            made = self._item(track, row | shared, stages, chain, source.heard, len(rows))
+            made = self._item(CoverTask(track, row | shared, stages, chain, prepared.features, len(rows)))
             if made is None:
                 return
             yield made
 
-    def _fetch(self, track: dict[str, Any]) -> tuple[SourceCopy, SourceCopy | None]:
-        """The bytes of the source and the timbre reference that the items were planned by."""
+    def _prepared(self, track: dict[str, Any], plans: Sequence[CoverPlan]) -> PreparedTrack:
+        name, started = track["track_id"], time.perf_counter()
+        # Fetched outside the guard, where other threads may wait: a read that hangs must not block them.
+        with closing(self._fetch(track)) as files:
+            fetch_s = time.perf_counter() - started
+            return self.guarded(
+                f"{name}-source",
+                f"the source of track {name}",
+                lambda guard: self._decoded(track, plans, files, fetch_s),
+            )
+
+    def _fetch(self, track: dict[str, Any]) -> TrackFiles:
         name = f"{self.spec.launch}/{track['track_id']}-fetch"
         with AttemptGuard(self.spec.output, name, NEVER_GIVEN_UP, f"reading {track['source']}"):
-            timeout = ReadTimeout(self.spec.source_timeout_s, self.unwanted)
-            source = read_planned(track["source"], track.get("source_digest") or "", timeout)
-            if not track["reference"]:
-                return source, None
-            with _of_reference(track):
-                return source, read_planned(track["reference"], track.get("reference_digest") or "", timeout)
+            return fetch_files(track, ReadTimeout(self.spec.source_timeout_s, self.unwanted))
 
-    def _opened(
-        self, track: dict[str, Any], plans: Sequence[CoverPlan], source: SourceCopy, reference: SourceCopy | None
-    ) -> "OpenedSource":
-        """Decode a track's source, and do with it what all of its items have in common."""
-        read_at = time.perf_counter()
-        wave, clip, told = self._read(track, source, reference)
-        read_s = time.perf_counter() - read_at
+    def _decoded(
+        self, track: dict[str, Any], plans: Sequence[CoverPlan], files: TrackFiles, fetch_s: float
+    ) -> PreparedTrack:
+        started = time.perf_counter()
+        audio = decode_files(track, files, self.spec.max_seconds)
+        read_s = fetch_s + time.perf_counter() - started
         with self.device_lock:
             started = time.perf_counter()
-            conditions, notes = self.listen(track, wave, clip, plans)
+            conditions, notes = self.listen(track, audio.source, audio.reference, plans)
             condition_s = time.perf_counter() - started
-        return OpenedSource(
+        return PreparedTrack(
             conditions=conditions,
-            heard=self.evaluator.listen(wave),
-            notes=[*(note.text for note in told), *notes],
-            kinds=list(dict.fromkeys(note.kind for note in told)),
-            duration_s=wave.shape[1] / SAMPLE_RATE,
+            features=self.evaluator.listen(audio.source),
+            notes=[*(note.text for note in audio.notes), *notes],
+            note_kinds=list(dict.fromkeys(note.kind for note in audio.notes)),
+            duration_s=audio.source.shape[1] / SAMPLE_RATE,
             read_s=read_s,
             condition_s=condition_s,
         )
 
-    def _read(
-        self, track: dict[str, Any], source: SourceCopy, reference: SourceCopy | None
-    ) -> tuple[Tensor, Tensor | None, list[SourceNote]]:
-        """The source and the timbre reference ``[2, n]``, and what is worth knowing of them."""
-        source.file.seek(0)  # it may be read a second time
-        heard = read_audio(source.file, self.spec.max_seconds)
-        if reference is None:
-            return heard.wave, None, list(heard.notes)
-        reference.file.seek(0)
-        with _of_reference(track):
-            clip = read_audio(reference.file, self.spec.max_seconds)
-        return heard.wave, clip.wave, [*heard.notes, *of_reference(clip.notes, track["reference"])]
-
     def unwanted(self) -> bool:
-        """Whether a read that takes long can be abandoned."""
+        """Whether a slow read can be abandoned."""
         return self._stopping
 
     def listen(
         self, track: dict[str, Any], source: Tensor, reference: Tensor | None, plans: Sequence[CoverPlan]
     ) -> tuple[TrackConditions, list[str]]:
-        """What all items of a track have in common, and notes on it; the worker holds the device."""
-        prompt, asked = Prompt(**json.loads(track["prompt"])), self.asked(track)
-        conditions = prepare(self.handler, source, prompt, plans, reference, encode=asked is not None)
+        """Conditions of a track, with notes; called with the device lock held."""
+        prompt, params = Prompt(**json.loads(track["prompt"])), self.language_model_params(track)
+        conditions = prepare(self.handler, source, prompt, plans, reference, encode=params is not None)
         notes: list[str] = []
-        if asked is not None and self.language_model is not None:
-            conditions, notes = with_musical_facts(self.language_model, conditions, asked)
+        if params is not None and self.language_model is not None:
+            conditions, notes = with_musical_facts(self.language_model, conditions, params)
         self.handler.synchronize()
         if reference is None and any(plan.reference_pick != "fixed" for plan in plans):
             notes.append("reference_pick has no effect: there is no reference_audio")
         return conditions, notes
 
-    def asked(self, track: dict[str, Any]) -> GenerationParams | None:
-        """How the language model is asked about a track; None where it is not."""
+    def language_model_params(self, track: dict[str, Any]) -> GenerationParams | None:
+        """Parameters of the language model for a track; None where it is not used."""
         return GenerationParams() if self.language_model is not None else None
 
     def chain(self, track: dict[str, Any], conditions: TrackConditions, keys: Sequence[Key]) -> Chain:
-        """What makes all covers of a track."""
+        """The chain that makes all covers of a track."""
         return Chain(conditions, keys)
 
     def cover(self, item_id: str, chain: Chain, stages: tuple[Stage, ...], seed: int) -> Cover:
-        """One item's cover; the worker holds the device."""
+        """Make one cover; called with the device lock held."""
         return chain.run(stages, seed)
 
     def finished(self, track: dict[str, Any], wave: Tensor) -> Tensor:
-        """A decoded ``[2, n]`` as it is written and measured."""
+        """The final wave ``[2, n]`` of a decoded one, as it is written and measured."""
         return finish(wave)
 
     def encoded(self, track: dict[str, Any], wave: Tensor) -> tuple[bytes, str]:
-        """The content of an audio file and its extension."""
+        """The content of an audio file, and its extension."""
         audio_format = self.spec.audio_format
         return encode_audio(wave, audio_format), EXTENSIONS.get(audio_format, audio_format)
 
-    def _item(
-        self,
-        track: dict[str, Any],
-        row: dict[str, Any],
-        stages: tuple[Stage, ...],
-        chain: Chain,
-        heard: ListenResult | None,
-        covers: int,
-    ) -> dict[str, Any] | None:
+    def _item(self, task: CoverTask) -> dict[str, Any] | None:
         """The row of one cover; None where the output folder failed, which ends the job."""
+        row, stages, conditions = task.row, task.stages, task.chain.track
         plan = resolve(stages[-1].setting, self.handler.is_turbo)
-        row = row | effective_columns(plan)
+        row |= effective_columns(plan)
         try:
-            prompt = stages[-1].prompt(chain.track.prompt)
-            cut = cut_notes(self.handler, prompt, chain.track.duration_s, plan)
-            row["notes"] = [*row["notes"], *stages[-1].notes(chain.track.prompt), *plan.notes, *cut]
-            what = f"item {row['item_id']} of track {track['track_id']}"
-            self._guarded(
-                row["item_id"], what, lambda guard: self._make(guard, track, row, stages, chain, heard, covers)
-            )
+            cut = cut_notes(self.handler, stages[-1].prompt(conditions.prompt), conditions.duration_s, plan)
+            row["notes"] = [*row["notes"], *stages[-1].notes(conditions.prompt), *plan.notes, *cut]
+            what = f"item {row['item_id']} of track {task.track['track_id']}"
+            self.guarded(row["item_id"], what, lambda guard: self._make(guard, task))
         except Exception as error:
             return None if self._stops(error) else row | outcome(error)
         row |= {"status": "ok", "finished_at": datetime.now(UTC)}
@@ -352,96 +289,40 @@ class RestyleWorker:
             self._stops(error)
         return row
 
-    def _make(
-        self,
-        guard: AttemptGuard,
-        track: dict[str, Any],
-        row: dict[str, Any],
-        stages: tuple[Stage, ...],
-        chain: Chain,
-        heard: ListenResult | None,
-        covers: int,
-    ) -> None:
-        """Make or find one cover and measure it, and fill its row in as far as that comes."""
+    def _make(self, guard: AttemptGuard, task: CoverTask) -> None:
+        """Make or find one cover, measure it, and fill in its row as far as possible."""
+        row = task.row
         row["attempt"] = guard.attempt
         found = find_cover(self.spec.output, row["track_id"], row["item_id"]) if self.spec.repair else None
-        made, wave = found or self._made(track, row, stages, chain)
-        row |= made
+        columns, wave = found or self._made(task)
+        row |= columns
         if found:
             row["notes"] = [*row["notes"], FOUND]
-        row |= self.evaluator.measure(heard, wave, stages[-1].prompt(chain.track.prompt).caption, covers)
+        caption = task.stages[-1].prompt(task.chain.track.prompt).caption
+        row |= self.evaluator.measure(task.features, wave, caption, task.covers)
 
-    def _made(
-        self, track: dict[str, Any], row: dict[str, Any], stages: tuple[Stage, ...], chain: Chain
-    ) -> tuple[dict[str, Any], Tensor]:
-        """Make an item's cover and write it: result columns, and the wave ``[2, n]``."""
+    def _made(self, task: CoverTask) -> tuple[dict[str, Any], Tensor]:
+        """Make a cover and write it: result columns, and the wave ``[2, n]``."""
+        row = task.row
         with self.device_lock:
-            cover = self.cover(row["item_id"], chain, stages, row["seed"])
-        started, wave = time.perf_counter(), self.finished(track, cover.wave)
-        columns = self._write(row, wave, *self.encoded(track, wave))
-        spent = {"denoise_s": cover.denoise_s, "decode_s": cover.decode_s}
-        return columns | spent | {"write_s": time.perf_counter() - started}, wave
+            cover = self.cover(row["item_id"], task.chain, task.stages, row["seed"])
+        started, wave = time.perf_counter(), self.finished(task.track, cover.wave)
+        content, extension = self.encoded(task.track, wave)
+        path = f"audio/{row['track_id']}/{row['item_id']}.{extension}"
+        self.spec.output.remove_unfinished(path)
+        self.spec.output.write(path, content)
+        columns = file_columns(path, content, wave.shape[1], SAMPLE_RATE)
+        columns |= {"denoise_s": cover.denoise_s, "decode_s": cover.decode_s}
+        return columns | {"write_s": time.perf_counter() - started}, wave
 
     @property
     def _stopping(self) -> bool:
         return self.stop is not None and self.stop.lowered
 
     def _stops(self, error: Exception) -> bool:
-        """Whether an error is the output folder's, which then stops the job; a service goes on."""
+        """Stop the job if an error is the output folder's; returns whether it does. A service goes on."""
         if self.stop is None or not isinstance(error, OutputError):
             return False
         here = "" if platform.node() == self.spec.node else f" (on {platform.node()})"
         self.stop.lower(f"{error}{here}")
         return True
-
-    def _guarded(self, name: str, what: str, work: Callable[[AttemptGuard], Result]) -> Result:
-        """Do work of one track beside that of others.
-
-        It is done alone where it took the process down before, and once more where memory ran out, so that only
-        the guilty is blamed.
-        """
-        guard = AttemptGuard(self.spec.output, f"{self.spec.launch}/{name}", self.spec.max_attempts, what)
-        if guard.attempt == 1:
-            try:
-                with self.sharing.together(), guard:
-                    return work(guard)
-            except Exception as error:
-                if not ran_out_of_memory(error):
-                    raise
-                log.warning("%s: %s; trying again without others beside it", what, error)
-        with self.sharing.alone():
-            release_memory()
-            with guard:
-                return work(guard)
-
-    def _write(self, row: dict[str, Any], wave: Tensor, content: bytes, extension: str) -> dict[str, Any]:
-        path = f"audio/{row['track_id']}/{row['item_id']}.{extension}"
-        self.spec.output.remove_unfinished(path)
-        self.spec.output.write(path, content)
-        return file_columns(path, content, wave.shape[1], SAMPLE_RATE)
-
-    def _shared_columns(self, track: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "track_id": track["track_id"],
-            "source": track["source"],
-            "reference_audio": track["reference"],
-            "caption": json.loads(track["prompt"])["caption"],
-            "preset": track["preset"],
-            "notes": track["notes"],
-            META: track.get(META),
-            "source_duration_s": track["source_duration_s"],
-            "model": self.spec.model,
-            "model_fingerprint": self.spec.fingerprint,
-            "dtype": self.spec.dtype,
-            "numerics_version": NUMERICS_VERSION,
-            "node": platform.node(),
-        }
-
-
-@contextmanager
-def _of_reference(track: dict[str, Any]) -> Iterator[None]:
-    """Say of an error of the block that it is the reference's, not the source's."""
-    try:
-        yield
-    except (AudioError, SourceError) as error:
-        raise type(error)(f"its reference_audio {track['reference']}: {error}") from error

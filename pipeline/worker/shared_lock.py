@@ -1,4 +1,4 @@
-"""Work that threads of one process do beside each other, or one alone."""
+"""A shared/exclusive lock for threads."""
 
 import threading
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class SharedLock:
-    """Any number of threads work at once, or one with all others outside. Who wants to be alone goes first."""
+    """A lock held by any number of threads ``together``, or by one thread ``alone``, which has priority."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -16,7 +16,7 @@ class SharedLock:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Work beside others; not to be entered twice by one thread."""
+        """Hold the lock shared; not reentrant."""
         with self.changed:
             self.changed.wait_for(lambda: not self.taken and not self.wanting)
             self.inside += 1
@@ -29,7 +29,7 @@ class SharedLock:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Wait until nobody else works, and work alone."""
+        """Hold the lock exclusively."""
         with self.changed:
             self.wanting += 1
             try:

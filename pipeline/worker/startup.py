@@ -1,6 +1,6 @@
-"""How long the workers of a launch took to start, by part, and how busy their model was from then on.
+"""Start-up times of the workers of a launch by part, and utilization of their models.
 
-A worker leaves a small file when it is ready; the driver reads them when the job ends.
+Each worker writes a small file when it is ready; the driver reads them at the end of the job.
 """
 
 import json
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StartUp:
-    """Of the workers of one launch.
+    """Start-up of the workers of one launch.
 
-    workers: that became ready, those that took the place of dead ones included.
-    parts: seconds of each part of the longest start, from the first import on.
-    model_share: 0..1, of the time from each worker's start to the last cover, how much its model worked; None
-        where nothing was made.
+    workers: workers that became ready, including replacements of dead ones.
+    parts: seconds of each part of the longest start, beginning with the first import.
+    model_share: 0..1, share of model work in the time from each worker's start to the last cover; None without
+        covers.
     """
 
     workers: int = 0
@@ -44,9 +44,9 @@ class StartUp:
 
 
 def worker_is_ready(store: Store, launch: str, parts: Mapping[str, float]) -> None:
-    """Leave word that this process is ready to work, and what its start took, in seconds by part.
+    """Record that this process is ready, with the seconds of each part of its start.
 
-    Without a place to leave it the worker goes on: it is only a figure.
+    Failures are logged only, since the record is informational.
     """
     now = time.time()
     imports_s = max(now - IMPORTED_AT - sum(parts.values()), 0.0)
@@ -58,7 +58,7 @@ def worker_is_ready(store: Store, launch: str, parts: Mapping[str, float]) -> No
 
 
 def any_worker_is_ready(store: Store, launch: str) -> bool:
-    """Whether a worker of a launch has begun to work; so too where it cannot be seen."""
+    """Whether a worker of a launch has started; True if that cannot be read."""
     try:
         return bool(store.files(_folder(launch), ".json"))
     except OSError:
@@ -66,15 +66,15 @@ def any_worker_is_ready(store: Store, launch: str) -> bool:
 
 
 def ready_workers(store: Store, launch: str) -> int:
-    """How many workers of a launch have become ready so far."""
+    """Number of workers of a launch that have become ready."""
     return len(store.files(_folder(launch), ".json"))
 
 
 def start_up(store: Store, launch: str, began_at: float, rows: pa.Table) -> StartUp:
-    """How the workers of a launch started and worked.
+    """Start-up and utilization of the workers of a launch.
 
     Args:
-        began_at: when the driver asked for the workers, in seconds since 1970.
+        began_at: when the driver requested the workers, in seconds since 1970.
         rows: results; those finished since ``began_at`` count.
     """
     try:
@@ -90,7 +90,7 @@ def start_up(store: Store, launch: str, began_at: float, rows: pa.Table) -> Star
 
 
 def in_words(found: StartUp) -> str:
-    """Such as "9.1 s (imports 5.0, network 3.2, autoencoder 0.9), then 98.2 % in the model"."""
+    """The start-up in words, such as "9.1 s (imports 5.0, network 3.2), then 98.2 % in the model"."""
     listed = ", ".join(f"{name} {seconds:.1f}" for name, seconds in found.parts.items() if seconds >= 0.05)
     share = "" if found.model_share is None else f"; then {100 * found.model_share:.1f} % of the time in the model"
     return f"{found.seconds:.1f} s ({listed}){share}"

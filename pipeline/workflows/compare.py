@@ -1,4 +1,4 @@
-"""Comparing what a folder holds: from its files alone, into tables, a listening page, and any tracking server."""
+"""Compares the covers of an output folder: tables, figures, listening page and tracking, from its files alone."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from pipeline.workflows.specs import CompareJob
 
 @dataclass(frozen=True)
 class ComparedSetting:
-    """A setting as the rows have it; ``varied`` holds the parameters that differ between settings."""
+    """A setting of result rows; ``varied`` holds the parameters that differ between settings."""
 
     setting_id: str
     name: str
@@ -32,10 +32,10 @@ def compare_folder(job: CompareJob, warn: Callable[[str], None]) -> tuple[Findin
     """Compare the settings of a folder.
 
     Returns:
-        What was found, and links to the runs (none where nothing is tracked).
+        The findings, and links to the runs (empty without tracking).
 
     Raises:
-        RequestError: the folder holds no covers, or none that was measured.
+        RequestError: the folder holds no covers, or none was measured.
         HeldError: a launch works on it.
     """
     with hold_lease(existing_output(job.output), f"output {job.output}", warn) as output:
@@ -45,7 +45,7 @@ def compare_folder(job: CompareJob, warn: Callable[[str], None]) -> tuple[Findin
 def compare_in(
     output: LeasedStore, job: CompareJob, warn: Callable[[str], None]
 ) -> tuple[Findings, dict[str, str]]:
-    """``compare_folder``, in a folder that the caller holds."""
+    """``compare_folder`` in a folder whose lease the caller holds."""
     check_parts(output)
     rows = measured_rows(output, job.output)
     record = read_record(output, warn)
@@ -57,7 +57,7 @@ def compare_in(
     called = pa.array([names.get(setting_id) for setting_id in rows["setting_id"].to_pylist()], pa.string())
     rows = rows.set_column(rows.column_names.index("setting_name"), "setting_name", called)
     findings = make_findings(output, rows, job.findings, name)
-    # Several launches together vary more than the last one, whose parameters these are.
+    # Parameters are those of the last launch; earlier launches may have varied some of them.
     varied = {key for setting in settings for key in setting.varied}
     constant = {key: value for key, value in record["parameters"].items() if key not in varied}
     tracker.begin(constant, settings, warn, record["labels"] | {"restyle.catalogue": name})
@@ -65,17 +65,17 @@ def compare_in(
 
 
 def _experiment(record: Mapping[str, Any]) -> str | None:
-    """The experiment that the folder's own job was told to use."""
+    """The tracking experiment of the folder's own job."""
     found: str | None = (record.get("job", {}).get("tracking") or {}).get("experiment")
     return found
 
 
 def settings_of(rows: pa.Table) -> list[ComparedSetting]:
-    """The settings that rows were made with, in the order of their names."""
+    """The settings of result rows, ordered by name."""
     fields = (*SETTING_FIELDS, "stage")
     keys = ["setting_id", "setting_name", *fields]
     rows = rows.filter(pc.is_valid(rows["setting_id"])).select(keys)
-    # A list cannot be a key; as text it can.
+    # As text, since a list cannot be a group key.
     times = pa.array([value and str(value) for value in rows["timesteps"].to_pylist()], pa.string())
     rows = rows.set_column(keys.index("timesteps"), "timesteps", times)
     values: dict[str, dict[str, set[Any]]] = {}
@@ -85,11 +85,11 @@ def settings_of(rows: pa.Table) -> list[ComparedSetting]:
         own = values.setdefault(row["setting_id"], {name: set() for name in fields})
         for name in fields:
             own[name].add(row[name])
-    # A value that rows of one setting do not share is a track's own, not the setting's.
+    # Values that differ within a setting belong to tracks.
     fixed = [name for name in fields if all(len(own[name]) == 1 for own in values.values())]
     varied = [name for name in fixed if len(set.union(*(own[name] for own in values.values()))) > 1]
     own_values = {key: {name: next(iter(own[name])) for name in varied} for key, own in values.items()}
-    if len(set(names.values())) < len(names):  # launches that swept the same and held something else fixed
+    if len(set(names.values())) < len(names):  # launches with the same sweep and other constants
         names = {key: short_name(own_values[key]) or name for key, name in names.items()}
     return [
         ComparedSetting(setting_id, name, own_values[setting_id])

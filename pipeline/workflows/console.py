@@ -1,4 +1,4 @@
-"""What a person at a terminal sees of a job: what will run, how far it is, how it ended."""
+"""Reports a job on a terminal: the plan, its progress, and the summary."""
 
 import time
 from collections.abc import Callable
@@ -23,23 +23,23 @@ from pipeline.workflows.console_findings import print_findings
 from pipeline.workflows.specs import RestyleJob
 from pipeline.workflows.summary import Summary
 
-# Of a log, in seconds: a job of a minute says how far it is, and one of days does not flood it.
+# Intervals of progress lines in a log, in seconds: early lines for short jobs, few lines for long ones.
 FIRST_LINE_S, BETWEEN_LINES_S, LINES_GROW = 10.0, 60.0, 1.5
 MAX_PROBLEMS = 20
 ENOUGH_FOR_SLOWEST = 5
 
 
 def warn_on(console: Console) -> Callable[[str], None]:
-    """Says on a console what went wrong without stopping."""
-    # Not wrapped, so that a command in it can be copied.
+    """A function that prints warnings on a console."""
+    # Not wrapped, so that a command in the message can be copied.
     return lambda message: console.print(Text.assemble(("warning:", "yellow"), f" {message}"), soft_wrap=True)
 
 
 class ConsoleReporter:
-    """Prints a job calmly: a bar on a terminal, a line now and then in a log.
+    """Prints a job: a progress bar on a terminal, occasional lines in a log.
 
     now: a clock, in seconds.
-    begun: whether the plan was told, so that something may have been made.
+    begun: whether the plan was reported, so that covers may have been made.
     """
 
     def __init__(self, console: Console, now: Callable[[], float] = time.monotonic):
@@ -50,7 +50,7 @@ class ConsoleReporter:
         self.last_line = now()
 
     def planned(self, job: RestyleJob, plan: Plan, settings: list[Setting], model: ModelFacts, pool: Pool) -> None:
-        """Say what will run."""
+        """Print the plan."""
         self.begun = True
         where = (
             f"{pool.gpus_per_worker:g} GPU each" if pool.gpus_per_worker else f"CPU, {pool.threads} threads each"
@@ -90,7 +90,7 @@ class ConsoleReporter:
         self.console.print(f"{name:9}  {value}")
 
     def advanced(self, progress: Progress) -> None:
-        """Say how far it is."""
+        """Print the progress."""
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=progress.done, note=rates_in_words(progress))
         elif self.now() - self.last_line >= self.between_s:
@@ -99,17 +99,17 @@ class ConsoleReporter:
             self.console.print(in_words(progress))
 
     def warned(self, message: str) -> None:
-        """Say what went wrong without stopping."""
+        """Print a warning."""
         warn_on(self.console)(message)
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
 
     def foreseen(self, found: Estimate) -> None:
-        """Say what a job would do."""
+        """Print an estimate."""
         for name, text in forecast_lines(found).items():
             self.console.print(f"{name:8} {text}")
         self._problems(found.problems)
@@ -132,7 +132,7 @@ class ConsoleReporter:
             )
 
     def closed(self, job: RestyleJob, summary: Summary) -> None:
-        """Say how it ended and where everything is."""
+        """Print the summary and where the results are."""
         self.stop()
         ended = "all done" if summary.complete else "done, with problems"
         self.console.print(f"{job.name}: {ended}", style="bold")
@@ -153,8 +153,9 @@ class ConsoleReporter:
             self.console.print(f"problems: {kinds_in_words(summary.by_kind)}")
         self._problems(summary.problems)
         if summary.noted:
-            told = f"notes on sources (tracks): {kinds_in_words(summary.noted)}; the rows' notes say more"
-            self.console.print(told)
+            self.console.print(
+                f"notes on sources (tracks): {kinds_in_words(summary.noted)}; the rows' notes say more"
+            )
         if summary.ok > ENOUGH_FOR_SLOWEST:
             self._slowest(summary.slowest)
         if summary.findings is not None:

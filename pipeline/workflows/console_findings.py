@@ -1,4 +1,4 @@
-"""What was found, on a terminal: the settings in the order of their scores, and what can be said of them."""
+"""Prints findings on a terminal: the settings by score, and sentences."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ SHOWN = {
 
 
 def print_findings(console: Console, findings: Findings) -> None:
-    """A row for each setting, the best first, then sentences."""
+    """Print a row for each setting, the best first, then sentences."""
     rows = _rows(findings)
     cells = [
         [row["setting_name"], *(_number(row, name) for name in SHOWN), _counts(row)] for row in rows[:MAX_ROWS]

@@ -1,4 +1,4 @@
-"""What a launch leaves in writing about itself: the job's parameters and its file."""
+"""Writes the job file: the parameters of a launch, its settings and versions."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ PACKAGES = ("torch", "torchaudio", "transformers", "ray", "pyarrow", "mlflow", "
 
 
 def job_parameters(job: "RestyleJob", model: ModelFacts, settings: list[Setting]) -> dict[str, Any]:
-    """What is the same for all settings of a job, by name, as it really runs."""
+    """The effective parameters that all settings of a job share, by name."""
     first = settings[0].plans(model.is_turbo)[-1]
     values = settings[0].values() | {
         "inference_steps": first.inference_steps,
@@ -53,7 +53,7 @@ def job_parameters(job: "RestyleJob", model: ModelFacts, settings: list[Setting]
 
 
 def job_labels(job: "RestyleJob", settings: list[Setting]) -> dict[str, str]:
-    """What runs are found and grouped by."""
+    """Tags by which runs are found and grouped."""
     kinds = dict.fromkeys(setting.cover.task_type for setting in settings)
     return {
         "restyle.catalogue": job.name,
@@ -64,7 +64,7 @@ def job_labels(job: "RestyleJob", settings: list[Setting]) -> dict[str, str]:
 
 
 def write_pairs_file(pairs: str, output: Store) -> None:
-    """Write down where a folder's rows come from, when no job of ours made the covers."""
+    """Write the job file of a folder with covers from a list of pairs."""
     content = {
         "catalogue": redacted(pairs).rsplit("/", 1)[-1].rsplit(".", 1)[0],
         "parameters": {"manifest": redacted(pairs)},
@@ -77,9 +77,9 @@ def write_pairs_file(pairs: str, output: Store) -> None:
 def write_job_file(
     job: "RestyleJob", output: Store, model: ModelFacts, pool: Pool, settings: list[Setting]
 ) -> None:
-    """Write down what this launch runs, for whoever opens the folder later."""
+    """Write the job file of this launch."""
     folder = folder_of(output, job.output)
-    # Another folder may have been at the place of a new one before.
+    # A new folder gets a new key, since another folder may have had the same path before.
     key = tracking_key(output, folder) if output.exists(JOB_FILE) else uuid.uuid4().hex[:16]
     content = {
         "catalogue": job.name,
@@ -99,5 +99,5 @@ def write_job_file(
         "cuda": torch.version.cuda,
         "launched_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    # Sets of track ids are sorted.
+    # default=sorted converts sets of track ids.
     output.write(JOB_FILE, json.dumps(redacted_values(content), indent=2, default=sorted).encode())

@@ -1,4 +1,4 @@
-"""Measuring what is there already: the covers of an output folder that nobody measured, or any list of pairs."""
+"""Measures existing covers: those of an output folder without measures, or a list of source/output pairs."""
 
 import itertools
 import logging
@@ -41,19 +41,19 @@ from pipeline.workflows.restyle_job import existing_output
 from pipeline.workflows.specs import MeasureJob
 
 log = logging.getLogger(__name__)
-MAX_PER_TASK = 50  # covers of one source; a task that is lost is done again whole
+MAX_PER_TASK = 50  # covers of one source; a lost task is repeated as a whole
 MAX_REASONS = 20
 BATCH_ROWS = 1000
 Rows = list[dict[str, Any]]
-# Older values do not stand beside a new reason.
+# Clears earlier values when a row is measured again.
 BLANK: dict[str, Any] = dict.fromkeys([measure.name for measure in MEASURES] + ["measure_s"])
 
 
 @dataclass
 class MeasureProgress:
-    """How far it is: covers measured and failed, seconds of their audio and of work on them.
+    """Covers measured and failed so far, seconds of their audio, and seconds of work.
 
-    reasons: why some could not be measured, the first few.
+    reasons: the first few reasons of failure.
     """
 
     covers: int = 0
@@ -75,13 +75,13 @@ class MeasureProgress:
 
     @property
     def cost(self) -> float:
-        """Seconds of work per minute of covers, decoding left out."""
+        """Seconds of work per minute of covers, without decoding."""
         return self.work_s / self.audio_s * 60 if self.audio_s else 0.0
 
 
 @dataclass(frozen=True)
 class CoverGroup:
-    """Covers of one source, measured together; ``listed`` ones come from a list of pairs."""
+    """Covers of one source, measured together; ``listed`` covers come from a list of pairs."""
 
     output: Store
     rows: Rows
@@ -93,10 +93,10 @@ class CoverGroup:
 
 
 def measure_all(job: MeasureJob, progressed: Callable[[MeasureProgress], None]) -> MeasureProgress:
-    """Measure what is missing; the rows go to ``results`` of the output folder, where ``compare`` finds them.
+    """Measure the covers without measures; rows go to ``results`` of the output folder.
 
     Raises:
-        RestyleError: nothing could start, or another launch took the output folder over.
+        RestyleError: the job could not start, or another launch took the output folder over.
         HeldError: another launch works on the output folder.
     """
     if not job.metrics.enabled:
@@ -156,7 +156,7 @@ def _measure_in(output: Store, job: MeasureJob, progressed: Callable[[MeasurePro
 
 
 def restate_listed(output: Store, listed: pa.Table) -> None:
-    """Write rows that are there anew where the list says something else in the user's own columns."""
+    """Write rows again whose own columns differ from the list's."""
     wanted = dict(zip(listed["item_id"].to_pylist(), map(dict, listed[META].to_pylist()), strict=True))
     outdated = CarriedColumns(output).outdated(wanted)
     if outdated:
@@ -172,13 +172,13 @@ def _unmeasured(output: Store, again: bool) -> pa.Table:
         raise RequestError(
             f"{output.root} holds no covers to measure; name a folder of jobs.restyle, or add pairs=..."
         )
-    # Where nothing at all could be measured, something was in the way that may be gone.
+    # Covers without any measure are measured again, since the obstacle may be gone.
     missing = [texts is None or _nothing(texts) for texts in rows["unmeasured"].to_pylist()]
     return rows if again else rows.filter(pa.array(missing, pa.bool_()))
 
 
 def _grouped(rows: pa.Table) -> Iterator[Rows]:
-    """Rows of one source at a time, and never all of them as Python objects."""
+    """Rows grouped by source, without converting the whole table to Python objects."""
     batches = rows.sort_by("source").to_batches(max_chunksize=BATCH_ROWS)
     flat = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
     for _, same in itertools.groupby(flat, key=itemgetter("source")):
@@ -187,7 +187,7 @@ def _grouped(rows: pa.Table) -> Iterator[Rows]:
 
 
 def measure_group(group: CoverGroup) -> Rows:
-    """The rows of a group with what was measured; in a Ray task, whose process ends with a device that broke."""
+    """Measure a group in a Ray task; exits the process if the device is broken."""
     try:
         return _measure_group(group)
     except torch.AcceleratorError as error:
@@ -230,12 +230,12 @@ def _measure_group(group: CoverGroup) -> Rows:
 
 @lru_cache(maxsize=1)
 def _evaluator(spec: MetricsSpec, device: str) -> Evaluator:
-    """One for all the tasks of a process: the extras have models to load."""
+    """The evaluator of a process, cached, since extras load models."""
     return Evaluator(spec, pick_device(device))
 
 
 def _unread(group: CoverGroup, row: dict[str, Any], found: dict[str, Any], where: str = "") -> dict[str, Any]:
-    """A row that could not be measured. A cover that was made stays one, whatever came of its file or source."""
+    """The row of a cover that could not be measured. A cover of this package keeps its status."""
     message = f"{where}: {found['error_message']}" if where else found["error_message"]
     if group.listed:
         return row | BLANK | found | {"error_message": message}
@@ -243,10 +243,10 @@ def _unread(group: CoverGroup, row: dict[str, Any], found: dict[str, Any], where
 
 
 def _nothing(reasons: Iterable[str]) -> bool:
-    """Whether no measure at all could be taken."""
+    """Whether no measure could be taken."""
     return any(reason.startswith(f"{ALL}: ") for reason in reasons)
 
 
 def worker_died_row(error: RayError) -> dict[str, Any]:
-    """What a row says when the process that measured it died."""
+    """Status columns of a row whose measuring process died."""
     return {"status": "failed", "error_kind": "worker_died", "error_message": f"its process died: {error}"}

@@ -1,4 +1,4 @@
-"""Text on a console as it is: no emoji codes, no markup, and no number cut off by the width of a terminal."""
+"""Plain text on a console: without emoji codes, markup, or truncation at the width of the terminal."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,12 +7,12 @@ from rich.console import Console
 
 
 def plain_console(stderr: bool = False) -> Console:
-    """A console that prints text unchanged; a line longer than the terminal is wrapped by the terminal alone."""
+    """A console that prints text unchanged, without wrapping lines."""
     return Console(stderr=stderr, emoji=False, markup=False, highlight=False, soft_wrap=True)
 
 
 def table_lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows as lines: the first and the last column, which hold words, to the left, the others to the right."""
+    """Rows as lines: the first and last column left-aligned, the others right-aligned."""
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         pads = [" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]

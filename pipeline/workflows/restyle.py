@@ -53,32 +53,32 @@ from pipeline.workflows.watchdog import (
 
 
 class Reporter(Protocol):
-    """What a job tells whoever watches it."""
+    """Receives the events of a job."""
 
     def planned(self, job: RestyleJob, plan: Plan, settings: list[Setting], model: ModelFacts, pool: Pool) -> None:
-        """Before the first track."""
+        """Called before the first track."""
 
     def advanced(self, progress: Progress) -> None:
-        """More covers are done."""
+        """Called when covers are finished."""
 
     def warned(self, message: str) -> None:
-        """Something went wrong that does not stop the job; may be called from another thread."""
+        """Called for problems that do not stop the job, possibly from another thread."""
 
 
 def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] = RestyleWorker) -> Summary:
-    """Restyle a catalogue; a second run on the same folder does what is missing.
+    """Restyle a catalogue; a second run on the same folder makes what is missing.
 
     Args:
-        worker_class: what makes the covers.
+        worker_class: makes the covers.
 
     Raises:
-        RestyleError: nothing could start (manifest, model, setting, cluster or output folder).
-        DamageError: the output folder holds files that cannot be read as its parts.
+        RestyleError: the job could not start (manifest, model, setting, cluster or output folder).
+        DamageError: the output folder holds damaged parts.
         HeldError: another launch works on the output folder.
-        PoolError: the workers broke off; what was finished before is kept.
-        OutputError: the output folder failed; covers under way were finished where they could be.
-        LeaseLostError: another launch took the output folder over; what was finished before is kept.
-        StoppedError: Ctrl-C, SIGTERM or SIGHUP; covers under way were finished.
+        PoolError: the workers failed; finished covers are kept.
+        OutputError: the output folder failed; running covers were finished if possible.
+        LeaseLostError: another launch took the output folder over; finished covers are kept.
+        StoppedError: Ctrl-C, SIGTERM or SIGHUP; running covers were finished.
     """
     check_options(job)
     with (
@@ -91,10 +91,10 @@ def run(job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] =
 def run_in(
     output: LeasedStore, job: RestyleJob, reporter: Reporter, worker_class: type[RestyleWorker] = RestyleWorker
 ) -> Summary:
-    """``run``, in an output folder that the caller holds."""
+    """``run`` in an output folder whose lease the caller holds."""
     started = time.perf_counter()
     check_parts(output, job.repair, reporter.warned)
-    read_record(output, reporter.warned)  # a damaged one is told of before it is written anew
+    read_record(output, reporter.warned)  # reports a damaged file before it is overwritten
     opened = open_job(job, output)
     tracker = opened.tracker
     for note in opened.notes:
@@ -121,7 +121,7 @@ def run_in(
         if plan.items:
             mark_start(output, launch)
             began_at = time.time()
-            worker = worker_spec(job, output, launch, model, pool)
+            worker = worker_spec(job, output, launch, model, pool, device)
             _make_covers(worker, worker_class, job, pool, collector, progress, tracker, reporter)
         collector.flush()
         collector.adopt()
@@ -136,7 +136,7 @@ def run_in(
         try:
             collector.flush()
         finally:
-            if not output.lease.lost:  # else the runs are the other launch's
+            if not output.lease.lost:  # otherwise the runs belong to another launch
                 tracker.abandon()
         raise
     try:
@@ -180,7 +180,7 @@ def _make_covers(
         return StoppedError(f"{said}; {why}" if why else said, request.signal or signal.SIGINT)
 
     def abandon(error: Exception) -> None:
-        ask_within_timeout(collector.flush)  # the lease may be lost, or the storage hang
+        ask_within_timeout(collector.flush)  # the lease may be lost, or the storage may hang
         reporter.warned(f"{error}; what is finished is kept, and the same command goes on from here")
         os._exit(128 + error.signal if isinstance(error, StoppedError) else 1)
 
@@ -197,7 +197,7 @@ def _make_covers(
         for table in stream(worker.output, worker, job.cluster, pool, stop, worker_class):
             try:
                 collector.add_new(table)
-            except OutputError as error:  # the rows wait; covers under way have their receipts
+            except OutputError as error:  # the rows stay buffered; running covers have receipts
                 stop.lower(str(error))
             progress.add(table)
             watch.heard(slowest_s(table))
@@ -213,19 +213,17 @@ def _make_covers(
         )
 
 
-def worker_spec(job: RestyleJob, output: Store, launch: str, model: ModelFacts, pool: Pool) -> WorkerSpec:
-    """What the workers of a job need to know."""
+def worker_spec(
+    job: RestyleJob, output: Store, launch: str, model: ModelFacts, pool: Pool, device: torch.device
+) -> WorkerSpec:
+    """The configuration of a job's workers."""
     return WorkerSpec(
         output=output,
         launch=launch,
         node=platform.node(),
-        model=job.model,
+        model=model,
         variant=job.variant,
-        fingerprint=model.fingerprint,
-        language_model_fingerprint=model.language_model,
-        stamp=model.stamp,
-        device=job.device or ("cuda" if pool.gpus_per_worker else "cpu"),
-        dtype=model.dtype,
+        device=str(device),
         audio_format=job.audio_format,
         max_seconds=job.max_source_seconds,
         threads=pool.threads,
@@ -233,7 +231,6 @@ def worker_spec(job: RestyleJob, output: Store, launch: str, model: ModelFacts, 
         source_timeout_s=job.source_timeout_s,
         adapter=job.adapter,
         adapter_scale=job.adapter_scale,
-        compiled=job.compiled,
         language_model=job.language_model,
         metrics=job.metrics,
         repair=job.repair,

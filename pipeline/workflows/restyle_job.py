@@ -1,7 +1,7 @@
-"""The job, and everything that happens before a worker starts: look at its parts, and plan."""
+"""Preparation of a restyle job: checks its parts, and plans, before a worker starts."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
 
@@ -9,15 +9,10 @@ import pyarrow as pa
 import torch
 
 from acestep.audio.files import FORMATS
-from acestep.checkpoints import hub
-from acestep.checkpoints.checkpoint import fingerprint, folder_fingerprint
-from acestep.checkpoints.file_stamps import file_stamp
 from acestep.checkpoints.lora import check_scale, open_adapter
-from acestep.checkpoints.verify import verify
 from acestep.constants import default_dtype
 from acestep.errors import RequestError
 from acestep.handler import DTYPES
-from acestep.language.language_model import open_language_model
 from pipeline.catalogue.grid import DUPLICATES, Setting, distinct
 from pipeline.catalogue.manifest import RejectedRow, Track, read_manifest, resolve_unicode_forms
 from pipeline.catalogue.presets import check_preset
@@ -25,6 +20,7 @@ from pipeline.catalogue.probe import ProbeCache
 from pipeline.cluster.pool import refuse_ephemeral
 from pipeline.planning.estimate import Estimate, estimate
 from pipeline.planning.items import ItemRules, ModelFacts
+from pipeline.planning.model_files import find_model_files
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.results.carried_columns import CarriedColumns
 from pipeline.results.missing_audio import lost_covers
@@ -46,7 +42,7 @@ from pipeline.workflows.specs import RestyleJob
 
 @dataclass(frozen=True)
 class OpenedJob:
-    """A job whose every part was looked at; nothing runs yet.
+    """A job with all parts checked.
 
     notes: on the model as a whole, for people.
     """
@@ -54,19 +50,16 @@ class OpenedJob:
     output: Store
     rows: Iterator[Track | RejectedRow]
     settings: list[Setting]
-    fingerprint: str
-    stamp: str
-    language_model_fingerprint: str | None
-    is_turbo: bool
+    model: ModelFacts
     tracker: Tracker
     notes: tuple[str, ...] = ()
 
 
 def check_options(job: RestyleJob) -> None:
-    """Look at the values that no file is needed to judge.
+    """Check the options that need no file.
 
     Raises:
-        RequestError: one cannot be used, or the tracking URI never will.
+        RequestError: an option is invalid, or the tracking URI can never work.
     """
     wrong = next(option_errors(job), None)
     if wrong is not None:
@@ -76,13 +69,13 @@ def check_options(job: RestyleJob) -> None:
 
 
 def open_job(job: RestyleJob, output: Store) -> OpenedJob:
-    """Look at everything a job needs.
+    """Check and open everything that a job needs.
 
     Args:
         output: its output folder, opened.
 
     Raises:
-        RestyleError: the manifest, the model or a setting cannot be used.
+        RestyleError: the manifest, the model or a setting is unusable.
     """
     check_options(job)
     presets = [check_preset(preset) for preset in job.presets]
@@ -91,29 +84,21 @@ def open_job(job: RestyleJob, output: Store) -> OpenedJob:
     rows = resolve_unicode_forms(rows, ReadTimeout(job.source_timeout_s))
     first = next(rows)
     settings = job.settings()
-    language_model = hub.find_language_model(job.language_model) if job.language_model else None
-    if language_model is not None:
-        open_language_model(language_model)
-    folders = hub.find(job.model, job.variant)
-    adapter = hub.find_adapter(job.adapter) if job.adapter else None
-    stamped = file_stamp(folders, adapter, language_model)
-    is_turbo = verify(folders, adapter).is_turbo
+    files = find_model_files(job.model, job.variant, job.adapter, job.language_model)
+    is_turbo = files.verify()
     refuse_repeats(job, settings, first, is_turbo)
     return OpenedJob(
         output=output,
         rows=chain([first], rows),
         settings=settings,
-        fingerprint=fingerprint(folders, adapter, job.adapter_scale),
-        stamp=stamped,
-        language_model_fingerprint=folder_fingerprint(language_model) if language_model else None,
-        is_turbo=is_turbo,
+        model=files.facts(job.model, is_turbo, job.adapter_scale, job.compiled),
         tracker=Tracker(job.tracking, job.name, output, job.output),
-        notes=tuple(filter(None, [open_adapter(adapter).note()])) if adapter else (),
+        notes=tuple(filter(None, [open_adapter(files.adapter).note()])) if files.adapter else (),
     )
 
 
 def option_errors(job: RestyleJob) -> Iterator[RequestError]:
-    """What is wrong with the values that no file is needed to judge."""
+    """Errors of the options that need no file."""
     if job.audio_format not in FORMATS:
         yield RequestError(f"audio_format {job.audio_format!r} is unknown; use one of {', '.join(FORMATS)}")
     if job.dtype is not None and job.dtype not in DTYPES:
@@ -156,7 +141,7 @@ def plan_job(
     todo: Callable[[pa.Table], None],
     final: Callable[[pa.Table], None],
 ) -> tuple[Plan, ModelFacts, list[Setting]]:
-    """What is left to do, with which model and settings.
+    """Plan a job; returns the plan, the model and the settings to run.
 
     Args:
         todo, final: see ``make_plan``.
@@ -164,15 +149,7 @@ def plan_job(
     Raises:
         RequestError: the folder holds another model's covers, or the grid repeats itself.
     """
-    model = ModelFacts(
-        job.model,
-        opened.fingerprint,
-        opened.is_turbo,
-        dtype,
-        opened.language_model_fingerprint,
-        job.compiled,
-        opened.stamp,
-    )
+    model = replace(opened.model, dtype=dtype)
     refuse_other_models(opened.output, model, job.mix_models)
     rules = ItemRules(
         settings=opened.settings,
@@ -189,17 +166,17 @@ def plan_job(
     probes = ProbeCache(opened.output, launch, ReadTimeout(job.source_timeout_s), changed_sources(opened.output))
     plan = make_plan(opened.rows, rules, finished, probes.of, todo, final, carried_columns)
     plan.lost = lost & plan.ids
-    return plan, model, _run(opened.settings, plan, job.duplicates, opened.is_turbo)
+    return plan, model, _run(opened.settings, plan, job.duplicates, model.is_turbo)
 
 
 def dry_run(job: RestyleJob, rates_from: str | None = None) -> Estimate:
-    """What ``run`` would do, without a cluster and without a cover; sources are looked at, as always.
+    """Estimate what ``run`` would do, without a cluster; sources are probed.
 
     Args:
-        rates_from: another output folder, whose covers tell the rates where this one holds none of the model.
+        rates_from: another output folder, whose rates are used if this one has no covers of the model.
 
     Raises:
-        RestyleError: see ``open_job`` and ``plan_job``, or the output folder cannot be written.
+        RestyleError: see ``open_job`` and ``plan_job``, or the output folder is not writable.
     """
     with no_empty_folders(open_store(job.output)):
         return _foreseen(job, rates_from)
@@ -219,7 +196,7 @@ def _foreseen(job: RestyleJob, rates_from: str | None) -> Estimate:
 
 
 def assumed_dtype(job: RestyleJob) -> str:
-    """What workers compute in; where nobody said, as if they ran on this machine."""
+    """The workers' dtype; by default as if they ran on this machine."""
     return job.dtype or default_dtype(torch.cuda.is_available())
 
 
@@ -229,7 +206,7 @@ def _by_hand(job: RestyleJob) -> list[str]:
 
 
 def _run(settings: list[Setting], plan: Plan, duplicates: str, is_turbo: bool) -> list[Setting]:
-    """The settings that some item has, each with the names of those it stands for."""
+    """The settings of planned items, each with the names of its duplicates."""
     if duplicates == "run_once":
         once = distinct(settings, is_turbo, duplicates)
         if plan.settings <= {setting.setting_id for setting in once}:
@@ -238,10 +215,10 @@ def _run(settings: list[Setting], plan: Plan, duplicates: str, is_turbo: bool) -
 
 
 def refuse_other_models(output: Store, model: ModelFacts, mix_models: bool) -> None:
-    """Refuse a folder that holds covers of another model.
+    """Refuse a folder with covers of another model.
 
     Raises:
-        RequestError: it does, and mixing was not asked for.
+        RequestError: it has some, and ``mix_models`` is off.
     """
     others = made_with(output) - {model.fingerprint}
     if others and not mix_models:
@@ -255,7 +232,7 @@ def existing_output(uri: str) -> Store:
     """The output folder of an earlier job.
 
     Raises:
-        RequestError: there is none.
+        RequestError: it does not exist.
     """
     store = open_store(uri)
     if not store.exists(""):

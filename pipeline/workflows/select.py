@@ -1,4 +1,4 @@
-"""The best cover of every track: chosen among its seeds and settings, and copied to a folder of their own."""
+"""Selects the best cover of every track, over seeds and settings, and copies it to an export folder."""
 
 import io
 from typing import Any
@@ -22,15 +22,14 @@ TABLE = "winners.csv"
 
 
 def select_winners(job: SelectJob) -> pa.Table:
-    """Choose, and copy each track's best cover to ``<track_id>.<format>`` of the export folder, with a table.
+    """Copy each track's best cover to ``<track_id>.<format>`` in the export folder, with a table.
 
     Returns:
-        See ``pipeline.evaluation.selection.select``, with ``file`` besides: the copy's name, null where there is
-        none and ``reason`` says why, and the user's own columns.
+        See ``pipeline.evaluation.selection.select``, with the additional column ``file`` (name of the copy, or
+        null with a ``reason``) and the user's own columns.
 
     Raises:
-        RequestError: no cover of the folder was measured, it is to be exported into itself, or the export folder
-            cannot be written.
+        RequestError: no cover of the folder was measured, the export folder is the same, or it is not writable.
         HeldError: another launch writes into the export folder.
     """
     output = open_store(job.output)
@@ -59,7 +58,7 @@ def _with_copies(winners: pa.Table, copied: list[tuple[str | None, str | None]])
 
 
 def _own_columns(rows: pa.Table, track_ids: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The user's own columns of some tracks, by the newest row of each."""
+    """The user's own columns of some tracks, from the newest row of each."""
     newest = {track_id: place for place, track_id in enumerate(rows["track_id"].to_pylist())}
     return rows[META].take(pa.array([newest[track_id] for track_id in track_ids.to_pylist()], pa.int64()))
 
@@ -67,10 +66,10 @@ def _own_columns(rows: pa.Table, track_ids: pa.ChunkedArray) -> pa.ChunkedArray:
 def _copied(
     output: Store, export: Store, row: dict[str, Any], path: str | None, taken: dict[str, str]
 ) -> tuple[str | None, str | None]:
-    """The copy's name, or None, and the reason why there is none.
+    """The name of the copy, or None and the reason.
 
     Args:
-        taken: ids of tracks that have a copy, by ``file_name_key``.
+        taken: ids of tracks with a copy, by ``file_name_key``.
     """
     if path is None:
         return None, row["reason"]

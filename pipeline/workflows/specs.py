@@ -1,4 +1,4 @@
-"""What each workflow is asked to do."""
+"""Specifications of the workflows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

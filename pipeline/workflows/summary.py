@@ -1,4 +1,4 @@
-"""How a job ended, in numbers."""
+"""Summary of a finished job."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a job ended: counts of all its items, whichever launch made them; ``new`` is of this launch.
+    """The result of a job: counts over all of its items, of any launch; ``new`` counts this launch.
 
     seconds: of this launch.
     noted: tracks with a note on their source, such as that it is silent, by the note's kind.
-    by_kind: failed and rejected items by the kind of their error, the most frequent first.
+    by_kind: failed and rejected items by error kind, the most frequent first.
     slowest: the covers with the most seconds of work (``work_s``), with track_id, setting_name and duration_s.
     start_up: of this launch's workers.
-    remade: items made again whose audio files were gone or not whole.
-    lost: items whose audio files went while the job ran; the next launch makes them.
+    remade: items made again because their audio files were missing or truncated.
+    lost: items whose audio files disappeared during the job; the next launch makes them again.
     """
 
     ok: int
@@ -49,10 +49,10 @@ class Summary:
 
 
 def summarize(rows: pa.Table, new: int, seconds: float, sought: Collection[str] = (), lost: int = 0) -> Summary:
-    """Counts of a job's rows, those that are not ok, and the slowest of the others.
+    """Summarize the rows of a job.
 
     Args:
-        sought: items that were to be made again.
+        sought: items to make again.
     """
     counts = {entry["values"]: entry["counts"] for entry in rows["status"].value_counts().to_pylist()}
     ok = pc.equal(rows["status"], "ok")

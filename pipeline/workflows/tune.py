@@ -1,4 +1,4 @@
-"""Finding the setting for a catalogue on a sample of it, in rounds of covers, each decided by the one before."""
+"""Tunes a catalogue: searches the best strength and guidance on a sample, in rounds of covers."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -8,8 +8,6 @@ from typing import Any
 
 import yaml
 
-from acestep.checkpoints import hub
-from acestep.checkpoints.verify import verify
 from acestep.constants import RANDOM_SEED, SEED_LIMIT
 from acestep.errors import RequestError
 from acestep.sampling.setting import CoverSetting
@@ -23,6 +21,7 @@ from pipeline.evaluation.objective import SCORE
 from pipeline.evaluation.sampling import hash_sample
 from pipeline.evaluation.tuning import SearchSpace, Trial, TuningResult, tune
 from pipeline.planning.items import drawn_seed
+from pipeline.planning.model_files import find_model_files
 from pipeline.report.findings import Findings
 from pipeline.storage.lease import LeasedStore, hold_lease
 from pipeline.storage.store import Store, absolute, no_empty_folders, open_output, open_store
@@ -39,7 +38,7 @@ SWEPT = (STRENGTH, GUIDANCE, "seed")
 
 @dataclass(frozen=True)
 class TuneResult:
-    """The setting that was found, what all covers together came to, and where that is tracked."""
+    """The result of tuning: the best setting, the findings over all covers, and tracking links."""
 
     strength: float
     guidance: float
@@ -48,16 +47,15 @@ class TuneResult:
 
 
 def tune_catalogue(job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Callable[[str], None]) -> TuneResult:
-    """Find the strength and the guidance that suit a catalogue.
+    """Find the best strength and guidance for a catalogue.
 
-    Every cover that is made is a row of the output folder like any other; the same command goes on where it was
-    stopped, since what is there is not made again.
+    Every cover becomes a row of the output folder; the same command resumes an interrupted search.
 
     Args:
-        say: takes the reasoning, sentence by sentence.
+        say: called with a sentence about each step.
 
     Raises:
-        RestyleError: as ``pipeline.workflows.restyle.run`` does, or nothing was measured.
+        RestyleError: see ``pipeline.workflows.restyle.run``; or nothing was measured.
     """
     _check(job, spec)
     with (
@@ -87,7 +85,7 @@ def _tune_in(
         manifest=output.path(SAMPLE) if output.is_local else _within(job.output, SAMPLE),
         catalogue=job.name,
         grid={},
-        tracking=TrackingSpec(enabled=False),  # once, at the end, by what all rounds came to
+        tracking=TrackingSpec(enabled=False),  # tracked once, at the end, with all rounds
         findings=replace(job.findings, listen_tracks=0, pictures=False),
     )
     tuned = tune(space, tracks, list(seeds), partial(_evaluate, output, sampled, reporter), say, spec.budget)
@@ -113,7 +111,7 @@ def _evaluate(
         Point(dict(zip(SWEPT, key, strict=True)), frozenset(tracks)) for key, tracks in sorted(wanted.items())
     ]
     summary = run_in(output, replace(job, points=points), reporter)
-    if summary.findings is None:  # the round's tracks could not be run; others may
+    if summary.findings is None:  # none of the round's tracks could be run
         return [None] * len(trials)
     rows = summary.findings.rows.select([*SWEPT, "track_id", SCORE]).to_pylist()
     scores = {(row[STRENGTH], row[GUIDANCE], row["seed"], row["track_id"]): row[SCORE] for row in rows}
@@ -121,7 +119,7 @@ def _evaluate(
 
 
 def _within(uri: str, name: str) -> str:
-    """The URI of a file in a remote folder, whose options stand at its end."""
+    """The URI of a file in a remote folder, with the folder's URI options."""
     folder, mark, options = uri.partition("?")
     return f"{folder.rstrip('/')}/{name}{mark}{options}"
 
@@ -135,9 +133,8 @@ def _seeds(job: RestyleJob, count: int, say: Callable[[str], None]) -> range:
 
 
 def _space(job: RestyleJob, spec: TuneSpec, say: Callable[[str], None]) -> SearchSpace:
-    """The grid without points that would be the same cover on this model."""
-    folders = hub.find(job.model, job.variant)
-    is_turbo = verify(folders, hub.find_adapter(job.adapter) if job.adapter else None).is_turbo
+    """The search space without values that give identical covers on this model."""
+    is_turbo = find_model_files(job.model, job.variant, job.adapter).verify()
     guidances = spec.guidances
     if is_turbo and len(guidances) > 1:
         say("a turbo model has guidance built in, so only the strength is sought")
@@ -151,7 +148,7 @@ def _space(job: RestyleJob, spec: TuneSpec, say: Callable[[str], None]) -> Searc
 
 
 def write_sample(job: RestyleJob, count: int, output: Store) -> list[str]:
-    """Draw tracks by their names, write them as a manifest of their own, and say which they are."""
+    """Write a sample of the tracks, picked by hash, as a manifest; returns their ids."""
     rows = read_manifest(job.manifest, job.presets, job.caption, job.manifest_columns)
     chosen = hash_sample((row.track_id for row in rows if isinstance(row, Track)), count)
     if not chosen:
@@ -168,7 +165,7 @@ def _sampled(rows: Iterable[RawRow], wanted: set[str], manifest: str) -> Iterato
         track_id = "" if row.defect else _id_of(values)
         if track_id in wanted:
             wanted.discard(track_id)
-            # What is sought is not the row's to fix.
+            # Rows must not override the swept parameters.
             kept = {
                 name: value
                 for name, value in row.values.items()
@@ -189,8 +186,8 @@ def _id_of(values: Mapping[str, Any]) -> str:
 
 
 def preset_text(job: RestyleJob, tuned: TuningResult) -> str:
-    """A preset file with the setting that was found, and all else that its covers were made with; ``ranges`` holds
-    what cannot be told from it."""
+    """A preset file with the best setting and the other settings of its covers; ``ranges`` holds the settings that
+    cannot be told apart from it."""
     near = [(tuned.strength, tuned.guidance), *tuned.alternatives]
     strengths, guidances = sorted({s for s, _ in near}), sorted({g for _, g in near})
     between = "" if tuned.low is None else f" ({tuned.low:.2f}..{tuned.high:.2f})"

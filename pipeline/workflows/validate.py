@@ -1,9 +1,8 @@
-"""Look at all that a job needs, and say everything that is wrong with it at once.
+"""Validates a job: checks everything that it needs, and reports all problems at once.
 
-``pipeline.workflows.restyle_job.open_job`` stops at the first thing a job cannot do without; here every part is
-looked at by itself, so that a missing model does not hide a missing source. Nothing is downloaded and no result is
-written. What the sources are is remembered under ``probes/`` of the output folder, as a job does, which then
-starts the faster.
+``pipeline.workflows.restyle_job.open_job`` stops at the first problem; here each part is checked on its own, so
+that a missing model does not hide a missing source. Nothing is downloaded and no result is written. Probes of
+sources are cached under ``probes/`` of the output folder, which speeds up the start of the job.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -44,15 +43,15 @@ from pipeline.workflows.restyle_job import dry_run, option_errors, refuse_repeat
 from pipeline.workflows.specs import RestyleJob, ValidateSpec
 
 Found = TypeVar("Found")
-Model = tuple[CheckpointFolders, bool]  # and whether it is a turbo model
+Model = tuple[CheckpointFolders, bool]  # the bool: whether it is a turbo model
 
 
 @dataclass(frozen=True)
 class PartCheck:
-    """One part of a job that was looked at.
+    """The check of one part of a job.
 
-    said: what was found; errors: why the job cannot start; bad: tracks that cannot run, or other trouble that does
-        not stop it.
+    said: the result; errors: why the job cannot start; bad: tracks that cannot run, or other problems that do not
+        stop the job.
     """
 
     name: str
@@ -67,12 +66,12 @@ class PartCheck:
 
 @dataclass(frozen=True)
 class Validation:
-    """What was found out.
+    """The result of a validation.
 
     counts: tracks with a problem, by its kind; first: the first of those.
-    noted, first_noted: the same of tracks that can be run, and of which something is worth knowing.
-    forecast, space: None where something stops the job.
-    undecodable: tracks with a problem that the forecast counts, since only decoding tells.
+    noted, first_noted: the same for tracks that can run and have a note.
+    forecast, space: None if the job cannot start.
+    undecodable: tracks with a problem that the forecast includes, since only decoding reveals it.
     """
 
     checks: Sequence[PartCheck]
@@ -94,21 +93,20 @@ class Validation:
 
 
 class ValidationReporter(Protocol):
-    """Whoever is told while the looking goes on."""
+    """Receives progress while a job is validated."""
 
     def checked(self, check: PartCheck) -> None:
-        """One more part was looked at."""
+        """Called after each part."""
 
     def looked(self, done: int, total: int) -> None:
-        """So many of the tracks were looked at."""
+        """Called with the number of checked tracks."""
 
 
 def validate(job: RestyleJob, spec: ValidateSpec, reporter: ValidationReporter) -> Validation:
-    """Look at configuration, model, manifest, settings, output folder, tracker, every source, and the space for
-    the covers.
+    """Check configuration, model, manifest, settings, output folder, tracker, every source, and disk space.
 
     Raises:
-        RequestError: ``spec`` itself cannot be followed. All that is wrong with the job is in what is returned.
+        RequestError: ``spec`` is invalid. Problems of the job are in the result.
     """
     if spec.decode not in DECODES:
         raise RequestError(f"validate.decode {spec.decode!r} is unknown; use one of {', '.join(DECODES)}")
@@ -183,7 +181,7 @@ def _configuration(job: RestyleJob) -> PartCheck:
 
 
 def _error(look: Callable[[], object]) -> str:
-    """Why a look ended with an error, "" where it did not."""
+    """The message of the error that a check raises, or ""."""
     try:
         look()
     except RestyleError as error:
@@ -192,10 +190,10 @@ def _error(look: Callable[[], object]) -> str:
 
 
 def _cluster(cluster: ClusterSpec) -> None:
-    """See that the values can be right, and that somebody listens where a cluster is to be joined.
+    """Check the values, and that a cluster to join is reachable.
 
     Raises:
-        RequestError: not so.
+        RequestError: they are not valid, or nothing listens there.
     """
     check_cluster(cluster)
     address = resolve_address(cluster.address)
@@ -226,7 +224,7 @@ def _language_model(job: RestyleJob) -> tuple[Path, str]:
 
 
 def _here(find: Callable[[], Found]) -> Found:
-    """What ``resolve_address`` finds; where it is not here, the remedy is put in words that hold for every job."""
+    """The result of ``find``; if nothing was found, the error has a remedy that holds for every job."""
     try:
         return find()
     except CheckpointError as error:
@@ -258,7 +256,7 @@ def _tracking(job: RestyleJob, log: ProblemLog) -> PartCheck:
 def _manifest(
     job: RestyleJob, log: ProblemLog, made: Callable[[], Collection[str]]
 ) -> tuple[int, Track | RejectedRow | None, PartCheck]:
-    """How many tracks there are (up to a line that ends it all), the first row, and what to say."""
+    """Number of tracks (up to an unreadable line), the first row, and the check."""
     rows = rejected = 0
     first: Track | RejectedRow | None = None
     errors: list[str] = []
@@ -280,10 +278,10 @@ def _manifest(
 def _rows(
     job: RestyleJob, wrong: Callable[[RestyleError], None], made: Callable[[], Collection[str]]
 ) -> Iterator[Track | RejectedRow]:
-    """The manifest's rows by the presets that can be used; the configuration's check names the others.
+    """The manifest's rows with the valid presets; the check of the configuration reports the others.
 
     Args:
-        wrong: is told of columns that cannot be used.
+        wrong: called with errors of columns.
         made: see ``read_manifest``.
     """
     usable = [preset for preset in job.presets if not _error(partial(check_preset, preset))]
@@ -308,7 +306,7 @@ def _sources(found: SourceSummary, decode: Decode) -> PartCheck:
 
 
 def _tracks(job: RestyleJob, made: Callable[[], Collection[str]]) -> Iterator[Track]:
-    """The tracks of the manifest, up to where it cannot be read any further, which its own check tells."""
+    """The tracks of the manifest, up to an unreadable line, which the check of the manifest reports."""
     with suppress(RestyleError):
         for row in resolve_unicode_forms(_rows(job, lambda error: None, made), ReadTimeout(job.source_timeout_s)):
             if isinstance(row, Track):

@@ -1,7 +1,7 @@
-"""A watch over the pool: what goes wrong without an exception is said, and ends the job where nothing can follow.
+"""Watchdog of the pool: reports failures that raise no exception, and ends the job where nothing can follow.
 
-A thread of its own looks every few seconds: at Ray's daemons, at workers that died, at covers that take far longer
-than those before, and, after a stop request, at what it still waits for.
+A thread checks every few seconds: Ray's daemons, dead workers, covers that take far longer than earlier ones and,
+after a stop request, the work that is still running.
 """
 
 import logging
@@ -21,12 +21,12 @@ from pipeline.worker.attempts import UnderWay
 
 LOOK_S = 2.0
 ANSWER_S = 10.0
-FIRST_S = 300.0  # of silence while no cover says how long one takes
+FIRST_S = 300.0  # of silence before the first cover, when durations are unknown
 MIN_S = 60.0
 SLOW, STALLED = 5, 20  # times the slowest cover so far
-STARTS = 5  # looks in which processes had died, before a worker is ready
-LEAVE_S = 10.0  # until a main thread that hangs in Ray is not waited for
-QUIET_S = 15.0  # after a stop request, with nothing under way
+STARTS = 5  # checks with new deaths before any worker is ready
+LEAVE_S = 10.0  # timeout of a main thread that hangs in Ray
+QUIET_S = 15.0  # without running work, after a stop request
 LISTED = 5
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -34,13 +34,13 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class WatchdogView:
-    """What the watch looks at.
+    """Functions by which the watchdog observes the cluster.
 
-    lost: which of Ray's daemons is gone, if one is.
+    lost: the name of a dead Ray daemon, or None.
     deaths: processes of this job that died.
-    ready: how many workers became ready so far.
-    under_way: what workers have begun and not left, dead ones' too.
-    describe: how the cluster is, in a few words.
+    ready: number of workers that have become ready.
+    under_way: work that workers, including dead ones, have started and not finished.
+    describe: the state of the cluster in a few words.
     """
 
     lost: Callable[[], str | None]
@@ -51,13 +51,13 @@ class WatchdogView:
 
 
 class Watchdog:
-    """Warns, and ends the job, from a thread of its own.
+    """Warns, and ends the job, from a thread.
 
-    warn: takes a message for people.
-    end: takes the error that ends the job.
-    abandon: takes it too, where the job has not ended by it: without its head, Ray does not let a thread go.
-    stall_timeout_s: give up after so long without a cover, or ``STALLED`` times the slowest one; None never does.
-    stop_timeout_s: how long a stop request waits for covers under way.
+    warn: called with a message for people.
+    end: called with the error that ends the job.
+    abandon: called with the error if the job does not end: without its head, Ray may block a thread forever.
+    stall_timeout_s: limit for the time without a cover, or ``STALLED`` times the slowest one; None for no limit.
+    stop_timeout_s: how long a stop request waits for running covers.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Watchdog:
         self.ended = threading.Event()
         self.last = time.monotonic()
         self.slowest_s: float | None = None
-        self.told_s = 0.0  # of the present silence
+        self.told_s = 0.0  # of the current silence, at the last warning
         self.ready_at: float | None = None
         self.ready = self.deaths = self.told_deaths = self.starting = 0
         self.dead: frozenset[str] = frozenset()
@@ -83,29 +83,29 @@ class Watchdog:
         self.stop_at = self.quiet_at = 0.0
 
     def heard(self, slowest_s: float = 0.0) -> None:
-        """Covers have finished, of which the slowest took so long."""
+        """Record finished covers, of which the slowest took ``slowest_s``."""
         self.last, self.told_s, self.starting = time.monotonic(), 0.0, 0
         self.slowest_s = max(self.slowest_s or 0.0, slowest_s)
 
     def stopping(self, error: Callable[[str], Exception]) -> None:
-        """The job was asked to stop: wait for what is under way, and not for ever.
+        """Wait for running work after a stop request, within limits.
 
         Args:
-            error: makes the error that ends the job where waiting is given up, of what to say.
+            error: makes the error that ends the job, from a reason.
         """
         self.stop_at = self.quiet_at = time.monotonic()
         self.on_stop = error
 
     @property
     def patience_s(self) -> float:
-        """Silence that is not worth a word."""
+        """Silence that needs no warning, in seconds."""
         return FIRST_S if self.slowest_s is None else max(MIN_S, SLOW * self.slowest_s)
 
     def _run(self) -> None:
         while not self.ended.wait(LOOK_S):
             try:
                 error = self._look()
-            except Exception as failure:  # such as a storage that does not answer: the next look may see more
+            except Exception as failure:  # such as storage that does not respond; the next check may succeed
                 log.debug("the watch sees nothing: %r", failure)
                 continue
             if error is not None and not self.ended.is_set():
@@ -132,8 +132,8 @@ class Watchdog:
         if new <= 0:
             return None
         self.dead = frozenset(death.worker_id for death in deaths)
-        self.starting += 1  # not each death: Ray's monitor kills idle processes along with a worker
-        # Where memory suffices for one worker, the others may die while it makes a long cover.
+        self.starting += 1  # per check, not per death: Ray's monitor kills idle processes along with a worker
+        # Where memory suffices for one worker only, others may die while it makes a long cover.
         if self.starting >= STARTS and not self._at_work():
             return PoolError(f"{in_words(deaths)}, one after the other, and no worker is ready. {remedy(deaths)}")
         if len(deaths) >= 2 * self.told_deaths:
@@ -181,7 +181,7 @@ class Watchdog:
 
 
 def describe_running(found: Sequence[UnderWay]) -> str:
-    """What is under way, in words."""
+    """Running work in words."""
     if not found:
         return "nothing is under way"
     now = time.time()
@@ -191,7 +191,7 @@ def describe_running(found: Sequence[UnderWay]) -> str:
 
 
 def ask_within_timeout(ask: Callable[[], Answer]) -> Answer | None:
-    """An answer, or None where there is none in time: a cluster without its head may never answer."""
+    """The result of ``ask``, or None after a timeout: without its head, a cluster may never answer."""
     answers: list[Answer] = []
 
     def run() -> None:
@@ -208,7 +208,7 @@ def ask_within_timeout(ask: Callable[[], Answer]) -> Answer | None:
 
 @contextmanager
 def running_watchdog(watch: Watchdog) -> Iterator[Watchdog]:
-    """The watch runs while the block does."""
+    """Run the watchdog during the block."""
     thread = threading.Thread(target=watch._run, name="restyle-watch", daemon=True)
     thread.start()
     try:
@@ -218,7 +218,7 @@ def running_watchdog(watch: Watchdog) -> Iterator[Watchdog]:
 
 
 def describe_cluster(pool: Pool) -> str:
-    """What a job's cluster has now, in a few words."""
+    """The current state of a job's cluster, in a few words."""
     nodes = [bool(node["Alive"]) for node in ray.nodes()]
     has, free = ray.cluster_resources(), ray.available_resources()
     alive = sum(nodes)

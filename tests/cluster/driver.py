@@ -16,7 +16,7 @@ from typing import Any
 import jobs.restyle
 from acestep.generation.chain import Chain, Cover
 from acestep.generation.stages import Stage
-from pipeline.worker.restyle_worker import RestyleWorker
+from pipeline.worker.restyle_worker import CoverTask, RestyleWorker
 from pipeline.workflows.restyle import run
 
 
@@ -34,9 +34,9 @@ class LoggingWorker(RestyleWorker):
         self._note("made", item_id)
         return made
 
-    def _item(self, track: dict[str, Any], row: dict[str, Any], *arguments: Any) -> dict[str, Any]:
-        made = super()._item(track, row, *arguments)
-        self._note("left", row["item_id"])
+    def _item(self, task: CoverTask) -> dict[str, Any] | None:
+        made = super()._item(task)
+        self._note("left", task.row["item_id"])
         return made
 
     def _note(self, event: str, item_id: str) -> None:

@@ -67,7 +67,7 @@ def by_the_job(job: RestyleJob, song: Path, name: str, folder: Path, model: Mode
         "items": list(make_items(track, digest, None, ItemRules(job.settings(), model, job.audio_format))),
     }
     store = open_store(str(folder / "out"))
-    spec = worker_at(store, model=model.name, fingerprint=model.fingerprint, audio_format=job.audio_format)
+    spec = worker_at(store, model=model.name, audio_format=job.audio_format)
     return list(RestyleWorker(spec).restyle(planned))
 
 

@@ -29,7 +29,7 @@ from pipeline.catalogue.grid import make_settings
 from pipeline.catalogue.manifest import parse_track
 from pipeline.catalogue.probe import ProbeCache, probe
 from pipeline.metrics.spec import MetricsSpec
-from pipeline.planning.items import ItemRules, ModelFacts
+from pipeline.planning.items import ItemRules
 from pipeline.planning.plan import make_plan
 from pipeline.results.table import ResultWriter, as_table, changed_sources, finished_items
 from pipeline.storage import source_copy as reading
@@ -64,8 +64,7 @@ class Catalogue:
         self.launches = 0
         for name, pitch in (("source", 220.0), ("reference", 330.0)):
             soundfile.write(folder / f"{name}.wav", tone(1.0, pitch_hz=pitch), 48_000)
-        facts = ModelFacts("demo_turbo", worker.spec.fingerprint, is_turbo=True, dtype="float32")
-        self.rules = ItemRules(make_settings({"inference_steps": 1, "seed": 1}, {}), facts)
+        self.rules = ItemRules(make_settings({"inference_steps": 1, "seed": 1}, {}), worker.spec.model)
         self.track = parse_track(
             {"track_id": "a", "source": "source.wav", "reference_audio": "reference.wav", "caption": "jazz"},
             str(folder / "manifest.csv"),

@@ -14,7 +14,7 @@ from acestep.errors import RestyleError
 from pipeline.storage.store import open_store
 from pipeline.worker.restyle_worker import RestyleWorker
 from tests import miniature
-from tests.pipeline.service.conftest import worker_at
+from tests.pipeline.service.conftest import facts, worker_at
 
 VARIANT = "turbo"
 
@@ -24,15 +24,17 @@ def test_a_worker_refuses_weights_that_were_replaced_since_the_plan(tmp_path: Pa
     shutil.copytree(miniature.FOLDER, checkpoint)
     output = open_store(str(tmp_path / "out"))
     folders = find(str(checkpoint), VARIANT)
-    at_folder = {"model": str(checkpoint), "variant": VARIANT, "fingerprint": fingerprint(folders)}
-    planned = replace(worker_at(output), node="another", stamp=file_stamp(folders), **at_folder)
+    model = replace(
+        facts(), name=str(checkpoint), fingerprint=fingerprint(folders), is_turbo=True, stamp=file_stamp(folders)
+    )
+    planned = replace(worker_at(output), node="another", model=model, variant=VARIANT)
     # Equal stamps are believed, and the files are not read again.
-    RestyleWorker(replace(planned, fingerprint="f00d"))
+    RestyleWorker(replace(planned, model=replace(model, fingerprint="f00d")))
 
     weights = max(folders.model.glob("*.safetensors"), key=lambda file: file.stat().st_size)
     before = weights.stat()
     os.utime(weights)
-    assert file_stamp(folders) != planned.stamp
+    assert file_stamp(folders) != model.stamp
     RestyleWorker(planned)
 
     with weights.open("r+b") as file:
@@ -42,5 +44,5 @@ def test_a_worker_refuses_weights_that_were_replaced_since_the_plan(tmp_path: Pa
         file.write(bytes([last[0] ^ 1]))
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert weights.stat().st_size == before.st_size
-    with pytest.raises(RestyleError, match=planned.fingerprint):
+    with pytest.raises(RestyleError, match=model.fingerprint):
         RestyleWorker(planned)

@@ -9,6 +9,7 @@ import pytest
 from pipeline.cluster.pool import PoolError, size_pool
 from pipeline.cluster.shutdown import StopFlag
 from pipeline.cluster.spec import ClusterSpec
+from pipeline.planning.items import ModelFacts
 from pipeline.planning.plan_file import PlanWriter
 from pipeline.planning.schema import PLAN_SCHEMA
 from pipeline.storage.store import open_store
@@ -29,12 +30,10 @@ def test_workers_that_cannot_load_their_model_end_the_job(tmp_path: Path) -> Non
         output=store,
         launch="launch",
         node=platform.node(),
-        model="/nowhere/model",
+        model=ModelFacts("/nowhere/model", "f00d", is_turbo=True, dtype="float32"),
         variant=None,
-        fingerprint="f00d",
         language_model=None,
         device="cpu",
-        dtype="float32",
         audio_format="flac",
         max_seconds=600.0,
         threads=1,
