@@ -5,48 +5,39 @@ import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from acestep.checkpoints.demo import ABOUT, VARIANTS
 from acestep.constants import NUMERICS_VERSION
-from acestep.errors import RestyleError
 from pipeline.service import openapi
 from pipeline.service.admission import Admission, SentFile
 from pipeline.service.api_keys import ApiKeys
+from pipeline.service.background_tasks import Ready, poll_readiness, tidy_files
 from pipeline.service.body_limits import HELD, BodyLimitMiddleware, while_connected
 from pipeline.service.config import ServiceSpec
-from pipeline.service.file_response import StoredFileResponse
+from pipeline.service.error_handlers import add_error_handlers
+from pipeline.service.file_response import audio_response
 from pipeline.service.hosts import parse_origin
 from pipeline.service.problem_details import (
     SHORT_OF_SPACE,
     ProblemError,
-    gone,
-    not_stored,
-    of_error,
     of_row,
-    retry_after,
 )
 from pipeline.service.prometheus import ServiceMetrics, count_requests
-from pipeline.service.request_body import NAMES, Body, read_body
-from pipeline.service.responses import EXPOSED, as_json, audio_headers, media_type
+from pipeline.service.request_body import read_body, wants_json
+from pipeline.service.responses import EXPOSED, as_json
 from pipeline.service.scheduler import Generation
 from pipeline.service.security_middleware import SecurityMiddleware, access_rules
 
 log = logging.getLogger(__name__)
 GENERATIONS = "/v1/audio/generations"
-TIDY_S = 5.0
 MAX_OPEN = 1000  # requests that wait for their covers, each with a connection
-LOOK_S, LOOKS_S = 1.0, 10.0  # interval between two checks of the models, and timeout of one
-Ready = Callable[[], Awaitable[bool]]
 
 
 def make_app(
@@ -72,7 +63,7 @@ def make_app(
         if resumed:
             log.warning("going on with %d generations that an earlier run left open", resumed)
         app.state.ready = False
-        background = [asyncio.create_task(work) for work in (_look(app, ready), _tidy(app))]
+        background = [asyncio.create_task(work) for work in (poll_readiness(app, ready), tidy_files(app))]
         yield
         for task in background:
             task.cancel()
@@ -100,39 +91,7 @@ def make_app(
         bearer = request.headers.get("authorization", "")
         return keys.owner(bearer[7:] if bearer[:7].lower() == "bearer " else request.headers.get("x-api-key", ""))
 
-    @app.exception_handler(RestyleError)
-    async def refused(request: Request, error: RestyleError) -> JSONResponse:
-        problem = of_error(error, getattr(request.state, "given", {}), NAMES)
-        headers = retry_after(problem)
-        headers |= {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
-        # Without this, the server would read the rest of a rejected body to its end.
-        headers |= {"Connection": "close"} if problem.status in (413, 507) else {}
-        return JSONResponse(problem.as_json(), problem.status, headers)
-
-    @app.exception_handler(OSError)
-    async def storage_failed(request: Request, error: OSError) -> JSONResponse:
-        log.error("storage failed: %s", error)
-        return await refused(request, not_stored(str(error)))
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> JSONResponse:
-        # Starlette raises the error again after the reply, which logs it.
-        problem = ProblemError(500, "internal_error", "the service failed", "tell whoever runs it")
-        return JSONResponse(problem.as_json(), 500)
-
-    @app.exception_handler(HTTPException)
-    async def not_routed(request: Request, error: HTTPException) -> JSONResponse:
-        kind = {404: "unknown_address", 405: "unknown_method"}.get(error.status_code, "refused")
-        problem = ProblemError(error.status_code, kind, str(error.detail), "see /openapi.json")
-        return JSONResponse(problem.as_json(), error.status_code, error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        field = str(first["loc"][-1])
-        problem = ProblemError(422, "invalid_value", f"{field}: {first['msg']}", "see /openapi.json", field)
-        return JSONResponse(problem.as_json(), 422)
-
+    add_error_handlers(app)
     # The middleware added last runs first.
     app.add_middleware(BodyLimitMiddleware, limits=spec.limits)
     # Gradio leaves CORS to the application that it is mounted in; by itself it allows every origin.
@@ -176,7 +135,7 @@ def make_app(
             admission.store.quota.demand(int(announced) if announced.isdigit() else 0)
         body = await read_body(request, admission.spec.limits)
         request.state.given = body.given
-        wants_json = _wants_json(request, body)
+        as_json_reply = wants_json(request, body)
         uploads = {n: SentFile(file.filename or n, file.file) for n, file in body.files.items()}
         try:
             generation = await admission.submit(
@@ -200,9 +159,9 @@ def make_app(
             finally:
                 app.state.metrics.covers.labels(generation.status).inc(len(generation.request.covers))
             app.state.metrics.seconds.observe(time.monotonic() - began)
-            if wants_json:
+            if as_json_reply:
                 return JSONResponse(as_json(generation, admission.scheduler))
-            return await _file(admission, generation, rows[0])
+            return await audio_response(admission.store, generation, rows[0])
 
     @app.get(
         f"{GENERATIONS}/{{id}}",
@@ -249,7 +208,7 @@ def make_app(
             raise ProblemError(404, "not_finished", f"cover {number} is not finished", "come again later")
         if row["status"] != "ok":
             raise of_row(row, generation.request.track["source"])
-        return await _file(admission, generation, row)
+        return await audio_response(admission.store, generation, row)
 
     @app.get(
         "/health", summary="Whether a model is ready", responses=openapi.replies({"type": "object"}, 403, 421, 503)
@@ -304,18 +263,6 @@ def make_app(
     return app
 
 
-async def _tidy(app: FastAPI) -> None:
-    """Keep the service's files within their limits; runs forever."""
-    while True:
-        try:
-            await asyncio.to_thread(app.state.admission.store.tidy)
-            if page_files := getattr(app.state, "page_files", None):
-                await asyncio.to_thread(page_files.tidy)
-        except (OSError, RestyleError) as error:
-            log.error("the output folder cannot be tidied: %s", error)
-        await asyncio.sleep(TIDY_S)
-
-
 @contextmanager
 def _kept_open(app: FastAPI, admission: Admission, generation: Generation) -> Iterator[None]:
     """Count a request that waits for its covers.
@@ -339,33 +286,6 @@ def _kept_open(app: FastAPI, admission: Admission, generation: Generation) -> It
         app.state.waiting -= 1
 
 
-async def _look(app: FastAPI, ready: Ready) -> None:
-    """Poll whether a model is ready, so that /health answers from memory; runs forever."""
-    while True:
-        try:
-            app.state.ready = await asyncio.wait_for(ready(), LOOKS_S)
-        except Exception as error:
-            log.warning("whether a model is ready cannot be told: %s", error)
-            app.state.ready = False
-        await asyncio.sleep(LOOK_S)
-
-
-async def _file(admission: Admission, generation: Generation, row: Mapping[str, Any]) -> Response:
-    """A cover's file, streamed from a local folder.
-
-    Raises:
-        ProblemError: 410 the file was removed.
-    """
-    headers, kind = audio_headers(generation, row), media_type(generation)
-    if admission.store.store.is_local:
-        return StoredFileResponse(admission.store, row["audio_path"], headers=headers, media_type=kind)
-    try:
-        content = await asyncio.to_thread(admission.store.audio, row)
-    except FileNotFoundError:
-        raise gone() from None
-    return Response(content, headers=headers, media_type=kind)
-
-
 async def _found(app: FastAPI, generation_id: str, owner: str) -> Generation:
     if not re.fullmatch(r"[\w-]{8,64}", generation_id, re.ASCII):
         raise ProblemError(
@@ -373,28 +293,6 @@ async def _found(app: FastAPI, generation_id: str, owner: str) -> Generation:
         )
     generation: Generation = await app.state.admission.scheduler.find(generation_id, owner)
     return generation
-
-
-def _wants_json(request: Request, body: Body) -> bool:
-    """Whether the reply is JSON, by ``response_format`` or the Accept header.
-
-    Raises:
-        ProblemError: 422 an audio reply is requested for several covers.
-    """
-    accept = request.headers.get("accept", "*/*")
-    several = isinstance(body.config.batch_size, int) and body.config.batch_size > 1
-    if body.reply == "audio" and several and not body.later:
-        raise ProblemError(
-            422,
-            "invalid_value",
-            f"batch_size {body.config.batch_size} makes several files and response_format audio holds one",
-            "use response_format json, or batch_size 1",
-            "response_format",
-            "audio",
-        )
-    if body.reply is not None:
-        return body.reply == "json"
-    return several or ("application/json" in accept and "audio/" not in accept)
 
 
 def _url(generation: Generation) -> str:

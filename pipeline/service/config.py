@@ -14,20 +14,19 @@ from pipeline.service.hosts import parse_host, parse_origin
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request, and all together, may ask for.
+    """Limits of one request, and of all together.
 
-    upload_mb: of one request's body, files included, in 10^6 bytes; also of a file fetched from a URL.
-    body_kb: of a body that is JSON, in 10^3 bytes.
-    source_seconds: of a source or a reference.
-    caption_characters, lyrics_characters: of each text; the model itself knows fewer (see its notes).
-    stages: covers made one of the other by one request.
-    waiting: covers that wait for a model; more are refused with 429.
-    wait_s: how long a request that did not say ``async`` is kept open, in seconds.
-    fetch_s: how long a URL may take, in seconds.
-    header_s, body_s: how long the header of a request, and its body, may take to arrive, in seconds.
-    idle_s: how long a client may send nothing, or take nothing of a reply (less than 1 kB a second counts as
-        nothing), in seconds.
-    source_timeout_s: how long reading a source from its folder or bucket may stand still, in seconds.
+    upload_mb: size of a request's body with files, and of a file fetched from a URL, in 10^6 bytes.
+    body_kb: size of a JSON body, in 10^3 bytes.
+    source_seconds: duration of a source or a reference.
+    caption_characters, lyrics_characters: length of each text; the model itself uses fewer (see its notes).
+    stages: number of stages of one request.
+    waiting: number of covers in the queue; further requests are refused with 429.
+    wait_s: how long a request without ``async`` is kept open, in seconds.
+    fetch_s: timeout for fetching a URL, in seconds.
+    header_s, body_s: timeouts for receiving the header and the body of a request, in seconds.
+    idle_s: how long a client may send or receive nothing (less than 1 kB a second), in seconds.
+    source_timeout_s: how long reading a source from a folder or bucket may stall, in seconds.
     """
 
     upload_mb: float = 200.0
@@ -57,14 +56,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Access:
-    """Which sources a request may name, and from where the service may be used.
+    """Sources that a request may name, and hosts and web pages that may use the service.
 
-    roots: folders of this service's machine, or URIs such as ``s3://bucket/music``; what lies in them may be named
-        by path. None: nothing may.
+    roots: readable folders of this machine, or URIs such as ``s3://bucket/music``; none by default.
     url_hosts: hosts that ``http`` and ``https`` sources may come from, as ``host`` or ``host:port``.
-    hosts: names by which clients reach the service, beside those of loopback. Without keys a service on loopback
-        answers to no other name; where any is listed, no service does.
-    origins: web pages of other origins, as ``https://host:port``, that may use the service from a browser.
+    hosts: names of the service besides those of loopback. If any is listed, or on loopback without keys, requests
+        under other names are refused.
+    origins: origins of other web pages, as ``https://host:port``, that may use the service from a browser.
     """
 
     roots: tuple[str, ...] = ()
@@ -91,12 +89,12 @@ def _each(name: str, values: tuple[str, ...], parse: Callable[[str], object], fo
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """How much a service keeps of what it was sent and what it made: uploads, covers, orders, batches.
+    """Limits of the files that a service keeps: uploads, covers, request records, batches.
 
-    What was not used for the longest time is removed first, and what is in use never.
+    The least recently used file is removed first; files in use are never removed.
 
-    max_gb: of all of it, in 10^9 bytes; less where the disk has less room.
-    keep_days: after its last use; None keeps it as long as there is room.
+    max_gb: total size, in 10^9 bytes; less on a smaller disk.
+    keep_days: after the last use; None for no limit.
     """
 
     max_gb: float = 50.0
@@ -118,13 +116,13 @@ class StoreSpec:
 
 @dataclass(frozen=True)
 class ServiceSpec:
-    """One service.
+    """Configuration of a service.
 
-    output: folder of uploads, covers, result rows and requests; any location a catalogue's output may have.
-    host, port: where it listens; anything but loopback is reachable by others.
-    page: also serve the Cover page, which needs the extra ``ui``.
-    repair: move damaged files of results out of the way, and find their covers again as they are asked for.
-    presets: starting points that the page offers.
+    output: folder of uploads, covers, result rows and requests; any location that a job's output may have.
+    host, port: listening address; any host but loopback is reachable from other machines.
+    page: serve the Cover page as well, which needs the extra ``ui``.
+    repair: move damaged result files aside, and recover their covers when they are requested.
+    presets: offered on the page.
     """
 
     output: str

@@ -1,4 +1,4 @@
-"""A service, started and ended: the engine's replicas and the front before them, on a Ray cluster."""
+"""Starts and stops a service on a Ray cluster: the engine's replicas, and the HTTP deployment in front of them."""
 
 import asyncio
 import hashlib
@@ -47,21 +47,21 @@ from pipeline.worker.attempts import mark_start
 from pipeline.worker.spec import WorkerSpec
 
 APP, ENGINE, FRONT = "restyle", "Engine", "HttpDeployment"
-HEAD = "node:__internal_head__"  # Ray's name for the node where clients find the service
-# Serve replaces a front that is slow to answer, and with it every open request. One is slow where all cores are
-# busy with covers, and no worse for that.
+HEAD = "node:__internal_head__"  # Ray's resource of the head node, where clients reach the service
+# Serve replaces a replica that is slow to answer, and drops its open requests. A slow answer is normal where all
+# cores are busy with covers.
 PATIENCE_S = 120.0
-# A large model loads for minutes, which is no reason for Serve to warn every half minute.
+# Loading a large model takes minutes; without this Serve warns every half minute.
 SLOW_START, SLOW_START_S = "RAY_SERVE_SLOW_STARTUP_WARNING_S", "300"
-LEFT_S = 30.0  # a service whose starter was killed is gone within this time
-LEAVE_S = 20.0  # what is under way may take so long when the service ends
+LEFT_S = 30.0  # time for a service whose starter was killed to end
+LEAVE_S = 20.0  # for running calls when the service ends
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class OpenedService:
-    """A service whose every part was looked at, with a cluster to run on; nothing runs yet."""
+    """A service with all parts checked, and a cluster to run on."""
 
     spec: ServiceSpec
     output: LeasedStore
@@ -70,18 +70,18 @@ class OpenedService:
 
 
 def open_service(spec: ServiceSpec, output: LeasedStore, keys: Sequence[str] = ()) -> OpenedService:
-    """Look at everything a service needs, and join or start the cluster.
+    """Check everything that a service needs, and join or start the cluster.
 
     Args:
         output: the folder that ``spec.output`` names.
-        keys: that clients must send; none leaves it open to whoever reaches it.
+        keys: that clients must send; without any the service is open.
 
     Raises:
         RestyleError: the model, the output folder, the port or the cluster cannot be used.
     """
     if find_spec("gradio") is None and spec.page:
         raise RequestError('page=true needs the extra "ui" (pip install -e ".[ui]"); or say page=false')
-    # Replicas may stand in other folders than this process.
+    # Absolute paths, since replicas may have other working directories.
     roots = tuple(absolute(root, "./_") for root in spec.access.roots)
     spec = replace(spec, output=absolute(spec.output, "./_"), access=replace(spec.access, roots=roots))
     for preset in spec.presets:
@@ -90,7 +90,7 @@ def open_service(spec: ServiceSpec, output: LeasedStore, keys: Sequence[str] = (
     _refuse_taken(spec.host, spec.port)
     os.environ.setdefault(SLOW_START, SLOW_START_S)
     connect(spec.cluster)
-    # What a service left that was killed ends by itself, now that the folder has another holder.
+    # A killed service's replicas end by themselves, since the folder's lease has changed.
     until = time.monotonic() + LEFT_S
     while APP in serve.status().applications and time.monotonic() < until:
         time.sleep(1)
@@ -103,10 +103,10 @@ def open_service(spec: ServiceSpec, output: LeasedStore, keys: Sequence[str] = (
 
 @contextmanager
 def running(opened: OpenedService) -> Iterator[str]:
-    """A service, up while the block runs; yields its address.
+    """Run a service during the block; yields its address.
 
     Raises:
-        RestyleError: the cluster has no place for it, or its models do not start.
+        RestyleError: the cluster has no room for it, or its models do not start.
     """
     spec, output, model, keys = opened.spec, opened.output, opened.model, opened.keys
     pool = size_pool(spec.cluster)
@@ -142,7 +142,7 @@ def running(opened: OpenedService) -> Iterator[str]:
         name=ENGINE,
         num_replicas=pool.workers,
         max_ongoing_requests=CALLS,
-        # Without an explicit 0 each replica would hold a CPU, and a small machine has none to spare.
+        # With Ray's default each replica would hold a CPU, and a small machine has none to spare.
         ray_actor_options={
             "num_cpus": 0,
             "num_gpus": pool.gpus_per_worker,
@@ -155,7 +155,7 @@ def running(opened: OpenedService) -> Iterator[str]:
     digests = tuple(hashlib.sha256(key.encode()).hexdigest() for key in keys)
     front = serve.deployment(
         name=FRONT,
-        num_replicas=1,  # the queue is one; covers are made elsewhere
+        num_replicas=1,  # it holds the queue
         ray_actor_options={"num_cpus": 0, "resources": {HEAD: 0.001}},
         graceful_shutdown_timeout_s=5,
         health_check_timeout_s=PATIENCE_S,
@@ -179,19 +179,18 @@ def running(opened: OpenedService) -> Iterator[str]:
     finally:
         _take_down()
         ResultCollector(output).adopt()
-        RowIndex(output, {file.name for file in kept_files(output)})  # a job finds no row without its file
+        RowIndex(output, {file.name for file in kept_files(output)})  # drops rows whose files were removed
         ray.shutdown()
 
 
 def _take_down() -> None:
     serve.delete(APP)
-    if not serve.status().applications:  # somebody else's may have come meanwhile
+    if not serve.status().applications:  # another application may have started meanwhile
         serve.shutdown()
 
 
 async def _watch(lease: Lease) -> None:
-    """End the service when its folder is somebody else's, or the process that started it has died: a cluster that
-    it joined goes on without it."""
+    """End the service when its lease is lost, or the process that started it has died on a shared cluster."""
     while True:
         await asyncio.sleep(BEAT_S)
         try:
@@ -220,12 +219,12 @@ def _builder(
             async def make(track: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
                 response: Any = handle.make.remote(track)
                 try:
-                    async for told in response:
-                        yield told
+                    async for event in response:
+                        yield event
                 finally:
                     response.cancel()
 
-            # One try more than an item has attempts, so that the worker's own count has the last word.
+            # One more than the worker's attempts, so that the worker gives up first.
             scheduler = Scheduler(make, generation_store, slots, spec.limits.waiting, spec.max_attempts + 1)
             return Admission(spec, model, generation_store, scheduler)
 
@@ -241,7 +240,7 @@ def _builder(
 
 
 async def _ready() -> bool:
-    """Whether a replica of the engine runs."""
+    """Whether a replica of the engine is running."""
     status = await asyncio.to_thread(serve.status)
     app = status.applications.get(APP)
     engine = app.deployments.get(ENGINE) if app else None
@@ -249,7 +248,7 @@ async def _ready() -> bool:
 
 
 def _model(spec: ServiceSpec) -> ModelFacts:
-    """What of the model makes an item what it is; its dtype is not known yet.
+    """Facts of the service's model, without its dtype.
 
     Raises:
         RestyleError: a part of it is missing or damaged.
@@ -262,10 +261,10 @@ def _model(spec: ServiceSpec) -> ModelFacts:
 
 
 def _refuse_taken(host: str, port: int) -> None:
-    """See that nobody listens there yet.
+    """Check that the port is free.
 
     Raises:
-        RequestError: somebody does, or the address is not this machine's.
+        RequestError: it is in use, or the address is not this machine's.
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -279,5 +278,5 @@ def _refuse_taken(host: str, port: int) -> None:
 
 
 def open_to_others(spec: ServiceSpec, keys: Sequence[str]) -> bool:
-    """Whether anybody on the network may use it without a key."""
+    """Whether other machines can use the service without a key."""
     return not parse_host(spec.host).is_loopback and not keys

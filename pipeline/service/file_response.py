@@ -2,12 +2,16 @@
 
 import asyncio
 import weakref
+from collections.abc import Mapping
+from typing import Any
 
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from pipeline.service.generation_store import GenerationStore
 from pipeline.service.problem_details import gone
+from pipeline.service.responses import audio_headers, media_type
+from pipeline.service.scheduler import Generation
 
 
 class StoredFileResponse(FileResponse):
@@ -30,3 +34,19 @@ class StoredFileResponse(FileResponse):
             self.release()
         problem = gone()
         await JSONResponse(problem.as_json(), problem.status)(scope, receive, send)
+
+
+async def audio_response(store: GenerationStore, generation: Generation, row: Mapping[str, Any]) -> Response:
+    """The response with a cover's file, streamed if it is local.
+
+    Raises:
+        ProblemError: 410 the file was removed.
+    """
+    headers, kind = audio_headers(generation, row), media_type(generation)
+    if store.store.is_local:
+        return StoredFileResponse(store, row["audio_path"], headers=headers, media_type=kind)
+    try:
+        content = await asyncio.to_thread(store.audio, row)
+    except FileNotFoundError:
+        raise gone() from None
+    return Response(content, headers=headers, media_type=kind)

@@ -139,6 +139,28 @@ def parse(given: Mapping[str, Any], files: Mapping[str, UploadFile] | None = Non
     )
 
 
+def wants_json(request: Request, body: Body) -> bool:
+    """Whether the reply is JSON, by ``response_format`` or the Accept header.
+
+    Raises:
+        ProblemError: 422 an audio reply is requested for several covers.
+    """
+    accept = request.headers.get("accept", "*/*")
+    several = isinstance(body.config.batch_size, int) and body.config.batch_size > 1
+    if body.reply == "audio" and several and not body.later:
+        raise ProblemError(
+            422,
+            "invalid_value",
+            f"batch_size {body.config.batch_size} makes several files and response_format audio holds one",
+            "use response_format json, or batch_size 1",
+            "response_format",
+            "audio",
+        )
+    if body.reply is not None:
+        return body.reply == "json"
+    return several or ("application/json" in accept and "audio/" not in accept)
+
+
 def _json(content: bytes) -> dict[str, Any]:
     def number(word: str) -> float:
         if word != "NaN":

@@ -71,7 +71,7 @@ def _dataset(
         fn_constructor_args=(worker, stop),
         batch_size=1,
         batch_format="pyarrow",
-        # Without an explicit 0 each worker would hold a CPU, and on a full machine the read task would never start.
+        # With Ray's default each worker would hold a CPU, and on a full machine the read task would never start.
         num_cpus=0,
         num_gpus=pool.gpus_per_worker,
         resources=dict(cluster.resources) or None,

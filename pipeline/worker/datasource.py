@@ -16,7 +16,7 @@ from pipeline.storage.store import Store
 class PlanSource(Datasource):
     """Reads a plan in order, one row per task, until a stop request.
 
-    Ray's Parquet reader would make a single block of a small file, which keeps one worker busy and others idle, and
+    Ray's Parquet reader would make one block of a small file, which keeps one worker busy and the others idle, and
     would not stop. The one read task is at most a few hundred blocks ahead, limited by Ray's backpressure.
     """
 

@@ -20,23 +20,24 @@ from pipeline.tracking.spec import TrackingSpec
 
 @dataclass(frozen=True)
 class RestyleJob:
-    """One launch: what to restyle, with what, into which folder.
+    """One launch of a restyle job.
 
-    cover: every setting parameter by name, the seed included; grid: those to sweep, each a value or a list.
-    points: what to run in place of the grid, where a product says too much.
-    duplicates: what to do where the grid holds settings that give the same audio: "refuse" or "run_once".
-    stages: covers to make one after the other, each a mapping of a caption, lyrics and parameters laid over cover.
-    presets: what manifest rows may name by their genres; by_hand: the names in ``cover`` that such a preset leaves
-        alone, since they were asked for.
-    preset, caption: the job's own preset, and a caption for rows that have none.
+    cover: every setting parameter by name, including the seed; grid: parameters to sweep, each a value or a list.
+    points: settings to run in place of the grid, where a product of values is too much.
+    duplicates: "refuse" or "run_once", for settings of the grid that give the same audio.
+    stages: covers made one from the other, each a mapping of caption, lyrics and parameters that override those of
+        ``cover``.
+    presets: selected by the genres of manifest rows; by_hand: names in ``cover`` that a preset does not override,
+        since they were set explicitly.
+    preset, caption: the job's own preset, and a caption for rows without one.
     language_model: a 5 Hz language model that listens to each source and fills in the bpm, key, time signature
         and language that its row leaves open.
-    compiled: have torch.compile fuse the network and the autoencoder, which pays on GPUs only.
-    device: of the workers, such as "cpu" or "cuda"; None is the GPU where a worker has one.
-    max_attempts: how often an item may take a worker process down before it is rejected, at least 2.
-    source_timeout_s: how long reading a source may stand still before it is given up.
-    retry_failed: run again what an earlier launch on the folder could not.
-    repair: move damaged files of results out of the way, and find their covers again.
+    compiled: compile the network and the autoencoder with torch.compile, which pays off on GPUs only.
+    device: of the workers, such as "cpu" or "cuda"; None for the GPU if a worker has one.
+    max_attempts: worker deaths per item before it is rejected, at least 2.
+    source_timeout_s: how long reading a source may stall before it fails.
+    retry_failed: run items again that failed in an earlier launch on the folder.
+    repair: move damaged result files aside, and recover their covers.
     mix_models: allow covers of different models in one folder.
     manifest_columns: the user's own columns to carry along, see ``pipeline.catalogue.own_columns.parse_declared``.
     """
@@ -86,10 +87,10 @@ class RestyleJob:
 
 @dataclass(frozen=True)
 class CompareJob:
-    """What to compare.
+    """A comparison of the settings in a folder.
 
     output: a folder of ``jobs.restyle`` or ``jobs.measure``.
-    catalogue: names the experiment; None is what the folder's own job was called.
+    catalogue: name of the experiment; None for that of the folder's own job.
     """
 
     output: str
@@ -100,15 +101,14 @@ class CompareJob:
 
 @dataclass(frozen=True)
 class MeasureJob:
-    """What to measure.
+    """A measuring job.
 
-    output: the folder whose covers are measured; with ``pairs`` the folder that their rows go to.
-    pairs: a list of sources and outputs, see ``pipeline.planning.external_covers``; None measures the folder's own
-        covers.
-    manifest_columns: columns of the list that are the user's own, carried along.
-    again: measure also what was measured before, such as with an extra more.
-    repair: move damaged files of results out of the way; covers of a list are measured again.
-    source_timeout_s: how long reading a file may stand still before it is given up.
+    output: the folder whose covers are measured; with ``pairs`` the folder of the new rows.
+    pairs: a list of sources and outputs, see ``pipeline.planning.external_covers``; None for the folder's covers.
+    manifest_columns: the user's own columns of the list, carried along.
+    again: measure covers again that have measures, such as after adding an extra.
+    repair: move damaged result files aside; covers of a list are measured again.
+    source_timeout_s: how long reading a file may stall before it fails.
     """
 
     output: str
@@ -124,9 +124,9 @@ class MeasureJob:
 
 @dataclass(frozen=True)
 class SelectJob:
-    """What to choose from, and where to put it.
+    """A selection of the best covers.
 
-    output: a folder of ``jobs.restyle`` or ``jobs.measure``; export: the folder for the winners.
+    output: a folder of ``jobs.restyle`` or ``jobs.measure``; export: the folder for the selected covers.
     """
 
     output: str
@@ -136,12 +136,12 @@ class SelectJob:
 
 @dataclass(frozen=True)
 class ValidateSpec:
-    """How to look.
+    """Options of the validation.
 
-    decode: how far to decode each source: "start" the first seconds, "full" all of it, "none" nothing. "full" also
-        compares every cover that is there with the digest in its row.
-    rates_from: an output folder whose covers tell how long one takes, where the job's own has none of the model.
-    report: a .csv or .parquet file to write every problem to.
+    decode: how far to decode each source: "start" (the first seconds), "full" or "none". "full" also compares
+        every existing cover with the digest in its row.
+    rates_from: an output folder for measured rates, if the job's own has no covers of the model.
+    report: a .csv or .parquet file for all problems.
     """
 
     decode: Decode = "start"
@@ -151,11 +151,11 @@ class ValidateSpec:
 
 @dataclass(frozen=True)
 class TuneSpec:
-    """What to try.
+    """Options of the tuning.
 
-    tracks: how many of the catalogue, drawn by their names; seeds: how many for each, counted up from the job's.
-    strengths, guidances: the full grid that is searched.
-    budget: share of that grid's covers that may be made.
+    tracks: size of the sample, picked by hash; seeds: number for each track, consecutive from the job's seed.
+    strengths, guidances: the full grid.
+    budget: share of the grid's covers that may be made.
     """
 
     tracks: int = 8
