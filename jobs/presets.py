@@ -1,4 +1,4 @@
-"""The presets of ``conf/preset``, and of any folder a user adds to Hydra's search path."""
+"""Read the presets of ``conf/preset`` and of folders that a user adds to Hydra's search path."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,16 +16,16 @@ from pipeline.catalogue.presets import Preset, check_preset
 
 
 def search_path() -> list[Path]:
-    """Folders that the running Hydra reads, the first one first."""
+    """Folders of Hydra's search path, in order of precedence."""
     sources = HydraConfig.get().runtime.config_sources
     return [Path(source.path) for source in sources if source.schema == "file"]
 
 
 def read_presets(folders: Iterable[Path]) -> list[Preset]:
-    """Every preset that leads from one genre to another; the first folder that has a name wins.
+    """Read all presets with a genre pair; for equal names, the first folder takes precedence.
 
     Raises:
-        RequestError: a file is not readable, holds an unknown key (the nearest one is named) or a wrong value.
+        RequestError: a file is not readable, or has an unknown key or an invalid value.
     """
     files: dict[str, Path] = {}
     for folder in folders:
@@ -36,10 +36,10 @@ def read_presets(folders: Iterable[Path]) -> list[Preset]:
 
 
 def read_preset(file: Path) -> Preset:
-    """One file: words and ranges under ``preset``, values under ``cover``.
+    """Read one file: text and ranges under ``preset``, values under ``cover``.
 
     Raises:
-        RequestError: the file is not readable, holds an unknown key (the nearest one is named) or a wrong value.
+        RequestError: the file is not readable, or has an unknown key or an invalid value.
     """
     try:
         raw = cast(DictConfig, OmegaConf.load(file))

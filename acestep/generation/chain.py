@@ -119,8 +119,8 @@ class Chain:
         started: float,
     ) -> Cover:
         handler, plan = conditions.handler, self.plans[path]
-        trajectory, wanted = conditions.trajectory(plan, seed), branch_points(path, self._to_come())
-        latents = denoise_from(handler.model.decoder, handler.null, trajectory, path, self.states, wanted, on_step)
+        trajectory, points = conditions.trajectory(plan, seed), branch_points(path, self._to_come())
+        latents = denoise_from(handler.model.decoder, handler.null, trajectory, path, self.states, points, on_step)
         handler.synchronize()
         denoised = time.perf_counter()
         wave = render(handler, self.adjust(latents), plan, conditions)

@@ -1,4 +1,4 @@
-"""Stages: covers of covers (country -> rock -> heavy metal), as values."""
+"""Stages of a chain of covers (country -> rock -> heavy metal)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

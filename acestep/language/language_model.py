@@ -106,7 +106,7 @@ class LanguageModel:
         constrained: bool = True,
         lyrics: bool = False,
     ) -> str:
-        """The text that ``understand`` parses; arguments as there."""
+        """The raw text of an answer; arguments as in ``understand``."""
         if max_new_tokens < 1:
             raise RequestError(f"max_new_tokens {max_new_tokens} is out of range; allowed: 1 or more")
         generator = torch.Generator("cpu").manual_seed(seed)

@@ -122,8 +122,8 @@ def denoise_from(
     null: ConstantCrossAttention,
     trajectory: Trajectory,
     path: Path,
-    kept: MutableMapping[int, Snapshot],
-    wanted: Mapping[int, frozenset[Reading]],
+    snapshots: MutableMapping[int, Snapshot],
+    branch_points: Mapping[int, frozenset[Reading]],
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Integrate one trajectory of a tree from its last known state to latents ``[1, t, c]`` (fp32).
@@ -133,12 +133,12 @@ def denoise_from(
 
     Args:
         path: numbers of the trajectory's states in the tree.
-        kept: snapshots by state; those of ``wanted`` states on the path are added.
-        wanted: states where other trajectories branch off, and their evaluations there.
+        snapshots: known states by number; those of ``branch_points`` on the path are added.
+        branch_points: states where other trajectories branch off, and their evaluations there.
         on_step: called with (steps done, total steps) after each step, counted from the trajectory's start.
     """
-    steps, first = trajectory.plan.steps, last_known_index(path, kept)
-    snapshot = kept.get(path[first])
+    steps, first = trajectory.plan.steps, last_known_index(path, snapshots)
+    snapshot = snapshots.get(path[first])
     modulation = _modulation(transformer, trajectory) if snapshot is None else snapshot.modulation
     run = _Run(
         transformer,
@@ -148,12 +148,12 @@ def denoise_from(
         SamplerState(trajectory.start) if snapshot is None else snapshot.state,
     )
     for i in range(first, len(steps)):
-        state, here = run.state, kept.get(path[i])
-        known = {} if here is None else dict(here.velocities)
+        state, stored = run.state, snapshots.get(path[i])
+        known = {} if stored is None else dict(stored.velocities)
         run.advance(i, known)
-        if path[i] in wanted:
-            read = {reading: velocities for reading, velocities in known.items() if reading in wanted[path[i]]}
-            kept[path[i]] = Snapshot(state, read, modulation)
+        if path[i] in branch_points:
+            shared = {reading: v for reading, v in known.items() if reading in branch_points[path[i]]}
+            snapshots[path[i]] = Snapshot(state, shared, modulation)
         if on_step is not None:
             on_step(i + 1, len(steps))
     return run.x

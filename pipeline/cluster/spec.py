@@ -1,4 +1,4 @@
-"""What a job asks of a Ray cluster."""
+"""Cluster requirements of a job."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

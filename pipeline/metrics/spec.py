@@ -1,4 +1,4 @@
-"""What a job measures of each cover."""
+"""Measures requested by a job."""
 
 from dataclasses import dataclass
 
