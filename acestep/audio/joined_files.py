@@ -33,7 +33,6 @@ class JoinedPart:
     exceeds_count: bool = False
 
     def open(self, file: BinaryIO) -> BinaryIO:
-        """The part as a file object at its start."""
         if self.ranges == ((0, file.seek(0, io.SEEK_END)),):
             file.seek(0)
             return file

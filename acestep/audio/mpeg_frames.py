@@ -59,7 +59,6 @@ class FrameRun:
     frames: int = 0
 
     def extend(self, start: int, end: int) -> None:
-        """Append a frame."""
         first, last = self.ranges[-1]
         if last == start:
             self.ranges[-1] = (first, end)

@@ -56,7 +56,6 @@ class Layout(Protocol):
 
 
 def layout_of(folder: Path) -> Layout:
-    """The layout of a model folder."""
     return diffusers_layout if diffusers_layout.is_diffusers(folder) else original_layout
 
 

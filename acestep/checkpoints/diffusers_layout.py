@@ -61,7 +61,6 @@ _SHARED = tuple(
 
 
 def is_diffusers(folder: Path) -> bool:
-    """Whether a folder has the diffusers layout."""
     return (folder / INDEX).is_file()
 
 
@@ -173,7 +172,6 @@ def tensor_shapes(folder: Path) -> dict[str, Shape]:
 
 
 def tensors(folder: Path) -> "dict[str, Tensor]":
-    """Tensors of all modules."""
     content = {module: read_tensors(folder / module, WEIGHTS) for module in CLASSES}
     return {f"{module}/{name}": tensor for module, own in content.items() for name, tensor in own.items()}
 
@@ -194,5 +192,4 @@ def silence(folder: Path, channels: int) -> "Tensor":
 
 
 def module_folders(folder: Path) -> list[Path]:
-    """Folders of the network's files."""
     return [folder / module for module in CLASSES]

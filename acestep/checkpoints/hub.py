@@ -80,7 +80,6 @@ class HubModel:
 
     @property
     def place(self) -> str:
-        """Repository and folder, for messages."""
         return f"{self.repo}/{self.folder}".rstrip("/")
 
 

@@ -30,7 +30,6 @@ def model_config(folder: Path) -> dict[str, Any]:
 
 
 def expected_tensors(published: Mapping[str, Shape], channels: int) -> dict[str, Sizes]:
-    """Shapes of the required tensors."""
     return dict(published)
 
 
@@ -44,7 +43,6 @@ def tensor_shapes(folder: Path) -> dict[str, Shape]:
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
-    """Tensors of the file."""
     return read_tensors(folder, WEIGHTS)
 
 
@@ -74,5 +72,4 @@ def silence(folder: Path, channels: int) -> Tensor:
 
 
 def module_folders(folder: Path) -> list[Path]:
-    """Folders of the network's files."""
     return [folder]

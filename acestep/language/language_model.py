@@ -216,6 +216,5 @@ def _check_tokens(tokenizer: Tokenizer, file: Path) -> None:
 
 
 def count_codes(tokenizer: Tokenizer) -> int:
-    """Number of audio codes in a vocabulary."""
     head, tail = AUDIO_CODE.split("{}")
     return sum(token.startswith(head) and token.endswith(tail) for token in tokenizer.get_vocab())

@@ -42,11 +42,9 @@ class TextEncoder:
         return self.model.embed_tokens(torch.tensor([ids], device=self.model.device))
 
     def prompt_states(self, text: str) -> Tensor:
-        """Hidden states of a prompt."""
         return self.states(self.token_ids(text, MAX_PROMPT_TOKENS))
 
     def lyric_rows(self, text: str) -> Tensor:
-        """Token embeddings of lyrics."""
         return self.rows(self.token_ids(text, MAX_LYRIC_TOKENS))
 
 

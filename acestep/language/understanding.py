@@ -72,7 +72,6 @@ def chat_prompt(system: str, user: str) -> str:
 
 
 def understanding_prompt(indices: Iterable[int]) -> str:
-    """Prompt for the description of a track."""
     return chat_prompt(f"# Instruction\n{UNDERSTAND}\n\n", codes_text(indices))
 
 

@@ -54,7 +54,6 @@ def from_json(
 
 
 def composed(text: str) -> str:
-    """Normalize to Unicode NFC."""
     return unicodedata.normalize("NFC", text)
 
 

@@ -60,7 +60,6 @@ def parallel_ops(x: Tensor) -> Iterator[None]:
 
 
 def is_serial() -> bool:
-    """Whether this Python thread is inside ``serial_ops``."""
     return getattr(_here, "serial", None) is not None
 
 

@@ -59,7 +59,6 @@ class Step:
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations of the step."""
         if self.edit_from is not None:
             return 2 * self.draws * (1 + self.guided)
         plain = 1 + (self.other is not None)
@@ -110,12 +109,10 @@ class CoverPlan:
 
     @property
     def branches(self) -> frozenset[Branch]:
-        """Branches of all steps."""
         return frozenset(branch for step in self.steps for branch in step.branches)
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations of the whole run."""
         return sum(step.evaluations for step in self.steps)
 
     @property

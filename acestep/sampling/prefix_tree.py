@@ -75,17 +75,14 @@ class PrefixTree:
 
     @property
     def levels(self) -> tuple[TreeLevel, ...]:
-        """The levels of the tree by step."""
         return tuple(self._level(i) for i in range(max(map(len, self.paths), default=1) - 1))
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations with sharing."""
         return sum(level.evaluations for level in self.levels)
 
     @property
     def evaluations_alone(self) -> int:
-        """Network evaluations without sharing."""
         return sum(plan.evaluations for plan in self.plans)
 
     def _level(self, i: int) -> TreeLevel:

@@ -62,7 +62,6 @@ class Setting:
         return asdict(self.cover) | words | {"seed": self.seed}
 
     def plans(self, is_turbo: bool) -> tuple[CoverPlan, ...]:
-        """The resolved plan of each stage."""
         return tuple(resolve(stage.setting, is_turbo) for stage in self.stages)
 
 

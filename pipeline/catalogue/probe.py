@@ -94,7 +94,6 @@ class ProbeCache:
         self.parts = count()
 
     def of(self, uris: Sequence[str]) -> dict[str, Probe]:
-        """Probes by URI."""
         unique = list(dict.fromkeys(uris))
         seen = _seen(unique, self.timeout)
         found: dict[str, Probe] = {}

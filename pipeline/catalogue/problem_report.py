@@ -65,7 +65,6 @@ class ProblemLog:
         self.writer = WRITERS[kind](self.stream, SCHEMA)
 
     def add(self, problem: ReportedProblem) -> None:
-        """Record the problem of a track."""
         self.counts[problem.kind] += 1
         if len(self.first) < KEPT:
             self.first.append(problem)

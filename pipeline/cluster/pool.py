@@ -183,7 +183,6 @@ def refuse_ephemeral(**paths: str | None) -> None:
 
 
 def _nodes() -> list[dict[str, float]]:
-    """Resources of each alive node."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 

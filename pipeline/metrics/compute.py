@@ -75,6 +75,5 @@ def chance_measures(source: Music, cover: Music, fit: Alignment) -> Found:
 
 
 def cut_to_common_length(source: Music, cover: Music) -> tuple[Music, Music]:
-    """Cut both to the shorter length."""
     samples = min(len(source.mono), len(cover.mono))
     return source.cut(samples), cover.cut(samples)

@@ -230,7 +230,6 @@ def resolve_unicode_form(uri: str, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT) 
 
 
 def no_such_file(near: NearbyFiles) -> str:
-    """Error message for a missing file."""
     return "no such file" + (f"; {near.hint}" if near.hint else "")
 
 

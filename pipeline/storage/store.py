@@ -45,7 +45,6 @@ class Store:
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def path(self, name: str) -> str:
-        """The path of ``name`` on the filesystem."""
         return f"{self.root}/{name}" if name else self.root
 
     def exists(self, name: str) -> bool:
@@ -73,7 +72,6 @@ class Store:
         return found
 
     def retrying(self, action: "Callable[[], Result]") -> "Result":
-        """Run a file operation, with retries on remote filesystems."""
         return run_on(self.filesystem, action)
 
     def read(self, name: str) -> bytes:
@@ -107,7 +105,6 @@ class Store:
                 self.retrying(partial(unfinished.unlink, missing_ok=True))
 
     def _make_parent(self, name: str) -> None:
-        """Create the parent folder of a local file."""
         if self.is_local:
             self.filesystem.create_dir(self.path(name).rsplit("/", 1)[0], recursive=True)
 
