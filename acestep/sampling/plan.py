@@ -148,7 +148,8 @@ def resolve(setting: CoverSetting, is_turbo: bool) -> CoverPlan:
             f"[{setting.cfg_interval_start:g}, {setting.cfg_interval_end:g}]"
         )
     guided = any(step.guided or step.correction_guided for step in steps)
-    let_go = [step.t for step in steps if step.branch.context == "silence"]
+    text_times = [step.t for step in steps if step.branch.context == "silence"]
+    source_text = (setting.flow_edit_source_caption, setting.flow_edit_source_lyrics)
     return CoverPlan(
         guidance=setting.guidance if any(step.guided for step in steps) else "cfg" if guided else "none",
         guidance_scale=guidance if guided else 1.0,
@@ -156,18 +157,14 @@ def resolve(setting: CoverSetting, is_turbo: bool) -> CoverPlan:
         shift=shift,
         cover_steps=cover_steps,
         t_start=t_start,
-        t_switch=let_go[0] if let_go else None,
+        t_switch=text_times[0] if text_times else None,
         steps=steps,
         reference_pick=setting.reference_pick,
         velocity_norm_threshold=setting.velocity_norm_threshold,
         velocity_ema_factor=setting.velocity_ema_factor,
         dcw=Dcw(setting.dcw_mode, setting.dcw_scaler, setting.dcw_high_scaler) if setting.dcw_enabled else None,
         retake=_retake(setting, notes),
-        edit=(
-            (setting.flow_edit_source_caption, setting.flow_edit_source_lyrics)
-            if setting.flow_edit_morph
-            else None
-        ),
+        edit=source_text if setting.flow_edit_morph else None,
         notes=tuple(notes),
     )
 
@@ -184,9 +181,8 @@ def _retake(setting: CoverSetting, notes: list[str]) -> tuple[int, float] | None
 
 def _times(setting: CoverSetting, is_turbo: bool, notes: list[str]) -> tuple[tuple[float, ...], float | None]:
     if setting.timesteps is not None:
-        given = setting.timesteps
-        times = schedule.explicit_turbo(given) if is_turbo else given
-        if times != given and times[:-1] != given:
+        times = schedule.explicit_turbo(setting.timesteps) if is_turbo else setting.timesteps
+        if setting.timesteps not in (times, times[:-1]):
             notes.append(f"timesteps run as {[round(t, 6) for t in times]}: turbo models know twenty times")
         return times, None
     steps = setting.inference_steps or (schedule.TURBO_STEPS if is_turbo else BASE_STEPS)
@@ -226,9 +222,8 @@ def _start(setting: CoverSetting, times: tuple[float, ...], notes: list[str]) ->
 
 def _step(setting: CoverSetting, times: tuple[float, ...], i: int, guidance: float, is_turbo: bool) -> Step:
     n = len(times) - 1
-    last = i == n - 1
     level = times[i + 1] if setting.sde_time == "scheduled" or is_turbo else 1 - (i + 1) / n
-    corrected = setting.sampler_mode == "heun" and not (is_turbo and last)
+    corrected = setting.sampler_mode == "heun" and not (is_turbo and i == n - 1)
     return Step(
         t=times[i],
         t_next=times[i + 1],

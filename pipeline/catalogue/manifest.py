@@ -12,15 +12,14 @@ from acestep.errors import RequestError, RestyleError
 from acestep.language.prompt import Prompt, check_prompt
 from acestep.parameters.values import as_text, as_whole_number, check_characters
 from acestep.sampling.setting import SETTING_FIELDS, check_seed, parse_values
-from pipeline.catalogue.own_columns import OPTION, absent, own_values
+from pipeline.catalogue.manifest_columns import ManifestColumns
+from pipeline.catalogue.own_columns import own_values
 from pipeline.catalogue.presets import Preset, for_genres
 from pipeline.catalogue.table_reader import (
     COLUMNS,
     OPTIONAL,
     REQUIRED,
-    ColumnsError,
     ManifestError,
-    check_columns,
     filled,
     rows_of,
 )
@@ -97,7 +96,7 @@ def read_manifest(
     Raises:
         ManifestError: the file cannot be read, has no rows, lacks a required column or has an unknown one.
     """
-    columns = _Columns(caption, own, wrong)
+    columns = ManifestColumns(caption, own, wrong)
     first_seen: dict[str, int] = {}
     named: dict[str, str] = {}  # file_name_key -> id, if the two differ
     number = 0
@@ -177,51 +176,6 @@ def _as_spelled(rows: Sequence[Track | RejectedRow], folders: FolderListings) ->
             reference = row.reference and actual.get(row.reference, row.reference)
             row = replace(row, source=actual.get(row.source, row.source), reference=reference)
         yield row
-
-
-class _Columns:
-    """Incremental check of the columns; JSON lines may add columns at any row."""
-
-    def __init__(self, caption: str, own: Sequence[str], wrong: Callable[[ManifestError], None] | None):
-        self.caption, self.own, self.wrong = caption, own, wrong
-        self.seen: dict[str, None] = {}
-        self.names: dict[str, str] = {}
-        self.refused: set[str] = set()
-        self.complete = False
-
-    def check(self, names: Sequence[str], where: str, complete: bool) -> None:
-        """Check the columns of a file or of one row; see ``pipeline.catalogue.text_manifest.Check``."""
-        if self.seen.keys() >= set(names):
-            return
-        self.seen |= dict.fromkeys(names)
-        self.complete = complete
-        try:
-            usable = [name for name in self.seen if name not in self.refused]
-            check_columns(usable, where, complete, not self.caption, self.own)
-        except ColumnsError as error:
-            self.refused |= error.unknown.keys()
-            self.names |= {name: near for name, near in error.unknown.items() if near and near not in names}
-            missing = set(error.missing) - set(self.names.values())
-            if missing & {"track_id", "source"}:
-                raise
-            self._report(error)
-            if "caption" in missing:
-                self.caption = "any"
-
-    def renamed(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row with misspelt columns under their likely names."""
-        return {self.names.get(name, name): value for name, value in row.items()} if self.names else row
-
-    def finish(self, where: str) -> None:
-        """Check declared columns after the last row."""
-        lost = [] if self.complete else absent(self.own, self.seen)
-        if lost:
-            self._report(ManifestError(f"{where}: no row has {', '.join(map(repr, lost))}, which {OPTION} names"))
-
-    def _report(self, error: ManifestError) -> None:
-        if self.wrong is None:
-            raise error
-        self.wrong(error)
 
 
 def _shown(value: Any) -> str:
