@@ -7,7 +7,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from acestep.constants import MAX_SOURCE_SECONDS
-from acestep.sampling.setting import SETTING_FIELDS, SETTING_TYPES, CoverSetting
+from acestep.sampling.setting import PARAMETERS, SEED
 from pipeline.cluster.spec import ClusterSpec
 from pipeline.demo_model.plan import Plan
 from pipeline.evaluation.objective import Objective
@@ -24,14 +24,13 @@ def _hydra_type(kind: Any) -> Any:
 # The setting every track gets, unless the grid or its manifest row says otherwise.
 CoverConfig: Any = make_dataclass(
     "CoverConfig",
-    [(f.name, _hydra_type(SETTING_TYPES[f.name]), field(default=f.default)) for f in fields(CoverSetting)]
-    + [("seed", int, field(default=42))],
+    [(p.name, _hydra_type(p.kind), field(default=p.default)) for p in (*PARAMETERS.values(), SEED)],
 )
 
 # Parameters to sweep, each a value or a list; their cross product makes the settings.
 GridConfig: Any = make_dataclass(
     "GridConfig",
-    [(name, Any, field(default=None)) for name in (*SETTING_FIELDS, "seed")]
+    [(name, Any, field(default=None)) for name in (*PARAMETERS, "seed")]
     + [("duplicates", str, field(default="refuse"))],
 )
 

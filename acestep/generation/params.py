@@ -1,69 +1,106 @@
 """A request, written down: what to make and how many, under the names that users of ACE-Step know."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import TYPE_CHECKING, Any
 
-from acestep.constants import INSTRUCTIONS, SAMPLE_RATE
-from acestep.sampling.setting import SETTING_FIELDS
+from acestep.audio.files import FORMATS
+from acestep.constants import INSTRUCTIONS, MAX_SOURCE_SECONDS, RANDOM_SEED, SAMPLE_RATE
+from acestep.language.prompt import WORDS
+from acestep.parameters.declaration import Condition, Parameter, parameters_of
+from acestep.sampling.setting import PARAMETERS, SEED, CoverSetting
+
+MAX_BATCH = 8
+MP3_RATES = (48_000, 44_100, 32_000)
+WITH_BITRATE = ("mp3", "opus", "aac")  # formats that mp3_bitrate is for
+_TESTS = "tests/acestep/test_inference.py"
+_REACHES = f"{_TESTS}::test_every_supported_parameter_reaches_the_audio"
+_FILLS = f"{_TESTS}::test_the_language_model_fills_what_the_request_leaves_open"
+_FILES = f"{_TESTS}::test_files_hold_what_the_tensor_holds"
+
+THINKING = Condition(lambda params: params.thinking, "thinking is off")
+NORMALIZED = Condition(lambda params: params.enable_normalization, "enable_normalization is off")
+COMPRESSED = Condition(lambda config: config.audio_format in WITH_BITRATE, "audio_format is {0.audio_format!r}")
+MP3 = Condition(lambda config: config.audio_format == "mp3", "audio_format is {0.audio_format!r}")
+
+if TYPE_CHECKING:
+    SamplerParams = CoverSetting
+else:  # the same fields, which can be assigned to and are checked when the request is made
+    SamplerParams = make_dataclass(
+        "SamplerParams",
+        [(f.name, f.type, field(default=f.default, metadata=f.metadata)) for f in fields(CoverSetting)],
+    )
 
 
 @dataclass
-class GenerationParams:
-    """One request, with upstream's names; ``CoverSetting`` says what the parameters of the sampler mean.
+class GenerationParams(SamplerParams):  # type: ignore[misc]
+    """One request, with upstream's names and, where they differ from ``CoverSetting``, upstream's defaults.
 
     Some defaults differ from upstream's: ``dcw_enabled`` is off (the published settings for covers do not know
     this correction) and so is ``thinking``. Upstream skips the language model for covers whatever that flag says;
     here, with ``use_cot_metas``, it listens to the source and fills in the musical facts that the request leaves
     open, drawn as upstream's analysis does (``lm_temperature`` 0.3, ``lm_top_p`` 1).
     Ours: ``cfg_interval_on`` (upstream measures the interval on the flow time "t", the guide describes it in
-    steps), ``blend``, ``guidance``, ``sde_time``, ``reference_pick``, and ``stages``: covers of covers, each a
-    mapping of a caption, lyrics and sampler parameters laid over the request.
-    Values without a meaning (a shift of 0, no steps) are errors, where upstream replaces them. Fields outside
-    ``SUPPORTED`` exist so that a request can be written down in full; one that is not at its default is refused by
+    steps), ``blend``, ``guidance``, ``sde_time``, ``reference_pick``, and ``stages``.
+    Values without a meaning (a shift of 0, no steps) are errors, where upstream replaces them. Fields without a
+    declaration exist so that a request can be written down in full; one that is not at its default is refused by
     ``generate_music`` instead of being ignored.
     """
 
-    task_type: str = "text2music"
-    instruction: str = INSTRUCTIONS["text2music"]
-    reference_audio: str | None = None
-    reference_pick: str = "fixed"
-    src_audio: str | None = None
-    audio_codes: str = ""
-    caption: str = ""
+    task_type: str = PARAMETERS["task_type"].field("text2music")
+    instruction: str = Parameter(
+        "Replaces the task's own instruction in the prompt.",
+        proof=f"{_TESTS}::test_the_covers_own_instruction_said_aloud_changes_nothing",
+    ).field(INSTRUCTIONS["text2music"])
+    reference_audio: str | None = Parameter(
+        "A track whose timbre to take; given like `src_audio`.", proof=f"{_TESTS}::test_reference_picks"
+    ).field(None)
+    src_audio: str | None = Parameter(
+        "The source: the path of a track; over HTTP a path in a folder that the service reads, an address, or a "
+        "file of a form.",
+        proof=f"{_TESTS}::test_codes_stand_in_for_a_source",
+    ).field(None)
+    audio_codes: str = Parameter(
+        "The source's 5 Hz codes in place of `src_audio`, as `<|audio_code_17|>`; not over HTTP.",
+        proof=f"{_TESTS}::test_codes_stand_in_for_a_source",
+    ).field("")
+    caption: str = WORDS["caption"].field("")
     global_caption: str = ""
-    lyrics: str = ""
-    instrumental: bool = False
-    vocal_language: str = "unknown"
-    bpm: int | None = None
-    keyscale: str = ""
-    timesignature: str = ""
-    duration: float = -1.0
-    enable_normalization: bool = True
-    normalization_db: float = -1.0
-    fade_in_duration: float = 0.0
-    fade_out_duration: float = 0.0
-    latent_shift: float = 0.0
-    latent_rescale: float = 1.0
-    inference_steps: int | None = 8
-    seed: int = -1
-    guidance_scale: float = 7.0
-    guidance: str = "apg"
-    use_adg: bool = False
-    cfg_interval_start: float = 0.0
-    cfg_interval_end: float = 1.0
-    cfg_interval_on: str = "step"
-    shift: float = 1.0
-    infer_method: str = "ode"
-    sde_time: str = "scheduled"
-    sampler_mode: str = "euler"
-    velocity_norm_threshold: float = 0.0
-    velocity_ema_factor: float = 0.0
-    dcw_enabled: bool = False
-    dcw_mode: str = "double"
-    dcw_scaler: float = 0.05
-    dcw_high_scaler: float = 0.02
+    lyrics: str = WORDS["lyrics"].field("")
+    instrumental: bool = Parameter(
+        "Leaves the lyrics out.", proof=f"{_TESTS}::test_instrumental_and_empty_lyrics_are_the_same_request"
+    ).field(False)
+    vocal_language: str = WORDS["language"].field("unknown")
+    bpm: int | None = WORDS["bpm"].field(None)
+    keyscale: str = WORDS["keyscale"].field("")
+    timesignature: str = WORDS["timesignature"].field("")
+    duration: float = Parameter(
+        "Has no effect: a cover lasts as long as its source.", unit="s", proof=_REACHES
+    ).field(-1.0)
+    enable_normalization: bool = Parameter(
+        "Scales the loudest sample to `normalization_db`.", in_item=False, proof=_REACHES
+    ).field(True)
+    normalization_db: float = Parameter(
+        "Peak level of the cover.", range=(-60, 0), unit="dBFS", needs=(NORMALIZED,), in_item=False, proof=_REACHES
+    ).field(-1.0)
+    fade_in_duration: float = Parameter(
+        "Length of a fade-in.", range=(0, MAX_SOURCE_SECONDS), unit="s", in_item=False, proof=_REACHES
+    ).field(0.0)
+    fade_out_duration: float = Parameter(
+        "Length of a fade-out.", range=(0, MAX_SOURCE_SECONDS), unit="s", in_item=False, proof=_REACHES
+    ).field(0.0)
+    latent_shift: float = Parameter(
+        "Added to the latents before they are decoded.", range=(-10, 10), in_item=False, proof=_REACHES
+    ).field(0.0)
+    latent_rescale: float = Parameter(
+        "Factor of the latents before they are decoded.", range=(0.01, 10), in_item=False, proof=_REACHES
+    ).field(1.0)
+    inference_steps: int | None = PARAMETERS["inference_steps"].field(8)
+    seed: int = SEED.field(RANDOM_SEED)
+    guidance_scale: float = PARAMETERS["guidance_scale"].field(7.0)
+    use_adg: bool = Parameter("The same as `guidance` adg.", proof=_REACHES).field(False)
+    cfg_interval_end: float = PARAMETERS["cfg_interval_end"].field(1.0)
+    shift: float = PARAMETERS["shift"].field(1.0)
     dcw_wavelet: str = "haar"
-    timesteps: list[float] | None = None
     repainting_start: float = 0.0
     repainting_end: float = -1
     chunk_mask_mode: str = "auto"
@@ -71,29 +108,44 @@ class GenerationParams:
     repaint_wav_crossfade_sec: float = 0.0
     repaint_mode: str = "balanced"
     repaint_strength: float = 0.5
-    retake_seed: int | None = None
-    retake_variance: float = 0.0
-    flow_edit_morph: bool = False
-    flow_edit_source_caption: str = ""
-    flow_edit_source_lyrics: str = ""
-    flow_edit_n_min: float = 0.0
-    flow_edit_n_max: float = 1.0
-    flow_edit_n_avg: int = 1
-    audio_cover_strength: float = 1.0
-    blend: str = "switch"
-    cover_noise_strength: float = 0.0
-    stages: list[dict[str, Any]] | None = None
-    thinking: bool = False
-    lm_temperature: float = 0.3
+    audio_cover_strength: float = PARAMETERS["audio_cover_strength"].field(1.0)
+    stages: list[dict[str, Any]] | None = Parameter(
+        "Covers of covers, each a mapping of a caption, lyrics and sampler parameters laid over the request.",
+        proof="tests/acestep/generation/test_chain.py::test_stages_through_the_public_api",
+    ).field(None)
+    thinking: bool = Parameter(
+        "Lets the language model hear the source and fill in the facts that are left open.", proof=_FILLS
+    ).field(False)
+    lm_temperature: float = Parameter(
+        "Temperature of the language model.", needs=(THINKING,), in_item=False, proof=_FILLS
+    ).field(0.3)
     lm_cfg_scale: float = 2.0
-    lm_top_k: int = 0
-    lm_top_p: float = 1.0
+    lm_top_k: int = Parameter(
+        "Tokens that the language model draws from; 0 is all.", needs=(THINKING,), in_item=False, proof=_FILLS
+    ).field(0)
+    lm_top_p: float = Parameter(
+        "Probability of the tokens that the language model draws from.",
+        needs=(THINKING,),
+        in_item=False,
+        proof=_FILLS,
+    ).field(1.0)
     lm_negative_prompt: str = "NO USER INPUT"
-    use_cot_metas: bool = True
-    use_cot_caption: bool = True
+    use_cot_metas: bool = Parameter(
+        "Takes bpm, key and time signature from the language model.",
+        needs=(THINKING,),
+        in_item=False,
+        proof=_FILLS,
+    ).field(True)
+    use_cot_caption: bool = Parameter(
+        "Has no effect: the caption is the style to go to and is never rewritten.", proof=_REACHES
+    ).field(True)
     use_cot_lyrics: bool = False
-    use_cot_language: bool = True
-    use_constrained_decoding: bool = True
+    use_cot_language: bool = Parameter(
+        "Takes the language from the language model.", needs=(THINKING,), in_item=False, proof=_FILLS
+    ).field(True)
+    use_constrained_decoding: bool = Parameter(
+        "Lets the language model answer by its grammar alone.", needs=(THINKING,), in_item=False, proof=_FILLS
+    ).field(True)
     cot_bpm: int | None = None
     cot_keyscale: str = ""
     cot_timesignature: str = ""
@@ -103,48 +155,6 @@ class GenerationParams:
     cot_lyrics: str = ""
 
 
-SUPPORTED = frozenset(
-    {
-        "instruction",
-        "reference_audio",
-        "src_audio",
-        "caption",
-        "lyrics",
-        "instrumental",
-        "vocal_language",
-        "bpm",
-        "keyscale",
-        "timesignature",
-        "duration",
-        "enable_normalization",
-        "normalization_db",
-        "fade_in_duration",
-        "fade_out_duration",
-        "latent_shift",
-        "latent_rescale",
-        "seed",
-        "audio_codes",
-        "use_adg",
-        "stages",
-        "thinking",
-        "lm_temperature",
-        "lm_top_k",
-        "lm_top_p",
-        "use_cot_metas",
-        "use_cot_language",
-        "use_constrained_decoding",
-        # its default is on upstream; the caption is the style to go to and is never rewritten
-        "use_cot_caption",
-        *SETTING_FIELDS,
-    }
-)
-
-
-SUPPORTED_CONFIG = frozenset(
-    {"batch_size", "use_random_seed", "seeds", "audio_format", "mp3_bitrate", "mp3_sample_rate"}
-)
-
-
 @dataclass
 class GenerationConfig:
     """How to run a request: how many outputs, which seeds, which file format.
@@ -152,12 +162,27 @@ class GenerationConfig:
     Seeds: ``seeds`` as listed; else ``params.seed``, ``params.seed + 1``, ...; else random ones.
     """
 
-    batch_size: int = 2
+    batch_size: int = Parameter(
+        "Number of covers; seeds count up from `seed`, or are drawn. Over HTTP several are answered as JSON.",
+        range=(1, MAX_BATCH),
+        proof=SEED.proof,
+    ).field(2)
     allow_lm_batch: bool = False
-    use_random_seed: bool = True
-    seeds: list[int] | int | None = None
+    use_random_seed: bool = Parameter("Whether a seed is drawn where none is given.", proof=SEED.proof).field(True)
+    seeds: list[int] | int | None = Parameter(
+        "A seed for each cover, in place of `seed`.", proof=SEED.proof
+    ).field(None)
     lm_batch_chunk_size: int = 8
     constrained_decoding_debug: bool = False
-    audio_format: str = "flac"
-    mp3_bitrate: str = "128k"
-    mp3_sample_rate: int = SAMPLE_RATE
+    audio_format: str = Parameter("Format of the files.", choices=FORMATS, proof=_FILES).field("flac")
+    mp3_bitrate: str = Parameter(
+        "Bit rate of mp3, opus and aac, such as `192k`.", needs=(COMPRESSED,), in_item=False, proof=_FILES
+    ).field("128k")
+    mp3_sample_rate: int = Parameter(
+        "Sample rate of mp3.", choices=MP3_RATES, unit="Hz", needs=(MP3,), in_item=False, proof=_FILES
+    ).field(SAMPLE_RATE)
+
+
+# What a request may set, by name; any other field is taken at its default alone.
+SUPPORTED = parameters_of(GenerationParams)
+SUPPORTED_CONFIG = parameters_of(GenerationConfig)

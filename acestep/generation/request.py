@@ -6,35 +6,30 @@ from dataclasses import fields, replace
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from acestep.audio import files as audio
 from acestep.constants import (
     COVER_TASKS,
     FSQ_CODES,
     INSTRUCTIONS,
     INSTRUMENTAL,
-    MAX_SOURCE_SECONDS,
     RANDOM_SEED,
     SEED_LIMIT,
 )
 from acestep.errors import RequestError
-from acestep.generation.params import SUPPORTED, SUPPORTED_CONFIG, GenerationConfig, GenerationParams
+from acestep.generation.params import (
+    COMPRESSED,
+    MP3,
+    NORMALIZED,
+    SUPPORTED,
+    SUPPORTED_CONFIG,
+    THINKING,
+    GenerationConfig,
+    GenerationParams,
+)
 from acestep.generation.stages import Stage, parse_stages
 from acestep.language.prompt import Prompt, check_prompt
+from acestep.parameters.declaration import check_value, ineffective_notes
 from acestep.parameters.values import as_number, as_text, as_whole_number, is_empty
 from acestep.sampling.setting import SETTING_FIELDS, CoverSetting, check_seed, parse_setting
-
-MAX_BATCH = 8
-MP3_RATES = (48_000, 44_100, 32_000)
-WITH_BITRATE = ("mp3", "opus", "aac")  # formats that mp3_bitrate is for
-OF_THE_LANGUAGE_MODEL = (
-    "lm_temperature",
-    "lm_top_k",
-    "lm_top_p",
-    "use_cot_metas",
-    "use_cot_language",
-    "use_constrained_decoding",
-)
-
 
 Request = TypeVar("Request", GenerationParams, GenerationConfig)
 
@@ -49,7 +44,12 @@ def check_request(params: GenerationParams, config: GenerationConfig) -> tuple[G
     """
     _refuse_unsupported(params, config)
     params, config = _in_own_kinds(params), _in_own_kinds(config)
-    _check_output(params, config)
+    for name, parameter in SUPPORTED.items():
+        if not parameter.in_item:
+            check_value(parameter, getattr(params, name))
+    for name, parameter in SUPPORTED_CONFIG.items():
+        check_value(parameter, getattr(config, name))
+    parse_bitrate(config.mp3_bitrate)
     return params, config
 
 
@@ -122,15 +122,8 @@ def ineffective_request_notes(params: GenerationParams, config: GenerationConfig
         notes.append("lyrics have no effect: instrumental is on")
     if params.seed >= 0 and config.seeds is not None and pick_seeds(params.seed, config)[0] != params.seed:
         notes.append(f"seed {params.seed} has no effect: seeds are given")
-    audio_format = f"audio_format is {config.audio_format!r}"
-    for given, names, acts, why in (
-        (params, OF_THE_LANGUAGE_MODEL, params.thinking, "thinking is off"),
-        (params, ("normalization_db",), params.enable_normalization, "enable_normalization is off"),
-        (config, ("mp3_bitrate",), config.audio_format in WITH_BITRATE, audio_format),
-        (config, ("mp3_sample_rate",), config.audio_format == "mp3", audio_format),
-    ):
-        changed = [name for name in names if getattr(given, name) != getattr(type(given), name)]
-        notes += [f"{name} {getattr(given, name)!r} has no effect: {why}" for name in changed if not acts]
+    notes += ineffective_notes(SUPPORTED, params, (THINKING, NORMALIZED))
+    notes += ineffective_notes(SUPPORTED_CONFIG, config, (COMPRESSED, MP3))
     return notes
 
 
@@ -194,29 +187,6 @@ def _refuse_unsupported(params: GenerationParams, config: GenerationConfig) -> N
             value = getattr(given, item.name)
             if item.name not in supported and value != getattr(default, item.name) and not is_empty(value):
                 raise RequestError(f"{item.name}={value!r} is not supported yet; leave it at its default")
-
-
-def _check_output(params: GenerationParams, config: GenerationConfig) -> None:
-    for name, low, high in (
-        ("normalization_db", -60, 0),
-        ("fade_in_duration", 0, MAX_SOURCE_SECONDS),
-        ("fade_out_duration", 0, MAX_SOURCE_SECONDS),
-        ("latent_shift", -10, 10),
-        ("latent_rescale", 0.01, 10),
-    ):
-        value = getattr(params, name)
-        if not low <= value <= high:
-            raise RequestError(f"{name} {value!r} is out of range; allowed: {low:g}..{high:g}")
-    if not 1 <= config.batch_size <= MAX_BATCH:
-        raise RequestError(f"batch_size {config.batch_size!r} is out of range; allowed: 1..{MAX_BATCH}")
-    if config.audio_format not in audio.FORMATS:
-        raise RequestError(
-            f"audio_format {config.audio_format!r} is unknown; use one of {', '.join(audio.FORMATS)}"
-        )
-    parse_bitrate(config.mp3_bitrate)
-    if config.mp3_sample_rate not in MP3_RATES:
-        rates = ", ".join(map(str, MP3_RATES))
-        raise RequestError(f"mp3_sample_rate {config.mp3_sample_rate!r} is not one of {rates}")
 
 
 def parse_bitrate(bitrate: str) -> int:

@@ -14,12 +14,31 @@ from acestep.constants import (
 )
 from acestep.errors import RequestError
 from acestep.language.vocals import asks_for_singing
+from acestep.parameters.declaration import Parameter
 from acestep.parameters.values import unix_lines
 
 DEFAULT_SECONDS = 30
 _KEYS = {"": ""} | {key.casefold(): key for key in KEYSCALES}
 _NULL_WORDS = ("null", "none", "na", "n/a", "undefined", "\\n")
 _FRACTIONS = {"2/4": "2", "3/4": "3", "4/4": "4", "6/8": "6"}
+_PROOF = "tests/acestep/test_inference.py::test_bad_requests_name_the_value"
+# The words of a track, in a manifest, a request and a result row.
+WORDS = {
+    "caption": Parameter(
+        "The style to go to: genre, instruments, mood, production.",
+        proof="tests/acestep/test_inference.py::test_every_supported_parameter_reaches_the_audio",
+    ),
+    "lyrics": Parameter(
+        f"What is sung; empty means {INSTRUMENTAL}.",
+        proof="tests/acestep/test_inference.py::test_instrumental_and_empty_lyrics_are_the_same_request",
+    ),
+    "language": Parameter("Language of the lyrics, such as `en`; `unknown` leaves it open.", proof=_PROOF),
+    "bpm": Parameter("Tempo; null leaves it open.", range=BPM_RANGE, unit="beats per minute", proof=_PROOF),
+    "keyscale": Parameter("Key, such as `F# minor`; empty leaves it open.", proof=_PROOF),
+    "timesignature": Parameter(
+        f"Beats of a bar: {', '.join(TIME_SIGNATURES)}; empty leaves it open.", proof=_PROOF
+    ),
+}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from numbers import Integral, Number, Real
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -22,6 +22,7 @@ SHEET_ERRORS = frozenset(
     {"#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!", "#SPILL!", "#CALC!", "#FIELD!", "#ERROR!"}
 )
 MAX_LEVELS = 100
+_BOOLEANS = dict.fromkeys(("true", "1", "1.0", "yes"), True) | dict.fromkeys(("false", "0", "0.0", "no"), False)
 _LINE_END = re.compile(r"(?:_x000D_)?\r?\n|\r|_x000D_", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 
@@ -115,6 +116,31 @@ def as_whole_number(name: str, value: Any) -> int:
     if not isinstance(value, Integral | str | Decimal):
         _refuse_lost_digits(name, value, number)
     return int(exact)
+
+
+def as_kind(name: str, kind: Any, value: Any) -> Any:
+    """A value of a parameter's kind: text, a number, a boolean or a tuple of numbers, each also written as text.
+
+    Raises:
+        RequestError: it is of another kind.
+    """
+    if value is None and type(None) in get_args(kind):
+        return None
+    if kind is str:
+        return unix_lines(as_text(name, value))
+    if kind is float:
+        return as_number(name, value)
+    if kind is bool:
+        word = str(value).strip().lower()
+        if word not in _BOOLEANS:
+            raise RequestError(f"{name} {value!r:.80} is not true or false")
+        return _BOOLEANS[word]
+    if int in (kind, *get_args(kind)):
+        return as_whole_number(name, value)
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise RequestError(f"{name} {value!r:.80} is not a list of numbers")
+    return tuple(as_number(name, part) for part in parts)
 
 
 def unix_lines(text: str) -> str:

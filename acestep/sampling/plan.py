@@ -5,9 +5,10 @@ from typing import Any
 
 from acestep.constants import MAX_TURBO_STEPS
 from acestep.errors import RequestError
+from acestep.parameters.declaration import ineffective_notes
 from acestep.sampling import schedule
-from acestep.sampling.ineffective import ineffective_notes
-from acestep.sampling.setting import CoverSetting, check
+from acestep.sampling.ineffective import CONDITIONS
+from acestep.sampling.setting import PARAMETERS, CoverSetting
 
 BASE_STEPS = 28
 SAID_BY_STEPS = frozenset({"notes", "shift", "inference_steps", "cover_steps", "t_switch"})
@@ -126,10 +127,9 @@ def resolve(setting: CoverSetting, is_turbo: bool) -> CoverPlan:
     """What ``setting`` means on a model.
 
     Raises:
-        RequestError: a value is out of range, or the model cannot do what is asked.
+        RequestError: the model cannot do what is asked.
     """
-    check(setting)
-    notes = ineffective_notes(setting)
+    notes = ineffective_notes(PARAMETERS, setting, CONDITIONS)
     times, shift = _times(setting, is_turbo, notes)
     guidance = _guidance_scale(setting, is_turbo, notes)
     n = len(times) - 1

@@ -1,180 +1,245 @@
-"""The setting of a cover: every knob besides the track, its words and its seed, as requested."""
+"""The setting of a cover: every parameter of the sampler, declared once and checked once."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, get_type_hints
+from typing import Any
 
 from acestep.constants import COVER_TASKS, RANDOM_SEED, SEED_LIMIT
 from acestep.errors import RequestError
+from acestep.parameters.declaration import Parameter, check_value, parameters_of
 from acestep.parameters.suggestions import nearest
-from acestep.parameters.values import as_number, as_text, as_whole_number, unix_lines
+from acestep.parameters.values import as_kind, as_whole_number
+from acestep.sampling.ineffective import BLENDED, DCW, EDITED, GUIDED, NOT_EDITED, RETAKEN, SDE, TIMES_ARE_OPEN
 
-BLENDS = ("switch", "velocity", "embed", "embed_context")
-GUIDANCES = ("apg", "adg", "adg_w_norm", "adg_wo_clip", "cfg")
-INTERVAL_AXES = ("step", "t", "one_minus_t")
+_SAMPLER = "tests/acestep/sampling/test_sampler.py"
+_INFERENCE = "tests/acestep/test_inference.py"
+WITH_GUIDANCE = "base, sft"  # turbo models are distilled with guidance
 
 
 @dataclass(frozen=True)
 class CoverSetting:
-    """What steers a cover. None means the model's own value, 0 or False that a feature is off.
+    """What steers a cover, besides the track, its words and its seed.
 
-    task_type: "cover" follows the source's 5 Hz codes, "cover-nofsq" its latents, which is closer.
-    audio_cover_strength: 1 follows the source throughout, 0 not at all; ``blend`` says what lies between.
-    blend: "switch" follows the source for the first int(steps x strength) steps and then the caption alone over
-        silence, both guided. "velocity" mixes, at every step, the guided velocity of the cover instruction with
-        the unguided one of the text instruction; both see the source. "embed" runs once, on interpolated states
-        of the two prompts, over the source; "embed_context" also interpolates the source with silence.
-    cover_noise_strength: start that far along the way, from the noised latents of the source itself.
-    guidance_scale: 1 is none. Turbo models are distilled with guidance and ignore it.
-    guidance: "apg" (adaptive projected), "adg" (angle-based), "adg_w_norm", "adg_wo_clip" or plain "cfg".
-    cfg_interval_start, cfg_interval_end: guidance is on while start <= position <= end.
-    cfg_interval_on: the position: "step" i / n, "t" the flow time (1 noise .. 0 data), or "one_minus_t".
-    inference_steps: None is 8 on turbo and 28 elsewhere.
-    shift: > 1 spends more steps near noise.
-    timesteps: explicit flow times in place of inference_steps and shift.
-    infer_method: "ode" follows the flow, "sde" adds fresh noise after each step, drawn from seed and step.
-    sde_time: the noise level that "sde" returns to: that of the next step ("scheduled"), or 1 - (i + 1) / n
-        whatever the shift ("unshifted", what upstream's base models do).
-    sampler_mode: "euler", or "heun": a second evaluation per step corrects the first.
-    velocity_norm_threshold: limits a velocity's norm to this share of the state's.
-    velocity_ema_factor: share of the last step's velocity in this one's.
-    dcw_enabled, dcw_mode, dcw_scaler, dcw_high_scaler: wavelet correction of each step (``acestep.sampling.dcw``).
-    retake_variance, retake_seed: turn the start noise towards that of another seed; 1 replaces it.
-    reference_pick: which 30 s of reference_audio are heard: "fixed" start, third and end; "random" ten seconds of
-        each third, drawn from the seed; "full" all of it.
-    flow_edit_morph: move the source along the difference between two captions instead of starting from noise;
-        base and sft models only.
-    flow_edit_source_caption, flow_edit_source_lyrics: what the source is, in words.
-    flow_edit_n_min, flow_edit_n_max: share of the steps before the edit begins, and at which it ends.
-    flow_edit_n_avg: noise draws averaged per step.
-    """
-
-    task_type: str = "cover"
-    audio_cover_strength: float = 0.5
-    blend: str = "switch"
-    cover_noise_strength: float = 0.0
-    guidance_scale: float = 9.0
-    guidance: str = "apg"
-    cfg_interval_start: float = 0.0
-    cfg_interval_end: float = 0.95
-    cfg_interval_on: str = "step"
-    inference_steps: int | None = None
-    shift: float = 3.0
-    timesteps: tuple[float, ...] | None = None
-    infer_method: str = "ode"
-    sde_time: str = "scheduled"
-    sampler_mode: str = "euler"
-    velocity_norm_threshold: float = 0.0
-    velocity_ema_factor: float = 0.0
-    dcw_enabled: bool = False
-    dcw_mode: str = "double"
-    dcw_scaler: float = 0.05
-    dcw_high_scaler: float = 0.02
-    retake_variance: float = 0.0
-    retake_seed: int | None = None
-    reference_pick: str = "fixed"
-    flow_edit_morph: bool = False
-    flow_edit_source_caption: str = ""
-    flow_edit_source_lyrics: str = ""
-    flow_edit_n_min: float = 0.0
-    flow_edit_n_max: float = 1.0
-    flow_edit_n_avg: int = 1
-
-
-SETTING_FIELDS = tuple(field.name for field in fields(CoverSetting))
-SETTING_TYPES = {name: kind for name, kind in get_type_hints(CoverSetting).items() if name in SETTING_FIELDS}
-
-CHOICES = {
-    "task_type": COVER_TASKS,
-    "blend": BLENDS,
-    "guidance": GUIDANCES,
-    "cfg_interval_on": INTERVAL_AXES,
-    "infer_method": ("ode", "sde"),
-    "sde_time": ("scheduled", "unshifted"),
-    "sampler_mode": ("euler", "heun"),
-    "dcw_mode": ("double", "low", "high", "pix"),
-    "reference_pick": ("fixed", "random", "full"),
-}
-RANGES: dict[str, tuple[float, float]] = {
-    "audio_cover_strength": (0, 1),
-    "cover_noise_strength": (0, 1),
-    "guidance_scale": (1, 100),
-    "cfg_interval_start": (0, 1),
-    "cfg_interval_end": (0, 1),
-    "inference_steps": (1, 1000),
-    "shift": (0.01, 100),
-    "velocity_norm_threshold": (0, 100),
-    "velocity_ema_factor": (0, 0.99),
-    "dcw_scaler": (-1, 1),
-    "dcw_high_scaler": (-1, 1),
-    "retake_variance": (0, 1),
-    "retake_seed": (0, SEED_LIMIT - 1),
-    "flow_edit_n_min": (0, 1),
-    "flow_edit_n_max": (0, 1),
-    "flow_edit_n_avg": (1, 64),
-}
-
-
-def check(setting: CoverSetting) -> None:
-    """Refuse values without a meaning, alone and together.
+    None is the model's own value; 0 or False switches a feature off. Values are checked when a setting is made.
 
     Raises:
-        RequestError: naming the parameter, its value and what is allowed.
+        RequestError: a value is not allowed, or two of them contradict each other.
     """
-    for name in SETTING_FIELDS:
-        _check_value(name, getattr(setting, name))
-    for low_name, high_name in (
-        ("cfg_interval_start", "cfg_interval_end"),
-        ("flow_edit_n_min", "flow_edit_n_max"),
-    ):
-        start, end = getattr(setting, low_name), getattr(setting, high_name)
-        if start > end:
-            raise RequestError(
-                f"{low_name} {start:g} lies behind {high_name} {end:g}; lower the one or raise the other"
-            )
-    if setting.retake_variance > 0 and setting.retake_seed is None:
-        raise RequestError(
-            f"retake_variance {setting.retake_variance:g} turns towards the noise of another seed; "
-            "give retake_seed"
-        )
-    _check_combinations(setting)
+
+    task_type: str = Parameter(
+        "What a cover follows: the source's 5 Hz codes, or its latents (`cover-nofsq`), which is closer.",
+        choices=COVER_TASKS,
+        proof="[e2e.turbo_nofsq.latents]",
+    ).field("cover")
+    audio_cover_strength: float = Parameter(
+        "Upstream's LM Codes Strength: 1 follows the source throughout, 0 not at all; `blend` says what lies "
+        "between.",
+        range=(0, 1),
+        needs=(NOT_EDITED,),
+        short="s{:.2f}",
+        label="strength",
+        slider=(0, 1, 0.01),
+        proof="[loop_base.switch.out]",
+    ).field(0.5)
+    blend: str = Parameter(
+        "`switch` follows the source for the first int(steps x strength) steps, then the caption alone over "
+        "silence, both guided; `velocity` mixes at every step the guided velocity of the cover instruction with "
+        "the unguided one of the text instruction, both over the source; `embed` runs once, on interpolated "
+        "states of the two prompts, over the source; `embed_context` also interpolates the source with silence.",
+        choices=("switch", "velocity", "embed", "embed_context"),
+        needs=(NOT_EDITED, BLENDED),
+        proof="[loop_base_velocity_blend.velocity_blend.out]",
+    ).field("switch")
+    cover_noise_strength: float = Parameter(
+        "Start that far along the way, from the noised latents of the source itself; 0 starts from noise.",
+        range=(0, 1),
+        short="c{:.2f}",
+        slider=(0, 1, 0.01),
+        proof="[loop_base.cover_noise_switch.out]",
+    ).field(0.0)
+    guidance_scale: float = Parameter(
+        "How strongly the caption pulls; 1 is no guidance. Turbo models have it built in and ignore this.",
+        range=(1, 100),
+        models=WITH_GUIDANCE,
+        short="g{:.1f}",
+        label="guidance",
+        slider=(1, 15, 0.1),
+        proof="[loop_base.ode_cfg.out]",
+    ).field(9.0)
+    guidance: str = Parameter(
+        "Adaptive projected guidance, angle-based guidance in three variants, or plain classifier-free guidance.",
+        choices=("apg", "adg", "adg_w_norm", "adg_wo_clip", "cfg"),
+        models=WITH_GUIDANCE,
+        needs=(GUIDED,),
+        proof="[guidance.out_adg_w_norm]",
+    ).field("apg")
+    cfg_interval_start: float = Parameter(
+        "Guidance is on from this position, which `cfg_interval_on` defines.",
+        range=(0, 1),
+        models=WITH_GUIDANCE,
+        needs=(GUIDED,),
+        short="from{:g}",
+        label="guidance from",
+        slider=(0, 1, 0.01),
+        proof="tests/acestep/sampling/test_plan.py::test_interval_has_three_readings",
+    ).field(0.0)
+    cfg_interval_end: float = Parameter(
+        "Guidance is on up to this position.",
+        range=(0, 1),
+        models=WITH_GUIDANCE,
+        needs=(GUIDED,),
+        short="to{:g}",
+        label="guidance to",
+        slider=(0, 1, 0.01),
+        proof="[loop_base.interval_on_step.out]",
+    ).field(0.95)
+    cfg_interval_on: str = Parameter(
+        "Position in the run: `step` is i / n, `t` the flow time (1 noise .. 0 data), `one_minus_t` 1 - t.",
+        choices=("step", "t", "one_minus_t"),
+        models=WITH_GUIDANCE,
+        needs=(GUIDED,),
+        proof="[loop_base.interval_on_t.out]",
+    ).field("step")
+    inference_steps: int | None = Parameter(
+        "Steps of the sampler; null is the model's own number: 8 on turbo, 28 elsewhere.",
+        range=(1, 1000),
+        models="all; turbo 1 .. 20",
+        needs=(TIMES_ARE_OPEN,),
+        short="n{}",
+        label="steps",
+        slider=(1, 100, 1),
+        proof="[loop_turbo.turbo_shift2.4_steps6.out]",
+    ).field(None)
+    shift: float = Parameter(
+        "Above 1 spends more steps near noise, where the structure is decided.",
+        range=(0.01, 100),
+        needs=(TIMES_ARE_OPEN,),
+        short="shift{:g}",
+        slider=(1, 5, 0.1),
+        proof="[loop_base.ode_cfg_shift1.out]",
+    ).field(3.0)
+    timesteps: tuple[float, ...] | None = Parameter(
+        "Flow times that fall from 1 towards 0, in place of `inference_steps` and `shift`.",
+        models="all; turbo: its twenty times",
+        proof="[loop_turbo.turbo_timesteps.out]",
+    ).field(None)
+    infer_method: str = Parameter(
+        "`ode` follows the flow; `sde` adds fresh noise after each step, drawn from seed and step.",
+        choices=("ode", "sde"),
+        proof="[loop_turbo.turbo_sde.out]",
+    ).field("ode")
+    sde_time: str = Parameter(
+        "Noise level that `sde` returns to: that of the next step (`scheduled`), or 1 - (i + 1) / n whatever the "
+        "shift (`unshifted`, as upstream's base models do).",
+        choices=("scheduled", "unshifted"),
+        models=WITH_GUIDANCE,
+        needs=(SDE,),
+        proof="[loop_base.sde_upstream.out]",
+    ).field("scheduled")
+    sampler_mode: str = Parameter(
+        "`heun` corrects each step by a second evaluation.",
+        choices=("euler", "heun"),
+        proof="[loop_base.heun.out]",
+    ).field("euler")
+    velocity_norm_threshold: float = Parameter(
+        "Limits a velocity's norm to this share of the state's; 0 is off.",
+        range=(0, 100),
+        proof="[loop_base.norm_ema.out]",
+    ).field(0.0)
+    velocity_ema_factor: float = Parameter(
+        "Share of the last step's velocity in this one's.", range=(0, 0.99), proof="[loop_base.norm_ema.out]"
+    ).field(0.0)
+    dcw_enabled: bool = Parameter("Wavelet correction of each step.", proof="[loop_base.dcw.out]").field(False)
+    dcw_mode: str = Parameter(
+        "Bands that the correction moves.",
+        choices=("double", "low", "high", "pix"),
+        needs=(DCW,),
+        proof="[dcw.out_low]",
+    ).field("double")
+    dcw_scaler: float = Parameter(
+        "How far the low band moves, or the only one outside `double`.",
+        range=(-1, 1),
+        needs=(DCW,),
+        proof="[loop_turbo.turbo_dcw.out]",
+    ).field(0.05)
+    dcw_high_scaler: float = Parameter(
+        "How far the high band of `double` moves.", range=(-1, 1), needs=(DCW,), proof="[dcw.out_double]"
+    ).field(0.02)
+    retake_variance: float = Parameter(
+        "Turns the start noise towards that of `retake_seed`; 1 replaces it.",
+        range=(0, 1),
+        proof=f"{_SAMPLER}::test_retake_turns_one_noise_into_another",
+    ).field(0.0)
+    retake_seed: int | None = Parameter(
+        "Seed of the noise that `retake_variance` turns towards.",
+        range=(0, SEED_LIMIT - 1),
+        needs=(RETAKEN,),
+        proof=f"{_SAMPLER}::test_retake_turns_one_noise_into_another",
+    ).field(None)
+    reference_pick: str = Parameter(
+        "What of `reference_audio` is heard: 30 s from start, third and end (`fixed`), ten seconds of each third, "
+        "drawn from the seed (`random`), or all of it (`full`).",
+        choices=("fixed", "random", "full"),
+        proof=f"{_INFERENCE}::test_reference_picks",
+    ).field("fixed")
+    flow_edit_morph: bool = Parameter(
+        "Moves the source along the difference between two captions instead of starting from noise.",
+        models=WITH_GUIDANCE,
+        proof="[flow_edit.full.out]",
+    ).field(False)
+    flow_edit_source_caption: str = Parameter(
+        "What the source is, in words.",
+        models=WITH_GUIDANCE,
+        needs=(EDITED,),
+        proof=f"{_SAMPLER}::test_flow_edit_between_equal_words_leaves_the_source_alone",
+    ).field("")
+    flow_edit_source_lyrics: str = Parameter(
+        "The source's lyrics; empty means those of the track.",
+        models=WITH_GUIDANCE,
+        needs=(EDITED,),
+        proof=f"{_INFERENCE}::test_lyrics_of_both_sides_of_an_edit",
+    ).field("")
+    flow_edit_n_min: float = Parameter(
+        "Share of the steps that are left out at the start.",
+        range=(0, 1),
+        models=WITH_GUIDANCE,
+        needs=(EDITED,),
+        proof="[flow_edit.window_avg2.out]",
+    ).field(0.0)
+    flow_edit_n_max: float = Parameter(
+        "Share of the steps after which plain sampling goes on.",
+        range=(0, 1),
+        models=WITH_GUIDANCE,
+        needs=(EDITED,),
+        proof="[flow_edit.window_avg2.out]",
+    ).field(1.0)
+    flow_edit_n_avg: int = Parameter(
+        "Noise draws averaged per step.",
+        range=(1, 64),
+        models=WITH_GUIDANCE,
+        needs=(EDITED,),
+        proof="[flow_edit.window_avg2.out]",
+    ).field(1)
+
+    def __post_init__(self) -> None:
+        for name, parameter in PARAMETERS.items():
+            check_value(parameter, getattr(self, name))
+        _check_times(self.timesteps)
+        _check_combinations(self)
 
 
-def _check_value(name: str, value: Any) -> None:
-    if name in CHOICES and value not in CHOICES[name]:
-        raise RequestError(f"{name} {value!r} is unknown; use one of {', '.join(CHOICES[name])}")
-    if name in RANGES and value is not None:
-        low, high = RANGES[name]
-        if not (math.isfinite(value) and low <= value <= high):
-            raise RequestError(f"{name} {value:g} is out of range; allowed: {low:g}..{high:g}")
-    if name == "timesteps" and value is not None:
-        falling = all(a > b for a, b in pairwise(value))
-        if len(value) < 2 or not falling or not all(0 <= t <= 1 for t in value):
-            raise RequestError(f"timesteps {list(value)}: give at least two times that fall from 1 towards 0")
-
-
-def _check_combinations(setting: CoverSetting) -> None:
-    heun, sde, dcw = setting.sampler_mode == "heun", setting.infer_method == "sde", setting.dcw_enabled
-    if sde and heun:
-        raise RequestError("sampler_mode 'heun' corrects an ODE step; with infer_method 'sde' use 'euler'")
-    if sde and dcw:
-        raise RequestError("dcw_enabled corrects an ODE step; switch it off, or use infer_method 'ode'")
-    if not setting.flow_edit_morph:
-        return
-    if not setting.flow_edit_source_caption.strip():
-        raise RequestError("flow_edit_morph moves from one caption to another; give flow_edit_source_caption")
-    for name, value, plain in (
-        ("infer_method", setting.infer_method, "ode"),
-        ("sampler_mode", setting.sampler_mode, "euler"),
-        ("dcw_enabled", setting.dcw_enabled, False),
-        ("guidance", setting.guidance, "apg"),
-        ("cover_noise_strength", setting.cover_noise_strength, 0.0),
-        ("retake_variance", setting.retake_variance, 0.0),
-    ):
-        if value != plain:
-            raise RequestError(f"{name} {value!r} does not go with flow_edit_morph; use {plain!r}")
+PARAMETERS = parameters_of(CoverSetting)
+SETTING_FIELDS = tuple(PARAMETERS)
+SEED = Parameter(
+    "Seed of the start noise; several covers of one request count up from it. -1 draws one; a job draws one for "
+    "each track, the same at every launch.",
+    name="seed",
+    kind=int,
+    default=42,
+    range=(RANDOM_SEED, SEED_LIMIT - 1),
+    proof=f"{_INFERENCE}::test_seeds_count_up_and_do_not_depend_on_the_batch",
+)
 
 
 def parse_setting(values: Mapping[str, Any], base: CoverSetting | None = None) -> CoverSetting:
@@ -183,24 +248,20 @@ def parse_setting(values: Mapping[str, Any], base: CoverSetting | None = None) -
     Raises:
         RequestError: see ``parse_values``, or values do not go together.
     """
-    setting = replace(base or CoverSetting(), **parse_values(values))
-    check(setting)
-    return setting
+    return replace(base or CoverSetting(), **{name: _typed(name, value) for name, value in values.items()})
 
 
 def parse_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Named values in their own types, each checked alone.
 
     Raises:
-        RequestError: a name is unknown (the nearest one is named), or a value is not of the field's kind or is out
-            of range.
+        RequestError: a name is unknown (the nearest one is named), or a value is not of the field's kind or not
+            allowed.
     """
-    parsed = {}
-    for name, value in values.items():
-        if name not in SETTING_FIELDS:
-            raise RequestError(unknown_setting(name))
-        parsed[name] = _typed(name, value)
-        _check_value(name, parsed[name])
+    parsed = {name: _typed(name, value) for name, value in values.items()}
+    for name, value in parsed.items():
+        check_value(PARAMETERS[name], value)
+    _check_times(parsed.get("timesteps"))
     return parsed
 
 
@@ -227,38 +288,46 @@ def unknown_setting(name: object, others: tuple[str, ...] = ()) -> str:
 
 
 def _typed(name: str, value: Any) -> Any:
-    kind = SETTING_TYPES[name]
-    if value is None and kind in (int | None, tuple[float, ...] | None):
-        return None
-    if kind is str:
-        return unix_lines(as_text(name, value))
-    if kind is float:
-        return as_number(name, value)
-    if kind in (int, int | None):
-        return as_whole_number(name, value)
-    if kind is bool:
-        try:
-            return _boolean(value)
-        except ValueError:
-            raise RequestError(f"{name} {value!r:.80} is not true or false") from None
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple):
-        raise RequestError(f"{name} {value!r:.80} is not a list of numbers")
-    return tuple(as_number(name, part) for part in parts)
+    if name not in PARAMETERS:
+        raise RequestError(unknown_setting(name))
+    return as_kind(name, PARAMETERS[name].kind, value)
 
 
-def _boolean(value: Any) -> bool:
-    words = {
-        "true": True,
-        "1": True,
-        "1.0": True,
-        "yes": True,
-        "false": False,
-        "0": False,
-        "0.0": False,
-        "no": False,
-    }
-    text = str(value).strip().lower()
-    if text not in words:
-        raise ValueError
-    return words[text]
+def _check_times(times: tuple[float, ...] | None) -> None:
+    if times is None:
+        return
+    falling = all(a > b for a, b in pairwise(times))
+    if len(times) < 2 or not falling or not all(0 <= t <= 1 for t in times):
+        raise RequestError(f"timesteps {list(times)}: give at least two times that fall from 1 towards 0")
+
+
+def _check_combinations(setting: CoverSetting) -> None:
+    for low, high in (("cfg_interval_start", "cfg_interval_end"), ("flow_edit_n_min", "flow_edit_n_max")):
+        start, end = getattr(setting, low), getattr(setting, high)
+        if start > end:
+            raise RequestError(f"{low} {start:g} lies behind {high} {end:g}; lower the one or raise the other")
+    if setting.retake_variance > 0 and setting.retake_seed is None:
+        raise RequestError(
+            f"retake_variance {setting.retake_variance:g} turns towards the noise of another seed; "
+            "give retake_seed"
+        )
+    heun, sde, dcw = setting.sampler_mode == "heun", setting.infer_method == "sde", setting.dcw_enabled
+    if sde and heun:
+        raise RequestError("sampler_mode 'heun' corrects an ODE step; with infer_method 'sde' use 'euler'")
+    if sde and dcw:
+        raise RequestError("dcw_enabled corrects an ODE step; switch it off, or use infer_method 'ode'")
+    if not setting.flow_edit_morph:
+        return
+    if not setting.flow_edit_source_caption.strip():
+        raise RequestError("flow_edit_morph moves from one caption to another; give flow_edit_source_caption")
+    for name in (
+        "infer_method",
+        "sampler_mode",
+        "dcw_enabled",
+        "guidance",
+        "cover_noise_strength",
+        "retake_variance",
+    ):
+        value, plain = getattr(setting, name), PARAMETERS[name].default
+        if value != plain:
+            raise RequestError(f"{name} {value!r} does not go with flow_edit_morph; use {plain!r}")

@@ -10,19 +10,10 @@ from typing import Any
 from acestep.errors import RequestError
 from acestep.generation.stages import WORDS, Stage, parse_stages
 from acestep.sampling.plan import CoverPlan, resolve
-from acestep.sampling.setting import CoverSetting, check_seed, parse_setting, parse_values
+from acestep.sampling.setting import PARAMETERS, CoverSetting, check_seed, parse_setting, parse_values
 
 # Abbreviations of swept parameters in run names; lists show about 20 characters of a name.
-SHORT = {
-    "audio_cover_strength": "s{:.2f}",
-    "cover_noise_strength": "c{:.2f}",
-    "guidance_scale": "g{:.1f}",
-    "inference_steps": "n{}",
-    "shift": "shift{:g}",
-    "stage": "stage{}",
-    "cfg_interval_start": "from{:g}",
-    "cfg_interval_end": "to{:g}",
-}
+SHORT = {"stage": "stage{}"} | {name: parameter.short for name, parameter in PARAMETERS.items() if parameter.short}
 DUPLICATES = ("refuse", "run_once")
 
 

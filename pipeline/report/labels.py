@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from acestep.sampling.setting import PARAMETERS
 from pipeline.evaluation.objective import KEPT, MOVED, SCORE
 from pipeline.metrics.registry import MEASURES, Measure
 
@@ -46,19 +47,11 @@ OUTCOMES = {
     "failed": "There is no cover; the cell says why.",
     NOT_JUDGED: "A measure that tells is missing, or the cover is too short to tell from chance.",
 }
-WORDS = {
-    "audio_cover_strength": "strength",
-    "guidance_scale": "guidance",
-    "cfg_interval_start": "guidance from",
-    "cfg_interval_end": "guidance to",
-    "inference_steps": "steps",
-}
-TWO_DECIMALS = ("audio_cover_strength", "cover_noise_strength", "cfg_interval_start", "cfg_interval_end")
 
 
 def parameter_label(name: str | None) -> str:
     """A parameter's display name, such as "guidance"; empty for None."""
-    return WORDS.get(name or "", (name or "").replace("_", " "))
+    return PARAMETERS[name].label if name in PARAMETERS else (name or "").replace("_", " ")
 
 
 def value(value: Any) -> str:
@@ -77,6 +70,11 @@ def format_value(name: str, given: Any) -> str:
     if given is None:
         return f"{value(None)} {parameter_label(name)}"
     shown = value(given)
-    if name in TWO_DECIMALS and len(shown) < len("0.30"):
+    if _has_two_decimals(name) and len(shown) < len("0.30"):
         shown = f"{given:.2f}"
     return f"{parameter_label(name)} {shown}"
+
+
+def _has_two_decimals(name: str) -> bool:
+    slider = PARAMETERS[name].slider if name in PARAMETERS else None
+    return slider is not None and slider[-1] == 0.01

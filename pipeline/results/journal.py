@@ -14,7 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.results.table import SCHEMA, as_table, without_passwords
+from pipeline.results.columns import SCHEMA
+from pipeline.results.table import as_table, without_passwords
 from pipeline.storage.parquet_parts import conform_schema
 from pipeline.storage.store import Store
 
@@ -26,7 +27,9 @@ THREADS = 16
 BATCH = 100  # receipts in memory at a time: a table of one row takes 0.2 MB in 75 columns
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 CHECKSUM_BYTES = 4
-_SCHEMA_MESSAGE = SCHEMA.serialize().to_pybytes()
+# Without metadata, which would be the larger part of a receipt.
+_BARE = pa.schema([field.remove_metadata() for field in SCHEMA])
+_SCHEMA_MESSAGE = _BARE.serialize().to_pybytes()
 log = logging.getLogger(__name__)
 
 
@@ -37,7 +40,7 @@ def write_receipt(store: Store, row: dict[str, Any]) -> None:
         OSError: the receipt cannot be written; the cover is kept, and made again if its row gets lost.
     """
     stream = pa.BufferOutputStream()
-    with pa.ipc.new_stream(stream, SCHEMA) as writer:
+    with pa.ipc.new_stream(stream, _BARE) as writer:
         writer.write_table(without_passwords(as_table([row])))
     content = stream.getvalue().to_pybytes()
     store.write(receipt_name(row["track_id"], row["item_id"]), content + _checksum(content))
@@ -127,7 +130,7 @@ def _read(store: Store, name: str) -> pa.Table | None:
         if checksum != _checksum(body) and not content.endswith(END_OF_STREAM):
             raise ValueError("its bytes do not match its checksum")
         if content.startswith(_SCHEMA_MESSAGE):  # parsing and comparing 75 fields dominates the time otherwise
-            batch = pa.ipc.read_record_batch(pa.py_buffer(content).slice(len(_SCHEMA_MESSAGE)), SCHEMA)
+            batch = pa.ipc.read_record_batch(pa.py_buffer(content).slice(len(_SCHEMA_MESSAGE)), _BARE)
             found = pa.Table.from_batches([batch])
         else:
             with pa.ipc.open_stream(content) as reader:

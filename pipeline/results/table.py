@@ -1,4 +1,4 @@
-"""Result rows: the schema, the Parquet writer, and queries of a folder's rows."""
+"""Result rows: the Parquet writer, and queries of a folder's rows."""
 
 import hashlib
 import time
@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from acestep.redaction import redacted, redacted_values
-from acestep.sampling.setting import SETTING_TYPES
-from pipeline.catalogue.own_columns import META, META_TYPE
-from pipeline.metrics.registry import MEASURES
+from acestep.sampling.setting import PARAMETERS
+from pipeline.results.columns import SCHEMA
 from pipeline.storage.parquet_parts import PartFormat, part_names, read_part, read_parts, replace_part, write_part
 from pipeline.storage.source_errors import SourceChangedError
 from pipeline.storage.store import Store
@@ -21,79 +20,11 @@ from pipeline.storage.transient_errors import TRANSIENT_KINDS
 
 RESULTS, REJECTED = "results", "rejected"
 
-_TEXT = ("item_id", "track_id", "status", "error_kind", "error_message", "source", "caption", "reference_audio")
-_ARROW_TYPES: dict[Any, pa.DataType] = {
-    str: pa.string(),
-    bool: pa.bool_(),
-    int: pa.int64(),
-    int | None: pa.int64(),
-    float: pa.float64(),
-    tuple[float, ...] | None: pa.list_(pa.float64()),
-}
-SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in _TEXT),
-        # what the model read beside the caption, given or found by the language model
-        ("language", pa.string()),
-        ("bpm", pa.int32()),
-        ("keyscale", pa.string()),
-        ("timesignature", pa.string()),
-        ("notes", pa.list_(pa.string())),
-        ("source_notes", pa.list_(pa.string())),  # kinds of those on the source: acestep.audio.source_notes
-        # the user's own columns of the manifest, by name
-        (META, META_TYPE),
-        # a cover made from another cover: its place in the chain, counted from 1, and what it was made from
-        ("stage", pa.int32()),
-        ("parent_item_id", pa.string()),
-        ("preset", pa.string()),
-        ("setting_id", pa.string()),
-        ("setting_name", pa.string()),
-        # as requested
-        *((name, _ARROW_TYPES[kind]) for name, kind in SETTING_TYPES.items()),
-        ("seed", pa.int64()),
-        # as it really ran
-        ("effective_guidance", pa.string()),
-        ("effective_guidance_scale", pa.float64()),
-        ("effective_inference_steps", pa.int32()),
-        ("effective_shift", pa.float64()),
-        ("cover_steps", pa.int32()),
-        ("t_start", pa.float64()),
-        ("t_switch", pa.float64()),
-        ("evaluations", pa.int32()),
-        # what came out: path relative to the output folder, samples per channel, Hz, seconds
-        ("audio_path", pa.string()),
-        ("audio_sha256", pa.string()),
-        ("audio_bytes", pa.int64()),
-        ("sample_rate", pa.int32()),
-        ("frames", pa.int64()),
-        ("duration_s", pa.float64()),
-        ("source_duration_s", pa.float64()),
-        # what it is like beside its source; a measure that is null has its reason in unmeasured, "name: reason"
-        *((measure.name, _ARROW_TYPES[measure.kind]) for measure in MEASURES),
-        ("unmeasured", pa.list_(pa.string())),
-        # with what
-        ("model", pa.string()),
-        ("model_fingerprint", pa.string()),
-        ("dtype", pa.string()),
-        ("numerics_version", pa.int32()),
-        # seconds of work; what a track's items have in common (read_s, condition_s, and in measure_s the listening
-        # to the source) is shared out equally
-        ("read_s", pa.float64()),
-        ("condition_s", pa.float64()),
-        ("denoise_s", pa.float64()),
-        ("decode_s", pa.float64()),
-        ("measure_s", pa.float64()),
-        ("write_s", pa.float64()),
-        ("attempt", pa.int32()),
-        ("node", pa.string()),
-        ("finished_at", pa.timestamp("ms", tz="UTC")),
-    ]
-)
 ROWS = PartFormat(SCHEMA, ("item_id", "track_id", "status"))
 
 
 _PLACES = ("source", "reference_audio", "audio_path")
-_WORDS = ("error_message", "notes", "unmeasured", "caption", *(n for n, k in SETTING_TYPES.items() if k is str))
+_WORDS = ("error_message", "notes", "unmeasured", "caption", *(n for n, p in PARAMETERS.items() if p.kind is str))
 
 
 def file_columns(path: str, content: bytes, frames: int, rate: int) -> dict[str, Any]:

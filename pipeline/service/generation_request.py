@@ -7,10 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from acestep.audio.files import EXTENSIONS
-from acestep.generation.params import SUPPORTED, GenerationConfig, GenerationParams
+from acestep.generation.params import (
+    SUPPORTED,
+    SUPPORTED_CONFIG,
+    THINKING,
+    GenerationConfig,
+    GenerationParams,
+)
 from acestep.generation.request import (
-    OF_THE_LANGUAGE_MODEL,
-    WITH_BITRATE,
     check_request,
     ineffective_request_notes,
     pick_seeds,
@@ -19,7 +23,6 @@ from acestep.generation.request import (
     stages_of,
 )
 from acestep.sampling.plan import plan_values, resolve
-from acestep.sampling.setting import SETTING_FIELDS
 from pipeline.catalogue.grid import make_settings
 from pipeline.catalogue.manifest import Track
 from pipeline.planning.items import ItemRules, ModelFacts, digest_of, make_items
@@ -28,27 +31,6 @@ from pipeline.service.problem_details import ProblemError
 from pipeline.service.source_access import AdmittedSource
 
 ID_CHARACTERS = 20
-# Parameters that ``make_items`` covers already, or that do not determine the audio.
-_IN_ITEMS = {
-    *SETTING_FIELDS,
-    "instruction",
-    "reference_audio",
-    "src_audio",
-    "caption",
-    "lyrics",
-    "instrumental",
-    "vocal_language",
-    "bpm",
-    "keyscale",
-    "timesignature",
-    "duration",
-    "seed",
-    "audio_codes",
-    "use_adg",
-    "stages",
-    "thinking",
-    "use_cot_caption",
-}
 
 
 @dataclass(frozen=True)
@@ -208,16 +190,18 @@ def make_generation_request(
 
 def beyond_items(params: GenerationParams, config: GenerationConfig) -> dict[str, Any]:
     """Non-default parameters that determine the audio and are not part of a catalogue's item."""
-    names = SUPPORTED - _IN_ITEMS - (set() if params.thinking else set(OF_THE_LANGUAGE_MODEL))
-    own = {name: getattr(params, name) for name in sorted(names)}
-    own = {name: value for name, value in own.items() if value != getattr(GenerationParams, name)}
-    for name, acts in (
-        ("mp3_bitrate", config.audio_format in WITH_BITRATE),
-        ("mp3_sample_rate", config.audio_format == "mp3"),
-    ):
-        if acts and getattr(config, name) != getattr(GenerationConfig, name):
-            own[name] = getattr(config, name)
-    return own
+    own = {
+        name: getattr(params, name)
+        for name, parameter in SUPPORTED.items()
+        if not parameter.in_item and (params.thinking or THINKING not in parameter.needs)
+    }
+    own |= {
+        name: getattr(config, name)
+        for name, parameter in SUPPORTED_CONFIG.items()
+        if not parameter.in_item and all(condition.holds(config) for condition in parameter.needs)
+    }
+    declared = {**SUPPORTED, **SUPPORTED_CONFIG}
+    return {name: value for name, value in own.items() if value != declared[name].default}
 
 
 def _refuse_long(values: Mapping[str, Any], limits: Limits) -> None:

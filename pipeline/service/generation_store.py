@@ -12,7 +12,8 @@ from typing import Any
 
 from acestep.constants import LATENT_RATE, MAX_SOURCE_SECONDS, MIN_LATENT_FRAMES
 from acestep.errors import RestyleError
-from acestep.generation.request import WITH_BITRATE, parse_bitrate
+from acestep.generation.params import WITH_BITRATE
+from acestep.generation.request import parse_bitrate
 from acestep.parameters.values import from_json
 from pipeline.planning.disk_space import max_bytes
 from pipeline.service.config import StoreSpec

@@ -1,14 +1,10 @@
 """OpenAPI descriptions: every parameter with its type, default, range and meaning."""
 
-import re
-from dataclasses import fields
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
-from acestep.audio.files import FORMATS
-from acestep.generation.params import GenerationConfig, GenerationParams
-from acestep.generation.request import MAX_BATCH
-from acestep.sampling.setting import CHOICES, RANGES, CoverSetting
+from acestep.generation.params import SUPPORTED, SUPPORTED_CONFIG
+from acestep.parameters.declaration import Parameter
 from pipeline.service.request_body import ACCEPTED, DEFAULTS, REPLIES
 
 EXAMPLE = {
@@ -20,45 +16,28 @@ EXAMPLE = {
     "inference_steps": 28,
 }
 REQUIRED = ("src_audio", "caption")
-_KINDS: dict[Any, str] = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array"}
-_MEANINGS = {
-    "src_audio": "The source: a path in a folder that this service reads, an address, or a file of a form.",
-    "reference_audio": "A track whose timbre to take; given like src_audio.",
-    "caption": "The style to go to: genre, instruments, mood, production.",
-    "lyrics": "What is sung; empty means [Instrumental].",
-    "batch_size": "How many covers: seeds count up from seed, or are drawn. Several are answered as JSON.",
-    "inference_steps": "null is the model's own number: 8 on turbo, 28 elsewhere.",
-    "mp3_bitrate": "Of mp3, opus and aac, such as 192k.",
-    "seed": "-1 draws one; the reply says which.",
-    "seeds": "One for each cover, in place of seed.",
-    "audio_format": "Kind of the files.",
-    "thinking": "Let the language model hear the source and fill in the facts that are left open.",
-    "response_format": "audio (one file) or json (rows with links); left out, the Accept header decides.",
-    "async": "Answer at once with an id to ask for.",
+_TYPES: dict[Any, str] = {
+    str: "string",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    list: "array",
+    tuple: "array",
+}
+_REPLY = {
+    "async": {"type": "boolean", "default": False, "description": "Answer at once with an id to ask for."},
+    "response_format": {
+        "type": "string",
+        "enum": list(REPLIES),
+        "description": "audio (one file) or json (rows with links); left out, the Accept header decides.",
+    },
 }
 
 
 def request_schema() -> dict[str, Any]:
     """JSON schema of a request; other parameters are rejected."""
-    meanings = _meanings(CoverSetting.__doc__ or "") | _MEANINGS
-    properties: dict[str, Any] = {}
-    for kind in (GenerationParams, GenerationConfig):
-        hints = get_type_hints(kind)
-        for item in fields(kind):
-            if item.name not in ACCEPTED:
-                continue
-            schema = _schema(hints[item.name]) | _allowed(item.name)
-            if item.name not in REQUIRED:
-                schema["default"] = DEFAULTS.get(item.name, item.default)
-            if item.name in meanings:
-                schema["description"] = meanings[item.name]
-            properties[item.name] = schema
-    properties["async"] = {"type": "boolean", "default": False, "description": _MEANINGS["async"]}
-    properties["response_format"] = {
-        "type": "string",
-        "enum": list(REPLIES),
-        "description": _MEANINGS["response_format"],
-    }
+    declared = {**SUPPORTED, **SUPPORTED_CONFIG}
+    properties = {name: _property(parameter) for name, parameter in declared.items() if name in ACCEPTED} | _REPLY
     return {"type": "object", "properties": properties, "required": [*REQUIRED], "additionalProperties": False}
 
 
@@ -166,33 +145,18 @@ def replies(schema: dict[str, Any], *statuses: int, status: int = 200, words: st
     }
 
 
-def _schema(hint: Any) -> dict[str, Any]:
-    parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    kinds = [_KINDS[get_origin(part) or part] if part is not type(None) else "null" for part in parts]
-    schema: dict[str, Any] = {"type": kinds[0] if len(kinds) == 1 else kinds}
-    for part in parts:
-        if get_origin(part) is list:
-            inner = get_args(part)[0]
-            schema["items"] = {"type": _KINDS.get(inner, "object")}
+def _property(parameter: Parameter) -> dict[str, Any]:
+    """JSON schema of a parameter of a request."""
+    kinds = get_args(parameter.kind) if isinstance(parameter.kind, UnionType) else (parameter.kind,)
+    types = ["null" if kind is type(None) else _TYPES[get_origin(kind) or kind] for kind in kinds]
+    schema: dict[str, Any] = {"type": types[0] if len(types) == 1 else types, "description": parameter.meaning}
+    for kind in kinds:
+        if get_origin(kind) in (list, tuple):
+            schema["items"] = {"type": _TYPES.get(get_args(kind)[0], "object")}
+    if parameter.name not in REQUIRED:
+        schema["default"] = DEFAULTS.get(parameter.name, parameter.default)
+    if parameter.choices:
+        schema["enum"] = list(parameter.choices)
+    if parameter.range:
+        schema["minimum"], schema["maximum"] = parameter.range
     return schema
-
-
-def _allowed(name: str) -> dict[str, Any]:
-    if name in CHOICES:
-        return {"enum": list(CHOICES[name])}
-    if name in RANGES:
-        low, high = RANGES[name]
-        return {"minimum": low, "maximum": high}
-    if name == "batch_size":
-        return {"minimum": 1, "maximum": MAX_BATCH}
-    return {"enum": list(FORMATS)} if name == "audio_format" else {}
-
-
-def _meanings(doc: str) -> dict[str, str]:
-    """Meanings of names in a docstring: paragraphs such as ``shift, seed: ...``."""
-    found: dict[str, str] = {}
-    for paragraph in re.split(r"\n    (?=\w+(?:, \w+)*: )", doc):
-        names, colon, text = paragraph.partition(": ")
-        if colon and re.fullmatch(r"\w+(?:, \w+)*", names.strip()):
-            found |= dict.fromkeys(names.strip().split(", "), " ".join(text.split()))
-    return found

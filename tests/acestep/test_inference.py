@@ -12,8 +12,8 @@ import torch
 from acestep.audio.files import FORMATS, encode_audio, load_audio, reference_clip
 from acestep.constants import FSQ_CODES, KEYSCALES, TIME_SIGNATURES
 from acestep.generation.conditions import prepare
-from acestep.generation.params import SUPPORTED
-from acestep.generation.request import WITH_BITRATE, ineffective_request_notes
+from acestep.generation.params import SUPPORTED, WITH_BITRATE
+from acestep.generation.request import ineffective_request_notes
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, GenerationResult, generate_music
 from acestep.language.language_model import LanguageModel

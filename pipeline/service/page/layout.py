@@ -9,19 +9,11 @@ import gradio as gr
 from acestep.audio.files import FORMATS
 from acestep.checkpoints.demo import ABOUT, VARIANTS
 from acestep.constants import KEYSCALES, LANGUAGES, TIME_SIGNATURES
+from acestep.generation.params import MAX_BATCH
+from acestep.sampling.setting import PARAMETERS
 from pipeline.service.config import ServiceSpec
 from pipeline.service.page import text as words
 from pipeline.service.page.handlers import PlayerEntry
-
-SLIDERS = (
-    ("audio_cover_strength", "LM Codes Strength (audio_cover_strength): the source's lead", 0, 1, 0.01),
-    ("guidance_scale", "Guidance (guidance_scale): how much the caption insists", 1, 15, 0.1),
-    ("inference_steps", "Steps (inference_steps)", 1, 100, 1),
-    ("shift", "Shift: more steps near noise", 1, 5, 0.1),
-    ("cfg_interval_start", "Guidance begins (cfg_interval_start)", 0, 1, 0.01),
-    ("cfg_interval_end", "Guidance ends (cfg_interval_end)", 0, 1, 0.01),
-    ("cover_noise_strength", "Start from the source itself (cover_noise_strength)", 0, 1, 0.01),
-)
 
 
 @dataclass(frozen=True)
@@ -139,24 +131,26 @@ def _words(start: Mapping[str, Any]) -> dict[str, Any]:
 
 def _settings(start: Mapping[str, Any]) -> dict[str, Any]:
     """Controls of the sampler and the output, by field."""
-    made: dict[str, Any] = {
-        name: gr.Slider(low, high, start[name], step=step, label=label, elem_id=name)
-        for name, label, low, high, step in SLIDERS
-    }
+    made: dict[str, Any] = {}
+    for name, (low, high, step) in words.SLIDERS.items():
+        label = f"{PARAMETERS[name].label.capitalize()} ({name})"
+        help_text = PARAMETERS[name].meaning
+        made[name] = gr.Slider(low, high, start[name], step=step, label=label, info=help_text, elem_id=name)
     with gr.Row():
-        made["infer_method"] = gr.Radio(["ode", "sde"], value=start["infer_method"], label="Method (infer_method)")
+        methods = list(PARAMETERS["infer_method"].choices)
+        made["infer_method"] = gr.Radio(methods, value=start["infer_method"], label="Method (infer_method)")
         made["audio_format"] = gr.Dropdown(list(FORMATS), value=start["audio_format"], label="File format")
     with gr.Row():
         made["seed"] = gr.Textbox(label="First seed (empty: drawn)", elem_id="seed")
         made["batch_size"] = gr.Slider(
-            1, 8, 1, step=1, label="Covers, each with a seed of its own", elem_id="batch_size"
+            1, MAX_BATCH, 1, step=1, label="Covers, each with a seed of its own", elem_id="batch_size"
         )
     return made
 
 
 def placed(values: Mapping[str, Any]) -> list[Any]:
     """Values for the controls, in order; a slider's range is widened to hold its value."""
-    bounds = {name: (low, high) for name, _, low, high, _ in SLIDERS}
+    bounds = {name: (low, high) for name, (low, high, _) in words.SLIDERS.items()}
     return [
         value
         if name not in bounds or bounds[name][0] <= value <= bounds[name][1]

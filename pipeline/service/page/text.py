@@ -10,10 +10,11 @@ from acestep.generation.params import GenerationConfig, GenerationParams
 from acestep.parameters.values import as_number, as_whole_number, is_empty
 from acestep.sampling.plan import BASE_STEPS
 from acestep.sampling.schedule import TURBO_STEPS
-from acestep.sampling.setting import SETTING_TYPES, CoverSetting, parse_values
+from acestep.sampling.setting import PARAMETERS, CoverSetting, parse_values
 from pipeline.catalogue.presets import Preset
 from pipeline.service.generation_request import CheckedRequest
 
+SLIDERS = {name: parameter.slider for name, parameter in PARAMETERS.items() if parameter.slider}
 # Parameters with a control, in the order of the controls.
 FIELDS = (
     "caption",
@@ -22,14 +23,8 @@ FIELDS = (
     "bpm",
     "keyscale",
     "timesignature",
-    "audio_cover_strength",
-    "guidance_scale",
-    "inference_steps",
-    "shift",
-    "cfg_interval_start",
-    "cfg_interval_end",
+    *SLIDERS,
     "infer_method",
-    "cover_noise_strength",
     "seed",
     "batch_size",
     "audio_format",
@@ -81,7 +76,7 @@ def request_of(values: Mapping[str, Any]) -> tuple[GenerationParams, GenerationC
         if name in words:
             words[name] = as_whole_number(name, words[name])
     config = GenerationConfig(batch_size=words.pop("batch_size", 1), audio_format=words.pop("audio_format"))
-    words |= {name: as_number(name, words[name]) for name in FIELDS if SETTING_TYPES.get(name) is float}
+    words |= {name: as_number(name, words[name]) for name in SLIDERS if PARAMETERS[name].kind is float}
     return GenerationParams(task_type="cover", **words), config
 
 

@@ -32,7 +32,7 @@ from pipeline.service.page.handlers import (
     heard_seeds,
     one_seed,
 )
-from pipeline.service.page.layout import SLIDERS, build_layout, placed
+from pipeline.service.page.layout import build_layout, placed
 from pipeline.storage.store import open_store
 from tests.conftest import tone
 from tests.jobs.test_serve import served as launched
@@ -89,7 +89,7 @@ def test_a_seed_that_is_none_is_named(text: str) -> None:
         words.request_of(words.defaults(False) | {"seed": text})
 
 
-@pytest.mark.parametrize("name", [name for name, *_ in SLIDERS] + ["batch_size"])
+@pytest.mark.parametrize("name", [*words.SLIDERS, "batch_size"])
 def test_a_number_that_is_missing_or_out_of_range_is_named(name: str) -> None:
     for typed in (None, 1e9):
         with pytest.raises(RequestError, match=rf"^{name} "):
