@@ -276,7 +276,7 @@ def test_files_that_cannot_be_written_are_an_error(base: AceStepHandler, source:
     for seeds in (2.5, "1,2", ["a"]):
         assert "seed" in (generate_music(base, None, cover(source), GenerationConfig(seeds=seeds)).error or "")
     result = generate_music(base, None, cover(source), GenerationConfig(batch_size=1, mp3_sample_rate=12345))
-    assert "mp3_sample_rate 12345 is not one of" in (result.error or "")
+    assert "mp3_sample_rate 12345" in (result.error or "")
 
 
 def test_the_covers_own_instruction_said_aloud_changes_nothing(base: AceStepHandler, source: Path) -> None:
