@@ -1,4 +1,4 @@
-"""A request, written down: what to make and how many, under the names that users of ACE-Step know."""
+"""Request parameters of ``generate_music``, with upstream's names."""
 
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import TYPE_CHECKING, Any

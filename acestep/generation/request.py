@@ -1,4 +1,4 @@
-"""What can be asked of ``generate_music``, and what is refused before anything runs."""
+"""Validate a request to ``generate_music``, and derive its setting, stages, prompt, codes and seeds."""
 
 import random
 import re
@@ -35,12 +35,12 @@ Request = TypeVar("Request", GenerationParams, GenerationConfig)
 
 
 def check_request(params: GenerationParams, config: GenerationConfig) -> tuple[GenerationParams, GenerationConfig]:
-    """The request with every value in its field's own kind, and empty values (NaN, None) at their defaults.
+    """Convert all values to the types of their fields, and empty values (NaN, None) to defaults.
 
-    Refuses what is not supported or has no meaning; the setting and the prompt are checked on their own.
+    Setting and prompt are validated by ``setting_of`` and ``prompt_of``.
 
     Raises:
-        RequestError: naming the field, its value and what is allowed.
+        RequestError: a value is unsupported or not allowed.
     """
     _refuse_unsupported(params, config)
     params, config = _in_own_kinds(params), _in_own_kinds(config)
@@ -54,10 +54,10 @@ def check_request(params: GenerationParams, config: GenerationConfig) -> tuple[G
 
 
 def setting_of(params: GenerationParams) -> CoverSetting:
-    """The part of a request that steers the sampler.
+    """The sampler parameters of a request.
 
     Raises:
-        RequestError: a value has no meaning, or ``use_adg`` contradicts ``guidance``.
+        RequestError: a value is invalid, or ``use_adg`` contradicts ``guidance``.
     """
     values = {name: getattr(params, name) for name in SETTING_FIELDS}
     if params.use_adg and not str(params.guidance).startswith("adg"):
@@ -68,7 +68,7 @@ def setting_of(params: GenerationParams) -> CoverSetting:
 
 
 def stages_of(params: GenerationParams) -> tuple[Stage, ...]:
-    """The covers to make one after the other: usually one.
+    """The chain of covers of a request; usually one.
 
     Raises:
         RequestError: see ``setting_of`` and ``parse_stages``.
@@ -77,10 +77,10 @@ def stages_of(params: GenerationParams) -> tuple[Stage, ...]:
 
 
 def codes_of(params: GenerationParams) -> list[int]:
-    """The indices in ``audio_codes``, written ``<|audio_code_17|><|audio_code_4|>...``.
+    """Parse ``audio_codes``, such as ``<|audio_code_17|><|audio_code_4|>``.
 
     Raises:
-        RequestError: something else stands there, or a code is out of range.
+        RequestError: the text has another form, or a code is out of range.
     """
     text = params.audio_codes.strip()
     codes = [int(number) for number in re.findall(r"<\|audio_code_(\d+)\|>", text)]
@@ -93,7 +93,7 @@ def codes_of(params: GenerationParams) -> list[int]:
 
 
 def prompt_of(params: GenerationParams) -> tuple[Prompt, list[str]]:
-    """The words of a request, checked, and notes on what was filled in.
+    """The validated prompt of a request, with notes.
 
     Raises:
         RequestError: a musical fact is out of range, or the caption is empty.
@@ -114,7 +114,7 @@ def prompt_of(params: GenerationParams) -> tuple[Prompt, list[str]]:
 
 
 def ineffective_request_notes(params: GenerationParams, config: GenerationConfig) -> list[str]:
-    """A note for each parameter beside the setting that is given and has no effect."""
+    """A note for each given parameter without effect, except those of the setting."""
     notes = []
     if params.duration > 0:
         notes.append(f"duration {params.duration:g} has no effect: a cover lasts as long as its source")
@@ -128,7 +128,7 @@ def ineffective_request_notes(params: GenerationParams, config: GenerationConfig
 
 
 def pick_seeds(seed: int, config: GenerationConfig) -> list[int]:
-    """The seed of each output: those listed, else one given and its successors, else random ones.
+    """The seed of each output: the listed seeds, else the given seed and its successors, else random seeds.
 
     Raises:
         RequestError: a seed is out of range, or fewer seeds than outputs are listed.

@@ -1,7 +1,7 @@
-"""Declared parameters: dataclass fields that carry their meaning, allowed values and proof.
+"""Declared parameters: dataclass fields with meaning, allowed values and the test that proves them.
 
 Validation, the configuration of jobs, result columns, the OpenAPI document, the Cover page and docs/reference.md
-are made from the declarations.
+are generated from the declarations.
 """
 
 import dataclasses
@@ -18,9 +18,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Condition:
-    """What must hold for a parameter to have an effect.
+    """A condition under which a parameter has an effect.
 
-    holds: of the object that has the parameters. otherwise: why there is no effect; a format of that object.
+    holds: predicate of the object with the parameters.
+    otherwise: reason for no effect; a format string for that object.
     """
 
     holds: Callable[[Any], bool]
@@ -32,14 +33,16 @@ class Parameter:
     """A declared parameter.
 
     meaning: one sentence, in Markdown.
-    name, kind, default: of the dataclass field; ``parameters_of`` fills them in.
-    choices, range: the allowed values, bounds included; neither means any value of the kind.
-    unit: of a number, such as "dB". models: those that honour it.
+    name, kind, default: name, type and default of the dataclass field, set by ``parameters_of``.
+    choices, range: allowed values, bounds included; without both, any value of the type.
+    unit: unit of a number, such as "dB".
+    models: models that support it.
     needs: conditions without which it has no effect.
-    short: format of a value in the name of a setting, such as "s{:.2f}". label: its name in words.
-    slider: low, high and step of its control on the Cover page, which has no control for a number without one.
-    in_item: the id of a catalogue's item covers it, or it cannot change the audio.
-    proof: id of the test that fails where it has another effect or none; ``[x]`` is reference vector x.
+    short: format of a value in the name of a setting, such as "s{:.2f}".
+    label: display name.
+    slider: low, high and step of its control on the Cover page; numbers without it have no control.
+    in_item: the parameter is part of an item's id, or cannot change the audio.
+    proof: id of the test that fails if the effect is wrong or missing; ``[x]`` is reference vector x.
     """
 
     meaning: str
@@ -58,25 +61,25 @@ class Parameter:
     proof: str = ""
 
     def field(self, default: T) -> T:
-        """A dataclass field with this declaration."""
+        """Create a dataclass field with this declaration."""
         return dataclasses.field(default=default, metadata={_KEY: self})
 
 
 def parameters_of(cls: Any) -> dict[str, Parameter]:
-    """The declared fields of a dataclass by name, in their order."""
+    """The declared fields of a dataclass by name, in order."""
     hints = get_type_hints(cls)
-    found = {f.name: (f.default, f.metadata[_KEY]) for f in dataclasses.fields(cls) if _KEY in f.metadata}
+    declared = {f.name: (f.default, f.metadata[_KEY]) for f in dataclasses.fields(cls) if _KEY in f.metadata}
     return {
         name: replace(p, name=name, kind=hints[name], default=default, label=p.label or name.replace("_", " "))
-        for name, (default, p) in found.items()
+        for name, (default, p) in declared.items()
     }
 
 
 def check_value(parameter: Parameter, value: Any) -> None:
-    """Refuse a value that is not allowed.
+    """Check a value against the declaration.
 
     Raises:
-        RequestError: naming the parameter, its value and what is allowed.
+        RequestError: the value is not allowed.
     """
     name = parameter.name
     if parameter.choices and value not in parameter.choices:
@@ -90,7 +93,7 @@ def check_value(parameter: Parameter, value: Any) -> None:
 def ineffective_notes(
     parameters: Mapping[str, Parameter], values: Any, conditions: Sequence[Condition]
 ) -> list[str]:
-    """A note for each parameter that is not at its default and has no effect, in the order of ``conditions``."""
+    """A note for each parameter without effect that is not at its default, in the order of ``conditions``."""
     return [
         f"{name} {getattr(values, name)!r} has no effect: {condition.otherwise.format(values)}"
         for condition in conditions

@@ -119,10 +119,10 @@ def as_whole_number(name: str, value: Any) -> int:
 
 
 def as_kind(name: str, kind: Any, value: Any) -> Any:
-    """A value of a parameter's kind: text, a number, a boolean or a tuple of numbers, each also written as text.
+    """Convert a value, which may be text, to a parameter's type: text, number, boolean or tuple of numbers.
 
     Raises:
-        RequestError: it is of another kind.
+        RequestError: the value cannot be converted.
     """
     if value is None and type(None) in get_args(kind):
         return None

@@ -1,4 +1,4 @@
-"""Conditions without which a parameter of a cover has no effect, in the order of the notes on them."""
+"""Conditions under which the parameters of a cover have an effect, in the order of their notes."""
 
 from acestep.parameters.declaration import Condition
 

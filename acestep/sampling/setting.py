@@ -1,4 +1,7 @@
-"""The setting of a cover: every parameter of the sampler, declared once and checked once."""
+"""The setting of a cover: declaration and validation of every sampler parameter.
+
+Longer than 300 lines because every parameter is declared here.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,12 +22,12 @@ WITH_GUIDANCE = "base, sft"  # turbo models are distilled with guidance
 
 @dataclass(frozen=True)
 class CoverSetting:
-    """What steers a cover, besides the track, its words and its seed.
+    """Sampler parameters of a cover, without track, prompt and seed; validated on construction.
 
-    None is the model's own value; 0 or False switches a feature off. Values are checked when a setting is made.
+    None is the model's default; 0 or False disables a feature.
 
     Raises:
-        RequestError: a value is not allowed, or two of them contradict each other.
+        RequestError: a value is not allowed, or two values contradict each other.
     """
 
     task_type: str = Parameter(
@@ -243,20 +246,19 @@ SEED = Parameter(
 
 
 def parse_setting(values: Mapping[str, Any], base: CoverSetting | None = None) -> CoverSetting:
-    """A setting from named values (strings allowed, as a CSV has them) laid over ``base``.
+    """Parse named values, which may be strings, as overrides of ``base``.
 
     Raises:
-        RequestError: see ``parse_values``, or values do not go together.
+        RequestError: see ``parse_values``, or values contradict each other.
     """
     return replace(base or CoverSetting(), **{name: _typed(name, value) for name, value in values.items()})
 
 
 def parse_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Named values in their own types, each checked alone.
+    """Convert named values to the types of their parameters, and check each value.
 
     Raises:
-        RequestError: a name is unknown (the nearest one is named), or a value is not of the field's kind or not
-            allowed.
+        RequestError: a name is unknown, or a value has the wrong type or is not allowed.
     """
     parsed = {name: _typed(name, value) for name, value in values.items()}
     for name, value in parsed.items():
@@ -266,10 +268,10 @@ def parse_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_seed(value: Any) -> int:
-    """A seed as a whole number in 0..2^32-1, or ``RANDOM_SEED``.
+    """Convert a seed to an integer in 0..2^32-1, or ``RANDOM_SEED``.
 
     Raises:
-        RequestError: it is neither.
+        RequestError: the seed is out of range.
     """
     seed = as_whole_number("seed", value)
     if seed != RANDOM_SEED and not 0 <= seed < SEED_LIMIT:
@@ -280,7 +282,7 @@ def check_seed(value: Any) -> int:
 
 
 def unknown_setting(name: object, others: tuple[str, ...] = ()) -> str:
-    """What to say of a name that is neither a setting's nor one of ``others``: the nearest one, or all."""
+    """Error message for an unknown parameter name, with the most similar names or all known ones."""
     known = (*others, *SETTING_FIELDS)
     near = " or ".join(map(repr, nearest(str(name), known)))
     hint = f"; did you mean {near}?" if near else f"; known: {', '.join(known)}"
