@@ -145,9 +145,12 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     try:
         picked = torch.device(device)
     except RuntimeError as error:
-        raise RequestError(f"device {device!r} is unknown; use 'cpu', 'cuda' or 'cuda:<index>'") from error
+        remedy = "use 'cpu', 'cuda' or 'cuda:<index>'"
+        raise RequestError("unknown_value", "", remedy, "device", device) from error
     if picked.type == "cuda" and not torch.cuda.is_available():
-        raise RequestError(f"device {str(device)!r}: no GPU is visible to this process; use 'cpu'")
+        raise RequestError(
+            "no_resources", "needs a GPU, and none is visible to this process", "use 'cpu'", "device", str(device)
+        )
     return picked
 
 
@@ -161,6 +164,6 @@ def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.d
         dtype = default_dtype(device.type == "cuda")
     if isinstance(dtype, str):
         if dtype not in DTYPES:
-            raise RequestError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+            raise RequestError("unknown_value", field="dtype", value=dtype, allowed=DTYPES)
         return DTYPES[dtype]
     return dtype

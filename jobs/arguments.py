@@ -47,9 +47,8 @@ def checked(job: str, words: Sequence[str]) -> list[str]:
     if options.help or options.hydra_help or options.shell_completion:
         return [*words]
     if options.experimental_rerun is not None:
-        raise RequestError(
-            "--experimental-rerun reads a pickle, which can run any code; give the arguments instead"
-        )
+        remedy = "give the arguments instead"
+        raise RequestError("invalid_value", "--experimental-rerun reads a pickle, which can run any code", remedy)
     problems, taken = [], []
     for argument, rest in _joined(options.overrides):
         try:
@@ -60,7 +59,7 @@ def checked(job: str, words: Sequence[str]) -> list[str]:
         grid = "write what varies as grid.<name>=[...]" if _has_grid(job) else "leave it out"
         problems.insert(0, f"--multirun: jobs.{job} runs once; {grid}")
     if problems:
-        raise RequestError("\n".join(problems))
+        raise RequestError("invalid_value", "\n".join(problems))
     return [*taken, *FIXED, *_without(words, options.overrides)]
 
 
@@ -93,9 +92,8 @@ def _refuse_dashed_keys(job: str, words: Sequence[str]) -> None:
     for word in words:
         name, _, text = word.removeprefix("--").replace("-", "_").partition("=")
         if word.startswith("--") and kind_of(job, name) is not None:
-            raise RequestError(
-                f"{word}: keys have no dashes; write {shlex.quote(f'{name}={text}') if text else f'{name}=...'}"
-            )
+            remedy = f"write {(shlex.quote(f'{name}={text}') if text else f'{name}=...')}"
+            raise RequestError("invalid_value", "keys have no dashes", remedy, where=word)
 
 
 def _joined(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -136,30 +134,32 @@ def _taken(job: str, argument: str, rest: str) -> str:
     if found is None:
         if argument.startswith("~"):  # deletes a key
             return argument
-        raise RequestError(
-            f"{shlex.quote(argument)} is not of the form key=value; quote a value with spaces whole"
-        )
+        remedy = "quote a value with spaces whole"
+        raise RequestError("invalid_value", f"{shlex.quote(argument)} is not of the form key=value", remedy)
     sign, key, text = found["sign"] or "", found["key"], found["text"]
     if re.match(r"hydra[./]", key) and key not in OF_HYDRA:
-        raise RequestError(f"{key}: a job sets this itself; of Hydra's own keys give {' or '.join(OF_HYDRA)} only")
+        remedy = f"of Hydra's own keys give {' or '.join(OF_HYDRA)} only"
+        raise RequestError("invalid_value", "a job sets this itself", remedy, where=key)
     kind = kind_of(job, key)
     if rest:
         whole = _mended(f"{sign}{key}", (text + rest).strip(), kind) or argument + rest
-        raise RequestError(
-            f"{rest.strip()} is not of the form key=value; if it belongs to {key}, write {shlex.quote(whole)}"
-        )
+        remedy = f"if it belongs to {key}, write {shlex.quote(whole)}"
+        raise RequestError("invalid_value", f"{rest.strip()} is not of the form key=value", remedy)
     try:
         override = _parsed(argument)
     except HydraException as error:
         better = _mended(f"{sign}{key}", text, kind)
         if better is None:
-            raise RequestError(f"{shlex.quote(argument)} cannot be read: {str(error).splitlines()[0]}") from None
+            raise RequestError(
+                "invalid_value", f"{shlex.quote(argument)} cannot be read: {str(error).splitlines()[0]}"
+            ) from None
+        remedy = f"write {shlex.quote(better)}"
         raise RequestError(
-            f"{key}: Hydra cannot read this value without quotes; write {shlex.quote(better)}"
+            "invalid_value", "Hydra cannot read this value without quotes", remedy, where=key
         ) from None
     swept = kind_of(job, f"grid.{key.removeprefix('cover.')}") is not None
     if override.is_sweep_override() or (swept and isinstance(override.value(), list) and not _is_list(kind)):
-        raise RequestError(_instead_of_sweep(job, key, text, kind, override))
+        raise _instead_of_sweep(job, key, text, kind, override)
     if is_text(kind) and not isinstance(override.value(), str | None):
         return f"{sign}{key}={quoted(text.strip())}"
     return argument
@@ -173,20 +173,19 @@ def _has_grid(job: str) -> bool:
     return kind_of(job, "grid") is not None
 
 
-def _instead_of_sweep(job: str, key: str, text: str, kind: Any, override: Override) -> str:
-    """Message for several values, which Hydra would parse as a sweep."""
+def _instead_of_sweep(job: str, key: str, text: str, kind: Any, override: Override) -> RequestError:
+    """The error for several values, which Hydra would parse as a sweep."""
     name = key.removeprefix("cover.")
     swept = f"grid.{name}"
-    several = f"{key}={text} is more than one value"
+    reason, remedy = f"{key}={text} is more than one value, and one launch takes one", ""
     listed = _listed(override, text)
     if _is_list(kind) or kind is Any:
-        return f"{several}; write {shlex.quote(f'{key}={listed}')}"
-    if kind_of(job, swept) is not None and not name.startswith("flow_edit_source_"):
-        return f"{several}; sweep them in one launch with {shlex.quote(f'{swept}={listed}')}"
-    once = f"{several}, and one launch takes one"
-    if is_text(kind) or kind is None:
-        once += f"; if it is one text, write {shlex.quote(f'{key}={quoted(text)}')}"
-    return once
+        remedy = f"write {shlex.quote(f'{key}={listed}')}"
+    elif kind_of(job, swept) is not None and not name.startswith("flow_edit_source_"):
+        remedy = f"sweep them in one launch with {shlex.quote(f'{swept}={listed}')}"
+    elif is_text(kind) or kind is None:
+        remedy = f"if it is one text, write {shlex.quote(f'{key}={quoted(text)}')}"
+    return RequestError("conflict", reason, remedy)
 
 
 def _listed(override: Override, text: str) -> str:

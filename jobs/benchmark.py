@@ -51,24 +51,24 @@ def file_of(request: BenchmarkRequest) -> Path:
     name = f"{request.workload}-{request.size}-{kind}.md"
     file = Path(request.out or f"{FOLDER}/{name}").expanduser()
     if file.suffix == ".jsonl":
-        raise RequestError(
-            f"out '{file}' is where the JSON lines go; name the Markdown file: out={file.with_suffix('.md')}"
-        )
+        remedy = f"name the Markdown file: out={file.with_suffix('.md')}"
+        raise RequestError("invalid_value", f"out '{file}' is where the JSON lines go", remedy)
     for taken in (file, file.with_suffix(".jsonl")):
         if taken.is_dir():
-            raise RequestError(f"out '{file}': '{taken}' is a folder; name a file: out={file / name}")
+            remedy = f"name a file: out={file / name}"
+            raise RequestError("invalid_value", f"out '{file}': '{taken}' is a folder", remedy)
     for folder in file.parents:
         if folder.exists() and not folder.is_dir():
-            raise RequestError(f"out '{file}': '{folder}' is a file and no folder; name another place with out=")
+            remedy = "name another place with out="
+            raise RequestError("not_writable", f"out '{file}': '{folder}' is a file and no folder", remedy)
     place = open_store(str(file.parent))
     with no_empty_folders(place):
         try:
             place.write(".writable", b"")
             place.delete(".writable")
         except OSError as error:
-            raise RequestError(
-                f"out '{file}': cannot be written ({error}); name another place with out="
-            ) from error
+            remedy = "name another place with out="
+            raise RequestError("not_writable", f"out '{file}': cannot be written ({error})", remedy) from error
     return file
 
 
@@ -78,10 +78,11 @@ def missing_peer(error: ImportError) -> RequestError:
         found = f"found is {version('diffusers')}"
     except PackageNotFoundError:
         found = "none is installed"
-    return RequestError(
-        f'measuring needs {PEER}; {found} ({error}); python -m pip install -e ".[benchmark]" in the checkout, or '
-        'pip install "restyle[benchmark]"'
+    remedy = (
+        f'{found} ({error}); python -m pip install -e ".[benchmark]" in the checkout, or pip '
+        'install "restyle[benchmark]"'
     )
+    return RequestError("not_installed", f"measuring needs {PEER}", remedy)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")

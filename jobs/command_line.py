@@ -52,11 +52,11 @@ def complete(config: DictConfig) -> dict[str, Any]:
         values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
-        raise RequestError(f"{error.full_key}: {reason}; {INTERPOLATION}") from error
+        raise RequestError("invalid_value", reason, INTERPOLATION, where=error.full_key) from error
     if missing:
         example = " ".join(f"{name}=..." for name in missing)
         models = f"; {MODELS}" if "model" in missing else ""
-        raise RestyleError(f"{', '.join(missing)} not given; add {example}{models}")
+        raise RestyleError("missing_value", f"{', '.join(missing)} not given", f"add {example}{models}")
     _refuse_empty(OmegaConf.get_type(config), values)
     return values
 
@@ -75,9 +75,8 @@ def _refuse_empty(kind: Any, values: Mapping[str, Any], prefix: str = "") -> Non
         if isinstance(value, Mapping):
             _refuse_empty(kinds[field.name], value, f"{prefix}{field.name}.")
         elif is_text(kinds[field.name]) and field.default != "" and value is not None and not value.strip():
-            raise RequestError(
-                f"{prefix}{field.name} is empty; is a shell variable not set? Give a value, or leave the key out"
-            )
+            remedy = "is a shell variable not set? Give a value, or leave the key out"
+            raise RequestError("missing_value", f"{prefix}{field.name} is empty", remedy)
 
 
 def launch(main: Callable[[], None], job: str, could_not_start: int, entered: list[bool]) -> None:

@@ -59,7 +59,8 @@ def wanted(config: DictConfig, progress: type[Any] | None) -> Iterator[Fetched]:
     """
     source: Source = "cache" if config.verify_only else "hub"
     if not (config.model or config.language_model or config.adapter):
-        raise RequestError("nothing to fetch; add model=..., language_model=..., adapter=... or list=true")
+        remedy = "add model=..., language_model=..., adapter=... or list=true"
+        raise RequestError("invalid_value", "nothing to fetch", remedy)
     lora = None
     if config.adapter:
         adapter = fetch_adapter(config.adapter, source, progress)

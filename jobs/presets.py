@@ -45,16 +45,17 @@ def read_preset(file: Path) -> Preset:
         raw = cast(DictConfig, OmegaConf.load(file))
         for key, value in raw.items():
             if key not in ("preset", "cover"):
-                raise RequestError(f"{file}: key {key!r} is not one of preset, cover")
+                raise RequestError("unknown_value", f"key {key!r} is not one of preset, cover", where=file)
             if not isinstance(value, DictConfig | None):
-                raise RequestError(f"{file}: {key} is {value!r}; expected a mapping of names to values")
+                remedy = "expected a mapping of names to values"
+                raise RequestError("invalid_value", f"is {value!r}", remedy, key, where=file)
         words = OmegaConf.merge(OmegaConf.structured(PresetConfig), raw.get("preset") or {})
         values = raw.get("cover") or OmegaConf.create({})
         OmegaConf.merge(OmegaConf.structured(CoverConfig), values)
     except (OmegaConfBaseException, YAMLError, OSError, RecursionError) as error:
         hint = nearest_key(error)
         reason = str(error).splitlines()[0]
-        raise RequestError(f"{file}: {reason}" + (f"; {hint}" if hint else "")) from error
+        raise RequestError("invalid_value", reason, hint or "", where=file) from error
     written = cast(dict[str, Any], OmegaConf.to_container(words))
     preset = Preset(
         **written | {"name": words.name or file.stem},

@@ -70,7 +70,8 @@ def keys_of(text: str) -> tuple[str, ...]:
     """
     keys = tuple(key.strip() for key in text.split(",") if key.strip())
     if any(len(key) < 16 for key in keys):
-        raise RequestError(f"{KEYS} holds a key of fewer than 16 characters; make one with `openssl rand -hex 24`")
+        remedy = "make one with `openssl rand -hex 24`"
+        raise RequestError("invalid_value", f"{KEYS} holds a key of fewer than 16 characters", remedy)
     return keys
 
 
@@ -83,7 +84,9 @@ def _main(config: DictConfig) -> None:
         try:
             from pipeline.service.deployment import open_service, open_to_others, running
         except ImportError as error:
-            raise RequestError(f'{error.name} is not installed; pip install -e ".[ui]"') from error
+            raise RequestError(
+                "not_installed", f"{error.name} is not installed", 'pip install -e ".[ui]"'
+            ) from error
         if open_to_others(spec, keys):
             console.print(f"warning: {spec.host} is open to the network and {KEYS} is not set", style="yellow")
         console.print(f"checking the model {spec.model} and the folder {spec.output}")

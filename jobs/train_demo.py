@@ -91,7 +91,7 @@ def plan_of(name: str, changes: Mapping[str, Any]) -> Plan:
     given = {key: value for key, value in changes.items() if value is not None}
     for key, value in given.items():
         if value < 0 or (value == 0 and key != "save_every_s"):
-            raise RequestError(f"plan.{key} {value} is too small; give more than 0")
+            raise RequestError("out_of_range", "is too small", "give more than 0", f"plan.{key}", value)
     return dataclasses.replace(PLANS[name], **given)
 
 
@@ -99,7 +99,7 @@ def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         close = nearest(str(value), allowed)
         hint = f"did you mean {' or '.join(close)}?" if close else f"one of {', '.join(allowed)}"
-        raise RequestError(f"{name} {value!r} is unknown; {hint}")
+        raise RequestError("unknown_value", "", hint, name, value)
 
 
 def main() -> None:

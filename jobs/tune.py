@@ -56,13 +56,11 @@ def spec_of(config: DictConfig, job: RestyleJob) -> TuneSpec:
         RequestError: the job has a grid or stages of its own.
     """
     if config.dry_run:
-        raise RequestError("dry_run: what tuning makes depends on what it finds; leave it out")
+        raise RequestError("conflict", "dry_run: what tuning makes depends on what it finds", "leave it out")
     swept = [f"grid.{name}" for name, values in job.grid.items() if values is not None]
     if swept or job.stages:
-        raise RequestError(
-            f"{(*swept, 'stages')[0]}: tuning makes its own grid; set tune.strengths and tune.guidances, and take "
-            "it out"
-        )
+        remedy = "set tune.strengths and tune.guidances, and take it out"
+        raise RequestError("conflict", "tuning makes its own grid", remedy, where=(*swept, "stages")[0])
     tune = config.tune
     return TuneSpec(tune.tracks, tune.seeds, tuple(tune.strengths), tuple(tune.guidances), tune.budget)
 

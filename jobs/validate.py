@@ -88,7 +88,7 @@ def parts_of(config: DictConfig) -> tuple[RestyleJob, ValidateSpec, int | None]:
     look = config.validate
     workers = look.workers if look.workers is not None else job.cluster.workers
     if workers is not None and workers < 1:
-        raise RequestError(f"validate.workers {workers} may not be below one")
+        raise RequestError("out_of_range", "may not be below one", field="validate.workers", value=workers)
     return job, ValidateSpec(look.decode, look.rates_from, look.report), workers
 
 

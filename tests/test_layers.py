@@ -11,6 +11,7 @@ TOP = ("acestep", "pipeline", "conf", "jobs")
 LAYERS = """
 acestep.constants
 acestep.redaction
+acestep.error_kinds
 acestep.errors
 acestep.runtime
 acestep.parameters

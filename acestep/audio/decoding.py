@@ -85,9 +85,9 @@ def check_samples(blocks: Sequence[np.ndarray]) -> None:
         AudioError: there are no samples, or some are not finite.
     """
     if not sum(block.size for block in blocks):
-        raise AudioError("no samples: not audio, or a header without sound")
+        raise AudioError("unreadable_audio", "no samples: not audio, or a header without sound")
     if not all(np.isfinite(block).all() for block in blocks):
-        raise AudioError("samples are not finite (NaN or infinity)")
+        raise AudioError("unreadable_audio", "samples are not finite (NaN or infinity)")
 
 
 def header_seconds(file: BinaryIO) -> float | None:
@@ -114,7 +114,7 @@ def refuse_longer(seconds: float | None, max_seconds: float | None, ended: bool 
     """
     if max_seconds is not None and seconds is not None and seconds > max_seconds:
         said = f"{seconds:.1f} s is" if ended else "it is"
-        raise TooLongError(f"{said} longer than {max_seconds:g} s; cut the track")
+        raise TooLongError("too_long", f"{said} longer than {max_seconds:g} s", "cut the track")
 
 
 def _header_seconds(file: BinaryIO, part: JoinedPart) -> float | None:
@@ -139,10 +139,11 @@ def _promised_seconds(sound: soundfile.SoundFile, file: BinaryIO, part: JoinedPa
 def _checked_rate(rate: int) -> int:
     min_rate, max_rate = RATES_HZ
     if rate <= 0:
-        raise AudioError("no sample rate: not audio, or its header is damaged")
+        raise AudioError("unreadable_audio", "no sample rate: not audio, or its header is damaged")
     if not min_rate <= rate <= max_rate:
+        remedy = "resample the file to 48000 Hz"
         raise AudioError(
-            f"a sample rate of {rate} Hz is not between {min_rate} and {max_rate}; resample the file to 48000 Hz"
+            "unreadable_audio", f"a sample rate of {rate} Hz is not between {min_rate} and {max_rate}", remedy
         )
     return rate
 
@@ -198,9 +199,8 @@ def _sound_blocks(sound: soundfile.SoundFile) -> Generator[Block]:
         while len(block := sound.read(frames, dtype="float32", always_2d=True)):
             yield block.T, sound.samplerate
     except soundfile.LibsndfileError as error:
-        raise AudioError(
-            f"damaged or truncated ({error.error_string}); fetch it again from where it came from"
-        ) from error
+        remedy = "fetch it again from where it came from"
+        raise AudioError("unreadable_audio", f"damaged or truncated ({error.error_string})", remedy) from error
 
 
 def _complete(blocks: Generator[Block], sound: soundfile.SoundFile) -> Generator[Block]:
@@ -217,4 +217,6 @@ def _complete(blocks: Generator[Block], sound: soundfile.SoundFile) -> Generator
     slack = VORBIS_BLOCK_SAMPLES if sound.subtype == "VORBIS" else slack
     if count + slack < sound.frames:
         promised, decoded = (f"{frames / sound.samplerate:.2f} s" for frames in (sound.frames, count))
-        raise AudioError(f"truncated: the header promises {promised}, {decoded} can be decoded")
+        raise AudioError(
+            "unreadable_audio", f"truncated: the header promises {promised}, {decoded} can be decoded"
+        )

@@ -49,17 +49,20 @@ def blocks_of(file: BinaryIO, before: str, notes: list[SourceNote]) -> Generator
             yield from _blocks(container, _played(container, notes), notes)
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise AudioError(f"cannot be decoded as audio (libsndfile: {before}; FFmpeg: {reason})") from error
+        raise AudioError(
+            "unreadable_audio", f"cannot be decoded as audio (libsndfile: {before}; FFmpeg: {reason})"
+        ) from error
 
 
 def _played(container: av.container.InputContainer, notes: list[SourceNote]) -> av.AudioStream:
     """The default audio stream, else the one with the most channels, else the first."""
     streams = container.streams.audio
     if not streams:
-        raise AudioError(f"holds no sound (FFmpeg reads it as {container.format.long_name})")
+        raise AudioError("unreadable_audio", f"holds no sound (FFmpeg reads it as {container.format.long_name})")
     known = [stream for stream in streams if stream.codec_context is not None]
     if not known:
-        raise AudioError("its sound is in a codec that FFmpeg does not know; convert it to WAV or FLAC")
+        remedy = "convert it to WAV or FLAC"
+        raise AudioError("unreadable_audio", "its sound is in a codec that FFmpeg does not know", remedy)
     played = max(known, key=lambda s: (bool(s.disposition & Disposition.default), s.codec_context.channels))
     if len(streams) > 1:
         place = streams.index(played) + 1
@@ -109,6 +112,8 @@ def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None)
         pieces = resampler.resample(frame)
     except av.ArgumentError as error:
         channels = "" if frame is None else f"{frame.layout.nb_channels} "
-        raise AudioError(f"no layout of its {channels}channels is known; mix it to stereo") from error
+        raise AudioError(
+            "unreadable_audio", f"no layout of its {channels}channels is known", "mix it to stereo"
+        ) from error
     for piece in pieces:
         yield piece.to_ndarray().reshape(-1, piece.layout.nb_channels).T, piece.sample_rate

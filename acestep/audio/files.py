@@ -65,11 +65,13 @@ def read_audio(file: str | Path | BinaryIO, max_seconds: float | None = None, cl
             with open(open_regular(file), "rb") as stream:
                 return read_audio(stream, max_seconds, clip)
         except NotAFileError as error:
-            raise AudioError(f"{file}: {error}") from error
+            raise AudioError("unreadable_audio", str(error), where=file) from error
         except (OSError, ValueError) as error:  # ValueError: an invalid file name
-            raise AudioError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
+            raise AudioError(
+                "unreadable_audio", str(getattr(error, "strerror", None) or error), where=file
+            ) from error
     if file.seek(0, io.SEEK_END) == 0:
-        raise AudioError("empty file (0 bytes)")
+        raise AudioError("unreadable_audio", "empty file (0 bytes)")
     pieces, notes = decode(file, max_seconds)
     check_samples([samples for samples, _ in pieces])
     waves = []
@@ -163,7 +165,7 @@ def encode_audio(wave: Tensor, audio_format: str, bitrate_kbps: int = 128, rate:
         MemoryError: the file does not fit in memory.
     """
     if audio_format not in FORMATS:
-        raise RequestError(f"audio_format {audio_format!r} is unknown; use one of {', '.join(FORMATS)}")
+        raise RequestError("unknown_value", field="audio_format", value=audio_format, allowed=FORMATS)
     wave = resample(wave, SAMPLE_RATE, rate)
     buffer = io.BytesIO()
     if audio_format in _SUBTYPES:

@@ -70,7 +70,7 @@ def parts_of(file: BinaryIO, believe_count: bool = False) -> JoinedFile:
         joined = _mpeg(scan, believe_count)
     file.seek(0)
     if len(joined.parts) > MAX_PARTS:
-        raise AudioError(f"joins more than {MAX_PARTS} files end to end; split it")
+        raise AudioError("unreadable_audio", f"joins more than {MAX_PARTS} files end to end", "split it")
     return joined if joined.parts else JoinedFile([JoinedPart(((0, scan.length),))], joined.left_over)
 
 

@@ -42,4 +42,4 @@ def open_regular(path: str | Path) -> int:
 def _refuse_other(mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-        raise NotAFileError(f"not a regular file but {kind}; name an audio file")
+        raise NotAFileError("unreadable_file", f"not a regular file but {kind}", "name an audio file")

@@ -41,9 +41,9 @@ def refuse_cut(file: BinaryIO) -> None:
         promised = _end_of_last_page(file, length)
     file.seek(0)
     if promised > length + (SLACK_BYTES if head[:4] != b"OggS" else 0):
+        remedy = "fetch it again from where it came from"
         raise AudioError(
-            f"truncated: the header promises {promised} bytes, the file has {length}; fetch it again from where "
-            "it came from"
+            "unreadable_audio", f"truncated: the header promises {promised} bytes, the file has {length}", remedy
         )
 
 

@@ -29,7 +29,7 @@ from acestep.checkpoints.safetensors_files import (
     read_tensors,
     weight_files,
 )
-from acestep.errors import CheckpointError
+from acestep.errors import FETCH_AGAIN, CheckpointError
 from acestep.model.ace_step import AceStepModel
 from acestep.model.autoencoder import Autoencoder, fold_weight_norm, weight_norm_shapes
 from acestep.model.autoencoder_cpu import lay_out
@@ -169,8 +169,11 @@ def load_silence(folder: Path, channels: int) -> Tensor:
     silence = found.float().contiguous()
     if not found.is_floating_point() or not len(silence) or not silence.isfinite().all():
         raise CheckpointError(
-            f"{folder}: the silence latent has {len(silence)} frames of {found.dtype}, expected finite fractional "
-            "numbers and a frame at least; fetch it again"
+            "damaged_weights",
+            f"the silence latent has {len(silence)} frames of {found.dtype}, expected finite "
+            "fractional numbers and a frame at least",
+            FETCH_AGAIN,
+            where=folder,
         )
     return silence
 

@@ -40,13 +40,14 @@ def check(folder: Path, digest: str) -> None:
     """
     sums = folder / SUMS
     if _sha256(sums) != digest:
-        raise CheckpointError(f"{sums}: is not the list of this version's built-in model; {REMEDY}")
+        raise CheckpointError(
+            "damaged_weights", "is not the list of this version's built-in model", REMEDY, where=sums
+        )
     for line in sums.read_text().splitlines():
         expected, name = line.split("  ", 1)
         if _sha256(folder / name) != expected:
-            raise CheckpointError(
-                f"{folder / name}: truncated or changed; the built-in model of this version has another; {REMEDY}"
-            )
+            remedy = f"the built-in model of this version has another; {REMEDY}"
+            raise CheckpointError("damaged_weights", "truncated or changed", remedy, where=folder / name)
 
 
 def sums_of(folder: Path) -> str:
@@ -60,6 +61,9 @@ def _sha256(file: Path) -> str:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except FileNotFoundError as error:
-        raise CheckpointError(f"{file}: no such file; the built-in model is not in this copy; {REMEDY}") from error
+        remedy = f"the built-in model is not in this copy; {REMEDY}"
+        raise CheckpointError("missing_weights", "no such file", remedy, where=file) from error
     except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error.strerror}); {REMEDY}") from error
+        raise CheckpointError(
+            "damaged_weights", f"cannot be read ({error.strerror})", REMEDY, where=file
+        ) from error

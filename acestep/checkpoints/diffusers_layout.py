@@ -72,8 +72,9 @@ def check_index(folder: Path) -> None:
     """
     kind = read_json(folder / INDEX).get("_class_name")
     if kind != PIPELINE:
+        remedy = "give an ACE-Step 1.5 checkpoint"
         raise CheckpointError(
-            f"{folder}: {INDEX} describes a {kind!r}, expected {PIPELINE!r}; give an ACE-Step 1.5 checkpoint"
+            "unsupported_weights", f"{INDEX} describes a {kind!r}, expected {PIPELINE!r}", remedy, where=folder
         )
 
 
@@ -112,17 +113,24 @@ def model_config(folder: Path) -> dict[str, Any]:
         raw = read_json(folder / module / "config.json")
         if raw.get("_class_name") != kind:
             raise CheckpointError(
-                f"{folder / module}: _class_name is {raw.get('_class_name')!r}, expected {kind!r}"
+                "unsupported_weights",
+                f"is {raw.get('_class_name')!r}, expected {kind!r}",
+                field="_class_name",
+                where=folder / module,
             )
         try:
             kinds_of_layers[module] = layer_kinds(raw)
         except ValueError as error:
-            raise CheckpointError(f"{folder / module}: {error}") from error
+            raise CheckpointError("damaged_weights", str(error), where=folder / module) from error
         for key, value in _original_keys(module, raw).items():
             if merged.setdefault(key, value) != value:
+                remedy = "the modules are not of one model"
                 raise CheckpointError(
-                    f"{folder}: {key} is {merged[key]!r} in {origin[key]} and {value!r} in {module}; "
-                    "the modules are not of one model"
+                    "mismatched_weights",
+                    f"is {merged[key]!r} in {origin[key]} and {value!r} in {module}",
+                    remedy,
+                    key,
+                    where=folder,
                 )
             origin.setdefault(key, module)
     if merged.get("encoder_hidden_size") == merged.get("hidden_size"):
@@ -148,9 +156,13 @@ def _layer_types(folder: Path, given: dict[str, list[str] | None]) -> list[str] 
     for module, kinds in given.items():
         own = kinds or alternating
         if own != longest[: len(own)]:
+            remedy = "modules of different orders are not supported"
             raise CheckpointError(
-                f"{folder}: layer_types is {kinds} in {module}, but {longest} elsewhere; "
-                "modules of different orders are not supported"
+                "unsupported_weights",
+                f"is {kinds} in {module}, but {longest} elsewhere",
+                remedy,
+                "layer_types",
+                where=folder,
             )
     return None if longest == alternating else longest
 
@@ -186,7 +198,9 @@ def silence(folder: Path, channels: int) -> "Tensor":
     if found is None or found.dim() != 3 or (found.shape[0], found.shape[2]) != (1, channels):
         shape = "none" if found is None else list(found.shape)
         raise CheckpointError(
-            f"{folder / CONDITIONER}: expected a {SILENCE} [1, frames, {channels}], found {shape}"
+            "damaged_weights",
+            f"expected a {SILENCE} [1, frames, {channels}], found {shape}",
+            where=folder / CONDITIONER,
         )
     return found[0]
 

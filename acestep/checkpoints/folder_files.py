@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from acestep.errors import CheckpointError
+from acestep.errors import FETCH_AGAIN, CheckpointError
 
 
 def is_plain_name(name: str) -> bool:
@@ -17,11 +17,14 @@ def shard_path(folder: Path, name: str, index: Path) -> Path:
         CheckpointError: the name refers to a file outside the folder.
     """
     if not is_plain_name(name):
-        raise CheckpointError(f"{index}: names {name!r:.200}, which is no file of its folder; fetch it again")
+        raise CheckpointError(
+            "damaged_weights", f"names {name!r:.200}, which is no file of its folder", FETCH_AGAIN, where=index
+        )
     file = folder / name
     if file.is_file() and not is_own(file):
+        remedy = "give the folder that holds the files"
         raise CheckpointError(
-            f"{file}: is a link to {file.resolve()}, outside of its folder; give the folder that holds the files"
+            "damaged_weights", f"is a link to {file.resolve()}, outside of its folder", remedy, where=file
         )
     return file
 

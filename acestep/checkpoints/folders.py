@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acestep.checkpoints import diffusers_layout
-from acestep.errors import CheckpointError
+from acestep.errors import FETCH_AGAIN, CheckpointError
 
 MODEL_PREFIX = "acestep-v15-"
 AUTOENCODER_FOLDER = "vae"
@@ -38,7 +38,8 @@ def locate(root: Path, variant: str | None = None) -> CheckpointFolders:
     """
     if not root.is_dir():
         what = "is a file" if root.exists() else "no such folder"
-        raise CheckpointError(f"{root}: {what}; give a checkpoint folder or a model name")
+        remedy = "give a checkpoint folder or a model name"
+        raise CheckpointError("unknown_model", what, remedy, where=root)
     model = model_folder(root, variant)
     one = diffusers_layout.is_diffusers(model)
     text_encoder = _beside(model, DIFFUSERS_TEXT_ENCODER_FOLDER if one else TEXT_ENCODER_FOLDER)
@@ -61,7 +62,8 @@ def model_folder(root: Path, variant: str | None = None, called: str = "") -> Pa
     elif not (root / "config.json").is_file():
         return _variant_folder(root, variant, called)
     if variant is not None and (one or _variant(variant) != _variant(called.rsplit("/", 1)[-1])):
-        raise CheckpointError(f"{called}: holds one model; leave out variant {variant!r}")
+        remedy = f"leave out variant {variant!r}"
+        raise CheckpointError("unknown_model", "holds one model", remedy, where=called)
     return root
 
 
@@ -73,19 +75,24 @@ def _variant(name: str) -> str:
 def _variant_folder(root: Path, variant: str | None, called: str) -> Path:
     found = {path.name.removeprefix(MODEL_PREFIX): path for path in sorted(root.glob(f"{MODEL_PREFIX}*"))}
     if not found:
+        remedy = "give an ACE-Step 1.5 checkpoint"
         raise CheckpointError(
-            f"{called}: holds neither config.json nor a folder {MODEL_PREFIX}<variant>; "
-            "give an ACE-Step 1.5 checkpoint"
+            "unknown_model",
+            f"holds neither config.json nor a folder {MODEL_PREFIX}<variant>",
+            remedy,
+            where=called,
         )
     if variant is None:
         if len(found) > 1:
+            remedy = "name one with variant=, or give its folder"
             raise CheckpointError(
-                f"{called}: holds several models ({', '.join(found)}); name one with variant=, or give its folder"
+                "unknown_model", f"holds several models ({', '.join(found)})", remedy, where=called
             )
         return next(iter(found.values()))
     wanted = _variant(variant)
     if wanted not in found:
-        raise CheckpointError(f"{called}: has no variant {variant!r}; it holds {', '.join(found)}")
+        remedy = f"it holds {', '.join(found)}"
+        raise CheckpointError("unknown_model", f"has no variant {variant!r}", remedy, where=called)
     return found[wanted]
 
 
@@ -93,6 +100,4 @@ def _beside(model: Path, name: str) -> Path:
     for folder in (model / name, model.parent / name):
         if folder.is_dir():
             return folder
-    raise CheckpointError(
-        f"{model}: no folder {name} in it or beside it; the checkpoint is incomplete, fetch it again"
-    )
+    raise CheckpointError("missing_weights", f"no folder {name} in it or beside it", FETCH_AGAIN, where=model)

@@ -34,14 +34,13 @@ from acestep.checkpoints.folders import (
 )
 from acestep.checkpoints.lora_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DIFFUSERS_WEIGHTS, LOKR_FILE, SUFFIX
 from acestep.checkpoints.safetensors_files import weights_are_in
-from acestep.errors import CheckpointError
+from acestep.errors import FETCH_AGAIN, CheckpointError
 
 BUNDLE = "ACE-Step/Ace-Step1.5"  # turbo, autoencoder, text encoder, a language model
 LANGUAGE_MODEL_PREFIX = "acestep-5Hz-lm-"
 FILES = ("*.safetensors", "*.json", "silence_latent.pt", "merges.txt")
 ADAPTER_FILES = (ADAPTER_CONFIG, f"{ADAPTER_WEIGHTS}{SUFFIX}", f"{DIFFUSERS_WEIGHTS}{SUFFIX}", LOKR_FILE)
 OUTLINE_FILES = ("config.json", "*/config.json", "model_index.json")
-AGAIN = "fetch it again"
 NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
 HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
 
@@ -114,15 +113,23 @@ def find(
     variant = variant or None
     names = ", ".join((*demo.VARIANTS, *PUBLISHED))
     if not model:
-        raise CheckpointError(f"model is empty; give one of {names}, a folder or a hub id owner/name")
+        raise CheckpointError(
+            "unknown_model", "is empty", f"give one of {names}, a folder or a hub id owner/name", "model"
+        )
     if variant is not None and (model in demo.VARIANTS or model in PUBLISHED):
-        raise CheckpointError(f"variant {variant!r}: the model {model!r} is one variant; name the one you want")
+        raise CheckpointError(
+            "unknown_model",
+            f"does not go with {model!r}, which is one variant",
+            "name the one you want",
+            "variant",
+            variant,
+        )
     if model in demo.VARIANTS:
         return demo.folders(model)
     if model not in PUBLISHED and Path(model).expanduser().exists():
         return locate(Path(model).expanduser(), variant)
     if model not in PUBLISHED and not HUB_ID.fullmatch(model):
-        raise CheckpointError(f"model {model!r}: no such folder, and not one of {names}")
+        raise CheckpointError("unknown_model", f"is no folder and not one of {names}", field="model", value=model)
     if model not in PUBLISHED:
         return _find_in_repository(model, variant, source, progress)
     wanted = f"model={model}"
@@ -162,13 +169,19 @@ def find_language_model(name: str, source: Source = "anywhere", progress: type[A
     """
     names = ", ".join(LANGUAGE_MODELS)
     if not name:
-        raise CheckpointError(f"language_model is empty; give one of {names}, a folder or a hub id owner/name")
+        raise CheckpointError(
+            "unknown_model", "is empty", f"give one of {names}, a folder or a hub id owner/name", "language_model"
+        )
     if name not in LANGUAGE_MODELS and Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     if name not in LANGUAGE_MODELS and Path(name).expanduser().exists():
-        raise CheckpointError(f"language_model {name!r} is a file; give the folder of a language model")
+        raise CheckpointError(
+            "unknown_model", "is a file", "give the folder of a language model", "language_model", name
+        )
     if name not in LANGUAGE_MODELS and not HUB_ID.fullmatch(name):
-        raise CheckpointError(f"language_model {name!r}: no such folder, and not one of {names}")
+        raise CheckpointError(
+            "unknown_model", f"is no folder and not one of {names}", field="language_model", value=name
+        )
     return _get(LANGUAGE_MODELS.get(name) or HubModel(name), f"language_model={name}", source, progress)
 
 
@@ -182,7 +195,10 @@ def find_adapter(name: str, source: Source = "anywhere", progress: type[Any] | N
         return Path(name).expanduser()
     if not HUB_ID.fullmatch(name) or name.endswith(SUFFIX):
         raise CheckpointError(
-            f"adapter {name!r}: no such file or folder; give a LoRA file or folder, or a hub id owner/name"
+            "missing_weights",
+            "no such file or folder",
+            "give a LoRA file or folder, or a hub id owner/name",
+            where=f"adapter {name!r}",
         )
     published = HubModel(name, files=ADAPTER_FILES, whole=_whole_adapter)
     return _get(published, f"adapter={name}", source, progress)
@@ -200,10 +216,9 @@ def naming_the_command(folders: CheckpointFolders) -> Iterator[None]:
     except CheckpointError as error:
         fetched = Path(constants.HF_HUB_CACHE).expanduser().resolve() in folders.model.parents
         named = folders.name in PUBLISHED or HUB_ID.fullmatch(folders.name)
-        if not (AGAIN in str(error) and fetched and named):
-            raise
-        command = f"{AGAIN} with `python -m jobs.fetch model={folders.name}`"
-        raise CheckpointError(str(error).replace(AGAIN, command)) from error
+        if error.kind in ("missing_weights", "damaged_weights") and fetched and named:
+            error.remedy = f"{error.remedy or FETCH_AGAIN} with `python -m jobs.fetch model={folders.name}`"
+        raise
 
 
 def cached(published: HubModel) -> Path | None:
@@ -220,14 +235,12 @@ def _get(published: HubModel, wanted: str, source: Source, progress: type[Any] |
     if source != "hub" and (folder := cached(published)):
         return folder
     if source == "cache":
-        raise CheckpointError(
-            f"{published.place}: not completely cached; run without verify_only to fetch it, "
-            f"`python -m jobs.fetch {wanted}`"
-        )
+        remedy = f"fetch it with `python -m jobs.fetch {wanted}`"
+        raise CheckpointError("not_cached", remedy=remedy, where=published.place)
     try:
         return _snapshot(published, local=False, progress=progress)
     except (HTTPError, HFValidationError, OSError, RuntimeError) as error:  # RuntimeError: Xet downloader
-        raise CheckpointError(f"{published.place}: {_why_not(published.repo, error)}") from error
+        raise CheckpointError("not_fetched", _why_not(published.repo, error), where=published.place) from error
 
 
 def _why_not(repo: str, error: Exception) -> str:
@@ -267,5 +280,5 @@ def _snapshot(published: HubModel, local: bool, progress: type[Any] | None) -> P
         if local:
             raise LocalEntryNotFoundError(f"{folder} is not cached")
         what = f"no folder {published.folder}" if published.folder else f"none of {', '.join(published.files)}"
-        raise CheckpointError(f"{published.repo}: has {what}; check the name and the variant")
+        raise CheckpointError("not_fetched", f"has {what}", "check the name and the variant", where=published.repo)
     return folder

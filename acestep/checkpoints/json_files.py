@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from acestep.errors import CheckpointError
+from acestep.errors import FETCH_AGAIN, CheckpointError
 from acestep.parameters.values import from_json
 
 MAX_JSON_BYTES = 100_000_000
@@ -18,14 +18,19 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         # Reading a pipe would block, and a device never ends.
         if path.exists() and not path.is_file():
-            raise CheckpointError(f"{path}: is no file")
+            raise CheckpointError("missing_weights", "is no file", where=path)
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path}: is larger than {MAX_JSON_BYTES} bytes; fetch it again")
+            raise CheckpointError(
+                "damaged_weights", f"is larger than {MAX_JSON_BYTES} bytes", FETCH_AGAIN, where=path
+            )
         content = from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; is the checkpoint folder complete?") from error
+        remedy = "is the checkpoint folder complete?"
+        raise CheckpointError("missing_weights", "no such file", remedy, where=path) from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
+        raise CheckpointError("damaged_weights", f"not readable as JSON ({error})", where=path) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
+        raise CheckpointError(
+            "damaged_weights", f"expected a JSON object, found {type(content).__name__}", where=path
+        )
     return content

@@ -18,7 +18,7 @@ from torch import nn
 from acestep.checkpoints.diffusers_layout import original_layer
 from acestep.checkpoints.lora_files import AdapterFiles, find_adapter_files
 from acestep.checkpoints.safetensors_files import Shape, differences, read_shapes, read_tensor, read_tensors
-from acestep.errors import CheckpointError, RequestError
+from acestep.errors import FETCH_AGAIN, CheckpointError, RequestError
 from acestep.model.config import is_number, is_size
 
 MAX_SHAPES = 3  # mismatching shapes to list; for another model size, all of them differ
@@ -108,7 +108,8 @@ def check_scale(scale: float) -> None:
         RequestError: it is not between 0 and 1.
     """
     if not is_number(scale) or not 0 <= scale <= 1:
-        raise RequestError(f"adapter_scale {scale!r} is out of range; use 0 (no effect) to 1 (as trained)")
+        remedy = "use 0 (no effect) to 1 (as trained)"
+        raise RequestError("out_of_range", "", remedy, "adapter_scale", scale)
 
 
 def open_adapter(path: Path) -> Adapter:
@@ -131,13 +132,16 @@ def open_adapter(path: Path) -> Adapter:
     unknown = sorted(shapes.keys() - named.values())
     unknown += sorted(layer for layer, ours in layers.items() if taken[ours] > 1)
     if unknown or not named:
-        raise CheckpointError(f"adapter {files.path}: {_strange(unknown)}")
+        raise CheckpointError("damaged_weights", _strange(unknown), where=f"adapter {files.path}")
     alone = sorted(
         f"{ours}.lora_{part}" for layer, ours in layers.items() for part in "AB" if (layer, part) not in named
     )
     if alone:
         raise CheckpointError(
-            f"adapter {files.path}: {len(alone)} missing: {', '.join(alone[:4])}; fetch it again"
+            "missing_weights",
+            f"{len(alone)} missing: {', '.join(alone[:4])}",
+            FETCH_AGAIN,
+            where=f"adapter {files.path}",
         )
     config = files.config()
     if config is not None:
@@ -183,7 +187,9 @@ def _alpha(files: AdapterFiles, name: str | None) -> float | None:
     if tensor is None:
         return None
     if tensor.numel() != 1 or not is_number(tensor.item()):
-        raise CheckpointError(f"adapter {files.path}: {name} is not one finite number; fetch it again")
+        raise CheckpointError(
+            "damaged_weights", "is not one finite number", FETCH_AGAIN, name, where=f"adapter {files.path}"
+        )
     return float(tensor.item())
 
 
@@ -191,13 +197,16 @@ def _check_config(files: AdapterFiles, config: Mapping[str, Any]) -> None:
     """Check that a configuration describes a plain LoRA."""
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise CheckpointError(f"adapter {files.path}: peft_type is {kind!r}; only 'LORA' is supported")
+        remedy = "only 'LORA' is supported"
+        raise CheckpointError(
+            "unsupported_weights", f"is {kind!r}", remedy, "peft_type", where=f"adapter {files.path}"
+        )
     special = {key: config[key] for key, plain in _PLAIN.items() if key in config and config[key] not in plain}
     if special:
         options = ", ".join(f"{key} = {value!r}" for key, value in sorted(special.items()))
+        remedy = "merge it into the checkpoint, or train a plain LoRA"
         raise CheckpointError(
-            f"adapter {files.path}: {options} is not supported; merge it into the checkpoint, or train a plain "
-            "LoRA"
+            "unsupported_weights", f"{options} is not supported", remedy, where=f"adapter {files.path}"
         )
 
 
@@ -208,14 +217,16 @@ def _configured(
     rank = _of_pattern(files, config, "rank_pattern", layer, config.get("r"))
     alpha = _of_pattern(files, config, "alpha_pattern", layer, config.get("lora_alpha"))
     if not is_size(rank) or not is_number(alpha):
+        remedy = "expected a rank of at least 1 and a number"
         raise CheckpointError(
-            f"adapter {files.path}: r is {rank!r} and lora_alpha {alpha!r}; expected a rank of at least 1 and a "
-            "number"
+            "damaged_weights", f"r is {rank!r} and lora_alpha {alpha!r}", remedy, where=f"adapter {files.path}"
         )
     if own_alpha is not None and own_alpha != alpha:
         raise CheckpointError(
-            f"adapter {files.path}: alpha of {layer} is {own_alpha:g} in the weights and {alpha:g} in the "
-            "configuration; fetch both again"
+            "damaged_weights",
+            f"alpha of {layer} is {own_alpha:g} in the weights and {alpha:g} in the configuration",
+            "fetch both again",
+            where=f"adapter {files.path}",
         )
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
@@ -224,13 +235,20 @@ def _of_pattern(files: AdapterFiles, config: Mapping[str, Any], name: str, layer
     """Value of a PEFT pattern for a layer: the first entry that matches its name or suffix, else ``usual``."""
     pattern = config.get(name) or {}
     if not isinstance(pattern, Mapping):
-        raise CheckpointError(f"adapter {files.path}: {name} is {pattern!r}; expected values by layer")
+        remedy = "expected values by layer"
+        raise CheckpointError("damaged_weights", f"is {pattern!r}", remedy, name, where=f"adapter {files.path}")
     own = re.sub(r"^(base_model\.model|transformer)\.", "", layer)
     for key, value in pattern.items():
         ending = key.removeprefix("^").removesuffix("$").replace("\\.", ".")
         if not re.fullmatch(r"[\w.-]+", ending):
             # PEFT accepts arbitrary regular expressions, some of which take exponential time.
-            raise CheckpointError(f"adapter {files.path}: {name} = {key!r} is not supported; name layers in full")
+            raise CheckpointError(
+                "unsupported_weights",
+                f"= {key!r} is not supported",
+                "name layers in full",
+                name,
+                where=f"adapter {files.path}",
+            )
         if own == ending or (not key.startswith("^") and own.endswith(f".{ending}")):
             return value
     return usual
@@ -252,9 +270,9 @@ def check_fit(adapter: Adapter, decoder: nn.Module) -> None:
             expected |= {f"{layer}.lora_A": (pair.rank, into), f"{layer}.lora_B": (out, pair.rank)}
     problems = differences(found, expected, MAX_SHAPES)
     if problems:
+        remedy = f"{problems}. Use it with the model it was trained on (ACE-Step 1.5, 2B or XL)"
         raise CheckpointError(
-            f"adapter {adapter.path}: does not fit the model; {problems}. Use it with the model it was trained on "
-            "(ACE-Step 1.5, 2B or XL)"
+            "mismatched_weights", "does not fit the model", remedy, where=f"adapter {adapter.path}"
         )
 
 

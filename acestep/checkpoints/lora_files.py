@@ -49,10 +49,16 @@ class AdapterFiles:
             values = from_json(header)
         except ValueError as error:
             raise CheckpointError(
-                f"adapter {self.path}: its header's {DIFFUSERS_METADATA} is no JSON ({error})"
+                "damaged_weights",
+                f"its header's {DIFFUSERS_METADATA} is no JSON ({error})",
+                where=f"adapter {self.path}",
             ) from error
         if not isinstance(values, dict):
-            raise CheckpointError(f"adapter {self.path}: its header's {DIFFUSERS_METADATA} is no JSON object")
+            raise CheckpointError(
+                "damaged_weights",
+                f"its header's {DIFFUSERS_METADATA} is no JSON object",
+                where=f"adapter {self.path}",
+            )
         return {key.removeprefix("transformer."): value for key, value in values.items()}
 
 
@@ -68,7 +74,8 @@ def find_adapter_files(path: Path) -> AdapterFiles:
     if path.is_file():
         return _of_file(path)
     if not path.is_dir():
-        raise CheckpointError(f"adapter {path}: no such file or folder; give a LoRA adapter or a hub id")
+        remedy = "give a LoRA adapter or a hub id"
+        raise CheckpointError("missing_weights", "no such file or folder", remedy, where=f"adapter {path}")
     found = _of_folder(path)
     if found is not None:
         return found
@@ -78,28 +85,27 @@ def find_adapter_files(path: Path) -> AdapterFiles:
     if inside:
         named = ", ".join(str(one.relative_to(path)) for one in inside[:MAX_NAMED])
         more = f" and {len(inside) - MAX_NAMED} more" if len(inside) > MAX_NAMED else ""
+        remedy = f"give the path of one, such as {inside[0]}"
         raise CheckpointError(
-            f"adapter {path}: holds {len(inside)} adapters, {named}{more}; give the path of one, such as "
-            f"{inside[0]}"
+            "unknown_model", f"holds {len(inside)} adapters, {named}{more}", remedy, where=f"adapter {path}"
         )
     pickles = sorted(file.name for file in path.iterdir() if file.suffix in (*PICKLES, ".pt"))
     if pickles:
-        raise CheckpointError(f"adapter {path}: {_no_pickle(pickles[0])}")
-    raise CheckpointError(
-        f"adapter {path}: no LoRA in this folder; one holds {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}{SUFFIX}, or "
-        f"{DIFFUSERS_WEIGHTS}{SUFFIX}"
-    )
+        raise CheckpointError("unsupported_weights", _no_pickle(pickles[0]), where=f"adapter {path}")
+    remedy = f"one holds {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}{SUFFIX}, or {DIFFUSERS_WEIGHTS}{SUFFIX}"
+    raise CheckpointError("missing_weights", "no LoRA in this folder", remedy, where=f"adapter {path}")
 
 
 def _of_file(file: Path) -> AdapterFiles:
     if file.name == ADAPTER_CONFIG:
         return find_adapter_files(file.parent)
     if file.name == LOKR_FILE:
-        raise CheckpointError(f"adapter {file}: {NO_LOKR}")
+        raise CheckpointError("unsupported_weights", NO_LOKR, where=f"adapter {file}")
     if file.suffix in (*PICKLES, ".pt"):
-        raise CheckpointError(f"adapter {file}: {_no_pickle(file.name)}")
+        raise CheckpointError("unsupported_weights", _no_pickle(file.name), where=f"adapter {file}")
     if file.suffix != SUFFIX:
-        raise CheckpointError(f"adapter {file}: not a {SUFFIX} file; give a LoRA adapter's file or folder")
+        remedy = "give a LoRA adapter's file or folder"
+        raise CheckpointError("damaged_weights", f"not a {SUFFIX} file", remedy, where=f"adapter {file}")
     return AdapterFiles(file, file.parent, file.stem, _configured(file))
 
 
@@ -110,11 +116,14 @@ def _of_folder(folder: Path) -> AdapterFiles | None:
         renamed = len(others) == 1 and not (folder / f"{ADAPTER_WEIGHTS}{SUFFIX}").exists()
         return AdapterFiles(folder, folder, others[0].stem if renamed else ADAPTER_WEIGHTS, True)
     if (folder / LOKR_FILE).is_file():
-        raise CheckpointError(f"adapter {folder}: {LOKR_FILE} {NO_LOKR}")
+        raise CheckpointError("unsupported_weights", f"{LOKR_FILE} {NO_LOKR}", where=f"adapter {folder}")
     if (folder / f"{ADAPTER_WEIGHTS}{SUFFIX}").is_file():
+        remedy = f"fetch it again, or give the path of {ADAPTER_WEIGHTS}{SUFFIX} itself to take alpha = rank"
         raise CheckpointError(
-            f"adapter {folder}: {ADAPTER_CONFIG} is missing, which says how strong the adapter is; fetch it "
-            f"again, or give the path of {ADAPTER_WEIGHTS}{SUFFIX} itself to take alpha = rank"
+            "missing_weights",
+            f"{ADAPTER_CONFIG} is missing, which says how strong the adapter is",
+            remedy,
+            where=f"adapter {folder}",
         )
     if (folder / f"{DIFFUSERS_WEIGHTS}{SUFFIX}").is_file():
         return AdapterFiles(folder, folder, DIFFUSERS_WEIGHTS)

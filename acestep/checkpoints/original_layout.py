@@ -9,7 +9,7 @@ from torch import Tensor
 
 from acestep.checkpoints.json_files import read_json
 from acestep.checkpoints.safetensors_files import Shape, Sizes, read_shapes, read_tensors
-from acestep.errors import CheckpointError
+from acestep.errors import FETCH_AGAIN, CheckpointError
 
 SILENCE_FILE = "silence_latent.pt"
 WEIGHTS = "model"
@@ -55,19 +55,21 @@ def silence(folder: Path, channels: int) -> Tensor:
     file = folder / SILENCE_FILE
     try:
         if file.exists() and not file.is_file():  # reading a pipe would block
-            raise CheckpointError(f"{file}: is no file; fetch it again")
+            raise CheckpointError("missing_weights", "is no file", FETCH_AGAIN, where=file)
         found = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{file}: no such file; the folder is incomplete, fetch it again") from error
+        raise CheckpointError("missing_weights", "no such file", FETCH_AGAIN, where=file) from error
     except CheckpointError:
         raise
     except Exception as error:  # torch raises many types for damaged files
         raise CheckpointError(
-            f"{file}: not readable as a plain tensor ({type(error).__name__}); fetch it again"
+            "damaged_weights", f"not readable as a plain tensor ({type(error).__name__})", FETCH_AGAIN, where=file
         ) from error
     if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[:2] != (1, channels) or found.is_sparse:
         shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise CheckpointError(f"{file}: expected a tensor [1, {channels}, frames], found {shape}")
+        raise CheckpointError(
+            "damaged_weights", f"expected a tensor [1, {channels}, frames], found {shape}", where=file
+        )
     return found[0].T
 
 

@@ -24,7 +24,7 @@ from acestep.checkpoints.safetensors_files import (
     read_shapes,
     read_tensors,
 )
-from acestep.errors import CheckpointError
+from acestep.errors import FETCH_AGAIN, CheckpointError
 from acestep.model.config import layer_count
 from acestep.model.layers import Linear, Silu
 
@@ -79,8 +79,11 @@ def open_qwen3(
     highest = max(tokenizer.get_vocab().values(), default=None)
     if highest is None or highest >= config.vocab_size:
         raise CheckpointError(
-            f"{file}: vocab_size is {config.vocab_size}, but the highest token of {tokenizer_file(folder)} is "
-            f"{highest}; the two are of different models, fetch both again"
+            "mismatched_weights",
+            f"is {config.vocab_size}, but the highest token of {tokenizer_file(folder)} is {highest}",
+            "the two are of different models, fetch both again",
+            "vocab_size",
+            where=file,
         )
     check_shapes(_as_in(kind, config, shapes), expected, folder)
     with described_by(file, "Qwen3 model"):
@@ -97,12 +100,14 @@ def read_config(folder: Path, remedy: str = "give the folder of a Qwen3 model") 
     file = folder / "config.json"
     raw = read_json(file)
     if raw.get("model_type") != "qwen3":
-        raise CheckpointError(f"{file}: model_type is {raw.get('model_type')!r}, expected 'qwen3'; {remedy}")
+        raise CheckpointError(
+            "unsupported_weights", "", remedy, "model_type", raw.get("model_type"), allowed="qwen3", where=file
+        )
     try:
         layer_count(raw, "num_hidden_layers")
     except (KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{file}: num_hidden_layers is missing or out of range ({error}); {remedy}"
+            "missing_weights", f"is missing or out of range ({error})", remedy, "num_hidden_layers", where=file
         ) from error
     with described_by(file, "Qwen3 model"):
         # Other keys are dropped, because some are unsafe: attn_implementation can name code on the hub.
@@ -123,7 +128,7 @@ def tokenizer_file(folder: Path) -> Path:
     for file in (folder / TOKENIZER_FILE, folder.parent / DIFFUSERS_TOKENIZER_FOLDER / TOKENIZER_FILE):
         if file.is_file():
             return file
-    raise CheckpointError(f"{folder / TOKENIZER_FILE}: no such file; the folder is incomplete, fetch it again")
+    raise CheckpointError("missing_weights", "no such file", FETCH_AGAIN, where=folder / TOKENIZER_FILE)
 
 
 def open_tokenizer(file: Path) -> Tokenizer:
@@ -139,7 +144,7 @@ def open_tokenizer(file: Path) -> Tokenizer:
         raise
     except BaseException as error:  # the library raises plain Exceptions and panics
         raise CheckpointError(
-            f"{file}: not readable as a tokenizer ({error}); {replacement_advice(file)}"
+            "damaged_weights", f"not readable as a tokenizer ({error})", replacement_advice(file), where=file
         ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -160,11 +165,17 @@ def _check_parts(file: Path, raw: dict[str, Any]) -> None:
             kind, pattern = part.get("type"), part.get("pattern", {})
             if "type" in part and kind not in known:
                 raise UnknownPartError(
-                    f"{file}: {section} is a {kind!r:.200}, expected {' or '.join(known)}; fetch it again"
+                    "unsupported_weights",
+                    f"{section} is a {kind!r:.200}, expected {' or '.join(known)}",
+                    "fetch it again",
+                    where=file,
                 )
             if "pattern" in part and (not isinstance(pattern, dict) or pattern.get("Regex") not in PATTERNS):
                 raise UnknownPartError(
-                    f"{file}: {section} splits at {pattern!r:.200}, unlike Qwen's; fetch it again"
+                    "unsupported_weights",
+                    f"{section} splits at {pattern!r:.200}, unlike Qwen's",
+                    "fetch it again",
+                    where=file,
                 )
 
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from acestep.checkpoints.folder_files import replacement_advice, shard_path
 from acestep.checkpoints.json_files import read_json
-from acestep.errors import CheckpointError
+from acestep.errors import FETCH_AGAIN, CheckpointError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and much here needs none of it
     from torch import Tensor
@@ -33,7 +33,9 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     if index.is_file():
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError(f"{index}: has no weight_map from tensors to files; fetch it again")
+            raise CheckpointError(
+                "damaged_weights", "has no weight_map from tensors to files", FETCH_AGAIN, where=index
+            )
         files = [shard_path(folder, name, index) for name in sorted(set(weight_map.values()))]
     else:
         files = [folder / f"{stem}.safetensors"]
@@ -43,9 +45,11 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
             if pickles:
                 found = ", ".join(pickles)
                 raise CheckpointError(
-                    f"{file}: no such file (found {found}: pickles are refused, convert to safetensors)"
+                    "unsupported_weights",
+                    f"no such file (found {found}: pickles are refused, convert to safetensors)",
+                    where=file,
                 )
-            raise CheckpointError(f"{file}: no such file; the folder is incomplete, fetch it again")
+            raise CheckpointError("missing_weights", "no such file", FETCH_AGAIN, where=file)
     return files
 
 
@@ -72,7 +76,7 @@ def _opened(file: Path) -> Iterator[Any]:
             yield content
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{file}: damaged or not a safetensors file ({error}); {replacement_advice(file)}"
+            "damaged_weights", f"damaged or not a safetensors file ({error})", replacement_advice(file), where=file
         ) from error
 
 
@@ -93,8 +97,9 @@ def read_shapes(folder: Path, stem: str) -> dict[str, Shape]:
                 if shapes[name] and tensor.get_dtype() not in READ_DTYPES:
                     unsupported.append(f"{name} ({tensor.get_dtype()})")
     if unsupported:
+        remedy = f"convert to {', '.join(READ_DTYPES)}"
         raise CheckpointError(
-            f"{folder}: tensors of unsupported dtype: {_listed(unsupported)}; convert to {', '.join(READ_DTYPES)}"
+            "unsupported_weights", f"tensors of unsupported dtype: {_listed(unsupported)}", remedy, where=folder
         )
     return shapes
 
@@ -156,7 +161,7 @@ def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Sizes], sour
     """
     problems = differences(found, expected)
     if problems:
-        raise CheckpointError(f"{source}: tensors do not fit the configuration; {problems}")
+        raise CheckpointError("mismatched_weights", "tensors do not fit the configuration", problems, where=source)
 
 
 def _fits(shape: Shape, sizes: Sizes) -> bool:
@@ -176,16 +181,23 @@ def check_sizes(sizes: Iterable[tuple[str, int]], layers: int, found: Mapping[st
         CheckpointError: there are fewer tensors than layers, or a size exceeds all dimensions.
     """
     if layers > len(found):
+        remedy = "the two are of different models, fetch both again"
         raise CheckpointError(
-            f"{source}: the configuration has {layers} layers and the files {len(found)} tensors; the two are of "
-            "different models, fetch both again"
+            "mismatched_weights",
+            f"the configuration has {layers} layers and the files {len(found)} tensors",
+            remedy,
+            where=source,
         )
     largest = max((size for shape in found.values() for size in shape), default=0)
     for name, size in sizes:
         if size > largest:
+            remedy = "the configuration and the files are of different models, fetch both again"
             raise CheckpointError(
-                f"{source}: {name} is {size} and the largest dimension of a tensor {largest}; the configuration "
-                "and the files are of different models, fetch both again"
+                "mismatched_weights",
+                f"is {size} and the largest dimension of a tensor {largest}",
+                remedy,
+                name,
+                where=source,
             )
 
 
@@ -203,7 +215,9 @@ def described_by(source: Path, what: str) -> Iterator[None]:
             yield
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{source}: describes no {what} ({reason}); fetch it again") from error
+        raise CheckpointError(
+            "damaged_weights", f"describes no {what} ({reason})", FETCH_AGAIN, where=source
+        ) from error
 
 
 def _listed(entries: list[str], max_entries: int = MAX_LISTED) -> str:

@@ -40,14 +40,20 @@ def check_parts(
     """
     if (autoencoder.latent_channels, hop) != (model.latent_channels, HOP):
         raise CheckpointError(
-            f"{folders.autoencoder}: {autoencoder.latent_channels} channels at one frame per {hop} samples, but "
-            f"the model reads {model.latent_channels} at one per {HOP}"
+            "mismatched_weights",
+            f"{autoencoder.latent_channels} channels at one frame per {hop} samples, but the model "
+            f"reads {model.latent_channels} at one per {HOP}",
+            where=folders.autoencoder,
         )
     if autoencoder.sample_rate != SAMPLE_RATE:
         raise CheckpointError(
-            f"{folders.autoencoder}: made for {autoencoder.sample_rate} Hz, expected {SAMPLE_RATE} Hz"
+            "mismatched_weights",
+            f"made for {autoencoder.sample_rate} Hz, expected {SAMPLE_RATE} Hz",
+            where=folders.autoencoder,
         )
     if text_width != model.text_channels:
         raise CheckpointError(
-            f"{folders.text_encoder}: hidden_size {text_width}, but the model reads {model.text_channels}"
+            "mismatched_weights",
+            f"hidden_size {text_width}, but the model reads {model.text_channels}",
+            where=folders.text_encoder,
         )

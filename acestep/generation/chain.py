@@ -106,7 +106,7 @@ class Chain:
         try:
             return replace(self._cover(before, seed, on_step).as_source, prompt=prompt)
         except GenerationError as error:
-            raise GenerationError(f"stage {len(before)}, its source, failed: {error}", "parent_failed") from error
+            raise GenerationError("parent_failed", f"stage {len(before)}, its source, failed: {error}") from error
         finally:
             self._used(self.paths[before, seed])
 

@@ -63,7 +63,8 @@ class TrackConditions:
         """
         self._refuse_without_source(plan)
         if plan.retake is not None and plan.retake[0] == seed:
-            raise RequestError(f"retake_seed {seed} is the seed itself; give another, or retake_variance 0")
+            remedy = "give another, or retake_variance 0"
+            raise RequestError("invalid_value", "is the seed itself", remedy, "retake_seed", seed)
         _, frames, channels = self.latents.shape
         noise = initial_noise(seed, frames, channels)
         if plan.retake is not None:
@@ -100,8 +101,9 @@ class TrackConditions:
         starts_from_it = plan.t_start is not None or plan.edit is not None
         if self.nothing_to_start_from and (starts_from_it or (self.codes is not None and plan.needs_source)):
             raise RequestError(
-                "cover_noise_strength, flow_edit_morph and cover-nofsq read the latents of the source itself: "
-                f"{self.nothing_to_start_from}"
+                "invalid_value",
+                "cover_noise_strength, flow_edit_morph and cover-nofsq read the latents of the source "
+                f"itself: {self.nothing_to_start_from}",
             )
 
     def _context(self, branch: Branch) -> Tensor:

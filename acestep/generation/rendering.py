@@ -24,14 +24,14 @@ def render(handler: AceStepHandler, latents: Tensor, plan: CoverPlan, conditions
     """
     wave = handler.autoencoder.decode(latents)[0].cpu()
     if not torch.isfinite(latents).all() or not torch.isfinite(wave).all():
-        raise GenerationError("the model's output is not finite (NaN or infinity)", "not_finite")
+        raise GenerationError("not_finite", "the model's output is not finite (NaN or infinity)")
     rms = wave.square().mean().sqrt().item()
     if plan.t_start is not None and rms < COLLAPSED_SHARE * conditions.source_rms:
         raise GenerationError(
-            f"the output's energy collapsed: RMS {rms:.2g} against {conditions.source_rms:.2g} of the source. The "
-            f"run started from the noised source at flow time {plan.t_start:.2f}; lower cover_noise_strength, or "
-            "use task_type cover-nofsq to stay close to the source",
             "energy_collapse",
+            f"the output's energy collapsed: RMS {rms:.2g} against {conditions.source_rms:.2g} of the source. The "
+            f"run started from the noised source at flow time {plan.t_start:.2f}",
+            "lower cover_noise_strength, or use task_type cover-nofsq to stay close to the source",
         )
     peak = wave.abs().max().item()
     if peak < SILENT_PEAK:
@@ -40,7 +40,7 @@ def render(handler: AceStepHandler, latents: Tensor, plan: CoverPlan, conditions
             if conditions.source_rms
             else "its source is silent too: lower audio_cover_strength, so that the caption leads, or leave it out"
         )
-        raise GenerationError(f"the output is silent: its peak is {peak:.2g}; {remedy}", "silent_output")
+        raise GenerationError("silent_output", f"the output is silent: its peak is {peak:.2g}", remedy)
     return wave
 
 

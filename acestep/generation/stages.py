@@ -48,16 +48,18 @@ def parse_stage(values: Mapping[str, Any], base: CoverSetting | None = None) -> 
         RequestError: a name is unknown, a value is invalid, or a given caption is empty.
     """
     if not isinstance(values, Mapping):
-        raise RequestError(f"{values!r} is not a mapping; write {{caption: ..., audio_cover_strength: ...}}")
+        remedy = "write {caption: ..., audio_cover_strength: ...}"
+        raise RequestError("wrong_type", f"{values!r} is not a mapping", remedy)
     words = {name: values[name] for name in WORDS if values.get(name) is not None}
     for name, text in words.items():
         if not isinstance(text, str) or (name == "caption" and not text.strip()):
-            raise RequestError(f"{name} {text!r} is not usable; give text, or leave it out")
+            raise RequestError("wrong_type", "is not usable", "give text, or leave it out", name, text)
     words = {name: unix_lines(text) for name, text in words.items()}
     steering = {name: value for name, value in values.items() if name not in WORDS}
     for name in steering:
         if name == "seed":
-            raise RequestError("seed cannot differ between stages; set it for the whole chain")
+            remedy = "set it for the whole chain"
+            raise RequestError("conflict", "cannot differ between stages", remedy, "seed")
         if name not in SETTING_FIELDS:
             raise RequestError(unknown_setting(name, WORDS))
     return Stage(parse_setting(steering, base), **words, own=tuple(steering))
@@ -70,11 +72,12 @@ def parse_stages(listed: Sequence[Mapping[str, Any]] | None, base: CoverSetting)
         RequestError: a stage is invalid; the message has its number, from 1.
     """
     if listed is not None and not isinstance(listed, list | tuple):
-        raise RequestError(f"stages {listed!r} is not a list; write [{{caption: ...}}, {{caption: ...}}]")
+        remedy = "write [{caption: ...}, {caption: ...}]"
+        raise RequestError("wrong_type", "is not a list", remedy, "stages", listed)
     stages = []
     for number, values in enumerate(listed or (), start=1):
         try:
             stages.append(parse_stage(values, base))
         except RequestError as error:
-            raise RequestError(f"stage {number}: {error}") from error
+            raise error.at(f"stage {number}") from error
     return tuple(stages) or (Stage(base),)

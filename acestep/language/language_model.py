@@ -108,7 +108,7 @@ class LanguageModel:
     ) -> str:
         """The raw text of an answer; arguments as in ``understand``."""
         if max_new_tokens < 1:
-            raise RequestError(f"max_new_tokens {max_new_tokens} is out of range; allowed: 1 or more")
+            raise RequestError("out_of_range", field="max_new_tokens", value=max_new_tokens, allowed="1 or more")
         generator = torch.Generator("cpu").manual_seed(seed)
         feed, unread = self._feeder(), self.prompt_ids(codes)
         said: list[int] = []
@@ -132,10 +132,12 @@ class LanguageModel:
             RequestError: there are no codes, or a code is out of range.
         """
         if len(codes) == 0:
-            raise RequestError("audio codes are empty: the track is too short to be understood")
+            raise RequestError("invalid_value", "audio codes are empty: the track is too short to be understood")
         invalid = next((code for code in codes if not 0 <= code < self.codes), None)
         if invalid is not None:
-            raise RequestError(f"audio code {invalid} is out of range; allowed: 0..{self.codes - 1}")
+            raise RequestError(
+                "out_of_range", f"audio code {invalid} is out of range", allowed=f"0..{self.codes - 1}"
+            )
         return self.tokenizer.encode(understanding_prompt(codes), add_special_tokens=False).ids
 
     def _choices(self, said: list[int], constrained: bool, lyrics: bool) -> Iterator[np.ndarray]:
@@ -175,9 +177,8 @@ class LanguageModel:
             output = self.network(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             logits = output.logits[0, -1].float().cpu()
             if not logits.isfinite().all():
-                raise GenerationError(
-                    "the language model gave values that are not finite; run it in another dtype", "not_finite"
-                )
+                reason = "the language model gave values that are not finite"
+                raise GenerationError("not_finite", reason, "run it in another dtype")
             return logits
 
         return feed
@@ -198,21 +199,34 @@ def _check_tokens(tokenizer: Tokenizer, file: Path) -> None:
     first_code = tokenizer.token_to_id(AUDIO_CODE.format(0))
     if first_code is None:
         raise CheckpointError(
-            f"{file}: has no token {AUDIO_CODE.format(0)}: this is a text encoder or another Qwen3 model; {REMEDY}"
+            "unsupported_weights",
+            f"has no token {AUDIO_CODE.format(0)}: this is a text encoder or another Qwen3 model",
+            REMEDY,
+            where=file,
         )
     missing = [t for t in (START_TURN, END_TURN, THINK, END_THINK) if tokenizer.token_to_id(t) is None]
     if missing:
-        raise CheckpointError(f"{file}: has no token {', '.join(missing)}; {REMEDY}")
+        raise CheckpointError("unsupported_weights", f"has no token {', '.join(missing)}", REMEDY, where=file)
     if any(tokenizer.token_to_id(symbol) is None for symbol in pre_tokenizers.ByteLevel.alphabet()):
-        raise CheckpointError(f"{file}: not a byte-level vocabulary, which has a token for each byte; {REMEDY}")
+        raise CheckpointError(
+            "unsupported_weights",
+            "not a byte-level vocabulary, which has a token for each byte",
+            REMEDY,
+            where=file,
+        )
     ids = [tokenizer.token_to_id(AUDIO_CODE.format(code)) for code in range(count_codes(tokenizer))]
     if ids != list(range(first_code, first_code + len(ids))):
         raise CheckpointError(
-            f"{file}: the {len(ids)} audio codes are not one run of tokens from {first_code} on; {REMEDY}"
+            "unsupported_weights",
+            f"the {len(ids)} audio codes are not one run of tokens from {first_code} on",
+            REMEDY,
+            where=file,
         )
     read = tokenizer.encode(codes_text((0, len(ids) - 1)), add_special_tokens=False).ids
     if read != [ids[0], ids[-1]]:
-        raise CheckpointError(f"{file}: reads an audio code as several tokens ({read}); {REMEDY}")
+        raise CheckpointError(
+            "damaged_weights", f"reads an audio code as several tokens ({read})", REMEDY, where=file
+        )
 
 
 def count_codes(tokenizer: Tokenizer) -> int:

@@ -104,7 +104,9 @@ def check_prompt(prompt: Prompt) -> tuple[Prompt, list[str]]:
     """
     notes = []
     if not prompt.caption.strip():
-        raise RequestError("caption is empty: say the style to go to, such as 'heavy metal, distorted guitars'")
+        raise RequestError(
+            "empty_caption", "", "say the style to go to, such as 'heavy metal, distorted guitars'", "caption"
+        )
     language = read_language(prompt.language)
     if language not in LANGUAGES:
         raise RequestError(f"language {prompt.language!r} is unknown; use one of {', '.join(sorted(LANGUAGES))}")

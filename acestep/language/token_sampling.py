@@ -32,7 +32,7 @@ class SamplingParams:
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
         ):
             if not fits:
-                raise RequestError(f"{name} {getattr(self, name)} is out of range; allowed: {allowed}")
+                raise RequestError("out_of_range", field=name, value=getattr(self, name), allowed=allowed)
 
     def draw(self, logits: Tensor, generator: torch.Generator) -> int:
         """Sample an index of ``logits`` ``[n]`` (fp32, CPU)."""

@@ -24,7 +24,8 @@ def check_compiled(compiled: bool, device: torch.device, dtype: torch.dtype) -> 
         RequestError: the model would use the CPU path, which is faster and is not compiled.
     """
     if compiled and device.type == "cpu" and dtype != torch.bfloat16:
-        raise RequestError(f"compiled true is for GPUs; on device {str(device)!r} in {dtype} leave it out")
+        remedy = f"on device {str(device)!r} in {dtype} leave it out"
+        raise RequestError("conflict", "compiled true is for GPUs", remedy)
 
 
 def compile_parts(model: AceStepModel, autoencoder: Autoencoder) -> None:
@@ -47,8 +48,9 @@ def warm_up(model: AceStepModel, autoencoder: Autoencoder, null: ConstantCrossAt
         _run_parts(model, autoencoder, null)
     except TorchDynamoException as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        remedy = "install a C++ compiler, or leave it out"
         raise RequestError(
-            f"compiled true: torch.compile does not work here ({reason}); install a C++ compiler, or leave it out"
+            "conflict", f"compiled true: torch.compile does not work here ({reason})", remedy
         ) from error
 
 

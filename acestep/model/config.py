@@ -87,24 +87,37 @@ def parse_model_config(raw: dict[str, Any], name: str) -> ModelConfig:
         CheckpointError: a required key is missing or the file describes another kind of model.
     """
     if raw.get("model_type", "acestep") != "acestep":
-        raise CheckpointError(f"{name}: model_type is {raw['model_type']!r:.200}, expected 'acestep'")
+        raise CheckpointError(
+            "unsupported_weights", field="model_type", value=raw["model_type"], allowed="acestep", where=name
+        )
     for key, only in (("rope_scaling", None), ("hidden_act", "silu"), ("attention_bias", False)):
         if raw.get(key, only) != only:
-            raise CheckpointError(f"{name}: {key} is {raw[key]!r:.200}; only {only!r} is supported")
+            remedy = f"only {only!r} is supported"
+            raise CheckpointError("damaged_weights", f"is {raw[key]!r:.200}", remedy, key, where=name)
     if raw.get("fsq_input_num_quantizers", 1) != 1:
         raise CheckpointError(
-            f"{name}: {raw['fsq_input_num_quantizers']!r:.200} quantizers; only one is supported"
+            "damaged_weights",
+            f"{raw['fsq_input_num_quantizers']!r:.200} quantizers",
+            "only one is supported",
+            where=name,
         )
     try:
         config = _model_config(raw, name)
     except KeyError as error:
-        raise CheckpointError(f"{name}: config.json has no {error}; is this an ACE-Step 1.5 model?") from error
+        remedy = "is this an ACE-Step 1.5 model?"
+        raise CheckpointError("damaged_weights", f"has no {error}", remedy, "config.json", where=name) from error
     except ValueError as error:
-        raise CheckpointError(f"{name}: config.json has a value of the wrong kind ({error})") from error
+        raise CheckpointError(
+            "damaged_weights", f"has a value of the wrong kind ({error})", field="config.json", where=name
+        ) from error
     _check_sizes(config, name)
     if config.in_channels != 3 * config.latent_channels:
         raise CheckpointError(
-            f"{name}: in_channels {config.in_channels} is not 3 x {config.latent_channels} latent channels"
+            "damaged_weights",
+            f"is not 3 x {config.latent_channels} latent channels",
+            field="in_channels",
+            value=config.in_channels,
+            where=name,
         )
     return config
 
@@ -113,19 +126,33 @@ def _check_sizes(config: ModelConfig, name: str) -> None:
     """Refuse sizes that match the tensors but are not usable."""
     for block in (config.decoder, config.encoder):
         if block.head_dim % 2:
-            raise CheckpointError(f"{name}: head_dim is {block.head_dim}, expected an even number")
+            raise CheckpointError(
+                "damaged_weights",
+                "is not supported",
+                field="head_dim",
+                value=block.head_dim,
+                allowed="an even number",
+                where=name,
+            )
         if block.heads % block.kv_heads:
             raise CheckpointError(
-                f"{name}: {block.heads} attention heads do not share {block.kv_heads} key-value heads evenly"
+                "mismatched_weights",
+                f"{block.heads} attention heads do not share {block.kv_heads} key-value heads evenly",
+                where=name,
             )
     if min(config.fsq_levels) < 2 or math.prod(config.fsq_levels) > MAX_CODES:
         raise CheckpointError(
-            f"{name}: fsq_input_levels is {config.fsq_levels!r:.200}, expected at least 2 each and at most "
-            f"{MAX_CODES} codes in all"
+            "damaged_weights",
+            f"is {config.fsq_levels!r:.200}, expected at least 2 each and at most {MAX_CODES} codes in all",
+            field="fsq_input_levels",
+            where=name,
         )
     if config.timbre_frames > MAX_TIMBRE_FRAMES:
         raise CheckpointError(
-            f"{name}: timbre_fix_frame is {config.timbre_frames}, expected at most {MAX_TIMBRE_FRAMES}"
+            "damaged_weights",
+            f"is {config.timbre_frames}, expected at most {MAX_TIMBRE_FRAMES}",
+            field="timbre_fix_frame",
+            where=name,
         )
 
 
@@ -213,7 +240,13 @@ def parse_autoencoder_config(raw: dict[str, Any], name: str) -> AutoencoderConfi
         CheckpointError: a required key is missing or the file describes another autoencoder.
     """
     if raw.get("_class_name", "AutoencoderOobleck") != "AutoencoderOobleck":
-        raise CheckpointError(f"{name}: _class_name is {raw['_class_name']!r:.200}, expected 'AutoencoderOobleck'")
+        raise CheckpointError(
+            "unsupported_weights",
+            field="_class_name",
+            value=raw["_class_name"],
+            allowed="AutoencoderOobleck",
+            where=name,
+        )
     try:
         config = AutoencoderConfig(
             audio_channels=_size(raw, "audio_channels"),
@@ -229,9 +262,12 @@ def parse_autoencoder_config(raw: dict[str, Any], name: str) -> AutoencoderConfi
                 f"{len(config.multiples)} channel_multiples, {len(config.ratios)} downsampling_ratios"
             )
     except KeyError as error:
-        raise CheckpointError(f"{name}: config.json has no {error}; is this an Oobleck autoencoder?") from error
+        remedy = "is this an Oobleck autoencoder?"
+        raise CheckpointError("damaged_weights", f"has no {error}", remedy, "config.json", where=name) from error
     except ValueError as error:
-        raise CheckpointError(f"{name}: config.json has a value of the wrong kind ({error})") from error
+        raise CheckpointError(
+            "damaged_weights", f"has a value of the wrong kind ({error})", field="config.json", where=name
+        ) from error
     return config
 
 

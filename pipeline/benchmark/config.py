@@ -69,9 +69,11 @@ def parse_request(values: Mapping[str, Any]) -> BenchmarkRequest:
     for name, lowest in (("rounds", 1), ("steps", 1), ("threads", 1), ("tracks", 1), ("seed", 0)):
         value = getattr(request, name)
         if value is not None and value < lowest:
-            raise RequestError(f"{name} {value} is too small; the least is {lowest}")
+            raise RequestError("out_of_range", "is too small", f"the least is {lowest}", name, value)
     if request.tracks is not None and request.tracks > MAX_TRACKS:
-        raise RequestError(f"tracks {request.tracks} is too large; the catalogue has {MAX_TRACKS}")
+        raise RequestError(
+            "out_of_range", "is too large", f"the catalogue has {MAX_TRACKS}", "tracks", request.tracks
+        )
     _check_together(request)
     return request
 
@@ -82,12 +84,17 @@ def _durations(value: Any) -> tuple[float, ...] | None:
     listed = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     numbers = [v for v in listed if isinstance(v, int | float) and not isinstance(v, bool)]
     if not listed or len(numbers) < len(listed):
-        raise RequestError(f"duration_s {value!r} is not a number of seconds or a list of them")
+        raise RequestError(
+            "wrong_type", "is not a number of seconds or a list of them", field="duration_s", value=value
+        )
     for seconds in numbers:
         if not MIN_WORK_S <= seconds <= MAX_SOURCE_SECONDS:
             raise RequestError(
-                f"duration_s {seconds:g} is out of range; allowed: {MIN_WORK_S:g}..{MAX_SOURCE_SECONDS:g} "
-                "(shorter covers are padded by ours and not by diffusers, and cannot be compared)"
+                "out_of_range",
+                field="duration_s",
+                value=seconds,
+                allowed=f"{MIN_WORK_S:g}..{MAX_SOURCE_SECONDS:g} (shorter covers are padded by ours and not by "
+                "diffusers, and cannot be compared)",
             )
     return tuple(float(seconds) for seconds in numbers)
 
@@ -98,23 +105,33 @@ def _check_choice(name: str, value: Any, allowed: tuple[str | None, ...]) -> Non
     known = [text for text in allowed if text is not None]
     near = difflib.get_close_matches(str(value), known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
-    raise RequestError(f"{name} {value!r} is unknown; {hint}")
+    raise RequestError("unknown_value", "", hint, name, value)
 
 
 def _check_together(request: BenchmarkRequest) -> None:
     workload = request.workload
     if request.tracks is not None and workload != "catalogue":
         raise RequestError(
-            f"tracks {request.tracks} goes with workload=catalogue only; leave it out for {workload}"
+            "conflict",
+            "goes with workload=catalogue only",
+            f"leave it out for {workload}",
+            "tracks",
+            request.tracks,
         )
     if request.duration_s is not None and workload == "catalogue":
-        raise RequestError("duration_s does not go with workload=catalogue, whose lengths are fixed; use tracks=")
+        raise RequestError(
+            "conflict", "does not go with workload=catalogue, whose lengths are fixed", "use tracks=", "duration_s"
+        )
     if request.steps is not None and workload in ("vae", "step"):
-        raise RequestError(f"steps {request.steps} has no meaning for workload={workload}; leave it out")
+        raise RequestError(
+            "conflict", f"has no meaning for workload={workload}", "leave it out", "steps", request.steps
+        )
     named = workload.removeprefix("single_")
     if request.variant is not None and workload in ("vae", "step"):
-        raise RequestError(f"variant {request.variant!r} has no meaning for workload={workload}; leave it out")
+        raise RequestError(
+            "conflict", f"has no meaning for workload={workload}", "leave it out", "variant", request.variant
+        )
     if named in VARIANTS and request.variant not in (None, named):
         raise RequestError(
-            f"variant {request.variant!r} does not go with {workload}; use single_{request.variant}"
+            "conflict", f"does not go with {workload}", f"use single_{request.variant}", "variant", request.variant
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from acestep.errors import RestyleError
 from acestep.handler import AceStepHandler
+from acestep.runtime.torch_errors import ran_out_of_memory
 from pipeline.benchmark.cases import CoverCase, StepCase, VaeCase
 from pipeline.benchmark.output_diff import (
     Agreement,
@@ -100,7 +101,7 @@ def agree_in_less(
 
 def without_reference(case: AnyCase, peer: str, handler: AceStepHandler, pipeline: Any) -> Checked:
     """The check where the peer's fp32 reference ran out of memory: always raises."""
-    raise PeerOutOfMemoryError("out of memory in float32, so nothing to compare with")
+    raise PeerOutOfMemoryError("out_of_memory", "out of memory in float32, so nothing to compare with")
 
 
 def make_equality_check(case: AnyCase, pipeline: Any) -> EqualityCheck:
@@ -143,14 +144,10 @@ def by_peer(call: Callable[[], Made]) -> Made:
     try:
         return call()
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not ran_out_of_memory(error):
             raise
     # Outside the except block, where the traceback no longer keeps the allocated tensors alive.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    raise PeerOutOfMemoryError("out of memory")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    raise PeerOutOfMemoryError("out_of_memory", "out of memory")

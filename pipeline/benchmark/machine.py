@@ -65,11 +65,13 @@ def use_device(name: str | None) -> torch.device:
     """
     device = pick_device(name)
     if device.type not in ("cpu", "cuda"):
-        raise RequestError(f"device {name!r} cannot be timed here; use 'cpu', 'cuda' or 'cuda:<index>'")
+        remedy = "use 'cpu', 'cuda' or 'cuda:<index>'"
+        raise RequestError("invalid_value", "cannot be timed here", remedy, "device", name)
     if device.type == "cuda" and device.index is not None:
         count = torch.cuda.device_count()
         if device.index >= count:
-            raise RequestError(f"device {name!r} is not there; the last of {count} is 'cuda:{count - 1}'")
+            remedy = f"the last of {count} is 'cuda:{count - 1}'"
+            raise RequestError("missing_folder", "is not there", remedy, "device", name)
         torch.cuda.set_device(device)
     return device
 

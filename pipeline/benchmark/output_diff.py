@@ -66,18 +66,26 @@ def check_form(case: str, peer: str, ours: Outputs, theirs: Outputs) -> None:
         EqualityError: they did not.
     """
     if not theirs:
-        raise EqualityError(f"{case}: the {peer} peer made nothing to compare with. {UNTIMED}")
+        raise EqualityError(
+            "unequal_outputs", f"the {peer} peer made nothing to compare with. {UNTIMED}", where=case
+        )
     for name in {**theirs, **ours}:
         own, other = ours.get(name, ()), theirs.get(name, ())
         if not own or len(own) != len(other):
-            raise EqualityError(f"{case}: ours made {len(own)} {name}, the {peer} peer {len(other)}. {UNTIMED}")
+            raise EqualityError(
+                "unequal_outputs",
+                f"ours made {len(own)} {name}, the {peer} peer {len(other)}. {UNTIMED}",
+                where=case,
+            )
         for a, b in zip(own, other, strict=True):
             if a.shape != b.shape:
                 shapes = f"ours have the shape {list(a.shape)}, those of the {peer} peer {list(b.shape)}"
-                raise EqualityError(f"{case}: {name} of {shapes}. {UNTIMED}")
+                raise EqualityError("unequal_outputs", f"of {shapes}. {UNTIMED}", field=name, where=case)
         for side, tensors in (("ours", own), (f"the {peer} peer", other)):
             if not all(torch.isfinite(tensor).all() for tensor in tensors):
-                raise EqualityError(f"{case}: {name} of {side} are not finite. {UNTIMED}")
+                raise EqualityError(
+                    "unequal_outputs", f"of {side} are not finite. {UNTIMED}", field=name, where=case
+                )
 
 
 def equal(case: str, peer: str, ours: Outputs, theirs: Outputs, note: str = "") -> list[Agreement]:
@@ -92,9 +100,13 @@ def equal(case: str, peer: str, ours: Outputs, theirs: Outputs, note: str = "") 
         off = max(relative(a, b) for a, b in zip(ours[name], reference, strict=True))
         allowed = TOLERANCES[name]
         if not off <= allowed:
+            remedy = f"allowed is {allowed:g}. {UNTIMED}"
             raise EqualityError(
-                f"{case}: {name} of ours and of the {peer} peer differ by {off:.2e} of the largest value; "
-                f"allowed is {allowed:g}. {UNTIMED}"
+                "unequal_outputs",
+                f"of ours and of the {peer} peer differ by {off:.2e} of the largest value",
+                remedy,
+                name,
+                where=case,
             )
         found.append(Agreement(name, allowed, off, note=note))
     return found
@@ -121,9 +133,11 @@ def no_worse(
         floor = AUDIO_FLOOR_DB if name == "audio" else FLOOR_DB
         if not (floor <= our_db < math.inf and PEER_FLOOR_DB <= peer_db < math.inf):
             floors = f"{floor:g} dB and {PEER_FLOOR_DB:g} dB at least"
-            raise EqualityError(f"{case}: {apart}; they must be finite, {floors}. {UNTIMED}")
+            remedy = f"they must be finite, {floors}. {UNTIMED}"
+            raise EqualityError("unequal_outputs", apart, remedy, where=case)
         if our_db < peer_db - SLACK_DB:
-            raise EqualityError(f"{case}: {apart}; allowed is {SLACK_DB:g} dB less. {UNTIMED}")
+            remedy = f"allowed is {SLACK_DB:g} dB less. {UNTIMED}"
+            raise EqualityError("unequal_outputs", apart, remedy, where=case)
         found.append(Agreement(name, ours_db=our_db, peer_db=peer_db, note=note))
     return found
 
@@ -136,7 +150,9 @@ def different_codes(case: str, peer: str, ours: Sequence[Tensor], theirs: Sequen
     """
     counts = [[one.numel() for one in side] for side in (ours, theirs)]
     if counts[0] != counts[1]:
-        raise EqualityError(f"{case}: ours read {counts[0]} codes, the {peer} peer {counts[1]}. {UNTIMED}")
+        raise EqualityError(
+            "unequal_outputs", f"ours read {counts[0]} codes, the {peer} peer {counts[1]}. {UNTIMED}", where=case
+        )
     pairs = zip(ours, theirs, strict=True)
     return sum(int((a.flatten().cpu() != b.flatten().cpu()).sum()) for a, b in pairs)
 
@@ -151,9 +167,12 @@ def check_codes(case: str, peer: str, ours: Sequence[Tensor], theirs: Sequence[T
     """
     different, total = different_codes(case, peer, ours, theirs), sum(one.numel() for one in theirs)
     if different > max(1, FLIPPED * total):
+        remedy = f"rounding explains no more than {FLIPPED:.0%}. {UNTIMED}"
         raise EqualityError(
-            f"{case}: {different} of {total} codes of ours and of the {peer} peer differ; rounding explains no "
-            f"more than {FLIPPED:.0%}. {UNTIMED}"
+            "unequal_outputs",
+            f"{different} of {total} codes of ours and of the {peer} peer differ",
+            remedy,
+            where=case,
         )
     return f"{different} of {total} codes fall on the other side by rounding: compared from equal codes" * bool(
         different

@@ -59,7 +59,9 @@ def benchmark(request: BenchmarkRequest, tell: Callable[[str], None]) -> Iterato
     dtype, size = pick_dtype(request.dtype, device), SIZES[request.size]
     if request.compiled and device.type == "cpu" and dtype == torch.float32:
         raise RequestError(
-            "compiled=true is for GPUs: float32 on a CPU runs in rows, which torch.compile unrolls; leave it out"
+            "conflict",
+            "compiled=true is for GPUs: float32 on a CPU runs in rows, which torch.compile unrolls",
+            "leave it out",
         )
     torch.set_num_threads(request.threads or cores())
     # On a GPU convolutions would use TF32 by default, but fp32 is the reference of all comparisons.

@@ -92,7 +92,8 @@ def make_settings(
         chain = parse_stages(stages, parse_setting(values))
         fixed = sorted(own_names(chain) & point.values.keys())
         if fixed:
-            raise RequestError(f"{fixed[0]} is swept by the grid and set by a stage; take it out of one of them")
+            remedy = "take it out of one of them"
+            raise RequestError("conflict", f"{fixed[0]} is swept by the grid and set by a stage", remedy)
         settings += [replace(setting, tracks=point.tracks) for setting in _chain(chain, seed, varied)]
     return _with_unique_names(settings)
 
@@ -119,11 +120,13 @@ def _axis(name: str, values: Any) -> list[Any]:
     if nested and listed and not any(value is None or isinstance(value, Sequence) for value in listed):
         listed = [listed]
     if not listed:
-        raise RequestError(f"grid.{name} is empty; give at least one value, or leave it out")
+        remedy = "give at least one value, or leave it out"
+        raise RequestError("missing_value", "", remedy, f"grid.{name}")
     parsed = [check_seed(value) if name == "seed" else parse_values({name: value})[name] for value in listed]
     twice = [str(value) for k, value in enumerate(parsed) if value in parsed[:k]]
     if twice:
-        raise RequestError(f"grid.{name} lists {', '.join(twice)} twice; each value makes one setting")
+        remedy = "each value makes one setting"
+        raise RequestError("conflict", f"lists {', '.join(twice)} twice", remedy, f"grid.{name}")
     return parsed
 
 
@@ -166,16 +169,17 @@ def distinct(settings: Sequence[Setting], is_turbo: bool, duplicates: str = "ref
         RequestError: ``duplicates`` is unknown.
     """
     if duplicates not in DUPLICATES:
-        raise RequestError(f"grid.duplicates {duplicates!r} is unknown; use one of {', '.join(DUPLICATES)}")
+        raise RequestError("unknown_value", field="grid.duplicates", value=duplicates, allowed=DUPLICATES)
     same: dict[str, list[Setting]] = {}
     for setting in settings:
         same.setdefault(_identity(setting, is_turbo), []).append(setting)
     groups = [group for group in same.values() if len(group) > 1]
     if groups and duplicates == "refuse":
         raise RepeatsError(
-            "the grid holds settings that would give identical audio; remove all but one of each line, or keep "
-            "the first of each with grid.duplicates=run_once:\n"
-            + "\n".join(dict.fromkeys(_explained(group, is_turbo) for group in groups))  # once for all seeds
+            "repeated_setting",
+            "the grid holds settings that would give identical audio",
+            "remove all but one of each line, or keep the first of each with grid.duplicates=run_once:\n"
+            + "\n".join(dict.fromkeys(_explained(group, is_turbo) for group in groups)),  # once for all seeds
         )
     kept_id = {s.setting_id: group[0].setting_id for group in same.values() for s in group}
     return [

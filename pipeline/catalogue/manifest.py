@@ -111,14 +111,14 @@ def read_manifest(
         except _RowError as error:
             track_id, source, said = (_shown(values.get(name, "")) for name in REQUIRED)
             meta = {name: _shown(text) for name, text in own_values(values, COLUMNS).items()}
-            yield RejectedRow(number, track_id, source, said, error.kind, f"row {number}: {error}", meta)
+            yield RejectedRow(number, track_id, source, said, error.kind, str(error.at(f"row {number}")), meta)
             continue
         first_seen[track.track_id] = number
         if name != track.track_id:
             named.setdefault(name, track.track_id)
         yield track
     if number == 0:
-        raise ManifestError(f"{uri}: holds no rows")
+        raise ManifestError("unreadable_manifest", "holds no rows", where=uri)
     columns.finish(uri)
 
 
@@ -136,18 +136,23 @@ def _check_id(
     if track_id in first_seen:
         raise _RowError(
             "duplicate_track_id",
-            f"track_id {track_id!r} is taken by row {first_seen[track_id]}; give every row its own",
+            f"is taken by row {first_seen[track_id]}",
+            "give every row its own",
+            "track_id",
+            track_id,
         )
     if other in first_seen and track_id not in made():
         raise _RowError(
             "duplicate_track_id",
-            f"track_id {track_id!r} names the same file as {other!r} of row {first_seen[other]} where case and "
-            "the form of letters do not count; rename one of them",
+            f"names the same file as {other!r} of row {first_seen[other]} where case and the form of letters do "
+            "not count",
+            "rename one of them",
+            "track_id",
+            track_id,
         )
     if is_device(track_id) and track_id not in made():
-        raise _RowError(
-            "unsafe_track_id", f"track_id {track_id!r} names a device on Windows; give it another name"
-        )
+        reason = "names a device on Windows"
+        raise _RowError("unsafe_track_id", reason, "give it another name", "track_id", track_id)
 
 
 def resolve_unicode_forms(
@@ -184,9 +189,7 @@ def _shown(value: Any) -> str:
 
 
 class _RowError(RestyleError):
-    def __init__(self, kind: str, message: str):
-        super().__init__(message)
-        self.kind = kind
+    """A row cannot be used; its kind is that of the rejected row."""
 
 
 def parse_track(
@@ -199,18 +202,20 @@ def parse_track(
     """
     for name in ("track_id", "source"):
         if name not in values:
-            raise _RowError("missing_value", f"{name} is empty; every row needs one")
+            raise _RowError("missing_value", "is empty", "every row needs one", name)
     texts = {name: _text(name, values[name]) for name in TEXTS if name in values}
     track_id = track_id_of(texts["track_id"])
     if SHORTENED.fullmatch(track_id):
-        raise _RowError(
-            "unsafe_track_id", f"track_id {track_id!r} is a number that has lost digits; keep the column as text"
-        )
+        reason = "is a number that has lost digits"
+        raise _RowError("unsafe_track_id", reason, "keep the column as text", "track_id", track_id)
     if not names_a_folder(track_id):
         raise _RowError(
             "unsafe_track_id",
-            f"track_id {track_id!r} cannot name a folder; use letters, digits, '_', '-', '.' and spaces, "
-            f"beginning with a letter, a digit or '_', up to {MAX_ID_BYTES} bytes",
+            "cannot name a folder",
+            "use letters, digits, '_', '-', '.' and spaces, beginning with a letter, a digit or '_', up to "
+            f"{MAX_ID_BYTES} bytes",
+            "track_id",
+            track_id,
         )
     preset = _preset(texts, presets)
     try:
@@ -229,8 +234,7 @@ def parse_track(
         if "seed" in values:
             overrides["seed"] = check_seed(values["seed"])
     except RequestError as error:
-        kind = "empty_caption" if str(error).startswith("caption is empty") else "out_of_range"
-        raise _RowError(kind, str(error)) from error
+        raise _RowError.of(error, error.kind if error.kind == "empty_caption" else "out_of_range") from error
     reference = texts.get("reference_audio")
     meta = own_values(values, COLUMNS)
     for name, text in meta.items():
@@ -251,14 +255,14 @@ def _text(name: str, value: Any) -> str:
     try:
         return as_text(name, value)
     except RequestError as error:
-        raise _RowError("garbled_text" if isinstance(value, str) else "not_text", str(error)) from error
+        raise _RowError.of(error, "garbled_text" if isinstance(value, str) else "not_text") from error
 
 
 def _refuse_garbled(name: str, text: str) -> None:
     try:
         check_characters(name, text)
     except RequestError as error:
-        raise _RowError("garbled_text", str(error)) from error
+        raise _RowError.of(error, "garbled_text") from error
 
 
 def _preset(texts: Mapping[str, str], presets: Sequence[Preset]) -> Preset | None:
@@ -266,10 +270,9 @@ def _preset(texts: Mapping[str, str], presets: Sequence[Preset]) -> Preset | Non
     if not genres:
         return None
     if len(genres) == 1:
-        raise _RowError(
-            "unknown_preset", "source_genre and target_genre name a preset together; give both or none"
-        )
+        reason = "source_genre and target_genre name a preset together"
+        raise _RowError("unknown_preset", reason, "give both or none")
     try:
         return for_genres(presets, *genres)
     except RequestError as error:
-        raise _RowError("unknown_preset", str(error)) from error
+        raise _RowError.of(error, "unknown_preset") from error

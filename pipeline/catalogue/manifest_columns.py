@@ -44,7 +44,13 @@ class ManifestColumns:
         """Check declared columns after the last row."""
         lost = [] if self.complete else absent(self.own, self.seen)
         if lost:
-            self._report(ManifestError(f"{where}: no row has {', '.join(map(repr, lost))}, which {OPTION} names"))
+            self._report(
+                ManifestError(
+                    "unreadable_manifest",
+                    f"no row has {', '.join(map(repr, lost))}, which {OPTION} names",
+                    where=where,
+                )
+            )
 
     def _report(self, error: ManifestError) -> None:
         if self.wrong is None:

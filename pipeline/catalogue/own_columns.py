@@ -45,9 +45,8 @@ def parse_declared(value: Any) -> tuple[str, ...]:
         return EVERY
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, Sequence) or not all(isinstance(name, str) and name.strip() for name in names):
-        raise RequestError(
-            f"{OPTION} {value!r} is not a list of names; use {OPTION}={KEEP} or {OPTION}=[title,isrc]"
-        )
+        remedy = f"use {OPTION}={KEEP} or {OPTION}=[title,isrc]"
+        raise RequestError("wrong_type", "is not a list of names", remedy, OPTION, value)
     return tuple(composed(name) for name in names)
 
 

@@ -21,9 +21,12 @@ def refuse_bytes(schema: pa.Schema, names: list[str], uri: str, known: Collectio
     """
     binary = [name for name in names if name not in known and _holds_bytes(schema.field(name).type)]
     if binary:
+        remedy = f"write the file without it (pandas: frame.drop(columns={binary!r}))"
         raise ManifestError(
-            f"{uri}: {', '.join(map(repr, binary))} holds bytes, and only text and numbers can be carried; "
-            f"write the file without it (pandas: frame.drop(columns={binary!r}))"
+            "unreadable_manifest",
+            f"{', '.join(map(repr, binary))} holds bytes, and only text and numbers can be carried",
+            remedy,
+            where=uri,
         )
 
 
@@ -60,8 +63,9 @@ def _values(name: str, column: pa.Array, uri: str, own: bool) -> list[Any]:
             ]
         return column.to_pylist()
     except (pa.ArrowException, ValueError, ArithmeticError, LookupError) as error:
+        remedy = "write it as text in UTF-8"
         raise ManifestError(
-            f"{uri}: column {name!r} ({kind}) cannot be read ({error}); write it as text in UTF-8"
+            "unreadable_manifest", f"column {name!r} ({kind}) cannot be read ({error})", remedy, where=uri
         ) from error
 
 

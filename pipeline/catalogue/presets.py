@@ -35,14 +35,20 @@ def check_preset(preset: Preset) -> Preset:
         parse_setting(preset.cover)
         for name, bounds in preset.ranges.items():
             if not isinstance(bounds, Sequence) or len(bounds) != 2:
-                raise RequestError(f"the range of {name} is {bounds!r}; write [lowest, highest]")
+                remedy = "write [lowest, highest]"
+                raise RequestError("invalid_value", f"the range of {name} is {bounds!r}", remedy)
             low, high = (parse_values({name: bound})[name] for bound in bounds)
             if name in preset.cover and not low <= preset.cover[name] <= high:
-                raise RequestError(f"{name} {preset.cover[name]:g} is outside its own range {low:g}..{high:g}")
+                raise RequestError(
+                    "out_of_range",
+                    f"is outside its own range {low:g}..{high:g}",
+                    field=name,
+                    value=preset.cover[name],
+                )
     except RequestError as error:
-        raise RequestError(f"preset {preset.name!r}: {error}") from error
+        raise error.at(f"preset {preset.name!r}") from error
     if not preset.caption.strip():
-        raise RequestError(f"preset {preset.name!r} has no caption")
+        raise RequestError("missing_value", f"preset {preset.name!r} has no caption")
     return preset
 
 
@@ -56,10 +62,8 @@ def for_genres(presets: Iterable[Preset], source_genre: str, target_genre: str) 
     found = known.get((_plain(source_genre), _plain(target_genre)))
     if found is None:
         pairs = ", ".join(f"{p.source_genre} -> {p.target_genre}" for p in known.values()) or "none"
-        raise RequestError(
-            f"no preset goes from {source_genre!r} to {target_genre!r}; known: {pairs}. Use one of these, add a "
-            "file to conf/preset, or leave both columns empty"
-        )
+        remedy = f"known: {pairs}. Use one of these, add a file to conf/preset, or leave both columns empty"
+        raise RequestError("invalid_value", f"no preset goes from {source_genre!r} to {target_genre!r}", remedy)
     return found
 
 

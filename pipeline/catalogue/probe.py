@@ -132,7 +132,7 @@ def _remembered(store: Store) -> Iterator[pa.Table]:
             yield read_part(store, name, PROBED)
         except PartError as error:
             if error.is_damaged:
-                log.warning("%s was damaged (%s) and is deleted; its sources are read again", name, error.reason)
+                log.warning("%s was damaged (%s) and is deleted; its sources are read again", name, error.cause)
                 store.delete(name)
             else:
                 log.warning("%s; it is left out", error)
@@ -243,7 +243,7 @@ def _look_once(filesystem: fs.FileSystem, path: str, tick: Tick) -> Probe:
         size = file.seek(0, io.SEEK_END)
         refuse_larger(size)
         if size == 0:
-            raise AudioError("empty file (0 bytes)")
+            raise AudioError("unreadable_audio", "empty file (0 bytes)")
         file.seek(0)
         digest = hashlib.sha256()
         while chunk := file.read(READ_BYTES):

@@ -56,12 +56,15 @@ class ProblemLog:
             return
         kind = report.rsplit(".", 1)[-1].lower()
         if kind not in WRITERS:
-            raise RequestError(f"report {report!r}: unknown kind of table; end it in .csv or .parquet")
+            remedy = "end it in .csv or .parquet"
+            raise RequestError("unknown_value", "is an unknown kind of table", remedy, "report", report)
         try:
             filesystem, path = locate(report)
             self.stream = filesystem.open_output_stream(path)
         except OSError as error:
-            raise RequestError(f"report {report}: cannot be written ({error})") from error
+            raise RequestError(
+                "not_writable", f"cannot be written ({error})", field="report", value=report
+            ) from error
         self.writer = WRITERS[kind](self.stream, SCHEMA)
 
     def add(self, problem: ReportedProblem) -> None:

@@ -19,7 +19,7 @@ from pipeline.catalogue.probe import THREADS, Probe
 from pipeline.catalogue.problem_report import ReportedProblem
 from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, Tick
 from pipeline.storage.source_copy import open_in_reader
-from pipeline.storage.source_errors import TOO_LONG, source_kind
+from pipeline.storage.source_errors import source_kind
 from pipeline.storage.store import locate, run_on
 
 Decode = Literal["start", "full", "none"]
@@ -146,7 +146,7 @@ def check_track(
             return ReportedProblem(track.track_id, uri, known.error_kind, known.error or ""), []
         if is_longer(known, max_seconds):
             message = f"{uri}: {known.duration_s:.1f} s is longer than {max_seconds:g} s; cut the track"
-            return ReportedProblem(track.track_id, uri, TOO_LONG, message), []
+            return ReportedProblem(track.track_id, uri, "too_long", message), []
         if decoded is not None:
             heard = decoded(uri)
             if heard.defect is not None:

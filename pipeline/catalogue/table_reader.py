@@ -36,7 +36,7 @@ class ColumnsError(ManifestError):
     """
 
     def __init__(self, message: str, unknown: Mapping[str, str | None], missing: Sequence[str]):
-        super().__init__(message)
+        super().__init__("unknown_field" if unknown else "missing_field", message)
         self.unknown, self.missing = unknown, missing
 
 
@@ -55,25 +55,29 @@ def rows_of(uri: str, check: Check, known: Collection[str] = COLUMNS) -> Iterato
     try:
         filesystem, path = locate(resolve_unicode_form(uri))
     except (MissingFileError, OSError) as error:
-        raise ManifestError(f"{uri}: cannot be read ({error})") from error
+        raise ManifestError("unreadable_manifest", f"cannot be read ({error})", where=uri) from error
     readers = {"parquet": _parquet_rows, "csv": _csv_rows, "tsv": _csv_rows, "jsonl": _json_rows}
     kind = path.rsplit(".", 1)[-1].lower()
     if kind not in readers:
-        raise ManifestError(f"{uri}: unknown kind of manifest; give a .parquet, .csv, .tsv or .jsonl file")
+        remedy = "give a .parquet, .csv, .tsv or .jsonl file"
+        raise ManifestError("unreadable_manifest", "unknown kind of manifest", remedy, where=uri)
     try:
         info = filesystem.get_file_info(path)
         if info.type == fs.FileType.Directory:
-            raise ManifestError(f"{uri}: is a folder, as Spark writes; name one file, which holds all parts")
+            remedy = "name one file, which holds all parts"
+            raise ManifestError("unreadable_manifest", "is a folder, as Spark writes", remedy, where=uri)
         if info.size == 0:
-            raise ManifestError(f"{uri}: empty file (0 bytes)")
+            raise ManifestError("unreadable_manifest", "empty file (0 bytes)", where=uri)
         for row in readers[kind](filesystem, path, uri, check, known):
             if row.defect or not all(map(_is_blank, row.values.values())):
                 yield row
     except (OSError, pa.ArrowException) as error:
         how = f"not readable as {kind}" if isinstance(error, pa.ArrowException) else "cannot be read"
-        raise ManifestError(f"{uri}: {how} ({error})") from error
+        raise ManifestError("unreadable_manifest", f"{how} ({error})", where=uri) from error
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{uri}: not readable as {kind} ({error}); save it as UTF-8") from error
+        raise ManifestError(
+            "unreadable_manifest", f"not readable as {kind} ({error})", "save it as UTF-8", where=uri
+        ) from error
 
 
 def _parquet_rows(
@@ -111,10 +115,12 @@ def _json_rows(
         try:
             values = from_json(line, each_once)
         except ValueError as error:
-            raise ManifestError(f"{where} is not JSON ({error}); write one whole object on each line") from error
+            remedy = "write one whole object on each line"
+            raise ManifestError("unreadable_manifest", f"{where} is not JSON ({error})", remedy) from error
         if not isinstance(values, dict):
+            remedy = "write one object on each line"
             raise ManifestError(
-                f"{where} is a {type(values).__name__}, expected an object; write one object on each line"
+                "unreadable_manifest", f"{where} is a {type(values).__name__}, expected an object", remedy
             )
         check(list(values), where, False)
         number += 1

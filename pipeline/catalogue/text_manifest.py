@@ -56,7 +56,12 @@ def refuse_repeats(names: Sequence[str], where: str) -> None:
     """
     for place, name in enumerate(names):
         if name in names[:place]:
-            raise ManifestError(f"{where}: column {name!r} is given twice; rename or remove one of them")
+            raise ManifestError(
+                "unreadable_manifest",
+                f"column {name!r} is given twice",
+                "rename or remove one of them",
+                where=where,
+            )
 
 
 def text_lines(filesystem: fs.FileSystem, path: str, uri: str) -> Iterator[str]:
@@ -69,7 +74,7 @@ def text_lines(filesystem: fs.FileSystem, path: str, uri: str) -> Iterator[str]:
         head = stream.read(32)
         for begin, what in _OTHER_FILES.items():
             if head.startswith(begin):
-                raise ManifestError(f"{uri}: is {what}")
+                raise ManifestError("unreadable_manifest", f"is {what}", where=uri)
         encoding = _encoding(head[:4])
     with filesystem.open_input_stream(path, buffer_size=READ_BYTES) as stream:
         text = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline="")
@@ -78,16 +83,22 @@ def text_lines(filesystem: fs.FileSystem, path: str, uri: str) -> Iterator[str]:
             number += 1
             if len(line) == MAX_LINE_CHARACTERS:
                 raise ManifestError(
-                    f"{uri}: line {number} is longer than {MAX_LINE_CHARACTERS} characters; give one row a line"
+                    "unreadable_manifest",
+                    f"line {number} is longer than {MAX_LINE_CHARACTERS} characters",
+                    "give one row a line",
+                    where=uri,
                 )
             wrong = None if line.isascii() else _NOT_DECODED.search(line)
             if wrong:
                 around = line[max(0, wrong.start() - 20) : wrong.end() + 20].strip()
                 guess = around.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
                 raise ManifestError(
-                    f"{uri}: line {number} is not UTF-8 (byte 0x{ord(wrong.group()) - 0xDC00:02X}; "
-                    f"in Windows-1252 it would read {guess!r}); save the file as UTF-8 (in a spreadsheet: "
-                    "'CSV UTF-8'), or convert it: iconv -f WINDOWS-1252 -t UTF-8"
+                    "unreadable_manifest",
+                    f"line {number} is not UTF-8 (byte 0x{ord(wrong.group()) - 56320:02X}; in Windows-1252 it "
+                    f"would read {guess!r})",
+                    "save the file as UTF-8 (in a spreadsheet: 'CSV UTF-8'), or convert it: iconv -f "
+                    "WINDOWS-1252 -t UTF-8",
+                    where=uri,
                 )
             yield line
 
@@ -147,8 +158,10 @@ def csv_rows(lines: Iterator[str], uri: str, check: Check, known: Collection[str
             names.pop()
         if "" in names:
             raise ManifestError(
-                f"{uri}: column {names.index('') + 1} has no name; name it or remove it "
-                "(pandas: to_csv(..., index=False))"
+                "unreadable_manifest",
+                f"column {names.index('') + 1} has no name",
+                "name it or remove it (pandas: to_csv(..., index=False))",
+                where=uri,
             )
         refuse_repeats(names, uri)
         check(names, f"{uri} (delimiter {_shown(delimiter)})", True)
@@ -159,8 +172,11 @@ def csv_rows(lines: Iterator[str], uri: str, check: Check, known: Collection[str
             begins, row_begins = skipped + reader.line_num + 1, True
     except csv.Error as error:
         raise ManifestError(
-            f"{uri}: the row that begins in line {begins} is not readable as csv ({error}); begin and end a cell "
-            "that holds quotes or line breaks with a double quote, and double those within it"
+            "unreadable_manifest",
+            f"the row that begins in line {begins} is not readable as csv ({error})",
+            "begin and end a cell that holds quotes or line breaks with a double quote, and double "
+            "those within it",
+            where=uri,
         ) from error
 
 

@@ -25,9 +25,13 @@ def resolve_address(address: str) -> str:
     if address == "auto" and not named:
         return LOCAL
     if local_cluster_address() is None:
+        remedy = "give cluster.address=host:port, or cluster=local to start one here"
         raise RequestError(
-            f"cluster.address {address!r}: RAY_ADDRESS names no cluster and `ray start` has started none on this "
-            "machine; give cluster.address=host:port, or cluster=local to start one here"
+            "invalid_value",
+            "finds no cluster: RAY_ADDRESS names none and `ray start` has started none on this machine",
+            remedy,
+            "cluster.address",
+            address,
         )
     return "auto"
 
@@ -39,17 +43,15 @@ def check_reachable(address: str) -> None:
         RequestError: nothing answers, or the address is that of the dashboard.
     """
     if address.startswith("http"):
-        raise RequestError(
-            f"cluster {address} is where `ray job submit` goes; a job joins host:port of the head node, as a rule "
-            "with port 6379"
-        )
+        remedy = "a job joins host:port of the head node, as a rule with port 6379"
+        raise RequestError("invalid_value", f"cluster {address} is where `ray job submit` goes", remedy)
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
     except (OSError, ValueError) as error:
+        remedy = "give host:port of a running Ray cluster, or cluster=local to start one here"
         raise RequestError(
-            f"cluster.address {address!r}: nothing answers ({error}); give host:port of a running Ray cluster, or "
-            "cluster=local to start one here"
+            "unreachable", f"does not answer ({error})", remedy, "cluster.address", address
         ) from error
 
 

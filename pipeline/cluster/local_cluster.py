@@ -20,6 +20,7 @@ from pipeline.cluster.address import LOCAL, scratch_folder
 from pipeline.cluster.daemons import Daemon, detached_daemons
 from pipeline.cluster.runtime_env import runtime_environment
 
+MAX_SCRATCH_CHARACTERS = 40  # the paths of the sockets that Ray makes below it may have 107
 OBJECT_STORE_BYTES = 300_000_000
 AGAIN_S = 0.5
 NEEDED = ("gcs_server", "raylet")
@@ -63,19 +64,20 @@ def start(cpus: int | None, gpus: int | None, node_ip_address: str | None, timeo
     except OSError as error:
         _end(daemons)
         folder = scratch_folder()
-        wants = "a folder with a shorter path" if "AF_UNIX" in str(error) else "a folder that can be written"
+        too_long = len(str(folder)) > MAX_SCRATCH_CHARACTERS
+        wants = "a folder with a shorter path" if too_long else "a folder that can be written"
+        remedy = f"set RAY_TMPDIR to {wants}, such as RAY_TMPDIR=/tmp"
         raise RequestError(
-            f"Ray cannot start with its files in {folder} ({error}); set RAY_TMPDIR to {wants}, such as "
-            "RAY_TMPDIR=/tmp"
+            "not_writable", f"Ray cannot start with its files in {folder} ({error})", remedy
         ) from error
     except Exception as error:  # Ray raises plain Exceptions here
         why = _ended(daemons) or _last_line(error)
         _end(daemons)
-        raise ClusterStartError(
-            f"Ray did not start on this machine: {why}; its logs are in {Path(scratch_folder()) / LOGS}. Where "
-            f"the machine is busy, wait or raise cluster.start_timeout_s (now {timeout_s:g}), and give the same "
-            "command again"
-        ) from error
+        remedy = (
+            f"its logs are in {Path(scratch_folder()) / LOGS}. Where the machine is busy, wait or "
+            f"raise cluster.start_timeout_s (now {timeout_s:g}), and give the same command again"
+        )
+        raise ClusterStartError("cluster_failed", f"Ray did not start on this machine: {why}", remedy) from error
 
 
 def find_dead_daemon() -> str | None:
@@ -92,9 +94,11 @@ def find_dead_daemon() -> str | None:
 
 def _refuse_open_cluster() -> None:
     if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        remedy = "unset it (Ray then makes a token by itself), or join a cluster of your own with cluster.address"
         raise RequestError(
-            "RAY_AUTH_MODE=disabled lets every user of this machine run code in the cluster that this job starts; "
-            "unset it (Ray then makes a token by itself), or join a cluster of your own with cluster.address"
+            "invalid_value",
+            "RAY_AUTH_MODE=disabled lets every user of this machine run code in the cluster that this job starts",
+            remedy,
         )
 
 
@@ -104,9 +108,9 @@ def _refuse_foreign(address: str) -> None:
         with socket.socket(family) as probe:
             probe.bind((address, 0))
     except OSError as error:
+        remedy = "give one that it has, or leave the key out to listen on loopback alone"
         raise RequestError(
-            f"cluster.node_ip_address {address!r} is no address of this machine ({error}); give one that it has, "
-            "or leave the key out to listen on loopback alone"
+            "invalid_value", f"is no address of this machine ({error})", remedy, "cluster.node_ip_address", address
         ) from None
 
 
@@ -130,9 +134,11 @@ def _patient(daemons: list[Daemon], timeout_s: float) -> Iterator[None]:
                 return look(gcs_address, node_id)
             except RuntimeError as error:
                 if why := _ended(daemons):
-                    raise ClusterStartError(why) from error
+                    raise ClusterStartError("cluster_failed", why) from error
                 if time.monotonic() > deadline:
-                    raise ClusterStartError(f"its node was not there after {timeout_s:g} s") from error
+                    raise ClusterStartError(
+                        "cluster_failed", f"its node was not there after {timeout_s:g} s"
+                    ) from error
                 time.sleep(AGAIN_S)
 
     with one_look, patch.object(services, "get_node", get_node):

@@ -58,17 +58,29 @@ def check(cluster: ClusterSpec) -> None:
     }
     for name, (value, lowest) in lowest_allowed.items():
         if value is not None and value < lowest:
-            raise RequestError(f"cluster.{name} {value:g} may not be below {lowest:g}")
+            raise RequestError(
+                "out_of_range", f"may not be below {lowest:g}", field=f"cluster.{name}", value=value
+            )
     share = cluster.gpus_per_worker or 0.0
     if share > 1 and share != int(share):
-        raise RequestError(f"cluster.gpus_per_worker {share:g}: Ray gives whole GPUs, or a part of one")
+        raise RequestError(
+            "no_resources",
+            "is not possible: Ray gives whole GPUs, or a part of one",
+            field="cluster.gpus_per_worker",
+            value=share,
+        )
     if not isinstance(cluster.resources, Mapping):
-        raise RequestError(f"cluster.resources {cluster.resources!r} is no mapping such as {{a100: 1}}")
+        raise RequestError(
+            "wrong_type", "is no mapping such as {a100: 1}", field="cluster.resources", value=cluster.resources
+        )
     for name, amount in cluster.resources.items():
         if name in ("CPU", "GPU", "memory", "object_store_memory"):
-            raise RequestError(f"cluster.resources {name}: custom resources only; see cluster.gpus_per_worker")
+            remedy = "see cluster.gpus_per_worker"
+            raise RequestError("invalid_value", "is not a custom resource", remedy, "cluster.resources", name)
         if not isinstance(amount, int | float) or amount <= 0:
-            raise RequestError(f"cluster.resources {name} {amount!r} is no number above zero")
+            raise RequestError(
+                "wrong_type", f"{amount!r} is no number above zero", field="cluster.resources", value=name
+            )
 
 
 def connect(cluster: ClusterSpec) -> None:
@@ -95,14 +107,19 @@ def connect(cluster: ClusterSpec) -> None:
 
 def _join(cluster: ClusterSpec, address: str) -> None:
     if cluster.cpus is not None or cluster.gpus is not None:
+        remedy = "leave them out, or take cluster=local"
         raise RequestError(
-            f"cluster.cpus and cluster.gpus size a cluster that is started here, and this job joins {address}; "
-            "leave them out, or take cluster=local"
+            "conflict",
+            f"cluster.cpus and cluster.gpus size a cluster that is started here, and this job joins {address}",
+            remedy,
         )
     if cluster.node_ip_address not in (LOOPBACK, None):
         raise RequestError(
-            f"cluster.node_ip_address {cluster.node_ip_address} is for a cluster that is started here, and this "
-            f"job joins {address}; leave it out"
+            "conflict",
+            f"is for a cluster that is started here, and this job joins {address}",
+            "leave it out",
+            "cluster.node_ip_address",
+            cluster.node_ip_address,
         )
     # Ray retries an unreachable address for minutes, including a stale one recorded by `ray start`.
     check_reachable(local_cluster_address() or address if address == "auto" else address)
@@ -112,12 +129,15 @@ def _join(cluster: ClusterSpec, address: str) -> None:
         with keep_signal_handlers():
             ray.init(address=address, logging_level=logging.WARNING, runtime_env=environment)
     except ConnectionError as error:
+        remedy = (
+            "where the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (`ray "
+            "get-auth-token` on its head node says it)"
+        )
         raise RequestError(
-            f"cluster {address}: something answers and does not let us in ({error}); where the cluster asks for a "
-            "token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (`ray get-auth-token` on its head node says it)"
+            "unreachable", f"cluster {address}: something answers and does not let us in ({error})", remedy
         ) from error
     except (RuntimeError, ValueError) as error:
-        raise RequestError(f"cluster {address} cannot be joined: {error}") from error
+        raise RequestError("unreachable", f"cluster {address} cannot be joined: {error}") from error
 
 
 def size_pool(cluster: ClusterSpec) -> Pool:
@@ -139,30 +159,33 @@ def size_pool(cluster: ClusterSpec) -> Pool:
     workers = cluster.workers or min(fitting, cluster.max_workers or fitting)
     most = max(workers, cluster.max_workers or workers)
     if not local and most > fitting and cluster.gpus_per_worker is None and not gpus:
+        remedy = "say cluster.gpus_per_worker=1 to wait for nodes with GPUs, or 0 to run on CPUs"
         raise RequestError(
-            f"{most} workers are asked of a cluster that has no GPU for them now ({where}); say "
-            "cluster.gpus_per_worker=1 to wait for nodes with GPUs, or 0 to run on CPUs"
+            "no_resources", f"{most} workers are asked of a cluster that has no GPU for them now ({where})", remedy
         )
     if workers < 1 or (local and most > fitting and (share or not fitting)):
+        needed = f"{most or 'the'} workers need {_said(share, resources)} each"
+        wait = "" if local else ", or say cluster.workers to wait for nodes that are still to come"
         raise RequestError(
-            f"{most or 'the'} workers need {_said(share, resources)} each, and there is place for "
-            f"{fitting} ({where}); lower cluster.workers or what each needs"
-            + ("" if local else ", or say cluster.workers to wait for nodes that are still to come")
+            "no_resources",
+            f"{needed}, and there is place for {fitting} ({where})",
+            f"lower cluster.workers or what each needs{wait}",
         )
     cpus = int(sum(node.get("CPU", 0.0) for node in suitable))
     threads = cluster.threads_per_worker or (None if share else max(1, cpus // most))
     return Pool(workers, most, share, threads, where)
 
 
-def explain_unplaced(cluster: ClusterSpec, pool: Pool) -> str:
-    """Message for workers that did not start within ``start_timeout_s``."""
+def explain_unplaced(cluster: ClusterSpec, pool: Pool) -> PoolError:
+    """The error for workers that did not start within ``start_timeout_s``."""
     nodes, share, resources = _nodes(), pool.gpus_per_worker, cluster.resources
     fitting = sum(_room(node, share, resources) for node in nodes)
-    return (
+    return PoolError(
+        "no_resources",
         f"{pool.workers} workers with {_said(share, resources)} each did not start within "
-        f"{cluster.start_timeout_s:g} s; the cluster ({_described(cluster, nodes)}) has place for {fitting} when "
-        "nothing else runs there. Lower cluster.workers, add nodes, or raise cluster.start_timeout_s where the "
-        "model takes longer to load"
+        f"{cluster.start_timeout_s:g} s: the cluster ({_described(cluster, nodes)}) has place for {fitting} when "
+        "nothing else runs there",
+        "lower cluster.workers, add nodes, or raise cluster.start_timeout_s where the model takes longer to load",
     )
 
 
@@ -176,9 +199,13 @@ def refuse_ephemeral(**paths: str | None) -> None:
         return
     for name, path in paths.items():
         if path and "://" not in path and not Path(path).is_absolute():
+            remedy = "give an absolute path that every node sees, or an s3:// address"
             raise RequestError(
-                f"{name} {path!r}: inside a Ray job relative paths lie in a folder that vanishes with the job; "
-                "give an absolute path that every node sees, or an s3:// address"
+                "invalid_value",
+                "is relative, and inside a Ray job such paths lie in a folder that vanishes with the job",
+                remedy,
+                name,
+                path,
             )
 
 

@@ -39,9 +39,12 @@ def runtime_environment(ship_code: bool, install: bool) -> dict[str, Any]:
         environment["excludes"] = ["__pycache__"]
     if install:
         if inside_ray_job() or not (root / "constraints.txt").is_file():
+            remedy = "one that is submitted installs with `ray job submit --runtime-env jobs/launch/install.yaml`"
             raise RequestError(
-                "cluster.install needs a checkout, whose constraints.txt says the versions, and a job that joins; "
-                "one that is submitted installs with `ray job submit --runtime-env jobs/launch/install.yaml`"
+                "invalid_value",
+                "needs a checkout, whose constraints.txt says the versions, and a job that joins",
+                remedy,
+                "cluster.install",
             )
         # A working_dir is the only way to pass a file to pip on the nodes.
         folder = Path(tempfile.mkdtemp(prefix="restyle-constraints-"))

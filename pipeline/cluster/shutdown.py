@@ -29,7 +29,7 @@ class StoppedError(RestyleError):
     """
 
     def __init__(self, message: str, number: int):
-        super().__init__(message)
+        super().__init__("stopped", message)
         self.signal = number
 
 

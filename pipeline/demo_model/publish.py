@@ -23,11 +23,12 @@ def publish(checkpoints: Path, folder: Path = demo.FOLDER, module: Path = Path(d
         RequestError: there is no such folder, or its files are larger than a package may be.
     """
     if not checkpoints.is_dir():
-        raise RequestError(f"{checkpoints} is not there; run stage=export first")
+        raise RequestError("missing_folder", f"{checkpoints} is not there", "run stage=export first")
     for variant in demo.VARIANTS.values():
         verify(locate(checkpoints, variant))
     if size(checkpoints) > MOST_BYTES:
-        raise RequestError(f"{checkpoints} has {size(checkpoints)} bytes; at most {MOST_BYTES} can be published")
+        remedy = f"at most {MOST_BYTES} can be published"
+        raise RequestError("invalid_value", f"{checkpoints} has {size(checkpoints)} bytes", remedy)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(checkpoints, folder)
     (folder / demo.SUMS).write_text(demo.sums_of(folder))

@@ -43,9 +43,9 @@ def find_soundfont() -> Path:
     for file in files:
         if file.is_file():
             return file
+    remedy = "install it (Debian: apt install fluid-soundfont-gm) or name the file in RESTYLE_SOUNDFONT"
     raise RenderingError(
-        f"the soundfont {SOUNDFONT} is not at {' or '.join(map(str, files))}; install it (Debian: apt install "
-        "fluid-soundfont-gm) or name the file in RESTYLE_SOUNDFONT"
+        "not_installed", f"the soundfont {SOUNDFONT} is not at {' or '.join(map(str, files))}", remedy
     )
 
 
@@ -57,7 +57,8 @@ def render(arrangements: Sequence[Arrangement], seconds: float) -> NDArray[np.fl
     """
     command = shutil.which("fluidsynth")
     if command is None:
-        raise RenderingError("the command fluidsynth is not found; install it (Debian: apt install fluidsynth)")
+        remedy = "install it (Debian: apt install fluidsynth)"
+        raise RenderingError("not_installed", "the command fluidsynth is not found", remedy)
     soundfont = find_soundfont()
     slot = seconds + GAP_S
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +81,7 @@ def render(arrangements: Sequence[Arrangement], seconds: float) -> NDArray[np.fl
         ]
         done = subprocess.run([command, *options, str(soundfont), str(midi)], capture_output=True, text=True)
         if done.returncode or not raw.is_file():
-            raise RenderingError(f"fluidsynth failed: {done.stderr.strip() or done.returncode}")
+            raise RenderingError("not_installed", f"fluidsynth failed: {done.stderr.strip() or done.returncode}")
         played = np.fromfile(raw, "<i2").reshape(-1, 2)
     samples = round(seconds * SAMPLE_RATE)
     clips = np.zeros((len(arrangements), 2, samples), np.float32)

@@ -92,7 +92,8 @@ class Training:
             RequestError: it did not run yet.
         """
         if not self.state(stage).exists():
-            raise RequestError(f"{self.state(stage)} is not there; run stage={stage} first")
+            remedy = f"run stage={stage} first"
+            raise RequestError("missing_folder", f"{self.state(stage)} is not there", remedy)
         return averaged(self.state(stage))
 
     @property
@@ -325,14 +326,18 @@ def load_network(training: Training, stage: str) -> network.Network:
 def _data(training: Training, split: str) -> flow.Latents:
     file = training.latents(split)
     if not file.exists():
-        raise RequestError(f"{file} is not there; run stage=latents first")
+        raise RequestError("missing_folder", f"{file} is not there", "run stage=latents first")
     return flow.Latents.read(file, training.device)
 
 
 def _clips(training: Training) -> Clips:
     missing = set(training.seeds) - set(songs.complete(training.songs("train")))
     if missing:
-        raise RequestError(f"{len(missing)} of {training.plan.songs} songs are not there; run stage=songs first")
+        raise RequestError(
+            "invalid_value",
+            f"{len(missing)} of {training.plan.songs} songs are not there",
+            "run stage=songs first",
+        )
     return Clips(training.songs("train"), training.seeds)
 
 

@@ -47,9 +47,11 @@ def measured_rows(output: Store, uri: str) -> pa.Table:
     """
     rows = newest_of_each(current_rows(output, columns=FINDINGS_COLUMNS))
     if not len(rows):
-        raise RequestError(f"output {uri} holds no results; name a folder of jobs.restyle or jobs.measure")
+        remedy = "name a folder of jobs.restyle or jobs.measure"
+        raise RequestError("missing_folder", "holds no results", remedy, "output", uri)
     if not any_measured(rows):
-        raise RequestError(f"no cover in {uri} was measured; run python -m jobs.measure output={uri}")
+        remedy = f"run python -m jobs.measure output={uri}"
+        raise RequestError("invalid_value", f"no cover in {uri} was measured", remedy)
     return rows
 
 

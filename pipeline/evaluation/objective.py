@@ -41,15 +41,18 @@ class Objective:
             name for name, measure in BY_NAME.items() if measure.better == "high" and name.startswith(OF_SONG)
         ]
         if not self.kept:
-            raise RequestError("objective.kept is empty; name at least one measure of what stayed of the song")
+            remedy = "name at least one measure of what stayed of the song"
+            raise RequestError("missing_value", "", remedy, "objective.kept")
         for name in self.kept:
             _check("objective.kept", name, keepers, "what stayed of the song")
         twice = [name for k, name in enumerate(self.kept) if name in self.kept[:k]]
         if twice:
-            raise RequestError(f"objective.kept names {twice[0]!r} twice; name each measure once")
+            raise RequestError("conflict", f"names {twice[0]!r} twice", "name each measure once", "objective.kept")
         _check("objective.moved", self.moved, movers, "how far the style moved")
         if not (math.isfinite(self.half) and self.half > 0):
-            raise RequestError(f"objective.half {self.half:g} is no distance; give a positive number")
+            raise RequestError(
+                "invalid_value", "is no distance", "give a positive number", "objective.half", self.half
+            )
 
 
 def score(rows: pa.Table, objective: Objective) -> pa.Table:
@@ -90,6 +93,6 @@ def _check(where: str, name: str, allowed: list[str], purpose: str) -> None:
     if name in allowed:
         return
     if name in BY_NAME:
-        raise RequestError(f"{where} {name!r} does not say {purpose}; use one of {', '.join(allowed)}")
+        raise RequestError("invalid_value", f"{where} {name!r} does not say {purpose}", allowed=allowed)
     near = difflib.get_close_matches(name, allowed, 1, cutoff=0.0)
-    raise RequestError(f"{where} {name!r} is unknown; did you mean {near[0]!r}?")
+    raise RequestError("unknown_value", f"{where} {name!r} is unknown", f"did you mean {near[0]!r}?")

@@ -38,7 +38,13 @@ class SearchSpace:
     def __post_init__(self) -> None:
         for name, values in (("strengths", self.strengths), ("guidances", self.guidances)):
             if not values or any(a >= b for a, b in pairwise(values)):
-                raise RequestError(f"{name} {list(values)}: give at least one value, rising")
+                raise RequestError(
+                    "invalid_value",
+                    "cannot be searched",
+                    "give at least one value, rising",
+                    field=name,
+                    value=list(values),
+                )
 
     @property
     def cells(self) -> int:
@@ -107,9 +113,11 @@ def tune(
     full_grid = space.cells * len(tracks) * len(seeds)
     max_covers = math.ceil(budget * full_grid - 1e-9)
     if not (0 < budget <= 1 and max_covers >= len(space.strengths)):
+        remedy = "give more of it (up to 1), more tracks or more seeds"
         raise RequestError(
-            f"a budget of {budget:g} is {max_covers} covers, too few to try {len(space.strengths)} strengths "
-            "once; give more of it (up to 1), more tracks or more seeds"
+            "invalid_value",
+            f"a budget of {budget:g} is {max_covers} covers, too few to try {len(space.strengths)} strengths once",
+            remedy,
         )
     # Shuffled, so that the first rounds do not draw on a single album of a list that is sorted by album.
     order = np.random.default_rng(_SEED).permutation(len(tracks))

@@ -120,7 +120,7 @@ def check_sample(tracks: Sequence[str], seeds: Sequence[int]) -> None:
     """
     for name, values in (("tracks", tracks), ("seeds", seeds)):
         if not values:
-            raise RequestError(f"there are no {name} to tune on; give at least one")
+            raise RequestError("missing_value", f"there are no {name} to tune on", "give at least one")
         twice = [value for k, value in enumerate(values) if value in values[:k]]
         if twice:
-            raise RequestError(f"{name} lists {twice[0]} twice; name each once")
+            raise RequestError("conflict", f"lists {twice[0]} twice", "name each once", name)

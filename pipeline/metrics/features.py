@@ -68,7 +68,8 @@ def extract(waves: Sequence[Tensor]) -> list[Features]:
     found: dict[int, Features] = {}
     for shape in dict.fromkeys(wave.shape for wave in waves):
         if 0 in shape:
-            raise RequestError(f"a recording of shape {list(shape)} has no samples; nothing can be measured of it")
+            remedy = "nothing can be measured of it"
+            raise RequestError("invalid_value", f"a recording of shape {list(shape)} has no samples", remedy)
         places = [k for k, wave in enumerate(waves) if wave.shape == shape]
         music = _music([waves[k] for k in places])
         found |= {k: _features(waves[k], heard) for k, heard in zip(places, music, strict=True)}

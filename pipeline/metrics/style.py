@@ -54,8 +54,9 @@ def check_style(model: str) -> Path:
         missing.append(f"CLAP model but one of type {kind!r}")
     if missing:
         raise RequestError(
-            f"metrics.style={model!r}: no {' and no '.join(missing)}; give a CLAP model saved by transformers, "
-            f"such as {USUAL}, or set metrics.style=null"
+            "invalid_value",
+            f"metrics.style={model!r}: no {' and no '.join(missing)}",
+            f"give a CLAP model saved by transformers, such as {USUAL}, or set metrics.style=null",
         )
     return folder
 
@@ -63,12 +64,16 @@ def check_style(model: str) -> Path:
 def _from_hub(model: str) -> Path:
     remedy = f"`hf download {USUAL}` where there is a network, then give its folder, or set metrics.style=null"
     if not HUB_ID.fullmatch(model):
-        raise RequestError(f"metrics.style={model!r}: neither a folder nor a hub id owner/name; {remedy}")
+        raise RequestError(
+            "invalid_value", f"metrics.style={model!r}: neither a folder nor a hub id owner/name", remedy
+        )
     try:
         return Path(snapshot_download(model, allow_patterns=list(FILES)))
     except (HTTPError, HFValidationError, OSError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise RequestError(f"metrics.style={model!r}: the hub does not give it ({reason}); {remedy}") from error
+        raise RequestError(
+            "invalid_value", f"metrics.style={model!r}: the hub does not give it ({reason})", remedy
+        ) from error
 
 
 def load_clap(model: str, device: torch.device) -> Clap:
@@ -86,7 +91,9 @@ def load_clap(model: str, device: torch.device) -> Clap:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     # ImportError: the configuration refers to remote code, which is not trusted.
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise RequestError(f"metrics.style={model!r}: not a CLAP model that can be read ({error})") from error
+        raise RequestError(
+            "invalid_value", f"metrics.style={model!r}: not a CLAP model that can be read ({error})"
+        ) from error
     return Clap(network.eval().to(device), extractor, tokenizer)
 
 

@@ -43,21 +43,29 @@ def read_pairs(uri: str, own: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
         columns |= dict.fromkeys(raw.values)
         number, where = raw.number, f"{uri}: row {raw.number}"
         if raw.defect:
-            raise ManifestError(f"{where}: {raw.defect}")
+            raise ManifestError("unreadable_manifest", raw.defect, where=where)
         row = _row(filled(raw.values, TEXTS, FACTS), uri, where)
         if sources.setdefault(row["track_id"], row["source"]) != row["source"]:
+            remedy = "tell them apart by a column track_id"
             raise ManifestError(
-                f"{uri}: row {number}: track_id {row['track_id']!r} stands for {sources[row['track_id']]} "
-                f"already, not for {row['source']}; tell them apart by a column track_id"
+                "unreadable_manifest",
+                f"row {number}: track_id {row['track_id']!r} stands for {sources[row['track_id']]} "
+                f"already, not for {row['source']}",
+                remedy,
+                where=uri,
             )
         first = seen.setdefault(row["item_id"], number)
         if first != number:
-            raise ManifestError(f"{uri}: row {number} repeats row {first}; remove one of them")
+            raise ManifestError(
+                "unreadable_manifest", f"row {number} repeats row {first}", "remove one of them", where=uri
+            )
         yield row
     if not seen:
-        raise ManifestError(f"{uri}: holds no rows")
+        raise ManifestError("unreadable_manifest", "holds no rows", where=uri)
     if lost := absent(own, columns):
-        raise ManifestError(f"{uri}: no row has {', '.join(map(repr, lost))}, which {OPTION} names")
+        raise ManifestError(
+            "unreadable_manifest", f"no row has {', '.join(map(repr, lost))}, which {OPTION} names", where=uri
+        )
 
 
 def _check(names: Sequence[str], where: str, complete: bool, own: Sequence[str]) -> None:
@@ -67,20 +75,19 @@ def _check(names: Sequence[str], where: str, complete: bool, own: Sequence[str])
 def _row(given: dict[str, Any], uri: str, where: str) -> dict[str, Any]:
     for name in REQUIRED:
         if name not in given:
-            raise ManifestError(f"{where}: {name} is empty; every row needs one")
+            raise ManifestError("unreadable_manifest", "is empty", "every row needs one", name, where=where)
     try:
         texts = {name: as_text(name, given[name]) for name in TEXTS if name in given}
         source, output = (absolute(texts[name], uri) for name in REQUIRED)
         track_id = track_id_of(texts.get("track_id", source.rsplit("/", 1)[-1].rsplit(".", 1)[0]))
         if not names_a_folder(track_id):
-            raise ManifestError(
-                f"track_id {track_id!r} cannot name a folder; use letters, digits, '_', '-' and '.'"
-            )
+            remedy = "use letters, digits, '_', '-' and '.'"
+            raise ManifestError("unreadable_manifest", "cannot name a folder", remedy, "track_id", track_id)
         values = parse_values({name: given[name] for name in SETTING_FIELDS if name in given})
         seed = check_seed(given["seed"]) if "seed" in given else RANDOM_SEED
         meta = own_values(given, COLUMNS)
     except RestyleError as error:
-        raise ManifestError(f"{where}: {error}") from error
+        raise ManifestError.of(error).at(where) from error
     name = texts.get("setting") or short_name(values) or PLAIN_SETTING
     row = {
         "track_id": track_id,

@@ -72,9 +72,8 @@ def row_values(track: Track, rules: ItemRules) -> dict[str, Any]:
         RequestError: the row sets a parameter that the grid sweeps or a stage sets.
     """
     for name in sorted(track.overrides.keys() & rules.closed_to_rows.keys()):
-        raise RequestError(
-            f"{name} is given in the manifest and {rules.closed_to_rows[name]}; take it out of one of them"
-        )
+        remedy = "take it out of one of them"
+        raise RequestError("conflict", f"is given in the manifest and {rules.closed_to_rows[name]}", remedy, name)
     suggested = unset(track.preset, {*rules.by_hand, *track.overrides}) if track.preset else {}
     return suggested | dict(track.overrides)
 
@@ -121,10 +120,15 @@ def make_items(track: Track, source: str, reference: str | None, rules: ItemRule
                 continue
             if not values:
                 distinct(rules.settings, rules.model.is_turbo)  # raises, explaining every repeat of the grid
+            remedy = (
+                "take the override out of the manifest or one of them out of the grid, or keep the first "
+                "with grid.duplicates=run_once"
+            )
             raise RequestError(
+                "invalid_value",
                 f"with this row's {', '.join(values)} the settings {made[item_id]} and {setting.name} give "
-                "identical audio; take the override out of the manifest or one of them out of the grid, or keep "
-                "the first with grid.duplicates=run_once"
+                "identical audio",
+                remedy,
             )
         made[item_id] = setting.name
         yield {
@@ -149,7 +153,8 @@ def refuse_seed(setting: Setting, seed: int) -> None:
         RequestError: naming the seed.
     """
     if any(s.setting.retake_variance > 0 and s.setting.retake_seed == seed for s in setting.stages):
-        raise RequestError(f"retake_seed {seed} is the seed itself; give another, or retake_variance 0")
+        remedy = "give another, or retake_variance 0"
+        raise RequestError("invalid_value", "is the seed itself", remedy, "retake_seed", seed)
 
 
 @lru_cache(maxsize=4096)

@@ -24,7 +24,6 @@ from pipeline.planning.items import ItemRules, digest_of, item_columns, make_ite
 from pipeline.planning.schema import PLAN_SCHEMA
 from pipeline.results.carried_columns import CarriedColumns
 from pipeline.results.table import as_table
-from pipeline.storage.source_errors import TOO_LONG
 
 BATCH_ROWS = 8192
 Probing = Callable[[Sequence[str]], Mapping[str, Probe]]
@@ -129,7 +128,7 @@ def _plan_batch(
             continue
         if source.duration_s is not None and source.duration_s > rules.max_seconds:
             too_long = f"{source.duration_s:.1f} s is longer than {rules.max_seconds:g} s; cut the track"
-            reject(_refusal(track, TOO_LONG, too_long))
+            reject(_refusal(track, "too_long", too_long))
             continue
         plan.ids.update(item["item_id"] for item in items)
         plan.settings.update(item["setting_id"] for item in items)

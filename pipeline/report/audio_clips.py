@@ -66,7 +66,9 @@ def _excerpt(wave: Tensor, start_s: float, seconds: float) -> Tensor:
     start = round(start_s * SAMPLE_RATE)
     if wave.shape[1] <= start:
         raise AudioError(
-            f"lasts {wave.shape[1] / SAMPLE_RATE:.1f} s, and the excerpt begins at {start_s:.1f} s; make it again"
+            "unreadable_audio",
+            f"lasts {wave.shape[1] / SAMPLE_RATE:.1f} s, and the excerpt begins at {start_s:.1f} s",
+            "make it again",
         )
     return wave[:, start : start + round(seconds * SAMPLE_RATE)].mean(dim=0, keepdim=True)
 

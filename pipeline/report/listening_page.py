@@ -70,9 +70,8 @@ def listening_page(
     rows = only_covers(rows)
     missing = sorted({sample.track_id for sample in samples} - set(rows["track_id"].to_pylist()))
     if missing:
-        raise RequestError(
-            f"track {missing[0]!r} has no covers, made or failed; choose samples among the tracks of the results"
-        )
+        remedy = "choose samples among the tracks of the results"
+        raise RequestError("invalid_value", f"track {missing[0]!r} has no covers, made or failed", remedy)
     ids = pa.array([sample.track_id for sample in samples], pa.string())
     rows = rows.filter(pc.is_in(rows["track_id"], value_set=ids))
     grid, shown = axes(rows), fit_page(rows, samples)

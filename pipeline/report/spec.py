@@ -22,4 +22,6 @@ class FindingsSpec:
 
     def __post_init__(self) -> None:
         if self.listen_tracks < 0:
-            raise RequestError(f"listen_tracks {self.listen_tracks} may not be below 0; 0 makes no page")
+            raise RequestError(
+                "out_of_range", "may not be below 0", "0 makes no page", "listen_tracks", self.listen_tracks
+            )

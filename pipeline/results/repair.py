@@ -32,7 +32,7 @@ class DamageError(RequestError):
     def __init__(self, faults: Sequence[PartError]):
         named = "\n".join(map(str, faults[:MAX_NAMED]))
         more = len(faults) - MAX_NAMED
-        super().__init__(f"{named}\nand {more} more" if more > 0 else named)
+        super().__init__("damaged_file", f"{named}\nand {more} more" if more > 0 else named)
         self.faults = faults
 
 
@@ -50,7 +50,7 @@ def check_parts(output: Store, repair: bool = False, say: Callable[[str], None] 
         for fault in faults:
             if fault.is_damaged:
                 aside = set_aside(output, fault.name)
-                say(f"{output.path(fault.name)} is damaged ({fault.reason}) and was moved to {aside}")
+                say(f"{output.path(fault.name)} is damaged ({fault.cause}) and was moved to {aside}")
         faults = [fault for fault in faults if not fault.is_damaged]
     if faults:
         raise DamageError(faults)

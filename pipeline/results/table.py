@@ -14,7 +14,6 @@ from acestep.redaction import redacted, redacted_values
 from acestep.sampling.setting import PARAMETERS
 from pipeline.results.columns import SCHEMA
 from pipeline.storage.parquet_parts import PartFormat, part_names, read_part, read_parts, replace_part, write_part
-from pipeline.storage.source_errors import SourceChangedError
 from pipeline.storage.store import Store
 from pipeline.storage.transient_errors import TRANSIENT_KINDS
 
@@ -185,7 +184,7 @@ def changed_sources(store: Store) -> set[str]:
     found: set[str] = set()
     columns = ("source", "reference_audio")
     for _, rows in each_part(store, RESULTS, ("error_kind", *columns)):
-        changed = rows.filter(pc.equal(rows["error_kind"], SourceChangedError.kind))
+        changed = rows.filter(pc.equal(rows["error_kind"], "source_changed"))
         found.update(*(changed[name].drop_null().to_pylist() for name in columns))
     return found
 

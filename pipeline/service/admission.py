@@ -18,7 +18,7 @@ from pipeline.service.generation_request import (
     make_generation_request,
 )
 from pipeline.service.generation_store import GenerationStore
-from pipeline.service.problem_details import ProblemError, not_stored, of_row
+from pipeline.service.problem_details import ProblemError, of_row, storage_failure
 from pipeline.service.scheduler import Generation, Scheduler
 from pipeline.service.source_access import AdmittedSource, admit, is_address, upload
 from pipeline.service.uploads import RequestUploads, UploadStore
@@ -102,7 +102,7 @@ class Admission:
             refused = False
         except OSError as error:
             log.error("storage failed: %s", error)
-            raise not_stored(str(error)) from error
+            raise storage_failure(error) from error
         finally:
             await asyncio.shield(asyncio.to_thread(request_uploads.end, refused))
 
@@ -117,9 +117,7 @@ class Admission:
         if sent is not None:
             return upload(field, sent.file, sent.name, limits, uploads)
         if not value:
-            raise ProblemError(
-                422, "missing_field", f"{field} is not given", "send a file, a path or an address", field
-            )
+            raise ProblemError("missing_field", remedy="send a file, a path or an address", field=field)
         return admit(field, value, self.spec.access, limits, uploads)
 
     async def wait(self, generation: Generation) -> list[dict[str, Any]]:
@@ -132,7 +130,6 @@ class Admission:
             await asyncio.wait_for(generation.over.wait(), self.spec.limits.wait_s)
         except TimeoutError:
             raise ProblemError(
-                503,
                 "still_under_way",
                 f"not finished within {self.spec.limits.wait_s:g} s",
                 f"it goes on: ask for /v1/audio/generations/{generation.request.id}",

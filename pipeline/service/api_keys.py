@@ -54,7 +54,7 @@ class ApiKeys:
         if not any(hmac.compare_digest(digest, known) for known in self.digests):
             if key:
                 self._miss()
-            raise ProblemError(401, "unauthorized", "no key, or a wrong one", "send Authorization: Bearer <key>")
+            raise ProblemError("unauthorized", remedy="send Authorization: Bearer <key>")
         return digest
 
     def check(self) -> None:
@@ -67,7 +67,6 @@ class ApiKeys:
         left = missed.until - time.monotonic() if missed else 0.0
         if left > 0:
             raise ProblemError(
-                429,
                 "too_many_keys",
                 "too many wrong keys came from this address",
                 "come again later, with the right one",

@@ -202,10 +202,10 @@ def make_app(
     async def audio(id: str, number: int, request: Request) -> Response:
         generation, admission = await _found(app, id, owner_of(request)), app.state.admission
         if not 0 <= number < len(generation.request.covers):
-            raise ProblemError(404, "unknown_id", f"there is no cover {number}", "count from 0", "number", number)
+            raise ProblemError("unknown_id", "is no cover", "count from 0", "number", number)
         row = generation.rows.get(generation.request.covers[number])
         if row is None:
-            raise ProblemError(404, "not_finished", f"cover {number} is not finished", "come again later")
+            raise ProblemError("not_finished", f"cover {number} is not finished")
         if row["status"] != "ok":
             raise of_row(row, generation.request.track["source"])
         return await audio_response(admission.store, generation, row)
@@ -220,7 +220,7 @@ def make_app(
         if kept["short"]:
             state["status"] = SHORT_OF_SPACE
         if not app.state.ready:
-            raise ProblemError(503, "unavailable", "no model is ready", "come again", retry_after_s=10)
+            raise ProblemError("unavailable", "no model is ready", "come again", retry_after_s=10)
         return JSONResponse(state)
 
     @app.get(
@@ -273,7 +273,6 @@ def _kept_open(app: FastAPI, admission: Admission, generation: Generation) -> It
     if app.state.waiting >= MAX_OPEN:
         admission.scheduler.cancel(generation)
         raise ProblemError(
-            429,
             "busy",
             f"{app.state.waiting} requests are kept open already",
             "send async true, which is answered at once",
@@ -288,9 +287,7 @@ def _kept_open(app: FastAPI, admission: Admission, generation: Generation) -> It
 
 async def _found(app: FastAPI, generation_id: str, owner: str) -> Generation:
     if not re.fullmatch(r"[\w-]{8,64}", generation_id, re.ASCII):
-        raise ProblemError(
-            404, "unknown_id", "there is no generation with this id", "ask for one first", "id", generation_id
-        )
+        raise ProblemError("unknown_id", "is no generation", "ask for one first", "id", generation_id)
     generation: Generation = await app.state.admission.scheduler.find(generation_id, owner)
     return generation
 

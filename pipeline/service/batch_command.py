@@ -57,9 +57,8 @@ def command_of(
     if params.instruction != GenerationParams.instruction:
         unknown.append("instruction")
     if unknown:
-        raise RequestError(
-            f"{unknown[0]} is no parameter of a catalogue; leave it at its default to run this as one"
-        )
+        remedy = "leave it at its default to run this as one"
+        raise RequestError("unknown_value", f"{unknown[0]} is no parameter of a catalogue", remedy)
     swept = dict(grid or {}) | ({"seed": list(seeds)} if len(seeds) > 1 else {})
     own, usual = asdict(setting_of(params)), asdict(CoverSetting())
     values = {name: value for name, value in own.items() if value != usual[name] and name not in swept}

@@ -165,15 +165,14 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -
 
 def _too_large(max_bytes: float) -> ProblemError:
     return ProblemError(
-        413, "too_large", f"the body is larger than {max_bytes:.0f} bytes", "this service's limits.upload_mb"
+        "too_large", f"the body is larger than {max_bytes:.0f} bytes", "see this service's limits.upload_mb"
     )
 
 
 def _full() -> ProblemError:
-    return ProblemError(
-        503, "busy", "the bodies under way leave no room for another", "come again", retry_after_s=10
-    )
+    reason = "the bodies under way leave no room for another"
+    return ProblemError("busy", reason, "come again", status=503, retry_after_s=10)
 
 
 def _stalled() -> ProblemError:
-    return ProblemError(408, "timeout", "the body stalled, and others needed its room", "send all of it at once")
+    return ProblemError("timeout", "the body stalled, and others needed its room")

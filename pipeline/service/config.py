@@ -46,11 +46,15 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not value > 0:
-                raise RequestError(f"limits.{name} {value!r} must be above zero")
+                raise RequestError("out_of_range", "must be above zero", field=f"limits.{name}", value=value)
         if self.source_seconds > MAX_SOURCE_SECONDS:
+            remedy = f"at most {MAX_SOURCE_SECONDS:g}"
             raise RequestError(
-                f"limits.source_seconds {self.source_seconds:g} is more than the models know; "
-                f"at most {MAX_SOURCE_SECONDS:g}"
+                "out_of_range",
+                "is more than the models know",
+                remedy,
+                "limits.source_seconds",
+                self.source_seconds,
             )
 
 
@@ -73,7 +77,8 @@ class Access:
     def __post_init__(self) -> None:
         for name, values in vars(self).items():
             if not all(value.strip() for value in values):
-                raise RequestError(f"access.{name} holds an empty name; is a shell variable not set?")
+                remedy = "is a shell variable not set?"
+                raise RequestError("invalid_value", "holds an empty name", remedy, f"access.{name}")
         for name in ("url_hosts", "hosts"):
             _each(name, getattr(self, name), parse_host, "host or host:port")
         _each("origins", self.origins, parse_origin, "https://host or https://host:port")
@@ -84,7 +89,9 @@ def _each(name: str, values: tuple[str, ...], parse: Callable[[str], object], fo
         try:
             parse(value)
         except ValueError:
-            raise RequestError(f"access.{name}: {value!r} is not understood; write {form}") from None
+            raise RequestError(
+                "invalid_value", f"access.{name}: {value!r} is not understood", f"write {form}"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ class StoreSpec:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value is not None and not value > 0:
-                raise RequestError(f"store.{name} {value!r} must be above zero")
+                raise RequestError("out_of_range", "must be above zero", field=f"store.{name}", value=value)
 
     @property
     def max_bytes(self) -> float:
@@ -148,12 +155,17 @@ class ServiceSpec:
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65_535:
-            raise RequestError(f"port {self.port} is out of range; allowed: 1..65535")
+            raise RequestError("out_of_range", field="port", value=self.port, allowed="1..65535")
         try:
             parse_host(self.host)
         except ValueError:
-            raise RequestError(f"host {self.host!r} is no address; write one such as 127.0.0.1 or ::1") from None
+            remedy = "write one such as 127.0.0.1 or ::1"
+            raise RequestError("invalid_value", "is no address", remedy, "host", self.host) from None
         if self.max_attempts < 2:
             raise RequestError(
-                f"max_attempts {self.max_attempts}: a death may be a neighbour's fault; allow at least 2"
+                "invalid_value",
+                "is too small: a death may be a neighbour's fault",
+                "allow at least 2",
+                "max_attempts",
+                self.max_attempts,
             )

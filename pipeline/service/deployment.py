@@ -80,7 +80,9 @@ def open_service(spec: ServiceSpec, output: LeasedStore, keys: Sequence[str] = (
         RestyleError: the model, the output folder, the port or the cluster cannot be used.
     """
     if find_spec("gradio") is None and spec.page:
-        raise RequestError('page=true needs the extra "ui" (pip install -e ".[ui]"); or say page=false')
+        raise RequestError(
+            "not_installed", 'page=true needs the extra "ui" (pip install -e ".[ui]")', "or say page=false"
+        )
     # Absolute paths, since replicas may have other working directories.
     roots = tuple(absolute(root, "./_") for root in spec.access.roots)
     spec = replace(spec, output=absolute(spec.output, "./_"), access=replace(spec.access, roots=roots))
@@ -95,9 +97,8 @@ def open_service(spec: ServiceSpec, output: LeasedStore, keys: Sequence[str] = (
     while APP in serve.status().applications and time.monotonic() < until:
         time.sleep(1)
     if APP in serve.status().applications:
-        raise RequestError(
-            "this cluster runs a service already; start this one on another cluster, or end that one first"
-        )
+        remedy = "start this one on another cluster, or end that one first"
+        raise RequestError("invalid_value", "this cluster runs a service already", remedy)
     return OpenedService(spec, output, model, tuple(keys))
 
 
@@ -172,7 +173,9 @@ def running(opened: OpenedService) -> Iterator[str]:
     except RuntimeError as error:
         serve.shutdown()
         reason = str(error).strip().splitlines()
-        raise PoolError(f"the service did not start: {reason[-1] if reason else error}") from error
+        raise PoolError(
+            "cluster_failed", f"the service did not start: {(reason[-1] if reason else error)}"
+        ) from error
     try:
         shown = f"[{spec.host}]" if ":" in spec.host else spec.host
         yield f"http://{shown}:{spec.port}"
@@ -254,7 +257,7 @@ def _model(spec: ServiceSpec) -> ModelFacts:
         RestyleError: a part of it is missing or damaged.
     """
     if spec.dtype is not None and spec.dtype not in DTYPES:
-        raise RequestError(f"dtype {spec.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+        raise RequestError("unknown_value", field="dtype", value=spec.dtype, allowed=DTYPES)
     spec.metrics.check()
     files = find_model_files(spec.model, spec.variant, spec.adapter, spec.language_model)
     return files.facts(spec.model, files.verify(), spec.adapter_scale, spec.compiled)
@@ -273,7 +276,7 @@ def _refuse_taken(host: str, port: int) -> None:
             probe.bind((host, port))
     except OSError as error:
         raise RequestError(
-            f"host {host} port {port} cannot be listened at ({error.strerror}); give another"
+            "invalid_value", f"port {port} cannot be listened at ({error.strerror})", "give another", "host", host
         ) from None
 
 

@@ -18,6 +18,8 @@ from acestep.generation.rendering import finish_waveform
 from acestep.generation.request import parse_bitrate
 from acestep.generation.stages import Stage
 from pipeline.service.ports import listen_on_loopback
+from pipeline.service.problem_details import SHORT_OF_SPACE
+from pipeline.storage.transient_errors import is_disk_full
 from pipeline.worker.restyle_worker import RestyleWorker
 from pipeline.worker.spec import WorkerSpec
 
@@ -42,6 +44,10 @@ class RequestWorker(RestyleWorker):
         params = params_of(track)
         return params if params.thinking else None
 
+    def failure(self, error: Exception) -> dict[str, Any]:
+        found = super().failure(error)
+        return found | {"error_kind": SHORT_OF_SPACE} if is_disk_full(error) else found
+
     def chain(self, track: dict[str, Any], conditions: TrackConditions, keys: Sequence[Key]) -> Chain:
         params = params_of(track)
         return Chain(conditions, keys, lambda x: x * params.latent_rescale + params.latent_shift)
@@ -51,7 +57,7 @@ class RequestWorker(RestyleWorker):
 
         def on_step(step: int, steps: int) -> None:
             if unwanted.is_set():
-                raise GenerationError("nobody waits for it any more", "cancelled")
+                raise GenerationError("cancelled", "nobody waits for it any more")
             report({"item_id": item_id, "step": step, "steps": steps})
 
         on_step(0, 0)

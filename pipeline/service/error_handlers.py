@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from acestep.errors import RestyleError
-from pipeline.service.problem_details import ProblemError, not_stored, of_error, retry_after
+from pipeline.service.problem_details import ProblemError, of_error, retry_after, storage_failure
 from pipeline.service.request_body import NAMES
 
 log = logging.getLogger(__name__)
@@ -29,23 +29,23 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(OSError)
     async def storage_failed(request: Request, error: OSError) -> JSONResponse:
         log.error("storage failed: %s", error)
-        return await refused(request, not_stored(str(error)))
+        return await refused(request, storage_failure(error))
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
         # Starlette raises the error again after the reply, which logs it.
-        problem = ProblemError(500, "internal_error", "the service failed", "tell whoever runs it")
+        problem = ProblemError("internal_error", "the service failed")
         return JSONResponse(problem.as_json(), 500)
 
     @app.exception_handler(HTTPException)
     async def not_routed(request: Request, error: HTTPException) -> JSONResponse:
         kind = {404: "unknown_address", 405: "unknown_method"}.get(error.status_code, "refused")
-        problem = ProblemError(error.status_code, kind, str(error.detail), "see /openapi.json")
+        problem = ProblemError(kind, str(error.detail), status=error.status_code)
         return JSONResponse(problem.as_json(), error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         field = str(first["loc"][-1])
-        problem = ProblemError(422, "invalid_value", f"{field}: {first['msg']}", "see /openapi.json", field)
+        problem = ProblemError("invalid_value", first["msg"], "see /openapi.json", field)
         return JSONResponse(problem.as_json(), 422)

@@ -9,7 +9,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from pipeline.service.generation_store import GenerationStore
-from pipeline.service.problem_details import gone
+from pipeline.service.problem_details import ProblemError
 from pipeline.service.responses import audio_headers, media_type
 from pipeline.service.scheduler import Generation
 
@@ -32,7 +32,7 @@ class StoredFileResponse(FileResponse):
                 return
         finally:
             self.release()
-        problem = gone()
+        problem = ProblemError("gone")
         await JSONResponse(problem.as_json(), problem.status)(scope, receive, send)
 
 
@@ -48,5 +48,5 @@ async def audio_response(store: GenerationStore, generation: Generation, row: Ma
     try:
         content = await asyncio.to_thread(store.audio, row)
     except FileNotFoundError:
-        raise gone() from None
+        raise ProblemError("gone") from None
     return Response(content, headers=headers, media_type=kind)

@@ -88,27 +88,20 @@ def check_parameters(
     params, config = check_request(params, config)
     if params.audio_codes:
         raise ProblemError(
-            422,
             "not_served",
-            "audio_codes are not served over HTTP, where every cover is measured beside its source",
+            "is not served over HTTP, where every cover is measured beside its source",
             "send src_audio, or use generate_music",
             "audio_codes",
             params.audio_codes,
         )
     if params.thinking and model.language_model is None:
+        remedy = "switch it off, or start the service with language_model="
         raise ProblemError(
-            422,
-            "not_served",
-            "thinking is on and this service has no language model",
-            "switch it off, or start the service with language_model=",
-            "thinking",
-            True,
+            "not_served", "needs a language model, and this service has none", remedy, "thinking", True
         )
     seeds = pick_seeds(params.seed, config)
     if len(set(seeds)) < len(seeds):
-        raise ProblemError(
-            422, "invalid_value", "seeds lists a seed twice", "each makes one output", "seeds", seeds
-        )
+        raise ProblemError("invalid_value", "lists a seed twice", "list each once", "seeds", seeds)
     stages = stages_of(params)
     plans = [resolve(stage.setting, model.is_turbo) for stage in stages]
     prompt, notes = prompt_of(params)
@@ -213,14 +206,14 @@ def _refuse_long(values: Mapping[str, Any], limits: Limits) -> None:
     for name, text in values.items():
         max_characters = limits.lyrics_characters if name.endswith("lyrics") else limits.caption_characters
         if isinstance(text, str) and len(text) > max_characters:
-            said = f"{name} has {len(text)} characters"
-            raise ProblemError(422, "too_long", said, f"at most {max_characters} are taken", name, text)
+            said = f"has {len(text)} characters"
+            raise ProblemError("too_long", said, "", name, text, allowed=f"at most {max_characters}", status=422)
     stages = values["stages"]
     if isinstance(stages, list):
         if len(stages) > limits.stages:
-            remedy = f"at most {limits.stages} are taken"
+            most = f"at most {limits.stages}"
             raise ProblemError(
-                422, "too_long", f"stages lists {len(stages)} covers", remedy, "stages", len(stages)
+                "too_long", "covers are too many", "", "stages", len(stages), allowed=most, status=422
             )
         for stage in stages:
             if isinstance(stage, Mapping):
@@ -237,6 +230,4 @@ def _refuse_halves(values: Mapping[str, Any]) -> None:
         try:
             json.dumps(value, ensure_ascii=False, default=str).encode()
         except UnicodeEncodeError:
-            raise ProblemError(
-                422, "garbled_text", f"{name} holds half a character", "write it anew", name, ascii(value)
-            ) from None
+            raise ProblemError("garbled_text", "holds half a character", "", name, ascii(value)) from None

@@ -32,8 +32,8 @@ LEAVE_S = 1  # for pending responses at shutdown
 MAX_CONNECTIONS = 4000
 SPARE_FILES = 500  # descriptors for all other files of the process
 
-TIMEOUT = ProblemError(408, "timeout", "the request was not sent in time", "send all of it at once")
-FULL = ProblemError(503, "busy", "too many connections are open", "come again later", retry_after_s=10)
+TIMEOUT = ProblemError("timeout", "the request was not sent in time")
+FULL = ProblemError("busy", "too many connections are open", "come again later", status=503, retry_after_s=10)
 
 log = logging.getLogger(__name__)
 Phase = Literal["idle", "header", "drain", "body", "stream", "reply"]

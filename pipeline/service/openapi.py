@@ -64,7 +64,7 @@ PROBLEM = {
     "properties": {
         "error": {
             "type": "object",
-            "required": ["status", "kind", "message", "remedy", "field", "value"],
+            "required": ["status", "kind", "message", "remedy", "field", "value", "allowed"],
             "properties": {
                 "status": {"type": "integer"},
                 "kind": {"type": "string", "description": "one word, for programs"},
@@ -72,6 +72,7 @@ PROBLEM = {
                 "remedy": {"type": "string"},
                 "field": {"type": ["string", "null"], "description": "the parameter that is wrong"},
                 "value": {"type": ["string", "null"], "description": "its value, cut where it is long"},
+                "allowed": {"type": ["string", "null"], "description": "what it may be"},
             },
         }
     },

@@ -1,63 +1,53 @@
 """Problem details: one form for every error of the service, over HTTP and on the page."""
 
-import errno
-import os
-import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from acestep.errors import AudioError, RestyleError
-from acestep.redaction import redacted_values, without_secrets
-from pipeline.storage.source_errors import TOO_LONG, source_kind
-from pipeline.storage.transient_errors import TRANSIENT_KINDS
+from acestep.error_kinds import KINDS
+from acestep.errors import MAX_SHOWN, AudioError, RestyleError, instruction, statement
+from pipeline.storage.transient_errors import is_disk_full
 
-UNAVAILABLE, SHORT_OF_SPACE = "unavailable", "short_of_space"
-# HTTP status of a failed item's kind; kinds not listed are internal errors.
-STATUS_OF_KIND = dict.fromkeys(TRANSIENT_KINDS, 503) | {
-    "unreadable_audio": 415,
-    "unreadable_file": 422,
-    "missing_file": 404,
-    "bad_request": 422,
-    TOO_LONG: 413,
-    "cancelled": 409,
-    "source_changed": 409,
-    "silent_output": 422,
-    "not_finite": 422,
-    "energy_collapse": 422,
-    "parent_failed": 422,
-    UNAVAILABLE: 503,
-    "worker_died": 503,
-}
+SHORT_OF_SPACE = "short_of_space"
 _FIELDS = {"language": "vocal_language"}  # manifest columns that requests name differently
-MAX_SHOWN, MAX_SAID = 200, 1000  # characters of a reported value, and of a message
+MAX_MESSAGE = 1000  # characters
 
 
 class ProblemError(RestyleError):
     """Why a request is not served.
 
-    status: of HTTP. kind: one word for programs. field, value: what of the request is wrong, where one thing is.
-    message: for people; remedy: what to do about it. retry_after_s: when to come again, in whole seconds.
+    status: of HTTP; None is that of the kind. retry_after_s: when to come again, in whole seconds.
     """
 
     def __init__(
         self,
-        status: int,
         kind: str,
-        message: str,
+        reason: str = "",
         remedy: str = "",
         field: str | None = None,
         value: object = None,
+        *,
+        allowed: str | Collection[Any] = "",
+        status: int | None = None,
         retry_after_s: int | None = None,
     ):
-        super().__init__(f"{message}; {remedy}" if remedy else message)
-        self.status, self.kind, self.remedy = status, kind, remedy
-        self.message = shortened(without_secrets(message), MAX_SAID)
-        self.field, self.value, self.retry_after_s = field, value, retry_after_s
+        super().__init__(kind, reason, remedy or KINDS[kind].remedy, field, value, allowed=allowed)
+        self.status, self.retry_after_s = status or KINDS[kind].status or 500, retry_after_s
+
+    @property
+    def message(self) -> str:
+        """What is wrong, for people."""
+        return shortened(statement(self), MAX_MESSAGE)
 
     def as_json(self) -> dict[str, Any]:
         """The body of the reply."""
-        said = None if self.value is None else shortened(redacted_values(self.value))
-        texts = {"message": self.message, "remedy": self.remedy, "field": self.field, "value": said}
+        allowed = self.allowed if isinstance(self.allowed, str) else ", ".join(map(str, self.allowed))
+        texts = {
+            "message": self.message,
+            "remedy": instruction(self),
+            "field": self.field,
+            "value": None if self.value is None else shortened(self.value),
+            "allowed": allowed or None,
+        }
         whole = {name: text and text.encode(errors="backslashreplace").decode() for name, text in texts.items()}
         return {"error": {"status": self.status, "kind": self.kind} | whole}
 
@@ -74,7 +64,7 @@ def shortened(value: object, max_characters: int = MAX_SHOWN) -> str:
 
 
 def of_error(error: RestyleError, given: Mapping[str, Any], fields: Collection[str]) -> ProblemError:
-    """The problem for an error of the lower layers, whose message starts with the field and ends with the remedy.
+    """The problem that an error of the lower layers is.
 
     Args:
         given: the values that the client sent.
@@ -82,14 +72,21 @@ def of_error(error: RestyleError, given: Mapping[str, Any], fields: Collection[s
     """
     if isinstance(error, ProblemError):
         return error
-    message, remedy = said_and_remedy(str(error))
-    named = re.match(r"\w+", message)
-    field = _FIELDS.get(named.group(), named.group()) if named else None
-    field = field if field in fields else None
-    kind = source_kind(error) if isinstance(error, AudioError) else "invalid_value"
-    status = STATUS_OF_KIND.get(kind, 422)
-    remedy = remedy or (f"see /openapi.json for what {field} may be" if field else "see /openapi.json")
-    return ProblemError(status, kind, message, remedy, field, given.get(field) if field else None)
+    kind = error.kind if isinstance(error, AudioError) else "invalid_value"
+    plain = error.reason.partition(" ")[0]  # TODO: until every error has its field
+    field = _FIELDS.get(error.field or plain, error.field or plain)
+    if error.where or field not in fields:
+        remedy = error.remedy or ("" if error.allowed else "see /openapi.json")
+        return ProblemError(kind, statement(error), remedy, allowed=error.allowed)
+    remedy = error.remedy or ("" if error.allowed else f"see /openapi.json for what {field} may be")
+    return ProblemError(
+        kind,
+        error.reason.removeprefix(f"{field} "),
+        remedy,
+        field,
+        given.get(str(field), error.value),
+        allowed=error.allowed,
+    )
 
 
 def of_row(row: Mapping[str, Any], source: str) -> ProblemError:
@@ -98,41 +95,22 @@ def of_row(row: Mapping[str, Any], source: str) -> ProblemError:
     Args:
         source: the service's path of the source, which is not shown to clients.
     """
-    kind = row["error_kind"] or "internal_error"
-    said = str(row["error_message"]).replace(f"{source}: ", "").replace(source, "the source")
-    message, remedy = said_and_remedy(said)
+    kind = row["error_kind"] if row["error_kind"] in KINDS else "internal_error"
     if kind == "storage_error":
-        return not_stored(said)
-    status = STATUS_OF_KIND.get(kind, 500)
-    return ProblemError(status, kind, message, remedy, retry_after_s=30 if status == 503 else None)
+        return storage_failure()
+    if kind == SHORT_OF_SPACE:
+        return short_of_space()
+    said = str(row["error_message"]).replace(f"{source}: ", "").replace(source, "the source")
+    return ProblemError(kind, said, retry_after_s=30 if KINDS[kind].status == 503 else None)
 
 
-def not_stored(message: str) -> ProblemError:
-    """The problem for a storage failure; the original message names internal paths."""
-    if any(os.strerror(number) in message for number in (errno.ENOSPC, errno.EDQUOT)):
-        return short_of_space("the service's disk is full")
-    said = "the service cannot read or write its folder"
-    return ProblemError(503, "storage_error", said, "come again later", retry_after_s=30)
+def storage_failure(error: OSError | None = None) -> ProblemError:
+    """What a client is told where the service's storage failed; the error itself names places of the service."""
+    if error is not None and is_disk_full(error):
+        return short_of_space()
+    return ProblemError("storage_error", "the service cannot read or write its folder", retry_after_s=30)
 
 
-def gone() -> ProblemError:
-    """The problem for a cover that was removed."""
-    return ProblemError(
-        410, "gone", "the cover was removed to make room", "send the same request; it is made again"
-    )
-
-
-def short_of_space(reason: str) -> ProblemError:
-    """The problem for missing disk space."""
-    remedy = "come again later; whoever runs the service makes room, or sets store.max_gb"
-    return ProblemError(507, SHORT_OF_SPACE, reason, remedy, retry_after_s=60)
-
-
-def said_and_remedy(text: str) -> tuple[str, str]:
-    """Message and remedy of an error's text, separated by the first "; " outside brackets."""
-    depth = 0
-    for place, character in enumerate(text):
-        depth += (character in "([{") - (character in ")]}")
-        if depth <= 0 and text.startswith("; ", place):
-            return text[:place], text[place + 2 :]
-    return text, ""
+def short_of_space(reason: str = "the service's disk is full") -> ProblemError:
+    """What a client is told where there is no room."""
+    return ProblemError(SHORT_OF_SPACE, reason, retry_after_s=60)

@@ -16,7 +16,7 @@ from acestep.parameters.suggestions import nearest
 from acestep.parameters.values import from_json, is_empty
 from acestep.sampling.setting import CoverSetting
 from pipeline.service.config import Limits
-from pipeline.service.problem_details import ProblemError, shortened
+from pipeline.service.problem_details import ProblemError
 
 PARAMS = {item.name: item for item in fields(GenerationParams)}
 CONFIG = {item.name: item for item in fields(GenerationConfig)}
@@ -58,9 +58,8 @@ async def read_body(request: Request, limits: Limits) -> Body:
     """
     for name in request.query_params:
         raise ProblemError(
-            422,
             "unknown_field",
-            f"{shortened(name)} stands in the address, where no parameter is read",
+            "is in the address, where no parameter is read",
             "send it in the body",
             name,
             request.query_params[name],
@@ -72,24 +71,14 @@ async def read_body(request: Request, limits: Limits) -> Body:
         try:
             form = await _form(request, kind, limits)
         except MultiPartException as error:
-            raise ProblemError(
-                400, "malformed_form", f"the form cannot be read: {error.message}", "send it anew"
-            ) from None
+            raise ProblemError("malformed_form", f"the form cannot be read: {error.message}") from None
         except HTTPException as error:
-            raise ProblemError(
-                400, "malformed_form", f"the form cannot be read: {error.detail}", "send it anew"
-            ) from None
+            raise ProblemError("malformed_form", f"the form cannot be read: {error.detail}") from None
         values = form.multi_items()
         files = _each_once([(name, value) for name, value in values if isinstance(value, UploadFile)])
         return parse(_each_once([(n, _from_text(n, v)) for n, v in values if isinstance(v, str)]), files)
-    raise ProblemError(
-        415,
-        "unsupported_media_type",
-        f"content type {kind!r} is not taken",
-        "send application/json, or multipart/form-data with a file",
-        "Content-Type",
-        kind,
-    )
+    remedy = "send application/json, or multipart/form-data with a file"
+    raise ProblemError("unsupported_media_type", "", remedy, "Content-Type", kind)
 
 
 def parse(given: Mapping[str, Any], files: Mapping[str, UploadFile] | None = None) -> Body:
@@ -103,31 +92,19 @@ def parse(given: Mapping[str, Any], files: Mapping[str, UploadFile] | None = Non
         if name not in NAMES:
             near = " or ".join(nearest(name, FILES if name in files else (n for n in NAMES if n in ACCEPTED)))
             remedy = f"did you mean {near}?" if near else "see /openapi.json for all names"
-            raise ProblemError(422, "unknown_field", f"{name!r} is no parameter", remedy, name, given.get(name))
+            raise ProblemError("unknown_field", "is no parameter", remedy, name, given.get(name))
     known = {name: value for name, value in given.items() if not is_empty(value)}
     for name in files:
         if name not in FILES:
-            raise ProblemError(
-                422, "unknown_field", f"{name} is no file", f"send files as {' or '.join(FILES)}", name
-            )
+            raise ProblemError("unknown_field", "is no file", field=name, allowed=FILES)
         if name in known:
-            raise ProblemError(
-                422, "given_twice", f"{name} is given as a file and as text", "send one of them", name
-            )
+            raise ProblemError("given_twice", "is given as a file and as text", field=name)
     reply, later = known.get("response_format"), known.get("async", False)
     if reply is not None and reply not in REPLIES:
-        raise ProblemError(
-            422,
-            "invalid_value",
-            f"response_format {reply!r} is unknown",
-            f"use one of {', '.join(REPLIES)}; the kind of file is audio_format",
-            "response_format",
-            reply,
-        )
+        remedy = "the kind of file is audio_format"
+        raise ProblemError("invalid_value", "is unknown", remedy, "response_format", reply, allowed=REPLIES)
     if not isinstance(later, bool):
-        raise ProblemError(
-            422, "invalid_value", f"async {later!r} is not true or false", "use one", "async", later
-        )
+        raise ProblemError("invalid_value", "", "", "async", later, allowed=("true", "false"))
     values: dict[str, Any] = {**DEFAULTS, **known}
     return Body(
         given=given,
@@ -148,14 +125,9 @@ def wants_json(request: Request, body: Body) -> bool:
     accept = request.headers.get("accept", "*/*")
     several = isinstance(body.config.batch_size, int) and body.config.batch_size > 1
     if body.reply == "audio" and several and not body.later:
-        raise ProblemError(
-            422,
-            "invalid_value",
-            f"batch_size {body.config.batch_size} makes several files and response_format audio holds one",
-            "use response_format json, or batch_size 1",
-            "response_format",
-            "audio",
-        )
+        reason = f"holds one file, and batch_size {body.config.batch_size} makes several"
+        remedy = "use response_format json, or batch_size 1"
+        raise ProblemError("invalid_value", reason, remedy, "response_format", "audio")
     if body.reply is not None:
         return body.reply == "json"
     return several or ("application/json" in accept and "audio/" not in accept)
@@ -170,11 +142,9 @@ def _json(content: bytes) -> dict[str, Any]:
     try:
         values = from_json(content, _each_once, number)
     except ValueError as error:
-        raise ProblemError(
-            400, "malformed_json", f"the body is not JSON: {error}", "send one JSON object"
-        ) from None
+        raise ProblemError("malformed_json", f"the body is not JSON: {error}", "send one JSON object") from None
     if not isinstance(values, dict):
-        raise ProblemError(400, "malformed_json", "the body is not a JSON object", 'send {"src_audio": ..., ...}')
+        raise ProblemError("malformed_json", "the body is not a JSON object", 'send {"src_audio": ..., ...}')
     return values
 
 
@@ -187,7 +157,7 @@ def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:
-            raise ProblemError(422, "given_twice", f"{shortened(name)} is given twice", "send one of them", name)
+            raise ProblemError("given_twice", field=name)
         values[name] = value
     return values
 
@@ -201,9 +171,7 @@ def _from_text(name: str, text: str) -> Any:
     except (ProblemError, UnicodeEncodeError) as error:
         if isinstance(error, ProblemError) and error.kind == "given_twice":
             raise
-        raise ProblemError(
-            422, "invalid_value", f"{name} {text[:80]!r} cannot be read", "write it as in JSON", name, text
-        ) from None
+        raise ProblemError("invalid_value", "cannot be read", "write it as in JSON", name, text) from None
 
 
 class _Form(MultiPartParser):
@@ -248,7 +216,7 @@ def _limited(request: Request, max_bytes: float, limit: str) -> Receive:
         ProblemError: 413, before reading if the Content-Length is too large.
     """
     too_large = ProblemError(
-        413, "too_large", f"the body is larger than {max_bytes:.0f} bytes", f"this service's {limit}"
+        "too_large", f"the body is larger than {max_bytes:.0f} bytes", f"see this service's {limit}"
     )
     announced = request.headers.get("content-length", "0")
     if not announced.isdigit() or int(announced) > max_bytes:

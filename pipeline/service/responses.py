@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.service.problem_details import MAX_SAID, gone, of_row, shortened
+from pipeline.service.problem_details import MAX_MESSAGE, ProblemError, of_row, shortened
 from pipeline.service.scheduler import Generation, Scheduler
 
 MEDIA_TYPES = {
@@ -69,7 +69,7 @@ def _cover(generation: Generation, number: int, scheduler: Scheduler) -> dict[st
         status = "cancelled"
     error = None if row is None or ok else of_row(row, generation.request.track["source"])
     if ok and row is not None and row["audio_path"] not in scheduler.store.quota:
-        status, ok, error = "gone", False, gone()
+        status, ok, error = "gone", False, ProblemError("gone")
     return {
         "item_id": item_id,
         "seed": item["seed"],
@@ -107,7 +107,7 @@ def audio_headers(generation: Generation, row: Mapping[str, Any]) -> dict[str, s
     name = f"{row['item_id']}.{generation.request.extension}"
     notes = dict.fromkeys([*generation.request.notes, *notes_of(row)])
     return {
-        "X-Notes": json.dumps([shortened(note, MAX_SAID) for note in notes]),
+        "X-Notes": json.dumps([shortened(note, MAX_MESSAGE) for note in notes]),
         "X-Generation-Id": generation.request.id,
         "X-Item-Id": row["item_id"],
         "X-Seed": str(row["seed"]),

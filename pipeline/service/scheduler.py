@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from pipeline.service.generation_request import GenerationRequest
 from pipeline.service.generation_store import GenerationStore, size_of
-from pipeline.service.problem_details import UNAVAILABLE, ProblemError
+from pipeline.service.problem_details import ProblemError
 
 log = logging.getLogger(__name__)
 Make = Callable[[dict[str, Any]], AsyncGenerator[dict[str, Any], None]]
@@ -128,7 +128,6 @@ class Scheduler:
         new = [item_id for item_id in items if item_id not in found and item_id not in self.jobs]
         if limited and len(self.queue) + len(new) > self.max_waiting:
             raise ProblemError(
-                429,
                 "busy",
                 f"{len(self.queue)} covers wait already, and {len(new)} more would be beyond {self.max_waiting}",
                 "come again later, or ask for fewer at once",
@@ -171,9 +170,7 @@ class Scheduler:
             generation.cancelled = any(row.get("error_kind") == "cancelled" for row in known[1].values())
             generation.over.set()
         if generation is None or generation.request.owner != owner:
-            raise ProblemError(
-                404, "unknown_id", "there is no generation with this id", "ask for one first", "id", generation_id
-            )
+            raise ProblemError("unknown_id", "is no generation", "ask for one first", "id", generation_id)
         return generation
 
     def cancel(self, generation: Generation) -> None:
@@ -229,7 +226,9 @@ class Scheduler:
             log.exception("%d covers are given up", len(_missing(jobs)))
         finally:
             for job in _missing(jobs):
-                self._done(job, _failed(job, UNAVAILABLE, "the model's process was lost; send the request again"))
+                self._done(
+                    job, _failed(job, "unavailable", "the model's process was lost; send the request again")
+                )
             self.busy -= 1
             taken = (time.monotonic() - began) / len(jobs)
             self.seconds_per_item += 0.2 * (taken - self.seconds_per_item)

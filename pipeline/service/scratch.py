@@ -28,7 +28,8 @@ def scratch_folder(store: Store) -> Path:
     folder = Path(tempfile.gettempdir()) / f"restyle-{os.getuid()}-{name}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise RequestError(f"{folder} is somebody else's; set TMPDIR to a folder of your own")
+        remedy = "set TMPDIR to a folder of your own"
+        raise RequestError("invalid_value", f"{folder} is somebody else's", remedy)
     return folder
 
 

@@ -124,9 +124,7 @@ def _check_framing(headers: Headers) -> None:
         ProblemError: 400.
     """
     if "transfer-encoding" in headers and "content-length" in headers:
-        raise ProblemError(
-            400, "malformed_request", "Content-Length and Transfer-Encoding are both given", "send one"
-        )
+        raise ProblemError("malformed_request", "Content-Length and Transfer-Encoding are both given", "send one")
 
 
 def _check_host(headers: Headers, rules: AccessRules) -> Host | None:
@@ -143,9 +141,8 @@ def _check_host(headers: Headers, rules: AccessRules) -> Host | None:
     listed = host is not None and (host.is_loopback or host in rules.hosts or Host(host.name) in rules.hosts)
     if rules.named and not listed:
         raise ProblemError(
-            421,
             "unknown_host",
-            "this service does not answer under the name by which it was asked",
+            "is not a name of this service",
             "ask localhost, or add the name to access.hosts",
             "Host",
             ", ".join(said),
@@ -168,9 +165,8 @@ def _check_page(method: str, headers: Headers, host: Host | None, rules: AccessR
     is_link = method in ("GET", "HEAD") and seen_as == ("navigate", "document")
     if foreign or (sites and not is_link):
         raise ProblemError(
-            403,
             "foreign_page",
-            "a page of another origin may not use this service",
+            "may not use this service",
             "use the service's own page, or add the page's origin to access.origins",
             "Origin",
             ", ".join(said) or None,

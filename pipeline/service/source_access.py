@@ -9,15 +9,16 @@ from functools import partial
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
+from acestep.error_kinds import KINDS
 from pipeline.catalogue.probe import probe
 from pipeline.catalogue.source_check import check_decoding, is_longer
 from pipeline.service.config import Access, Limits
-from pipeline.service.problem_details import STATUS_OF_KIND, ProblemError, said_and_remedy
+from pipeline.service.problem_details import ProblemError
 from pipeline.service.safe_open import open_beneath
 from pipeline.service.uploads import UnsavedUpload, UploadStore
 from pipeline.service.url_fetch import PORTS, fetch
 from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, Tick
-from pipeline.storage.source_errors import TOO_LONG, SourceTimeoutError
+from pipeline.storage.source_errors import SourceTimeoutError
 from pipeline.storage.spelling import FolderListings
 from pipeline.storage.store import Store, locate
 
@@ -91,14 +92,8 @@ def find(
     """
     allowed = [] if _is_odd(value) else _allowed(field, value, access, output, timeout)
     if not allowed:
-        raise ProblemError(
-            422,
-            "not_allowed",
-            f"{field} is not in a folder that this service reads",
-            "send it as a file (multipart/form-data), or have its folder added to access.roots",
-            field,
-            value,
-        )
+        remedy = "send it as a file (multipart/form-data), or have its folder added to access.roots"
+        raise ProblemError("not_allowed", "is not in a folder that this service reads", remedy, field, value)
     for found in allowed:
         if found.is_there:
             return found
@@ -170,8 +165,8 @@ def _looked_at(field: str, said: str, uri: str, limits: Limits, name: str | None
     if found.error_kind is not None:
         raise _refused(field, said, name, found.error_kind, found.error or "")
     if is_longer(found, limits.source_seconds):
-        longer = f"{found.duration_s:.1f} s is longer than {limits.source_seconds:g} s; cut it"
-        raise _refused(field, said, name, TOO_LONG, longer)
+        longer = f"{found.duration_s:.1f} s is longer than {limits.source_seconds:g} s"
+        raise _refused(field, said, name, "too_long", longer)
     # Without a length in the header, decode up to the limit.
     defect = check_decoding(name, found.duration_s is None, limits.source_seconds, timeout).defect
     if defect is not None:
@@ -180,14 +175,13 @@ def _looked_at(field: str, said: str, uri: str, limits: Limits, name: str | None
 
 
 def _refused(field: str, said: str, uri: str, kind: str, message: str) -> ProblemError:
-    message, remedy = said_and_remedy(message.replace(f"{uri}: ", "").replace(uri, "it"))
-    status = STATUS_OF_KIND[kind]
-    later = 30 if status == 503 else None
-    return ProblemError(status, kind, f"{field}: {message}", remedy or "send another", field, said, later)
+    reason = message.replace(f"{uri}: ", "").replace(uri, "it")
+    later = 30 if KINDS[kind].status == 503 else None
+    return ProblemError(kind, f"cannot be used: {reason}", "", field, said, retry_after_s=later)
 
 
 def _missing(field: str, value: str) -> ProblemError:
-    return ProblemError(404, "missing_file", f"{field}: no such file", "check its name", field, value)
+    return ProblemError("missing_file", "is no file", field=field, value=value)
 
 
 def _is_odd(value: str) -> bool:

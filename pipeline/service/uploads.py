@@ -38,7 +38,7 @@ class RequestUploads:
         """
         with self.lock:
             if self.over:
-                raise ProblemError(409, "cancelled", "the client has left")
+                raise ProblemError("cancelled", "the client has left")
             self.quota.hold(name)
             self.held.append(name)
 

@@ -13,12 +13,14 @@ from typing import BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
 from pipeline.service.config import Limits
-from pipeline.service.problem_details import ProblemError, not_stored
+from pipeline.service.problem_details import ProblemError
 from pipeline.service.public_addresses import Address, is_public
 from pipeline.service.uploads import UnsavedUpload, UploadStore
+from pipeline.storage.transient_errors import is_disk_full
 
 PORTS = {"http": 80, "https": 443}
 CHUNK_BYTES = 1 << 16
+SEND = "send the file instead"
 
 
 @contextmanager
@@ -37,21 +39,16 @@ def fetch(
     parts, port = _parts(field, value)
     listed = _listed(parts, port, hosts)
     if listed is None:
-        raise ProblemError(
-            422,
-            "not_allowed",
-            f"{field}: this service fetches nothing from {parts.hostname}:{port}",
-            "send the file, or have the host added to access.url_hosts",
-            field,
-            value,
-        )
+        reason = f"is at {parts.hostname}:{port}, from which this service fetches nothing"
+        remedy = "send the file, or have the host added to access.url_hosts"
+        raise ProblemError("not_allowed", reason, remedy, field, value)
     until = time.monotonic() + limits.fetch_s
     address = _address(field, value, parts.hostname or "", port, listed)
     with tempfile.TemporaryFile() as file:
         try:
             _download(field, value, parts, port, str(address), limits, until, file)
         except (http.client.HTTPException, OSError) as error:
-            if not_stored(str(error)).status == 507:
+            if is_disk_full(error):
                 raise  # the service's own disk is full
             late = time.monotonic() >= until
             reason = f"it took longer than {limits.fetch_s:g} s" if late else type(error).__name__
@@ -68,14 +65,8 @@ def _parts(field: str, value: str) -> tuple[SplitResult, int]:
         if not plain or any(ord(c) <= 32 or ord(c) > 126 for c in value) or "\\" in value:
             raise ValueError
     except (ValueError, KeyError):
-        raise ProblemError(
-            422,
-            "invalid_value",
-            f"{field} is no address of a file",
-            "write it as https://host/path, without user, password, spaces or port 0",
-            field,
-            value,
-        ) from None
+        remedy = "write it as https://host/path, without user, password, spaces or port 0"
+        raise ProblemError("invalid_value", "is no address of a file", remedy, field, value) from None
     return parts, port
 
 
@@ -102,14 +93,7 @@ def _address(field: str, value: str, host: str, port: int, listed: str) -> Addre
     for address in addresses:
         if address == literal or is_public(address):
             return address
-    raise ProblemError(
-        422,
-        "not_allowed",
-        f"{field}: {host} leads to an address that is not public",
-        "send the file instead",
-        field,
-        value,
-    )
+    raise ProblemError("not_allowed", f"leads to an address that is not public ({host})", SEND, field, value)
 
 
 def _literal(listed: str) -> Address | None:
@@ -131,7 +115,7 @@ def _download(
     file: BinaryIO,
 ) -> None:
     max_bytes = int(limits.upload_mb * 1e6)
-    too_large = ProblemError(413, "too_large", f"{field} is larger than {max_bytes} bytes", "cut it", field, value)
+    too_large = ProblemError("too_large", f"is larger than {max_bytes} bytes", "cut it", field, value)
     with ExitStack() as stack:
         connection = stack.enter_context(_connected(parts, port, address, until))
         connection.putrequest(
@@ -201,7 +185,4 @@ def _left(until: float) -> float:
 
 
 def _unreachable(field: str, value: str, reason: str) -> ProblemError:
-    shown = value.partition("?")[0]
-    return ProblemError(
-        422, "unreachable", f"{field} {shown} cannot be fetched: {reason}", "send the file instead", field, shown
-    )
+    return ProblemError("unreachable", f"cannot be fetched: {reason}", SEND, field, value.partition("?")[0])

@@ -32,7 +32,7 @@ def read_source(
     try:
         return _decoded(copy_source(uri, timeout), max_seconds, clip=True)
     except OSError as error:
-        raise SourceUnavailableError(f"it cannot be read now ({error})") from error
+        raise SourceUnavailableError("source_unavailable", f"it cannot be read now ({error})") from error
 
 
 def read_planned(uri: str, digest: str, timeout: ReadTimeout) -> SourceCopy:
@@ -46,15 +46,18 @@ def read_planned(uri: str, digest: str, timeout: ReadTimeout) -> SourceCopy:
     try:
         copy = copy_source(uri, timeout)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise SourceChangedError("it was there when it was planned, and is gone; put it back") from error
-    except (NotAFileError, AudioError) as error:
-        raise SourceChangedError(f"it has changed since it was planned: {error}") from error
-    except OSError as error:
-        raise SourceUnavailableError(f"it was readable when it was planned, and is not now ({error})") from error
-    if copy.digest != digest:
         raise SourceChangedError(
-            "its content has changed since it was planned; the next launch plans it as it is then"
-        )
+            "source_changed", "it was there when it was planned, and is gone", "put it back"
+        ) from error
+    except (NotAFileError, AudioError) as error:
+        raise SourceChangedError("source_changed", f"it has changed since it was planned: {error}") from error
+    except OSError as error:
+        raise SourceUnavailableError(
+            "source_unavailable", f"it was readable when it was planned, and is not now ({error})"
+        ) from error
+    if copy.digest != digest:
+        remedy = "the next launch plans it as it is then"
+        raise SourceChangedError("source_changed", "its content has changed since it was planned", remedy)
     return copy
 
 

@@ -51,7 +51,8 @@ class HeldError(RequestError):
 
     def __init__(self, name: str, holder: LeaseHolder):
         stop = f"stop it (`kill {holder.pid}` on {holder.host}), " if holder.pid else ""
-        super().__init__(f"{name} is in use by {holder}; wait until it ends, {stop}or name another folder")
+        remedy = f"wait until it ends, {stop}or name another folder"
+        super().__init__("in_use", f"{name} is in use by {holder}", remedy)
         self.holder = holder
 
 
@@ -130,7 +131,7 @@ class Lease:
         if self._stands():
             if self.keeper or self._is_kept():
                 return None
-            return LeaseLostError(f"the process that held {self.name} has ended")
+            return LeaseLostError("lease_lost", f"the process that held {self.name} has ended")
         if self._is_ours():  # a newer lease may be withdrawn within the settling time
             time.sleep(SETTLE_S + LOOK_S)
             if self._stands():
@@ -138,11 +139,12 @@ class Lease:
         other = read_lease(self.store, max(lease_numbers(self.store), default=0))
         if other is None and not self.store.exists(""):
             return OutputGoneError(
-                f"{self.name} is gone: the folder was moved or deleted while this launch worked on it; put it "
-                "back, and the same command goes on"
+                "lease_lost",
+                f"{self.name} is gone: the folder was moved or deleted while this launch worked on it",
+                "put it back, and the same command goes on",
             )
         by = f"taken over by {other[0]}" if other else "removed"
-        return LeaseLostError(f"the hold on {self.name} was {by}, so nothing more is written there")
+        return LeaseLostError("lease_lost", f"the hold on {self.name} was {by}, so nothing more is written there")
 
     def _keep(self) -> None:
         while not self.ended.wait(BEAT_S):
@@ -200,7 +202,7 @@ def hold_lease(store: Store, name: str, say: Callable[[str], None] = log.warning
         holder = replace(this_process(), inode=inode_of(store))
         number = _acquire(store, name, holder, say)
     except OSError as error:
-        raise RequestError(f"{name} cannot be written ({error})") from error
+        raise RequestError("not_writable", f"cannot be written ({error})", field=name) from error
     lease = Lease(store, name, number, holder)
     lease.keep()
     try:

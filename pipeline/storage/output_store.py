@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -25,6 +25,13 @@ REMEDIES = {
 
 class OutputError(OSError):
     """An output folder cannot be read or written."""
+
+    def __init__(self, message: str, number: int | None = None):
+        super().__init__(message)
+        self.errno = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.errno)
 
 
 @dataclass(frozen=True)
@@ -61,4 +68,4 @@ class OutputStore(Store):
         place = self.root if self.is_local else f"{self.filesystem.type_name}://{self.root}"
         reason = os.strerror(error.errno) if error.errno else str(error)
         remedy = REMEDIES.get(error.errno or 0)
-        return OutputError(f"output {place}: {reason}" + (f"; {remedy}" if remedy else ""))
+        return OutputError(f"output {place}: {reason}" + (f"; {remedy}" if remedy else ""), error.errno)

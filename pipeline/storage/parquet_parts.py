@@ -44,7 +44,7 @@ class PartError(RestyleError):
         unreadable file.
     """
 
-    def __init__(self, store: Store, name: str, reason: str, is_damaged: bool = False, remedy: str = ""):
+    def __init__(self, store: Store, name: str, cause: str, is_damaged: bool = False, remedy: str = ""):
         folder = name.rpartition("/")[0]
         remedy = remedy or (
             f"run the job that writes this folder with repair=true: the file is moved to {folder}/{ASIDE}, and "
@@ -53,8 +53,9 @@ class PartError(RestyleError):
             else f"move it out of the folder {folder}"
         )
         state = "is damaged" if is_damaged else "cannot be used"
-        super().__init__(f"{store.path(name)} {state} ({reason}); {remedy}")
-        self.name, self.reason, self.is_damaged = name, reason, is_damaged
+        kind = "damaged_file" if is_damaged else "foreign_file"
+        super().__init__(kind, f"{store.path(name)} {state} ({cause})", remedy)
+        self.name, self.cause, self.is_damaged = name, cause, is_damaged
 
 
 def encode_parquet(table: pa.Table) -> bytes:

@@ -74,9 +74,9 @@ class ReadTimeout:
             if time.monotonic() - reader.ticked_at > self.timeout_s:
                 _abandon(uri, reader)
                 log.warning("a read of %s hangs and is abandoned", uri)
+                remedy = "see whether its storage answers, or allow more with source_timeout_s"
                 raise SourceTimeoutError(
-                    f"nothing of it could be read for {self.timeout_s:g} s; see whether its storage answers, or "
-                    "allow more with source_timeout_s"
+                    "source_timeout", f"nothing of it could be read for {self.timeout_s:g} s", remedy
                 )
         return reader.result()
 
@@ -181,7 +181,9 @@ def _refuse_hung(uri: str) -> None:
                 del _hung[place]
         full = {place for place, readers in _hung.items() if len(readers) >= MAX_HUNG}
     if full and (place := mount_of(uri)) in full:
-        raise SourceTimeoutError(f"{MAX_HUNG} earlier reads of {place} hang; see whether it answers")
+        raise SourceTimeoutError(
+            "source_timeout", f"{MAX_HUNG} earlier reads of {place} hang", "see whether it answers"
+        )
 
 
 def _abandon(uri: str, reader: _Reader[Any]) -> None:

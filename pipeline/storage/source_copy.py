@@ -75,8 +75,8 @@ def _copied(filesystem: fs.FileSystem, path: str, tick: Tick) -> SourceCopy:
         try:
             file.write(chunk)
         except OSError as error:
-            room = f"no room for a copy of {size} bytes in {tempfile.gettempdir()} ({error}); set TMPDIR"
-            raise GenerationError(room, "storage_error") from error
+            room = f"no room for a copy of {size} bytes in {tempfile.gettempdir()} ({error})"
+            raise GenerationError("storage_error", room, "set TMPDIR") from error
     file.seek(0)
     return SourceCopy(cast(BinaryIO, file), digest.hexdigest())
 
@@ -110,4 +110,8 @@ def refuse_larger(size: int) -> None:
         AudioError: ``size`` exceeds ``MAX_FILE_BYTES``.
     """
     if size > MAX_FILE_BYTES:
-        raise AudioError(f"{size} bytes are more than the {MAX_FILE_BYTES} of any usable track; cut or convert it")
+        raise AudioError(
+            "unreadable_audio",
+            f"{size} bytes are more than the {MAX_FILE_BYTES} of any usable track",
+            "cut or convert it",
+        )

@@ -225,7 +225,7 @@ def resolve_unicode_form(uri: str, timeout: ReadTimeout = DEFAULT_READ_TIMEOUT) 
         return uri
     near = FolderListings(timeout).near(uri)
     if near.uri is None:
-        raise MissingFileError(no_such_file(near))
+        raise MissingFileError("missing_file", "", near.hint)
     return near.uri
 
 

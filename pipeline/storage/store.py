@@ -171,7 +171,7 @@ def locate(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         filesystem, root = _opened(f"{parts.scheme}://{parts.netloc}" + (f"?{parts.query}" if parts.query else ""))
     except (NotImplementedError, ValueError, OSError) as error:  # pyarrow raises subclasses of each
-        raise StorageError(f"{uri}: not a location that can be opened ({error})") from error
+        raise StorageError("storage_error", f"not a location that can be opened ({error})", where=uri) from error
     return filesystem, root.rstrip("/") + unquote(parts.path)
 
 
@@ -250,5 +250,5 @@ def open_output(uri: str) -> Store:
         store.write(".writable", b"")
         store.delete(".writable")
     except OSError as error:
-        raise RequestError(f"output {uri}: cannot be written ({error})") from error
+        raise RequestError("not_writable", f"cannot be written ({error})", field="output", value=uri) from error
     return store

@@ -6,9 +6,10 @@ short, a source that changed after planning. A missing file and damaged audio ar
 
 import errno
 
-TRANSIENT_KINDS = frozenset(
-    {"storage_error", "source_unavailable", "source_changed", "source_timeout", "out_of_memory"}
-)
+from acestep.error_kinds import KINDS
+
+TRANSIENT_KINDS = frozenset(name for name, kind in KINDS.items() if kind.retryable)
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # Errors about the path itself or its permissions. Any other read error is transient, including those of object
 # stores, which have no errno.
 _PERMANENT = frozenset(
@@ -23,3 +24,13 @@ _PERMANENT = frozenset(
 def is_transient(error: OSError) -> bool:
     """Whether a later read may succeed: an I/O error, or a mount or server that is unreachable."""
     return error.errno not in _PERMANENT
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, says that a disk or a quota is full."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            return True
+        cause = cause.__cause__
+    return False

@@ -76,8 +76,11 @@ class Tracker:
         if not uri and spec.enabled:
             if not output.is_local:
                 raise RequestError(
-                    f"output {output_uri} is remote and no tracking server is named; set tracking.uri or "
-                    "MLFLOW_TRACKING_URI, or tracking.enabled=false"
+                    "invalid_value",
+                    "is remote and no tracking server is named",
+                    "set tracking.uri or MLFLOW_TRACKING_URI, or tracking.enabled=false",
+                    "output",
+                    output_uri,
                 )
             uri = sqlite_uri(f"{output.root}/{DATABASE}")
         self.uri = checked(uri) if spec.enabled else ""

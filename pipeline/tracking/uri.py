@@ -38,7 +38,9 @@ def sqlite_uri(path: str) -> str:
         if make_url(f"sqlite:///{written}").database == path:
             return f"sqlite:///{written}"
     raise RequestError(
-        f"SQLAlchemy cannot open {path}: a folder has '?' in its name; rename it, or install sqlalchemy>=2.1"
+        "unreachable",
+        f"SQLAlchemy cannot open {path}: a folder has '?' in its name",
+        "rename it, or install sqlalchemy>=2.1",
     )
 
 
@@ -111,7 +113,7 @@ def _check_file_store(uri: str) -> None:
 
 
 def _refused(uri: str, reason: str, remedy: str = REMEDY) -> RequestError:
-    return RequestError(f"tracking URI {redacted(uri)}: {reason}; {remedy}; {OFF}")
+    return RequestError("invalid_value", f"tracking URI {redacted(uri)}: {reason}", f"{remedy}; {OFF}")
 
 
 def _scheme(uri: str) -> str:

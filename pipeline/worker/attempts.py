@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 
 from acestep.errors import RestyleError
+from acestep.runtime.torch_errors import breaks_device
 from pipeline.cluster.worker_deaths import was_killed_for_memory
 from pipeline.storage.store import Store
 
@@ -31,9 +31,13 @@ KILLS = "oom_kill"
 class WorkerDiedError(RestyleError):
     """An item killed its worker process too often."""
 
+    default = "worker_died"
+
 
 class WorkerMemoryError(WorkerDiedError):
     """An item's worker process was killed too often for lack of memory."""
+
+    default = "out_of_memory"
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class AttemptGuard:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if error is not None and _breaks_device(error):
+        if error is not None and breaks_device(error):
             # After such an error every call on the device fails: exit, and leave the marker, so that the death
             # counts and Ray starts a new process.
             log.critical("the device is broken, leaving: %s", error)
@@ -100,12 +104,12 @@ class AttemptGuard:
         markers = [_read(self.store, self._marker(attempt)) for attempt in range(1, self.max_attempts + 1)]
         if _for_memory([marker for marker in markers if marker]):
             return WorkerMemoryError(
-                f"the worker process was killed {self.max_attempts} times at this item for lack of memory; "
-                "cut the track, or give workers more memory (fewer cluster.workers, RAY_memory_usage_threshold)"
+                "out_of_memory",
+                f"the worker process was killed {self.max_attempts} times at this item for lack of memory",
+                "cut the track, or give workers more memory (fewer cluster.workers, RAY_memory_usage_threshold)",
             )
-        return WorkerDiedError(
-            f"the worker process died {self.max_attempts} times at this item; it is not tried again"
-        )
+        reason = f"the worker process died {self.max_attempts} times at this item"
+        return WorkerDiedError("worker_died", reason, "it is not tried again")
 
 
 def under_way(store: Store, launch: str) -> list[UnderWay]:
@@ -146,14 +150,6 @@ def _read(store: Store, name: str) -> dict[str, Any] | None:
         return dict(json.loads(store.read(name)))
     except (OSError, ValueError):
         return None
-
-
-def _breaks_device(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError):
-        return False
-    return isinstance(error, torch.AcceleratorError) or (
-        isinstance(error, RuntimeError) and "CUDA err" in str(error)
-    )
 
 
 def mark_start(store: Store, launch: str) -> None:

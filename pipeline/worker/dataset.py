@@ -40,10 +40,10 @@ def stream(
             yield first
             yield from tables
     except GetTimeoutError as error:
-        raise PoolError(explain_unplaced(cluster, pool)) from error
+        raise explain_unplaced(cluster, pool) from error
     except RayError as error:
         reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-        raise PoolError(f"the workers broke off: {reason.strip()}") from error
+        raise PoolError("cluster_failed", f"the workers broke off: {reason.strip()}") from error
 
 
 def _settings(cluster: ClusterSpec) -> DataContext:

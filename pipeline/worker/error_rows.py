@@ -1,7 +1,6 @@
 """Maps an exception to the status, kind and message of a result row."""
 
 import ctypes
-import errno
 import gc
 import logging
 from contextlib import suppress
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 
 from acestep.errors import AudioError, GenerationError, RestyleError, TooLongError
-from pipeline.storage.source_errors import SourceError, source_kind
+from acestep.runtime.torch_errors import ran_out_of_memory
+from pipeline.storage.source_errors import SourceError
 from pipeline.storage.spelling import MissingFileError
 from pipeline.worker.attempts import WorkerDiedError, WorkerMemoryError
 
@@ -21,25 +21,6 @@ MORE_MEMORY = (
     "cut the track, or give workers more memory: fewer of them (cluster.workers), or fewer on a GPU "
     "(cluster.gpus_per_worker)"
 )
-# Texts of RuntimeError by torch, oneDNN and the C++ library, and by Python when a thread cannot start.
-NO_MEMORY = (
-    "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc",
-    "can't start new thread", "could not create a memory",
-)  # fmt: skip
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error or one of its causes means that memory ran out."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MemoryError | torch.OutOfMemoryError):
-            return True
-        if isinstance(cause, OSError) and cause.errno == errno.ENOMEM:
-            return True
-        if type(cause) is RuntimeError and any(words in str(cause).lower() for words in NO_MEMORY):
-            return True
-        cause = cause.__cause__
-    return False
 
 
 def release_memory() -> None:
@@ -55,20 +36,14 @@ def outcome(error: Exception) -> dict[str, Any]:
     """Status, kind and message of a failure, as result columns."""
     status, kind, message = "failed", "internal_error", f"{type(error).__name__}: {error}"
     if isinstance(error, WorkerMemoryError):
-        kind, message = OUT_OF_MEMORY, str(error)
-    elif isinstance(error, WorkerDiedError):
-        status, kind, message = "rejected", "worker_died", str(error)
-    elif isinstance(error, TooLongError):
-        status, kind, message = "rejected", source_kind(error), str(error)
+        kind, message = error.kind, str(error)
+    elif isinstance(error, WorkerDiedError | TooLongError):
+        status, kind, message = "rejected", error.kind, str(error)
     elif ran_out_of_memory(error):
         release_memory()
         kind, message = OUT_OF_MEMORY, f"{error or type(error).__name__}; {MORE_MEMORY}"
-    elif isinstance(error, AudioError):
-        kind, message = source_kind(error), str(error)
-    elif isinstance(error, GenerationError | SourceError):
+    elif isinstance(error, AudioError | GenerationError | SourceError | MissingFileError):
         kind, message = error.kind, str(error)
-    elif isinstance(error, MissingFileError):
-        kind, message = "missing_file", str(error)
     elif isinstance(error, RestyleError):
         kind, message = "bad_request", str(error)
     elif isinstance(error, OSError):

@@ -4,9 +4,10 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+from acestep.runtime.torch_errors import ran_out_of_memory
 from pipeline.storage.store import Store
 from pipeline.worker.attempts import AttemptGuard
-from pipeline.worker.error_rows import ran_out_of_memory, release_memory
+from pipeline.worker.error_rows import release_memory
 from pipeline.worker.shared_lock import SharedLock
 
 log = logging.getLogger(__name__)

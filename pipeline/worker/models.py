@@ -47,7 +47,9 @@ def _refuse_other_weights(spec: WorkerSpec) -> None:
         (spec.language_model, files.language_model_fingerprint(), planned.language_model),
     ):
         if found != expected:
+            remedy = "give all nodes the same weights, or launch again where they were replaced meanwhile"
             raise RestyleError(
-                f"node {platform.node()} has another {name} ({found}, planned was {expected}); give all nodes "
-                "the same weights, or launch again where they were replaced meanwhile"
+                "mismatched_weights",
+                f"node {platform.node()} has another {name} ({found}, planned was {expected})",
+                remedy,
             )

@@ -109,9 +109,11 @@ class RestyleWorker:
         self.device_lock = threading.RLock()
         self.guarded = GuardedRunner(spec.output, spec.launch, spec.max_attempts)
         if not is_marked(spec.output, spec.launch):
+            remedy = "use a folder that all nodes share, or an object store"
             raise RestyleError(
-                f"node {platform.node()} does not see the output folder {spec.output.root}; use a folder that all "
-                "nodes share, or an object store"
+                "missing_folder",
+                f"node {platform.node()} does not see the output folder {spec.output.root}",
+                remedy,
             )
         stopwatch.lap("checks")
         self.handler, self.language_model = load_models(spec, stopwatch)
@@ -174,7 +176,7 @@ class RestyleWorker:
         except Exception as error:
             if self._stops(error):
                 return
-            found = outcome(error)
+            found = self.failure(error)
             message = f"{track['source']}: {found['error_message']}"
             yield from (row | found | {"error_message": message} for row in rows)
             return
@@ -269,6 +271,10 @@ class RestyleWorker:
         audio_format = self.spec.audio_format
         return encode_audio(wave, audio_format), EXTENSIONS.get(audio_format, audio_format)
 
+    def failure(self, error: Exception) -> dict[str, Any]:
+        """Status, kind and message of the row of a failed item."""
+        return outcome(error)
+
     def _item(self, task: CoverTask) -> dict[str, Any] | None:
         """The row of one cover; None where the output folder failed, which ends the job."""
         row, stages, conditions = task.row, task.stages, task.chain.track
@@ -280,7 +286,7 @@ class RestyleWorker:
             what = f"item {row['item_id']} of track {task.track['track_id']}"
             self.guarded(row["item_id"], what, lambda guard: self._make(guard, task))
         except Exception as error:
-            return None if self._stops(error) else row | outcome(error)
+            return None if self._stops(error) else row | self.failure(error)
         row |= {"status": "ok", "finished_at": datetime.now(UTC)}
         try:
             write_receipt(self.spec.output, row)

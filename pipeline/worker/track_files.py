@@ -74,4 +74,4 @@ def _named_as_reference(track: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except (AudioError, SourceError) as error:
-        raise type(error)(f"its reference_audio {track['reference']}: {error}") from error
+        raise error.at(f"its reference_audio {track['reference']}") from error

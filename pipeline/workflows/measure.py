@@ -100,14 +100,17 @@ def measure_all(job: MeasureJob, progressed: Callable[[MeasureProgress], None]) 
         HeldError: another launch works on the output folder.
     """
     if not job.metrics.enabled:
-        raise RequestError("metrics.enabled is false, and this job does nothing else; take it out")
+        raise RequestError(
+            "conflict", "is false, and this job does nothing else", "take it out", "metrics.enabled"
+        )
     job.metrics.check()
     if not job.source_timeout_s > 0:
-        raise RequestError(f"source_timeout_s {job.source_timeout_s!r} must be above zero")
-    if job.manifest_columns and not job.pairs:
         raise RequestError(
-            "manifest_columns is for a list of pairs, and there is none; add pairs=... or take it out"
+            "out_of_range", "must be above zero", field="source_timeout_s", value=job.source_timeout_s
         )
+    if job.manifest_columns and not job.pairs:
+        remedy = "add pairs=... or take it out"
+        raise RequestError("conflict", "is for a list of pairs, and there is none", remedy, "manifest_columns")
     folder = open_output(job.output) if job.pairs else existing_output(job.output)
     with hold_lease(folder, f"output {job.output}") as output:
         check_parts(output, job.repair, log.warning)
@@ -117,9 +120,8 @@ def measure_all(job: MeasureJob, progressed: Callable[[MeasureProgress], None]) 
 def _measure_in(output: Store, job: MeasureJob, progressed: Callable[[MeasureProgress], None]) -> MeasureProgress:
     if job.pairs:
         if "model" in read_record(output) or made_with(output):
-            raise RequestError(
-                f"output {job.output} holds covers of jobs.restyle; give the pairs a folder of their own"
-            )
+            remedy = "give the pairs a folder of their own"
+            raise RequestError("invalid_value", "holds covers of jobs.restyle", remedy, "output", job.output)
         finished = set() if job.again else finished_items(output, retry_failed=True)
         listed = as_table(read_pairs(job.pairs, job.manifest_columns))
         known = pc.is_in(listed["item_id"], value_set=pa.array(finished, pa.string()))
@@ -170,7 +172,9 @@ def _unmeasured(output: Store, again: bool) -> pa.Table:
     rows = rows.filter(pc.equal(rows["status"], "ok"))
     if not len(rows):
         raise RequestError(
-            f"{output.root} holds no covers to measure; name a folder of jobs.restyle, or add pairs=..."
+            "missing_folder",
+            f"{output.root} holds no covers to measure",
+            "name a folder of jobs.restyle, or add pairs=...",
         )
     # Covers without any measure are measured again, since the obstacle may be gone.
     missing = [texts is None or _nothing(texts) for texts in rows["unmeasured"].to_pylist()]

@@ -209,7 +209,8 @@ def _make_covers(
         if fault := stop.fault():
             raise OutputError(fault)
         raise PoolError(
-            f"{progress.items - progress.done} of {progress.items} covers never came back from the pool"
+            "cluster_failed",
+            f"{progress.items - progress.done} of {progress.items} covers never came back from the pool",
         )
 
 

@@ -100,17 +100,23 @@ def open_job(job: RestyleJob, output: Store) -> OpenedJob:
 def option_errors(job: RestyleJob) -> Iterator[RequestError]:
     """Errors of the options that need no file."""
     if job.audio_format not in FORMATS:
-        yield RequestError(f"audio_format {job.audio_format!r} is unknown; use one of {', '.join(FORMATS)}")
+        yield RequestError("unknown_value", field="audio_format", value=job.audio_format, allowed=FORMATS)
     if job.dtype is not None and job.dtype not in DTYPES:
-        yield RequestError(f"dtype {job.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+        yield RequestError("unknown_value", field="dtype", value=job.dtype, allowed=DTYPES)
     if job.max_attempts < 2:
         yield RequestError(
-            f"max_attempts {job.max_attempts}: a death may be a neighbour's fault; allow at least 2"
+            "invalid_value",
+            "is too small: a death may be a neighbour's fault",
+            "allow at least 2",
+            "max_attempts",
+            job.max_attempts,
         )
     if not job.source_timeout_s > 0:
-        yield RequestError(f"source_timeout_s {job.source_timeout_s!r} must be above zero")
+        yield RequestError(
+            "out_of_range", "must be above zero", field="source_timeout_s", value=job.source_timeout_s
+        )
     if job.duplicates not in DUPLICATES:
-        yield RequestError(f"grid.duplicates {job.duplicates!r} is unknown; use one of {', '.join(DUPLICATES)}")
+        yield RequestError("unknown_value", field="grid.duplicates", value=job.duplicates, allowed=DUPLICATES)
     for look in (
         lambda: check_scale(job.adapter_scale),
         lambda: refuse_ephemeral(manifest=job.manifest, output=job.output),
@@ -222,9 +228,12 @@ def refuse_other_models(output: Store, model: ModelFacts, mix_models: bool) -> N
     """
     others = made_with(output) - {model.fingerprint}
     if others and not mix_models:
+        remedy = "use another folder, or allow it with mix_models=true"
         raise RequestError(
-            f"the output folder holds covers made with another model ({', '.join(sorted(others))}, and this is "
-            f"{model.fingerprint}); use another folder, or allow it with mix_models=true"
+            "invalid_value",
+            f"the output folder holds covers made with another model ({', '.join(sorted(others))}, and "
+            f"this is {model.fingerprint})",
+            remedy,
         )
 
 
@@ -236,5 +245,6 @@ def existing_output(uri: str) -> Store:
     """
     store = open_store(uri)
     if not store.exists(""):
-        raise RequestError(f"output {uri}: no such folder; name a folder of jobs.restyle or jobs.measure")
+        remedy = "name a folder of jobs.restyle or jobs.measure"
+        raise RequestError("missing_folder", "is no folder", remedy, "output", uri)
     return store

@@ -68,10 +68,12 @@ def tune_catalogue(job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Cal
 def _check(job: RestyleJob, spec: TuneSpec) -> None:
     check_options(job)
     if not job.metrics.enabled:
-        raise RequestError("metrics.enabled is false, and tuning lives by what is measured; take it out")
+        raise RequestError(
+            "conflict", "is false, and tuning lives by what is measured", "take it out", "metrics.enabled"
+        )
     for name, count in (("tracks", spec.tracks), ("seeds", spec.seeds)):
         if count < 1:
-            raise RequestError(f"tune.{name} {count} may not be below 1")
+            raise RequestError("out_of_range", "may not be below 1", field=f"tune.{name}", value=count)
 
 
 def _tune_in(
@@ -152,7 +154,7 @@ def write_sample(job: RestyleJob, count: int, output: Store) -> list[str]:
     rows = read_manifest(job.manifest, job.presets, job.caption, job.manifest_columns)
     chosen = hash_sample((row.track_id for row in rows if isinstance(row, Track)), count)
     if not chosen:
-        raise RequestError(f"{job.manifest} holds no track that can be run; see jobs.validate")
+        raise RequestError("invalid_value", f"{job.manifest} holds no track that can be run", "see jobs.validate")
     raw = rows_of(job.manifest, partial(check_columns, needs_caption=not job.caption, own=job.manifest_columns))
     lines = [json.dumps(row, default=str) for row in _sampled(raw, set(chosen), job.manifest)]
     output.write(SAMPLE, "\n".join(lines).encode())

@@ -16,7 +16,7 @@ from acestep.checkpoints import hub
 from acestep.checkpoints.folders import CheckpointFolders
 from acestep.checkpoints.lora import open_adapter
 from acestep.checkpoints.verify import verify
-from acestep.errors import CheckpointError, RequestError, RestyleError
+from acestep.errors import RequestError, RestyleError
 from acestep.language.language_model import open_language_model
 from acestep.language.prompt import singing_notes
 from acestep.redaction import redacted
@@ -109,7 +109,7 @@ def validate(job: RestyleJob, spec: ValidateSpec, reporter: ValidationReporter) 
         RequestError: ``spec`` is invalid. Problems of the job are in the result.
     """
     if spec.decode not in DECODES:
-        raise RequestError(f"validate.decode {spec.decode!r} is unknown; use one of {', '.join(DECODES)}")
+        raise RequestError("unknown_value", field="validate.decode", value=spec.decode, allowed=DECODES)
     with ProblemLog(spec.report) as log:
         return _validate(job, spec, reporter, log)
 
@@ -202,13 +202,13 @@ def _cluster(cluster: ClusterSpec) -> None:
 
 
 def _model(job: RestyleJob) -> tuple[Model, str]:
-    folders = _here(lambda: hub.find(job.model, job.variant, "cache"))
+    folders = hub.find(job.model, job.variant, "cache")
     is_turbo = verify(folders).is_turbo
     return (folders, is_turbo), f"{job.model}, every tensor fits ({folders.model})"
 
 
 def _adapter(job: RestyleJob, model: Model | None) -> tuple[Path, str]:
-    path = _here(lambda: hub.find_adapter(job.adapter or "", "cache"))
+    path = hub.find_adapter(job.adapter or "", "cache")
     adapter = open_adapter(path)
     said = f"{job.adapter}, {len(adapter.pairs)} layers of {adapter.path}"
     if model is None:
@@ -218,18 +218,9 @@ def _adapter(job: RestyleJob, model: Model | None) -> tuple[Path, str]:
 
 
 def _language_model(job: RestyleJob) -> tuple[Path, str]:
-    folder = _here(lambda: hub.find_language_model(job.language_model or "", "cache"))
+    folder = hub.find_language_model(job.language_model or "", "cache")
     open_language_model(folder)
     return folder, f"{job.language_model}, every tensor fits ({folder})"
-
-
-def _here(find: Callable[[], Found]) -> Found:
-    """The result of ``find``; if nothing was found, the error has a remedy that holds for every job."""
-    try:
-        return find()
-    except CheckpointError as error:
-        said = str(error).replace("run without verify_only to fetch it, ", "fetch it with ")
-        raise CheckpointError(said) from error
 
 
 def _output(job: RestyleJob) -> tuple[Store, str]:

@@ -116,7 +116,7 @@ class Watchdog:
 
     def _look(self) -> Exception | None:
         if lost := self.looks.lost():
-            return PoolError(f"Ray's {lost}, and without it the cluster of this job is lost")
+            return PoolError("cluster_failed", f"Ray's {lost}, and without it the cluster of this job is lost")
         too_often = self._look_at_deaths()
         if too_often is not None:
             return too_often
@@ -135,7 +135,10 @@ class Watchdog:
         self.starting += 1  # per check, not per death: Ray's monitor kills idle processes along with a worker
         # Where memory suffices for one worker only, others may die while it makes a long cover.
         if self.starting >= STARTS and not self._at_work():
-            return PoolError(f"{in_words(deaths)}, one after the other, and no worker is ready. {remedy(deaths)}")
+            return PoolError(
+                "cluster_failed",
+                f"{in_words(deaths)}, one after the other, and no worker is ready. {remedy(deaths)}",
+            )
         if len(deaths) >= 2 * self.told_deaths:
             self.told_deaths = len(deaths)
             self.warn(f"{in_words(deaths)}; what was under way is tried again. {remedy(deaths)}")
@@ -159,9 +162,10 @@ class Watchdog:
             limit_s = max(self.stall_timeout_s, STALLED * (self.slowest_s or 0.0))
             if worked_s > limit_s:
                 return PoolError(
-                    f"no cover has finished for {format_duration(worked_s)}; {describe_running(self._at_work())}. "
-                    "Look at these tracks and their node, or raise cluster.stall_timeout_s where one cover takes "
-                    "that long"
+                    "cluster_failed",
+                    f"no cover has finished for {format_duration(worked_s)}",
+                    f"{describe_running(self._at_work())}. Look at these tracks and their node, or raise "
+                    "cluster.stall_timeout_s where one cover takes that long",
                 )
         if silent_s > max(self.patience_s, 2 * self.told_s):
             self.told_s = silent_s

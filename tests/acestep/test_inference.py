@@ -272,7 +272,7 @@ def test_files_that_cannot_be_written_are_an_error(base: AceStepHandler, source:
     config = GenerationConfig(batch_size=1)
     result = generate_music(base, None, cover(source), config, save_dir="/dev/null/x")
     assert not result.success
-    assert "save_dir /dev/null/x: cannot be written" in (result.error or "")
+    assert "save_dir '/dev/null/x' cannot be written" in (result.error or "")
     for seeds in (2.5, "1,2", ["a"]):
         assert "seed" in (generate_music(base, None, cover(source), GenerationConfig(seeds=seeds)).error or "")
     result = generate_music(base, None, cover(source), GenerationConfig(batch_size=1, mp3_sample_rate=12345))

@@ -77,7 +77,7 @@ def test_fetch_verify_and_list(server: Hub, tmp_path: Path, run: Callable[..., D
     absent = run("model=turbo", "verify_only=true")
     assert absent.returncode == 2
     place = "ACE-Step/Ace-Step1.5/acestep-v15-turbo"
-    assert f"error: {place}: not completely cached; run without verify_only to fetch it" in absent.stderr
+    assert f"error: {place}: not completely cached; fetch it with " in absent.stderr
     assert not server.asked
 
     done = in_a_process(server, tmp_path, "model=turbo", "language_model=lm_1.7b")

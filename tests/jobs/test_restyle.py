@@ -207,11 +207,11 @@ def test_a_stopped_job_keeps_what_is_done_and_blames_nobody(
         ),
         (["manifest={m}", "output={o}", "cover.guidence_scale=3"], "Key 'guidence_scale' not in 'CoverConfig'"),
         (["manifest={m}", "output={o}", "cover.seed=x"], "could not be converted to Integer"),
-        (["manifest={m}", "output={o}", "model=nosuch"], "model 'nosuch': no such folder, and not one of demo"),
+        (["manifest={m}", "output={o}", "model=nosuch"], "model 'nosuch' is no folder and not one of demo"),
         (["manifest=/nowhere.csv", "output={o}"], "/nowhere.csv: cannot be read"),
         (["manifest={m}"], "output not given; add output=..."),
-        (["manifest={m}", "output={o}", "cluster.address=127.0.0.1:9"], "nothing answers"),
-        (["manifest={m}", "output=/dev/null/x"], "output /dev/null/x: cannot be written"),
+        (["manifest={m}", "output={o}", "cluster.address=127.0.0.1:9"], "does not answer"),
+        (["manifest={m}", "output=/dev/null/x"], "output '/dev/null/x' cannot be written"),
     ],
 )
 def test_what_cannot_start_says_why(catalogue: Path, arguments: list[str], message: str) -> None:

@@ -74,8 +74,8 @@ def test_what_cannot_start_is_told_in_full(catalogue: Path, tmp_path: Path) -> N
     assert done.returncode == 2
     for message in (
         "max_attempts 1",
-        "model 'nosuch': no such folder",
-        "output /dev/null/x: cannot be written",
+        "model 'nosuch' is no folder",
+        "output '/dev/null/x' cannot be written",
         "audio_cover_strength 1.5 is out of range",
         "missing.wav: no such file",
         "there is no plan yet",

@@ -99,11 +99,11 @@ def _opened(source: str | None) -> BinaryIO:
         RequestError: there is none.
     """
     if not source:
-        raise RequestError("no source; upload a track first")
+        raise RequestError("missing_field", "is not given", "upload a track first", "source")
     try:
         return Path(source).open("rb")
     except FileNotFoundError:
-        raise RequestError("the source is kept for a day and is gone; upload it again") from None
+        raise RequestError("missing_file", "is kept for a day and is gone", "upload it again", "source") from None
 
 
 def _shown(
@@ -112,7 +112,7 @@ def _shown(
     row = generation.rows[generation.request.covers[number]]
     if row["status"] != "ok":
         cancelled = row["error_kind"] == "cancelled"
-        said = "cancelled" if cancelled else str(of_row(row, generation.request.track["source"]))
+        said = "cancelled" if cancelled else of_row(row, generation.request.track["source"]).message
         return PlayerEntry(title or "cover", "", row, said)
     title = ", ".join(filter(None, [title, f"seed {row['seed']}"]))
     name = f"{title}.{generation.request.extension}"

@@ -82,7 +82,7 @@ def _refuse_address(path: str, folder: Path) -> None:
     """
     needed = path.rstrip("/") in NEEDED or path == "/" or path.startswith(NEEDED_BELOW)
     if not needed and not (path.startswith(FILE) and _sent(path.removeprefix(FILE), folder)):
-        raise ProblemError(404, "unknown_address", "the page has no such address", "see /openapi.json")
+        raise ProblemError("unknown_address", "the page has no such address")
 
 
 async def _checked(request: Request, folder: Path) -> Receive:
@@ -95,16 +95,14 @@ async def _checked(request: Request, folder: Path) -> Receive:
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BYTES:
-            raise ProblemError(
-                413, "too_large", f"the controls hold more than {MAX_BYTES} bytes", "shorten the texts"
-            )
+            raise ProblemError("too_large", f"the controls hold more than {MAX_BYTES} bytes", "shorten the texts")
     try:
         named = list(_paths(from_json(body)))
     except ValueError:
-        raise ProblemError(422, "invalid_value", "the event is no JSON", "load the page again") from None
+        raise ProblemError("invalid_value", "the event is no JSON", "load the page again") from None
     for path in named:
         if not _sent(path, folder):
-            raise ProblemError(422, "not_sent", "the file was not uploaded here", "upload it", "path", path)
+            raise ProblemError("not_sent", field="path", value=path)
 
     async def again() -> Message:
         nonlocal body

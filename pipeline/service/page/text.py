@@ -176,7 +176,13 @@ def grid_axis(name: str, text: str) -> list[float]:
     words = [word.strip() for word in text.split(",") if word.strip()]
     values = [parse_values({name: word})[name] for word in words]
     if not values or len(set(values)) < len(values):
-        raise RequestError(f"{name} {text!r}: give one or more values, each once, such as 0.3, 0.6")
+        raise RequestError(
+            "invalid_value",
+            "cannot be read",
+            "give one or more values, each once, such as 0.3, 0.6",
+            field=name,
+            value=text,
+        )
     return values
 
 
@@ -191,9 +197,8 @@ def grid_of(strengths: str, guidances: str, is_turbo: bool) -> dict[str, list[fl
         axes["guidance_scale"] = grid_axis("guidance_scale", guidances)
     count = math.prod(map(len, axes.values()))
     if count > MAX_GRID:
-        raise RequestError(
-            f"{count} covers are more than the {MAX_GRID} of a page; copy it as a batch config instead"
-        )
+        remedy = "copy it as a batch config instead"
+        raise RequestError("invalid_value", f"{count} covers are more than the {MAX_GRID} of a page", remedy)
     return axes
 
 

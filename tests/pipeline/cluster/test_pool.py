@@ -15,6 +15,7 @@ from pipeline.cluster.pool import check, refuse_ephemeral, size_pool
 from pipeline.cluster.runtime_env import JOB, needed, runtime_environment
 from pipeline.cluster.spec import ClusterSpec
 from tests.launched import ROOT, Launched, python, start
+from tests.refusals import raises
 
 A100 = "accelerator_type:A100"
 GPU_NODE = {"CPU": 16.0, "GPU": 2.0, A100: 1.0}
@@ -101,7 +102,7 @@ def test_place_on_a_node(
 def test_what_an_address_means(nothing_named: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_address("auto") == resolve_address("local") == "local"
     assert resolve_address("10.0.0.1:6379") == "10.0.0.1:6379"
-    with pytest.raises(RequestError, match=r"RAY_ADDRESS names no cluster.*cluster.address=host:port"):
+    with pytest.raises(RequestError, match=r"RAY_ADDRESS names none.*cluster.address=host:port"):
         resolve_address("existing")
     nothing_named.write_text("127.0.0.1:6379")
     assert (resolve_address("auto"), resolve_address("existing")) == ("local", "auto")
@@ -119,7 +120,7 @@ def test_a_cluster_that_is_gone_is_a_message_within_seconds(
     gone = f"127.0.0.1:{free_port()}"
     nothing_named.write_text(gone)
     for spec in (ClusterSpec(address="existing"), ClusterSpec(address=gone)):
-        with pytest.raises(RequestError, match=rf"'{gone}': nothing answers"):
+        with pytest.raises(RequestError, match=rf"'{gone}' does not answer"):
             clusters._join(spec, resolve_address(spec.address))
     with pytest.raises(RequestError, match="where `ray job submit` goes"):
         check_reachable("http://127.0.0.1:8265")
@@ -149,7 +150,7 @@ def test_inside_a_submitted_job(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match=r"submitted installs with .*install\.yaml"):
         runtime_environment(ship_code=True, install=True)
     refuse_ephemeral(manifest="/shared/tracks.csv", output="s3://bucket/out", catalogue=None)
-    with pytest.raises(RequestError, match=r"output 'out': inside a Ray job.*give an absolute path"):
+    with raises(RequestError, "invalid_value", "output", "out", remedy="give an absolute path"):
         refuse_ephemeral(manifest="s3://bucket/tracks.csv", output="out")
 
 

@@ -34,6 +34,7 @@ from pipeline.storage.read_timeout import MAX_HUNG
 from pipeline.storage.store import open_store
 from tests.conftest import tone
 from tests.pipeline.service.conftest import Served
+from tests.refusals import raises
 from tests.s3_server import S3Server
 
 LIMITS = Limits(upload_mb=2.0, source_seconds=30.0, fetch_s=1.0)
@@ -285,7 +286,7 @@ def test_sources_and_uploads_in_an_object_store(monkeypatch: pytest.MonkeyPatch)
             with pytest.raises(ProblemError) as told:
                 admit("src_audio", value, access, LIMITS, uploads)
             assert told.value.status == 422, value
-        with pytest.raises(ProblemError, match="no such file"):
+        with raises(ProblemError, "missing_file", "src_audio", "absent.flac"):
             admit("src_audio", "absent.flac", access, LIMITS, uploads)
     finally:
         server.stop()
@@ -459,13 +460,13 @@ def test_a_name_that_leads_into_the_private_network_is_not_followed(remote: str,
     """The owner of a listed name may point it anywhere; an address that is listed is meant."""
     port = remote.rpartition(":")[2]
     with (
-        pytest.raises(ProblemError, match="not public"),
+        raises(ProblemError, "not_allowed", remedy="send the file instead"),
         fetch("src_audio", f"http://localhost:{port}/song", [f"localhost:{port}"], LIMITS, uploads),
     ):
         pass
     for other in (f"127.0.0.1:{int(port) + 1}", "127.0.0.1", f"127.0.0.2:{port}"):
         with (
-            pytest.raises(ProblemError, match="fetches nothing from"),
+            raises(ProblemError, "not_allowed", remedy="access.url_hosts"),
             fetch("src_audio", f"http://{remote}/song", [other], LIMITS, uploads),
         ):
             pass
@@ -505,7 +506,7 @@ def test_a_host_that_is_away(uploads: UploadStore) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with (
-        pytest.raises(ProblemError, match="cannot be fetched") as told,
+        raises(ProblemError, "unreachable") as told,
         fetch("src_audio", f"http://127.0.0.1:{port}/a?secret=1", [f"127.0.0.1:{port}"], LIMITS, uploads),
     ):
         pass

@@ -39,5 +39,5 @@ def test_workers_that_cannot_load_their_model_end_the_job(tmp_path: Path) -> Non
         threads=1,
         max_attempts=3,
     )
-    with pytest.raises(PoolError, match="model '/nowhere/model': no such folder"):
+    with pytest.raises(PoolError, match="model '/nowhere/model' is no folder"):
         list(stream(store, spec, ClusterSpec(), size_pool(ClusterSpec()), StopFlag()))
