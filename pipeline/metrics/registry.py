@@ -9,6 +9,8 @@ class Measure:
 
     better: "high" or "low" if higher or lower values mean a better cover, "" if the measure is descriptive.
     extra: optional group that computes it; "" is the default group.
+    label: its name in figures and on the listening page, which show no measure without one first.
+    scale: fixed ends of its colour scale, so that pages can be compared.
     """
 
     name: str
@@ -17,22 +19,52 @@ class Measure:
     meaning: str
     kind: type[float] | type[int] | type[bool] = float
     extra: str = ""
+    label: str = ""
+    scale: tuple[float, float] | None = None
 
 
 MEASURES = (
-    Measure("harmony/chroma_excess", "", "high", "harmony kept beyond what chance gives: 1 all, 0 none"),
+    Measure(
+        "harmony/chroma_excess",
+        "",
+        "high",
+        "harmony kept beyond what chance gives: 1 all, 0 none",
+        label="Harmony",
+        scale=(0, 1),
+    ),
     Measure("harmony/chroma_pearson", "", "high", "mean correlation of the chroma frames, chance included"),
     Measure("harmony/chroma_excess_any_key", "", "high", "harmony kept, whatever key the cover is in"),
     Measure("harmony/key_shift", "semitones", "", "how far up the cover is transposed, 0..11", int),
-    Measure("melody/salience_excess", "", "high", "share of frames with the source's leading note, beyond chance"),
-    Measure("structure/ssm_corr", "", "high", "which parts resemble which, as in the source"),
+    Measure(
+        "melody/salience_excess",
+        "",
+        "high",
+        "share of frames with the source's leading note, beyond chance",
+        label="Melody",
+        scale=(0, 1),
+    ),
+    Measure(
+        "structure/ssm_corr",
+        "",
+        "high",
+        "which parts resemble which, as in the source",
+        label="Structure",
+        scale=(0, 1),
+    ),
     Measure("structure/repetition_p90", "", "", "how much of the cover repeats itself; near 1 is a stuck loop"),
-    Measure("rhythm/onset_corr", "", "high", "onsets where the source has them"),
+    Measure("rhythm/onset_corr", "", "high", "onsets where the source has them", label="Rhythm", scale=(0, 1)),
     Measure("rhythm/tempo_ratio_octave", "octaves", "", "log2 of the tempo ratio, folded to -0.5..0.5"),
     Measure("align/lag_s", "s", "", "how much later the cover plays than the source"),
-    Measure("timbre/mfcc_distance", "dB", "high", "how far the sound moved, whereto not asked"),
+    Measure(
+        "timbre/mfcc_distance",
+        "dB",
+        "high",
+        "how far the sound moved, whereto not asked",
+        label="Timbre distance",
+        scale=(0, 40),
+    ),
     Measure("copy/waveform_corr", "", "low", "correlation of the two waveforms; near 1 is the source itself"),
-    Measure("audio/lufs", "LUFS", "", "integrated loudness, ITU-R BS.1770"),
+    Measure("audio/lufs", "LUFS", "", "integrated loudness, ITU-R BS.1770", label="Loudness", scale=(-30, -5)),
     Measure("audio/true_peak_dbfs", "dBFS", "", "peak of the fourfold oversampled waveform"),
     Measure("audio/clipped_frac", "", "low", "share of samples at full scale"),
     Measure("audio/silence_frac", "", "low", "share of 0.1 s frames under -60 dBFS"),

@@ -12,34 +12,28 @@ OBJECTIVE = (
         "",
         "high",
         "harmonic mean of song kept and style moved; 0 where the cover failed, is lost or a copy",
+        label="Score",
+        scale=(0, 1),
     ),
-    Measure(KEPT, "", "high", "how much of the song is still there: 1 all, 0 what chance gives"),
-    Measure(MOVED, "", "high", "how far the sound moved away from the source: 0 not at all, towards 1 far"),
+    Measure(
+        KEPT,
+        "",
+        "high",
+        "how much of the song is still there: 1 all, 0 what chance gives",
+        label="Song kept",
+        scale=(0, 1),
+    ),
+    Measure(
+        MOVED,
+        "",
+        "high",
+        "how far the sound moved away from the source: 0 not at all, towards 1 far",
+        label="Style moved",
+        scale=(0, 1),
+    ),
 )
 SHOWN = (*OBJECTIVE, *MEASURES)
-LABELS = {
-    SCORE: "Score",
-    KEPT: "Song kept",
-    MOVED: "Style moved",
-    "harmony/chroma_excess": "Harmony",
-    "melody/salience_excess": "Melody",
-    "structure/ssm_corr": "Structure",
-    "rhythm/onset_corr": "Rhythm",
-    "timbre/mfcc_distance": "Timbre distance",
-    "audio/lufs": "Loudness",
-}
-# Fixed ranges of the colour scales, so that pages can be compared.
-SCALES = {
-    SCORE: (0.0, 1.0),
-    KEPT: (0.0, 1.0),
-    MOVED: (0.0, 1.0),
-    "harmony/chroma_excess": (0.0, 1.0),
-    "melody/salience_excess": (0.0, 1.0),
-    "structure/ssm_corr": (0.0, 1.0),
-    "rhythm/onset_corr": (0.0, 1.0),
-    "timbre/mfcc_distance": (0.0, 40.0),
-    "audio/lufs": (-30.0, -5.0),
-}
+LABELS = {measure.name: measure.label for measure in SHOWN if measure.label}
 NOT_JUDGED = "not judged"
 OUTCOMES = {
     "copy": "The cover is the source again: everything kept, nothing moved.",

@@ -91,15 +91,14 @@ def listening_page(
 
 
 def _measure(measure: Measure) -> dict[str, Any]:
-    name = measure.name
     return {
-        "name": name,
-        "label": labels.LABELS.get(name, name),
-        "key": name in labels.LABELS,
+        "name": measure.name,
+        "label": measure.label or measure.name,
+        "key": bool(measure.label),
         "unit": measure.unit,
         "better": measure.better,
         "meaning": measure.meaning,
-        "scale": labels.SCALES.get(name),
+        "scale": measure.scale,
     }
 
 

@@ -5,8 +5,11 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.results.journal import receipt_name, receipt_of, write_receipt
 from pipeline.results.table import (
     REJECTED,
     RESULTS,
@@ -18,6 +21,7 @@ from pipeline.results.table import (
     newest_of_each,
     read_results,
 )
+from pipeline.storage.parquet_parts import part_names, write_part
 from pipeline.storage.store import StorageError, open_store
 from pipeline.worker.attempts import AttemptGuard, WorkerDiedError, mark_start
 from tests.pipeline.planning import scale as planning_scale
@@ -43,6 +47,27 @@ def test_parts_roll_and_read_back(tmp_path: Path) -> None:
     assert read_results(store).schema.equals(SCHEMA)
     assert finished_items(store) == set("abcd")
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_parts_and_receipts_without_a_data_dictionary_stand_beside_those_with_one(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    bare = pa.schema([field.remove_metadata() for field in SCHEMA])
+    write_part(store, RESULTS, "20260101", 0, pa.Table.from_pylist([row("a")], schema=bare))
+    writer = ResultWriter(store, RESULTS)
+    writer.add(as_table([row("b")]))
+    writer.flush()
+    old, new = (pq.read_schema(tmp_path / name) for name in part_names(store, RESULTS))
+    assert (old.field("t_switch").metadata, new.field("audio_bytes").metadata[b"unit"]) == (None, b"bytes")
+    assert new.field("t_switch").metadata[b"meaning"].startswith(b"Flow time at which the source is let go")
+    found = read_results(store)
+    assert found["item_id"].to_pylist() == ["a", "b"]
+    assert found.schema.equals(SCHEMA, check_metadata=True)
+    assert finished_items(store) == {"a", "b"}
+
+    write_receipt(store, row("c"))
+    receipt = store.read(receipt_name("t", "c"))
+    assert receipt.startswith(bare.serialize().to_pybytes())
+    assert (receipt_of(store, "t", "c") or {})["item_id"] == "c"
 
 
 def test_the_row_that_counts_is_the_ok_one_else_the_newest(tmp_path: Path) -> None:
