@@ -9,7 +9,8 @@ BIN := .venv/bin
 
 demo: .venv/run.done
 	$(BIN)/python -m jobs.restyle manifest=pipeline/demo_catalogue/manifest.csv output=outputs/demo \
-		model=demo catalogue=demo "grid.audio_cover_strength=[0.5,0.75,1]" "grid.guidance_scale=[1,4]"
+		model=demo catalogue=demo cover.cover_noise_strength=0.2 \
+		"grid.audio_cover_strength=[0.2,0.6,1]" "grid.guidance_scale=[1,6]"
 
 test: .venv/dev.done
 	$(BIN)/python -m pytest -n 2 --dist loadfile
