@@ -1,7 +1,7 @@
-"""The kinds of errors that users see: one table, from which statuses, retries and docs/errors.md follow.
+"""Table of error kinds, which determines HTTP statuses and retries; docs/errors.md is generated from it.
 
-A request's errors have kinds of their own in Python. In result rows all of them are ``bad_request``, and over HTTP
-``invalid_value``.
+Errors of a request have specific kinds in Python; result rows use ``bad_request`` and HTTP ``invalid_value`` for
+all.
 """
 
 from dataclasses import dataclass
@@ -11,15 +11,14 @@ CLIENT, OPERATOR, NOBODY = "who asks", "who runs it", "nobody"
 
 @dataclass(frozen=True)
 class Kind:
-    """What is said of every error of a kind.
+    """Properties of an error kind.
 
     meaning: one sentence.
-    reason: what is said of a value, as a predicate, where the error says nothing more.
+    reason: default predicate of the error's field and value.
     repair: who can repair it.
-    retryable: the next launch, or the same request, may succeed without a change: the next launch makes such
-        items again.
-    status: of HTTP; None where it is none of a service.
-    remedy: what to do, where the error says nothing more.
+    retryable: whether a retry may succeed without a change; the next launch retries such items.
+    status: HTTP status; None for kinds that do not occur in the service.
+    remedy: default instruction.
     """
 
     meaning: str

@@ -1,4 +1,4 @@
-"""The errors that a user can cause, as data; ``prose`` composes their text."""
+"""Errors that a user can cause, as data; ``prose`` composes their text."""
 
 from collections.abc import Collection
 from numbers import Number
@@ -8,18 +8,18 @@ from acestep.error_kinds import KINDS
 from acestep.redaction import redacted_values, without_secrets
 
 MAX_SHOWN = 200  # characters of a value in a text
-FETCH_AGAIN = "fetch it again"  # what to do about a checkpoint's files
+FETCH_AGAIN = "fetch it again"  # remedy for files of a checkpoint
 
 
 class RestyleError(Exception):
-    """Base of every error that a user's input, files or checkpoint can cause. Nothing in it tells a password.
+    """Base of all errors caused by a user's input, files or checkpoint. Passwords are masked.
 
     kind: a name in ``KINDS``.
-    reason: what is wrong, as the predicate of field and value.
-    remedy: what to do, as an imperative; "" where there is nothing.
-    field, value: the parameter, key or column, and what it has.
-    allowed: what it may be, as text or as the choices.
-    where: the file, row or stage that the error is about.
+    reason: predicate of the sentence "field value reason".
+    remedy: instruction, or "".
+    field, value: parameter, key or column, and its value.
+    allowed: allowed values, as text or as a list of choices.
+    where: file, row or stage of the error.
     """
 
     default = "invalid_value"
@@ -55,14 +55,14 @@ class RestyleError(Exception):
 
     @classmethod
     def of(cls, error: "RestyleError", kind: str = "") -> Self:
-        """An error of this class that says the same."""
+        """Copy an error to this class, optionally with another kind."""
         made = cls.__new__(cls)
         made.__dict__ |= error.__dict__ | ({"kind": kind} if kind else {})
         made.args = error.args
         return made
 
     def at(self, place: object) -> Self:
-        """The same error, of what lies at ``place``."""
+        """A copy of this error with ``place`` prepended to its location."""
         made = self.of(self)
         made.where = without_secrets(f"{place}: {self.where}" if self.where else str(place))
         made.args = (prose(made),)
@@ -80,13 +80,13 @@ class AudioError(RestyleError):
 
 
 class TooLongError(AudioError):
-    """An audio file is longer than what is taken, as its header says or its decoding shows."""
+    """An audio file exceeds the maximal duration, by its header or its decoded samples."""
 
     default = "too_long"
 
 
 class GenerationError(RestyleError):
-    """The model ran and what came out cannot be used."""
+    """The model's output cannot be used."""
 
 
 class CheckpointError(RestyleError):
@@ -94,31 +94,30 @@ class CheckpointError(RestyleError):
 
 
 def prose(error: RestyleError) -> str:
-    """The text of an error: where, field and value, what is wrong; what to do."""
+    """The text of an error: location, field and value, reason; remedy."""
     return "; ".join(filter(None, (statement(error), instruction(error))))
 
 
 def statement(error: RestyleError) -> str:
-    """What is wrong."""
+    """The text of an error without its remedy."""
     value = "" if error.value is None else shown(error.value)
     said = " ".join(filter(None, (error.field, value, error.reason)))
     return without_secrets(f"{error.where}: {said}" if error.where else said)
 
 
 def instruction(error: RestyleError) -> str:
-    """What to do about it; "" where the error does not say."""
+    """Allowed values and remedy of an error, or ""."""
     return "; ".join(filter(None, (_permitted(error), error.remedy)))
 
 
 def _permitted(error: RestyleError) -> str:
-    """The values that are allowed; "" where the error does not say."""
     if isinstance(error.allowed, str):
         return error.allowed and f"allowed: {error.allowed}"
     return f"use one of {', '.join(map(str, error.allowed))}"
 
 
 def shown(value: Any) -> str:
-    """A value in a text, cut where it is long."""
+    """Format a value for a message, truncated."""
     plain = value if isinstance(value, str | list | dict | Number) else str(value)
     text = str(plain) if isinstance(plain, Number) else repr(plain)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -36,14 +36,13 @@ class GenerationParams(SamplerParams):  # type: ignore[misc]
     """One request, with upstream's names and, where they differ from ``CoverSetting``, upstream's defaults.
 
     Some defaults differ from upstream's: ``dcw_enabled`` is off (the published settings for covers do not know
-    this correction) and so is ``thinking``. Upstream skips the language model for covers whatever that flag says;
-    here, with ``use_cot_metas``, it listens to the source and fills in the musical facts that the request leaves
-    open, drawn as upstream's analysis does (``lm_temperature`` 0.3, ``lm_top_p`` 1).
+    this correction) and so is ``thinking``. Upstream always skips the language model for covers; here, with
+    ``use_cot_metas``, it analyses the source and fills in missing musical facts, sampled as in upstream's analysis
+    (``lm_temperature`` 0.3, ``lm_top_p`` 1).
     Ours: ``cfg_interval_on`` (upstream measures the interval on the flow time "t", the guide describes it in
     steps), ``blend``, ``guidance``, ``sde_time``, ``reference_pick``, and ``stages``.
-    Values without a meaning (a shift of 0, no steps) are errors, where upstream replaces them. Fields without a
-    declaration exist so that a request can be written down in full; one that is not at its default is refused by
-    ``generate_music`` instead of being ignored.
+    Invalid values (a shift of 0, no steps) are errors, where upstream replaces them. Fields without a declaration
+    exist for compatibility; ``generate_music`` refuses them if they are not at their defaults.
     """
 
     task_type: str = PARAMETERS["task_type"].field("text2music")

@@ -146,7 +146,7 @@ def pick_seeds(seed: int, config: GenerationConfig) -> list[int]:
 
 
 def _in_own_kinds(request: Request) -> Request:
-    """Refuse values of another kind than the field's; ``parse_setting`` looks at the sampler's itself."""
+    """Convert values to the types of their fields; ``parse_setting`` converts the sampler's parameters."""
     values: dict[str, Any] = {}
     hints = get_type_hints(type(request))
     for item in fields(request):
