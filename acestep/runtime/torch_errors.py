@@ -1,13 +1,13 @@
-"""What an error of torch means.
+"""Classify errors of torch.
 
-Torch, oneDNN and the C++ library raise a plain RuntimeError whose text alone tells the reason.
+Torch, oneDNN and the C++ library raise plain RuntimeErrors, which only their text distinguishes.
 """
 
 import errno
 
 import torch
 
-# The last but one is Python's, where a thread's stack finds no place.
+# "can't start new thread" is raised by Python if there is no memory for a thread's stack.
 _NO_MEMORY = (
     "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc",
     "can't start new thread", "could not create a memory",
@@ -15,7 +15,7 @@ _NO_MEMORY = (
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or what it was raised from, says that memory ran out."""
+    """Whether an error or one of its causes is an out-of-memory error."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MemoryError | torch.OutOfMemoryError):
@@ -29,7 +29,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def breaks_device(error: BaseException) -> bool:
-    """Whether every later call on the device fails as well."""
+    """Whether the device is unusable after the error."""
     if isinstance(error, torch.OutOfMemoryError):
         return False
     return isinstance(error, torch.AcceleratorError) or (
