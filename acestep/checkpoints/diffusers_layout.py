@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from acestep.checkpoints.json_files import read_json
 from acestep.checkpoints.safetensors_files import Shape, Sizes, read_shapes, read_tensor, read_tensors
 from acestep.errors import CheckpointError
-from acestep.model.config import FULL, SLIDING, layer_kinds
+from acestep.model.config_values import FULL, SLIDING, layer_kinds
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -132,11 +132,11 @@ def find(
         raise CheckpointError("unknown_model", f"is no folder and not one of {names}", field="model", value=model)
     if model not in PUBLISHED:
         return _find_in_repository(model, variant, source, progress)
-    wanted = f"model={model}"
-    folder = _get(PUBLISHED[model], wanted, source, progress)
+    fetch_arguments = f"model={model}"
+    folder = _get(PUBLISHED[model], fetch_arguments, source, progress)
     if is_diffusers(folder):
         return replace(locate(folder), name=model)
-    autoencoder, text_encoder = (_get(part, wanted, source, progress) for part in SHARED)
+    autoencoder, text_encoder = (_get(part, fetch_arguments, source, progress) for part in SHARED)
     return CheckpointFolders(model_folder(folder), autoencoder, text_encoder, model)
 
 
@@ -144,16 +144,16 @@ def _find_in_repository(
     repo: str, variant: str | None, source: Source, progress: type[Any] | None
 ) -> CheckpointFolders:
     """Resolve a model in any repository; its configuration files are downloaded first to determine the content."""
-    wanted = f"model={repo}" + (f" variant={variant}" if variant else "")
-    outline = _get(HubModel(repo, files=OUTLINE_FILES, whole=_whole_outline), wanted, source, progress)
+    fetch_arguments = f"model={repo}" + (f" variant={variant}" if variant else "")
+    outline = _get(HubModel(repo, files=OUTLINE_FILES, whole=_whole_outline), fetch_arguments, source, progress)
     chosen = model_folder(outline, variant, called=repo)
     if is_diffusers(outline):
-        return replace(locate(_get(HubModel(repo), wanted, source, progress)), name=repo)
+        return replace(locate(_get(HubModel(repo), fetch_arguments, source, progress)), name=repo)
     folder, name = ("", repo) if chosen == outline else (chosen.name, chosen.name)
     own = [part.folder for part in SHARED if (outline / part.folder).is_dir()]
     parts = (HubModel(repo, part.folder) if part.folder in own else part for part in SHARED)
     model, autoencoder, text_encoder = (
-        _get(part, wanted, source, progress) for part in (HubModel(repo, folder), *parts)
+        _get(part, fetch_arguments, source, progress) for part in (HubModel(repo, folder), *parts)
     )
     return CheckpointFolders(model, autoencoder, text_encoder, name)
 
@@ -230,12 +230,12 @@ def cached(published: HubModel) -> Path | None:
         return None
 
 
-def _get(published: HubModel, wanted: str, source: Source, progress: type[Any] | None) -> Path:
-    """Get the folder of a published model; ``wanted`` is the argument of ``jobs.fetch`` for messages."""
+def _get(published: HubModel, fetch_arguments: str, source: Source, progress: type[Any] | None) -> Path:
+    """Get the folder of a published model; ``fetch_arguments`` is the argument of ``jobs.fetch`` for messages."""
     if source != "hub" and (folder := cached(published)):
         return folder
     if source == "cache":
-        remedy = f"fetch it with `python -m jobs.fetch {wanted}`"
+        remedy = f"fetch it with `python -m jobs.fetch {fetch_arguments}`"
         raise CheckpointError("not_cached", remedy=remedy, where=published.place)
     try:
         return _snapshot(published, local=False, progress=progress)

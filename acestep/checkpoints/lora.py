@@ -19,7 +19,7 @@ from acestep.checkpoints.diffusers_layout import original_layer
 from acestep.checkpoints.lora_files import AdapterFiles, find_adapter_files
 from acestep.checkpoints.safetensors_files import Shape, differences, read_shapes, read_tensor, read_tensors
 from acestep.errors import FETCH_AGAIN, CheckpointError, RequestError
-from acestep.model.config import is_number, is_size
+from acestep.model.config_values import is_number, is_size
 
 MAX_SHAPES = 3  # mismatching shapes to list; for another model size, all of them differ
 

@@ -25,7 +25,7 @@ from acestep.checkpoints.safetensors_files import (
     read_tensors,
 )
 from acestep.errors import FETCH_AGAIN, CheckpointError
-from acestep.model.config import layer_count
+from acestep.model.config_values import layer_count
 from acestep.model.layers import Linear, Silu
 
 TEXT_ENCODER_REMEDY = "give the folder of a Qwen3-Embedding model"

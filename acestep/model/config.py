@@ -1,11 +1,21 @@
 """Model sizes, parsed from the config.json of a checkpoint."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, TypeGuard
+from typing import Any
 
 from acestep.errors import CheckpointError
+from acestep.model.config_values import (
+    FULL,
+    SLIDING,
+    is_size,
+    layer_count,
+    layer_kinds,
+    positive_number,
+    size_of,
+    sizes_list,
+)
 
 
 @dataclass(frozen=True)
@@ -65,9 +75,6 @@ class AutoencoderConfig:
     sample_rate: int
 
 
-SLIDING, FULL = "sliding_attention", "full_attention"
-MAX_NUMBER = 1e12  # also excludes infinities and huge integers
-MAX_LAYERS = 1000  # per stack; building a layer takes about a millisecond even without its weights
 MAX_CODES = 2**62  # code indices are int64
 MAX_TIMBRE_FRAMES = 15_000  # ten minutes at 25 Hz
 _NO_DIMENSION = ("timbre_frames", "sample_rate")
@@ -165,21 +172,21 @@ def _model_config(raw: dict[str, Any], name: str) -> ModelConfig:
     encoder_layers = max(lyric, timbre, pooler)
     windows = _windows(raw, max(layers, encoder_layers))
     shared: dict[str, Any] = {
-        "head_dim": _size(raw, "head_dim"),
-        "rms_norm_eps": _positive(raw, "rms_norm_eps", 1e-6),
-        "rope_theta": _positive(raw, "rope_theta", 1_000_000),
+        "head_dim": size_of(raw, "head_dim"),
+        "rms_norm_eps": positive_number(raw, "rms_norm_eps", 1e-6),
+        "rope_theta": positive_number(raw, "rope_theta", 1_000_000),
     }
     sizes = {
-        "hidden_size": _size(raw, "hidden_size"),
-        "intermediate_size": _size(raw, "intermediate_size"),
-        "heads": _size(raw, "num_attention_heads"),
-        "kv_heads": _size(raw, "num_key_value_heads"),
+        "hidden_size": size_of(raw, "hidden_size"),
+        "intermediate_size": size_of(raw, "intermediate_size"),
+        "heads": size_of(raw, "num_attention_heads"),
+        "kv_heads": size_of(raw, "num_key_value_heads"),
     }
     encoder_sizes = {
-        "hidden_size": _size(raw, "encoder_hidden_size", sizes["hidden_size"]),
-        "intermediate_size": _size(raw, "encoder_intermediate_size", sizes["intermediate_size"]),
-        "heads": _size(raw, "encoder_num_attention_heads", sizes["heads"]),
-        "kv_heads": _size(raw, "encoder_num_key_value_heads", sizes["kv_heads"]),
+        "hidden_size": size_of(raw, "encoder_hidden_size", sizes["hidden_size"]),
+        "intermediate_size": size_of(raw, "encoder_intermediate_size", sizes["intermediate_size"]),
+        "heads": size_of(raw, "encoder_num_attention_heads", sizes["heads"]),
+        "kv_heads": size_of(raw, "encoder_num_key_value_heads", sizes["kv_heads"]),
     }
     return ModelConfig(
         decoder=BlockConfig(**sizes, **shared, windows=windows[:layers]),
@@ -187,15 +194,15 @@ def _model_config(raw: dict[str, Any], name: str) -> ModelConfig:
         lyric_layers=lyric,
         timbre_layers=timbre,
         pooler_layers=pooler,
-        text_channels=_size(raw, "text_hidden_dim"),
-        latent_channels=_size(raw, "audio_acoustic_hidden_dim"),
-        timbre_channels=_size(raw, "timbre_hidden_dim"),
-        in_channels=_size(raw, "in_channels"),
-        patch_size=_size(raw, "patch_size"),
-        pool_window=_size(raw, "pool_window_size"),
-        fsq_channels=_size(raw, "fsq_dim"),
-        fsq_levels=_several_sizes(raw, "fsq_input_levels"),
-        timbre_frames=_size(raw, "timbre_fix_frame", 750),
+        text_channels=size_of(raw, "text_hidden_dim"),
+        latent_channels=size_of(raw, "audio_acoustic_hidden_dim"),
+        timbre_channels=size_of(raw, "timbre_hidden_dim"),
+        in_channels=size_of(raw, "in_channels"),
+        patch_size=size_of(raw, "patch_size"),
+        pool_window=size_of(raw, "pool_window_size"),
+        fsq_channels=size_of(raw, "fsq_dim"),
+        fsq_levels=sizes_list(raw, "fsq_input_levels"),
+        timbre_frames=size_of(raw, "timbre_fix_frame", 750),
         timbre_token=raw.get("encoder_hidden_size") is not None,
         is_turbo=_is_turbo(raw, name),
     )
@@ -215,22 +222,8 @@ def _windows(raw: dict[str, Any], layers: int) -> tuple[int | None, ...]:
     if len(kinds) < layers:
         raise ValueError(f"layer_types has {len(kinds)} entries for {layers} layers")
     slides = raw.get("use_sliding_window", True) and SLIDING in kinds
-    window = _size(raw, "sliding_window") if slides else None
+    window = size_of(raw, "sliding_window") if slides else None
     return tuple(window if kind == SLIDING else None for kind in kinds)
-
-
-def layer_kinds(raw: dict[str, Any]) -> list[str] | None:
-    """The attention kinds of ``layer_types``; None if the key is missing.
-
-    Raises:
-        ValueError: the value is invalid.
-    """
-    kinds = raw.get("layer_types")
-    if not kinds and (kinds is None or kinds == []):
-        return None
-    if not isinstance(kinds, list) or any(kind not in (SLIDING, FULL) for kind in kinds):
-        raise ValueError(f"layer_types is {kinds!r:.200}, expected a list of {SLIDING!r} and {FULL!r}")
-    return kinds
 
 
 def parse_autoencoder_config(raw: dict[str, Any], name: str) -> AutoencoderConfig:
@@ -249,13 +242,13 @@ def parse_autoencoder_config(raw: dict[str, Any], name: str) -> AutoencoderConfi
         )
     try:
         config = AutoencoderConfig(
-            audio_channels=_size(raw, "audio_channels"),
-            encoder_channels=_size(raw, "encoder_hidden_size"),
-            decoder_channels=_size(raw, "decoder_channels"),
-            latent_channels=_size(raw, "decoder_input_channels"),
-            multiples=_several_sizes(raw, "channel_multiples"),
-            ratios=_several_sizes(raw, "downsampling_ratios"),
-            sample_rate=_size(raw, "sampling_rate"),
+            audio_channels=size_of(raw, "audio_channels"),
+            encoder_channels=size_of(raw, "encoder_hidden_size"),
+            decoder_channels=size_of(raw, "decoder_channels"),
+            latent_channels=size_of(raw, "decoder_input_channels"),
+            multiples=sizes_list(raw, "channel_multiples"),
+            ratios=sizes_list(raw, "downsampling_ratios"),
+            sample_rate=size_of(raw, "sampling_rate"),
         )
         if len(config.multiples) != len(config.ratios):
             raise ValueError(
@@ -269,59 +262,6 @@ def parse_autoencoder_config(raw: dict[str, Any], name: str) -> AutoencoderConfi
             "damaged_weights", f"has a value of the wrong kind ({error})", field="config.json", where=name
         ) from error
     return config
-
-
-def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a JSON value is a finite number of plausible magnitude."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
-
-
-def is_size(value: object) -> TypeGuard[int]:
-    """Whether a JSON value is an integer above 0."""
-    return isinstance(value, int) and is_number(value) and value > 0
-
-
-def _given(raw: Mapping[str, Any], key: str, default: float | None) -> Any:
-    """A value, or the default if it is missing or null."""
-    if raw.get(key) is not None:
-        return raw[key]
-    return raw[key] if default is None else default
-
-
-def layer_count(raw: Mapping[str, Any], key: str) -> int:
-    """Read a number of layers.
-
-    Raises:
-        KeyError: the key is missing.
-        ValueError: the value is not an integer from 1 to ``MAX_LAYERS``.
-    """
-    count = _size(raw, key)
-    if count > MAX_LAYERS:
-        raise ValueError(f"{key} is {count}, expected at most {MAX_LAYERS}")
-    return count
-
-
-def _size(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    value = _given(raw, key, default)
-    if not is_size(value):
-        raise ValueError(f"{key} is {value!r:.200}, expected a whole number above 0")
-    return value
-
-
-def _positive(raw: Mapping[str, Any], key: str, default: float) -> float:
-    value = _given(raw, key, default)
-    if not is_number(value) or value <= 0:
-        raise ValueError(f"{key} is {value!r:.200}, expected a number above 0")
-    return float(value)
-
-
-def _several_sizes(raw: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    values = raw[key]
-    if not isinstance(values, list) or not values or not all(map(is_size, values)):
-        raise ValueError(f"{key} is {values!r:.200}, expected a list of whole numbers above 0")
-    if len(values) > MAX_LAYERS:
-        raise ValueError(f"{key} has {len(values)} entries, expected at most {MAX_LAYERS}")
-    return tuple(values)
 
 
 def sizes_of(config: ModelConfig | BlockConfig | AutoencoderConfig) -> Iterator[tuple[str, int]]:

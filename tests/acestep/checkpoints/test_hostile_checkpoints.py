@@ -21,7 +21,7 @@ from acestep.checkpoints.qwen3 import PATTERNS, open_tokenizer
 from acestep.checkpoints.safetensors_files import read_shapes, weights_are_in
 from acestep.checkpoints.verify import verify
 from acestep.errors import CheckpointError
-from acestep.model.config import MAX_LAYERS
+from acestep.model.config_values import MAX_LAYERS
 from tests import miniature
 
 MODEL, TEXT, AUTOENCODER = "acestep-v15-turbo", "Qwen3-Embedding-0.6B", "vae"
