@@ -1,12 +1,39 @@
-"""Jobs, one verb each: ``python -m jobs.<verb>``."""
+"""Launchable jobs: ``restyle VERB`` or ``python -m jobs.NAME``."""
 
+import importlib.util
 import os
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 from jobs.streams import make_lasting
+
+PACKAGES = ("acestep", "conf", "pipeline")
+
+
+def prepare() -> None:
+    """Make this process a job: its streams last, a signal ends it while it imports, and its packages are ours."""
+    make_lasting()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stopped)
+    refuse_shadows(Path(__file__).parents[1])
+
+
+def refuse_shadows(home: Path) -> None:
+    """Leave with status 2 where a package of another folder is imported in place of the one in ``home``."""
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        place = Path(spec.origin).parent if spec and spec.origin else None
+        if place is None or place.resolve() != (home / name).resolve():
+            print(
+                f"error: the package {name} is imported from {place or 'nowhere'} in place of {home / name}; use the "
+                "command `restyle`, start elsewhere, take that folder out of PYTHONPATH, or uninstall what put it there",
+                file=sys.stderr,
+            )
+            sys.exit(2)
 
 
 def _stopped(number: int, frame: FrameType | None) -> None:
@@ -15,8 +42,5 @@ def _stopped(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
-if sys.argv[0] == "-m":  # A job is being launched: handle signals during its imports, which take seconds.
-    make_lasting()
-    for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(_number) is not signal.SIG_IGN:
-            signal.signal(_number, _stopped)
+if sys.argv[0] == "-m":  # A job is being launched: handle signals during its imports.
+    prepare()

@@ -18,27 +18,21 @@ before it are reported; 2 could not start; 130 interrupted
 (143 by SIGTERM, 129 by SIGHUP).
 """
 
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
 from acestep.errors import RequestError
-from acestep.handler import pick_device
-from jobs.command_line import complete, launch
-from jobs.leaving import AGAIN, BROKE_OFF, COULD_NOT_START, leaving
-from jobs.schema import register
+from jobs.command_line import complete
+from jobs.leaving import AGAIN, BROKE_OFF, OK, leaving
+from jobs.runner import launch
 from pipeline.benchmark.config import BenchmarkRequest, parse_request
 from pipeline.storage.store import no_empty_folders, open_store
 from pipeline.workflows.printing import plain_console
 
 FOLDER = "outputs/benchmark"
 PEER = "diffusers>=0.42.1,<0.43"
-
-register()
-_entered: list[bool] = []
 
 
 def file_of(request: BenchmarkRequest) -> Path:
@@ -47,6 +41,8 @@ def file_of(request: BenchmarkRequest) -> Path:
     Raises:
         RequestError: it cannot go there, or the device is not known.
     """
+    from acestep.handler import pick_device  # imports torch
+
     kind = pick_device(request.device).type
     name = f"{request.workload}-{request.size}-{kind}.md"
     file = Path(request.out or f"{FOLDER}/{name}").expanduser()
@@ -85,9 +81,8 @@ def missing_peer(error: ImportError) -> RequestError:
     return RequestError("not_installed", f"measuring needs {PEER}", remedy)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
-def _main(config: DictConfig) -> None:
-    _entered.append(True)
+def run(config: DictConfig) -> int:
+    """Do the job; the exit status."""
     console, errors = plain_console(), plain_console(stderr=True)
     with leaving(kept=AGAIN):
         request = parse_request(complete(config))
@@ -107,18 +102,19 @@ def _main(config: DictConfig) -> None:
                 written = write(report, file, written)
         except EqualityError as error:
             errors.print(f"error: {error}", style="red")
-            sys.exit(BROKE_OFF)
+            return BROKE_OFF
         finally:
             if report is not None:
                 console.print(markdown(report))
             if written is not None:
                 lines = file.with_suffix(".jsonl")
                 console.print(f"appended to {file} and {lines}")
+    return OK
 
 
 def main() -> None:
     """Run, as ``launch`` says."""
-    launch(_main, "benchmark", COULD_NOT_START, _entered)
+    launch("benchmark", run)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
 """What a command line says beyond what Hydra makes of it."""
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -18,7 +16,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 import conf
 from acestep.errors import RequestError, RestyleError
 from acestep.parameters.suggestions import nearest
-from jobs.arguments import FIXED, checked, is_text
+from jobs.arguments import FIXED, is_text
 
 MODELS = "model=turbo takes the published weights, model=demo a small built-in model, made to show the product"
 NESTED = "an argument, or a file of presets, has brackets nested too deep to be read"
@@ -77,34 +75,6 @@ def _refuse_empty(kind: Any, values: Mapping[str, Any], prefix: str = "") -> Non
         elif is_text(kinds[field.name]) and field.default != "" and value is not None and not value.strip():
             remedy = "is a shell variable not set? Give a value, or leave the key out"
             raise RequestError("missing_value", f"{prefix}{field.name} is empty", remedy)
-
-
-def launch(main: Callable[[], None], job: str, could_not_start: int, entered: list[bool]) -> None:
-    """Run a job; a configuration that Hydra refuses ends with the same status as any other that cannot start.
-
-    Args:
-        entered: filled by ``main`` as soon as Hydra has let it in.
-    """
-    entered.clear()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        sys.argv[1:] = checked(job, sys.argv[1:])
-    except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(could_not_start)
-    except RecursionError:
-        print(f"error: {NESTED}", file=sys.stderr)
-        sys.exit(could_not_start)
-    try:
-        main()
-    except SystemExit as leaving:
-        # Hydra says what is wrong with the configuration and leaves with 1 before our function is entered.
-        refused = leaving.code == 1 and not entered
-        if refused and (said := hint(job, sys.argv[1:])):
-            print(said, file=sys.stderr)
-        sys.exit(could_not_start if refused else leaving.code)
 
 
 def hint(job: str, arguments: Sequence[str]) -> str:

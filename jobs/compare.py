@@ -11,25 +11,15 @@ Exit status: 0 done; 1 broke off; 2 could not start; 3 done, and not tracked; 13
 (143 by SIGTERM, 129 by SIGHUP).
 """
 
-import sys
-
-import hydra
 from omegaconf import DictConfig
 
-from jobs.command_line import complete, launch
+from jobs.command_line import complete
 from jobs.judging import findings_of
-from jobs.leaving import AGAIN, COULD_NOT_START, INCOMPLETE, OK, leaving
-from jobs.schema import register
-from pipeline.report.findings import FOLDER, PAGE
+from jobs.leaving import AGAIN, INCOMPLETE, OK, leaving
+from jobs.runner import launch
 from pipeline.tracking.spec import TrackingSpec
-from pipeline.workflows.compare import compare_folder
-from pipeline.workflows.console import warn_on
-from pipeline.workflows.console_findings import print_findings
 from pipeline.workflows.printing import plain_console
 from pipeline.workflows.specs import CompareJob
-
-register()
-_entered: list[bool] = []
 
 
 def job_of(config: DictConfig) -> CompareJob:
@@ -47,12 +37,17 @@ def job_of(config: DictConfig) -> CompareJob:
     )
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="compare")
-def _main(config: DictConfig) -> None:
-    _entered.append(True)
+def run(config: DictConfig) -> int:
+    """Do the job; the exit status."""
     console = plain_console()
     with leaving(kept=AGAIN):
         job = job_of(config)
+        # These import torch and matplotlib.
+        from pipeline.report.findings import FOLDER, PAGE
+        from pipeline.workflows.compare import compare_folder
+        from pipeline.workflows.console import warn_on
+        from pipeline.workflows.console_findings import print_findings
+
         findings, links = compare_folder(job, warn_on(console))
     print_findings(console, findings)
     lines = {"tables": f"{job.output}/{FOLDER}"}
@@ -61,12 +56,12 @@ def _main(config: DictConfig) -> None:
     lines |= links
     for name, value in lines.items():
         console.print(f"{name:8} {value}")
-    sys.exit(INCOMPLETE if job.tracking.enabled and not links else OK)
+    return INCOMPLETE if job.tracking.enabled and not links else OK
 
 
 def main() -> None:
     """Run, as ``launch`` says."""
-    launch(_main, "compare", COULD_NOT_START, _entered)
+    launch("compare", run)
 
 
 if __name__ == "__main__":

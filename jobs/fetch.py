@@ -10,30 +10,24 @@ Exit status: 0 all is here and fits; 2 it is not, with one message that says why
 """
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.filesize import decimal
 from tqdm.auto import tqdm
 
 from acestep.checkpoints.hub import Source
-from acestep.errors import RequestError, RestyleError
+from acestep.errors import RequestError
 from acestep.fetch import Fetched, fetch_adapter, fetch_language_model, fetch_model, known
-from jobs.command_line import complete, launch
-from jobs.schema import register
-from pipeline.cluster.signals import raise_on_stop_signals
+from jobs.command_line import complete
+from jobs.leaving import OK, leaving
+from jobs.runner import launch
 from pipeline.workflows.printing import plain_console
 
-OK, FAILED = 0, 2
 LINE_INTERVAL_S = 10.0
-
-register()
-_entered: list[bool] = []
 
 
 class LogLines(tqdm):
@@ -72,25 +66,18 @@ def wanted(config: DictConfig, progress: type[Any] | None) -> Iterator[Fetched]:
         yield fetch_language_model(config.language_model, source, progress)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="fetch")
-def _main(config: DictConfig) -> None:
-    _entered.append(True)
-    console, errors = plain_console(), plain_console(stderr=True)
-    with raise_on_stop_signals() as status_of:
-        try:
-            complete(config)
-            if config.list:
-                for line in overview():
-                    console.print(line)
-                return
-            for fetched in wanted(config, None if console.is_terminal else LogLines):
-                say(console, fetched)
-        except RestyleError as error:
-            errors.print(f"error: {error}", style="red")
-            sys.exit(FAILED)
-        except KeyboardInterrupt as stopped:
-            errors.print("interrupted: complete files are kept, and the same command goes on", style="red")
-            sys.exit(status_of(stopped))
+def run(config: DictConfig) -> int:
+    """Do the job; the exit status."""
+    console = plain_console()
+    with leaving(kept="complete files are kept, and the same command goes on"):
+        complete(config)
+        if config.list:
+            for line in overview():
+                console.print(line)
+            return OK
+        for fetched in wanted(config, None if console.is_terminal else LogLines):
+            say(console, fetched)
+    return OK
 
 
 def say(console: Console, fetched: Fetched) -> None:
@@ -113,7 +100,7 @@ def overview() -> Iterator[str]:
 
 def main() -> None:
     """Run, as ``launch`` says."""
-    launch(_main, "fetch", FAILED, _entered)
+    launch("fetch", run)
 
 
 if __name__ == "__main__":

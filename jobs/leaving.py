@@ -3,15 +3,16 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from acestep.errors import RestyleError
-from pipeline.cluster.pool import PoolError
-from pipeline.cluster.shutdown import StoppedError
+from pipeline.cluster.errors import PoolError, StoppedError
 from pipeline.cluster.signals import handle_stop_signals, raise_on_stop_signals
 from pipeline.storage.lease import LeaseLostError, OutputGoneError
-from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.printing import plain_console
+
+if TYPE_CHECKING:
+    from pipeline.workflows.console import ConsoleReporter
 
 OK, BROKE_OFF, COULD_NOT_START, INCOMPLETE = 0, 1, 2, 3
 KEPT = "what is finished is kept, and the same command goes on from here"
@@ -19,7 +20,7 @@ AGAIN = "the same command does it again"
 
 
 @contextmanager
-def leaving(reporter: ConsoleReporter | None = None, kept: str = KEPT) -> Iterator[None]:
+def leaving(reporter: "ConsoleReporter | None" = None, kept: str = KEPT) -> Iterator[None]:
     """Ends the process with a message and a status when what it holds raises, or a signal comes.
 
     Args:
@@ -31,7 +32,7 @@ def leaving(reporter: ConsoleReporter | None = None, kept: str = KEPT) -> Iterat
 
 
 def _telling(
-    reporter: ConsoleReporter | None, kept: str, status_of: Callable[[KeyboardInterrupt], int]
+    reporter: "ConsoleReporter | None", kept: str, status_of: Callable[[KeyboardInterrupt], int]
 ) -> Iterator[None]:
     try:
         yield
@@ -51,7 +52,7 @@ def _telling(
         _leave(reporter, f"interrupted: {kept}", status_of(stopped))
 
 
-def _leave(reporter: ConsoleReporter | None, message: str, status: int) -> NoReturn:
+def _leave(reporter: "ConsoleReporter | None", message: str, status: int) -> NoReturn:
     with handle_stop_signals(lambda number: None):  # the message and the status stand
         if reporter is not None:
             reporter.stop()

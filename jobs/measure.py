@@ -13,26 +13,21 @@ Exit status: 0 all is measured; 1 broke off; 2 could not start; 3 done, and some
 interrupted (143 by SIGTERM, 129 by SIGHUP).
 """
 
-import sys
 import time
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 
-from jobs.command_line import complete, launch
-from jobs.leaving import COULD_NOT_START, INCOMPLETE, OK, leaving
-from jobs.schema import register
+from jobs.command_line import complete
+from jobs.leaving import INCOMPLETE, OK, leaving
+from jobs.runner import launch
 from pipeline.catalogue.own_columns import parse_declared
 from pipeline.cluster.spec import ClusterSpec
 from pipeline.metrics.spec import MetricsSpec
-from pipeline.workflows.measure import MeasureProgress, measure_all
 from pipeline.workflows.printing import plain_console
 from pipeline.workflows.specs import MeasureJob
 
 LINE_INTERVAL_S = 10.0
-register()
-_entered: list[bool] = []
 
 
 def job_of(config: DictConfig) -> MeasureJob:
@@ -50,9 +45,12 @@ def job_of(config: DictConfig) -> MeasureJob:
     return MeasureJob(**values, **nested)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="measure")
-def _main(config: DictConfig) -> None:
-    _entered.append(True)
+def run(config: DictConfig) -> int:
+    """Do the job; the exit status."""
+    with leaving():
+        job = job_of(config)
+    from pipeline.workflows.measure import MeasureProgress, measure_all  # imports torch and Ray
+
     console = plain_console()
     said_at = time.monotonic()
 
@@ -63,7 +61,6 @@ def _main(config: DictConfig) -> None:
             console.print(f"{done.covers} covers measured")
 
     with leaving():
-        job = job_of(config)
         done = measure_all(job, progressed)
     console.print(
         f"{done.covers} covers measured, {done.failed} could not be; {done.audio_s / 60:.1f} min of covers at "
@@ -72,12 +69,12 @@ def _main(config: DictConfig) -> None:
     for message in done.reasons:
         console.print(f"  {message}")
     console.print(f"{'next':8} python -m jobs.compare output={job.output}")
-    sys.exit(INCOMPLETE if done.failed else OK)
+    return INCOMPLETE if done.failed else OK
 
 
 def main() -> None:
     """Run, as ``launch`` says."""
-    launch(_main, "measure", COULD_NOT_START, _entered)
+    launch("measure", run)
 
 
 if __name__ == "__main__":

@@ -12,33 +12,23 @@ not wait for them): what is finished is kept, and the same command goes on from 
 whole configuration.
 """
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 
-from jobs.command_line import complete, given, launch
+from jobs.command_line import complete, given
 from jobs.judging import findings_of
-from jobs.leaving import COULD_NOT_START, INCOMPLETE, OK, leaving
+from jobs.leaving import INCOMPLETE, OK, leaving
 from jobs.presets import read_presets, search_path
-from jobs.schema import register
+from jobs.runner import launch
 from pipeline.catalogue.own_columns import parse_declared
 from pipeline.catalogue.presets import Preset
 from pipeline.cluster.spec import ClusterSpec
 from pipeline.metrics.spec import MetricsSpec
-from pipeline.storage.lease import holder_of
-from pipeline.storage.store import open_store
 from pipeline.tracking.spec import TrackingSpec
-from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.printing import plain_console
-from pipeline.workflows.restyle import run
-from pipeline.workflows.restyle_job import dry_run
 from pipeline.workflows.specs import RestyleJob
-
-register()
-_entered: list[bool] = []
 
 
 def job_of(config: DictConfig, by_hand: Sequence[str] = (), presets: Sequence[Preset] = ()) -> RestyleJob:
@@ -67,26 +57,32 @@ def job_of(config: DictConfig, by_hand: Sequence[str] = (), presets: Sequence[Pr
     return RestyleJob(**values, **nested, by_hand=by_hand, presets=presets)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="restyle")
-def _main(config: DictConfig) -> None:
-    _entered.append(True)
+def run(config: DictConfig) -> int:
+    """Do the job; the exit status."""
+    with leaving():
+        job = job_of(config, given("cover"), read_presets(search_path()))
+    from pipeline.storage.lease import holder_of  # these import torch and Ray
+    from pipeline.storage.store import open_store
+    from pipeline.workflows.console import ConsoleReporter
+    from pipeline.workflows.restyle import run as restyle
+    from pipeline.workflows.restyle_job import dry_run
+
     reporter = ConsoleReporter(plain_console())
     with leaving(reporter):
-        job = job_of(config, given("cover"), read_presets(search_path()))
         if config.dry_run:
             found = dry_run(job)
             reporter.foreseen(found)
             if holder := holder_of(open_store(job.output)):
                 reporter.warned(f"output {job.output} is in use by {holder}; a launch has to wait until it ends")
-            sys.exit(INCOMPLETE if len(found.problems) else OK)
-        summary = run(job, reporter)
+            return INCOMPLETE if len(found.problems) else OK
+        summary = restyle(job, reporter)
     reporter.closed(job, summary)
-    sys.exit(OK if summary.complete else INCOMPLETE)
+    return OK if summary.complete else INCOMPLETE
 
 
 def main() -> None:
     """Run, as ``launch`` says."""
-    launch(_main, "restyle", COULD_NOT_START, _entered)
+    launch("restyle", run)
 
 
 if __name__ == "__main__":

@@ -11,24 +11,16 @@ Exit status: 0 every track has a winner; 1 broke off; 2 could not start; 3 done,
 interrupted (143 by SIGTERM, 129 by SIGHUP).
 """
 
-import sys
-
-import hydra
-import pyarrow.compute as pc
 from omegaconf import DictConfig
 
-from jobs.command_line import complete, launch
+from jobs.command_line import complete
 from jobs.judging import objective_of
-from jobs.leaving import AGAIN, COULD_NOT_START, INCOMPLETE, OK, leaving
-from jobs.schema import register
+from jobs.leaving import AGAIN, INCOMPLETE, OK, leaving
+from jobs.runner import launch
 from pipeline.workflows.printing import plain_console
-from pipeline.workflows.select import TABLE, select_winners
 from pipeline.workflows.specs import SelectJob
 
 MAX_LINES = 20
-
-register()
-_entered: list[bool] = []
 
 
 def job_of(config: DictConfig) -> SelectJob:
@@ -41,23 +33,26 @@ def job_of(config: DictConfig) -> SelectJob:
     return SelectJob(values["output"], values["export"], objective_of(values))
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="select")
-def _main(config: DictConfig) -> None:
-    _entered.append(True)
+def run(config: DictConfig) -> int:
+    """Do the job; the exit status."""
     console = plain_console()
     with leaving(kept=AGAIN):
         job = job_of(config)
+        import pyarrow.compute as pc
+
+        from pipeline.workflows.select import TABLE, select_winners  # imports torch
+
         winners = select_winners(job)
     without = winners.filter(pc.is_null(winners["file"]))
     console.print(f"{len(winners) - len(without)} of {len(winners)} tracks have a winner: {job.export}/{TABLE}")
     for row in without.slice(0, MAX_LINES).to_pylist():
         console.print(f"  {row['track_id']}: {row['reason']}")
-    sys.exit(INCOMPLETE if len(without) else OK)
+    return INCOMPLETE if len(without) else OK
 
 
 def main() -> None:
     """Run, as ``launch`` says."""
-    launch(_main, "select", COULD_NOT_START, _entered)
+    launch("select", run)
 
 
 if __name__ == "__main__":

@@ -12,33 +12,23 @@ Exit status: 2 it could not start; 1 it broke off; 130 stopped by Ctrl-C, 143 by
 """
 
 import os
-import sys
 import threading
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 
-from acestep.checkpoints.demo import ABOUT, VARIANTS
 from acestep.errors import RequestError
-from jobs.command_line import complete, launch
-from jobs.leaving import COULD_NOT_START, leaving
+from jobs.command_line import complete
+from jobs.leaving import leaving
 from jobs.presets import read_presets, search_path
-from jobs.schema import register
-from pipeline.cluster.shutdown import stop_signals
+from jobs.runner import launch
 from pipeline.cluster.spec import ClusterSpec
 from pipeline.metrics.spec import MetricsSpec
-from pipeline.results.repair import check_parts
 from pipeline.service.config import Access, Limits, ServiceSpec, StoreSpec
-from pipeline.storage.lease import BEAT_S, hold_lease
-from pipeline.storage.store import open_output
 from pipeline.workflows.printing import plain_console
 
 KEYS = "RESTYLE_API_KEYS"
 KEPT = "finished covers are kept, and the same command goes on with the others"
-
-register()
-_entered: list[bool] = []
 
 
 def spec_of(config: DictConfig) -> ServiceSpec:
@@ -75,12 +65,17 @@ def keys_of(text: str) -> tuple[str, ...]:
     return keys
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="serve")
-def _main(config: DictConfig) -> None:
-    _entered.append(True)
+def run(config: DictConfig) -> int:
+    """Do the job; the exit status."""
     console = plain_console()
     with leaving(kept=KEPT):
         spec, keys = spec_of(config), keys_of(os.environ.get(KEYS, ""))
+        from acestep.checkpoints.demo import ABOUT, VARIANTS  # these import torch and Ray
+        from pipeline.cluster.shutdown import stop_signals
+        from pipeline.results.repair import check_parts
+        from pipeline.storage.lease import BEAT_S, hold_lease
+        from pipeline.storage.store import open_output
+
         try:
             from pipeline.service.deployment import open_service, open_to_others, running
         except ImportError as error:
@@ -106,12 +101,12 @@ def _main(config: DictConfig) -> None:
                 while not request.came.wait(BEAT_S):
                     output.lease.check()
         console.print(f"stopped; {KEPT}")
-    sys.exit(128 + (request.signal or 2))
+    return 128 + (request.signal or 2)
 
 
 def main() -> None:
     """Run, as ``launch`` says."""
-    launch(_main, "serve", COULD_NOT_START, _entered)
+    launch("serve", run)
 
 
 if __name__ == "__main__":

@@ -26,39 +26,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import hydra
-import torch
 from omegaconf import DictConfig
 
-from acestep.checkpoints import demo
 from acestep.errors import RequestError
-from acestep.handler import pick_device
 from acestep.parameters.suggestions import nearest
-from jobs.command_line import complete, launch
-from jobs.leaving import COULD_NOT_START, leaving
-from jobs.schema import register
-from pipeline.demo_model.curves import curves
+from jobs.command_line import complete
+from jobs.leaving import OK, leaving
+from jobs.runner import launch
 from pipeline.demo_model.plan import PLANS, Plan
-from pipeline.demo_model.training import log_losses
 from pipeline.workflows.printing import plain_console
 
 log = logging.getLogger(__name__)
 ALL, EVALUATE, PUBLISH = "all", "evaluate", "publish"
 
-register()
-_entered: list[bool] = []
 
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train_demo")
-def _main(config: DictConfig) -> None:
-    _entered.append(True)
+def run(config: DictConfig) -> int:
+    """Do the job; the exit status."""
     console = plain_console()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with leaving():
         values = complete(config)
+        import torch
+
+        from acestep.checkpoints import demo
+        from acestep.handler import pick_device
+        from pipeline.demo_model.curves import curves
         from pipeline.demo_model.evaluation import Scope, evaluate_training
         from pipeline.demo_model.publish import publish
         from pipeline.demo_model.stages import STAGES, Training
+        from pipeline.demo_model.training import log_losses
 
         _check_choice("stage", values["stage"], (ALL, *STAGES, EVALUATE, PUBLISH))
         if values["threads"] is not None:
@@ -72,13 +68,14 @@ def _main(config: DictConfig) -> None:
         training = Training(root, plan, values["seed"], pick_device(values["device"]), tell)
         if values["stage"] == EVALUATE:
             console.print(evaluate_training(training, Scope(values["seeds"]), log.info))
-            return
+            return OK
         if values["stage"] == PUBLISH:
             console.print(f"digest {publish(training.checkpoints)}, in {demo.FOLDER}")
-            return
+            return OK
         for stage in STAGES if values["stage"] == ALL else (values["stage"],):
             console.print(f"stage {stage}")
             STAGES[stage](training)
+    return OK
 
 
 def plan_of(name: str, changes: Mapping[str, Any]) -> Plan:
@@ -104,7 +101,7 @@ def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 def main() -> None:
     """Run, as ``launch`` says."""
-    launch(_main, "train_demo", COULD_NOT_START, _entered)
+    launch("train_demo", run)
 
 
 if __name__ == "__main__":

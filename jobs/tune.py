@@ -13,40 +13,22 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
 from acestep.errors import RequestError
-from jobs.command_line import given, launch
-from jobs.leaving import COULD_NOT_START, OK, leaving
+from jobs.command_line import given
+from jobs.leaving import OK, leaving
 from jobs.presets import read_presets, search_path
 from jobs.restyle import job_of
-from jobs.schema import register
-from pipeline.catalogue.grid import Setting
-from pipeline.cluster.pool import Pool
-from pipeline.planning.items import ModelFacts
-from pipeline.planning.plan import Plan
-from pipeline.report.findings import FOLDER, PAGE
-from pipeline.workflows.console import ConsoleReporter
-from pipeline.workflows.console_findings import print_findings
+from jobs.runner import launch
 from pipeline.workflows.printing import plain_console
 from pipeline.workflows.specs import RestyleJob, TuneSpec
-from pipeline.workflows.tune import PRESET, TuneResult, tune_catalogue
 
-register()
-_entered: list[bool] = []
-
-
-class RoundReporter(ConsoleReporter):
-    """Tells of each round no more than what it costs."""
-
-    def planned(self, job: RestyleJob, plan: Plan, settings: list[Setting], model: ModelFacts, pool: Pool) -> None:
-        self.begun = True
-        done = f", {plan.done} are there already" if plan.done else ""
-        text = f"  making {plan.items} covers of {plan.tracks} tracks{done}"
-        self.console.print(text)
+if TYPE_CHECKING:
+    from pipeline.workflows.tune import TuneResult
 
 
 def spec_of(config: DictConfig, job: RestyleJob) -> TuneSpec:
@@ -65,21 +47,28 @@ def spec_of(config: DictConfig, job: RestyleJob) -> TuneSpec:
     return TuneSpec(tune.tracks, tune.seeds, tuple(tune.strengths), tuple(tune.guidances), tune.budget)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="tune")
-def _main(config: DictConfig) -> None:
-    _entered.append(True)
+def run(config: DictConfig) -> int:
+    """Do the job; the exit status."""
+    with leaving():
+        job = job_of(config, given("cover"), read_presets(search_path()))
+        spec = spec_of(config, job)
+    from pipeline.workflows.console import RoundReporter  # these import torch and Ray
+    from pipeline.workflows.tune import tune_catalogue
+
     console = plain_console()
     reporter = RoundReporter(console)
     with leaving(reporter):
-        job = job_of(config, given("cover"), read_presets(search_path()))
-        spec = spec_of(config, job)
         found = tune_catalogue(job, spec, reporter, lambda text: console.print(text))
     conclude(console, job, found, sys.argv[1:])
-    sys.exit(OK)
+    return OK
 
 
-def conclude(console: Console, job: RestyleJob, found: TuneResult, arguments: Sequence[str]) -> None:
+def conclude(console: Console, job: RestyleJob, found: "TuneResult", arguments: Sequence[str]) -> None:
     """The settings that were tried, and what to do now."""
+    from pipeline.report.findings import FOLDER, PAGE
+    from pipeline.workflows.console_findings import print_findings
+    from pipeline.workflows.tune import PRESET
+
     print_findings(console, found.findings)
     lines = {"preset": f"{job.output}/{PRESET} (strength {found.strength:g}, guidance {found.guidance:g})"}
     if PAGE in found.findings.files:
@@ -92,6 +81,8 @@ def conclude(console: Console, job: RestyleJob, found: TuneResult, arguments: Se
 
 def following(output: str, arguments: Sequence[str]) -> str:
     """The command that restyles the whole catalogue as was found."""
+    from pipeline.workflows.tune import PRESET
+
     if "://" in output:
         return f"copy {output}/{PRESET} to a folder preset/, and name that folder's parent in hydra.searchpath"
     ours = ("tune.", "output=", "preset=", "preset.", "cover.", "tracking.", "hydra.", "hydra/", "catalogue=")
@@ -102,7 +93,7 @@ def following(output: str, arguments: Sequence[str]) -> str:
 
 def main() -> None:
     """Run, as ``launch`` says."""
-    launch(_main, "tune", COULD_NOT_START, _entered)
+    launch("tune", run)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,12 @@ from pathlib import Path
 
 import ray
 
-from acestep.errors import RequestError, RestyleError
+from acestep.errors import RequestError
 from pipeline.cluster import local_cluster
 from pipeline.cluster.address import LOCAL, LOOPBACK, check_reachable, local_cluster_address, resolve_address
 from pipeline.cluster.daemons import keep_signal_handlers
 from pipeline.cluster.runtime_env import inside_ray_job, runtime_environment
 from pipeline.cluster.spec import ClusterSpec
-
-
-class PoolError(RestyleError):
-    """Workers did not start, or the cluster was lost."""
 
 
 @dataclass(frozen=True)

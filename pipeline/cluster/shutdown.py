@@ -13,24 +13,12 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from acestep.errors import RestyleError
 from pipeline.cluster.signals import ImmediateStop, handle_stop_signals
 
 MAX_WAITING = 10_000
 AGAIN_S = 10.0
 ANSWER_S = 10.0
 log = logging.getLogger(__name__)
-
-
-class StoppedError(RestyleError):
-    """The job stopped on request.
-
-    signal: number of the signal that requested it.
-    """
-
-    def __init__(self, message: str, number: int):
-        super().__init__("stopped", message)
-        self.signal = number
 
 
 class _Flag:

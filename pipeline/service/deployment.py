@@ -25,7 +25,8 @@ from acestep.errors import RequestError
 from acestep.handler import DTYPES
 from acestep.model.compilation import check_compiled
 from pipeline.catalogue.presets import check_preset
-from pipeline.cluster.pool import PoolError, connect, size_pool
+from pipeline.cluster.errors import PoolError
+from pipeline.cluster.pool import connect, size_pool
 from pipeline.planning.items import ModelFacts
 from pipeline.planning.model_files import find_model_files
 from pipeline.results.collector import ResultCollector

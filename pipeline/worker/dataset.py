@@ -7,8 +7,9 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import GetTimeoutError, RayError
 
+from pipeline.cluster.errors import PoolError
 from pipeline.cluster.native_lines import drop_known_lines
-from pipeline.cluster.pool import Pool, PoolError, explain_unplaced
+from pipeline.cluster.pool import Pool, explain_unplaced
 from pipeline.cluster.shutdown import StopFlag
 from pipeline.cluster.spec import ClusterSpec
 from pipeline.storage.store import Store

@@ -172,3 +172,13 @@ class ConsoleReporter:
         lines |= summary.tracking
         for name, value in lines.items():
             self.console.print(f"{name:8} {value}")
+
+
+class RoundReporter(ConsoleReporter):
+    """Tells of each round no more than what it costs."""
+
+    def planned(self, job: RestyleJob, plan: Plan, settings: list[Setting], model: ModelFacts, pool: Pool) -> None:
+        self.begun = True
+        done = f", {plan.done} are there already" if plan.done else ""
+        text = f"  making {plan.items} covers of {plan.tracks} tracks{done}"
+        self.console.print(text)

@@ -15,9 +15,10 @@ from acestep.errors import RestyleError
 from acestep.handler import DTYPES
 from acestep.model.compilation import check_compiled
 from pipeline.catalogue.grid import Setting
+from pipeline.cluster.errors import PoolError, StoppedError
 from pipeline.cluster.local_cluster import find_dead_daemon
-from pipeline.cluster.pool import Pool, PoolError, connect, size_pool
-from pipeline.cluster.shutdown import StopFlag, StoppedError, stop_signals
+from pipeline.cluster.pool import Pool, connect, size_pool
+from pipeline.cluster.shutdown import StopFlag, stop_signals
 from pipeline.cluster.worker_deaths import read_deaths
 from pipeline.evaluation.judging import FINDINGS_COLUMNS, any_measured
 from pipeline.planning.items import ModelFacts

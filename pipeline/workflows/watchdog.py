@@ -14,7 +14,8 @@ from typing import TypeVar
 
 import ray
 
-from pipeline.cluster.pool import Pool, PoolError
+from pipeline.cluster.errors import PoolError
+from pipeline.cluster.pool import Pool
 from pipeline.cluster.worker_deaths import WorkerDeath, in_words, remedy
 from pipeline.results.progress import format_duration
 from pipeline.worker.attempts import UnderWay

@@ -17,7 +17,7 @@ import jobs.restyle
 from acestep.generation.chain import Chain, Cover
 from acestep.generation.stages import Stage
 from pipeline.worker.restyle_worker import CoverTask, RestyleWorker
-from pipeline.workflows.restyle import run
+from pipeline.workflows import restyle
 
 
 class LoggingWorker(RestyleWorker):
@@ -46,5 +46,5 @@ class LoggingWorker(RestyleWorker):
 
 
 if __name__ == "__main__":
-    jobs.restyle.run = partial(run, worker_class=LoggingWorker)
+    restyle.run = partial(restyle.run, worker_class=LoggingWorker)
     jobs.restyle.main()

@@ -10,7 +10,7 @@ import jobs.restyle
 from acestep.generation.chain import Chain, Cover
 from acestep.generation.stages import Stage
 from pipeline.worker.restyle_worker import RestyleWorker
-from pipeline.workflows.restyle import run
+from pipeline.workflows import restyle
 
 HUNGRY = "style 1"
 BYTES, PAGE = 6_000_000_000, 4096
@@ -29,5 +29,5 @@ class HungryWorker(RestyleWorker):
 
 
 if __name__ == "__main__":
-    jobs.restyle.run = partial(run, worker_class=HungryWorker)
+    restyle.run = partial(restyle.run, worker_class=HungryWorker)
     jobs.restyle.main()

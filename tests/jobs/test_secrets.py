@@ -18,7 +18,6 @@ from rich.console import Console
 from acestep.errors import RestyleError
 from acestep.redaction import MASK, redacted, redacted_values, without_secrets
 from jobs.streams import TextOutput
-from jobs.validate import ConsoleValidationReporter, conclude
 from pipeline.catalogue.manifest import read_manifest
 from pipeline.catalogue.problem_report import ProblemLog
 from pipeline.cluster.spec import ClusterSpec
@@ -31,6 +30,7 @@ from pipeline.tracking.faults import TrackerError
 from pipeline.tracking.spec import TrackingSpec
 from pipeline.tracking.tracker import Tracker
 from pipeline.workflows.console import ConsoleReporter
+from pipeline.workflows.console_validation import ConsoleValidationReporter, conclude
 from pipeline.workflows.restyle import run
 from pipeline.workflows.specs import RestyleJob, ValidateSpec
 from pipeline.workflows.validate import validate

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from pipeline.catalogue.probe import THREADS, ProbeCache, probe_all
 from pipeline.catalogue.source_check import check_decoding
-from pipeline.cluster.shutdown import StoppedError
+from pipeline.cluster.errors import StoppedError
 from pipeline.cluster.spec import ClusterSpec
 from pipeline.metrics.spec import MetricsSpec
 from pipeline.report.spec import FindingsSpec

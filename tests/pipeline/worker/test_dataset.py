@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.cluster.pool import PoolError, size_pool
+from pipeline.cluster.errors import PoolError
+from pipeline.cluster.pool import size_pool
 from pipeline.cluster.shutdown import StopFlag
 from pipeline.cluster.spec import ClusterSpec
 from pipeline.planning.items import ModelFacts

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster.pool import PoolError, size_pool
-from pipeline.cluster.shutdown import StoppedError
+from pipeline.cluster.errors import PoolError, StoppedError
+from pipeline.cluster.pool import size_pool
 from pipeline.cluster.spec import ClusterSpec
 from pipeline.cluster.worker_deaths import WorkerDeath
 from pipeline.worker.attempts import UnderWay
