@@ -29,8 +29,8 @@ def refuse_shadows(home: Path) -> None:
         place = Path(spec.origin).parent if spec and spec.origin else None
         if place is None or place.resolve() != (home / name).resolve():
             print(
-                f"error: the package {name} is imported from {place or 'nowhere'} in place of {home / name}; use the "
-                "command `restyle`, start elsewhere, take that folder out of PYTHONPATH, or uninstall what put it there",
+                f"error: {name} is imported from {place or 'nowhere'} in place of {home / name}; use the command "
+                "`restyle`, start elsewhere, or take out what put that folder on Python's path",
                 file=sys.stderr,
             )
             sys.exit(2)

@@ -14,10 +14,10 @@ Exit status: 0 done; 1 broke off; 2 could not start; 3 done, and not tracked; 13
 from omegaconf import DictConfig
 
 from jobs.command_line import complete
-from jobs.judging import findings_of
 from jobs.leaving import AGAIN, INCOMPLETE, OK, leaving
 from jobs.runner import launch
-from pipeline.tracking.spec import TrackingSpec
+from jobs.schema import build
+from pipeline.report.spec import FindingsSpec
 from pipeline.workflows.printing import plain_console
 from pipeline.workflows.specs import CompareJob
 
@@ -29,12 +29,7 @@ def job_of(config: DictConfig) -> CompareJob:
         RestyleError: a required value is missing, or the objective is none.
     """
     values = complete(config)
-    return CompareJob(
-        output=values["output"],
-        catalogue=values["catalogue"],
-        findings=findings_of(values),
-        tracking=TrackingSpec(**values["tracking"]),
-    )
+    return build(CompareJob, values, findings=build(FindingsSpec, values))
 
 
 def run(config: DictConfig) -> int:

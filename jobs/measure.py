@@ -14,41 +14,25 @@ interrupted (143 by SIGTERM, 129 by SIGHUP).
 """
 
 import time
-from typing import Any
 
 from omegaconf import DictConfig
 
 from jobs.command_line import complete
 from jobs.leaving import INCOMPLETE, OK, leaving
 from jobs.runner import launch
+from jobs.schema import build
 from pipeline.catalogue.own_columns import parse_declared
-from pipeline.cluster.spec import ClusterSpec
-from pipeline.metrics.spec import MetricsSpec
 from pipeline.workflows.printing import plain_console
 from pipeline.workflows.specs import MeasureJob
 
 LINE_INTERVAL_S = 10.0
 
 
-def job_of(config: DictConfig) -> MeasureJob:
-    """The job that a composed configuration describes.
-
-    Raises:
-        RestyleError: a required value is missing.
-    """
-    values = complete(config)
-    values["manifest_columns"] = parse_declared(values["manifest_columns"])
-    nested: dict[str, Any] = {
-        "metrics": MetricsSpec(**values.pop("metrics")),
-        "cluster": ClusterSpec(**values.pop("cluster")),
-    }
-    return MeasureJob(**values, **nested)
-
-
 def run(config: DictConfig) -> int:
     """Do the job; the exit status."""
     with leaving():
-        job = job_of(config)
+        values = complete(config)
+        job = build(MeasureJob, values, manifest_columns=parse_declared(values["manifest_columns"]))
     from pipeline.workflows.measure import MeasureProgress, measure_all  # imports torch and Ray
 
     console = plain_console()

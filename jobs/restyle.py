@@ -13,20 +13,17 @@ whole configuration.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from omegaconf import DictConfig
 
 from jobs.command_line import complete, given
-from jobs.judging import findings_of
 from jobs.leaving import INCOMPLETE, OK, leaving
 from jobs.presets import read_presets, search_path
 from jobs.runner import launch
+from jobs.schema import build
 from pipeline.catalogue.own_columns import parse_declared
 from pipeline.catalogue.presets import Preset
-from pipeline.cluster.spec import ClusterSpec
-from pipeline.metrics.spec import MetricsSpec
-from pipeline.tracking.spec import TrackingSpec
+from pipeline.report.spec import FindingsSpec
 from pipeline.workflows.printing import plain_console
 from pipeline.workflows.specs import RestyleJob
 
@@ -42,19 +39,18 @@ def job_of(config: DictConfig, by_hand: Sequence[str] = (), presets: Sequence[Pr
         RestyleError: a required value is missing.
     """
     values = complete(config)
-    values["duplicates"] = values["grid"].pop("duplicates")
-    for name in ("dry_run", "validate", "tune"):  # what is no part of the job that runs
-        values.pop(name, None)
-    preset = values.pop("preset")
-    values["manifest_columns"] = parse_declared(values["manifest_columns"])
-    values |= {"preset": preset["name"], "caption": preset["caption"]}
-    nested: dict[str, Any] = {
-        "cluster": ClusterSpec(**values.pop("cluster")),
-        "tracking": TrackingSpec(**values.pop("tracking")),
-        "metrics": MetricsSpec(**values.pop("metrics")),
-        "findings": findings_of(values),
-    }
-    return RestyleJob(**values, **nested, by_hand=by_hand, presets=presets)
+    preset = values["preset"]
+    return build(
+        RestyleJob,
+        values,
+        duplicates=values["grid"].pop("duplicates"),
+        preset=preset["name"],
+        caption=preset["caption"],
+        manifest_columns=parse_declared(values["manifest_columns"]),
+        findings=build(FindingsSpec, values),
+        by_hand=by_hand,
+        presets=presets,
+    )
 
 
 def run(config: DictConfig) -> int:

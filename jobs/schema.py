@@ -1,43 +1,137 @@
-"""The configuration of the jobs, typed, so that Hydra refuses unknown keys and wrong kinds."""
+"""The configuration of each job, made from the specs that declare what it is asked to do.
 
-from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Any
+A key is a field of a spec: it has the field's type and default, and the meaning that the spec's docstring gives.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from functools import cache
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from acestep.constants import MAX_SOURCE_SECONDS
+from acestep.parameters.declaration import Parameter
 from acestep.sampling.setting import PARAMETERS, SEED
-from pipeline.cluster.spec import ClusterSpec
+from pipeline.benchmark.config import BenchmarkRequest
 from pipeline.demo_model.plan import Plan
-from pipeline.evaluation.objective import Objective
-from pipeline.evaluation.tuning import SearchSpace
-from pipeline.service.config import Limits, StoreSpec
-from pipeline.storage.read_timeout import SOURCE_TIMEOUT_S
+from pipeline.report.spec import FindingsSpec
+from pipeline.service.config import ServiceSpec
+from pipeline.workflows.specs import CompareJob, MeasureJob, RestyleJob, SelectJob, TuneSpec, ValidateSpec
+
+MEANING, CHOICES, RANGE = "meaning", "choices", "range"
+Spec = TypeVar("Spec")
+Key = tuple[str, Any, Any]  # name, type and dataclass field, as ``make_dataclass`` takes them
+
+
+def meanings(spec: Any) -> dict[str, str]:
+    """What the docstring of a dataclass says of its fields, in entries ``name, name: text``."""
+    names = [f.name for f in fields(spec)]
+    said: dict[str, str] = {}
+    current: list[str] = []
+    for line in (spec.__doc__ or "").split("\n"):
+        text = line.strip()
+        entry = re.match(r" {4}((?:\w+, )*\w+): (.*)", line)
+        if entry and set(entry[1].split(", ")) <= set(names):
+            current, text = entry[1].split(", "), entry[2]
+        elif not line.startswith(" " * 8):
+            current = []
+        for name in current:
+            said[name] = f"{said.get(name, '')} {text}".strip()
+    return said
+
+
+def keys(spec: Any, *omitted: str, **changed: Any) -> list[Key]:
+    """The keys that a spec declares.
+
+    Args:
+        omitted: fields that no configuration sets.
+        changed: defaults other than the spec's own, by the field's name; ``MISSING`` is one that must be given.
+    """
+    types, said = get_type_hints(spec), meanings(RestyleJob) | meanings(spec)
+    return [
+        _key(f.name, types[f.name], changed.get(f.name, _default(f)), said.get(f.name, ""))
+        for f in fields(spec)
+        if f.name not in omitted
+    ]
+
+
+def _default(declared: Any) -> Any:
+    if declared.default_factory is not NO_DEFAULT:
+        return declared.default_factory()
+    return MISSING if declared.default is NO_DEFAULT else declared.default
+
+
+def _key(name: str, kind: Any, default: Any, meaning: str = "", **metadata: Any) -> Key:
+    if is_dataclass(kind):
+        group: Any = kind if kind.__module__ == "types" else config_of(kind)  # type: ignore[arg-type]
+        return name, group, field(default_factory=group)
+    kind, metadata = _hydra_type(kind), metadata | {MEANING: meaning}
+    if not isinstance(default, tuple | list | Mapping):
+        return name, kind, field(default=default, metadata=metadata)
+    if kind is Any:  # left open
+        return name, kind, field(default=None, metadata=metadata)
+    mutable: Any = list if isinstance(default, tuple) else type(default)
+    return name, kind, field(default_factory=lambda: mutable(default), metadata=metadata)
 
 
 def _hydra_type(kind: Any) -> Any:
-    """The type of a setting as OmegaConf writes it: it knows lists and no tuples."""
-    return list[float] | None if kind == tuple[float, ...] | None else kind
+    """The type as OmegaConf knows it: lists and no tuples; a typed mapping could not be set on a command line."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return str
+    if origin is Sequence and get_origin(inner[0]) is Mapping:
+        return list[dict[str, Any]]
+    if origin in (Mapping, Sequence):
+        return Any
+    if origin is tuple:
+        return list[inner[0]]  # type: ignore[valid-type]
+    if type(None) in inner:
+        return _hydra_type(inner[0]) | None
+    return kind
 
 
-# The setting every track gets, unless the grid or its manifest row says otherwise.
-CoverConfig: Any = make_dataclass(
-    "CoverConfig",
-    [(p.name, _hydra_type(p.kind), field(default=p.default)) for p in (*PARAMETERS.values(), SEED)],
-)
-
-# Parameters to sweep, each a value or a list; their cross product makes the settings.
-GridConfig: Any = make_dataclass(
-    "GridConfig",
-    [(name, Any, field(default=None)) for name in (*PARAMETERS, "seed")]
-    + [("duplicates", str, field(default="refuse"))],
-)
+@cache
+def config_of(spec: Any) -> Any:
+    """The configuration of a spec that is a group of keys."""
+    return _config(spec.__name__.removesuffix("Spec"), keys(spec))
 
 
-@dataclass
-class PresetConfig:
-    """See ``pipeline.catalogue.presets.Preset``; its values stand under ``cover`` of the same file."""
+def _config(name: str, declared: Sequence[Key]) -> Any:
+    return make_dataclass(f"{name}Config", declared)
+
+
+def build(spec: type[Spec], values: Mapping[str, Any], **given: Any) -> Spec:
+    """A spec, and the specs in it, from the plain values of a configuration.
+
+    Args:
+        given: fields that are no keys of the configuration, or that it holds in another form.
+
+    Raises:
+        RestyleError: a spec refuses a value.
+    """
+    types = get_type_hints(spec)
+    names = [f.name for f in fields(spec) if f.name in values and f.name not in given]  # type: ignore[arg-type]
+    return spec(**{name: _built(types[name], values[name]) for name in names}, **given)
+
+
+def _built(kind: Any, value: Any) -> Any:
+    if is_dataclass(kind):
+        return build(kind, value)  # type: ignore[arg-type]
+    return tuple(value) if isinstance(value, list) and get_origin(kind) is tuple else value
+
+
+@dataclass(frozen=True)
+class _Preset:
+    """A starting point; its parameters are under ``cover`` of the same file.
+
+    name: the preset's name.
+    source_genre, target_genre: genres by which a row of the manifest chooses this preset.
+    caption: the style, for rows that have no caption.
+    ranges: for some parameters, the lowest and the highest value worth trying.
+    """
 
     name: str | None = None
     source_genre: str = ""
@@ -46,166 +140,17 @@ class PresetConfig:
     ranges: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class ClusterConfig:
-    """See ``pipeline.cluster.pool.ClusterSpec``."""
+@dataclass(frozen=True)
+class _Fetch:
+    """What to fetch.
 
-    address: str = "auto"
-    cpus: int | None = None
-    gpus: int | None = None
-    node_ip_address: str | None = ClusterSpec.node_ip_address
-    workers: int | None = None
-    max_workers: int | None = None
-    threads_per_worker: int | None = None
-    gpus_per_worker: float | None = None
-    resources: Any = None  # a mapping; OmegaConf lets no typed one be set from a command line
-    calls_per_worker: int = 3
-    task_seconds: float = 30.0
-    ship_code: bool = True
-    install: bool = False
-    start_timeout_s: float = 600.0
-    stall_timeout_s: float | None = ClusterSpec.stall_timeout_s
-    stop_timeout_s: float = ClusterSpec.stop_timeout_s
-
-
-@dataclass
-class TrackingConfig:
-    """See ``pipeline.tracking.tracker.TrackingSpec``."""
-
-    enabled: bool = True
-    uri: str | None = None
-    experiment: str | None = None
-
-
-@dataclass
-class MetricsConfig:
-    """See ``pipeline.metrics.evaluator.MetricsSpec``."""
-
-    enabled: bool = True
-    melody: bool = False
-    style: str | None = None
-
-
-@dataclass
-class ObjectiveConfig:
-    """What makes one setting better than another; see ``pipeline.evaluation.objective.Objective``."""
-
-    kept: list[str] = field(default_factory=lambda: list(Objective().kept))
-    moved: str = Objective().moved
-    half: float = Objective().half
-
-
-@dataclass
-class RestyleConfig:
-    """See ``pipeline.workflows.restyle.RestyleJob``."""
-
-    manifest: str = MISSING
-    output: str = MISSING
-    model: str = MISSING
-    variant: str | None = None
-    adapter: str | None = None
-    adapter_scale: float = 1.0
-    compiled: bool = False
-    device: str | None = None
-    dtype: str | None = None
-    audio_format: str = "flac"
-    max_source_seconds: float = MAX_SOURCE_SECONDS
-    max_attempts: int = 3
-    source_timeout_s: float = SOURCE_TIMEOUT_S
-    retry_failed: bool = False
-    repair: bool = False
-    mix_models: bool = False
-    dry_run: bool = False
-    catalogue: str | None = None
-    manifest_columns: Any = None  # "keep", or names of columns of one's own
-    language_model: str | None = None
-    preset: PresetConfig = field(default_factory=PresetConfig)
-    cover: CoverConfig = field(default_factory=CoverConfig)
-    grid: GridConfig = field(default_factory=GridConfig)
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    metrics: MetricsConfig = field(default_factory=MetricsConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    listen_tracks: int = 6
-
-
-@dataclass
-class LookConfig:
-    """How ``jobs.validate`` looks; see ``pipeline.workflows.validate.ValidateSpec``.
-
-    workers: how many will share the work.
+    model: a published name, or a hub id owner/name.
+    variant: which model of a repository that holds several.
+    language_model: a 5 Hz language model, by name or hub id.
+    adapter: hub id of a LoRA adapter.
+    list: list the published names, and how much of each is on this machine.
+    verify_only: check what is in the cache, and download nothing.
     """
-
-    decode: str = "start"
-    rates_from: str | None = None
-    workers: int | None = None
-    report: str | None = None
-
-
-@dataclass
-class ValidateConfig(RestyleConfig):
-    """A job to look at, as it stands for ``jobs.restyle``, and how to look."""
-
-    validate: LookConfig = field(default_factory=LookConfig)
-
-
-@dataclass
-class TryConfig:
-    """See ``pipeline.workflows.tune.TuneSpec``."""
-
-    tracks: int = 8
-    seeds: int = 3
-    strengths: list[float] = field(default_factory=lambda: list(SearchSpace().strengths))
-    guidances: list[float] = field(default_factory=lambda: list(SearchSpace().guidances))
-    budget: float = 0.3
-
-
-@dataclass
-class TuneConfig(RestyleConfig):
-    """A job to tune, as it stands for ``jobs.restyle``, and what to try."""
-
-    tune: TryConfig = field(default_factory=TryConfig)
-
-
-@dataclass
-class CompareConfig:
-    """See ``pipeline.workflows.compare.CompareJob``."""
-
-    output: str = MISSING
-    catalogue: str | None = None
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    listen_tracks: int = 6
-
-
-@dataclass
-class MeasureConfig:
-    """See ``pipeline.workflows.measure.MeasureJob``."""
-
-    output: str = MISSING
-    pairs: str | None = None
-    manifest_columns: Any = None  # of the list of pairs
-    again: bool = False
-    repair: bool = False
-    max_source_seconds: float = MAX_SOURCE_SECONDS
-    source_timeout_s: float = SOURCE_TIMEOUT_S
-    metrics: MetricsConfig = field(default_factory=MetricsConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-
-
-@dataclass
-class SelectConfig:
-    """See ``jobs.select``."""
-
-    output: str = MISSING
-    export: str = MISSING
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-
-
-@dataclass
-class FetchConfig:
-    """What to fetch; see ``jobs.fetch``."""
 
     model: str | None = None
     variant: str | None = None
@@ -215,88 +160,18 @@ class FetchConfig:
     verify_only: bool = False
 
 
-@dataclass
-class AccessConfig:
-    """See ``pipeline.service.config.Access``."""
+@dataclass(frozen=True)
+class _TrainDemo:
+    """What to train.
 
-    roots: list[str] = field(default_factory=list)
-    url_hosts: list[str] = field(default_factory=list)
-    hosts: list[str] = field(default_factory=list)
-    origins: list[str] = field(default_factory=list)
-
-
-# See ``pipeline.service.config.Limits``.
-LimitsConfig: Any = make_dataclass(
-    "LimitsConfig", [(f.name, f.type, field(default=f.default)) for f in fields(Limits)]
-)
-
-# See ``pipeline.service.config.StoreSpec``.
-StoreConfig: Any = make_dataclass(
-    "StoreConfig", [(f.name, f.type, field(default=f.default)) for f in fields(StoreSpec)]
-)
-
-
-@dataclass
-class ServeConfig:
-    """See ``pipeline.service.config.ServiceSpec``."""
-
-    output: str = "outputs/service"
-    model: str = MISSING
-    variant: str | None = None
-    adapter: str | None = None
-    adapter_scale: float = 1.0
-    compiled: bool = False
-    language_model: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    host: str = "127.0.0.1"
-    port: int = 8001
-    page: bool = True
-    max_attempts: int = 3
-    repair: bool = False
-    access: AccessConfig = field(default_factory=AccessConfig)
-    limits: LimitsConfig = field(default_factory=LimitsConfig)
-    store: StoreConfig = field(default_factory=StoreConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    metrics: MetricsConfig = field(default_factory=MetricsConfig)
-
-
-@dataclass
-class BenchmarkConfig:
-    """See ``pipeline.benchmark.config.BenchmarkRequest``."""
-
-    workload: str = MISSING
-    size: str = "mini"
-    device: str | None = None
-    dtype: str | None = None
-    variant: str | None = None
-    duration_s: Any = None  # a number or a list
-    steps: int | None = None
-    tracks: int | None = None
-    peer: str = "default"
-    rounds: int = 3
-    threads: int | None = None
-    seed: int = 0
-    compiled: bool = False
-    breakdown: bool = True
-    out: str | None = None
-
-
-# The amounts of a training that a command line changes; None leaves a plan's own.
-PlanConfig: Any = make_dataclass(
-    "PlanConfig",
-    [(f.name, float | None if f.type is float else int | None, field(default=None)) for f in fields(Plan)],
-)
-
-
-@dataclass
-class TrainDemoConfig:
-    """See ``jobs.train_demo``.
-
+    output: folder of songs, latents and checkpoints.
+    stage: one stage, or all, evaluate or publish.
     steps: "full", or "small" to see that everything runs.
-    device: of the network's training. threads: of torch; None is its own choice.
-    tracking_uri: of an MLflow that shows the curves of the losses.
-    seeds: of the covers that ``stage=evaluate`` makes.
+    seed: seed of songs and noise.
+    device: device of the network's training.
+    threads: CPU threads of torch; None is torch's own choice.
+    tracking_uri: MLflow server that gets the curves of the losses.
+    seeds: seeds of the covers that ``stage=evaluate`` makes.
     """
 
     output: str = "outputs/train_demo"
@@ -306,22 +181,67 @@ class TrainDemoConfig:
     device: str = "cpu"
     threads: int | None = None
     tracking_uri: str | None = None
-    seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
-    plan: PlanConfig = field(default_factory=PlanConfig)
+    seeds: tuple[int, ...] = (1, 2, 3)
 
+
+PresetConfig = _config("Preset", keys(_Preset))
+
+
+def _parameter(declared: Parameter) -> Key:
+    known = {CHOICES: tuple(declared.choices), RANGE: declared.range}
+    return _key(declared.name, declared.kind, declared.default, declared.meaning, **known)
+
+
+_COVER = [_parameter(declared) for declared in (*PARAMETERS.values(), SEED)]
+CoverConfig = _config("Cover", _COVER)
+_SWEPT = "one value, or a list of values to sweep"
+GridConfig = _config(
+    "Grid",
+    [
+        *(_key(name, Any, None, _SWEPT) for name, *_ in _COVER),
+        _key("duplicates", str, "refuse", "settings of the grid that give equal audio: refuse, or run_once"),
+    ],
+)
+_FINDINGS = keys(FindingsSpec, "pictures")
+_RESTYLE = [
+    *keys(
+        RestyleJob, "cover", "grid", "points", "duplicates", "presets", "by_hand", "preset", "caption", "findings",
+        model=MISSING,
+    ),
+    _key("dry_run", bool, False, "check everything, make nothing, and say what is left to do"),
+    _key("preset", PresetConfig, None),
+    _key("cover", CoverConfig, None),
+    _key("grid", GridConfig, None),
+    *_FINDINGS,
+]  # fmt: skip
+_WORKERS = _key("workers", int | None, None, "workers to divide the time by; null uses cluster.workers")
+_LOOK = _config("Look", [*keys(ValidateSpec), _WORKERS])
+_PLAN = _config(
+    "Plan",
+    [
+        _key(name, kind | None, None, f"in place of the {getattr(Plan, name):g} of steps=full")
+        for name, kind in get_type_hints(Plan).items()
+    ],
+)
 
 # The configuration of each job, by the job's name.
 JOBS: dict[str, Any] = {
-    "restyle": RestyleConfig,
-    "validate": ValidateConfig,
-    "tune": TuneConfig,
-    "compare": CompareConfig,
-    "measure": MeasureConfig,
-    "select": SelectConfig,
-    "fetch": FetchConfig,
-    "serve": ServeConfig,
-    "benchmark": BenchmarkConfig,
-    "train_demo": TrainDemoConfig,
+    "restyle": _config("Restyle", _RESTYLE),
+    "validate": _config("Validate", [*_RESTYLE, _key("validate", _LOOK, None)]),
+    "tune": _config("Tune", [*_RESTYLE, _key("tune", TuneSpec, None)]),
+    "compare": _config("Compare", [*keys(CompareJob, "findings"), *_FINDINGS]),
+    "measure": _config("Measure", keys(MeasureJob)),
+    "select": _config("Select", keys(SelectJob)),
+    "fetch": _config("Fetch", keys(_Fetch)),
+    "serve": _config("Serve", keys(ServiceSpec, "presets", output="outputs/service", model=MISSING)),
+    "benchmark": _config(
+        "Benchmark",
+        [
+            *keys(BenchmarkRequest, "duration_s"),
+            _key("duration_s", Any, None, meanings(BenchmarkRequest)["duration_s"]),
+        ],
+    ),
+    "train_demo": _config("TrainDemo", [*keys(_TrainDemo), _key("plan", _PLAN, None)]),
 }
 
 

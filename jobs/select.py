@@ -14,30 +14,20 @@ interrupted (143 by SIGTERM, 129 by SIGHUP).
 from omegaconf import DictConfig
 
 from jobs.command_line import complete
-from jobs.judging import objective_of
 from jobs.leaving import AGAIN, INCOMPLETE, OK, leaving
 from jobs.runner import launch
+from jobs.schema import build
 from pipeline.workflows.printing import plain_console
 from pipeline.workflows.specs import SelectJob
 
 MAX_LINES = 20
 
 
-def job_of(config: DictConfig) -> SelectJob:
-    """The job that a composed configuration describes.
-
-    Raises:
-        RestyleError: a required value is missing, or the objective is none.
-    """
-    values = complete(config)
-    return SelectJob(values["output"], values["export"], objective_of(values))
-
-
 def run(config: DictConfig) -> int:
     """Do the job; the exit status."""
     console = plain_console()
     with leaving(kept=AGAIN):
-        job = job_of(config)
+        job = build(SelectJob, complete(config))
         import pyarrow.compute as pc
 
         from pipeline.workflows.select import TABLE, select_winners  # imports torch

@@ -13,7 +13,6 @@ Exit status: 2 it could not start; 1 it broke off; 130 stopped by Ctrl-C, 143 by
 
 import os
 import threading
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -22,34 +21,12 @@ from jobs.command_line import complete
 from jobs.leaving import leaving
 from jobs.presets import read_presets, search_path
 from jobs.runner import launch
-from pipeline.cluster.spec import ClusterSpec
-from pipeline.metrics.spec import MetricsSpec
-from pipeline.service.config import Access, Limits, ServiceSpec, StoreSpec
+from jobs.schema import build
+from pipeline.service.config import ServiceSpec
 from pipeline.workflows.printing import plain_console
 
 KEYS = "RESTYLE_API_KEYS"
 KEPT = "finished covers are kept, and the same command goes on with the others"
-
-
-def spec_of(config: DictConfig) -> ServiceSpec:
-    """The service that a composed configuration describes.
-
-    Raises:
-        RestyleError: a value is missing or out of range.
-    """
-    values: dict[str, Any] = complete(config)
-    access = {name: tuple(listed) for name, listed in values.pop("access").items()}
-    return ServiceSpec(
-        **values
-        | {
-            "access": Access(**access),
-            "limits": Limits(**values["limits"]),
-            "store": StoreSpec(**values["store"]),
-            "cluster": ClusterSpec(**values["cluster"]),
-            "metrics": MetricsSpec(**values["metrics"]),
-            "presets": tuple(read_presets(search_path())),
-        }
-    )
 
 
 def keys_of(text: str) -> tuple[str, ...]:
@@ -69,7 +46,8 @@ def run(config: DictConfig) -> int:
     """Do the job; the exit status."""
     console = plain_console()
     with leaving(kept=KEPT):
-        spec, keys = spec_of(config), keys_of(os.environ.get(KEYS, ""))
+        spec = build(ServiceSpec, complete(config), presets=tuple(read_presets(search_path())))
+        keys = keys_of(os.environ.get(KEYS, ""))
         from acestep.checkpoints.demo import ABOUT, VARIANTS  # these import torch and Ray
         from pipeline.cluster.shutdown import stop_signals
         from pipeline.results.repair import check_parts

@@ -19,11 +19,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from acestep.errors import RequestError
-from jobs.command_line import given
+from jobs.command_line import complete, given
 from jobs.leaving import OK, leaving
 from jobs.presets import read_presets, search_path
 from jobs.restyle import job_of
 from jobs.runner import launch
+from jobs.schema import build
 from pipeline.workflows.printing import plain_console
 from pipeline.workflows.specs import RestyleJob, TuneSpec
 
@@ -43,8 +44,7 @@ def spec_of(config: DictConfig, job: RestyleJob) -> TuneSpec:
     if swept or job.stages:
         remedy = "set tune.strengths and tune.guidances, and take it out"
         raise RequestError("conflict", "tuning makes its own grid", remedy, where=(*swept, "stages")[0])
-    tune = config.tune
-    return TuneSpec(tune.tracks, tune.seeds, tuple(tune.strengths), tuple(tune.guidances), tune.budget)
+    return build(TuneSpec, complete(config)["tune"])
 
 
 def run(config: DictConfig) -> int:

@@ -14,11 +14,12 @@ short; 130 interrupted (143 by SIGTERM, 129 by SIGHUP).
 from omegaconf import DictConfig
 
 from acestep.errors import RequestError
-from jobs.command_line import given
+from jobs.command_line import complete, given
 from jobs.leaving import COULD_NOT_START, INCOMPLETE, OK, leaving
 from jobs.presets import read_presets, search_path
 from jobs.restyle import job_of
 from jobs.runner import launch
+from jobs.schema import build
 from pipeline.workflows.printing import plain_console
 from pipeline.workflows.specs import RestyleJob, ValidateSpec
 
@@ -34,7 +35,7 @@ def parts_of(config: DictConfig) -> tuple[RestyleJob, ValidateSpec, int | None]:
     workers = look.workers if look.workers is not None else job.cluster.workers
     if workers is not None and workers < 1:
         raise RequestError("out_of_range", "may not be below one", field="validate.workers", value=workers)
-    return job, ValidateSpec(look.decode, look.rates_from, look.report), workers
+    return job, build(ValidateSpec, complete(config)["validate"]), workers
 
 
 def run(config: DictConfig) -> int:

@@ -20,6 +20,9 @@ MAX_TRACKS = 32
 class BenchmarkRequest:
     """One benchmark.
 
+    workload: what is timed, such as single_turbo; see the list above.
+    size: of the model: mini, mid, wide or full.
+    seed: of weights and noise.
     device: "cpu", "cuda" or "cuda:<index>"; None is the GPU where there is one.
     dtype: None is bfloat16 on a GPU and float32 elsewhere.
     variant: "turbo" or "base", where the workload leaves it open.

@@ -13,6 +13,7 @@ from acestep.errors import RequestError
 from pipeline.cluster import local_cluster
 from pipeline.cluster.address import LOCAL, LOOPBACK, check_reachable, local_cluster_address, resolve_address
 from pipeline.cluster.daemons import keep_signal_handlers
+from pipeline.cluster.errors import PoolError
 from pipeline.cluster.runtime_env import inside_ray_job, runtime_environment
 from pipeline.cluster.spec import ClusterSpec
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 class MetricsSpec:
     """Which measures to compute.
 
+    enabled: measure every cover.
     melody: add the pitch accuracy of the leading voice (CREPE), which needs the extra ``restyle[melody]``.
     style: folder or hub id of a CLAP model that measures the fit to the caption; None disables it.
     """

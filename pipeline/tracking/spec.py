@@ -7,7 +7,9 @@ from dataclasses import dataclass
 class TrackingSpec:
     """Where runs go.
 
+    enabled: track in MLflow.
     uri: any MLflow tracking URI; None is ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the output folder.
+    experiment: name of the experiment; None is the catalogue's.
     """
 
     enabled: bool = True

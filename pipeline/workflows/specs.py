@@ -22,13 +22,24 @@ from pipeline.tracking.spec import TrackingSpec
 class RestyleJob:
     """One launch of a restyle job.
 
-    cover: every setting parameter by name, including the seed; grid: parameters to sweep, each a value or a list.
+    manifest: table of the tracks: CSV, JSON lines or Parquet, at a path or a URI.
+    output: folder of the covers and of all results, at a path or a URI.
+    model: a published name such as turbo, "demo" (built in), a folder, or a hub id owner/name.
+    variant: the model of a folder or a repository that holds several.
+    adapter: a LoRA to merge into the model: a file, a folder, or a hub id owner/name.
+    adapter_scale: strength of the adapter, 0 to 1.
+    dtype: "float32", "bfloat16" or "float16"; None is bfloat16 on GPUs, float32 elsewhere.
+    audio_format: file format of the covers: "wav", "flac", "mp3", "opus", "aac" or "wav32".
+    max_source_seconds: longer sources are rejected.
+    catalogue: name of the catalogue; None is the file name of the manifest.
+    cover: every setting parameter by name, including the seed.
+    grid: parameters to sweep, each a value or a list.
     points: settings to run in place of the grid, where a product of values is too much.
     duplicates: "refuse" or "run_once", for settings of the grid that give the same audio.
     stages: covers made one from the other, each a mapping of caption, lyrics and parameters that override those of
         ``cover``.
-    presets: selected by the genres of manifest rows; by_hand: names in ``cover`` that a preset does not override,
-        since they were set explicitly.
+    presets: selected by the genres of manifest rows.
+    by_hand: names in ``cover`` that a preset does not override, since they were set explicitly.
     preset, caption: the job's own preset, and a caption for rows without one.
     language_model: a 5 Hz language model that listens to each source and fills in the bpm, key, time signature
         and language that its row leaves open.
@@ -108,6 +119,7 @@ class MeasureJob:
     manifest_columns: the user's own columns of the list, carried along.
     again: measure covers again that have measures, such as after adding an extra.
     repair: move damaged result files aside; covers of a list are measured again.
+    max_source_seconds: longer recordings are not measured.
     source_timeout_s: how long reading a file may stall before it fails.
     """
 
@@ -126,7 +138,8 @@ class MeasureJob:
 class SelectJob:
     """A selection of the best covers.
 
-    output: a folder of ``jobs.restyle`` or ``jobs.measure``; export: the folder for the selected covers.
+    output: a folder of ``jobs.restyle`` or ``jobs.measure``.
+    export: the folder for the selected covers.
     """
 
     output: str
@@ -153,7 +166,8 @@ class ValidateSpec:
 class TuneSpec:
     """Options of the tuning.
 
-    tracks: size of the sample, picked by hash; seeds: number for each track, consecutive from the job's seed.
+    tracks: size of the sample, picked by hash.
+    seeds: number for each track, consecutive from the job's seed.
     strengths, guidances: the full grid.
     budget: share of the grid's covers that may be made.
     """

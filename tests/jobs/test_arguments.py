@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from acestep.errors import RequestError
 from jobs.arguments import FIXED, checked
-from jobs.command_line import NESTED, hint, launch
+from jobs.command_line import NESTED, hint
 from jobs.presets import read_presets
+from jobs.runner import launch
 from jobs.schema import JOBS
 from pipeline.catalogue.overrides import quoted
 from tests.miniature import TURBO
@@ -298,7 +299,7 @@ def test_brackets_nested_too_deep_are_one_message(
     nested = "[" * 3000 + "]" * 3000
     monkeypatch.setattr(sys, "argv", ["validate", f"grid.guidance_scale={nested}"])
     with pytest.raises(SystemExit) as left:
-        launch(lambda: None, "validate", 2, [])
+        launch("validate", lambda config: 0)
     assert left.value.code == 2
     assert capsys.readouterr().err == f"error: {NESTED}\n"
     file = tmp_path / "preset" / "nested.yaml"

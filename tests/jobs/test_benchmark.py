@@ -61,7 +61,6 @@ def run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
     """The job in this process, which spares it the imports."""
-    monkeypatch.setattr(benchmark, "_entered", [])
     file = tmp_path / "reports" / "found.md"
 
     def run(*arguments: str, out: str | None = None) -> Done:

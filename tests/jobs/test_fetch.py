@@ -49,7 +49,6 @@ def run(
 ) -> Callable[..., Done]:
     """The job in this process, which spares it the imports."""
     point_to(monkeypatch, server.endpoint, tmp_path / "hub")
-    monkeypatch.setattr(fetch, "_entered", [])
     server.asked.clear()
 
     def run(*arguments: str) -> Done:
