@@ -89,11 +89,11 @@ def _variant_folder(root: Path, variant: str | None, called: str) -> Path:
                 "unknown_model", f"holds several models ({', '.join(found)})", remedy, where=called
             )
         return next(iter(found.values()))
-    wanted = _variant(variant)
-    if wanted not in found:
+    name = _variant(variant)
+    if name not in found:
         remedy = f"it holds {', '.join(found)}"
         raise CheckpointError("unknown_model", f"has no variant {variant!r}", remedy, where=called)
-    return found[wanted]
+    return found[name]
 
 
 def _beside(model: Path, name: str) -> Path:

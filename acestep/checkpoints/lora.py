@@ -132,7 +132,7 @@ def open_adapter(path: Path) -> Adapter:
     unknown = sorted(shapes.keys() - named.values())
     unknown += sorted(layer for layer, ours in layers.items() if taken[ours] > 1)
     if unknown or not named:
-        raise CheckpointError("damaged_weights", _strange(unknown), where=f"adapter {files.path}")
+        raise CheckpointError("damaged_weights", _unsupported_tensors(unknown), where=f"adapter {files.path}")
     alone = sorted(
         f"{ours}.lora_{part}" for layer, ours in layers.items() for part in "AB" if (layer, part) not in named
     )
@@ -168,7 +168,7 @@ def _layer(name: str) -> str:
     return original_layer(_WRAPPERS.sub("", name))
 
 
-def _strange(unknown: list[str]) -> str:
+def _unsupported_tensors(unknown: list[str]) -> str:
     """Message for unsupported tensors of an adapter."""
     for sign, kind in _OTHER_KINDS.items():
         of_kind = [name for name in unknown if sign in name]

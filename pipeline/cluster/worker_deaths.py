@@ -50,11 +50,11 @@ def read_deaths() -> list[WorkerDeath]:
 
 def was_killed_for_memory(worker_ids: Iterable[str]) -> bool:
     """Whether Ray's memory monitor killed one of these workers; False if Ray does not answer."""
-    wanted = set(worker_ids)
-    if not ray.is_initialized() or not wanted:
+    ids = set(worker_ids)
+    if not ray.is_initialized() or not ids:
         return False
     try:
-        return any(one.for_memory and one.worker_id in wanted for one in read_deaths())
+        return any(one.for_memory and one.worker_id in ids for one in read_deaths())
     except Exception as error:  # a private interface with undocumented errors
         log.warning("whether a worker was killed for lack of memory cannot be told: %s", error)
         return False
