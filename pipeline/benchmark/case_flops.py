@@ -25,7 +25,6 @@ class PartWork:
 
 
 def work_of(case: CoverCase | StepCase | VaeCase, handler: AceStepHandler) -> Mapping[str, PartWork]:
-    """Work of a case by part."""
     config, autoencoder = handler.model.config, handler.autoencoder.config
     if isinstance(case, StepCase):
         frames, tokens = case.x.shape[1], case.condition.shape[1]

@@ -69,7 +69,6 @@ class CoverCase:
         return _outputs([made[k] for k in range(len(self.work.covers))])
 
     def theirs(self, pipeline: Any) -> Outputs:
-        """One cover after the other."""
         pipeline.is_turbo = self.work.turbo
         make = by_switch if self.work.semantics == "switch" else by_pipeline
         return _outputs(
@@ -165,7 +164,6 @@ class StepCase:
 
     @torch.inference_mode()
     def ours(self, handler: AceStepHandler) -> Outputs:
-        """Velocities of ours."""
         decoder, device = handler.model.decoder, handler.device
 
         def make() -> tuple[Any, ...]:
@@ -181,7 +179,6 @@ class StepCase:
 
     @torch.no_grad()
     def theirs(self, pipeline: Any) -> Outputs:
-        """Velocities of the peer."""
         transformer, rows = pipeline.transformer, 2 if self.guided else 1
         given = {"device": transformer.device, "dtype": transformer.dtype}
 
@@ -220,7 +217,6 @@ class VaeCase:
 
     @torch.inference_mode()
     def ours(self, handler: AceStepHandler) -> Outputs:
-        """Latents or a waveform of ours."""
         given = _once(self.ready, handler, handler.dtype, lambda: self.given.to(handler.device))
         if self.encodes:
             return {"latents": [handler.autoencoder.encode(given)]}
@@ -228,7 +224,6 @@ class VaeCase:
 
     @torch.no_grad()
     def theirs(self, pipeline: Any) -> Outputs:
-        """Latents or a waveform of the peer."""
         device, dtype = pipeline.transformer.device, pipeline.vae.dtype
         given = _once(self.ready, pipeline, dtype, lambda: self.given.to(device, dtype))
         if self.encodes:

@@ -36,7 +36,6 @@ class Sides:
     peers: Mapping[str, Any]
 
     def calls(self, case: AnyCase) -> dict[str, Callable[[], Outputs]]:
-        """The call of each side."""
         peers = {name: partial(case.theirs, pipeline) for name, pipeline in self.peers.items()}
         return {OURS: partial(case.ours, self.handler), **peers}
 
@@ -102,7 +101,6 @@ def _compile(handler: AceStepHandler) -> None:
 
 
 def make_cases(request: BenchmarkRequest, size: Size, gpu: bool) -> Iterable[AnyCase]:
-    """The cases of a request."""
     for work in cover_workloads(request, gpu):
         yield make_cover_case(work)
     if request.workload not in ("vae", "step"):

@@ -39,7 +39,6 @@ class PlanWriter:
         self.folder.cleanup()
 
     def add(self, rows: pa.Table) -> None:
-        """Add rows."""
         octaves = pc.floor(pc.log2(work(rows)))
         for octave in pc.unique(octaves).to_pylist():
             self.waiting[int(octave)].append(rows.filter(pc.equal(octaves, octave)))

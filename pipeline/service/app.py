@@ -265,11 +265,7 @@ def make_app(
 
 @contextmanager
 def _kept_open(app: FastAPI, admission: Admission, generation: Generation) -> Iterator[None]:
-    """Count a request that waits for its covers.
-
-    Raises:
-        ProblemError: 429 too many requests wait. The queue does not bound them, since many may share one cover.
-    """
+    """Count a waiting request, up to ``MAX_OPEN`` (429): the queue bounds covers, which requests may share."""
     if app.state.waiting >= MAX_OPEN:
         admission.scheduler.cancel(generation)
         raise ProblemError(

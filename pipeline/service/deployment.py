@@ -252,11 +252,7 @@ async def _ready() -> bool:
 
 
 def _model(spec: ServiceSpec) -> ModelFacts:
-    """Facts of the service's model, without its dtype.
-
-    Raises:
-        RestyleError: a part of it is missing or damaged.
-    """
+    """Facts of the service's model, without its dtype; raises RestyleError where a part is missing or damaged."""
     if spec.dtype is not None and spec.dtype not in DTYPES:
         raise RequestError("unknown_value", field="dtype", value=spec.dtype, allowed=DTYPES)
     spec.metrics.check()
@@ -265,11 +261,7 @@ def _model(spec: ServiceSpec) -> ModelFacts:
 
 
 def _refuse_taken(host: str, port: int) -> None:
-    """Check that the port is free.
-
-    Raises:
-        RequestError: it is in use, or the address is not this machine's.
-    """
+    """Check that the port is free; raises RequestError where it is in use or not this machine's."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family) as probe:

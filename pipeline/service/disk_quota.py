@@ -113,7 +113,6 @@ class DiskQuota:
             self.gone.wait_for(lambda: self.going.isdisjoint(names))
 
     def release(self, *names: str) -> None:
-        """Undo a ``hold``."""
         with self.lock:
             for name in names:
                 self.holds[name] -= 1
@@ -184,7 +183,6 @@ class DiskQuota:
             self._drop(name, entry)
 
     def state(self) -> dict[str, Any]:
-        """The state for ``/health``."""
         with self.lock:
             promised = sum(self.promises.values())
         short = self.free is not None and self.free < promised + RESERVE_BYTES

@@ -198,11 +198,7 @@ def beyond_items(params: GenerationParams, config: GenerationConfig) -> dict[str
 
 
 def _refuse_long(values: Mapping[str, Any], limits: Limits) -> None:
-    """Refuse requests that would occupy a model or the service without bound.
-
-    Raises:
-        ProblemError: a text has too many characters, or there are too many stages.
-    """
+    """Refuse too long texts and too many stages, which would occupy a model or the service without bound (422)."""
     for name, text in values.items():
         max_characters = limits.lyrics_characters if name.endswith("lyrics") else limits.caption_characters
         if isinstance(text, str) and len(text) > max_characters:
@@ -221,11 +217,7 @@ def _refuse_long(values: Mapping[str, Any], limits: Limits) -> None:
 
 
 def _refuse_halves(values: Mapping[str, Any]) -> None:
-    """Refuse text that JSON allows and UTF-8 does not.
-
-    Raises:
-        ProblemError: a value holds an unpaired surrogate.
-    """
+    """Refuse unpaired surrogates (422), which JSON allows and UTF-8 does not."""
     for name, value in values.items():
         try:
             json.dumps(value, ensure_ascii=False, default=str).encode()

@@ -149,11 +149,7 @@ def _json(content: bytes) -> dict[str, Any]:
 
 
 def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Pairs as a mapping.
-
-    Raises:
-        ProblemError: 422 a name is repeated.
-    """
+    """Pairs as a mapping; refuses repeated names (422)."""
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:
@@ -190,11 +186,7 @@ class _Form(MultiPartParser):
 
 
 async def _form(request: Request, kind: str, limits: Limits) -> FormData:
-    """Fields and files of a form.
-
-    Raises:
-        MultiPartException, HTTPException: the form is malformed.
-    """
+    """Fields and files of a form; raises MultiPartException or HTTPException where it is malformed."""
     if kind != "multipart/form-data":
         limited = Request(request.scope, _limited(request, limits.body_kb * 1e3, "limits.body_kb"))
         return await limited.form(max_fields=len(NAMES), max_part_size=int(limits.body_kb * 1e3))
@@ -210,11 +202,7 @@ async def _whole(request: Request, max_bytes: float, limit: str) -> bytes:
 
 
 def _limited(request: Request, max_bytes: float, limit: str) -> Receive:
-    """The request's body as it arrives, up to ``max_bytes`` bytes.
-
-    Raises:
-        ProblemError: 413, before reading if the Content-Length is too large.
-    """
+    """The request's body as it arrives; refuses more than ``max_bytes`` bytes (413)."""
     too_large = ProblemError(
         "too_large", f"the body is larger than {max_bytes:.0f} bytes", f"see this service's {limit}"
     )

@@ -235,11 +235,7 @@ class Scheduler:
             self._dispatch()
 
     async def _made(self, jobs: list[QueuedItem]) -> None:
-        """One call of the engine with the unfinished items.
-
-        Raises:
-            RayError: the replica was lost.
-        """
+        """One call of the engine with the unfinished items; raises RayError where the replica is lost."""
         missing = {job.item["item_id"]: job for job in _missing(jobs)}
         async with aclosing(self.make(jobs[0].track | {"items": [job.item for job in missing.values()]})) as news:
             async for told in news:

@@ -118,21 +118,13 @@ class SecurityMiddleware:
 
 
 def _check_framing(headers: Headers) -> None:
-    """Refuse requests with two framing headers, which allow request smuggling through a proxy.
-
-    Raises:
-        ProblemError: 400.
-    """
+    """Refuse requests with two framing headers (400), which allow request smuggling through a proxy."""
     if "transfer-encoding" in headers and "content-length" in headers:
         raise ProblemError("malformed_request", "Content-Length and Transfer-Encoding are both given", "send one")
 
 
 def _check_host(headers: Headers, rules: AccessRules) -> Host | None:
-    """The host of a request, None without a valid one.
-
-    Raises:
-        ProblemError: 421 the service does not have this name, as in a DNS rebinding attack.
-    """
+    """The host of a request, if valid; refuses unknown names (421), as of a DNS rebinding attack."""
     said = headers.getlist("host")
     host = None
     if len(said) == 1:
@@ -151,11 +143,7 @@ def _check_host(headers: Headers, rules: AccessRules) -> Host | None:
 
 
 def _check_page(method: str, headers: Headers, host: Host | None, rules: AccessRules) -> None:
-    """Refuse requests from pages of other origins, except links.
-
-    Raises:
-        ProblemError: 403.
-    """
+    """Refuse requests from pages of other origins, except links (403)."""
     said = headers.getlist("origin")
     if len(said) == 1 and _origin(said[0]) in rules.origins:
         return

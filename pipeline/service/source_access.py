@@ -105,11 +105,7 @@ def find(
 
 
 def _allowed(field: str, value: str, access: Access, output: Store, timeout: ReadTimeout) -> list[ReadableFile]:
-    """Resolve a path against each root; returns the results that may be read.
-
-    Raises:
-        ProblemError: 503 a root does not answer, and no other root has the file.
-    """
+    """Resolve a path against each root; 503 where a root does not answer and no other root has the file."""
     allowed: list[ReadableFile] = []
     hung: SourceTimeoutError | None = None
     for root in access.roots:
@@ -131,9 +127,8 @@ def _allowed(field: str, value: str, access: Access, output: Store, timeout: Rea
 def _held(field: str, value: str, found: ReadableFile, timeout: ReadTimeout) -> Iterator[str]:
     """Hold a file open; yields a path that stays valid for the block even if the file is renamed.
 
-    Raises:
-        ProblemError: 404 the file is gone; 422 it cannot be opened, or its path contains a link now; 503 its root
-            does not answer.
+    Refuses files that are gone (404), files that cannot be opened or are behind a link now (422), and roots
+    that do not answer (503).
     """
     root = found.root
     if root is None:

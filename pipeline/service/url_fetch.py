@@ -79,11 +79,7 @@ def _listed(parts: SplitResult, port: int, hosts: Sequence[str]) -> str | None:
 
 
 def _address(field: str, value: str, host: str, port: int, listed: str) -> Address:
-    """The address to connect to, resolved once, so that a second DNS answer cannot differ.
-
-    Raises:
-        ProblemError: 422 the name is unknown, or resolves to a private address.
-    """
+    """The address to connect to, resolved once, so that DNS cannot answer twice; 422 where not public."""
     literal = _literal(listed)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -144,11 +140,7 @@ def _download(
 
 @contextmanager
 def _connected(parts: SplitResult, port: int, address: str, until: float) -> Iterator[http.client.HTTPConnection]:
-    """A connection that is closed at ``until``; a socket timeout alone would restart with each byte.
-
-    Raises:
-        OSError: the host does not answer, or its certificate is invalid.
-    """
+    """A connection that is closed at ``until``; a socket timeout alone would restart with each byte."""
     connection = http.client.HTTPConnection(parts.hostname or "", port)
     stream = socket.create_connection((address, port), timeout=_left(until))
 
@@ -173,11 +165,7 @@ def _connected(parts: SplitResult, port: int, address: str, until: float) -> Ite
 
 
 def _left(until: float) -> float:
-    """Seconds until the deadline.
-
-    Raises:
-        TimeoutError: it has passed.
-    """
+    """Seconds until the deadline; raises TimeoutError after it."""
     left = until - time.monotonic()
     if left <= 0:
         raise TimeoutError

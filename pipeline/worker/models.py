@@ -33,11 +33,7 @@ def load_models(spec: WorkerSpec, stopwatch: Stopwatch) -> tuple[AceStepHandler,
 
 
 def _refuse_other_weights(spec: WorkerSpec) -> None:
-    """Check that the weights are those that the items were planned with.
-
-    Raises:
-        RestyleError: naming both.
-    """
+    """Check that the weights are those that the items were planned with."""
     planned = spec.model
     files = find_model_files(planned.name, spec.variant, spec.adapter, spec.language_model)
     if files.stamp() == planned.stamp:

@@ -50,7 +50,6 @@ class ConsoleReporter:
         self.last_line = now()
 
     def planned(self, job: RestyleJob, plan: Plan, settings: list[Setting], model: ModelFacts, pool: Pool) -> None:
-        """Print the plan."""
         self.begun = True
         where = (
             f"{pool.gpus_per_worker:g} GPU each" if pool.gpus_per_worker else f"CPU, {pool.threads} threads each"
@@ -90,7 +89,6 @@ class ConsoleReporter:
         self.console.print(f"{name:9}  {value}")
 
     def advanced(self, progress: Progress) -> None:
-        """Print the progress."""
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=progress.done, note=rates_in_words(progress))
         elif self.now() - self.last_line >= self.between_s:
@@ -99,17 +97,14 @@ class ConsoleReporter:
             self.console.print(in_words(progress))
 
     def warned(self, message: str) -> None:
-        """Print a warning."""
         warn_on(self.console)(message)
 
     def stop(self) -> None:
-        """Remove the progress bar."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
 
     def foreseen(self, found: Estimate) -> None:
-        """Print an estimate."""
         for name, text in forecast_lines(found).items():
             self.console.print(f"{name:8} {text}")
         self._problems(found.problems)

@@ -63,7 +63,6 @@ class MeasureProgress:
     reasons: list[str] = field(default_factory=list)
 
     def add(self, rows: Rows) -> None:
-        """Count rows."""
         for row in rows:
             measured = row.get("measure_s") is not None and not _nothing(row.get("unmeasured") or ())
             self.covers += measured

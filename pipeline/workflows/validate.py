@@ -190,11 +190,7 @@ def _error(look: Callable[[], object]) -> str:
 
 
 def _cluster(cluster: ClusterSpec) -> None:
-    """Check the values, and that a cluster to join is reachable.
-
-    Raises:
-        RequestError: they are not valid, or nothing listens there.
-    """
+    """Check the values, and that a cluster to join is reachable."""
     check_cluster(cluster)
     address = resolve_address(cluster.address)
     if address != LOCAL:

@@ -93,11 +93,7 @@ async def generate(
 
 
 def _opened(source: str | None) -> BinaryIO:
-    """Open the visitor's file.
-
-    Raises:
-        RequestError: there is none.
-    """
+    """Open the visitor's file; raises RequestError where there is none."""
     if not source:
         raise RequestError("missing_field", "is not given", "upload a track first", "source")
     try:

@@ -75,22 +75,14 @@ def filter_requests(app: ASGIApp, files: VisitorFiles, keys: ApiKeys) -> ASGIApp
 
 
 def _refuse_address(path: str, folder: Path) -> None:
-    """Refuse routes that the page does not need.
-
-    Raises:
-        ProblemError: 404.
-    """
+    """Refuse routes that the page does not need (404)."""
     needed = path.rstrip("/") in NEEDED or path == "/" or path.startswith(NEEDED_BELOW)
     if not needed and not (path.startswith(FILE) and _sent(path.removeprefix(FILE), folder)):
         raise ProblemError("unknown_address", "the page has no such address")
 
 
 async def _checked(request: Request, folder: Path) -> Receive:
-    """The body of an event, replayed if all files in it were uploaded.
-
-    Raises:
-        ProblemError: 413 too large; 422 it names another file, or is not JSON.
-    """
+    """The body of an event, replayed; refuses large bodies (413), invalid JSON and files of others (422)."""
     body = b""
     async for chunk in request.stream():
         body += chunk

@@ -49,7 +49,6 @@ class VisitorFiles:
                 raise short_of_space("the page holds as many files of visitors as it may")
 
     def tidy(self) -> None:
-        """Sweep at intervals."""
         if time.monotonic() - self.swept_at > SWEEP_S:
             self.sweep()
 
