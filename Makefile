@@ -13,8 +13,8 @@ demo: .venv/run.done
 		"grid.audio_cover_strength=[0.2,0.6,1]" "grid.guidance_scale=[1,6]"
 
 test: .venv/dev.done
-	$(BIN)/python -m pytest -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m 'cluster and not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'cluster and not slow'
 
 check: .venv/dev.done
 	$(BIN)/ruff check .

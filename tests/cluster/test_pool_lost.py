@@ -13,7 +13,7 @@ from pipeline.results.table import read_results
 from pipeline.storage.store import open_store
 from tests.cluster.launches import SEEDS, Launches, write_catalogue
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 HERE = ("cluster=local", "cluster.cpus=2", "cluster.gpus=0", "cluster.workers=1")
 BROKE_OFF, INCOMPLETE = 1, 3
 
@@ -22,7 +22,7 @@ def daemon(job: subprocess.Popen[bytes], name: str) -> psutil.Process:
     return next(each for each in psutil.Process(job.pid).children() if each.name() == name)
 
 
-@pytest.mark.parametrize("name", ["gcs_server", pytest.param("raylet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
 def test_a_daemon_of_ray_that_dies(name: str, tmp_path: Path) -> None:
     launches = Launches(tmp_path / "job", write_catalogue(tmp_path, 4), os.environ | {"PACE_S": "0.5"}, *HERE)
     job = launches.start()
@@ -51,7 +51,6 @@ def test_workers_that_the_memory_monitor_kills_while_they_start(tmp_path: Path) 
     assert "no worker is ready" in told
 
 
-@pytest.mark.slow
 def test_a_track_that_takes_its_worker_over_the_monitor_s_limit(tmp_path: Path) -> None:
     memory = psutil.virtual_memory()
     if memory.available < 8e9:

@@ -4,12 +4,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import save_file
 
 from acestep.checkpoints import hub
@@ -20,6 +19,7 @@ from tests import miniature
 from tests.acestep.checkpoints.test_hub import point_to
 from tests.acestep.language import miniature_lm
 from tests.hub_server import Hub, serve
+from tests.job_command import Done, run_job
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "adapter_model.safetensors"
@@ -34,34 +34,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         yield running
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a command ended, and what it said."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture
-def run(
-    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Done]:
-    """The job in this process, which spares it the imports."""
+def run(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """The job with an empty cache of its own."""
     point_to(monkeypatch, server.endpoint, tmp_path / "hub")
     server.asked.clear()
-
-    def run(*arguments: str) -> Done:
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", ["fetch", *arguments])
-        status = 0
-        try:
-            fetch.main()
-        except SystemExit as leaving:
-            status = leaving.code
-        return Done(status, *capsys.readouterr())
-
-    return run
+    return partial(run_job, "fetch")
 
 
 def in_a_process(server: Hub, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -2,8 +2,6 @@
 
 import io
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -27,8 +25,8 @@ from pipeline.workflows.tune import tune_catalogue
 from pipeline.workflows.validate import PartCheck, validate
 from tests import miniature
 from tests.conftest import tone
+from tests.job_command import run_job
 
-ROOT = Path(__file__).parents[2]
 ROW = {"item_id": "i", "track_id": "t", "setting_id": "s", "status": "ok", "unmeasured": ["all: silent"]}
 
 
@@ -85,16 +83,11 @@ def test_validation_holds_nothing_and_says_that_somebody_does(tmp_path: Path) ->
     assert not [check for check in again if "in use" in check.said]
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", *arguments, f"model={miniature.BASE}"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-
-
 def test_a_service_is_a_launch_too_and_a_dry_run_is_none(tmp_path: Path) -> None:
-    output = f"output={tmp_path}"
+    output, model = f"output={tmp_path}", f"model={miniature.BASE}"
     with hold_lease(open_store(str(tmp_path)), "out") as held:
-        service = launch("jobs.serve", output, "page=false")
-        dry = launch("jobs.restyle", output, f"manifest={job_on(tmp_path).manifest}", "dry_run=true")
+        service = run_job("serve", output, model, "page=false")
+        dry = run_job("restyle", output, model, f"manifest={job_on(tmp_path).manifest}", "dry_run=true")
     assert (service.returncode, dry.returncode) == (2, 0), service.stderr + dry.stderr
     for said in (service.stderr, dry.stdout):
         found = re.search(r"in use by process (\d+) on (\S+) since 20\S+Z \(python ", said.replace("\n", " "))

@@ -3,8 +3,6 @@
 import hashlib
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import Summary, run
 from tests.acestep.language.miniature_lm import write as write_language_model
 from tests.conftest import tone
+from tests.job_command import run_job
 from tests.miniature import BASE, TURBO
 
 ROOT = Path(__file__).parents[2]
@@ -143,15 +142,13 @@ def test_stages_are_rows_that_name_their_parents(catalogue: Path, base: AceStepH
     assert hashlib.sha256(encode_audio(audio["tensor"], "flac")).hexdigest() == rows[2]["audio_sha256"]
 
 
-GRID = ("grid.audio_cover_strength=[0.3,0.35,0.4,0.5,0.6]", "grid.guidance_scale=[7,8,9,10]")
+STRENGTHS, GUIDANCE = "grid.audio_cover_strength=[0.3,0.35,0.4,0.5,0.6]", [7, 8, 9, 10]
 
 
 def test_a_grid_that_repeats_itself_on_turbo_is_refused(catalogue: Path) -> None:
     write(catalogue, "one", [{"track_id": "a", "source": "a.flac", "caption": "heavy metal"}])
-    command = [sys.executable, "-m", "jobs.restyle", f"manifest={catalogue}/one.jsonl", f"output={catalogue}/t"]
-    done = subprocess.run(
-        [*command, f"model={TURBO}", *GRID], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    places = (f"manifest={catalogue}/one.jsonl", f"output={catalogue}/t")
+    done = run_job("restyle", *places, f"model={TURBO}", STRENGTHS, f"grid.guidance_scale={GUIDANCE}")
     assert done.returncode == 2
     assert "s0.30 g7.0 = s0.30 g8.0 = s0.30 g9.0 = s0.30 g10.0 = s0.35 g7.0" in done.stderr
     assert "each runs 8 steps, 2 of them on the source, guidance 1" in done.stderr
@@ -161,20 +158,22 @@ def test_a_grid_that_repeats_itself_on_turbo_is_refused(catalogue: Path) -> None
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_the_same_grid_runs_on_base_and_once_each_on_turbo(catalogue: Path) -> None:
+@pytest.mark.parametrize("guidance", [GUIDANCE[::3], pytest.param(GUIDANCE, marks=pytest.mark.slow)], ids=len)
+def test_the_same_grid_runs_on_base_and_once_each_on_turbo(catalogue: Path, guidance: list[int]) -> None:
+    grid, count = (STRENGTHS, f"grid.guidance_scale={guidance}"), 5 * len(guidance)
     write(catalogue, "one", [{"track_id": "a", "source": "a.flac", "caption": "heavy metal"}])
-    summary, rows = restyle(catalogue, "one", "grid_base", *GRID, "cover.inference_steps=20")
-    assert (summary.ok, summary.complete) == (20, True)
-    assert len({row["audio_sha256"] for row in rows}) == 20
-    summary, rows = restyle(catalogue, "one", "grid_turbo", *GRID, f"model={TURBO}", "grid.duplicates=run_once")
+    summary, rows = restyle(catalogue, "one", f"base{count}", *grid, "cover.inference_steps=20")
+    assert (summary.ok, summary.complete) == (count, True)
+    assert len({row["audio_sha256"] for row in rows}) == count
+    summary, rows = restyle(catalogue, "one", f"turbo{count}", *grid, f"model={TURBO}", "grid.duplicates=run_once")
     assert summary.ok == 3
     assert {(row["audio_cover_strength"], row["effective_guidance_scale"]) for row in rows} == {
         (0.3, 1.0),
         (0.4, 1.0),
         (0.5, 1.0),
     }
-    written = json.loads((catalogue / "grid_turbo" / "job.json").read_text())["settings"]
-    assert len(written[0]["stands_for"]) == 7
+    written = json.loads((catalogue / f"turbo{count}" / "job.json").read_text())["settings"]
+    assert len(written[0]["stands_for"]) == 2 * len(guidance) - 1
 
 
 @pytest.mark.usefixtures("ray_cluster")

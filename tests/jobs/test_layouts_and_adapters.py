@@ -1,8 +1,6 @@
 """The restyle job on a checkpoint in the diffusers layout with a LoRA adapter, as a user starts it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -25,10 +23,9 @@ from pipeline.workflows.restyle import run
 from pipeline.workflows.specs import RestyleJob
 from tests import miniature
 from tests.conftest import tone
+from tests.job_command import run_job
 from tests.parity.export import WIDTH, make_parts, write_checkpoint
 from tests.parity.pipeline_folder import save_pipeline
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +45,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def restyle(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    quick = ("tracking.enabled=false", "cover.inference_steps=2")
-    command = [
-        sys.executable,
-        "-m",
-        "jobs.restyle",
-        f"manifest={place}/tracks.jsonl",
-        f"output={place}/out",
-        *quick,
-    ]
-    return subprocess.run(
-        [*command, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
-
-
 def in_this_process(place: Path, handler: AceStepHandler) -> bytes:
     params = GenerationParams(
         task_type="cover", src_audio=str(place / "a.wav"), caption="jazz", shift=3.0, cfg_interval_end=0.95,
@@ -72,9 +54,17 @@ def in_this_process(place: Path, handler: AceStepHandler) -> bytes:
     return encode_audio(result.audios[0]["tensor"], "flac")
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_the_job_reads_the_diffusers_layout_and_hears_the_adapter(place: Path) -> None:
     lora = place / "lora" / "adapter_model.safetensors"  # a file or its folder
-    done = restyle(place, f"model={place}/diffusers", f"adapter={lora}", "adapter_scale=0.8")
+    words = (
+        f"manifest={place}/tracks.jsonl",
+        f"output={place}/out",
+        f"model={place}/diffusers",
+        f"adapter={lora}",
+    )
+    quick = ("tracking.enabled=false", "metrics=off", "cover.inference_steps=2")
+    done = run_job("restyle", *words, "adapter_scale=0.8", *quick)
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = pq.read_table(place / "out" / "results").to_pylist()
     assert row["model_fingerprint"] == fingerprint(locate(place / "diffusers"), place / "lora", 0.8)

@@ -23,9 +23,9 @@ from pipeline.catalogue.grid import make_settings
 from pipeline.catalogue.manifest import read_manifest
 from pipeline.catalogue.probe import probe_all
 from pipeline.cluster.spec import ClusterSpec
+from pipeline.metrics.spec import MetricsSpec
 from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.plan import make_plan
-from pipeline.report.spec import FindingsSpec
 from pipeline.results.collector import ResultCollector
 from pipeline.results.journal import unwritten_receipts
 from pipeline.results.table import REJECTED, RESULTS, ResultWriter, as_table, finished_items, read_results
@@ -76,7 +76,7 @@ def job_on(folder: Path, output: Path) -> RestyleJob:
         model=miniature.TURBO,
         cluster=ClusterSpec(workers=1),
         tracking=TrackingSpec(enabled=False),
-        findings=FindingsSpec(listen_tracks=0, pictures=False),
+        metrics=MetricsSpec(enabled=False),
     )
 
 

@@ -26,12 +26,14 @@ from pipeline.tracking.spec import TrackingSpec
 from pipeline.workflows.specs import RestyleJob
 from tests.audio_files import with_streams
 from tests.conftest import tone
+from tests.job_command import run_job
 from tests.miniature import BASE
 
 ROOT = Path(__file__).parents[2]
 
 
-def restyle(*arguments: str) -> subprocess.CompletedProcess[str]:
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The job in a process of its own, with a cluster of its own."""
     command = [sys.executable, "-m", "jobs.restyle", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
@@ -69,6 +71,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_bad_tracks_become_rows_and_good_ones_are_restyled(catalogue: Path) -> None:
     output = catalogue / "out"
     arguments = (
@@ -77,7 +80,7 @@ def test_bad_tracks_become_rows_and_good_ones_are_restyled(catalogue: Path) -> N
         f"model={BASE}",
         "cover.inference_steps=2",
     )
-    done = restyle(*arguments)
+    done = launch(*arguments)
     assert done.returncode == 3, done.stderr
     assert re.search(
         r"start-up [\d.]+ s \(imports [\d.]+.*\); then [\d.]+ % of the time in the model", done.stdout
@@ -117,7 +120,7 @@ def test_bad_tracks_become_rows_and_good_ones_are_restyled(catalogue: Path) -> N
     assert not (catalogue / "evil").exists()
     assert not list(output.glob("attempts/*"))
 
-    again = restyle(*arguments)
+    again = run_job("restyle", *arguments)
     assert again.returncode == 3
     assert "0 covers of 0 tracks (16 are done already)" in again.stdout
     assert pq.read_table(output / "results").num_rows == 10
@@ -139,16 +142,17 @@ def test_a_repaired_catalogue_ends_well_and_keeps_what_was_done(tmp_path: Path) 
         {"track_id": "c", "source": "a.wav", "caption": ""},
     ]
     output, quick = f"output={tmp_path}/out", (f"model={BASE}", "cover.inference_steps=1")
-    assert restyle(write_manifest(tmp_path, rows), output, *quick).returncode == 3
+    assert launch(write_manifest(tmp_path, rows), output, *quick).returncode == 3
     soundfile.write(tmp_path / "b.wav", tone(5.4), 48_000)
     rows[2]["caption"] = "metal"
-    done = restyle(write_manifest(tmp_path, rows), output, *quick, "grid.guidance_scale=[3,9]")
+    done = launch(write_manifest(tmp_path, rows), output, *quick, "grid.guidance_scale=[3,9]")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "(1 are done already)" in done.stdout
     results = pq.read_table(tmp_path / "out" / "results").to_pylist()
     assert sorted(r["track_id"] for r in results if r["status"] == "ok") == ["a", "a", "b", "b", "c", "c"]
 
 
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
     ("signals", "status", "said"),
     [
@@ -172,7 +176,7 @@ def test_a_stopped_job_keeps_what_is_done_and_blames_nobody(
         f"model={BASE}",
         "max_attempts=2",
         "tracking.enabled=false",
-        "listen_tracks=0",
+        "metrics=off",
     )
     command = [sys.executable, "-m", "jobs.restyle", manifest, *settings]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -192,7 +196,7 @@ def test_a_stopped_job_keeps_what_is_done_and_blames_nobody(
     assert len(made) < 8
     if len(signals) == 1:  # what was made has its row; stopped at once, a cover may lack it and is made again
         assert pq.read_table(output / "results").num_rows == len(made)
-    again = restyle(manifest, *settings)
+    again = run_job("restyle", manifest, *settings)
     assert again.returncode == 0, again.stdout + again.stderr
     results = pq.read_table(output / "results").to_pylist()
     assert len({row["item_id"] for row in results}) == len(results) == 8
@@ -216,7 +220,9 @@ def test_a_stopped_job_keeps_what_is_done_and_blames_nobody(
 )
 def test_what_cannot_start_says_why(catalogue: Path, arguments: list[str], message: str) -> None:
     places = {"m": catalogue / "tracks.jsonl", "o": catalogue / "never"}
-    done = restyle(f"model={BASE}", *(argument.format(**places) for argument in arguments))
+    words = [f"model={BASE}", *(argument.format(**places) for argument in arguments)]
+    in_a_cluster = any("address" in word for word in words)  # this process may have one already
+    done = launch(*words) if in_a_cluster else run_job("restyle", *words)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -224,7 +230,8 @@ def test_what_cannot_start_says_why(catalogue: Path, arguments: list[str], messa
 
 def test_a_dry_run_says_what_would_be_done_and_makes_nothing(catalogue: Path, tmp_path: Path) -> None:
     output = tmp_path / "dry"
-    done = restyle(f"manifest={catalogue}/tracks.jsonl", f"output={output}", f"model={BASE}", "dry_run=true")
+    words = (f"manifest={catalogue}/tracks.jsonl", f"output={output}", f"model={BASE}", "dry_run=true")
+    done = run_job("restyle", *words)
     assert done.returncode == 3, done.stderr
     # More than can be made: what is wrong inside of a file only decoding finds.
     assert "to do    9 covers of 9 tracks, 0.01 h of audio" in done.stdout

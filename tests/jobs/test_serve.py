@@ -28,7 +28,7 @@ from acestep.inference import GenerationConfig, GenerationParams, generate_music
 from acestep.sampling.setting import SETTING_FIELDS
 from jobs.serve import keys_of
 from pipeline.cluster.spec import ClusterSpec
-from pipeline.report.spec import FindingsSpec
+from pipeline.metrics.spec import MetricsSpec
 from pipeline.results.table import read_results
 from pipeline.storage.store import open_store
 from pipeline.tracking.spec import TrackingSpec
@@ -154,7 +154,7 @@ def test_a_request_is_the_same_three_ways(address: str, base: AceStepHandler, tm
         model=BASE,
         cluster=ClusterSpec(workers=1),
         tracking=TrackingSpec(enabled=False),
-        findings=FindingsSpec(listen_tracks=0, pictures=False),
+        metrics=MetricsSpec(enabled=False),
     )
     assert run(job, ConsoleReporter(Console(file=io.StringIO()))).complete
     rows = read_results(open_store(str(tmp_path / "out"))).to_pylist()

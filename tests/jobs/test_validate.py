@@ -2,7 +2,6 @@
 
 import csv
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,21 +18,16 @@ from jobs.schema import register
 from pipeline.storage.store import open_store
 from tests import miniature
 from tests.conftest import tone
+from tests.job_command import run_job
 from tests.jobs.test_restyle import catalogue  # noqa: F401  (every container, every kind of bad track)
 from tests.pipeline.workflows.test_validate import write_measured
-
-ROOT = Path(__file__).parents[2]
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "jobs.validate", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_a_bad_catalogue_is_told_track_by_track(catalogue: Path, tmp_path: Path) -> None:  # noqa: F811
     output, report = tmp_path / "out", tmp_path / "bad.csv"
     manifest = f"manifest={catalogue}/tracks.jsonl"
-    done = run(
+    done = run_job(
+        "validate",
         manifest,
         f"model={miniature.BASE}",
         f"output={output}",
@@ -70,7 +64,7 @@ def test_a_bad_catalogue_is_told_track_by_track(catalogue: Path, tmp_path: Path)
 
 def test_what_cannot_start_is_told_in_full(catalogue: Path, tmp_path: Path) -> None:  # noqa: F811
     arguments = ("output=/dev/null/x", "model=nosuch", "cover.audio_cover_strength=1.5", "max_attempts=1")
-    done = run(f"manifest={catalogue}/tracks.jsonl", *arguments)
+    done = run_job("validate", f"manifest={catalogue}/tracks.jsonl", *arguments)
     assert done.returncode == 2
     for message in (
         "max_attempts 1",

@@ -45,7 +45,8 @@ with leaving():
 """
 
 
-@pytest.mark.parametrize("given", ["default", pytest.param("none", marks=pytest.mark.slow)])
+@pytest.mark.slow  # a service's cluster, tests/jobs/test_serve.py, shows the default in every run
+@pytest.mark.parametrize("given", ["default", "none"])
 def test_every_port_listens_on_loopback_unless_told_otherwise(given: str, tmp_path: Path) -> None:
     done = python(["-c", LISTENERS, given], ENVIRONMENT, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -58,7 +59,7 @@ def test_every_port_listens_on_loopback_unless_told_otherwise(given: str, tmp_pa
 @pytest.mark.parametrize(
     ("daemon", "number", "timeout_s", "said"),
     [
-        ("raylet", signal.SIGSTOP, 5, "its node was not there after 5 s"),
+        pytest.param("raylet", signal.SIGSTOP, 5, "its node was not there after 5 s", marks=pytest.mark.slow),
         ("raylet", signal.SIGKILL, 60, "raylet was killed by SIGKILL"),
         pytest.param("gcs_server", signal.SIGKILL, 5, "gcs_server was killed by SIGKILL", marks=pytest.mark.slow),
     ],

@@ -46,13 +46,13 @@ def free_port() -> int:
 @pytest.mark.usefixtures("ray_cluster")
 def test_pool_follows_the_cluster_and_what_is_asked() -> None:
     pool = size_pool(ClusterSpec())
-    assert (pool.workers, pool.most, pool.gpus_per_worker, pool.threads) == (1, 1, 0.0, 4)
-    assert pool.cluster == "local, 4 CPUs"
+    assert (pool.workers, pool.most, pool.gpus_per_worker, pool.threads) == (1, 1, 0.0, 2)
+    assert pool.cluster == "local, 2 CPUs"
     assert size_pool(ClusterSpec(workers=3)).threads == 1
     growing = size_pool(ClusterSpec(workers=1, max_workers=4))
     assert (growing.workers, growing.most, growing.threads) == (1, 4, 1)
     for more in (ClusterSpec(workers=2, gpus_per_worker=1), ClusterSpec(resources={"a100": 1})):
-        with pytest.raises(RequestError, match=r"need . GPU.* each, and there is place for 0 \(local, 4 CPUs\)"):
+        with pytest.raises(RequestError, match=r"need . GPU.* each, and there is place for 0 \(local, 2 CPUs\)"):
             size_pool(more)
 
 
@@ -169,6 +169,7 @@ print(size_pool(ClusterSpec(address=sys.argv[1])).cluster)
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["existing", "auto", "host:port"])
 def test_a_cluster_is_joined_and_runs_this_code(launched: Launched, how: str, tmp_path: Path) -> None:
     environment = launched.environment | ({} if how == "existing" else {"RAY_ADDRESS": launched.address})
@@ -181,6 +182,7 @@ def test_a_cluster_is_joined_and_runs_this_code(launched: Launched, how: str, tm
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_a_wrong_token_is_a_message(launched: Launched, tmp_path: Path) -> None:
     wrong = launched.environment | {"RAY_AUTH_TOKEN": "0" * 64}
     done = python(["-c", JOIN, launched.address], wrong, tmp_path)
@@ -215,6 +217,7 @@ cluster.shutdown()
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_a_pool_over_unequal_nodes(tmp_path: Path) -> None:
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
     done = python(["-c", MIXED], environment, tmp_path)

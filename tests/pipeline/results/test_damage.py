@@ -5,8 +5,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -55,12 +53,11 @@ from pipeline.workflows.tune import tune_catalogue
 from pipeline.workflows.validate import validate
 from tests import miniature
 from tests.conftest import tone
+from tests.job_command import run_job
 from tests.mlflow_database import create_database
 from tests.pipeline.tracking.test_tracker import rows as tracked_rows
 from tests.pipeline.tracking.test_tracker import track as tracked
 from tests.s3_server import S3Server
-
-ROOT = Path(__file__).parents[3]
 
 
 class Told:
@@ -614,22 +611,20 @@ def test_a_folder_of_s3_without_results_is_sound(bucket: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("job", "words"),
     [
-        ["jobs.compare"],
-        pytest.param(["jobs.select", "export={folder}/winners"], marks=pytest.mark.slow),
-        pytest.param(["jobs.measure"], marks=pytest.mark.slow),
-        pytest.param(["jobs.serve", f"model={miniature.BASE}"], marks=pytest.mark.slow),
+        ("compare", []),
+        ("select", ["export={folder}/winners"]),
+        ("measure", []),
+        ("serve", [f"model={miniature.BASE}"]),
     ],
 )
-def test_the_command_line_ends_with_2_and_a_line_for_each_file(tmp_path: Path, words: list[str]) -> None:
+def test_the_command_line_ends_with_2_and_a_line_for_each_file(tmp_path: Path, job: str, words: list[str]) -> None:
     parts = written(tmp_path / "out", "a", "b")
     cut(parts[0])
     foreign = tmp_path / "out" / RESULTS / "x.parquet"
     other_columns(foreign)
-    job, *more = (word.format(folder=tmp_path) for word in words)
-    command = [sys.executable, "-m", job, f"output={tmp_path}/out", *more]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = run_job(job, f"output={tmp_path}/out", *(word.format(folder=tmp_path) for word in words))
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     named = [line for line in done.stderr.splitlines() if ".parquet" in line]

@@ -199,4 +199,4 @@ def test_the_cluster_in_words(ray_cluster: None) -> None:
     pool = size_pool(ClusterSpec(workers=1, gpus_per_worker=0))
     said = describe_cluster(pool)
     assert said.startswith("the cluster has 1 node alive, ")
-    assert said.endswith(" of 4 CPUs free")
+    assert said.endswith(" of 2 CPUs free")
