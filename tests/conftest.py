@@ -11,9 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from acestep.handler import AceStepHandler
 from tests import miniature
+
+
+# Workers of pytest-xdist share the cores.
+torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 
 def tone(seconds: float, rate: int = 48_000, pitch_hz: float = 220.0) -> np.ndarray:

@@ -62,8 +62,8 @@ def test_killed_workers_nodes_and_drivers_cost_only_what_they_held(
     assert shaken.generations() == generations
     costs = explain(generations, kills)
     counts = Counter(Counter(one.item_id for one in generations).values())
-    print(f"\n{items} items: {undisturbed_s:.0f} s undisturbed; {took_s:.0f} s with {len(kills)} kills, at {pace_s} s "
-          f"each; {again_s:.1f} s for one more launch, which generated nothing")  # fmt: skip
+    print(f"\n{items} items: {undisturbed_s:.0f} s undisturbed; {took_s:.0f} s with {len(kills)} kills, at "
+          f"{pace_s} s each; {again_s:.1f} s for one more launch, which generated nothing")  # fmt: skip
     print("generated:", ", ".join(f"{items} items {times}x" for times, items in sorted(counts.items())))
     for kill in kills:
         print(f"  {kill.what}: {costs[kill.what]} repeated; {kill.rows} rows were written by then")

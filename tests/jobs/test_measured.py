@@ -1,9 +1,7 @@
 """Covers are measured as they are made, compared from files alone, measured afterwards, and chosen from."""
 
-import importlib
 import io
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +12,6 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from hydra.core.global_hydra import GlobalHydra
 from rich.console import Console
 
 from acestep.errors import RequestError
@@ -34,6 +31,7 @@ from pipeline.workflows.select import select_winners
 from pipeline.workflows.specs import CompareJob, MeasureJob, RestyleJob, SelectJob
 from pipeline.workflows.summary import Summary
 from tests.conftest import melody
+from tests.job_command import run_job
 from tests.miniature import BASE
 
 if TYPE_CHECKING:
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 DEFAULT = [measure.name for measure in MEASURES if not measure.extra]
 TRACKS, SETTINGS, SEEDS = 2, 4, 2
+TABLES_ONLY = FindingsSpec(listen_tracks=0, pictures=False)
 
 
 def job_on(folder: Path, output: str, **changes: object) -> RestyleJob:
@@ -126,7 +125,9 @@ def test_runs_are_settings_and_carry_what_was_found(folder: Path, made: Summary)
 def test_a_folder_is_compared_from_its_files_alone_and_into_an_empty_server(folder: Path, made: Summary) -> None:
     output = folder / "out"
     (output / FOLDER / "settings.parquet").unlink()
-    bare, links = compare_folder(CompareJob(str(output), tracking=TrackingSpec(enabled=False)), pytest.fail)
+    bare, links = compare_folder(
+        CompareJob(str(output), findings=TABLES_ONLY, tracking=TrackingSpec(enabled=False)), pytest.fail
+    )
     assert links == {}
     assert made.findings is not None
     assert bare.comparison == made.findings.comparison
@@ -134,7 +135,9 @@ def test_a_folder_is_compared_from_its_files_alone_and_into_an_empty_server(fold
     assert pq.read_table(output / FOLDER / "settings.parquet").equals(bare.comparison.settings)
 
     empty = f"sqlite:///{folder}/second.db"
-    _, links = compare_folder(CompareJob(str(output), tracking=TrackingSpec(uri=empty)), pytest.fail)
+    _, links = compare_folder(
+        CompareJob(str(output), findings=TABLES_ONLY, tracking=TrackingSpec(uri=empty)), pytest.fail
+    )
     first, second = runs_of(f"sqlite:///{folder}/first.db"), runs_of(empty)
     assert set(first) == set(second)
     for name, before in first.items():
@@ -145,7 +148,9 @@ def test_a_folder_is_compared_from_its_files_alone_and_into_an_empty_server(fold
         for label in ("restyle.model", "restyle.cover_kind", "restyle.catalogue", "restyle.setting"):
             assert second[name].data.tags.get(label) == before.data.tags.get(label)
     assert all(second[name].info.run_id in links["compare"] for name in second if name != "tracks")
-    again = compare_folder(CompareJob(str(output), tracking=TrackingSpec(uri=empty)), pytest.fail)
+    again = compare_folder(
+        CompareJob(str(output), findings=TABLES_ONLY, tracking=TrackingSpec(uri=empty)), pytest.fail
+    )
     assert again[1] == links  # the same runs
 
 
@@ -155,7 +160,9 @@ def test_what_was_not_measured_is_measured_afterwards(folder: Path, made: Summar
     summary = restyle(job)
     assert summary.findings is None
     with pytest.raises(RequestError, match=r"was measured; run python -m jobs\.measure output="):
-        compare_folder(CompareJob(job.output, tracking=TrackingSpec(enabled=False)), pytest.fail)
+        compare_folder(
+            CompareJob(job.output, findings=TABLES_ONLY, tracking=TrackingSpec(enabled=False)), pytest.fail
+        )
     (gone,) = (folder / "later" / "audio" / "t1").glob(f"{_item(folder, 't1', 2)}.*")
     content = gone.read_bytes()
     gone.unlink()
@@ -201,7 +208,9 @@ def test_anybodys_covers_can_be_measured_and_compared(folder: Path, made: Summar
     assert f"{folder}/text.flac" in broken["error_message"]
     assert done.cost > 0
     uri = f"sqlite:///{folder}/theirs.db"
-    theirs, _ = compare_folder(CompareJob(pairs.output, tracking=TrackingSpec(uri=uri)), pytest.fail)
+    theirs, _ = compare_folder(
+        CompareJob(pairs.output, findings=TABLES_ONLY, tracking=TrackingSpec(uri=uri)), pytest.fail
+    )
     runs = runs_of(uri, "pairs")
     assert set(runs) == {"pairs", "broken", *made.findings.comparison.outcomes["setting_name"].to_pylist()}
     assert runs["pairs"].data.params == {"manifest": str(folder / "pairs.csv")}
@@ -266,23 +275,17 @@ def test_a_page_that_fails_costs_no_cover_and_no_tracking(
     assert {found.info.status for found in runs_of(uri).values()} == {"FINISHED"}
 
 
-def test_from_the_command_line(
-    folder: Path, made: Summary, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def main(job: str, *arguments: str) -> tuple[object, str]:
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", [f"jobs.{job}", *arguments])
-        with pytest.raises(SystemExit) as left:
-            importlib.import_module(f"jobs.{job}").main()
-        said = capsys.readouterr()
-        return left.value.code, said.out + said.err
+def test_from_the_command_line(folder: Path, made: Summary) -> None:
+    def main(job: str, *arguments: str) -> tuple[int, str]:
+        done = run_job(job, *arguments)
+        return done.returncode, done.stdout + done.stderr
 
     output, empty = f"output={folder}/out", f"output={folder}/nowhere"
-    status, said = main("compare", output, "tracking.enabled=false", "listen_tracks=0")
+    status, said = main("compare", output, "tracking.enabled=false", "listen_tracks=0", "pictures=false")
     assert status == 0
     assert "settings, best first" in said
     assert "s0.75 g9.0" in said
-    status, said = main("compare", output, "tracking.uri=http://127.0.0.1:9", "listen_tracks=0")
+    status, said = main("compare", output, "tracking.uri=http://127.0.0.1:9", "listen_tracks=0", "pictures=false")
     assert status == 3
     assert "tracking is incomplete" in said
     more = {"compare": "tracking.enabled=false", "select": f"export={folder}/x", "measure": "again=true"}
