@@ -16,7 +16,6 @@ import torch
 from acestep.handler import AceStepHandler
 from tests import miniature
 
-
 # Workers of pytest-xdist share the cores.
 torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 

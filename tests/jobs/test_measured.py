@@ -18,7 +18,7 @@ from acestep.errors import RequestError
 from pipeline.cluster.spec import ClusterSpec
 from pipeline.metrics.registry import MEASURES
 from pipeline.metrics.spec import MetricsSpec
-from pipeline.report.findings import FOLDER
+from pipeline.report.findings import FOLDER, Findings
 from pipeline.report.spec import FindingsSpec
 from pipeline.results.table import current_rows
 from pipeline.storage.store import open_store
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 DEFAULT = [measure.name for measure in MEASURES if not measure.extra]
 TRACKS, SETTINGS, SEEDS = 2, 4, 2
-TABLES_ONLY = FindingsSpec(listen_tracks=0, pictures=False)
 
 
 def job_on(folder: Path, output: str, **changes: object) -> RestyleJob:
@@ -75,6 +74,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(folder: Path, ray_cluster: None) -> Summary:
     """A finished job, tracked in a database of its own."""
     return restyle(job_on(folder, "out", tracking=TrackingSpec(uri=f"sqlite:///{folder}/first.db")))
+
+
+def compared(output: str, tracking: TrackingSpec) -> tuple[Findings, dict[str, str]]:
+    """A folder's comparison in tables alone, and where it is tracked."""
+    spec = FindingsSpec(listen_tracks=0, pictures=False)
+    return compare_folder(CompareJob(output, findings=spec, tracking=tracking), pytest.fail)
 
 
 def runs_of(uri: str, name: str = "tracks") -> dict[str, "Run"]:
@@ -125,9 +130,7 @@ def test_runs_are_settings_and_carry_what_was_found(folder: Path, made: Summary)
 def test_a_folder_is_compared_from_its_files_alone_and_into_an_empty_server(folder: Path, made: Summary) -> None:
     output = folder / "out"
     (output / FOLDER / "settings.parquet").unlink()
-    bare, links = compare_folder(
-        CompareJob(str(output), findings=TABLES_ONLY, tracking=TrackingSpec(enabled=False)), pytest.fail
-    )
+    bare, links = compare_folder(compared(str(output), tracking=TrackingSpec(enabled=False)), pytest.fail)
     assert links == {}
     assert made.findings is not None
     assert bare.comparison == made.findings.comparison
@@ -135,9 +138,7 @@ def test_a_folder_is_compared_from_its_files_alone_and_into_an_empty_server(fold
     assert pq.read_table(output / FOLDER / "settings.parquet").equals(bare.comparison.settings)
 
     empty = f"sqlite:///{folder}/second.db"
-    _, links = compare_folder(
-        CompareJob(str(output), findings=TABLES_ONLY, tracking=TrackingSpec(uri=empty)), pytest.fail
-    )
+    _, links = compare_folder(compared(str(output), tracking=TrackingSpec(uri=empty)), pytest.fail)
     first, second = runs_of(f"sqlite:///{folder}/first.db"), runs_of(empty)
     assert set(first) == set(second)
     for name, before in first.items():
@@ -148,9 +149,7 @@ def test_a_folder_is_compared_from_its_files_alone_and_into_an_empty_server(fold
         for label in ("restyle.model", "restyle.cover_kind", "restyle.catalogue", "restyle.setting"):
             assert second[name].data.tags.get(label) == before.data.tags.get(label)
     assert all(second[name].info.run_id in links["compare"] for name in second if name != "tracks")
-    again = compare_folder(
-        CompareJob(str(output), findings=TABLES_ONLY, tracking=TrackingSpec(uri=empty)), pytest.fail
-    )
+    again = compare_folder(compared(str(output), tracking=TrackingSpec(uri=empty)), pytest.fail)
     assert again[1] == links  # the same runs
 
 
@@ -160,9 +159,7 @@ def test_what_was_not_measured_is_measured_afterwards(folder: Path, made: Summar
     summary = restyle(job)
     assert summary.findings is None
     with pytest.raises(RequestError, match=r"was measured; run python -m jobs\.measure output="):
-        compare_folder(
-            CompareJob(job.output, findings=TABLES_ONLY, tracking=TrackingSpec(enabled=False)), pytest.fail
-        )
+        compare_folder(compared(job.output, tracking=TrackingSpec(enabled=False)), pytest.fail)
     (gone,) = (folder / "later" / "audio" / "t1").glob(f"{_item(folder, 't1', 2)}.*")
     content = gone.read_bytes()
     gone.unlink()
@@ -208,9 +205,7 @@ def test_anybodys_covers_can_be_measured_and_compared(folder: Path, made: Summar
     assert f"{folder}/text.flac" in broken["error_message"]
     assert done.cost > 0
     uri = f"sqlite:///{folder}/theirs.db"
-    theirs, _ = compare_folder(
-        CompareJob(pairs.output, findings=TABLES_ONLY, tracking=TrackingSpec(uri=uri)), pytest.fail
-    )
+    theirs, _ = compare_folder(compared(pairs.output, tracking=TrackingSpec(uri=uri)), pytest.fail)
     runs = runs_of(uri, "pairs")
     assert set(runs) == {"pairs", "broken", *made.findings.comparison.outcomes["setting_name"].to_pylist()}
     assert runs["pairs"].data.params == {"manifest": str(folder / "pairs.csv")}
@@ -281,11 +276,11 @@ def test_from_the_command_line(folder: Path, made: Summary) -> None:
         return done.returncode, done.stdout + done.stderr
 
     output, empty = f"output={folder}/out", f"output={folder}/nowhere"
-    status, said = main("compare", output, "tracking.enabled=false", "listen_tracks=0", "pictures=false")
+    status, said = main("compare", output, "tracking.enabled=false", "listen_tracks=0")
     assert status == 0
     assert "settings, best first" in said
     assert "s0.75 g9.0" in said
-    status, said = main("compare", output, "tracking.uri=http://127.0.0.1:9", "listen_tracks=0", "pictures=false")
+    status, said = main("compare", output, "tracking.uri=http://127.0.0.1:9", "listen_tracks=0")
     assert status == 3
     assert "tracking is incomplete" in said
     more = {"compare": "tracking.enabled=false", "select": f"export={folder}/x", "measure": "again=true"}
