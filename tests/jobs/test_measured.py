@@ -130,7 +130,7 @@ def test_runs_are_settings_and_carry_what_was_found(folder: Path, made: Summary)
 def test_a_folder_is_compared_from_its_files_alone_and_into_an_empty_server(folder: Path, made: Summary) -> None:
     output = folder / "out"
     (output / FOLDER / "settings.parquet").unlink()
-    bare, links = compare_folder(compared(str(output), tracking=TrackingSpec(enabled=False)), pytest.fail)
+    bare, links = compared(str(output), TrackingSpec(enabled=False))
     assert links == {}
     assert made.findings is not None
     assert bare.comparison == made.findings.comparison
@@ -138,7 +138,7 @@ def test_a_folder_is_compared_from_its_files_alone_and_into_an_empty_server(fold
     assert pq.read_table(output / FOLDER / "settings.parquet").equals(bare.comparison.settings)
 
     empty = f"sqlite:///{folder}/second.db"
-    _, links = compare_folder(compared(str(output), tracking=TrackingSpec(uri=empty)), pytest.fail)
+    _, links = compared(str(output), TrackingSpec(uri=empty))
     first, second = runs_of(f"sqlite:///{folder}/first.db"), runs_of(empty)
     assert set(first) == set(second)
     for name, before in first.items():
@@ -149,7 +149,7 @@ def test_a_folder_is_compared_from_its_files_alone_and_into_an_empty_server(fold
         for label in ("restyle.model", "restyle.cover_kind", "restyle.catalogue", "restyle.setting"):
             assert second[name].data.tags.get(label) == before.data.tags.get(label)
     assert all(second[name].info.run_id in links["compare"] for name in second if name != "tracks")
-    again = compare_folder(compared(str(output), tracking=TrackingSpec(uri=empty)), pytest.fail)
+    again = compared(str(output), TrackingSpec(uri=empty))
     assert again[1] == links  # the same runs
 
 
@@ -159,7 +159,7 @@ def test_what_was_not_measured_is_measured_afterwards(folder: Path, made: Summar
     summary = restyle(job)
     assert summary.findings is None
     with pytest.raises(RequestError, match=r"was measured; run python -m jobs\.measure output="):
-        compare_folder(compared(job.output, tracking=TrackingSpec(enabled=False)), pytest.fail)
+        compared(job.output, TrackingSpec(enabled=False))
     (gone,) = (folder / "later" / "audio" / "t1").glob(f"{_item(folder, 't1', 2)}.*")
     content = gone.read_bytes()
     gone.unlink()
@@ -205,7 +205,7 @@ def test_anybodys_covers_can_be_measured_and_compared(folder: Path, made: Summar
     assert f"{folder}/text.flac" in broken["error_message"]
     assert done.cost > 0
     uri = f"sqlite:///{folder}/theirs.db"
-    theirs, _ = compare_folder(compared(pairs.output, tracking=TrackingSpec(uri=uri)), pytest.fail)
+    theirs, _ = compared(pairs.output, TrackingSpec(uri=uri))
     runs = runs_of(uri, "pairs")
     assert set(runs) == {"pairs", "broken", *made.findings.comparison.outcomes["setting_name"].to_pylist()}
     assert runs["pairs"].data.params == {"manifest": str(folder / "pairs.csv")}
