@@ -25,6 +25,7 @@ from pipeline.service.generation_store import GenerationStore
 from pipeline.service.http_server import Server, listening_at, make_server
 from pipeline.service.page.mount import mount
 from pipeline.service.scheduler import Scheduler
+from pipeline.service.uploads import UploadStore
 from pipeline.storage.store import Store, open_store
 from pipeline.worker.attempts import mark_start
 from pipeline.worker.spec import WorkerSpec
@@ -82,6 +83,13 @@ def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
     soundfile.write(folder / "country_song.wav", tone(5.2), 48_000)
     soundfile.write(folder / "other.flac", tone(5.2, pitch_hz=330.0), 48_000)
     return folder
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> UploadStore:
+    """The uploads of a service, in the folder ``out``."""
+    (tmp_path / "out").mkdir()
+    return UploadStore(open_store(str(tmp_path / "out")), str(tmp_path / "out"))
 
 
 @contextmanager
