@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import soundfile
 import torch
@@ -97,29 +96,9 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture
-def worker_in_this_process(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Jobs of this process make their covers in it, as one worker process would; what a pool does is not shown."""
-    from pipeline.cluster.pool import ClusterSpec, Pool
-    from pipeline.cluster.shutdown import StopFlag
-    from pipeline.storage.store import Store
-    from pipeline.worker.datasource import PlanSource
-    from pipeline.worker.restyle_worker import RestyleWorker
-    from pipeline.worker.spec import WorkerSpec
+def local_pool() -> Iterator[None]:
+    """No cluster: jobs make their covers in this process."""
+    from tests import local_pool
 
-    def stream(
-        plan: Store,
-        spec: WorkerSpec,
-        cluster: ClusterSpec,
-        pool: Pool,
-        stop: StopFlag,
-        made_by: type[RestyleWorker],
-    ) -> Iterator[pa.Table]:
-        worker = made_by(spec, stop)
-        for read in PlanSource(plan, cluster.task_seconds, pool.most, stop).get_read_tasks(1):
-            for tracks in read():
-                yield from worker(tracks)
-
-    threads = torch.get_num_threads()
-    monkeypatch.setattr("pipeline.workflows.restyle.stream", stream)
-    yield
-    torch.set_num_threads(threads)
+    with local_pool.local_pool():
+        yield

@@ -76,7 +76,7 @@ def the_jobs_request(source: Path, **changes: Any) -> GenerationParams:
     return GenerationParams(task_type="cover", src_audio=str(source), audio_cover_strength=0.5, **values | changes)
 
 
-@pytest.mark.usefixtures("worker_in_this_process")
+@pytest.mark.usefixtures("local_pool")
 @pytest.mark.parametrize("name", ALONE)
 def test_every_preset_runs_from_the_command_line(catalogue: Path, name: str) -> None:
     (preset,) = (p for p in read_presets([CONF]) if p.name == name)
@@ -88,7 +88,7 @@ def test_every_preset_runs_from_the_command_line(catalogue: Path, name: str) -> 
     assert {key: row[key] for key in wanted} == wanted
 
 
-@pytest.mark.usefixtures("worker_in_this_process")
+@pytest.mark.usefixtures("local_pool")
 def test_a_manifest_of_mixed_genres_takes_a_preset_for_each_row(catalogue: Path) -> None:
     presets = read_presets([CONF])
     rows: list[dict[str, Any]] = [
@@ -124,7 +124,7 @@ def test_a_manifest_of_mixed_genres_takes_a_preset_for_each_row(catalogue: Path)
     assert "name a preset together; give both" in refused["half"]
 
 
-@pytest.mark.usefixtures("worker_in_this_process")
+@pytest.mark.usefixtures("local_pool")
 def test_stages_are_rows_that_name_their_parents(catalogue: Path, base: AceStepHandler) -> None:
     write(catalogue, "one", [{"track_id": "a", "source": "a.flac", "caption": "heavy metal"}])
     stages = [{"caption": "folk rock", "audio_cover_strength": 0.8}, {"caption": "rock"}, {}]
@@ -157,7 +157,7 @@ def test_a_grid_that_repeats_itself_on_turbo_is_refused(catalogue: Path) -> None
     assert not (catalogue / "t" / "audio").exists()
 
 
-@pytest.mark.usefixtures("worker_in_this_process")
+@pytest.mark.usefixtures("local_pool")
 @pytest.mark.parametrize("guidance", [GUIDANCE[::3], pytest.param(GUIDANCE, marks=pytest.mark.slow)], ids=len)
 def test_the_same_grid_runs_on_base_and_once_each_on_turbo(catalogue: Path, guidance: list[int]) -> None:
     grid, count = (STRENGTHS, f"grid.guidance_scale={guidance}"), 5 * len(guidance)
@@ -176,7 +176,7 @@ def test_the_same_grid_runs_on_base_and_once_each_on_turbo(catalogue: Path, guid
     assert len(written[0]["stands_for"]) == 2 * len(guidance) - 1
 
 
-@pytest.mark.usefixtures("worker_in_this_process")
+@pytest.mark.usefixtures("local_pool")
 def test_the_language_model_fills_in_what_rows_leave_open(catalogue: Path, base: AceStepHandler) -> None:
     folder = write_language_model(catalogue / "lm", codes=range(FSQ_CODES))
     rows = [

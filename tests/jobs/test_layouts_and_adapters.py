@@ -54,7 +54,7 @@ def in_this_process(place: Path, handler: AceStepHandler) -> bytes:
     return encode_audio(result.audios[0]["tensor"], "flac")
 
 
-@pytest.mark.usefixtures("worker_in_this_process")
+@pytest.mark.usefixtures("local_pool")
 def test_the_job_reads_the_diffusers_layout_and_hears_the_adapter(place: Path) -> None:
     lora = place / "lora" / "adapter_model.safetensors"  # a file or its folder
     words = (

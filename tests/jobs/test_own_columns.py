@@ -24,7 +24,7 @@ from tests.conftest import melody
 from tests.miniature import BASE
 
 
-@pytest.mark.usefixtures("worker_in_this_process")
+@pytest.mark.usefixtures("local_pool")
 def test_columns_go_from_the_manifest_to_the_winners(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.flac", melody(10.5), 48_000)
     row = {"track_id": "a", "source": "a.flac", "caption": "jazz", "title": "Blue, Moon", "meta.label": "L"}

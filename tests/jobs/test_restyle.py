@@ -152,7 +152,7 @@ def test_a_repaired_catalogue_ends_well_and_keeps_what_was_done(tmp_path: Path) 
     assert sorted(r["track_id"] for r in results if r["status"] == "ok") == ["a", "a", "b", "b", "c", "c"]
 
 
-@pytest.mark.usefixtures("worker_in_this_process")
+@pytest.mark.usefixtures("local_pool")
 @pytest.mark.parametrize(
     ("signals", "status", "said"),
     [

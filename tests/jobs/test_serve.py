@@ -122,7 +122,7 @@ def test_a_slow_client_and_a_foreign_page_hold_and_drive_nothing(address: str) -
             assert reply.status_code == status
 
 
-@pytest.mark.usefixtures("worker_in_this_process")
+@pytest.mark.usefixtures("local_pool")
 def test_a_request_is_the_same_three_ways(address: str, base: AceStepHandler, tmp_path: Path) -> None:
     """Over HTTP, by the Python API and in a catalogue: the same bytes."""
     asked: dict[str, Any] = {

@@ -57,7 +57,7 @@ def test_a_cover_is_taken_by_its_file_only_where_that_proves_whole(tmp_path: Pat
     assert find_cover(store, "t", "none") is None
 
 
-def test_rows_of_a_damaged_part_come_back_with_repair(tmp_path: Path, worker_in_this_process: None) -> None:
+def test_rows_of_a_damaged_part_come_back_with_repair(tmp_path: Path, local_pool: None) -> None:
     """By their audio where that proves whole, and made again where it does not; the samples are the same."""
     job, store, reporter = job_on(tmp_path), open_store(f"{tmp_path}/out"), Told()
     with (tmp_path / "m.csv").open("a") as manifest:
