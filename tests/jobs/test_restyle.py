@@ -71,7 +71,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("local_pool")
 def test_bad_tracks_become_rows_and_good_ones_are_restyled(catalogue: Path) -> None:
     output = catalogue / "out"
     arguments = (
