@@ -139,7 +139,7 @@ def test_what_is_lost_is_said_and_made_again(tmp_path: Path) -> None:
     assert run(job, Reporter()).new == 0
 
 
-@pytest.mark.usefixtures("local_pool")
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_folder_that_vanishes_ends_the_job(tmp_path: Path) -> None:
     output = tmp_path / "out"
     with pytest.raises(OutputGoneError, match=f"output {output} is gone"):
