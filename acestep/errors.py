@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from numbers import Number
+from pathlib import PurePath
 from typing import Any, Self
 
 from acestep.error_kinds import KINDS
@@ -22,8 +23,6 @@ class RestyleError(Exception):
     where: file, row or stage of the error.
     """
 
-    default = "invalid_value"
-
     def __init__(
         self,
         kind: str,
@@ -35,9 +34,6 @@ class RestyleError(Exception):
         allowed: str | Collection[Any] = "",
         where: object = "",
     ):
-        if kind not in KINDS:  # a text alone
-            reason, _, remedy = kind.partition("; ")
-            kind = self.default
         self.kind, self.field, self.value = kind, field, redacted_values(value)
         self.reason = without_secrets(str(reason) or KINDS[kind].reason)
         self.remedy = without_secrets(str(remedy))
@@ -76,13 +72,9 @@ class RequestError(RestyleError):
 class AudioError(RestyleError):
     """An audio file cannot be read, or its content cannot be used."""
 
-    default = "unreadable_audio"
-
 
 class TooLongError(AudioError):
     """An audio file exceeds the maximal duration, by its header or its decoded samples."""
-
-    default = "too_long"
 
 
 class GenerationError(RestyleError):
@@ -118,6 +110,7 @@ def _permitted(error: RestyleError) -> str:
 
 def shown(value: Any) -> str:
     """Format a value for a message, truncated."""
-    plain = value if isinstance(value, str | list | dict | Number) else str(value)
-    text = str(plain) if isinstance(plain, Number) else repr(plain)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    text = str(value) if isinstance(value, Number) else repr(str(value) if isinstance(value, PurePath) else value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -148,9 +148,8 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         remedy = "use 'cpu', 'cuda' or 'cuda:<index>'"
         raise RequestError("unknown_value", "", remedy, "device", device) from error
     if picked.type == "cuda" and not torch.cuda.is_available():
-        raise RequestError(
-            "no_resources", "needs a GPU, and none is visible to this process", "use 'cpu'", "device", str(device)
-        )
+        reason = "needs a GPU, and none is visible to this process"
+        raise RequestError("no_resources", reason, "use 'cpu'", "device", str(device))
     return picked
 
 

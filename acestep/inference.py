@@ -100,9 +100,8 @@ def _generate(
     seeds = pick_seeds(params.seed, config)
     notes += ineffective_request_notes(params, config)
     if params.thinking and language_model is None:
-        raise RequestError(
-            "invalid_value", "thinking is on and there is no language model", "pass llm_handler, or switch it off"
-        )
+        reason = "thinking is on and there is no language model"
+        raise RequestError("invalid_value", reason, "pass llm_handler, or switch it off")
 
     clock = time.perf_counter()
     costs: dict[str, float] = {}
@@ -186,9 +185,8 @@ def _conditions(
 ) -> tuple[TrackConditions, list[str]]:
     codes, notes = codes_of(params), []
     if bool(codes) == bool(params.src_audio):
-        raise RequestError(
-            "invalid_value", "a cover needs one source: give src_audio, the path of a track, or audio_codes"
-        )
+        reason = "a cover needs one source: give src_audio, the path of a track, or audio_codes"
+        raise RequestError("invalid_value", reason)
     reference = None
     if params.reference_audio:
         sound = audio.read_audio(params.reference_audio, MAX_SOURCE_SECONDS)
@@ -212,7 +210,6 @@ def _save(wave: Tensor, folder: Path, key: str, config: GenerationConfig) -> str
         folder.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     except OSError as error:
-        raise RequestError(
-            "not_writable", f"cannot be written ({error.strerror or error})", field="save_dir", value=folder
-        ) from error
+        reason = f"cannot be written ({error.strerror or error})"
+        raise RequestError("not_writable", reason, field="save_dir", value=folder) from error
     return str(path)

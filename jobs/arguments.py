@@ -154,9 +154,8 @@ def _taken(job: str, argument: str, rest: str) -> str:
                 "invalid_value", f"{shlex.quote(argument)} cannot be read: {str(error).splitlines()[0]}"
             ) from None
         remedy = f"write {shlex.quote(better)}"
-        raise RequestError(
-            "invalid_value", "Hydra cannot read this value without quotes", remedy, where=key
-        ) from None
+        reason = "Hydra cannot read this value without quotes"
+        raise RequestError("invalid_value", reason, remedy, where=key) from None
     swept = kind_of(job, f"grid.{key.removeprefix('cover.')}") is not None
     if override.is_sweep_override() or (swept and isinstance(override.value(), list) and not _is_list(kind)):
         raise _instead_of_sweep(job, key, text, kind, override)

@@ -57,9 +57,8 @@ def run(config: DictConfig) -> int:
         try:
             from pipeline.service.deployment import open_service, open_to_others, running
         except ImportError as error:
-            raise RequestError(
-                "not_installed", f"{error.name} is not installed", 'pip install -e ".[ui]"'
-            ) from error
+            reason = f"{error.name} is not installed"
+            raise RequestError("not_installed", reason, 'pip install -e ".[ui]"') from error
         if open_to_others(spec, keys):
             console.print(f"warning: {spec.host} is open to the network and {KEYS} is not set", style="yellow")
         console.print(f"checking the model {spec.model} and the folder {spec.output}")

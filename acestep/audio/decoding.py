@@ -142,9 +142,8 @@ def _checked_rate(rate: int) -> int:
         raise AudioError("unreadable_audio", "no sample rate: not audio, or its header is damaged")
     if not min_rate <= rate <= max_rate:
         remedy = "resample the file to 48000 Hz"
-        raise AudioError(
-            "unreadable_audio", f"a sample rate of {rate} Hz is not between {min_rate} and {max_rate}", remedy
-        )
+        reason = f"a sample rate of {rate} Hz is not between {min_rate} and {max_rate}"
+        raise AudioError("unreadable_audio", reason, remedy)
     return rate
 
 
@@ -217,6 +216,5 @@ def _complete(blocks: Generator[Block], sound: soundfile.SoundFile) -> Generator
     slack = VORBIS_BLOCK_SAMPLES if sound.subtype == "VORBIS" else slack
     if count + slack < sound.frames:
         promised, decoded = (f"{frames / sound.samplerate:.2f} s" for frames in (sound.frames, count))
-        raise AudioError(
-            "unreadable_audio", f"truncated: the header promises {promised}, {decoded} can be decoded"
-        )
+        reason = f"truncated: the header promises {promised}, {decoded} can be decoded"
+        raise AudioError("unreadable_audio", reason)

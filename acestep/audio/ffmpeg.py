@@ -112,8 +112,7 @@ def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None)
         pieces = resampler.resample(frame)
     except av.ArgumentError as error:
         channels = "" if frame is None else f"{frame.layout.nb_channels} "
-        raise AudioError(
-            "unreadable_audio", f"no layout of its {channels}channels is known", "mix it to stereo"
-        ) from error
+        reason = f"no layout of its {channels}channels is known"
+        raise AudioError("unreadable_audio", reason, "mix it to stereo") from error
     for piece in pieces:
         yield piece.to_ndarray().reshape(-1, piece.layout.nb_channels).T, piece.sample_rate

@@ -42,9 +42,8 @@ def refuse_cut(file: BinaryIO) -> None:
     file.seek(0)
     if promised > length + (SLACK_BYTES if head[:4] != b"OggS" else 0):
         remedy = "fetch it again from where it came from"
-        raise AudioError(
-            "unreadable_audio", f"truncated: the header promises {promised} bytes, the file has {length}", remedy
-        )
+        reason = f"truncated: the header promises {promised} bytes, the file has {length}"
+        raise AudioError("unreadable_audio", reason, remedy)
 
 
 def declares_frame_count(file: BinaryIO) -> bool:

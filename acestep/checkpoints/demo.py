@@ -40,9 +40,8 @@ def check(folder: Path, digest: str) -> None:
     """
     sums = folder / SUMS
     if _sha256(sums) != digest:
-        raise CheckpointError(
-            "damaged_weights", "is not the list of this version's built-in model", REMEDY, where=sums
-        )
+        reason = "is not the list of this version's built-in model"
+        raise CheckpointError("damaged_weights", reason, REMEDY, where=sums)
     for line in sums.read_text().splitlines():
         expected, name = line.split("  ", 1)
         if _sha256(folder / name) != expected:
@@ -64,6 +63,5 @@ def _sha256(file: Path) -> str:
         remedy = f"the built-in model is not in this copy; {REMEDY}"
         raise CheckpointError("missing_weights", "no such file", remedy, where=file) from error
     except OSError as error:
-        raise CheckpointError(
-            "damaged_weights", f"cannot be read ({error.strerror})", REMEDY, where=file
-        ) from error
+        reason = f"cannot be read ({error.strerror})"
+        raise CheckpointError("damaged_weights", reason, REMEDY, where=file) from error

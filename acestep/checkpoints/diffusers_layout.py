@@ -73,9 +73,8 @@ def check_index(folder: Path) -> None:
     kind = read_json(folder / INDEX).get("_class_name")
     if kind != PIPELINE:
         remedy = "give an ACE-Step 1.5 checkpoint"
-        raise CheckpointError(
-            "unsupported_weights", f"{INDEX} describes a {kind!r}, expected {PIPELINE!r}", remedy, where=folder
-        )
+        reason = f"{INDEX} describes a {kind!r}, expected {PIPELINE!r}"
+        raise CheckpointError("unsupported_weights", reason, remedy, where=folder)
 
 
 def modules(folder: Path) -> list[str]:
@@ -112,12 +111,8 @@ def model_config(folder: Path) -> dict[str, Any]:
     for module, kind in CLASSES.items():
         raw = read_json(folder / module / "config.json")
         if raw.get("_class_name") != kind:
-            raise CheckpointError(
-                "unsupported_weights",
-                f"is {raw.get('_class_name')!r}, expected {kind!r}",
-                field="_class_name",
-                where=folder / module,
-            )
+            reason = f"is {raw.get('_class_name')!r}, expected {kind!r}"
+            raise CheckpointError("unsupported_weights", reason, field="_class_name", where=folder / module)
         try:
             kinds_of_layers[module] = layer_kinds(raw)
         except ValueError as error:
@@ -157,13 +152,8 @@ def _layer_types(folder: Path, given: dict[str, list[str] | None]) -> list[str] 
         own = kinds or alternating
         if own != longest[: len(own)]:
             remedy = "modules of different orders are not supported"
-            raise CheckpointError(
-                "unsupported_weights",
-                f"is {kinds} in {module}, but {longest} elsewhere",
-                remedy,
-                "layer_types",
-                where=folder,
-            )
+            reason = f"is {kinds} in {module}, but {longest} elsewhere"
+            raise CheckpointError("unsupported_weights", reason, remedy, "layer_types", where=folder)
     return None if longest == alternating else longest
 
 
@@ -197,11 +187,8 @@ def silence(folder: Path, channels: int) -> "Tensor":
     found = read_tensor(folder / CONDITIONER, WEIGHTS, SILENCE)
     if found is None or found.dim() != 3 or (found.shape[0], found.shape[2]) != (1, channels):
         shape = "none" if found is None else list(found.shape)
-        raise CheckpointError(
-            "damaged_weights",
-            f"expected a {SILENCE} [1, frames, {channels}], found {shape}",
-            where=folder / CONDITIONER,
-        )
+        reason = f"expected a {SILENCE} [1, frames, {channels}], found {shape}"
+        raise CheckpointError("damaged_weights", reason, where=folder / CONDITIONER)
     return found[0]
 
 

@@ -17,9 +17,8 @@ def shard_path(folder: Path, name: str, index: Path) -> Path:
         CheckpointError: the name refers to a file outside the folder.
     """
     if not is_plain_name(name):
-        raise CheckpointError(
-            "damaged_weights", f"names {name!r:.200}, which is no file of its folder", FETCH_AGAIN, where=index
-        )
+        reason = f"names {name!r:.200}, which is no file of its folder"
+        raise CheckpointError("damaged_weights", reason, FETCH_AGAIN, where=index)
     file = folder / name
     if file.is_file() and not is_own(file):
         remedy = "give the folder that holds the files"

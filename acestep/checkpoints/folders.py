@@ -76,12 +76,8 @@ def _variant_folder(root: Path, variant: str | None, called: str) -> Path:
     found = {path.name.removeprefix(MODEL_PREFIX): path for path in sorted(root.glob(f"{MODEL_PREFIX}*"))}
     if not found:
         remedy = "give an ACE-Step 1.5 checkpoint"
-        raise CheckpointError(
-            "unknown_model",
-            f"holds neither config.json nor a folder {MODEL_PREFIX}<variant>",
-            remedy,
-            where=called,
-        )
+        reason = f"holds neither config.json nor a folder {MODEL_PREFIX}<variant>"
+        raise CheckpointError("unknown_model", reason, remedy, where=called)
     if variant is None:
         if len(found) > 1:
             remedy = "name one with variant=, or give its folder"

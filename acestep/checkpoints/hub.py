@@ -113,17 +113,11 @@ def find(
     variant = variant or None
     names = ", ".join((*demo.VARIANTS, *PUBLISHED))
     if not model:
-        raise CheckpointError(
-            "unknown_model", "is empty", f"give one of {names}, a folder or a hub id owner/name", "model"
-        )
+        remedy = f"give one of {names}, a folder or a hub id owner/name"
+        raise CheckpointError("unknown_model", "is empty", remedy, "model")
     if variant is not None and (model in demo.VARIANTS or model in PUBLISHED):
-        raise CheckpointError(
-            "unknown_model",
-            f"does not go with {model!r}, which is one variant",
-            "name the one you want",
-            "variant",
-            variant,
-        )
+        reason = f"does not go with {model!r}, which is one variant"
+        raise CheckpointError("unknown_model", reason, "name the one you want", "variant", variant)
     if model in demo.VARIANTS:
         return demo.folders(model)
     if model not in PUBLISHED and Path(model).expanduser().exists():
@@ -169,9 +163,8 @@ def find_language_model(name: str, source: Source = "anywhere", progress: type[A
     """
     names = ", ".join(LANGUAGE_MODELS)
     if not name:
-        raise CheckpointError(
-            "unknown_model", "is empty", f"give one of {names}, a folder or a hub id owner/name", "language_model"
-        )
+        remedy = f"give one of {names}, a folder or a hub id owner/name"
+        raise CheckpointError("unknown_model", "is empty", remedy, "language_model")
     if name not in LANGUAGE_MODELS and Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     if name not in LANGUAGE_MODELS and Path(name).expanduser().exists():
@@ -179,9 +172,8 @@ def find_language_model(name: str, source: Source = "anywhere", progress: type[A
             "unknown_model", "is a file", "give the folder of a language model", "language_model", name
         )
     if name not in LANGUAGE_MODELS and not HUB_ID.fullmatch(name):
-        raise CheckpointError(
-            "unknown_model", f"is no folder and not one of {names}", field="language_model", value=name
-        )
+        reason = f"is no folder and not one of {names}"
+        raise CheckpointError("unknown_model", reason, field="language_model", value=name)
     return _get(LANGUAGE_MODELS.get(name) or HubModel(name), f"language_model={name}", source, progress)
 
 
@@ -194,12 +186,8 @@ def find_adapter(name: str, source: Source = "anywhere", progress: type[Any] | N
     if name and Path(name).expanduser().exists():
         return Path(name).expanduser()
     if not HUB_ID.fullmatch(name) or name.endswith(SUFFIX):
-        raise CheckpointError(
-            "missing_weights",
-            "no such file or folder",
-            "give a LoRA file or folder, or a hub id owner/name",
-            where=f"adapter {name!r}",
-        )
+        remedy = "give a LoRA file or folder, or a hub id owner/name"
+        raise CheckpointError("missing_weights", "no such file or folder", remedy, where=f"adapter {name!r}")
     published = HubModel(name, files=ADAPTER_FILES, whole=_whole_adapter)
     return _get(published, f"adapter={name}", source, progress)
 

@@ -30,7 +30,6 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError("damaged_weights", f"not readable as JSON ({error})", where=path) from error
     if not isinstance(content, dict):
-        raise CheckpointError(
-            "damaged_weights", f"expected a JSON object, found {type(content).__name__}", where=path
-        )
+        reason = f"expected a JSON object, found {type(content).__name__}"
+        raise CheckpointError("damaged_weights", reason, where=path)
     return content

@@ -137,12 +137,8 @@ def open_adapter(path: Path) -> Adapter:
         f"{ours}.lora_{part}" for layer, ours in layers.items() for part in "AB" if (layer, part) not in named
     )
     if alone:
-        raise CheckpointError(
-            "missing_weights",
-            f"{len(alone)} missing: {', '.join(alone[:4])}",
-            FETCH_AGAIN,
-            where=f"adapter {files.path}",
-        )
+        reason = f"{len(alone)} missing: {', '.join(alone[:4])}"
+        raise CheckpointError("missing_weights", reason, FETCH_AGAIN, where=f"adapter {files.path}")
     config = files.config()
     if config is not None:
         _check_config(files, config)
@@ -187,9 +183,8 @@ def _alpha(files: AdapterFiles, name: str | None) -> float | None:
     if tensor is None:
         return None
     if tensor.numel() != 1 or not is_number(tensor.item()):
-        raise CheckpointError(
-            "damaged_weights", "is not one finite number", FETCH_AGAIN, name, where=f"adapter {files.path}"
-        )
+        reason = "is not one finite number"
+        raise CheckpointError("damaged_weights", reason, FETCH_AGAIN, name, where=f"adapter {files.path}")
     return float(tensor.item())
 
 
@@ -198,9 +193,8 @@ def _check_config(files: AdapterFiles, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
         remedy = "only 'LORA' is supported"
-        raise CheckpointError(
-            "unsupported_weights", f"is {kind!r}", remedy, "peft_type", where=f"adapter {files.path}"
-        )
+        reason = f"is {kind!r}"
+        raise CheckpointError("unsupported_weights", reason, remedy, "peft_type", where=f"adapter {files.path}")
     special = {key: config[key] for key, plain in _PLAIN.items() if key in config and config[key] not in plain}
     if special:
         options = ", ".join(f"{key} = {value!r}" for key, value in sorted(special.items()))
@@ -218,9 +212,8 @@ def _configured(
     alpha = _of_pattern(files, config, "alpha_pattern", layer, config.get("lora_alpha"))
     if not is_size(rank) or not is_number(alpha):
         remedy = "expected a rank of at least 1 and a number"
-        raise CheckpointError(
-            "damaged_weights", f"r is {rank!r} and lora_alpha {alpha!r}", remedy, where=f"adapter {files.path}"
-        )
+        reason = f"r is {rank!r} and lora_alpha {alpha!r}"
+        raise CheckpointError("damaged_weights", reason, remedy, where=f"adapter {files.path}")
     if own_alpha is not None and own_alpha != alpha:
         raise CheckpointError(
             "damaged_weights",
@@ -242,12 +235,9 @@ def _of_pattern(files: AdapterFiles, config: Mapping[str, Any], name: str, layer
         ending = key.removeprefix("^").removesuffix("$").replace("\\.", ".")
         if not re.fullmatch(r"[\w.-]+", ending):
             # PEFT accepts arbitrary regular expressions, some of which take exponential time.
+            reason = f"= {key!r} is not supported"
             raise CheckpointError(
-                "unsupported_weights",
-                f"= {key!r} is not supported",
-                "name layers in full",
-                name,
-                where=f"adapter {files.path}",
+                "unsupported_weights", reason, "name layers in full", name, where=f"adapter {files.path}"
             )
         if own == ending or (not key.startswith("^") and own.endswith(f".{ending}")):
             return value
@@ -271,9 +261,8 @@ def check_fit(adapter: Adapter, decoder: nn.Module) -> None:
     problems = differences(found, expected, MAX_SHAPES)
     if problems:
         remedy = f"{problems}. Use it with the model it was trained on (ACE-Step 1.5, 2B or XL)"
-        raise CheckpointError(
-            "mismatched_weights", "does not fit the model", remedy, where=f"adapter {adapter.path}"
-        )
+        reason = "does not fit the model"
+        raise CheckpointError("mismatched_weights", reason, remedy, where=f"adapter {adapter.path}")
 
 
 @torch.no_grad()

@@ -54,11 +54,8 @@ class AdapterFiles:
                 where=f"adapter {self.path}",
             ) from error
         if not isinstance(values, dict):
-            raise CheckpointError(
-                "damaged_weights",
-                f"its header's {DIFFUSERS_METADATA} is no JSON object",
-                where=f"adapter {self.path}",
-            )
+            reason = f"its header's {DIFFUSERS_METADATA} is no JSON object"
+            raise CheckpointError("damaged_weights", reason, where=f"adapter {self.path}")
         return {key.removeprefix("transformer."): value for key, value in values.items()}
 
 
@@ -86,9 +83,8 @@ def find_adapter_files(path: Path) -> AdapterFiles:
         named = ", ".join(str(one.relative_to(path)) for one in inside[:MAX_NAMED])
         more = f" and {len(inside) - MAX_NAMED} more" if len(inside) > MAX_NAMED else ""
         remedy = f"give the path of one, such as {inside[0]}"
-        raise CheckpointError(
-            "unknown_model", f"holds {len(inside)} adapters, {named}{more}", remedy, where=f"adapter {path}"
-        )
+        reason = f"holds {len(inside)} adapters, {named}{more}"
+        raise CheckpointError("unknown_model", reason, remedy, where=f"adapter {path}")
     pickles = sorted(file.name for file in path.iterdir() if file.suffix in (*PICKLES, ".pt"))
     if pickles:
         raise CheckpointError("unsupported_weights", _no_pickle(pickles[0]), where=f"adapter {path}")
@@ -119,12 +115,8 @@ def _of_folder(folder: Path) -> AdapterFiles | None:
         raise CheckpointError("unsupported_weights", f"{LOKR_FILE} {NO_LOKR}", where=f"adapter {folder}")
     if (folder / f"{ADAPTER_WEIGHTS}{SUFFIX}").is_file():
         remedy = f"fetch it again, or give the path of {ADAPTER_WEIGHTS}{SUFFIX} itself to take alpha = rank"
-        raise CheckpointError(
-            "missing_weights",
-            f"{ADAPTER_CONFIG} is missing, which says how strong the adapter is",
-            remedy,
-            where=f"adapter {folder}",
-        )
+        reason = f"{ADAPTER_CONFIG} is missing, which says how strong the adapter is"
+        raise CheckpointError("missing_weights", reason, remedy, where=f"adapter {folder}")
     if (folder / f"{DIFFUSERS_WEIGHTS}{SUFFIX}").is_file():
         return AdapterFiles(folder, folder, DIFFUSERS_WEIGHTS)
     return None

@@ -67,9 +67,8 @@ def silence(folder: Path, channels: int) -> Tensor:
         ) from error
     if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[:2] != (1, channels) or found.is_sparse:
         shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise CheckpointError(
-            "damaged_weights", f"expected a tensor [1, {channels}, frames], found {shape}", where=file
-        )
+        reason = f"expected a tensor [1, {channels}, frames], found {shape}"
+        raise CheckpointError("damaged_weights", reason, where=file)
     return found[0].T
 
 

@@ -106,9 +106,8 @@ def read_config(folder: Path, remedy: str = "give the folder of a Qwen3 model") 
     try:
         layer_count(raw, "num_hidden_layers")
     except (KeyError, ValueError) as error:
-        raise CheckpointError(
-            "missing_weights", f"is missing or out of range ({error})", remedy, "num_hidden_layers", where=file
-        ) from error
+        reason = f"is missing or out of range ({error})"
+        raise CheckpointError("missing_weights", reason, remedy, "num_hidden_layers", where=file) from error
     with described_by(file, "Qwen3 model"):
         # Other keys are dropped, because some are unsafe: attn_implementation can name code on the hub.
         return Qwen3Config.from_dict({key: raw[key] for key in _READ if key in raw})
@@ -143,9 +142,8 @@ def open_tokenizer(file: Path) -> Tokenizer:
     except (UnknownPartError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the library raises plain Exceptions and panics
-        raise CheckpointError(
-            "damaged_weights", f"not readable as a tokenizer ({error})", replacement_advice(file), where=file
-        ) from error
+        reason = f"not readable as a tokenizer ({error})"
+        raise CheckpointError("damaged_weights", reason, replacement_advice(file), where=file) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -164,12 +162,8 @@ def _check_parts(file: Path, raw: dict[str, Any]) -> None:
         for part in _nested(raw.get(section)):
             kind, pattern = part.get("type"), part.get("pattern", {})
             if "type" in part and kind not in known:
-                raise UnknownPartError(
-                    "unsupported_weights",
-                    f"{section} is a {kind!r:.200}, expected {' or '.join(known)}",
-                    "fetch it again",
-                    where=file,
-                )
+                reason = f"{section} is a {kind!r:.200}, expected {' or '.join(known)}"
+                raise UnknownPartError("unsupported_weights", reason, "fetch it again", where=file)
             if "pattern" in part and (not isinstance(pattern, dict) or pattern.get("Regex") not in PATTERNS):
                 raise UnknownPartError(
                     "unsupported_weights",

@@ -33,9 +33,8 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     if index.is_file():
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError(
-                "damaged_weights", "has no weight_map from tensors to files", FETCH_AGAIN, where=index
-            )
+            reason = "has no weight_map from tensors to files"
+            raise CheckpointError("damaged_weights", reason, FETCH_AGAIN, where=index)
         files = [shard_path(folder, name, index) for name in sorted(set(weight_map.values()))]
     else:
         files = [folder / f"{stem}.safetensors"]
@@ -75,9 +74,8 @@ def _opened(file: Path) -> Iterator[Any]:
         with safe_open(file, "pt") as content:
             yield content
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            "damaged_weights", f"damaged or not a safetensors file ({error})", replacement_advice(file), where=file
-        ) from error
+        reason = f"damaged or not a safetensors file ({error})"
+        raise CheckpointError("damaged_weights", reason, replacement_advice(file), where=file) from error
 
 
 def read_shapes(folder: Path, stem: str) -> dict[str, Shape]:
@@ -98,9 +96,8 @@ def read_shapes(folder: Path, stem: str) -> dict[str, Shape]:
                     unsupported.append(f"{name} ({tensor.get_dtype()})")
     if unsupported:
         remedy = f"convert to {', '.join(READ_DTYPES)}"
-        raise CheckpointError(
-            "unsupported_weights", f"tensors of unsupported dtype: {_listed(unsupported)}", remedy, where=folder
-        )
+        reason = f"tensors of unsupported dtype: {_listed(unsupported)}"
+        raise CheckpointError("unsupported_weights", reason, remedy, where=folder)
     return shapes
 
 
@@ -182,12 +179,8 @@ def check_sizes(sizes: Iterable[tuple[str, int]], layers: int, found: Mapping[st
     """
     if layers > len(found):
         remedy = "the two are of different models, fetch both again"
-        raise CheckpointError(
-            "mismatched_weights",
-            f"the configuration has {layers} layers and the files {len(found)} tensors",
-            remedy,
-            where=source,
-        )
+        reason = f"the configuration has {layers} layers and the files {len(found)} tensors"
+        raise CheckpointError("mismatched_weights", reason, remedy, where=source)
     largest = max((size for shape in found.values() for size in shape), default=0)
     for name, size in sizes:
         if size > largest:

@@ -46,11 +46,8 @@ def check_parts(
             where=folders.autoencoder,
         )
     if autoencoder.sample_rate != SAMPLE_RATE:
-        raise CheckpointError(
-            "mismatched_weights",
-            f"made for {autoencoder.sample_rate} Hz, expected {SAMPLE_RATE} Hz",
-            where=folders.autoencoder,
-        )
+        reason = f"made for {autoencoder.sample_rate} Hz, expected {SAMPLE_RATE} Hz"
+        raise CheckpointError("mismatched_weights", reason, where=folders.autoencoder)
     if text_width != model.text_channels:
         raise CheckpointError(
             "mismatched_weights",

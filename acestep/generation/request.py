@@ -62,7 +62,8 @@ def setting_of(params: GenerationParams) -> CoverSetting:
     values = {name: getattr(params, name) for name in SETTING_FIELDS}
     if params.use_adg and not str(params.guidance).startswith("adg"):
         if params.guidance != GenerationParams.guidance:
-            raise RequestError(f"use_adg asks for adg and guidance for {params.guidance!r}; give only one of them")
+            reason = f"asks for adg and guidance for {params.guidance!r}"
+            raise RequestError("conflict", reason, "give only one of them", "use_adg")
         values["guidance"] = "adg"
     return parse_setting(values)
 
@@ -85,10 +86,11 @@ def codes_of(params: GenerationParams) -> list[int]:
     text = params.audio_codes.strip()
     codes = [int(number) for number in re.findall(r"<\|audio_code_(\d+)\|>", text)]
     if re.sub(r"<\|audio_code_\d+\|>|\s", "", text):
-        raise RequestError(f"audio_codes {text[:60]!r}: write codes as <|audio_code_17|><|audio_code_4|>")
+        remedy = "write codes as <|audio_code_17|><|audio_code_4|>"
+        raise RequestError("invalid_value", "cannot be read", remedy, "audio_codes", text)
     wrong = [code for code in codes if code >= FSQ_CODES]
     if wrong:
-        raise RequestError(f"audio_codes holds {wrong[0]}; allowed: 0..{FSQ_CODES - 1}")
+        raise RequestError("out_of_range", field="audio_codes", value=wrong[0], allowed=f"0..{FSQ_CODES - 1}")
     return codes
 
 
@@ -135,13 +137,14 @@ def pick_seeds(seed: int, config: GenerationConfig) -> list[int]:
     """
     listed = [config.seeds] if isinstance(config.seeds, int | float | str) else config.seeds
     if listed is None and seed == RANDOM_SEED and not config.use_random_seed:
-        raise RequestError("use_random_seed is off and no seed is given; set seed or seeds")
+        raise RequestError("missing_value", "is off and no seed is given", "set seed or seeds", "use_random_seed")
     seeds = [check_seed(value) for value in ([seed] if listed is None else listed)]
     if len(seeds) == 1:
         step = 0 if seeds[0] == RANDOM_SEED else 1
         seeds = [check_seed(seeds[0] + step * k) for k in range(config.batch_size)]
     if len(seeds) != config.batch_size:
-        raise RequestError(f"{len(seeds)} seeds for batch_size {config.batch_size}; list one per output")
+        reason = f"has {len(seeds)} seeds for batch_size {config.batch_size}"
+        raise RequestError("conflict", reason, "list one per output", "seeds")
     return [random.SystemRandom().randrange(SEED_LIMIT) if seed == RANDOM_SEED else seed for seed in seeds]
 
 
@@ -173,12 +176,13 @@ def _of_kind(name: str, value: Any, hint: Any) -> Any:
         return as_text(name, value)
     if bool in kinds and isinstance(value, bool):
         return value
-    raise RequestError(f"{name} {value!r:.80} is not {'a list' if is_list else 'True or False'}")
+    wanted = "a list" if is_list else "True or False"
+    raise RequestError("wrong_type", f"is not {wanted}", field=name, value=value)
 
 
 def _refuse_unsupported(params: GenerationParams, config: GenerationConfig) -> None:
     if params.task_type not in COVER_TASKS:
-        raise RequestError(f"task_type {params.task_type!r} is not supported; use one of {', '.join(COVER_TASKS)}")
+        raise RequestError("not_supported", field="task_type", value=params.task_type, allowed=COVER_TASKS)
     for given, default, supported in (
         (params, GenerationParams(), SUPPORTED),
         (config, GenerationConfig(), SUPPORTED_CONFIG),
@@ -186,7 +190,8 @@ def _refuse_unsupported(params: GenerationParams, config: GenerationConfig) -> N
         for item in fields(given):
             value = getattr(given, item.name)
             if item.name not in supported and value != getattr(default, item.name) and not is_empty(value):
-                raise RequestError(f"{item.name}={value!r} is not supported yet; leave it at its default")
+                remedy = "leave it at its default"
+                raise RequestError("not_supported", "", remedy, item.name, value)
 
 
 def parse_bitrate(bitrate: str) -> int:
@@ -197,5 +202,6 @@ def parse_bitrate(bitrate: str) -> int:
     """
     digits = str(bitrate).lower().removesuffix("k")
     if not digits.isdigit() or not 32 <= int(digits) <= 320:
-        raise RequestError(f"mp3_bitrate {bitrate!r} is not a bitrate; write it as '128k' (32k..320k)")
+        remedy = "write it as '128k' (32k..320k)"
+        raise RequestError("invalid_value", "is not a bitrate", remedy, "mp3_bitrate", bitrate)
     return int(digits)

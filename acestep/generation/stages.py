@@ -61,7 +61,7 @@ def parse_stage(values: Mapping[str, Any], base: CoverSetting | None = None) -> 
             remedy = "set it for the whole chain"
             raise RequestError("conflict", "cannot differ between stages", remedy, "seed")
         if name not in SETTING_FIELDS:
-            raise RequestError(unknown_setting(name, WORDS))
+            raise unknown_setting(name, WORDS)
     return Stage(parse_setting(steering, base), **words, own=tuple(steering))
 
 

@@ -135,9 +135,8 @@ class LanguageModel:
             raise RequestError("invalid_value", "audio codes are empty: the track is too short to be understood")
         invalid = next((code for code in codes if not 0 <= code < self.codes), None)
         if invalid is not None:
-            raise RequestError(
-                "out_of_range", f"audio code {invalid} is out of range", allowed=f"0..{self.codes - 1}"
-            )
+            reason = f"audio code {invalid} is out of range"
+            raise RequestError("out_of_range", reason, allowed=f"0..{self.codes - 1}")
         return self.tokenizer.encode(understanding_prompt(codes), add_special_tokens=False).ids
 
     def _choices(self, said: list[int], constrained: bool, lyrics: bool) -> Iterator[np.ndarray]:
@@ -198,12 +197,8 @@ def open_language_model(folder: Path) -> tuple[Qwen3Config, Tokenizer]:
 def _check_tokens(tokenizer: Tokenizer, file: Path) -> None:
     first_code = tokenizer.token_to_id(AUDIO_CODE.format(0))
     if first_code is None:
-        raise CheckpointError(
-            "unsupported_weights",
-            f"has no token {AUDIO_CODE.format(0)}: this is a text encoder or another Qwen3 model",
-            REMEDY,
-            where=file,
-        )
+        reason = f"has no token {AUDIO_CODE.format(0)}: this is a text encoder or another Qwen3 model"
+        raise CheckpointError("unsupported_weights", reason, REMEDY, where=file)
     missing = [t for t in (START_TURN, END_TURN, THINK, END_THINK) if tokenizer.token_to_id(t) is None]
     if missing:
         raise CheckpointError("unsupported_weights", f"has no token {', '.join(missing)}", REMEDY, where=file)

@@ -104,27 +104,26 @@ def check_prompt(prompt: Prompt) -> tuple[Prompt, list[str]]:
     """
     notes = []
     if not prompt.caption.strip():
-        raise RequestError(
-            "empty_caption", "", "say the style to go to, such as 'heavy metal, distorted guitars'", "caption"
-        )
+        remedy = "say the style to go to, such as 'heavy metal, distorted guitars'"
+        raise RequestError("empty_caption", "", remedy, "caption")
     language = read_language(prompt.language)
     if language not in LANGUAGES:
-        raise RequestError(f"language {prompt.language!r} is unknown; use one of {', '.join(sorted(LANGUAGES))}")
+        raise RequestError("unknown_value", "", "", "language", prompt.language, allowed=sorted(LANGUAGES))
     if language != prompt.language.strip().lower() and prompt.language.strip():
         notes.append(f"language {prompt.language!r} is taken as {language!r}")
     low, high = BPM_RANGE
     if prompt.bpm is not None and not low <= prompt.bpm <= high:
-        raise RequestError(f"bpm {prompt.bpm} is out of range; allowed: {low}..{high}, or leave it out")
+        allowed = f"{low}..{high}, or leave it out"
+        raise RequestError("out_of_range", field="bpm", value=prompt.bpm, allowed=allowed)
     keyscale = read_keyscale(prompt.keyscale)
     if keyscale is None:
-        raise RequestError(f"keyscale {prompt.keyscale!r} is unknown; write it as 'F# minor' or 'Bb major'")
+        remedy = "write it as 'F# minor' or 'Bb major'"
+        raise RequestError("unknown_value", "", remedy, "keyscale", prompt.keyscale)
     timesignature = prompt.timesignature.replace(" ", "").removesuffix(".0")
     timesignature = _FRACTIONS.get(timesignature, timesignature)
     if timesignature and timesignature not in TIME_SIGNATURES:
-        raise RequestError(
-            f"timesignature {prompt.timesignature!r} is unknown; use one of {', '.join(TIME_SIGNATURES)} "
-            f"({', '.join(_FRACTIONS)})"
-        )
+        remedy = f"use one of {', '.join(TIME_SIGNATURES)} ({', '.join(_FRACTIONS)})"
+        raise RequestError("unknown_value", "", remedy, "timesignature", prompt.timesignature)
     prompt = replace(
         prompt,
         caption=unix_lines(prompt.caption),

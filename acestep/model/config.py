@@ -102,12 +102,8 @@ def parse_model_config(raw: dict[str, Any], name: str) -> ModelConfig:
             remedy = f"only {only!r} is supported"
             raise CheckpointError("damaged_weights", f"is {raw[key]!r:.200}", remedy, key, where=name)
     if raw.get("fsq_input_num_quantizers", 1) != 1:
-        raise CheckpointError(
-            "damaged_weights",
-            f"{raw['fsq_input_num_quantizers']!r:.200} quantizers",
-            "only one is supported",
-            where=name,
-        )
+        reason = f"{raw['fsq_input_num_quantizers']!r:.200} quantizers"
+        raise CheckpointError("damaged_weights", reason, "only one is supported", where=name)
     try:
         config = _model_config(raw, name)
     except KeyError as error:
@@ -148,12 +144,8 @@ def _check_sizes(config: ModelConfig, name: str) -> None:
                 where=name,
             )
     if min(config.fsq_levels) < 2 or math.prod(config.fsq_levels) > MAX_CODES:
-        raise CheckpointError(
-            "damaged_weights",
-            f"is {config.fsq_levels!r:.200}, expected at least 2 each and at most {MAX_CODES} codes in all",
-            field="fsq_input_levels",
-            where=name,
-        )
+        reason = f"is {config.fsq_levels!r:.200}, expected at least 2 each and at most {MAX_CODES} codes in all"
+        raise CheckpointError("damaged_weights", reason, field="fsq_input_levels", where=name)
     if config.timbre_frames > MAX_TIMBRE_FRAMES:
         raise CheckpointError(
             "damaged_weights",
@@ -258,9 +250,8 @@ def parse_autoencoder_config(raw: dict[str, Any], name: str) -> AutoencoderConfi
         remedy = "is this an Oobleck autoencoder?"
         raise CheckpointError("damaged_weights", f"has no {error}", remedy, "config.json", where=name) from error
     except ValueError as error:
-        raise CheckpointError(
-            "damaged_weights", f"has a value of the wrong kind ({error})", field="config.json", where=name
-        ) from error
+        reason = f"has a value of the wrong kind ({error})"
+        raise CheckpointError("damaged_weights", reason, field="config.json", where=name) from error
     return config
 
 

@@ -83,11 +83,11 @@ def check_value(parameter: Parameter, value: Any) -> None:
     """
     name = parameter.name
     if parameter.choices and value not in parameter.choices:
-        raise RequestError(f"{name} {value!r} is unknown; use one of {', '.join(map(str, parameter.choices))}")
+        raise RequestError("unknown_value", field=name, value=value, allowed=parameter.choices)
     if parameter.range and value is not None:
         low, high = parameter.range
         if not (math.isfinite(value) and low <= value <= high):
-            raise RequestError(f"{name} {value:g} is out of range; allowed: {low:g}..{high:g}")
+            raise RequestError("out_of_range", field=name, value=value, allowed=f"{low:g}..{high:g}")
 
 
 def ineffective_notes(

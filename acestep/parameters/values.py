@@ -73,14 +73,15 @@ def as_text(name: str, value: Any) -> str:
     """
     if isinstance(value, str):
         if value.strip() in SHEET_ERRORS:
-            raise RequestError(f"{name} {value!r} is a spreadsheet's error, not text; correct that cell")
+            reason = "is a spreadsheet's error, not text"
+            raise RequestError("garbled_text", reason, "correct that cell", name, value)
         check_characters(name, value)
         return value
     if isinstance(value, Integral) and not isinstance(value, bool):
         return str(value)
     number = _number(value)
     if number is None or not math.isfinite(number):
-        raise RequestError(f"{name} {value!r:.80} is not text; write it as text")
+        raise RequestError("not_text", "is not text", "write it as text", name, value)
     if isinstance(value, Decimal):
         return f"{value:.0f}" if value == value.to_integral_value() else str(value)
     if not number.is_integer():
@@ -98,8 +99,8 @@ def as_number(name: str, value: Any) -> float:
     number = _number(value)
     if number is None:
         is_decimal = isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value)
-        hint = f"; write a decimal point: {value.strip().replace(',', '.')}" if is_decimal else ""
-        raise RequestError(f"{name} {value!r:.80} is not a number{hint}")
+        remedy = f"write a decimal point: {value.strip().replace(',', '.')}" if is_decimal else ""
+        raise RequestError("wrong_type", "is not a number", remedy, name, value)
     return number
 
 
@@ -112,7 +113,7 @@ def as_whole_number(name: str, value: Any) -> int:
     number = _number(value)
     exact = Decimal(value) if isinstance(value, str) and number is not None else value
     if number is None or not math.isfinite(number) or exact != int(exact):
-        raise RequestError(f"{name} {value!r:.80} is not a whole number")
+        raise RequestError("wrong_type", "is not a whole number", field=name, value=value)
     if not isinstance(value, Integral | str | Decimal):
         _refuse_lost_digits(name, value, number)
     return int(exact)
@@ -133,13 +134,13 @@ def as_kind(name: str, kind: Any, value: Any) -> Any:
     if kind is bool:
         word = str(value).strip().lower()
         if word not in _BOOLEANS:
-            raise RequestError(f"{name} {value!r:.80} is not true or false")
+            raise RequestError("wrong_type", "is not true or false", field=name, value=value)
         return _BOOLEANS[word]
     if int in (kind, *get_args(kind)):
         return as_whole_number(name, value)
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
-        raise RequestError(f"{name} {value!r:.80} is not a list of numbers")
+        raise RequestError("wrong_type", "is not a list of numbers", field=name, value=value)
     return tuple(as_number(name, part) for part in parts)
 
 
@@ -158,9 +159,9 @@ def check_characters(name: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         shown = text.encode(errors="replace").decode()
-        raise RequestError(f"{name} {shown!r:.80} holds half a character; write it anew") from None
+        raise RequestError("garbled_text", "holds half a character", "write it anew", name, shown) from None
     if "\0" in text:
-        raise RequestError(f"{name} {text!r:.80} holds a NUL character; write it anew")
+        raise RequestError("garbled_text", "holds a NUL character", "write it anew", name, text)
 
 
 def _number(value: Any) -> float | None:
@@ -178,4 +179,5 @@ def _refuse_lost_digits(name: str, value: Any, number: float) -> None:
     """Refuse a float so large that it does not represent whole numbers exactly."""
     kind = type(value) if isinstance(value, np.floating) else float
     if abs(number) >= 2 ** (np.finfo(kind).nmant + 1):
-        raise RequestError(f"{name} {value!s} is a float and has lost digits; write it as text or as an integer")
+        remedy = "write it as text or as an integer"
+        raise RequestError("lost_digits", "is a float and has lost digits", remedy, name, value)

@@ -276,11 +276,13 @@ def _blended(
 
 def _edited(setting: CoverSetting, times: tuple[float, ...], guidance: float, is_turbo: bool) -> tuple[Step, ...]:
     if is_turbo:
-        raise RequestError("flow_edit_morph needs guidance, which turbo models lack; use a base or sft model")
+        remedy = "use a base or sft model"
+        raise RequestError("not_supported", "needs guidance, which turbo models lack", remedy, "flow_edit_morph")
     n = len(times) - 1
     first, end = int(n * setting.flow_edit_n_min), int(n * setting.flow_edit_n_max)
     if first >= n:
-        raise RequestError(f"flow_edit_n_min {setting.flow_edit_n_min:g} leaves no step to run; lower it")
+        reason = "leaves no step to run"
+        raise RequestError("invalid_value", reason, "lower it", "flow_edit_n_min", setting.flow_edit_n_min)
     source, target = Branch("source", setting.task_type), Branch("cover", setting.task_type)
     return tuple(
         Step(

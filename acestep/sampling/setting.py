@@ -275,23 +275,22 @@ def check_seed(value: Any) -> int:
     """
     seed = as_whole_number("seed", value)
     if seed != RANDOM_SEED and not 0 <= seed < SEED_LIMIT:
-        raise RequestError(
-            f"seed {value!r} is out of range; allowed: 0..{SEED_LIMIT - 1}, or {RANDOM_SEED} for a random one"
-        )
+        allowed = f"0..{SEED_LIMIT - 1}, or {RANDOM_SEED} for a random one"
+        raise RequestError("out_of_range", field="seed", value=value, allowed=allowed)
     return seed
 
 
-def unknown_setting(name: object, others: tuple[str, ...] = ()) -> str:
-    """Error message for an unknown parameter name, with the most similar names or all known ones."""
+def unknown_setting(name: object, others: tuple[str, ...] = ()) -> RequestError:
+    """The error for an unknown parameter name, with the most similar names or all known ones."""
     known = (*others, *SETTING_FIELDS)
     near = " or ".join(map(repr, nearest(str(name), known)))
-    hint = f"; did you mean {near}?" if near else f"; known: {', '.join(known)}"
-    return f"unknown setting {name!r}{hint}"
+    remedy = f"did you mean {near}?" if near else f"known: {', '.join(known)}"
+    return RequestError("unknown_field", f"unknown setting {name!r}", remedy)
 
 
 def _typed(name: str, value: Any) -> Any:
     if name not in PARAMETERS:
-        raise RequestError(unknown_setting(name))
+        raise unknown_setting(name)
     return as_kind(name, PARAMETERS[name].kind, value)
 
 
@@ -300,28 +299,31 @@ def _check_times(times: tuple[float, ...] | None) -> None:
         return
     falling = all(a > b for a, b in pairwise(times))
     if len(times) < 2 or not falling or not all(0 <= t <= 1 for t in times):
-        raise RequestError(f"timesteps {list(times)}: give at least two times that fall from 1 towards 0")
+        remedy = "give at least two times that fall from 1 towards 0"
+        raise RequestError("invalid_value", "", remedy, "timesteps", list(times))
 
 
 def _check_combinations(setting: CoverSetting) -> None:
     for low, high in (("cfg_interval_start", "cfg_interval_end"), ("flow_edit_n_min", "flow_edit_n_max")):
         start, end = getattr(setting, low), getattr(setting, high)
         if start > end:
-            raise RequestError(f"{low} {start:g} lies behind {high} {end:g}; lower the one or raise the other")
+            remedy = "lower the one or raise the other"
+            raise RequestError("conflict", f"lies behind {high} {end:g}", remedy, low, start)
     if setting.retake_variance > 0 and setting.retake_seed is None:
-        raise RequestError(
-            f"retake_variance {setting.retake_variance:g} turns towards the noise of another seed; "
-            "give retake_seed"
-        )
+        reason = "turns towards the noise of another seed"
+        raise RequestError("conflict", reason, "give retake_seed", "retake_variance", setting.retake_variance)
     heun, sde, dcw = setting.sampler_mode == "heun", setting.infer_method == "sde", setting.dcw_enabled
     if sde and heun:
-        raise RequestError("sampler_mode 'heun' corrects an ODE step; with infer_method 'sde' use 'euler'")
+        remedy = "with infer_method 'sde' use 'euler'"
+        raise RequestError("conflict", "corrects an ODE step", remedy, "sampler_mode", setting.sampler_mode)
     if sde and dcw:
-        raise RequestError("dcw_enabled corrects an ODE step; switch it off, or use infer_method 'ode'")
+        remedy = "switch it off, or use infer_method 'ode'"
+        raise RequestError("conflict", "corrects an ODE step", remedy, "dcw_enabled")
     if not setting.flow_edit_morph:
         return
     if not setting.flow_edit_source_caption.strip():
-        raise RequestError("flow_edit_morph moves from one caption to another; give flow_edit_source_caption")
+        remedy = "give flow_edit_source_caption"
+        raise RequestError("conflict", "moves from one caption to another", remedy, "flow_edit_morph")
     for name in (
         "infer_method",
         "sampler_mode",
@@ -332,4 +334,4 @@ def _check_combinations(setting: CoverSetting) -> None:
     ):
         value, plain = getattr(setting, name), PARAMETERS[name].default
         if value != plain:
-            raise RequestError(f"{name} {value!r} does not go with flow_edit_morph; use {plain!r}")
+            raise RequestError("conflict", "does not go with flow_edit_morph", f"use {plain!r}", name, value)

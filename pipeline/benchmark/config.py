@@ -74,9 +74,8 @@ def parse_request(values: Mapping[str, Any]) -> BenchmarkRequest:
         if value is not None and value < lowest:
             raise RequestError("out_of_range", "is too small", f"the least is {lowest}", name, value)
     if request.tracks is not None and request.tracks > MAX_TRACKS:
-        raise RequestError(
-            "out_of_range", "is too large", f"the catalogue has {MAX_TRACKS}", "tracks", request.tracks
-        )
+        reason = "is too large"
+        raise RequestError("out_of_range", reason, f"the catalogue has {MAX_TRACKS}", "tracks", request.tracks)
     _check_together(request)
     return request
 
@@ -87,9 +86,8 @@ def _durations(value: Any) -> tuple[float, ...] | None:
     listed = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     numbers = [v for v in listed if isinstance(v, int | float) and not isinstance(v, bool)]
     if not listed or len(numbers) < len(listed):
-        raise RequestError(
-            "wrong_type", "is not a number of seconds or a list of them", field="duration_s", value=value
-        )
+        reason = "is not a number of seconds or a list of them"
+        raise RequestError("wrong_type", reason, field="duration_s", value=value)
     for seconds in numbers:
         if not MIN_WORK_S <= seconds <= MAX_SOURCE_SECONDS:
             raise RequestError(
@@ -114,21 +112,15 @@ def _check_choice(name: str, value: Any, allowed: tuple[str | None, ...]) -> Non
 def _check_together(request: BenchmarkRequest) -> None:
     workload = request.workload
     if request.tracks is not None and workload != "catalogue":
-        raise RequestError(
-            "conflict",
-            "goes with workload=catalogue only",
-            f"leave it out for {workload}",
-            "tracks",
-            request.tracks,
-        )
+        reason = "goes with workload=catalogue only"
+        raise RequestError("conflict", reason, f"leave it out for {workload}", "tracks", request.tracks)
     if request.duration_s is not None and workload == "catalogue":
         raise RequestError(
             "conflict", "does not go with workload=catalogue, whose lengths are fixed", "use tracks=", "duration_s"
         )
     if request.steps is not None and workload in ("vae", "step"):
-        raise RequestError(
-            "conflict", f"has no meaning for workload={workload}", "leave it out", "steps", request.steps
-        )
+        remedy = "leave it out"
+        raise RequestError("conflict", f"has no meaning for workload={workload}", remedy, "steps", request.steps)
     named = workload.removeprefix("single_")
     if request.variant is not None and workload in ("vae", "step"):
         raise RequestError(

@@ -66,9 +66,8 @@ def check_form(case: str, peer: str, ours: Outputs, theirs: Outputs) -> None:
         EqualityError: they did not.
     """
     if not theirs:
-        raise EqualityError(
-            "unequal_outputs", f"the {peer} peer made nothing to compare with. {UNTIMED}", where=case
-        )
+        reason = f"the {peer} peer made nothing to compare with. {UNTIMED}"
+        raise EqualityError("unequal_outputs", reason, where=case)
     for name in {**theirs, **ours}:
         own, other = ours.get(name, ()), theirs.get(name, ())
         if not own or len(own) != len(other):
@@ -101,13 +100,8 @@ def equal(case: str, peer: str, ours: Outputs, theirs: Outputs, note: str = "") 
         allowed = TOLERANCES[name]
         if not off <= allowed:
             remedy = f"allowed is {allowed:g}. {UNTIMED}"
-            raise EqualityError(
-                "unequal_outputs",
-                f"of ours and of the {peer} peer differ by {off:.2e} of the largest value",
-                remedy,
-                name,
-                where=case,
-            )
+            reason = f"of ours and of the {peer} peer differ by {off:.2e} of the largest value"
+            raise EqualityError("unequal_outputs", reason, remedy, name, where=case)
         found.append(Agreement(name, allowed, off, note=note))
     return found
 
@@ -150,9 +144,8 @@ def different_codes(case: str, peer: str, ours: Sequence[Tensor], theirs: Sequen
     """
     counts = [[one.numel() for one in side] for side in (ours, theirs)]
     if counts[0] != counts[1]:
-        raise EqualityError(
-            "unequal_outputs", f"ours read {counts[0]} codes, the {peer} peer {counts[1]}. {UNTIMED}", where=case
-        )
+        reason = f"ours read {counts[0]} codes, the {peer} peer {counts[1]}. {UNTIMED}"
+        raise EqualityError("unequal_outputs", reason, where=case)
     pairs = zip(ours, theirs, strict=True)
     return sum(int((a.flatten().cpu() != b.flatten().cpu()).sum()) for a, b in pairs)
 
@@ -168,12 +161,8 @@ def check_codes(case: str, peer: str, ours: Sequence[Tensor], theirs: Sequence[T
     different, total = different_codes(case, peer, ours, theirs), sum(one.numel() for one in theirs)
     if different > max(1, FLIPPED * total):
         remedy = f"rounding explains no more than {FLIPPED:.0%}. {UNTIMED}"
-        raise EqualityError(
-            "unequal_outputs",
-            f"{different} of {total} codes of ours and of the {peer} peer differ",
-            remedy,
-            where=case,
-        )
+        reason = f"{different} of {total} codes of ours and of the {peer} peer differ"
+        raise EqualityError("unequal_outputs", reason, remedy, where=case)
     return f"{different} of {total} codes fall on the other side by rounding: compared from equal codes" * bool(
         different
     )

@@ -57,11 +57,8 @@ def benchmark(request: BenchmarkRequest, tell: Callable[[str], None]) -> Iterato
     device = use_device(request.device)
     dtype, size = pick_dtype(request.dtype, device), SIZES[request.size]
     if request.compiled and device.type == "cpu" and dtype == torch.float32:
-        raise RequestError(
-            "conflict",
-            "compiled=true is for GPUs: float32 on a CPU runs in rows, which torch.compile unrolls",
-            "leave it out",
-        )
+        reason = "compiled=true is for GPUs: float32 on a CPU runs in rows, which torch.compile unrolls"
+        raise RequestError("conflict", reason, "leave it out")
     torch.set_num_threads(request.threads or cores())
     # On a GPU convolutions would use TF32 by default, but fp32 is the reference of all comparisons.
     torch.backends.cudnn.allow_tf32 = False

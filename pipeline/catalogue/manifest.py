@@ -134,12 +134,9 @@ def _check_id(
         _RowError: the id is refused.
     """
     if track_id in first_seen:
+        remedy = "give every row its own"
         raise _RowError(
-            "duplicate_track_id",
-            f"is taken by row {first_seen[track_id]}",
-            "give every row its own",
-            "track_id",
-            track_id,
+            "duplicate_track_id", f"is taken by row {first_seen[track_id]}", remedy, "track_id", track_id
         )
     if other in first_seen and track_id not in made():
         raise _RowError(

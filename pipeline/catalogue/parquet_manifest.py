@@ -22,12 +22,8 @@ def refuse_bytes(schema: pa.Schema, names: list[str], uri: str, known: Collectio
     binary = [name for name in names if name not in known and _holds_bytes(schema.field(name).type)]
     if binary:
         remedy = f"write the file without it (pandas: frame.drop(columns={binary!r}))"
-        raise ManifestError(
-            "unreadable_manifest",
-            f"{', '.join(map(repr, binary))} holds bytes, and only text and numbers can be carried",
-            remedy,
-            where=uri,
-        )
+        reason = f"{', '.join(map(repr, binary))} holds bytes, and only text and numbers can be carried"
+        raise ManifestError("unreadable_manifest", reason, remedy, where=uri)
 
 
 def parquet_rows(file: pq.ParquetFile, names: list[str], uri: str, known: Collection[str]) -> Iterator[RawRow]:
@@ -64,9 +60,8 @@ def _values(name: str, column: pa.Array, uri: str, own: bool) -> list[Any]:
         return column.to_pylist()
     except (pa.ArrowException, ValueError, ArithmeticError, LookupError) as error:
         remedy = "write it as text in UTF-8"
-        raise ManifestError(
-            "unreadable_manifest", f"column {name!r} ({kind}) cannot be read ({error})", remedy, where=uri
-        ) from error
+        reason = f"column {name!r} ({kind}) cannot be read ({error})"
+        raise ManifestError("unreadable_manifest", reason, remedy, where=uri) from error
 
 
 def _iso_8601(column: pa.Array) -> pa.Array:

@@ -39,12 +39,8 @@ def check_preset(preset: Preset) -> Preset:
                 raise RequestError("invalid_value", f"the range of {name} is {bounds!r}", remedy)
             low, high = (parse_values({name: bound})[name] for bound in bounds)
             if name in preset.cover and not low <= preset.cover[name] <= high:
-                raise RequestError(
-                    "out_of_range",
-                    f"is outside its own range {low:g}..{high:g}",
-                    field=name,
-                    value=preset.cover[name],
-                )
+                reason = f"is outside its own range {low:g}..{high:g}"
+                raise RequestError("out_of_range", reason, field=name, value=preset.cover[name])
     except RequestError as error:
         raise error.at(f"preset {preset.name!r}") from error
     if not preset.caption.strip():

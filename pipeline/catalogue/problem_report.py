@@ -62,9 +62,8 @@ class ProblemLog:
             filesystem, path = locate(report)
             self.stream = filesystem.open_output_stream(path)
         except OSError as error:
-            raise RequestError(
-                "not_writable", f"cannot be written ({error})", field="report", value=report
-            ) from error
+            reason = f"cannot be written ({error})"
+            raise RequestError("not_writable", reason, field="report", value=report) from error
         self.writer = WRITERS[kind](self.stream, SCHEMA)
 
     def add(self, problem: ReportedProblem) -> None:

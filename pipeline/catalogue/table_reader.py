@@ -75,9 +75,8 @@ def rows_of(uri: str, check: Check, known: Collection[str] = COLUMNS) -> Iterato
         how = f"not readable as {kind}" if isinstance(error, pa.ArrowException) else "cannot be read"
         raise ManifestError("unreadable_manifest", f"{how} ({error})", where=uri) from error
     except UnicodeDecodeError as error:
-        raise ManifestError(
-            "unreadable_manifest", f"not readable as {kind} ({error})", "save it as UTF-8", where=uri
-        ) from error
+        reason = f"not readable as {kind} ({error})"
+        raise ManifestError("unreadable_manifest", reason, "save it as UTF-8", where=uri) from error
 
 
 def _parquet_rows(
@@ -119,9 +118,8 @@ def _json_rows(
             raise ManifestError("unreadable_manifest", f"{where} is not JSON ({error})", remedy) from error
         if not isinstance(values, dict):
             remedy = "write one object on each line"
-            raise ManifestError(
-                "unreadable_manifest", f"{where} is a {type(values).__name__}, expected an object", remedy
-            )
+            reason = f"{where} is a {type(values).__name__}, expected an object"
+            raise ManifestError("unreadable_manifest", reason, remedy)
         check(list(values), where, False)
         number += 1
         yield RawRow(number, values)

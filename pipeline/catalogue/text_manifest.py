@@ -56,12 +56,8 @@ def refuse_repeats(names: Sequence[str], where: str) -> None:
     """
     for place, name in enumerate(names):
         if name in names[:place]:
-            raise ManifestError(
-                "unreadable_manifest",
-                f"column {name!r} is given twice",
-                "rename or remove one of them",
-                where=where,
-            )
+            reason = f"column {name!r} is given twice"
+            raise ManifestError("unreadable_manifest", reason, "rename or remove one of them", where=where)
 
 
 def text_lines(filesystem: fs.FileSystem, path: str, uri: str) -> Iterator[str]:
@@ -82,12 +78,8 @@ def text_lines(filesystem: fs.FileSystem, path: str, uri: str) -> Iterator[str]:
         while line := text.readline(MAX_LINE_CHARACTERS):
             number += 1
             if len(line) == MAX_LINE_CHARACTERS:
-                raise ManifestError(
-                    "unreadable_manifest",
-                    f"line {number} is longer than {MAX_LINE_CHARACTERS} characters",
-                    "give one row a line",
-                    where=uri,
-                )
+                reason = f"line {number} is longer than {MAX_LINE_CHARACTERS} characters"
+                raise ManifestError("unreadable_manifest", reason, "give one row a line", where=uri)
             wrong = None if line.isascii() else _NOT_DECODED.search(line)
             if wrong:
                 around = line[max(0, wrong.start() - 20) : wrong.end() + 20].strip()
@@ -157,12 +149,9 @@ def csv_rows(lines: Iterator[str], uri: str, check: Check, known: Collection[str
         while names and not names[-1]:
             names.pop()
         if "" in names:
-            raise ManifestError(
-                "unreadable_manifest",
-                f"column {names.index('') + 1} has no name",
-                "name it or remove it (pandas: to_csv(..., index=False))",
-                where=uri,
-            )
+            reason = f"column {names.index('') + 1} has no name"
+            remedy = "name it or remove it (pandas: to_csv(..., index=False))"
+            raise ManifestError("unreadable_manifest", reason, remedy, where=uri)
         refuse_repeats(names, uri)
         check(names, f"{uri} (delimiter {_shown(delimiter)})", True)
         begins, row_begins = skipped + reader.line_num + 1, True

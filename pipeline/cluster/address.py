@@ -26,13 +26,8 @@ def resolve_address(address: str) -> str:
         return LOCAL
     if local_cluster_address() is None:
         remedy = "give cluster.address=host:port, or cluster=local to start one here"
-        raise RequestError(
-            "invalid_value",
-            "finds no cluster: RAY_ADDRESS names none and `ray start` has started none on this machine",
-            remedy,
-            "cluster.address",
-            address,
-        )
+        reason = "finds no cluster: RAY_ADDRESS names none and `ray start` has started none on this machine"
+        raise RequestError("invalid_value", reason, remedy, "cluster.address", address)
     return "auto"
 
 
@@ -50,9 +45,8 @@ def check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
     except (OSError, ValueError) as error:
         remedy = "give host:port of a running Ray cluster, or cluster=local to start one here"
-        raise RequestError(
-            "unreachable", f"does not answer ({error})", remedy, "cluster.address", address
-        ) from error
+        reason = f"does not answer ({error})"
+        raise RequestError("unreachable", reason, remedy, "cluster.address", address) from error
 
 
 def local_cluster_address() -> str | None:

@@ -67,9 +67,8 @@ def start(cpus: int | None, gpus: int | None, node_ip_address: str | None, timeo
         too_long = len(str(folder)) > MAX_SCRATCH_CHARACTERS
         wants = "a folder with a shorter path" if too_long else "a folder that can be written"
         remedy = f"set RAY_TMPDIR to {wants}, such as RAY_TMPDIR=/tmp"
-        raise RequestError(
-            "not_writable", f"Ray cannot start with its files in {folder} ({error})", remedy
-        ) from error
+        reason = f"Ray cannot start with its files in {folder} ({error})"
+        raise RequestError("not_writable", reason, remedy) from error
     except Exception as error:  # Ray raises plain Exceptions here
         why = _ended(daemons) or _last_line(error)
         _end(daemons)
@@ -109,9 +108,8 @@ def _refuse_foreign(address: str) -> None:
             probe.bind((address, 0))
     except OSError as error:
         remedy = "give one that it has, or leave the key out to listen on loopback alone"
-        raise RequestError(
-            "invalid_value", f"is no address of this machine ({error})", remedy, "cluster.node_ip_address", address
-        ) from None
+        reason = f"is no address of this machine ({error})"
+        raise RequestError("invalid_value", reason, remedy, "cluster.node_ip_address", address) from None
 
 
 @contextmanager
@@ -136,9 +134,8 @@ def _patient(daemons: list[Daemon], timeout_s: float) -> Iterator[None]:
                 if why := _ended(daemons):
                     raise ClusterStartError("cluster_failed", why) from error
                 if time.monotonic() > deadline:
-                    raise ClusterStartError(
-                        "cluster_failed", f"its node was not there after {timeout_s:g} s"
-                    ) from error
+                    reason = f"its node was not there after {timeout_s:g} s"
+                    raise ClusterStartError("cluster_failed", reason) from error
                 time.sleep(AGAIN_S)
 
     with one_look, patch.object(services, "get_node", get_node):

@@ -60,12 +60,8 @@ def check(cluster: ClusterSpec) -> None:
             )
     share = cluster.gpus_per_worker or 0.0
     if share > 1 and share != int(share):
-        raise RequestError(
-            "no_resources",
-            "is not possible: Ray gives whole GPUs, or a part of one",
-            field="cluster.gpus_per_worker",
-            value=share,
-        )
+        reason = "is not possible: Ray gives whole GPUs, or a part of one"
+        raise RequestError("no_resources", reason, field="cluster.gpus_per_worker", value=share)
     if not isinstance(cluster.resources, Mapping):
         raise RequestError(
             "wrong_type", "is no mapping such as {a100: 1}", field="cluster.resources", value=cluster.resources
@@ -105,11 +101,8 @@ def connect(cluster: ClusterSpec) -> None:
 def _join(cluster: ClusterSpec, address: str) -> None:
     if cluster.cpus is not None or cluster.gpus is not None:
         remedy = "leave them out, or take cluster=local"
-        raise RequestError(
-            "conflict",
-            f"cluster.cpus and cluster.gpus size a cluster that is started here, and this job joins {address}",
-            remedy,
-        )
+        reason = f"cluster.cpus and cluster.gpus size a cluster that is started here, and this job joins {address}"
+        raise RequestError("conflict", reason, remedy)
     if cluster.node_ip_address not in (LOOPBACK, None):
         raise RequestError(
             "conflict",
@@ -157,9 +150,8 @@ def size_pool(cluster: ClusterSpec) -> Pool:
     most = max(workers, cluster.max_workers or workers)
     if not local and most > fitting and cluster.gpus_per_worker is None and not gpus:
         remedy = "say cluster.gpus_per_worker=1 to wait for nodes with GPUs, or 0 to run on CPUs"
-        raise RequestError(
-            "no_resources", f"{most} workers are asked of a cluster that has no GPU for them now ({where})", remedy
-        )
+        reason = f"{most} workers are asked of a cluster that has no GPU for them now ({where})"
+        raise RequestError("no_resources", reason, remedy)
     if workers < 1 or (local and most > fitting and (share or not fitting)):
         needed = f"{most or 'the'} workers need {_said(share, resources)} each"
         wait = "" if local else ", or say cluster.workers to wait for nodes that are still to come"
@@ -197,13 +189,8 @@ def refuse_ephemeral(**paths: str | None) -> None:
     for name, path in paths.items():
         if path and "://" not in path and not Path(path).is_absolute():
             remedy = "give an absolute path that every node sees, or an s3:// address"
-            raise RequestError(
-                "invalid_value",
-                "is relative, and inside a Ray job such paths lie in a folder that vanishes with the job",
-                remedy,
-                name,
-                path,
-            )
+            reason = "is relative, and inside a Ray job such paths lie in a folder that vanishes with the job"
+            raise RequestError("invalid_value", reason, remedy, name, path)
 
 
 def _nodes() -> list[dict[str, float]]:

@@ -40,12 +40,8 @@ def runtime_environment(ship_code: bool, install: bool) -> dict[str, Any]:
     if install:
         if inside_ray_job() or not (root / "constraints.txt").is_file():
             remedy = "one that is submitted installs with `ray job submit --runtime-env jobs/launch/install.yaml`"
-            raise RequestError(
-                "invalid_value",
-                "needs a checkout, whose constraints.txt says the versions, and a job that joins",
-                remedy,
-                "cluster.install",
-            )
+            reason = "needs a checkout, whose constraints.txt says the versions, and a job that joins"
+            raise RequestError("invalid_value", reason, remedy, "cluster.install")
         # A working_dir is the only way to pass a file to pip on the nodes.
         folder = Path(tempfile.mkdtemp(prefix="restyle-constraints-"))
         shutil.copy(root / "constraints.txt", folder)

@@ -95,9 +95,8 @@ def evaluate_training(training: Training, scope: Scope, tell: Callable[[str], No
     """
     for split, wanted in (("held_out", training.held_out_seeds), ("train", training.seeds)):
         if missing := set(wanted) - set(complete(training.songs(split))):
-            raise RequestError(
-                "invalid_value", f"{len(missing)} songs of {split} are not there", "run stage=songs first"
-            )
+            reason = f"{len(missing)} songs of {split} are not there"
+            raise RequestError("invalid_value", reason, "run stage=songs first")
     variants = [v for v in ("base", "turbo") if (training.checkpoints / f"{MODEL_PREFIX}{v}").is_dir()]
     if not variants:
         raise RequestError("missing_folder", f"{training.checkpoints} holds no model", "run stage=export first")

@@ -44,9 +44,8 @@ def find_soundfont() -> Path:
         if file.is_file():
             return file
     remedy = "install it (Debian: apt install fluid-soundfont-gm) or name the file in RESTYLE_SOUNDFONT"
-    raise RenderingError(
-        "not_installed", f"the soundfont {SOUNDFONT} is not at {' or '.join(map(str, files))}", remedy
-    )
+    reason = f"the soundfont {SOUNDFONT} is not at {' or '.join(map(str, files))}"
+    raise RenderingError("not_installed", reason, remedy)
 
 
 def render(arrangements: Sequence[Arrangement], seconds: float) -> NDArray[np.float32]:

@@ -333,11 +333,8 @@ def _data(training: Training, split: str) -> flow.Latents:
 def _clips(training: Training) -> Clips:
     missing = set(training.seeds) - set(songs.complete(training.songs("train")))
     if missing:
-        raise RequestError(
-            "invalid_value",
-            f"{len(missing)} of {training.plan.songs} songs are not there",
-            "run stage=songs first",
-        )
+        reason = f"{len(missing)} of {training.plan.songs} songs are not there"
+        raise RequestError("invalid_value", reason, "run stage=songs first")
     return Clips(training.songs("train"), training.seeds)
 
 

@@ -50,9 +50,8 @@ class Objective:
             raise RequestError("conflict", f"names {twice[0]!r} twice", "name each measure once", "objective.kept")
         _check("objective.moved", self.moved, movers, "how far the style moved")
         if not (math.isfinite(self.half) and self.half > 0):
-            raise RequestError(
-                "invalid_value", "is no distance", "give a positive number", "objective.half", self.half
-            )
+            reason = "is no distance"
+            raise RequestError("invalid_value", reason, "give a positive number", "objective.half", self.half)
 
 
 def score(rows: pa.Table, objective: Objective) -> pa.Table:

@@ -38,13 +38,8 @@ class SearchSpace:
     def __post_init__(self) -> None:
         for name, values in (("strengths", self.strengths), ("guidances", self.guidances)):
             if not values or any(a >= b for a, b in pairwise(values)):
-                raise RequestError(
-                    "invalid_value",
-                    "cannot be searched",
-                    "give at least one value, rising",
-                    field=name,
-                    value=list(values),
-                )
+                remedy = "give at least one value, rising"
+                raise RequestError("invalid_value", "cannot be searched", remedy, field=name, value=list(values))
 
     @property
     def cells(self) -> int:

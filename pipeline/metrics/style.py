@@ -53,11 +53,8 @@ def check_style(model: str) -> Path:
     if not missing and (kind := read_json(folder / "config.json").get("model_type")) != "clap":
         missing.append(f"CLAP model but one of type {kind!r}")
     if missing:
-        raise RequestError(
-            "invalid_value",
-            f"metrics.style={model!r}: no {' and no '.join(missing)}",
-            f"give a CLAP model saved by transformers, such as {USUAL}, or set metrics.style=null",
-        )
+        remedy = f"give a CLAP model saved by transformers, such as {USUAL}, or set metrics.style=null"
+        raise RequestError("invalid_value", f"metrics.style={model!r}: no {' and no '.join(missing)}", remedy)
     return folder
 
 
@@ -91,9 +88,8 @@ def load_clap(model: str, device: torch.device) -> Clap:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     # ImportError: the configuration refers to remote code, which is not trusted.
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise RequestError(
-            "invalid_value", f"metrics.style={model!r}: not a CLAP model that can be read ({error})"
-        ) from error
+        reason = f"metrics.style={model!r}: not a CLAP model that can be read ({error})"
+        raise RequestError("invalid_value", reason) from error
     return Clap(network.eval().to(device), extractor, tokenizer)
 
 

@@ -63,9 +63,8 @@ def read_pairs(uri: str, own: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     if not seen:
         raise ManifestError("unreadable_manifest", "holds no rows", where=uri)
     if lost := absent(own, columns):
-        raise ManifestError(
-            "unreadable_manifest", f"no row has {', '.join(map(repr, lost))}, which {OPTION} names", where=uri
-        )
+        reason = f"no row has {', '.join(map(repr, lost))}, which {OPTION} names"
+        raise ManifestError("unreadable_manifest", reason, where=uri)
 
 
 def _check(names: Sequence[str], where: str, complete: bool, own: Sequence[str]) -> None:

@@ -65,11 +65,8 @@ def _excerpt(wave: Tensor, start_s: float, seconds: float) -> Tensor:
     """``[1, samples]``, the mean of both channels."""
     start = round(start_s * SAMPLE_RATE)
     if wave.shape[1] <= start:
-        raise AudioError(
-            "unreadable_audio",
-            f"lasts {wave.shape[1] / SAMPLE_RATE:.1f} s, and the excerpt begins at {start_s:.1f} s",
-            "make it again",
-        )
+        reason = f"lasts {wave.shape[1] / SAMPLE_RATE:.1f} s, and the excerpt begins at {start_s:.1f} s"
+        raise AudioError("unreadable_audio", reason, "make it again")
     return wave[:, start : start + round(seconds * SAMPLE_RATE)].mean(dim=0, keepdim=True)
 
 

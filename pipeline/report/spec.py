@@ -22,6 +22,5 @@ class FindingsSpec:
 
     def __post_init__(self) -> None:
         if self.listen_tracks < 0:
-            raise RequestError(
-                "out_of_range", "may not be below 0", "0 makes no page", "listen_tracks", self.listen_tracks
-            )
+            reason = "may not be below 0"
+            raise RequestError("out_of_range", reason, "0 makes no page", "listen_tracks", self.listen_tracks)

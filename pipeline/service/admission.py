@@ -129,11 +129,10 @@ class Admission:
         try:
             await asyncio.wait_for(generation.over.wait(), self.spec.limits.wait_s)
         except TimeoutError:
+            reason = f"not finished within {self.spec.limits.wait_s:g} s"
+            remedy = f"it goes on: ask for /v1/audio/generations/{generation.request.id}"
             raise ProblemError(
-                "still_under_way",
-                f"not finished within {self.spec.limits.wait_s:g} s",
-                f"it goes on: ask for /v1/audio/generations/{generation.request.id}",
-                retry_after_s=self.scheduler.retry_after_s(),
+                "still_under_way", reason, remedy, retry_after_s=self.scheduler.retry_after_s()
             ) from None
         rows = [generation.rows[item_id] for item_id in generation.request.covers]
         failed = next((row for row in rows if row["status"] != "ok"), None)

@@ -66,12 +66,9 @@ class ApiKeys:
         missed = self._missed.get(_network(client.get()))
         left = missed.until - time.monotonic() if missed else 0.0
         if left > 0:
-            raise ProblemError(
-                "too_many_keys",
-                "too many wrong keys came from this address",
-                "come again later, with the right one",
-                retry_after_s=math.ceil(left),
-            )
+            reason = "too many wrong keys came from this address"
+            remedy = "come again later, with the right one"
+            raise ProblemError("too_many_keys", reason, remedy, retry_after_s=math.ceil(left))
 
     def _miss(self) -> None:
         name, now = _network(client.get()), time.monotonic()

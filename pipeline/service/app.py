@@ -268,12 +268,9 @@ def _kept_open(app: FastAPI, admission: Admission, generation: Generation) -> It
     """Count a waiting request, up to ``MAX_OPEN`` (429): the queue bounds covers, which requests may share."""
     if app.state.waiting >= MAX_OPEN:
         admission.scheduler.cancel(generation)
-        raise ProblemError(
-            "busy",
-            f"{app.state.waiting} requests are kept open already",
-            "send async true, which is answered at once",
-            retry_after_s=admission.scheduler.retry_after_s(),
-        )
+        reason = f"{app.state.waiting} requests are kept open already"
+        remedy = "send async true, which is answered at once"
+        raise ProblemError("busy", reason, remedy, retry_after_s=admission.scheduler.retry_after_s())
     app.state.waiting += 1
     try:
         yield

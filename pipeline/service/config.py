@@ -49,13 +49,8 @@ class Limits:
                 raise RequestError("out_of_range", "must be above zero", field=f"limits.{name}", value=value)
         if self.source_seconds > MAX_SOURCE_SECONDS:
             remedy = f"at most {MAX_SOURCE_SECONDS:g}"
-            raise RequestError(
-                "out_of_range",
-                "is more than the models know",
-                remedy,
-                "limits.source_seconds",
-                self.source_seconds,
-            )
+            reason = "is more than the models know"
+            raise RequestError("out_of_range", reason, remedy, "limits.source_seconds", self.source_seconds)
 
 
 @dataclass(frozen=True)
@@ -89,9 +84,8 @@ def _each(name: str, values: tuple[str, ...], parse: Callable[[str], object], fo
         try:
             parse(value)
         except ValueError:
-            raise RequestError(
-                "invalid_value", f"access.{name}: {value!r} is not understood", f"write {form}"
-            ) from None
+            reason = f"access.{name}: {value!r} is not understood"
+            raise RequestError("invalid_value", reason, f"write {form}") from None
 
 
 @dataclass(frozen=True)
@@ -162,10 +156,5 @@ class ServiceSpec:
             remedy = "write one such as 127.0.0.1 or ::1"
             raise RequestError("invalid_value", "is no address", remedy, "host", self.host) from None
         if self.max_attempts < 2:
-            raise RequestError(
-                "invalid_value",
-                "is too small: a death may be a neighbour's fault",
-                "allow at least 2",
-                "max_attempts",
-                self.max_attempts,
-            )
+            reason = "is too small: a death may be a neighbour's fault"
+            raise RequestError("invalid_value", reason, "allow at least 2", "max_attempts", self.max_attempts)

@@ -81,9 +81,8 @@ def open_service(spec: ServiceSpec, output: LeasedStore, keys: Sequence[str] = (
         RestyleError: the model, the output folder, the port or the cluster cannot be used.
     """
     if find_spec("gradio") is None and spec.page:
-        raise RequestError(
-            "not_installed", 'page=true needs the extra "ui" (pip install -e ".[ui]")', "or say page=false"
-        )
+        reason = 'page=true needs the extra "ui" (pip install -e ".[ui]")'
+        raise RequestError("not_installed", reason, "or say page=false")
     # Absolute paths, since replicas may have other working directories.
     roots = tuple(absolute(root, "./_") for root in spec.access.roots)
     spec = replace(spec, output=absolute(spec.output, "./_"), access=replace(spec.access, roots=roots))
@@ -268,9 +267,8 @@ def _refuse_taken(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        raise RequestError(
-            "invalid_value", f"port {port} cannot be listened at ({error.strerror})", "give another", "host", host
-        ) from None
+        reason = f"port {port} cannot be listened at ({error.strerror})"
+        raise RequestError("invalid_value", reason, "give another", "host", host) from None
 
 
 def open_to_others(spec: ServiceSpec, keys: Sequence[str]) -> bool:

@@ -87,12 +87,9 @@ def check_parameters(
     _refuse_halves(asdict(params))
     params, config = check_request(params, config)
     if params.audio_codes:
+        reason = "is not served over HTTP, where every cover is measured beside its source"
         raise ProblemError(
-            "not_served",
-            "is not served over HTTP, where every cover is measured beside its source",
-            "send src_audio, or use generate_music",
-            "audio_codes",
-            params.audio_codes,
+            "not_served", reason, "send src_audio, or use generate_music", "audio_codes", params.audio_codes
         )
     if params.thinking and model.language_model is None:
         remedy = "switch it off, or start the service with language_model="
@@ -208,9 +205,8 @@ def _refuse_long(values: Mapping[str, Any], limits: Limits) -> None:
     if isinstance(stages, list):
         if len(stages) > limits.stages:
             most = f"at most {limits.stages}"
-            raise ProblemError(
-                "too_long", "covers are too many", "", "stages", len(stages), allowed=most, status=422
-            )
+            reason = "covers are too many"
+            raise ProblemError("too_long", reason, "", "stages", len(stages), allowed=most, status=422)
         for stage in stages:
             if isinstance(stage, Mapping):
                 _refuse_long({"stages": None, **stage}, limits)

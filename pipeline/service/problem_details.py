@@ -73,15 +73,14 @@ def of_error(error: RestyleError, given: Mapping[str, Any], fields: Collection[s
     if isinstance(error, ProblemError):
         return error
     kind = error.kind if isinstance(error, AudioError) else "invalid_value"
-    plain = error.reason.partition(" ")[0]  # TODO: until every error has its field
-    field = _FIELDS.get(error.field or plain, error.field or plain)
+    field = _FIELDS.get(error.field or "", error.field)
     if error.where or field not in fields:
         remedy = error.remedy or ("" if error.allowed else "see /openapi.json")
         return ProblemError(kind, statement(error), remedy, allowed=error.allowed)
     remedy = error.remedy or ("" if error.allowed else f"see /openapi.json for what {field} may be")
     return ProblemError(
         kind,
-        error.reason.removeprefix(f"{field} "),
+        error.reason,
         remedy,
         field,
         given.get(str(field), error.value),

@@ -57,13 +57,8 @@ async def read_body(request: Request, limits: Limits) -> Body:
         ProblemError: 400 malformed JSON or form, 413 too large, 415 unsupported content type, 422 unknown name.
     """
     for name in request.query_params:
-        raise ProblemError(
-            "unknown_field",
-            "is in the address, where no parameter is read",
-            "send it in the body",
-            name,
-            request.query_params[name],
-        )
+        reason = "is in the address, where no parameter is read"
+        raise ProblemError("unknown_field", reason, "send it in the body", name, request.query_params[name])
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         return parse(_json(await _whole(request, limits.body_kb * 1e3, "limits.body_kb")))

@@ -132,13 +132,8 @@ def _check_host(headers: Headers, rules: AccessRules) -> Host | None:
             host = parse_host(said[0])
     listed = host is not None and (host.is_loopback or host in rules.hosts or Host(host.name) in rules.hosts)
     if rules.named and not listed:
-        raise ProblemError(
-            "unknown_host",
-            "is not a name of this service",
-            "ask localhost, or add the name to access.hosts",
-            "Host",
-            ", ".join(said),
-        )
+        remedy = "ask localhost, or add the name to access.hosts"
+        raise ProblemError("unknown_host", "is not a name of this service", remedy, "Host", ", ".join(said))
     return host
 
 
@@ -152,13 +147,8 @@ def _check_page(method: str, headers: Headers, host: Host | None, rules: AccessR
     seen_as = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest", "document"))
     is_link = method in ("GET", "HEAD") and seen_as == ("navigate", "document")
     if foreign or (sites and not is_link):
-        raise ProblemError(
-            "foreign_page",
-            "may not use this service",
-            "use the service's own page, or add the page's origin to access.origins",
-            "Origin",
-            ", ".join(said) or None,
-        )
+        remedy = "use the service's own page, or add the page's origin to access.origins"
+        raise ProblemError("foreign_page", "may not use this service", remedy, "Origin", ", ".join(said) or None)
 
 
 def _origin(text: str) -> Origin | None:

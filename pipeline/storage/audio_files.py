@@ -46,9 +46,8 @@ def read_planned(uri: str, digest: str, timeout: ReadTimeout) -> SourceCopy:
     try:
         copy = copy_source(uri, timeout)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise SourceChangedError(
-            "source_changed", "it was there when it was planned, and is gone", "put it back"
-        ) from error
+        reason = "it was there when it was planned, and is gone"
+        raise SourceChangedError("source_changed", reason, "put it back") from error
     except (NotAFileError, AudioError) as error:
         raise SourceChangedError("source_changed", f"it has changed since it was planned: {error}") from error
     except OSError as error:

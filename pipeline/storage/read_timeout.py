@@ -75,9 +75,8 @@ class ReadTimeout:
                 _abandon(uri, reader)
                 log.warning("a read of %s hangs and is abandoned", uri)
                 remedy = "see whether its storage answers, or allow more with source_timeout_s"
-                raise SourceTimeoutError(
-                    "source_timeout", f"nothing of it could be read for {self.timeout_s:g} s", remedy
-                )
+                reason = f"nothing of it could be read for {self.timeout_s:g} s"
+                raise SourceTimeoutError("source_timeout", reason, remedy)
         return reader.result()
 
 
@@ -181,9 +180,8 @@ def _refuse_hung(uri: str) -> None:
                 del _hung[place]
         full = {place for place, readers in _hung.items() if len(readers) >= MAX_HUNG}
     if full and (place := mount_of(uri)) in full:
-        raise SourceTimeoutError(
-            "source_timeout", f"{MAX_HUNG} earlier reads of {place} hang", "see whether it answers"
-        )
+        reason = f"{MAX_HUNG} earlier reads of {place} hang"
+        raise SourceTimeoutError("source_timeout", reason, "see whether it answers")
 
 
 def _abandon(uri: str, reader: _Reader[Any]) -> None:

@@ -110,8 +110,5 @@ def refuse_larger(size: int) -> None:
         AudioError: ``size`` exceeds ``MAX_FILE_BYTES``.
     """
     if size > MAX_FILE_BYTES:
-        raise AudioError(
-            "unreadable_audio",
-            f"{size} bytes are more than the {MAX_FILE_BYTES} of any usable track",
-            "cut or convert it",
-        )
+        reason = f"{size} bytes are more than the {MAX_FILE_BYTES} of any usable track"
+        raise AudioError("unreadable_audio", reason, "cut or convert it")

@@ -11,19 +11,13 @@ class SourceError(RestyleError):
 class SourceChangedError(SourceError):
     """The file differs from the one that was planned, is gone, or is not a regular file any more."""
 
-    default = "source_changed"
-
 
 class SourceTimeoutError(SourceError):
     """A read did not return, for example on a dead mount."""
 
-    default = "source_timeout"
-
 
 class SourceUnavailableError(SourceError):
     """The filesystem returned an error for a file that was readable when it was planned."""
-
-    default = "source_unavailable"
 
 
 class ReadStoppedError(Exception):

@@ -75,13 +75,9 @@ class Tracker:
         uri = (spec.uri or os.environ.get("MLFLOW_TRACKING_URI") or "").strip()
         if not uri and spec.enabled:
             if not output.is_local:
-                raise RequestError(
-                    "invalid_value",
-                    "is remote and no tracking server is named",
-                    "set tracking.uri or MLFLOW_TRACKING_URI, or tracking.enabled=false",
-                    "output",
-                    output_uri,
-                )
+                reason = "is remote and no tracking server is named"
+                remedy = "set tracking.uri or MLFLOW_TRACKING_URI, or tracking.enabled=false"
+                raise RequestError("invalid_value", reason, remedy, "output", output_uri)
             uri = sqlite_uri(f"{output.root}/{DATABASE}")
         self.uri = checked(uri) if spec.enabled else ""
         self.file = sqlite_file(self.uri)

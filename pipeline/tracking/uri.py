@@ -37,11 +37,8 @@ def sqlite_uri(path: str) -> str:
     for written in (path, quoted):
         if make_url(f"sqlite:///{written}").database == path:
             return f"sqlite:///{written}"
-    raise RequestError(
-        "unreachable",
-        f"SQLAlchemy cannot open {path}: a folder has '?' in its name",
-        "rename it, or install sqlalchemy>=2.1",
-    )
+    reason = f"SQLAlchemy cannot open {path}: a folder has '?' in its name"
+    raise RequestError("unreachable", reason, "rename it, or install sqlalchemy>=2.1")
 
 
 def sqlite_file(uri: str) -> Path | None:

@@ -31,13 +31,9 @@ KILLS = "oom_kill"
 class WorkerDiedError(RestyleError):
     """An item killed its worker process too often."""
 
-    default = "worker_died"
-
 
 class WorkerMemoryError(WorkerDiedError):
     """An item's worker process was killed too often for lack of memory."""
-
-    default = "out_of_memory"
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,5 @@ def _refuse_other_weights(spec: WorkerSpec) -> None:
     ):
         if found != expected:
             remedy = "give all nodes the same weights, or launch again where they were replaced meanwhile"
-            raise RestyleError(
-                "mismatched_weights",
-                f"node {platform.node()} has another {name} ({found}, planned was {expected})",
-                remedy,
-            )
+            reason = f"node {platform.node()} has another {name} ({found}, planned was {expected})"
+            raise RestyleError("mismatched_weights", reason, remedy)

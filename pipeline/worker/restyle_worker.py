@@ -110,11 +110,8 @@ class RestyleWorker:
         self.guarded = GuardedRunner(spec.output, spec.launch, spec.max_attempts)
         if not is_marked(spec.output, spec.launch):
             remedy = "use a folder that all nodes share, or an object store"
-            raise RestyleError(
-                "missing_folder",
-                f"node {platform.node()} does not see the output folder {spec.output.root}",
-                remedy,
-            )
+            reason = f"node {platform.node()} does not see the output folder {spec.output.root}"
+            raise RestyleError("missing_folder", reason, remedy)
         stopwatch.lap("checks")
         self.handler, self.language_model = load_models(spec, stopwatch)
         self.evaluator = Evaluator(spec.metrics, self.handler.device, self.device_lock)

@@ -99,9 +99,8 @@ def measure_all(job: MeasureJob, progressed: Callable[[MeasureProgress], None]) 
         HeldError: another launch works on the output folder.
     """
     if not job.metrics.enabled:
-        raise RequestError(
-            "conflict", "is false, and this job does nothing else", "take it out", "metrics.enabled"
-        )
+        reason = "is false, and this job does nothing else"
+        raise RequestError("conflict", reason, "take it out", "metrics.enabled")
     job.metrics.check()
     if not job.source_timeout_s > 0:
         raise RequestError(
@@ -170,11 +169,8 @@ def _unmeasured(output: Store, again: bool) -> pa.Table:
     rows = current_rows(output)
     rows = rows.filter(pc.equal(rows["status"], "ok"))
     if not len(rows):
-        raise RequestError(
-            "missing_folder",
-            f"{output.root} holds no covers to measure",
-            "name a folder of jobs.restyle, or add pairs=...",
-        )
+        reason = f"{output.root} holds no covers to measure"
+        raise RequestError("missing_folder", reason, "name a folder of jobs.restyle, or add pairs=...")
     # Covers without any measure are measured again, since the obstacle may be gone.
     missing = [texts is None or _nothing(texts) for texts in rows["unmeasured"].to_pylist()]
     return rows if again else rows.filter(pa.array(missing, pa.bool_()))

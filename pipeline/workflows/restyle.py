@@ -209,10 +209,8 @@ def _make_covers(
             raise stopped()
         if fault := stop.fault():
             raise OutputError(fault)
-        raise PoolError(
-            "cluster_failed",
-            f"{progress.items - progress.done} of {progress.items} covers never came back from the pool",
-        )
+        reason = f"{progress.items - progress.done} of {progress.items} covers never came back from the pool"
+        raise PoolError("cluster_failed", reason)
 
 
 def worker_spec(

@@ -34,9 +34,8 @@ def select_winners(job: SelectJob) -> pa.Table:
     """
     output = open_store(job.output)
     if open_store(job.export).root == output.root:
-        raise RequestError(
-            "invalid_value", "is the folder that is chosen from", "name another one", "export", job.export
-        )
+        remedy = "name another one"
+        raise RequestError("invalid_value", "is the folder that is chosen from", remedy, "export", job.export)
     check_parts(output)
     rows = measured_rows(output, job.output)
     with hold_lease(open_output(job.export), f"export {job.export}") as export:

@@ -68,9 +68,8 @@ def tune_catalogue(job: RestyleJob, spec: TuneSpec, reporter: Reporter, say: Cal
 def _check(job: RestyleJob, spec: TuneSpec) -> None:
     check_options(job)
     if not job.metrics.enabled:
-        raise RequestError(
-            "conflict", "is false, and tuning lives by what is measured", "take it out", "metrics.enabled"
-        )
+        reason = "is false, and tuning lives by what is measured"
+        raise RequestError("conflict", reason, "take it out", "metrics.enabled")
     for name, count in (("tracks", spec.tracks), ("seeds", spec.seeds)):
         if count < 1:
             raise RequestError("out_of_range", "may not be below 1", field=f"tune.{name}", value=count)

@@ -156,7 +156,7 @@ def break_guided_steps(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Non
 def test_cases_before_one_that_fails_are_reported(
     run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    break_guided_steps(monkeypatch, EqualityError("they differ"))
+    break_guided_steps(monkeypatch, EqualityError("unequal_outputs", "they differ"))
     done = run("workload=step", "breakdown=false", *SHORT)
     assert done.status == 1
     assert "they differ" in done.stderr

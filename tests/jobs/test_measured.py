@@ -259,7 +259,7 @@ def test_a_page_that_fails_costs_no_cover_and_no_tracking(
     folder: Path, made: Summary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object) -> None:
-        raise RequestError("no page")
+        raise RequestError("invalid_value", "no page")
 
     monkeypatch.setattr("pipeline.workflows.restyle.make_findings", fail)
     uri = f"sqlite:///{folder}/first.db"

@@ -176,13 +176,8 @@ def grid_axis(name: str, text: str) -> list[float]:
     words = [word.strip() for word in text.split(",") if word.strip()]
     values = [parse_values({name: word})[name] for word in words]
     if not values or len(set(values)) < len(values):
-        raise RequestError(
-            "invalid_value",
-            "cannot be read",
-            "give one or more values, each once, such as 0.3, 0.6",
-            field=name,
-            value=text,
-        )
+        remedy = "give one or more values, each once, such as 0.3, 0.6"
+        raise RequestError("invalid_value", "cannot be read", remedy, field=name, value=text)
     return values
 
 

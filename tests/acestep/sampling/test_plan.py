@@ -125,7 +125,7 @@ def test_explicit_timesteps() -> None:
         ({"flow_edit_morph": True}, "give flow_edit_source_caption"),
         ({"flow_edit_morph": True, "flow_edit_source_caption": "a", "infer_method": "sde"}, "use 'ode'"),
         ({"flow_edit_n_min": 0.8, "flow_edit_n_max": 0.2}, "lower the one or raise the other"),
-        ({"flow_edit_source_caption": None}, "flow_edit_source_caption None is not text"),
+        ({"flow_edit_source_caption": None}, "flow_edit_source_caption is not text"),
         ({"flow_edit_source_caption": {"a": 1}}, "is not text"),
         ({"task_type": "repaint"}, "task_type 'repaint' is unknown; use one of cover, cover-nofsq"),
         ({"cfg_interval_start": 0.9, "cfg_interval_end": 0.1}, "lower the one or raise the other"),

@@ -34,7 +34,7 @@ def test_pieces_come_back_in_their_order_and_are_taken_as_there_is_room() -> Non
 
 def test_what_the_work_raises_is_raised() -> None:
     def refuse(piece: int) -> None:
-        raise RequestError(f"no {piece}")
+        raise RequestError("invalid_value", f"no {piece}")
 
     with pytest.raises(RequestError, match="no 1"):
         list(map_in_tasks(refuse, [1]))

@@ -125,7 +125,7 @@ def test_further_parameters_and_seeds_share_a_cell_the_best_first() -> None:
 def test_a_cover_that_failed_or_cannot_be_read_says_why() -> None:
     def read(row: dict) -> Tensor:
         if row["guidance_scale"] == 7:
-            raise AudioError("s3://bucket/a.flac: gone")
+            raise AudioError("unreadable_audio", "gone", where="s3://bucket/a.flac")
         return SONG
 
     made = [cover("t", 0.5, guidance) for guidance in (5.0, 7.0, 9.0)]

@@ -131,7 +131,7 @@ def test_a_wrong_grid_is_named(strengths: str, guidances: str, said: str) -> Non
 
 
 def test_words_of_others_are_shown_as_they_are() -> None:
-    said = words.error_markdown(RequestError("caption '<img src=x> **b** [a](http://x)'"))
+    said = words.error_markdown(RequestError("invalid_value", "caption '<img src=x> **b** [a](http://x)'"))
     assert "\\<img src=x\\> \\*\\*b\\*\\* \\[a\\]\\(http" in said
 
 

@@ -37,7 +37,7 @@ def by_manifest(folder: Path, name: str, value: object, kind: str) -> Heard:
     (folder / f"tracks.{kind}").write_text(text, newline="")
     (track,) = read_manifest(str(folder / f"tracks.{kind}"))
     if isinstance(track, RejectedRow):
-        raise RestyleError(track.message.removeprefix("row 1: "))
+        raise RestyleError(track.kind, track.message.removeprefix("row 1: "))
     assert isinstance(track, Track)
     (item,) = make_items(track, "5eed", None, ItemRules(make_settings({"seed": 7}, {}), MODEL))
     return track.prompt, item["seed"]

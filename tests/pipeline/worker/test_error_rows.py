@@ -15,8 +15,8 @@ from pipeline.worker.error_rows import outcome
 @pytest.mark.parametrize(
     ("error", "status", "kind", "http"),
     [
-        (TooLongError("it is longer than 600 s; cut the track"), "rejected", "too_long", 413),
-        (AudioError("cannot be decoded, and its title is 'longer than 600 s'"), "failed", "unreadable_audio", 415),
+        (TooLongError("too_long", "it is longer than 600 s", "cut the track"), "rejected", "too_long", 413),
+        (AudioError("unreadable_audio", "its title is 'longer than 600 s'"), "failed", "unreadable_audio", 415),
     ],
 )
 def test_a_source_that_is_too_long_is_known_by_its_type(
@@ -41,8 +41,8 @@ def raised(make: Exception, cause: BaseException) -> Exception:
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("can't start new thread"),
-        raised(AudioError("cannot be decoded"), MemoryError()),
-        WorkerMemoryError("killed"),
+        raised(AudioError("unreadable_audio"), MemoryError()),
+        WorkerMemoryError("out_of_memory"),
     ],
     ids=repr,
 )
@@ -55,8 +55,8 @@ def test_memory_that_ran_out_is_one_kind_whoever_says_so(error: Exception) -> No
     ("error", "kind"),
     [
         (RuntimeError("shapes cannot be multiplied"), "internal_error"),
-        (AudioError("its title is 'out of memory'"), "unreadable_audio"),
-        (WorkerDiedError("died"), "worker_died"),
+        (AudioError("unreadable_audio", "its title is 'out of memory'"), "unreadable_audio"),
+        (WorkerDiedError("worker_died"), "worker_died"),
     ],
 )
 def test_other_errors_are_not_blamed_on_memory(error: Exception, kind: str) -> None:
