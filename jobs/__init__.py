@@ -14,7 +14,7 @@ PACKAGES = ("acestep", "conf", "pipeline")
 
 
 def prepare() -> None:
-    """Make this process a job: its streams last, a signal ends it while it imports, and its packages are ours."""
+    """Set up the process of a job: lasting streams, signal handlers, a check for shadowed packages."""
     make_lasting()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -23,7 +23,7 @@ def prepare() -> None:
 
 
 def refuse_shadows(home: Path) -> None:
-    """Leave with status 2 where a package of another folder is imported in place of the one in ``home``."""
+    """Exit with status 2 if a package of another folder shadows the one in ``home``."""
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
         place = Path(spec.origin).parent if spec and spec.origin else None

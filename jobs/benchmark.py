@@ -1,4 +1,4 @@
-"""Measure ours against Hugging Face diffusers on the same weights and the same noise, equality first.
+"""Benchmark against Hugging Face diffusers with equal weights and noise, after a check that the outputs agree.
 
     python -m jobs.benchmark workload=single_turbo
     python -m jobs.benchmark workload=single_base size=wide peer=both rounds=5
@@ -7,15 +7,13 @@
 
 Workloads: single_turbo, single_base, long (4 and 10 minutes), sweep (5 strengths x 4 guidances of one track),
 catalogue (32 tracks of mixed lengths), vae, step (one evaluation of the transformer). Sizes: mini, mid, wide (the
-published width, 8 layers), full. Weights are random, so nothing is downloaded. ``compiled=true`` runs ours through
-torch.compile, on a GPU. After each case the report at the end of ``out`` is brought up to date, and its JSON line
-in the ``.jsonl`` beside it; it is printed at the end, also where a later case fails. A peer that runs out of
-memory has a row that says so, and ours is timed alone. Where other processes run, add threads=1 and read the CPU
-time: threads that wait for each other spend it too.
+published width, 8 layers), full. Weights are random, so nothing is downloaded. ``compiled=true`` uses
+torch.compile on a GPU. After each case the report in ``out`` and its line in the ``.jsonl`` file of the same name
+are updated; the report is printed at the end, even if a later case fails. If diffusers runs out of memory, its row
+states it and only this implementation is timed. On a busy machine, use threads=1 and compare CPU times.
 
-Exit status: 0 done; 1 the two sides do not agree in some case, or the report could not be written, and the cases
-before it are reported; 2 could not start; 130 interrupted
-(143 by SIGTERM, 129 by SIGHUP).
+Exit status: 0 done; 1 the two sides disagree in a case, or the report could not be written, and the earlier cases
+are reported; 2 could not start; 130 interrupted (143 by SIGTERM, 129 by SIGHUP).
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -36,10 +34,10 @@ PEER = "diffusers>=0.42.1,<0.43"
 
 
 def file_of(request: BenchmarkRequest) -> Path:
-    """Where the report goes.
+    """The file of the report.
 
     Raises:
-        RequestError: it cannot go there, or the device is not known.
+        RequestError: it cannot be written, or the device is unknown.
     """
     from acestep.handler import pick_device  # imports torch
 
@@ -69,7 +67,7 @@ def file_of(request: BenchmarkRequest) -> Path:
 
 
 def missing_peer(error: ImportError) -> RequestError:
-    """What to do where diffusers, or what is needed of it, cannot be imported."""
+    """Error for a missing or unsuitable diffusers."""
     try:
         found = f"found is {version('diffusers')}"
     except PackageNotFoundError:

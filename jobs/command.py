@@ -1,4 +1,4 @@
-"""The verbs of the command ``restyle``, each a job of its own, and the completion of its command lines."""
+"""The command ``restyle``: dispatch of its verbs, and shell completion."""
 
 import importlib
 import sys
@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from acestep.parameters.suggestions import nearest
 
-# The module in ``jobs`` of each verb.
+# Verb -> module in ``jobs``.
 VERBS = {
     "run": "restyle",
     "serve": "serve",
@@ -27,7 +27,7 @@ USAGE = """usage: restyle VERB [key=value ...]
 
 `restyle VERB --help` explains a verb and its keys; `restyle --version` prints the version.
 Completion in bash: eval "$(restyle --completion)"."""
-# bash cuts words at "=", so what stands before it is taken off the answers.
+# bash splits words at "=", so the part before it is removed from completions.
 COMPLETION = """_restyle() {
     local line="${COMP_LINE:0:COMP_POINT}"
     local word="${line##* }"
@@ -43,10 +43,10 @@ complete -o nospace -o default -F _restyle restyle"""
 
 
 def run(words: Sequence[str]) -> NoReturn:
-    """Run the verb that a command line names, or print what it asks for instead.
+    """Run the verb of a command line, or print help, version or completion code.
 
     Args:
-        words: the command line without the command.
+        words: command line without the command.
     """
     verb, *rest = words or ["--help"]
     if verb in VERBS:
@@ -68,15 +68,15 @@ def run(words: Sequence[str]) -> NoReturn:
 
 
 def _sentences() -> list[str]:
-    """The verbs, each with the first sentence of its module."""
+    """A line per verb with the first sentence of its module's docstring."""
     modules = {verb: importlib.import_module(f"jobs.{name}") for verb, name in VERBS.items()}
     return [f"  {verb:12}{(module.__doc__ or '').partition(chr(10))[0]}" for verb, module in modules.items()]
 
 
 def completions(line: str) -> list[str]:
-    """What may stand in place of the last word of a command line: verbs, keys, or values of a key.
+    """Completions of the last word of a command line: verbs, keys, or values of a key.
 
-    None for a key whose values are not known, so that the shell completes names of files.
+    Empty for a key without declared values, for which the shell completes file names.
     """
     _, *words = line.split(" ")
     last = words[-1] if words else ""

@@ -1,4 +1,4 @@
-"""What a command line says beyond what Hydra makes of it."""
+"""Command-line handling beyond Hydra: explicit keys, missing and empty values, hints for unknown keys."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -26,7 +26,7 @@ INTERPOLATION = (
 
 
 def given(group: str) -> tuple[str, ...]:
-    """Names of the keys of ``group`` that the running job's command line sets, one by one or as a mapping."""
+    """Names of the keys of ``group`` set on the running job's command line, singly or as a mapping."""
     names: list[str] = []
     words = cast(list[str], OmegaConf.to_container(HydraConfig.get().overrides.task))  # as they were written
     for override in OverridesParser.create().parse_overrides(words):
@@ -39,11 +39,11 @@ def given(group: str) -> tuple[str, ...]:
 
 
 def complete(config: DictConfig) -> dict[str, Any]:
-    """A composed configuration as plain values.
+    """Resolve a composed configuration to plain values.
 
     Raises:
-        RestyleError: a required value is missing, an interpolation leads nowhere, or a text is empty whose default
-            is not.
+        RestyleError: a required value is missing, an interpolation fails, or a text is empty but its default is
+        not.
     """
     try:
         missing = sorted(OmegaConf.missing_keys(config))
@@ -60,10 +60,10 @@ def complete(config: DictConfig) -> dict[str, Any]:
 
 
 def _refuse_empty(kind: Any, values: Mapping[str, Any], prefix: str = "") -> None:
-    """Refuse a text that is empty where its default is not, such as ``output=$FOLDER`` where FOLDER is not set.
+    """Refuse an empty text whose default is not empty, such as ``output=$FOLDER`` with FOLDER unset.
 
     Raises:
-        RequestError: naming the key.
+        RequestError: a text is empty.
     """
     if not is_dataclass(kind):
         return
@@ -78,13 +78,13 @@ def _refuse_empty(kind: Any, values: Mapping[str, Any], prefix: str = "") -> Non
 
 
 def hint(job: str, arguments: Sequence[str]) -> str:
-    """For arguments that Hydra refused: the valid key nearest to an unknown one, or "" where that is not why."""
+    """A hint for arguments that Hydra refused, such as the most similar valid key; "" if there is none."""
     overrides = [word for word in arguments if "=" in word and not word.startswith("-") and word not in FIXED]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
             compose(job, overrides=overrides)
-    except (HydraException, ValueError) as error:  # a group set to null is a ValueError
+    except (HydraException, ValueError) as error:  # ValueError: a group set to null
         return nearest_key(error) or "no preset is preset=none" * ("preset=null" in overrides)
     except RecursionError:
         return f"error: {NESTED}"
@@ -92,7 +92,7 @@ def hint(job: str, arguments: Sequence[str]) -> str:
 
 
 def nearest_key(error: BaseException) -> str:
-    """ "did you mean ...?" for an error that an unknown key caused, else ""."""
+    """ "did you mean ...?" for an error caused by an unknown key, else ""."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConfigAttributeError | ConfigKeyError) and is_dataclass(cause.object_type):
@@ -105,7 +105,7 @@ def nearest_key(error: BaseException) -> str:
 
 
 def _keys(kind: Any, prefix: str) -> dict[str, str]:
-    """Full keys by name of the fields of a dataclass and of those in it, the nearer ones first."""
+    """Full keys of a dataclass and its nested dataclasses by field name; outer fields take precedence."""
     full = {field.name: f"{prefix}.{field.name}".lstrip(".") for field in fields(kind)}
     for name, nested in get_type_hints(kind).items():
         if is_dataclass(nested):

@@ -1,14 +1,14 @@
-"""Compare the settings of a finished folder: tables, pictures, a listening page, and runs on any MLflow server.
+"""Compare the settings of a finished folder: tables, figures, a listening page, and MLflow runs.
 
     python -m jobs.compare output=out
     python -m jobs.compare output=out tracking.uri=http://mlflow:5000
     python -m jobs.compare output=out tracking.enabled=false objective.half=5 listen_tracks=12
 
-It reads result rows and audio and nothing else, so it also makes up for a server that was down, moves a folder's
-runs to another one, and judges by another objective. What it finds is written to ``comparison`` in the folder.
+It reads only result rows and audio. Use it also after an outage of the tracking server, to track a folder on
+another server, or to apply another objective. Results are written to ``comparison`` in the folder.
 
-Exit status: 0 done; 1 broke off; 2 could not start; 3 done, and not tracked; 130 interrupted
-(143 by SIGTERM, 129 by SIGHUP).
+Exit status: 0 done; 1 aborted; 2 could not start; 3 done but not tracked; 130 interrupted (143 by SIGTERM, 129 by
+SIGHUP).
 """
 
 from omegaconf import DictConfig
@@ -23,10 +23,10 @@ from pipeline.workflows.specs import CompareJob
 
 
 def job_of(config: DictConfig) -> CompareJob:
-    """The job that a composed configuration describes.
+    """Build the job from a composed configuration.
 
     Raises:
-        RestyleError: a required value is missing, or the objective is none.
+        RestyleError: a required value is missing, or the objective is invalid.
     """
     values = complete(config)
     return build(CompareJob, values, findings=build(FindingsSpec, values))

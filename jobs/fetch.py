@@ -1,12 +1,12 @@
-"""Fetch published weights and check every tensor of them; a download that broke off goes on.
+"""Download published weights and verify every tensor; an interrupted download is resumed.
 
     python -m jobs.fetch model=turbo
     python -m jobs.fetch model=xl_turbo language_model=lm_1.7b adapter=owner/name
     python -m jobs.fetch model=turbo verify_only=true
     python -m jobs.fetch list=true
 
-Exit status: 0 all is here and fits; 2 it is not, with one message that says why; 130 interrupted
-(143 by SIGTERM, 129 by SIGHUP).
+Exit status: 0 all files are present and valid; 2 they are not, with a message; 130 interrupted (143 by SIGTERM,
+129 by SIGHUP).
 """
 
 import os
@@ -31,14 +31,14 @@ LINE_INTERVAL_S = 10.0
 
 
 class LogLines(tqdm):
-    """Progress for a log: now and then a plain line of the bytes so far."""
+    """Progress as occasional plain lines, for logs."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.said_at = time.monotonic()
         super().__init__(*args, **kwargs, file=open(os.devnull, "w"), mininterval=LINE_INTERVAL_S)  # noqa: SIM115
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        """Say how far it is, unless it was said just now."""
+        """Print the progress at most every ``LINE_INTERVAL_S`` seconds."""
         if self.unit == "B" and self.n and time.monotonic() - self.said_at >= LINE_INTERVAL_S:
             self.said_at = time.monotonic()
             print(f"{decimal(int(self.n))} of {decimal(int(self.total or self.n))}", flush=True)
@@ -46,10 +46,10 @@ class LogLines(tqdm):
 
 
 def wanted(config: DictConfig, progress: type[Any] | None) -> Iterator[Fetched]:
-    """Fetch what the configuration names, one after the other.
+    """Fetch the models and adapters named by the configuration.
 
     Raises:
-        RestyleError: nothing is named, or something cannot be fetched or does not fit.
+        RestyleError: nothing is named, a download failed, or a file does not match.
     """
     source: Source = "cache" if config.verify_only else "hub"
     if not (config.model or config.language_model or config.adapter):
@@ -81,7 +81,7 @@ def run(config: DictConfig) -> int:
 
 
 def say(console: Console, fetched: Fetched) -> None:
-    """Where it lies, and that it is whole."""
+    """Print the folders and the size of a fetched model."""
     rows = {name: str(folder) for name, folder in fetched.folders.items()} | {"size": decimal(fetched.size)}
     if fetched.fingerprint:
         rows["fingerprint"] = fetched.fingerprint
@@ -91,7 +91,7 @@ def say(console: Console, fetched: Fetched) -> None:
 
 
 def overview() -> Iterator[str]:
-    """A line for each known name: what of it is on this machine."""
+    """Table of known names and their local state."""
     yield f"{'name':20}{'hub':46}{'here':10}{'size':>10}"
     for entry in known():
         size = decimal(entry.size) if entry.size else ""

@@ -21,10 +21,10 @@ one of your own; --version prints the version; --hydra-help lists the options of
 
 
 def describe(job: str, about: str) -> str:
-    """The help of a job.
+    """Format the help of a job.
 
     Args:
-        about: the docstring of its module.
+        about: docstring of the job's module.
     """
     width = min(MAX_WIDTH, shutil.get_terminal_size().columns)
     lines = [about.strip(), "", "Keys, given as key=value:", ""]
@@ -44,7 +44,7 @@ def describe(job: str, about: str) -> str:
 
 
 def keys_of(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Field[Any]]]:
-    """Each key of a configuration with its type and its declaration, those of groups as ``group.key``."""
+    """Yield each key of a configuration (nested ones as ``group.key``) with its type and declaration."""
     types = get_type_hints(config)
     for declared in fields(config):
         kind = types[declared.name]
@@ -55,7 +55,7 @@ def keys_of(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Field[Any
 
 
 def groups(job: str) -> list[str]:
-    """The groups of a job whose settings can be named: those with a folder in ``conf``."""
+    """The configuration groups of a job: those with a folder in ``conf``."""
     return [f.name for f in fields(JOBS[job]) if (_CONF / f.name).is_dir()]
 
 
@@ -65,7 +65,7 @@ def options(group: str) -> list[str]:
 
 
 def values_of(job: str, key: str) -> Sequence[Any]:
-    """The values that a key may have, where they are few and declared."""
+    """The declared choices of a key."""
     found = next((declared for name, _, declared in keys_of(JOBS[job]) if name == key), None)
     if found is None:
         return ()

@@ -1,4 +1,4 @@
-"""How a job ends when it does not end well: one message, and a status that says which way."""
+"""Exit statuses and messages of a job that fails or is interrupted."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -21,11 +21,12 @@ AGAIN = "the same command does it again"
 
 @contextmanager
 def leaving(reporter: "ConsoleReporter | None" = None, kept: str = KEPT) -> Iterator[None]:
-    """Ends the process with a message and a status when what it holds raises, or a signal comes.
+    """Exit with a message and a status when the block raises or a stop signal arrives.
 
     Args:
-        reporter: whose bar is taken away first; a job whose storage fails before it told the plan could not start.
-        kept: what is left of the work that was under way.
+        reporter: its progress bar is removed first. A storage failure before it reported the plan counts as a job
+            that could not start.
+        kept: end of the message, about finished work.
     """
     with raise_on_stop_signals() as status_of:
         yield from _telling(reporter, kept, status_of)
@@ -36,7 +37,7 @@ def _telling(
 ) -> Iterator[None]:
     try:
         yield
-    except OutputGoneError as error:  # nothing can be said of what is kept
+    except OutputGoneError as error:  # whether results are kept is unknown
         _leave(reporter, f"error: {error}", BROKE_OFF)
     except (PoolError, LeaseLostError) as error:
         _leave(reporter, f"error: {error}; {kept}", BROKE_OFF)
@@ -53,7 +54,7 @@ def _telling(
 
 
 def _leave(reporter: "ConsoleReporter | None", message: str, status: int) -> NoReturn:
-    with handle_stop_signals(lambda number: None):  # the message and the status stand
+    with handle_stop_signals(lambda number: None):  # further signals must not change message and status
         if reporter is not None:
             reporter.stop()
         plain_console(stderr=True).print(message, style="red")

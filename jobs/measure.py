@@ -1,15 +1,15 @@
-"""Measure covers that are there already: of a folder of ours, or of any list of sources and outputs.
+"""Measure existing covers: of an output folder, or of any list of source and output files.
 
     python -m jobs.measure output=out
     python -m jobs.measure pairs=pairs.csv output=measured
     python -m jobs.measure output=out again=true metrics.melody=true
 
 ``pairs`` names a CSV, JSON-lines or Parquet file with the columns ``source`` and ``output``, and ``track_id``,
-``setting``, ``seed``, ``caption`` and any parameter where known; its rows go to ``results`` of the output folder.
-``manifest_columns`` declares columns of your own, as in ``jobs.restyle``.
-Then ``jobs.compare`` works on that folder like on any other. A second launch measures what is missing.
+``setting``, ``seed``, ``caption`` and any parameter if known; its rows are written to ``results`` of the output
+folder. ``manifest_columns`` declares your own columns, as in ``jobs.restyle``. ``jobs.compare`` accepts the folder
+like any other. A second launch measures only missing covers.
 
-Exit status: 0 all is measured; 1 broke off; 2 could not start; 3 done, and some covers could not be measured; 130
+Exit status: 0 all covers are measured; 1 aborted; 2 could not start; 3 some covers could not be measured; 130
 interrupted (143 by SIGTERM, 129 by SIGHUP).
 """
 

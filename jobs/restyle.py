@@ -4,12 +4,12 @@
     python -m jobs.restyle manifest=tracks.csv output=out model=base grid.seed=[1,2]
     python -m jobs.restyle manifest=tracks.csv output=out model=base preset=country_to_heavy_metal
 
-``dry_run=true`` looks at everything, makes nothing, and says what is left to do.
+``dry_run=true`` checks everything and prints the remaining work without generating covers. ``--cfg job`` prints
+the whole configuration.
 
-Exit status: 0 every cover is there; 2 nothing could start; 3 finished, and some tracks failed or were rejected;
-1 broke off; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, after the covers under way (a second signal does
-not wait for them): what is finished is kept, and the same command goes on from there. ``--cfg job`` prints the
-whole configuration.
+Exit status: 0 all covers are present; 1 aborted; 2 could not start; 3 some tracks failed or were rejected; 130
+stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, after the covers in progress (a second signal stops at once).
+Finished covers are kept, and the same command resumes the job.
 """
 
 from collections.abc import Sequence
@@ -29,11 +29,11 @@ from pipeline.workflows.specs import RestyleJob
 
 
 def job_of(config: DictConfig, by_hand: Sequence[str] = (), presets: Sequence[Preset] = ()) -> RestyleJob:
-    """The job that a composed configuration describes.
+    """Build the job from a composed configuration.
 
     Args:
-        by_hand: parameters of ``cover`` that were given on the command line.
-        presets: what manifest rows may name by their genres.
+        by_hand: parameters of ``cover`` set on the command line.
+        presets: presets that manifest rows may name by their genres.
 
     Raises:
         RestyleError: a required value is missing.

@@ -1,4 +1,4 @@
-"""Run a job: check its arguments, compose its configuration, and leave with the status that says how it ended."""
+"""Run a job: check its arguments, compose its configuration, and exit with its status."""
 
 import sys
 from collections.abc import Callable
@@ -22,9 +22,9 @@ CONF = Path(conf.__file__).parent
 
 
 def launch(job: str, run: Callable[[DictConfig], int]) -> NoReturn:
-    """Run a job with the arguments of this process, and leave with its exit status.
+    """Run a job with the arguments of this process, and exit with its status.
 
-    A configuration that Hydra refuses ends with the same status as any other job that cannot start.
+    A configuration refused by Hydra exits with the status of a job that could not start.
 
     Args:
         run: the job; its module's docstring is part of ``--help``.

@@ -1,6 +1,6 @@
-"""The configuration of each job, made from the specs that declare what it is asked to do.
+"""Hydra configuration of each job, generated from the specs.
 
-A key is a field of a spec: it has the field's type and default, and the meaning that the spec's docstring gives.
+A key is a field of a spec, with the field's type and default and its meaning from the spec's docstring.
 """
 
 import re
@@ -27,7 +27,7 @@ Key = tuple[str, Any, Any]  # name, type and dataclass field, as ``make_dataclas
 
 
 def meanings(spec: Any) -> dict[str, str]:
-    """What the docstring of a dataclass says of its fields, in entries ``name, name: text``."""
+    """Field meanings from the docstring of a dataclass, in entries ``name, name: text``."""
     names = [f.name for f in fields(spec)]
     said: dict[str, str] = {}
     current: list[str] = []
@@ -44,11 +44,11 @@ def meanings(spec: Any) -> dict[str, str]:
 
 
 def keys(spec: Any, *omitted: str, **changed: Any) -> list[Key]:
-    """The keys that a spec declares.
+    """The configuration keys of a spec.
 
     Args:
-        omitted: fields that no configuration sets.
-        changed: defaults other than the spec's own, by the field's name; ``MISSING`` is one that must be given.
+        omitted: fields that are no keys.
+        changed: other defaults by field name; ``MISSING`` makes a key required.
     """
     types, said = get_type_hints(spec), meanings(RestyleJob) | meanings(spec)
     return [
@@ -78,7 +78,7 @@ def _key(name: str, kind: Any, default: Any, meaning: str = "", **metadata: Any)
 
 
 def _hydra_type(kind: Any) -> Any:
-    """The type as OmegaConf knows it: lists and no tuples; a typed mapping could not be set on a command line."""
+    """Translate a type for OmegaConf: tuples become lists, mappings Any (overrides cannot set typed ones)."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
         return str
@@ -95,7 +95,7 @@ def _hydra_type(kind: Any) -> Any:
 
 @cache
 def config_of(spec: Any) -> Any:
-    """The configuration of a spec that is a group of keys."""
+    """The configuration class of a spec that is a group of keys."""
     return _config(spec.__name__.removesuffix("Spec"), keys(spec))
 
 
@@ -104,13 +104,13 @@ def _config(name: str, declared: Sequence[Key]) -> Any:
 
 
 def build(spec: type[Spec], values: Mapping[str, Any], **given: Any) -> Spec:
-    """A spec, and the specs in it, from the plain values of a configuration.
+    """Build a spec and its nested specs from the plain values of a configuration.
 
     Args:
-        given: fields that are no keys of the configuration, or that it holds in another form.
+        given: fields that are no keys, or that the configuration holds in another form.
 
     Raises:
-        RestyleError: a spec refuses a value.
+        RestyleError: a value is invalid.
     """
     types = get_type_hints(spec)
     names = [f.name for f in fields(spec) if f.name in values and f.name not in given]  # type: ignore[arg-type]
@@ -246,6 +246,6 @@ JOBS: dict[str, Any] = {
 
 
 def register() -> None:
-    """Make the schemas known to Hydra."""
+    """Register the schemas with Hydra."""
     for job, config in JOBS.items():
         ConfigStore.instance().store(name=f"{job}_schema", node=config)

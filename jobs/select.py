@@ -1,13 +1,13 @@
-"""Take the best cover of every track, among its seeds and settings, to a folder of their own.
+"""Copy the best cover of every track, among its seeds and settings, to another folder.
 
     python -m jobs.select output=out export=winners
     python -m jobs.select output=out export=s3://label/winners objective.kept=[melody/salience_excess]
 
-Best is the cover with the highest score: the harmonic mean of how much of the song is kept and how far its sound
-has moved, and never one that copies its source or loses the song. ``winners.csv`` says which, by how much, and of
-which tracks there is none.
+The best cover has the highest score: the harmonic mean of the song's similarity and the change of its timbre.
+Covers that copy their source or lose the song are excluded. ``winners.csv`` lists the winners with their margins,
+and the tracks without one.
 
-Exit status: 0 every track has a winner; 1 broke off; 2 could not start; 3 done, and some tracks have none; 130
+Exit status: 0 every track has a winner; 1 aborted; 2 could not start; 3 some tracks have no winner; 130
 interrupted (143 by SIGTERM, 129 by SIGHUP).
 """
 

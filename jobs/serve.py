@@ -1,14 +1,14 @@
-"""Covers on request, over HTTP and on a page, until Ctrl-C, SIGTERM or SIGHUP.
+"""Serve covers over HTTP and on a web page, until Ctrl-C, SIGTERM or SIGHUP.
 
     python -m jobs.serve model=turbo
     python -m jobs.serve model=turbo "access.roots=[/srv/music]" host=0.0.0.0 port=8001
     python -m jobs.serve model=turbo "access.url_hosts=[files.example.org]" page=false
 
-Keys that clients must send stand in the environment variable RESTYLE_API_KEYS, separated by commas; without it the
-service is open to whoever reaches it, which by default is this machine alone. Results, uploads and requests under
-way are kept in ``output`` and outlive a restart.
+The environment variable RESTYLE_API_KEYS holds the API keys, separated by commas; without it the service needs no
+key. By default it listens on this machine only. Results, uploads and pending requests are stored in ``output`` and
+survive a restart.
 
-Exit status: 2 it could not start; 1 it broke off; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
+Exit status: 1 aborted; 2 could not start; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 import os
@@ -30,10 +30,10 @@ KEPT = "finished covers are kept, and the same command goes on with the others"
 
 
 def keys_of(text: str) -> tuple[str, ...]:
-    """The keys in ``RESTYLE_API_KEYS``.
+    """Parse ``RESTYLE_API_KEYS``.
 
     Raises:
-        RequestError: one is so short that it can be guessed.
+        RequestError: a key is too short to be safe.
     """
     keys = tuple(key.strip() for key in text.split(",") if key.strip())
     if any(len(key) < 16 for key in keys):

@@ -1,12 +1,13 @@
-"""Find the strength and the guidance that suit a catalogue, by a fraction of the grid, and write them as a preset.
+"""Find the best strength and guidance for a catalogue with a fraction of the grid, and write them as a preset.
 
     python -m jobs.tune manifest=tracks.csv output=tuned model=base
     python -m jobs.tune manifest=tracks.csv output=tuned model=base tune.tracks=12 tune.guidances=[5,7,9]
 
-It takes every key of ``jobs.restyle`` but ``grid`` and ``stages``, makes covers of a sample of the tracks round by
-round, says why it goes on as it does, and ends with the command that restyles the catalogue as it found best.
+It takes the keys of ``jobs.restyle`` except ``grid`` and ``stages``, generates covers of a sample of the tracks in
+rounds, prints the reason of each round, and ends with the command that restyles the catalogue with the best
+setting.
 
-Exit status: as ``jobs.restyle``'s; 0 a setting was found.
+Exit status: as of ``jobs.restyle``; 0 a setting was found.
 """
 
 import os
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
 
 
 def spec_of(config: DictConfig, job: RestyleJob) -> TuneSpec:
-    """What to try.
+    """Build the tuning spec.
 
     Raises:
-        RequestError: the job has a grid or stages of its own.
+        RequestError: the job has a grid or stages, or is a dry run.
     """
     if config.dry_run:
         raise RequestError("conflict", "dry_run: what tuning makes depends on what it finds", "leave it out")
@@ -64,7 +65,7 @@ def run(config: DictConfig) -> int:
 
 
 def conclude(console: Console, job: RestyleJob, found: "TuneResult", arguments: Sequence[str]) -> None:
-    """The settings that were tried, and what to do now."""
+    """Print the tried settings, the preset and the next command."""
     from pipeline.report.findings import FOLDER, PAGE
     from pipeline.workflows.console_findings import print_findings
     from pipeline.workflows.tune import PRESET
@@ -80,7 +81,7 @@ def conclude(console: Console, job: RestyleJob, found: "TuneResult", arguments: 
 
 
 def following(output: str, arguments: Sequence[str]) -> str:
-    """The command that restyles the whole catalogue as was found."""
+    """The command that restyles the whole catalogue with the best setting."""
     from pipeline.workflows.tune import PRESET
 
     if "://" in output:

@@ -1,14 +1,14 @@
-"""Look at everything a job needs before it runs, and say all that is wrong at once.
+"""Check everything a job needs before it runs, and report all problems at once.
 
     python -m jobs.validate manifest=tracks.csv output=out model=turbo
     python -m jobs.validate manifest=tracks.csv output=out model=turbo validate.decode=full validate.report=bad.csv
     python -m jobs.validate manifest=tracks.csv output=new model=turbo validate.rates_from=old validate.workers=8
 
-It takes every key of ``jobs.restyle``, so that one edits the verb only; ``dry_run`` says nothing here. Nothing is
-downloaded and nothing is made, but that the output folder remembers under ``probes/`` what the sources are.
+It takes the keys of ``jobs.restyle``, of which ``dry_run`` has no effect. It downloads nothing and generates
+nothing; it caches probes of the sources in ``probes/`` of the output folder.
 
-Exit status: 0 nothing is wrong; 2 the job could not start; 3 it could, and some tracks cannot run or space is
-short; 130 interrupted (143 by SIGTERM, 129 by SIGHUP).
+Exit status: 0 no problems; 2 the job could not start; 3 it could start, but some tracks cannot run or disk space
+is short; 130 interrupted (143 by SIGTERM, 129 by SIGHUP).
 """
 
 from omegaconf import DictConfig
@@ -25,7 +25,7 @@ from pipeline.workflows.specs import RestyleJob, ValidateSpec
 
 
 def parts_of(config: DictConfig) -> tuple[RestyleJob, ValidateSpec, int | None]:
-    """The job to look at, how to look, and how many workers will share the work.
+    """The job to check, the validation spec, and the number of workers.
 
     Raises:
         RestyleError: a required value is missing, or ``validate.workers`` is below one.
