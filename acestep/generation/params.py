@@ -22,6 +22,12 @@ NORMALIZED = Condition(lambda params: params.enable_normalization, "enable_norma
 COMPRESSED = Condition(lambda config: config.audio_format in WITH_BITRATE, "audio_format is {0.audio_format!r}")
 MP3 = Condition(lambda config: config.audio_format == "mp3", "audio_format is {0.audio_format!r}")
 
+
+def _when_thinking(meaning: str) -> Parameter:
+    """A parameter of the language model."""
+    return Parameter(meaning, needs=(THINKING,), in_item=False, proof=_FILLS)
+
+
 if TYPE_CHECKING:
     SamplerParams = CoverSetting
 else:  # the same fields, which can be assigned to and are checked when the request is made
@@ -115,36 +121,20 @@ class GenerationParams(SamplerParams):  # type: ignore[misc]
     thinking: bool = Parameter(
         "Lets the language model hear the source and fill in the facts that are left open.", proof=_FILLS
     ).field(False)
-    lm_temperature: float = Parameter(
-        "Temperature of the language model.", needs=(THINKING,), in_item=False, proof=_FILLS
-    ).field(0.3)
+    lm_temperature: float = _when_thinking("Temperature of the language model.").field(0.3)
     lm_cfg_scale: float = 2.0
-    lm_top_k: int = Parameter(
-        "Tokens that the language model draws from; 0 is all.", needs=(THINKING,), in_item=False, proof=_FILLS
-    ).field(0)
-    lm_top_p: float = Parameter(
-        "Probability of the tokens that the language model draws from.",
-        needs=(THINKING,),
-        in_item=False,
-        proof=_FILLS,
-    ).field(1.0)
+    lm_top_k: int = _when_thinking("Tokens that the language model draws from; 0 is all.").field(0)
+    lm_top_p: float = _when_thinking("Probability of the tokens that the language model draws from.").field(1.0)
     lm_negative_prompt: str = "NO USER INPUT"
-    use_cot_metas: bool = Parameter(
-        "Takes bpm, key and time signature from the language model.",
-        needs=(THINKING,),
-        in_item=False,
-        proof=_FILLS,
-    ).field(True)
+    use_cot_metas: bool = _when_thinking("Takes bpm, key and time signature from the language model.").field(True)
     use_cot_caption: bool = Parameter(
         "Has no effect: the caption is the style to go to and is never rewritten.", proof=_REACHES
     ).field(True)
     use_cot_lyrics: bool = False
-    use_cot_language: bool = Parameter(
-        "Takes the language from the language model.", needs=(THINKING,), in_item=False, proof=_FILLS
-    ).field(True)
-    use_constrained_decoding: bool = Parameter(
-        "Lets the language model answer by its grammar alone.", needs=(THINKING,), in_item=False, proof=_FILLS
-    ).field(True)
+    use_cot_language: bool = _when_thinking("Takes the language from the language model.").field(True)
+    use_constrained_decoding: bool = _when_thinking("Lets the language model answer by its grammar alone.").field(
+        True
+    )
     cot_bpm: int | None = None
     cot_keyscale: str = ""
     cot_timesignature: str = ""

@@ -22,10 +22,12 @@ class Condition:
 
     holds: predicate of the object with the parameters.
     otherwise: reason for no effect; a format string for that object.
+    models: models on which it can hold.
     """
 
     holds: Callable[[Any], bool]
     otherwise: str
+    models: str = "all"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Parameter:
     name, kind, default: name, type and default of the dataclass field, set by ``parameters_of``.
     choices, range: allowed values, bounds included; without both, any value of the type.
     unit: unit of a number, such as "dB".
-    models: models that support it.
+    models: models that support it; by default those of ``needs``.
     needs: conditions without which it has no effect.
     short: format of a value in the name of a setting, such as "s{:.2f}".
     label: display name.
@@ -52,7 +54,7 @@ class Parameter:
     choices: Sequence[Any] = ()
     range: tuple[float, float] | None = None
     unit: str = ""
-    models: str = "all"
+    models: str = ""
     needs: tuple[Condition, ...] = ()
     short: str = ""
     label: str = ""
@@ -70,7 +72,14 @@ def parameters_of(cls: Any) -> dict[str, Parameter]:
     hints = get_type_hints(cls)
     declared = {f.name: (f.default, f.metadata[_KEY]) for f in dataclasses.fields(cls) if _KEY in f.metadata}
     return {
-        name: replace(p, name=name, kind=hints[name], default=default, label=p.label or name.replace("_", " "))
+        name: replace(
+            p,
+            name=name,
+            kind=hints[name],
+            default=default,
+            label=p.label or name.replace("_", " "),
+            models=p.models or next((need.models for need in p.needs), "all"),
+        )
         for name, (default, p) in declared.items()
     }
 

@@ -13,11 +13,20 @@ from acestep.errors import RequestError
 from acestep.parameters.declaration import Parameter, check_value, parameters_of
 from acestep.parameters.suggestions import nearest
 from acestep.parameters.values import as_kind, as_whole_number
-from acestep.sampling.ineffective import BLENDED, DCW, EDITED, GUIDED, NOT_EDITED, RETAKEN, SDE, TIMES_ARE_OPEN
+from acestep.sampling.ineffective import (
+    BLENDED,
+    DCW,
+    EDITED,
+    GUIDED,
+    NOT_EDITED,
+    RETAKEN,
+    SDE,
+    TIMES_ARE_OPEN,
+    WITH_GUIDANCE,
+)
 
 _SAMPLER = "tests/acestep/sampling/test_sampler.py"
 _INFERENCE = "tests/acestep/test_inference.py"
-WITH_GUIDANCE = "base, sft"  # turbo models are distilled with guidance
 
 
 @dataclass(frozen=True)
@@ -73,14 +82,12 @@ class CoverSetting:
     guidance: str = Parameter(
         "Adaptive projected guidance, angle-based guidance in three variants, or plain classifier-free guidance.",
         choices=("apg", "adg", "adg_w_norm", "adg_wo_clip", "cfg"),
-        models=WITH_GUIDANCE,
         needs=(GUIDED,),
         proof="[guidance.out_adg_w_norm]",
     ).field("apg")
     cfg_interval_start: float = Parameter(
         "Guidance is on from this position, which `cfg_interval_on` defines.",
         range=(0, 1),
-        models=WITH_GUIDANCE,
         needs=(GUIDED,),
         short="from{:g}",
         label="guidance from",
@@ -90,7 +97,6 @@ class CoverSetting:
     cfg_interval_end: float = Parameter(
         "Guidance is on up to this position.",
         range=(0, 1),
-        models=WITH_GUIDANCE,
         needs=(GUIDED,),
         short="to{:g}",
         label="guidance to",
@@ -100,7 +106,6 @@ class CoverSetting:
     cfg_interval_on: str = Parameter(
         "Position in the run: `step` is i / n, `t` the flow time (1 noise .. 0 data), `one_minus_t` 1 - t.",
         choices=("step", "t", "one_minus_t"),
-        models=WITH_GUIDANCE,
         needs=(GUIDED,),
         proof="[loop_base.interval_on_t.out]",
     ).field("step")
@@ -193,36 +198,28 @@ class CoverSetting:
     ).field(False)
     flow_edit_source_caption: str = Parameter(
         "What the source is, in words.",
-        models=WITH_GUIDANCE,
         needs=(EDITED,),
         proof=f"{_SAMPLER}::test_flow_edit_between_equal_words_leaves_the_source_alone",
     ).field("")
     flow_edit_source_lyrics: str = Parameter(
         "The source's lyrics; empty means those of the track.",
-        models=WITH_GUIDANCE,
         needs=(EDITED,),
         proof=f"{_INFERENCE}::test_lyrics_of_both_sides_of_an_edit",
     ).field("")
     flow_edit_n_min: float = Parameter(
-        "Share of the steps that are left out at the start.",
+        "Share of the steps left out at the start.",
         range=(0, 1),
-        models=WITH_GUIDANCE,
         needs=(EDITED,),
         proof="[flow_edit.window_avg2.out]",
     ).field(0.0)
     flow_edit_n_max: float = Parameter(
-        "Share of the steps after which plain sampling goes on.",
+        "Share of the steps that the edit ends after.",
         range=(0, 1),
-        models=WITH_GUIDANCE,
         needs=(EDITED,),
         proof="[flow_edit.window_avg2.out]",
     ).field(1.0)
     flow_edit_n_avg: int = Parameter(
-        "Noise draws averaged per step.",
-        range=(1, 64),
-        models=WITH_GUIDANCE,
-        needs=(EDITED,),
-        proof="[flow_edit.window_avg2.out]",
+        "Noise draws averaged per step.", range=(1, 64), needs=(EDITED,), proof="[flow_edit.window_avg2.out]"
     ).field(1)
 
     def __post_init__(self) -> None:
@@ -324,14 +321,7 @@ def _check_combinations(setting: CoverSetting) -> None:
     if not setting.flow_edit_source_caption.strip():
         remedy = "give flow_edit_source_caption"
         raise RequestError("conflict", "moves from one caption to another", remedy, "flow_edit_morph")
-    for name in (
-        "infer_method",
-        "sampler_mode",
-        "dcw_enabled",
-        "guidance",
-        "cover_noise_strength",
-        "retake_variance",
-    ):
+    for name in "infer_method sampler_mode dcw_enabled guidance cover_noise_strength retake_variance".split():
         value, plain = getattr(setting, name), PARAMETERS[name].default
         if value != plain:
             raise RequestError("conflict", "does not go with flow_edit_morph", f"use {plain!r}", name, value)

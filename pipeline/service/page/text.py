@@ -6,13 +6,14 @@ from dataclasses import asdict
 from typing import Any
 
 from acestep.errors import RequestError
-from acestep.generation.params import GenerationConfig, GenerationParams
+from acestep.generation.params import SUPPORTED, SUPPORTED_CONFIG, GenerationConfig, GenerationParams
 from acestep.parameters.values import as_number, as_whole_number, is_empty
 from acestep.sampling.plan import BASE_STEPS
 from acestep.sampling.schedule import TURBO_STEPS
-from acestep.sampling.setting import PARAMETERS, CoverSetting, parse_values
+from acestep.sampling.setting import PARAMETERS, parse_values
 from pipeline.catalogue.presets import Preset
 from pipeline.service.generation_request import CheckedRequest
+from pipeline.service.request_body import DEFAULTS
 
 SLIDERS = {name: parameter.slider for name, parameter in PARAMETERS.items() if parameter.slider}
 # Parameters with a control, in the order of the controls.
@@ -46,20 +47,9 @@ ADVICE = (
 
 def defaults(is_turbo: bool) -> dict[str, Any]:
     """Initial values of the controls: the catalogue's defaults."""
-    usual = CoverSetting()
-    values = {name: getattr(usual, name) for name in FIELDS if hasattr(usual, name)}
-    return values | {
-        "inference_steps": TURBO_STEPS if is_turbo else BASE_STEPS,
-        "caption": "",
-        "lyrics": "",
-        "vocal_language": "unknown",
-        "bpm": "",
-        "keyscale": "",
-        "timesignature": "",
-        "seed": "",
-        "batch_size": 1,
-        "audio_format": "flac",
-    }
+    declared = {**SUPPORTED, **SUPPORTED_CONFIG}
+    values = {name: DEFAULTS.get(name, declared[name].default) for name in FIELDS}
+    return values | {"inference_steps": TURBO_STEPS if is_turbo else BASE_STEPS, "bpm": "", "seed": ""}
 
 
 def request_of(values: Mapping[str, Any]) -> tuple[GenerationParams, GenerationConfig]:
