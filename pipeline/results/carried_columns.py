@@ -18,15 +18,15 @@ class CarriedColumns:
     def __init__(self, store: Store):
         self.rows = current_rows(store, columns=("item_id", META)).combine_chunks()
 
-    def outdated(self, wanted: Mapping[str, Meta]) -> dict[str, Meta]:
-        """The new own columns of the items whose row exists and holds other values than ``wanted``."""
-        ids = pa.array(wanted, pa.string())
+    def outdated(self, columns: Mapping[str, Meta]) -> dict[str, Meta]:
+        """The new own columns of the items whose row exists and holds other values than ``columns``."""
+        ids = pa.array(columns, pa.string())
         places = pc.index_in(ids, value_set=self.rows["item_id"])
         held = self.rows.take(places.drop_null()).to_pylist()
         return {
-            row["item_id"]: wanted[row["item_id"]]
+            row["item_id"]: columns[row["item_id"]]
             for row in held
-            if dict(row[META] or ()) != dict(wanted[row["item_id"]])
+            if dict(row[META] or ()) != dict(columns[row["item_id"]])
         }
 
 

@@ -71,9 +71,9 @@ def drop_rows(store: Store, items: set[str]) -> None:
     """Remove the ok rows of items from the results, since their files are lost."""
     if not items:
         return
-    wanted = pa.array(items, pa.string())
+    ids = pa.array(items, pa.string())
     for name, rows in each_part(store, RESULTS, ("item_id", "status")):
-        gone = pc.and_(pc.is_in(rows["item_id"], value_set=wanted), pc.equal(rows["status"], "ok"))
+        gone = pc.and_(pc.is_in(rows["item_id"], value_set=ids), pc.equal(rows["status"], "ok"))
         if pc.any(gone).as_py():
             keep_rows(store, name, pc.invert(gone))
 

@@ -92,11 +92,18 @@ class Admission:
         uploads, refused = replace(self.uploads, request_uploads=request_uploads), True
         try:
             admitted = await self._admitted("src_audio", params.src_audio, source, uploads)
-            heard = None
+            timbre = None
             if reference is not None or params.reference_audio:
-                heard = await self._admitted("reference_audio", params.reference_audio, reference, uploads)
+                timbre = await self._admitted("reference_audio", params.reference_audio, reference, uploads)
             request = await asyncio.to_thread(
-                make_generation_request, params, config, admitted, heard, self.model, self.spec.limits, owner
+                make_generation_request,
+                params,
+                config,
+                admitted,
+                timbre,
+                self.model,
+                self.spec.limits,
+                owner,
             )
             yield request
             refused = False

@@ -127,7 +127,7 @@ def make_generation_request(
     Raises:
         RequestError, ProblemError: see ``check_parameters``.
     """
-    looked = check_parameters(params, config, model, limits)
+    checked = check_parameters(params, config, model, limits)
     params, config = check_request(params, config)
     prompt, notes = prompt_of(params)
     seeds = pick_seeds(params.seed, config)
@@ -174,7 +174,7 @@ def make_generation_request(
         },
         covers=tuple(renamed[item["item_id"]] for item in items if len(json.loads(item["stages"])) == last),
         owner=owner,
-        notes=tuple(looked.notes),
+        notes=tuple(checked.notes),
     )
 
 

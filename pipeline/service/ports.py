@@ -16,5 +16,5 @@ def listen_on_loopback() -> None:
         replica.add_port_to_grpc_server = partial(_add_port, build_address(address, 0))
 
 
-def _add_port(address: str, server: object, asked: str) -> int:
+def _add_port(address: str, server: object, requested: str) -> int:
     return int(add_port_to_grpc_server(server, address))

@@ -104,12 +104,12 @@ def of_row(row: Mapping[str, Any], source: str) -> ProblemError:
 
 
 def storage_failure(error: OSError | None = None) -> ProblemError:
-    """What a client is told where the service's storage failed; the error itself names places of the service."""
+    """The problem for a storage failure; the error itself names internal paths."""
     if error is not None and is_disk_full(error):
         return short_of_space()
     return ProblemError("storage_error", "the service cannot read or write its folder", retry_after_s=30)
 
 
 def short_of_space(reason: str = "the service's disk is full") -> ProblemError:
-    """What a client is told where there is no room."""
+    """The problem for missing disk space."""
     return ProblemError(SHORT_OF_SPACE, reason, retry_after_s=60)

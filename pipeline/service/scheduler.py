@@ -29,12 +29,12 @@ PAUSE_S = 1.0  # before a call is repeated whose replica died
 
 @dataclass
 class QueuedItem:
-    """Queued item with a reference count of requests (``wanted``)."""
+    """Queued item with a reference count of requests."""
 
     item: dict[str, Any]
     track: dict[str, Any]
     row: asyncio.Future[dict[str, Any]]
-    wanted: int = 0
+    references: int = 0
     step: int = 0
     steps: int = 0
     running: bool = False
@@ -142,7 +142,7 @@ class Scheduler:
         jobs = {item_id: self.jobs[item_id] for item_id in items if item_id not in found}
         generation = self.generations[request.id] = Generation(request, jobs, found)
         for job in jobs.values():
-            job.wanted += 1
+            job.references += 1
         return generation
 
     def _known(self, request: GenerationRequest) -> dict[str, dict[str, Any]]:
@@ -182,9 +182,9 @@ class Scheduler:
             self._unwanted(job)
 
     def _unwanted(self, job: QueuedItem) -> None:
-        job.wanted -= 1
+        job.references -= 1
         item_id = job.item["item_id"]
-        if job.wanted == 0 and not job.row.done() and self.queue.pop(item_id, None) is not None:
+        if job.references == 0 and not job.row.done() and self.queue.pop(item_id, None) is not None:
             self._done(job, _failed(job, "cancelled", "nobody waits for it any more"))
 
     async def _follow(self, generation: Generation) -> None:
@@ -237,15 +237,16 @@ class Scheduler:
     async def _made(self, jobs: list[QueuedItem]) -> None:
         """One call of the engine with the unfinished items; raises RayError where the replica is lost."""
         missing = {job.item["item_id"]: job for job in _missing(jobs)}
-        async with aclosing(self.make(jobs[0].track | {"items": [job.item for job in missing.values()]})) as news:
-            async for told in news:
-                if "row" in told:
-                    await asyncio.to_thread(self.store.made, told["row"])
-                    self._done(missing[told["row"]["item_id"]], told["row"])
+        track = jobs[0].track | {"items": [job.item for job in missing.values()]}
+        async with aclosing(self.make(track)) as events:
+            async for event in events:
+                if "row" in event:
+                    await asyncio.to_thread(self.store.made, event["row"])
+                    self._done(missing[event["row"]["item_id"]], event["row"])
                 else:
-                    job = missing[told["item_id"]]
-                    job.step, job.steps = told["step"], told["steps"]
-                if not any(job.wanted for job in _missing(jobs)):
+                    job = missing[event["item_id"]]
+                    job.step, job.steps = event["step"], event["steps"]
+                if not any(job.references for job in _missing(jobs)):
                     for job in _missing(jobs):
                         self._done(job, _failed(job, "cancelled", "nobody waits for it any more"))
                     return

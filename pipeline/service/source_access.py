@@ -56,7 +56,7 @@ def admit(field: str, value: str, access: Access, limits: Limits, uploads: Uploa
     timeout = ReadTimeout(limits.source_timeout_s)
     found = find(field, value, access, uploads.store, timeout)
     with _held(field, value, found, timeout) as name:
-        return _looked_at(field, value, found.uri, limits, name)
+        return _check_source(field, value, found.uri, limits, name)
 
 
 def is_address(value: str) -> bool:
@@ -77,8 +77,8 @@ def upload(field: str, file: BinaryIO, name: str, limits: Limits, uploads: Uploa
 
 def _saved(field: str, said: str, draft: UnsavedUpload, limits: Limits) -> AdmittedSource:
     """Check an uploaded file and keep it."""
-    looked = _looked_at(field, said, str(draft.path), limits)
-    return replace(looked, uri=draft.save())
+    source = _check_source(field, said, str(draft.path), limits)
+    return replace(source, uri=draft.save())
 
 
 def find(
@@ -147,7 +147,7 @@ def _held(field: str, value: str, found: ReadableFile, timeout: ReadTimeout) -> 
         yield f"/dev/fd/{file.fileno()}"
 
 
-def _looked_at(field: str, said: str, uri: str, limits: Limits, name: str | None = None) -> AdmittedSource:
+def _check_source(field: str, said: str, uri: str, limits: Limits, name: str | None = None) -> AdmittedSource:
     """Check that a file is audio of an accepted length, from its header and its beginning.
 
     Args:

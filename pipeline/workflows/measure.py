@@ -157,8 +157,8 @@ def _measure_in(output: Store, job: MeasureJob, progressed: Callable[[MeasurePro
 
 def restate_listed(output: Store, listed: pa.Table) -> None:
     """Write rows again whose own columns differ from the list's."""
-    wanted = dict(zip(listed["item_id"].to_pylist(), map(dict, listed[META].to_pylist()), strict=True))
-    outdated = CarriedColumns(output).outdated(wanted)
+    columns = dict(zip(listed["item_id"].to_pylist(), map(dict, listed[META].to_pylist()), strict=True))
+    outdated = CarriedColumns(output).outdated(columns)
     if outdated:
         writer = ResultWriter(output, RESULTS)
         writer.add(with_new_columns(output, outdated))

@@ -201,7 +201,7 @@ def _make_covers(
             except OutputError as error:  # the rows stay buffered; running covers have receipts
                 stop.lower(str(error))
             progress.add(table)
-            watch.heard(slowest_s(table))
+            watch.covers_finished(slowest_s(table))
             reporter.advanced(progress)
             tracker.progressed(progress, reporter.warned)
     if progress.done < progress.items:

@@ -104,12 +104,12 @@ def _evaluate(
     output: LeasedStore, job: RestyleJob, reporter: Reporter, trials: Sequence[Trial]
 ) -> list[float | None]:
     """Make the covers of a round and score them."""
-    wanted: dict[tuple[float, float, int], set[str]] = {}
+    tracks_of: dict[tuple[float, float, int], set[str]] = {}
     for trial in trials:
         key = (trial.audio_cover_strength, trial.guidance_scale, trial.seed)
-        wanted.setdefault(key, set()).add(trial.track_id)
+        tracks_of.setdefault(key, set()).add(trial.track_id)
     points = [
-        Point(dict(zip(SWEPT, key, strict=True)), frozenset(tracks)) for key, tracks in sorted(wanted.items())
+        Point(dict(zip(SWEPT, key, strict=True)), frozenset(tracks)) for key, tracks in sorted(tracks_of.items())
     ]
     summary = run_in(output, replace(job, points=points), reporter)
     if summary.findings is None:  # none of the round's tracks could be run
@@ -160,12 +160,12 @@ def write_sample(job: RestyleJob, count: int, output: Store) -> list[str]:
     return chosen
 
 
-def _sampled(rows: Iterable[RawRow], wanted: set[str], manifest: str) -> Iterator[dict[str, Any]]:
+def _sampled(rows: Iterable[RawRow], chosen: set[str], manifest: str) -> Iterator[dict[str, Any]]:
     for row in rows:
         values = filled(row.values)
         track_id = "" if row.defect else _id_of(values)
-        if track_id in wanted:
-            wanted.discard(track_id)
+        if track_id in chosen:
+            chosen.discard(track_id)
             # Rows must not override the swept parameters.
             kept = {
                 name: value

@@ -117,7 +117,7 @@ def validate(job: RestyleJob, spec: ValidateSpec, reporter: ValidationReporter) 
 def _validate(job: RestyleJob, spec: ValidateSpec, reporter: ValidationReporter, log: ProblemLog) -> Validation:
     checks: list[PartCheck] = []
 
-    def told(check: PartCheck) -> None:
+    def report(check: PartCheck) -> None:
         checks.append(check)
         for message in check.errors:
             log.note(check.name, message)
@@ -127,15 +127,15 @@ def _validate(job: RestyleJob, spec: ValidateSpec, reporter: ValidationReporter,
         try:
             found, said = look()
         except DamageError as error:
-            told(PartCheck(name, errors=tuple(map(str, error.faults))))
+            report(PartCheck(name, errors=tuple(map(str, error.faults))))
             return None
         except (RestyleError, OSError) as error:
-            told(PartCheck(name, errors=(str(error),)))
+            report(PartCheck(name, errors=(str(error),)))
             return None
-        told(PartCheck(name, said))
+        report(PartCheck(name, said))
         return found
 
-    told(_configuration(job))
+    report(_configuration(job))
     model = attempt("model", lambda: _model(job))
     if job.adapter:
         attempt("adapter", lambda: _adapter(job, model))
@@ -143,10 +143,10 @@ def _validate(job: RestyleJob, spec: ValidateSpec, reporter: ValidationReporter,
         attempt("language model", lambda: _language_model(job))
     output = attempt("output", lambda: _output(job))
     if job.tracking.enabled:
-        told(_tracking(job, log))
+        report(_tracking(job, log))
     made = lru_cache(lambda: made_tracks(output) if output else frozenset())
     tracks, first, check = _manifest(job, log, made)
-    told(check)
+    report(check)
     attempt("settings", lambda: _settings(job, first, model))
     timeout = ReadTimeout(job.source_timeout_s)
     look: Look = partial(probe_all, timeout=timeout)
@@ -157,18 +157,18 @@ def _validate(job: RestyleJob, spec: ValidateSpec, reporter: ValidationReporter,
         _tracks(job, made), look, spec.decode, job.max_source_seconds, log.add, log.remark, looked, timeout
     )
     if tracks:
-        told(_sources(sources, spec.decode))
+        report(_sources(sources, spec.decode))
     forecast = space = None
     if output is not None and not any(check.errors for check in checks):
         forecast, check = _plan(job, spec, log)
-        told(check)
+        report(check)
         if forecast is not None and forecast.lost:
-            told(_lost(forecast.lost, log))
+            report(_lost(forecast.lost, log))
         if spec.decode == "full":
-            told(_altered(output, log))
+            report(_altered(output, log))
     if output is not None and forecast is not None:
         space = space_for(forecast, job.audio_format, output)
-        told(_space_check(space, log))
+        report(_space_check(space, log))
     return Validation(
         checks, log.counts, log.first, log.noted, log.first_noted, forecast, space, sources.undecodable
     )

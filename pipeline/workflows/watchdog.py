@@ -83,7 +83,7 @@ class Watchdog:
         self.on_stop: Callable[[str], Exception] | None = None
         self.stop_at = self.quiet_at = 0.0
 
-    def heard(self, slowest_s: float = 0.0) -> None:
+    def covers_finished(self, slowest_s: float = 0.0) -> None:
         """Record finished covers, of which the slowest took ``slowest_s``."""
         self.last, self.told_s, self.starting = time.monotonic(), 0.0, 0
         self.slowest_s = max(self.slowest_s or 0.0, slowest_s)

@@ -70,8 +70,8 @@ def connect_events(
     async def write(ids: list[str], path: str | None, *values: Any) -> str:
         try:
             params, config = words.request_of(_named(values))
-            heard = await handlers.heard_seeds(admission(), ids)
-            return await handlers.batch_command(admission(), path, params, config, None, heard)
+            shown_seeds = await handlers.latest_seeds(admission(), ids)
+            return await handlers.batch_command(admission(), path, params, config, None, shown_seeds)
         except RestyleError as error:
             return f"no command: {error}"
 
@@ -79,8 +79,8 @@ def connect_events(
         try:
             params, config = words.request_of(_named(values) | {"batch_size": 1})
             axes = words.grid_of(across, down, is_turbo)
-            heard = await handlers.heard_seeds(admission(), ids)
-            return await handlers.batch_command(admission(), path, params, config, axes, heard)
+            shown_seeds = await handlers.latest_seeds(admission(), ids)
+            return await handlers.batch_command(admission(), path, params, config, axes, shown_seeds)
         except RestyleError as error:
             return f"no command: {error}"
 

@@ -141,7 +141,7 @@ def one_seed(params: GenerationParams) -> GenerationParams:
     return replace(params, seed=pick_seeds(params.seed, GenerationConfig(1))[0])
 
 
-async def heard_seeds(admission: Admission, ids: Sequence[str]) -> list[int]:
+async def latest_seeds(admission: Admission, ids: Sequence[str]) -> list[int]:
     """The seeds of a visitor's latest generations, without duplicates."""
     generations = [await admission.scheduler.find(generation_id, OWNER) for generation_id in ids]
     return list(
@@ -162,18 +162,18 @@ async def batch_command(
     params: GenerationParams,
     config: GenerationConfig,
     axes: Mapping[str, Sequence[float]] | None,
-    heard: Sequence[int] = (),
+    shown_seeds: Sequence[int] = (),
 ) -> str:
     """The command that makes the same covers as a catalogue job; writes a manifest with this one track.
 
     Args:
-        heard: seeds of the covers on the page, used if the request has no seed.
+        shown_seeds: seeds of the covers on the page, used if the request has no seed.
 
     Raises:
         RestyleError: the request cannot be served, or has no equivalent in a catalogue job.
     """
-    if params.seed < 0 and heard:
-        config = replace(config, seeds=as_many(heard, config.batch_size))
+    if params.seed < 0 and shown_seeds:
+        config = replace(config, seeds=as_many(shown_seeds, config.batch_size))
     with _opened(source) as file:
         sent = SentFile(Path(file.name).name, file)
         async with admission.prepared(params, config, OWNER, sent) as request:

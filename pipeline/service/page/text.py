@@ -105,21 +105,21 @@ def escape_markdown(text: str) -> str:
 
 def comparison(checked: CheckedRequest) -> str:
     """Requested and effective values as a Markdown table, with notes on the differences."""
-    asked, runs = checked.settings[-1], checked.effective[-1]
-    steps = asked["inference_steps"]
+    requested, runs = checked.settings[-1], checked.effective[-1]
+    steps = requested["inference_steps"]
     rows = [
         ("steps", "the model's own" if steps is None else steps, runs["inference_steps"]),
         (
             "strength",
-            f"{asked['audio_cover_strength']:g}",
+            f"{requested['audio_cover_strength']:g}",
             f"{runs['cover_steps']} of {runs['inference_steps']} steps follow the source",
         ),
-        ("guidance", f"{asked['guidance_scale']:g}", _guidance(runs)),
-        ("shift", f"{asked['shift']:g}", "none" if runs["shift"] is None else f"{runs['shift']:g}"),
+        ("guidance", f"{requested['guidance_scale']:g}", _guidance(runs)),
+        ("shift", f"{requested['shift']:g}", "none" if runs["shift"] is None else f"{runs['shift']:g}"),
     ]
     if runs["t_start"] is not None:
         rows.append(
-            ("start", f"{asked['cover_noise_strength']:g}", f"the noised source at time {runs['t_start']:.2f}")
+            ("start", f"{requested['cover_noise_strength']:g}", f"the noised source at time {runs['t_start']:.2f}")
         )
     table = "| | requested | will really run |\n|---|---|---|\n"
     table += "\n".join(f"| {name} | {said} | {run} |" for name, said, run in rows)

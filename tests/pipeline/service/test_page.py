@@ -29,7 +29,7 @@ from pipeline.service.page.handlers import (
     batch_command,
     generate,
     grid_requests,
-    heard_seeds,
+    latest_seeds,
     one_seed,
 )
 from pipeline.service.page.layout import build_layout, placed
@@ -262,7 +262,7 @@ def test_a_command_carries_the_seeds_that_were_heard(page: Served, covers: int) 
 
     async def command(seed: str) -> str:
         params, config = words.request_of(asked | {"seed": seed})
-        known = await heard_seeds(page.admission, ids)
+        known = await latest_seeds(page.admission, ids)
         return await batch_command(
             page.admission, str(page.music / "country_song.wav"), params, config, None, known
         )

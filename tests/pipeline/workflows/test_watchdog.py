@@ -81,7 +81,7 @@ def pool() -> Pool:
 def test_silence_names_what_is_under_way_and_is_told_again_after_twice_as_long(pool: Pool) -> None:
     pool.begin("item x of track slow", ago_s=40.0)
     with pool.watched() as watch:
-        watch.heard(0.01)
+        watch.covers_finished(0.01)
         assert "item x of track slow for 4" in pool.wait(pool.said)
         pool.said.clear()
         time.sleep(0.35)
@@ -91,7 +91,7 @@ def test_silence_names_what_is_under_way_and_is_told_again_after_twice_as_long(p
 
 def test_a_job_whose_covers_take_long_is_left_in_peace(pool: Pool) -> None:
     with pool.watched(stall_timeout_s=0.2) as watch:
-        watch.heard(0.2)  # so one may take a second, and be given up after four
+        watch.covers_finished(0.2)  # so one may take a second, and be given up after four
         time.sleep(0.7)
     assert not pool.said
     assert not pool.errors
@@ -100,7 +100,7 @@ def test_a_job_whose_covers_take_long_is_left_in_peace(pool: Pool) -> None:
 def test_a_stalled_job_ends_and_says_what_it_waited_for(pool: Pool) -> None:
     pool.begin("reading /mnt/dead/a.wav", ago_s=7.0)
     with pool.watched(stall_timeout_s=0.4) as watch:
-        watch.heard(0.001)
+        watch.covers_finished(0.001)
         error = pool.wait(pool.errors)
         assert isinstance(error, PoolError)
         assert "reading /mnt/dead/a.wav" in str(error)
@@ -137,7 +137,7 @@ def test_tracks_that_kill_workers_which_were_ready_do_not_end_the_job(pool: Pool
 def test_a_worker_that_makes_a_cover_is_left_to_it_while_others_die(pool: Pool) -> None:
     pool.begin("item x of track long", worker="alive")
     with pool.watched() as watch:
-        watch.heard(10.0)
+        watch.covers_finished(10.0)
         for _ in range(10):
             pool.die()
             time.sleep(0.06)
@@ -166,7 +166,7 @@ def stopped(why: str) -> StoppedError:
 def test_a_stop_waits_for_what_is_under_way(pool: Pool) -> None:
     pool.begin("track a")
     with pool.watched(stop_timeout_s=60.0) as watch:
-        watch.heard(10.0)
+        watch.covers_finished(10.0)
         watch.stopping(stopped)
         time.sleep(0.6)
         assert not pool.errors
@@ -179,7 +179,7 @@ def test_a_stop_does_not_wait_for_what_does_not_come(pool: Pool, case: str) -> N
     if case == "of a dead worker":
         pool.die()
     with pool.watched(stop_timeout_s=0.2 if case == "too long" else 60.0) as watch:
-        watch.heard(10.0)
+        watch.covers_finished(10.0)
         watch.stopping(stopped)
         error = pool.wait(pool.errors)
     assert isinstance(error, StoppedError)
