@@ -1,7 +1,8 @@
 """Compose and render the demo catalogue: three public domain melodies, arranged here.
 
 The arrangements are written out below as text (melodies, chord symbols, drum grids), turned into MIDI with
-``mido``, played by the ``fluidsynth`` command with a General MIDI soundfont, and encoded with ``soundfile``.
+``mido``, played by the ``fluidsynth`` command with a General MIDI soundfont, and encoded with ``soundfile``. The file
+is longer than others, since it holds the scores.
 
     python render.py [--soundfont FILE.sf2] [--out FOLDER]
 """

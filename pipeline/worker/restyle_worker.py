@@ -1,7 +1,8 @@
 """The worker: a Ray actor with one loaded model that makes the missing covers of tracks.
 
 Ray calls a worker from several threads. Each call reads and decodes its source, takes the device under one lock,
-and encodes and writes outside of it, so that the next track is read while this one is denoised.
+and encodes and writes outside of it, so that the next track is read while this one is denoised. The file is longer
+than others, since it follows a track from its plan row to its result rows.
 """
 
 import itertools

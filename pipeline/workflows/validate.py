@@ -2,7 +2,8 @@
 
 ``pipeline.workflows.restyle_job.open_job`` stops at the first problem; here each part is checked on its own, so
 that a missing model does not hide a missing source. Nothing is downloaded and no result is written. Probes of
-sources are cached under ``probes/`` of the output folder, which speeds up the start of the job.
+sources are cached under ``probes/`` of the output folder, which speeds up the start of the job. The file is longer
+than others, since it has a function for each part of a job.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
