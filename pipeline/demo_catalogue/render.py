@@ -1,8 +1,8 @@
 """Compose and render the demo catalogue: three public domain melodies, arranged here.
 
 The arrangements are written out below as text (melodies, chord symbols, drum grids), turned into MIDI with
-``mido``, played by the ``fluidsynth`` command with a General MIDI soundfont, and encoded with ``soundfile``. The file
-is longer than others, since it holds the scores.
+``mido``, played by the ``fluidsynth`` command with a General MIDI soundfont, and encoded with ``soundfile``. They
+make the file longer than others.
 
     python render.py [--soundfont FILE.sf2] [--out FOLDER]
 """

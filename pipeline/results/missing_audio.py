@@ -20,7 +20,7 @@ MISSING = -1
 Sizes = Callable[[Sequence[str]], list[int]]
 
 
-def lost_covers(store: Store) -> set[str]:
+def covers_without_audio(store: Store) -> set[str]:
     """Ids of items whose newest ok row names a file of this folder that is missing or of another size.
 
     An object store is listed once. In a local folder each file is looked up by name, which takes a seventh of the

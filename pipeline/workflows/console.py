@@ -170,7 +170,7 @@ class ConsoleReporter:
 
 
 class RoundReporter(ConsoleReporter):
-    """Tells of each round no more than what it costs."""
+    """Prints one line per round of a tuning job."""
 
     def planned(self, job: RestyleJob, plan: Plan, settings: list[Setting], model: ModelFacts, pool: Pool) -> None:
         self.begun = True

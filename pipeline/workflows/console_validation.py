@@ -1,4 +1,4 @@
-"""What a person at a terminal sees of a validation: each check, the bad tracks, the plan."""
+"""Reports a validation on a terminal: each check, problems of tracks, and the plan."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -17,20 +17,20 @@ NAME, KIND, TRACK = 15, 20, 24  # widths of columns
 
 
 class ConsoleValidationReporter:
-    """Prints each check as it ends, and now and then how far the sources are."""
+    """Prints each check when it ends, and the progress of the sources."""
 
     def __init__(self, console: Console):
         self.console = console
         self.said_at = time.monotonic()
 
     def checked(self, check: PartCheck) -> None:
-        """One line, and one for each reason why the job cannot start."""
+        """Print a check, and each reason why the job cannot start."""
         self.line(f"{check.name:{NAME}}{'ok' if check.ok else 'problem':9}{'' if check.errors else check.said}")
         for error in check.errors:
             self.line(f"  {error}")
 
     def looked(self, done: int, total: int) -> None:
-        """How far the sources are."""
+        """Print the progress of the sources."""
         if time.monotonic() - self.said_at >= LINE_INTERVAL_S:
             self.said_at = time.monotonic()
             self.line(f"{'':{NAME}}{done} of {total} tracks looked at")
@@ -38,7 +38,7 @@ class ConsoleValidationReporter:
     def listed(
         self, name: str, counts: Mapping[str, int], first: Sequence[ReportedProblem], report: str | None
     ) -> None:
-        """What was found of tracks: how much by its kind, and the first of it."""
+        """Print problems or notes of tracks: counts by kind, and the first of them."""
         total = sum(counts.values())
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))
         self.line(f"\n{name:{NAME}}{total}: {kinds}")
@@ -49,7 +49,7 @@ class ConsoleValidationReporter:
             self.line(f"  ... and {total - len(first)} more{rest}")
 
     def line(self, text: str) -> None:
-        """Text as it is, however wide the terminal."""
+        """Print text without wrapping."""
         self.console.print(text.rstrip())
 
 
@@ -60,7 +60,7 @@ def conclude(
     workers: int | None,
     reporter: ConsoleValidationReporter,
 ) -> None:
-    """What is wrong with the tracks, and the plan."""
+    """Print the problems of the tracks, and the plan."""
     if found.counts:
         reporter.listed("bad tracks", found.counts, found.first, spec.report)
     if found.noted:
@@ -81,7 +81,7 @@ def conclude(
 def plan_lines(
     forecast: Estimate, space: DiskSpace, job: RestyleJob, spec: ValidateSpec, workers: int | None
 ) -> dict[str, str]:
-    """What the job would do, how long it takes and how much space, by what it is about."""
+    """Estimated work, time and disk space of the job, by topic."""
     places = [job.output, *([spec.rates_from] if spec.rates_from else [])]
     if forecast.worker_hours is None:
         dtype = assumed_dtype(job) + ("" if job.dtype else ", as on this machine; dtype= names another")

@@ -27,7 +27,7 @@ from pipeline.planning.plan_file import PLAN_FILE, PlanWriter
 from pipeline.report.findings import make_findings
 from pipeline.results.collector import ResultCollector
 from pipeline.results.job_file import read_record
-from pipeline.results.missing_audio import drop_rows, lost_covers
+from pipeline.results.missing_audio import covers_without_audio, drop_rows
 from pipeline.results.progress import Progress, slowest_s
 from pipeline.results.repair import check_parts
 from pipeline.results.table import current_rows
@@ -126,7 +126,7 @@ def run_in(
             _make_covers(worker, worker_class, job, pool, collector, progress, tracker, reporter)
         collector.flush()
         collector.adopt()
-        lost = lost_covers(output) & plan.ids if plan.items else set()
+        lost = covers_without_audio(output) & plan.ids if plan.items else set()
         drop_rows(output, lost)
         made = current_rows(output, plan.ids, FINDINGS_COLUMNS)
         summary = summarize(made, collector.new, time.perf_counter() - started, plan.lost, len(lost))

@@ -23,7 +23,7 @@ from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.model_files import find_model_files
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.results.carried_columns import CarriedColumns
-from pipeline.results.missing_audio import lost_covers
+from pipeline.results.missing_audio import covers_without_audio
 from pipeline.results.repair import check_parts
 from pipeline.results.table import (
     RESULTS,
@@ -166,7 +166,7 @@ def plan_job(
         duplicates=job.duplicates,
         preset=job.preset,
     )
-    lost = lost_covers(opened.output)
+    lost = covers_without_audio(opened.output)
     finished = finished_items(opened.output, job.retry_failed) - lost
     carried_columns = CarriedColumns(opened.output) if job.manifest_columns and finished else None
     probes = ProbeCache(opened.output, launch, ReadTimeout(job.source_timeout_s), changed_sources(opened.output))

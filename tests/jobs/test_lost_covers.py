@@ -8,7 +8,7 @@ from typing import Any
 import boto3
 import pytest
 
-from pipeline.results.missing_audio import drop_rows, lost_covers
+from pipeline.results.missing_audio import covers_without_audio, drop_rows
 from pipeline.results.progress import Progress
 from pipeline.results.table import RESULTS, ResultWriter, as_table, read_results
 from pipeline.storage.lease import OutputGoneError
@@ -48,7 +48,7 @@ def write(store: Store, *rows: dict[str, Any]) -> None:
 
 
 def test_rows_are_compared_with_files(store: Store) -> None:
-    assert lost_covers(store) == set()
+    assert covers_without_audio(store) == set()
     write(store, row("whole"), row("gone"), row("cut"), row("empty"))
     # Of a version that did not know the size, of jobs.measure, and one that failed.
     write(store, row("old", audio_bytes=None), row("old empty", audio_bytes=None))
@@ -58,11 +58,11 @@ def test_rows_are_compared_with_files(store: Store) -> None:
     there = {"whole": b"abc", "cut": b"ab", "empty": b"", "old": b"?", "old empty": b"", "encoded anew": b"abc"}
     for name, content in there.items():
         store.write(f"audio/t/{name}.flac", content)
-    lost = lost_covers(store)
+    lost = covers_without_audio(store)
     assert lost == {"gone", "cut", "empty", "old empty"}
 
     drop_rows(store, lost)
-    assert lost_covers(store) == set()
+    assert covers_without_audio(store) == set()
     rows = read_results(store)["item_id"].to_pylist()
     assert rows == ["whole", "old", "theirs", "failed", "encoded anew", "encoded anew"]
     drop_rows(store, {"encoded anew", "failed"})
@@ -74,19 +74,19 @@ def test_a_mount_that_is_away_is_no_loss(tmp_path: Path) -> None:
     write(store, row("a"))
     (tmp_path / "out" / "audio").symlink_to(tmp_path / "not mounted")
     with pytest.raises(OutputError, match="not mounted, which is not there"):
-        lost_covers(store)
+        covers_without_audio(store)
     (tmp_path / "not mounted").mkdir()
     with pytest.raises(OutputError, match="audio is empty"):
-        lost_covers(store)
+        covers_without_audio(store)
     (tmp_path / "not mounted" / "t").mkdir()
     (tmp_path / "not mounted" / "t" / "a.flac").write_bytes(b"abc")
-    assert lost_covers(store) == set()
+    assert covers_without_audio(store) == set()
 
 
 def test_a_folder_of_audio_that_was_removed_is_made_again(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "out"))
     write(store, row("a"))
-    assert lost_covers(store) == {"a"}
+    assert covers_without_audio(store) == {"a"}
 
 
 class AtFirst(Reporter):

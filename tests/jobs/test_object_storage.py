@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from pipeline.catalogue.probe import probe
-from pipeline.results.missing_audio import lost_covers
+from pipeline.results.missing_audio import covers_without_audio
 from pipeline.results.table import read_results
 from pipeline.storage import store as storage
 from pipeline.storage.output_store import OutputError, OutputStore
@@ -140,7 +140,7 @@ def test_a_bucket_that_refuses_is_the_outputs_fault(
         with pytest.raises(OutputError):
             output.read("job.json")
         with pytest.raises(OutputError):
-            lost_covers(output)
+            covers_without_audio(output)
         assert probe(f"s3://songs/a.flac{query}").error_kind == "source_unavailable"
     assert probe(f"s3://songs/a.flac{query}").error_kind == "missing_file"
 

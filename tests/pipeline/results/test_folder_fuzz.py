@@ -21,7 +21,7 @@ from pipeline.evaluation.judging import measured_rows
 from pipeline.results.collector import ResultCollector
 from pipeline.results.job_file import read_record
 from pipeline.results.journal import read_receipts, unwritten_receipts, write_receipt
-from pipeline.results.missing_audio import altered_covers, drop_rows, lost_covers
+from pipeline.results.missing_audio import altered_covers, covers_without_audio, drop_rows
 from pipeline.results.repair import DamageError, check_parts, find_cover
 from pipeline.results.table import as_table, current_rows, finished_items
 from pipeline.service.generation_request import GenerationRequest
@@ -141,7 +141,7 @@ def launch(folder: Folder, store: Store, repair: bool = False) -> int:
     assert ProbeCache(store, "3").of(folder.sources) == folder.probes
     collector = ResultCollector(store)
     collector.adopt()
-    lost = lost_covers(store)
+    lost = covers_without_audio(store)
     done = finished_items(store) - lost
     drop_rows(store, lost)
     assert done <= set(folder.rows)
