@@ -46,7 +46,7 @@ class ResultCollector:
         self.add(table.drop_columns([TASK, LAST]))
         self.journal.seen(table)
 
-    def adopt(self) -> None:
+    def recover_receipts(self) -> None:
         """Write the rows of receipts that an interrupted launch left, and remove the receipts."""
         names = unwritten_receipts(self.output)
         known = finished_items(self.output, retry_failed=True) if names else ()
@@ -56,7 +56,7 @@ class ResultCollector:
             delete_receipts(self.output, taken)
         self.output.delete_folder(RECEIPTS)
 
-    def restate(self, outdated: Mapping[str, Meta]) -> None:
+    def update_columns(self, outdated: Mapping[str, Meta]) -> None:
         """Write rows of finished items again where the manifest's own columns have changed."""
         if outdated:
             self._take(with_new_columns(self.output, outdated))

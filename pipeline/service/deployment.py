@@ -117,7 +117,7 @@ def running(opened: OpenedService) -> Iterator[str]:
     check_compiled(spec.compiled, device, DTYPES[dtype])
     facts = replace(model, dtype=dtype)
     collector = ResultCollector(output)
-    collector.adopt()
+    collector.recover_receipts()
     launch = collector.results.launch
     mark_start(output, launch)
     worker = WorkerSpec(
@@ -181,7 +181,7 @@ def running(opened: OpenedService) -> Iterator[str]:
         yield f"http://{shown}:{spec.port}"
     finally:
         _take_down()
-        ResultCollector(output).adopt()
+        ResultCollector(output).recover_receipts()
         RowIndex(output, {file.name for file in kept_files(output)})  # drops rows whose files were removed
         ray.shutdown()
 

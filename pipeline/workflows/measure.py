@@ -126,7 +126,7 @@ def _measure_in(output: Store, job: MeasureJob, progressed: Callable[[MeasurePro
         rows = listed.filter(pc.invert(known))
         write_pairs_file(job.pairs, output)
         if job.manifest_columns:
-            restate_listed(output, listed.filter(known))
+            update_listed_columns(output, listed.filter(known))
     else:
         rows = _unmeasured(output, job.again)
     connect(job.cluster)
@@ -155,7 +155,7 @@ def _measure_in(output: Store, job: MeasureJob, progressed: Callable[[MeasurePro
     return done
 
 
-def restate_listed(output: Store, listed: pa.Table) -> None:
+def update_listed_columns(output: Store, listed: pa.Table) -> None:
     """Write rows again whose own columns differ from the list's."""
     columns = dict(zip(listed["item_id"].to_pylist(), map(dict, listed[META].to_pylist()), strict=True))
     outdated = CarriedColumns(output).outdated(columns)

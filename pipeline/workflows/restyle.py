@@ -108,13 +108,13 @@ def run_in(
     collector, began_at = ResultCollector(output), time.time()
     launch = collector.results.launch
     try:
-        collector.adopt()
+        collector.recover_receipts()
         with PlanWriter() as work:
             plan, model, settings = plan_job(job, opened, dtype, launch, work.add, collector.add)
             if plan.items:
                 work.write(output)
         drop_rows(output, plan.lost)
-        collector.restate(plan.outdated)
+        collector.update_columns(plan.outdated)
         progress = Progress(plan.items, plan.tracks, sum(plan.seconds.values()))
         reporter.planned(job, plan, settings, model, pool)
         write_job_file(job, output, model, pool, settings)
@@ -125,7 +125,7 @@ def run_in(
             worker = worker_spec(job, output, launch, model, pool, device)
             _make_covers(worker, worker_class, job, pool, collector, progress, tracker, reporter)
         collector.flush()
-        collector.adopt()
+        collector.recover_receipts()
         lost = covers_without_audio(output) & plan.ids if plan.items else set()
         drop_rows(output, lost)
         made = current_rows(output, plan.ids, FINDINGS_COLUMNS)

@@ -265,7 +265,7 @@ def test_a_start_with_many_finished_orders_takes_seconds(tmp_path: Path) -> None
         os.link(cover, output / path)
         write_receipt(store, row | {"item_id": item, "audio_path": path})
     began = time.process_time()
-    ResultCollector(store).adopt()
+    ResultCollector(store).recover_receipts()
     GenerationStore(store)
     taken_s = time.process_time() - began
     with running(output, music) as (address, _, full_s):

@@ -110,5 +110,5 @@ def test_rows_are_not_written_under_a_lost_lease(tmp_path: Path) -> None:
         with pytest.raises(LeaseLostError):
             collector.flush()
         with pytest.raises(LeaseLostError):
-            collector.adopt()
+            collector.recover_receipts()
     assert read_results(open_store(str(tmp_path)))["item_id"].to_pylist() == ["i"]

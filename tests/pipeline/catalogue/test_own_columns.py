@@ -25,7 +25,7 @@ from pipeline.planning.schema import PLAN_SCHEMA
 from pipeline.results.carried_columns import CarriedColumns, with_new_columns
 from pipeline.results.table import REJECTED, RESULTS, SCHEMA, ResultWriter, as_table, current_rows, finished_items
 from pipeline.storage.store import open_store
-from pipeline.workflows.measure import measure_all, restate_listed
+from pipeline.workflows.measure import measure_all, update_listed_columns
 from pipeline.workflows.specs import MeasureJob, RestyleJob
 from pipeline.workflows.tune import SAMPLE, write_sample
 from tests.conftest import tone
@@ -380,7 +380,7 @@ def test_a_list_of_pairs_carries_them_too(tmp_path: Path) -> None:
     writer = ResultWriter(store, RESULTS)
     writer.add(as_table([bare | {"duration_s": 1.0}]))
     writer.flush()
-    restate_listed(store, as_table([row]))
+    update_listed_columns(store, as_table([row]))
     (kept,) = current_rows(store).to_pylist()
     assert (dict(kept[META]), kept["duration_s"]) == (OWN, 1.0)
     with pytest.raises(RequestError, match="manifest_columns is for a list of pairs"):

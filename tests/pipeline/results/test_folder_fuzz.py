@@ -140,7 +140,7 @@ def launch(folder: Folder, store: Store, repair: bool = False) -> int:
     read_record(store)
     assert ProbeCache(store, "3").of(folder.sources) == folder.probes
     collector = ResultCollector(store)
-    collector.adopt()
+    collector.recover_receipts()
     lost = covers_without_audio(store)
     done = finished_items(store) - lost
     drop_rows(store, lost)

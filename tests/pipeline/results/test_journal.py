@@ -66,10 +66,10 @@ def test_what_a_killed_driver_did_not_write_is_adopted_once(store: Store) -> Non
     write_receipt(store, row("b", "b1"))  # retried, and this time it came out
     write_receipt(store, row("c", "c1"))
     after = ResultCollector(store)
-    after.adopt()
+    after.recover_receipts()
     assert sorted(read_results(store)["item_id"].to_pylist()) == ["a1", "b1", "b1", "c1"]
     assert read_results(store)["status"].to_pylist().count("ok") == 3
-    after.adopt()
+    after.recover_receipts()
     assert len(read_results(store)) == 4
 
 
@@ -135,10 +135,10 @@ def test_receipts_are_adopted_in_batches_and_one_that_broke_off_is_finished(
     collector = ResultCollector(store)
     collector.results.max_rows = 20
     with pytest.raises(OSError, match="No space"):
-        collector.adopt()
+        collector.recover_receipts()
     assert len(read_results(store)) == 40
     assert len(unwritten_receipts(store)) == 30
-    ResultCollector(store).adopt()
+    ResultCollector(store).recover_receipts()
     assert sorted(read_results(store)["item_id"].to_pylist()) == sorted(f"i{k}" for k in range(70))
     assert len(store.files("results", ".parquet")) == 3
     assert unwritten_receipts(store) == []
@@ -166,7 +166,7 @@ def test_receipts_of_rows_that_are_written_are_not_read(store: Store, caplog: py
     collector.add(as_table([row("a", "a1")]))
     collector.flush()
     store.write("receipts/a/a1.arrow", b"garbage, and nobody looks")
-    collector.adopt()
+    collector.recover_receipts()
     assert caplog.text == ""
     assert unwritten_receipts(store) == []
 
