@@ -78,7 +78,9 @@ _CONF = Path(conf.__file__).parent
 def _entry(key: str, allowed: str, meaning: str, width: int) -> list[str]:
     text = meaning.replace("``", "").replace("None", "null")
     first = f"  {key}  ({allowed})" if allowed else f"  {key}"
-    return [first, *textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+    indent = " " * 6
+    lines = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    return [first, *lines]
 
 
 def _default(declared: Field[Any]) -> str:
