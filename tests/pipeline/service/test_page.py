@@ -119,8 +119,8 @@ def test_a_grid_is_read_strength_across_and_guidance_down() -> None:
     [
         ("0.3, x", "3", "audio_cover_strength 'x' is not a number"),
         ("1.3", "3", "audio_cover_strength 1.3 is out of range"),
-        ("0.3", "", "guidance_scale '': give one or more values"),
-        ("0.3, 0.30", "3", "audio_cover_strength '0.3, 0.30': give one or more values, each once"),
+        ("0.3", "", "guidance_scale '' cannot be read"),
+        ("0.3, 0.30", "3", "audio_cover_strength '0.3, 0.30' cannot be read"),
         ("0.1,0.2,0.3,0.4", "3,6,9", "12 covers are more than the 9 of a page; copy it as a batch config"),
     ],
 )
