@@ -21,8 +21,7 @@ class Branch:
     text: "cover" or "text2music" (the instruction), "source" (flow-edit's caption of the source), or "mixed".
     context: "cover" (the source's codes), "cover-nofsq" (its latents), "silence", or "mixed" (codes or latents
         interpolated with silence).
-    task: context that "mixed" interpolates with silence.
-    strength: weight of the source in mixtures.
+    task, strength: context that "mixed" interpolates with silence, and the weight of the source.
     """
 
     text: str
@@ -148,7 +147,6 @@ def resolve(setting: CoverSetting, is_turbo: bool) -> CoverPlan:
             f"[{setting.cfg_interval_start:g}, {setting.cfg_interval_end:g}]"
         )
     guided = any(step.guided or step.correction_guided for step in steps)
-    text_times = [step.t for step in steps if step.branch.context == "silence"]
     source_text = (setting.flow_edit_source_caption, setting.flow_edit_source_lyrics)
     return CoverPlan(
         guidance=setting.guidance if any(step.guided for step in steps) else "cfg" if guided else "none",
@@ -157,7 +155,7 @@ def resolve(setting: CoverSetting, is_turbo: bool) -> CoverPlan:
         shift=shift,
         cover_steps=cover_steps,
         t_start=t_start,
-        t_switch=text_times[0] if text_times else None,
+        t_switch=next((step.t for step in steps if step.branch.context == "silence"), None),
         steps=steps,
         reference_pick=setting.reference_pick,
         velocity_norm_threshold=setting.velocity_norm_threshold,
