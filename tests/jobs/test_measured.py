@@ -101,7 +101,7 @@ def test_every_cover_has_every_measure_or_a_reason(folder: Path, made: Summary) 
         assert row["measure_s"] > 0
     assert made.findings is not None
     assert len(made.findings.comparison.outcomes) == SETTINGS  # seeds are repeats
-    assert made.findings.null.pairs == TRACKS * (TRACKS - 1)
+    assert made.findings.chance.pairs == TRACKS * (TRACKS - 1)
 
 
 def test_runs_are_settings_and_carry_what_was_found(folder: Path, made: Summary) -> None:
