@@ -134,7 +134,7 @@ def test_a_folder_is_compared_from_its_files_alone_and_into_an_empty_server(fold
     assert links == {}
     assert made.findings is not None
     assert bare.comparison == made.findings.comparison
-    assert bare.null == made.findings.null
+    assert bare.chance == made.findings.chance
     assert pq.read_table(output / FOLDER / "settings.parquet").equals(bare.comparison.settings)
 
     empty = f"sqlite:///{folder}/second.db"
