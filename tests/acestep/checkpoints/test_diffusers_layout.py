@@ -186,7 +186,7 @@ def test_folders_of_something_else(folder: Path, file: str, values: dict, messag
         ("audio_tokenizer", "audio_tokenizer/config.json"),
         ("vae", ""),
         ("text_encoder", ""),
-        ("tokenizer", "tokenizer/tokenizer.json"),
+        ("tokenizer", "text_encoder/tokenizer.json"),
         (f"transformer/{WEIGHTS}", f"transformer/{WEIGHTS}"),
     ],
 )
