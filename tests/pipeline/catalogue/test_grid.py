@@ -4,6 +4,7 @@ import pytest
 
 from acestep.errors import RequestError
 from pipeline.catalogue.grid import Point, distinct, make_settings, names_of
+from tests.refusals import raises
 
 BASE = {"audio_cover_strength": 0.5, "guidance_scale": 9.0, "seed": 42}
 
@@ -91,8 +92,9 @@ def test_run_once_keeps_the_first_of_each() -> None:
         ("g7.0", 1, ("g8.0", "g9.0")),
         ("g7.0", 2, ("g8.0", "g9.0")),
     ]
-    with pytest.raises(RequestError, match=r"grid\.duplicates 'drop' is unknown; use one of refuse, run_once"):
+    with raises(RequestError, "unknown_value", "grid.duplicates", "drop") as raised:
         distinct(settings, True, "drop")
+    assert raised.value.allowed == ("refuse", "run_once")
 
 
 def test_five_strengths_by_four_guidances() -> None:
@@ -117,10 +119,11 @@ def test_stages_are_settings_with_parents() -> None:
     assert [s.parent for s in settings] == [None, settings[0].setting_id, None, settings[2].setting_id]
     assert [s.cover.guidance_scale for s in settings] == [9, 7, 9, 7]
     assert settings[1].stages[0].caption == "rock"
-    with pytest.raises(RequestError, match="guidance_scale is swept by the grid and set by a stage"):
+    with raises(RequestError, "conflict", remedy="take it out of one of them"):
         make_settings(BASE, {"guidance_scale": [7, 8]}, stages)
-    with pytest.raises(RequestError, match="stage 2: unknown setting 'strength'"):
+    with raises(RequestError, "unknown_field") as raised:
         make_settings(BASE, {}, [{}, {"strength": 1}])
+    assert raised.value.where == "stage 2"
 
 
 def test_run_once_keeps_chains_together() -> None:

@@ -57,21 +57,21 @@ def test_pool_follows_the_cluster_and_what_is_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"),
+    ("spec", "kind", "field", "value"),
     [
-        (ClusterSpec(workers=0), "cluster.workers 0 may not be below 1"),
-        (ClusterSpec(calls_per_worker=0), "cluster.calls_per_worker 0"),
-        (ClusterSpec(gpus_per_worker=-1), "cluster.gpus_per_worker -1 may not be below 0"),
-        (ClusterSpec(gpus_per_worker=1.5), "whole GPUs, or a part of one"),
-        (ClusterSpec(workers=4, max_workers=2), "cluster.max_workers 2 may not be below 4"),
-        (ClusterSpec(resources={"GPU": 1}), "see cluster.gpus_per_worker"),
-        (ClusterSpec(resources={"a100": 0}), "no number above zero"),
-        (ClusterSpec(resources={"accelerator_type": "A100:1"}), "no number above zero"),  # type: ignore[dict-item]
-        (ClusterSpec(resources=5), "is no mapping"),  # type: ignore[arg-type]
+        (ClusterSpec(workers=0), "out_of_range", "workers", 0),
+        (ClusterSpec(calls_per_worker=0), "out_of_range", "calls_per_worker", 0),
+        (ClusterSpec(gpus_per_worker=-1), "out_of_range", "gpus_per_worker", -1),
+        (ClusterSpec(gpus_per_worker=1.5), "no_resources", "gpus_per_worker", 1.5),
+        (ClusterSpec(workers=4, max_workers=2), "out_of_range", "max_workers", 2),
+        (ClusterSpec(resources={"GPU": 1}), "invalid_value", "resources", "GPU"),
+        (ClusterSpec(resources={"a100": 0}), "wrong_type", "resources", "a100"),
+        (ClusterSpec(resources={"accelerator_type": "A100:1"}), "wrong_type", "resources", "accelerator_type"),  # type: ignore[dict-item]
+        (ClusterSpec(resources=5), "wrong_type", "resources", 5),  # type: ignore[arg-type]
     ],
 )
-def test_values_that_fit_no_cluster(spec: ClusterSpec, message: str) -> None:
-    with pytest.raises(RequestError, match=message):
+def test_values_that_fit_no_cluster(spec: ClusterSpec, kind: str, field: str, value: object) -> None:
+    with raises(RequestError, kind, f"cluster.{field}", value):
         check(spec)
 
 
