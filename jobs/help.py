@@ -76,7 +76,7 @@ _CONF = Path(conf.__file__).parent
 
 
 def _entry(key: str, allowed: str, meaning: str, width: int) -> list[str]:
-    text = meaning.replace("``", "").replace("None", "null")
+    text = meaning.replace("`", "").replace("None", "null")
     first = f"  {key}  ({allowed})" if allowed else f"  {key}"
     indent = " " * 6
     lines = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
