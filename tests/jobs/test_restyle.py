@@ -253,5 +253,5 @@ def test_configuration_composes_into_a_job() -> None:
     assert job.cluster == ClusterSpec()
     assert job.tracking == TrackingSpec()
     assert job.cover == asdict(CoverSetting()) | {"seed": 42}
-    assert job == RestyleJob("m.csv", "o", job.cover, job.grid, stages=[])
+    assert job == RestyleJob("m.csv", "o", job.cover, job.grid, stages=[], model=BASE)
     assert set(job.grid) == set(job.cover)
