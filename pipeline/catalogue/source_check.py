@@ -9,11 +9,12 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from acestep.audio.decoding import blocks_of, check_samples, decode
 from acestep.audio.source_notes import LevelMeter, SourceNote, of_reference
 from acestep.errors import RestyleError
+from pipeline.catalogue.decode_depth import Decode
 from pipeline.catalogue.manifest import Track
 from pipeline.catalogue.probe import THREADS, Probe
 from pipeline.catalogue.problem_report import ReportedProblem
@@ -22,8 +23,6 @@ from pipeline.storage.source_copy import open_in_reader
 from pipeline.storage.source_errors import source_kind
 from pipeline.storage.store import locate, run_on
 
-Decode = Literal["start", "full", "none"]
-DECODES = ("start", "full", "none")
 START_SECONDS = 5.0
 FULL_THREADS = min(8, os.cpu_count() or 1)  # each holds one decoded source
 BATCH_ROWS = 2048

@@ -6,9 +6,9 @@ from typing import Any
 
 from acestep.constants import MAX_SOURCE_SECONDS
 from acestep.redaction import redacted
+from pipeline.catalogue.decode_depth import Decode
 from pipeline.catalogue.grid import Point, Setting, make_settings
 from pipeline.catalogue.presets import Preset
-from pipeline.catalogue.source_check import Decode
 from pipeline.cluster.spec import ClusterSpec
 from pipeline.evaluation.objective import Objective
 from pipeline.evaluation.tuning import SearchSpace

@@ -21,12 +21,13 @@ from acestep.errors import RequestError, RestyleError
 from acestep.language.language_model import open_language_model
 from acestep.language.prompt import singing_notes
 from acestep.redaction import redacted
+from pipeline.catalogue.decode_depth import DECODES, Decode
 from pipeline.catalogue.grid import Setting, names_of
 from pipeline.catalogue.manifest import RejectedRow, Track, read_manifest, resolve_unicode_forms
 from pipeline.catalogue.presets import check_preset
 from pipeline.catalogue.probe import ProbeCache, probe_all
 from pipeline.catalogue.problem_report import ProblemLog, ReportedProblem
-from pipeline.catalogue.source_check import DECODES, Decode, Look, SourceSummary, check_sources
+from pipeline.catalogue.source_check import Look, SourceSummary, check_sources
 from pipeline.cluster.address import LOCAL, check_reachable, local_cluster_address, resolve_address
 from pipeline.cluster.pool import check as check_cluster
 from pipeline.cluster.spec import ClusterSpec
