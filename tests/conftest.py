@@ -87,7 +87,7 @@ def ray_cluster() -> Iterator[None]:
     """One local Ray cluster for all tests that run jobs in this process."""
     import ray
 
-    from pipeline.cluster.pool import connect
+    from pipeline.cluster.connection import connect
     from pipeline.cluster.spec import ClusterSpec
 
     connect(ClusterSpec(cpus=2, gpus=0))

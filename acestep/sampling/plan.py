@@ -7,7 +7,7 @@ from acestep.constants import MAX_TURBO_STEPS
 from acestep.errors import RequestError
 from acestep.parameters.declaration import ineffective_notes
 from acestep.sampling import schedule
-from acestep.sampling.ineffective import CONDITIONS
+from acestep.sampling.effect_conditions import CONDITIONS
 from acestep.sampling.setting import PARAMETERS, CoverSetting
 
 BASE_STEPS = 28

@@ -13,7 +13,7 @@ from acestep.errors import RequestError
 from acestep.parameters.declaration import Parameter, check_value, parameters_of
 from acestep.parameters.suggestions import nearest
 from acestep.parameters.values import as_kind, as_whole_number
-from acestep.sampling.ineffective import (
+from acestep.sampling.effect_conditions import (
     BLENDED,
     DCW,
     EDITED,

@@ -32,7 +32,7 @@ from pipeline.catalogue.track_ids import (
     track_id_of,
 )
 from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout
-from pipeline.storage.spelling import FolderListings
+from pipeline.storage.similar_files import FolderListings
 from pipeline.storage.store import absolute
 
 BATCH_ROWS = 2048

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from acestep.errors import RequestError
 from acestep.parameters.values import composed
-from pipeline.storage.spelling import alphanumerics
+from pipeline.storage.similar_files import alphanumerics
 
 META = "meta"
 META_TYPE = pa.map_(pa.string(), pa.string())

@@ -21,9 +21,9 @@ from acestep.errors import AudioError, RestyleError
 from acestep.redaction import redacted
 from pipeline.storage.parquet_parts import PartError, PartFormat, part_names, read_part, write_part
 from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, Tick, mount_of, reader_pool
+from pipeline.storage.similar_files import FolderListings, NearbyFiles, no_such_file
 from pipeline.storage.source_copy import READ_BYTES, open_in_reader, refuse_larger
 from pipeline.storage.source_errors import SourceError, SourceTimeoutError, source_kind
-from pipeline.storage.spelling import FolderListings, NearbyFiles, no_such_file
 from pipeline.storage.store import Store, locate, run_on, with_retries
 
 PROBES = "probes"

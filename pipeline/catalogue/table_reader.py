@@ -13,7 +13,7 @@ from acestep.sampling.setting import SETTING_FIELDS
 from pipeline.catalogue.own_columns import OPTION, absent, how_to_declare, is_declared, misspelt, undeclarable
 from pipeline.catalogue.parquet_manifest import parquet_rows, refuse_bytes
 from pipeline.catalogue.text_manifest import Check, ManifestError, RawRow, csv_rows, refuse_repeats, text_lines
-from pipeline.storage.spelling import MissingFileError, resolve_unicode_form
+from pipeline.storage.similar_files import MissingFileError, resolve_unicode_form
 from pipeline.storage.store import locate
 
 REQUIRED = ("track_id", "source", "caption")

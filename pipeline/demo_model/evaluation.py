@@ -33,8 +33,8 @@ from pipeline.metrics.chance_level import measure_chance
 from pipeline.metrics.compute import compare
 from pipeline.metrics.features import Features, Music, extract
 from pipeline.metrics.sound import loudness
+from pipeline.metrics.verdict import HARMONY, MELODY
 
-HARMONY, MELODY = "harmony/chroma_excess", "melody/salience_excess"
 ONSETS, TIMBRE = "rhythm/onset_corr", "timbre/mfcc_distance"
 FRAME_HZ = 25
 CLASSIFIER_SONGS = 48

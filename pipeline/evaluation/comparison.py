@@ -57,7 +57,7 @@ def compare(rows: pa.Table, objective: Objective | None = None) -> Comparison:
     """Compare the settings of result rows, one row for each cover; the order of the rows does not matter.
 
     Args:
-        rows: columns as in ``pipeline.results.table``, and ``cover/outcome``. Rows without a track or a setting
+        rows: columns as in ``pipeline.results.columns``, and ``cover/outcome``. Rows without a track or a setting
             are ignored.
     """
     rows = rows.filter(pc.and_(pc.is_valid(rows["track_id"]), pc.is_valid(rows["setting_id"])))

@@ -13,11 +13,12 @@ from acestep.sampling.setting import SETTING_FIELDS
 from pipeline.catalogue.own_columns import META
 from pipeline.evaluation.objective import OUTCOME, REASON, Objective, score
 from pipeline.evaluation.sampling import hash_sample
-from pipeline.metrics.chance_level import HARMONY, MELODY, TIMBRE, WAVEFORM, ChanceLevel, measure_chance, outcome
+from pipeline.metrics.chance_level import ChanceLevel, measure_chance
 from pipeline.metrics.features import Features, extract
 from pipeline.metrics.registry import MEASURES
+from pipeline.metrics.verdict import HARMONY, MELODY, TIMBRE, WAVEFORM, verdict
 from pipeline.results.queries import SUMMARY_COLUMNS
-from pipeline.results.table import current_rows, newest_of_each
+from pipeline.results.reader import current_rows, newest_of_each
 from pipeline.storage.audio_files import load, load_cover
 from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, reader_pool
 from pipeline.storage.store import Store
@@ -59,7 +60,7 @@ def judge(rows: pa.Table, chance: ChanceLevel, objective: Objective) -> pa.Table
     """Rows with ``cover/outcome``, ``cover/reason`` and the columns of ``pipeline.evaluation.objective.score``."""
     names = ["status", "error_message", "duration_s", "unmeasured", HARMONY, MELODY, TIMBRE, WAVEFORM]
     outcomes = [
-        outcome(row, chance) if row["status"] == "ok" else ("failed", row["error_message"])
+        verdict(row, chance) if row["status"] == "ok" else ("failed", row["error_message"])
         for row in rows.select(names).to_pylist()
     ]
     for number, name in enumerate((OUTCOME, REASON)):

@@ -2,8 +2,7 @@
 
 from typing import NamedTuple
 
-from pipeline.metrics import melody, rhythm, structure, timbre
-from pipeline.metrics import waveform_copy as copying
+from pipeline.metrics import melody, rhythm, structure, timbre, waveform_copy
 from pipeline.metrics.alignment import Alignment, align, excess, overlap, short_loop_reason
 from pipeline.metrics.features import Features, Music
 from pipeline.metrics.harmony import FRAME_RATE, HOP
@@ -41,8 +40,13 @@ def incomparable(source: Features, cover: Features) -> str:
     """The reason why two recordings cannot be compared, or ""."""
     for name, recording in (("source", source), ("cover", cover)):
         if isinstance(recording.music, str):
-            return f"the {name} is {recording.music}"
+            return describe_missing_music(name, recording.music)
     return ""
+
+
+def describe_missing_music(name: str, reason: str) -> str:
+    """The reason for missing values where a recording, "source" or "cover", has no music."""
+    return f"the {name} is {reason}"
 
 
 def compare(source: Music, cover: Music) -> Found:
@@ -59,7 +63,7 @@ def compare(source: Music, cover: Music) -> Found:
         "structure/repetition_p90": structure.repetition(cover.chroma),
         "rhythm/onset_corr": rhythm.onset_correlation(source.onsets, cover.onsets, onset_lag),
         "rhythm/tempo_ratio_octave": rhythm.tempo_ratio(source.onsets, cover.onsets),
-        "copy/waveform_corr": copying.waveform_correlation(source.mono, cover.mono, HOP * fit.lag),
+        "copy/waveform_corr": waveform_copy.waveform_correlation(source.mono, cover.mono, HOP * fit.lag),
     }
 
 

@@ -13,7 +13,10 @@ from pipeline.metrics.registry import MEASURES
 from pipeline.metrics.spectrum import MEL_HOP, half_rate, mel_decibels
 
 SHORTEST_S = 2.0  # shorter music is not compared
+SILENT, CANCELLED = "silent", "silent in mono: its channels cancel"
 NOT_FINITE = "not finite: a sample is NaN or infinite"
+TOO_SHORT = f"shorter than {SHORTEST_S:g} s"
+NO_MUSIC = (SILENT, CANCELLED, NOT_FINITE, TOO_SHORT)  # the reasons for which ``Features.music`` is absent
 AUDIO = tuple(m.name for m in MEASURES if m.name.startswith("audio/") and m.name != "audio/duration_error_s")
 
 
@@ -50,7 +53,7 @@ class Music:
 class Features:
     """Features of one recording.
 
-    music: musical features, or the reason for their absence, such as "silent".
+    music: musical features, or the reason for their absence: one of ``NO_MUSIC``.
     sound: the ``audio/`` measures, or reasons.
     """
 
@@ -82,12 +85,12 @@ def _features(wave: Tensor, heard: tuple[Music, float]) -> Features:
         return Features(seconds, NOT_FINITE, dict.fromkeys(AUDIO, NOT_FINITE) | {"audio/finite": False})
     music, flatness = heard
     silent = bool(music.mono.abs().max() < SILENT_PEAK)
-    measures = sound.sound_of(wave) | {"audio/flatness": "silent" if silent else flatness}
+    measures = sound.sound_of(wave) | {"audio/flatness": SILENT if silent else flatness}
     if silent:
         cancels = bool((wave - wave.mean(1, keepdim=True)).abs().max() >= SILENT_PEAK)
-        return Features(seconds, "silent in mono: its channels cancel" if cancels else "silent", measures)
+        return Features(seconds, CANCELLED if cancels else SILENT, measures)
     short = seconds < SHORTEST_S
-    return Features(seconds, f"shorter than {SHORTEST_S:g} s" if short else music, measures)
+    return Features(seconds, TOO_SHORT if short else music, measures)
 
 
 def _music(waves: Sequence[Tensor]) -> list[tuple[Music, float]]:

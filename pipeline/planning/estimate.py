@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from pipeline.catalogue.grid import Setting
 from pipeline.planning.items import ModelFacts
 from pipeline.planning.plan import Plan
-from pipeline.results.table import read_results
+from pipeline.results.reader import read_results
 from pipeline.storage.store import Store
 
 MEASURED = ("model_fingerprint", "dtype", "status", "duration_s", "evaluations", "denoise_s", "audio_bytes")

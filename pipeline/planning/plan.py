@@ -23,7 +23,7 @@ from pipeline.catalogue.probe import Probe
 from pipeline.planning.items import ItemRules, digest_of, item_columns, make_items
 from pipeline.planning.schema import PLAN_SCHEMA
 from pipeline.results.carried_columns import CarriedColumns
-from pipeline.results.table import as_table
+from pipeline.results.writer import as_table
 
 BATCH_ROWS = 8192
 Probing = Callable[[Sequence[str]], Mapping[str, Probe]]

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.catalogue.own_columns import META, META_TYPE
-from pipeline.results.table import current_rows
+from pipeline.results.reader import current_rows
 from pipeline.storage.store import Store
 
 Meta = Mapping[str, str]

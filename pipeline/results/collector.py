@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.results.carried_columns import Meta, with_new_columns
+from pipeline.results.finished_items import finished_items
 from pipeline.results.journal import (
     LAST,
     RECEIPTS,
@@ -15,7 +16,8 @@ from pipeline.results.journal import (
     read_receipts,
     unwritten_receipts,
 )
-from pipeline.results.table import REJECTED, RESULTS, ResultWriter, finished_items
+from pipeline.results.reader import REJECTED, RESULTS
+from pipeline.results.writer import ResultWriter
 from pipeline.storage.store import Store
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.results.columns import SCHEMA
-from pipeline.results.table import as_table, without_passwords
+from pipeline.results.writer import as_table, without_passwords
 from pipeline.storage.parquet_parts import conform_schema
 from pipeline.storage.store import Store
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
-from pipeline.results.table import RESULTS, each_part, keep_rows
+from pipeline.results.reader import RESULTS, each_part, keep_rows
 from pipeline.storage.output_store import OutputError
 from pipeline.storage.store import Store
 

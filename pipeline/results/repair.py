@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from acestep.errors import RequestError
-from pipeline.results.table import REJECTED, RESULTS, ROWS, file_columns
+from pipeline.results.reader import REJECTED, RESULTS, ROWS
+from pipeline.results.writer import file_columns
 from pipeline.storage.parquet_parts import PartError, find_faults, set_aside
 from pipeline.storage.store import Store
 

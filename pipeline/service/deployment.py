@@ -25,8 +25,9 @@ from acestep.errors import RequestError
 from acestep.handler import DTYPES
 from acestep.model.compilation import check_compiled
 from pipeline.catalogue.presets import check_preset
+from pipeline.cluster.connection import connect
 from pipeline.cluster.errors import PoolError
-from pipeline.cluster.pool import connect, size_pool
+from pipeline.cluster.pool import size_pool
 from pipeline.planning.items import ModelFacts
 from pipeline.planning.model_files import find_model_files
 from pipeline.results.collector import ResultCollector
@@ -38,7 +39,7 @@ from pipeline.service.engine import CALLS, Engine
 from pipeline.service.generation_store import GenerationStore
 from pipeline.service.hosts import parse_host
 from pipeline.service.http_deployment import HttpDeployment
-from pipeline.service.ports import listen_on_loopback
+from pipeline.service.loopback import listen_on_loopback
 from pipeline.service.result_rows import RowIndex
 from pipeline.service.retained_files import kept_files
 from pipeline.service.scheduler import Scheduler

@@ -17,7 +17,7 @@ from acestep.generation.params import GenerationConfig, GenerationParams
 from acestep.generation.rendering import finish_waveform
 from acestep.generation.request import parse_bitrate
 from acestep.generation.stages import Stage
-from pipeline.service.ports import listen_on_loopback
+from pipeline.service.loopback import listen_on_loopback
 from pipeline.service.problem_details import SHORT_OF_SPACE
 from pipeline.storage.transient_errors import is_disk_full
 from pipeline.worker.restyle_worker import RestyleWorker

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.results.journal import delete_receipts, read_receipts, receipt_name, receipt_of, unwritten_receipts
-from pipeline.results.table import RESULTS, ROWS, ResultWriter
+from pipeline.results.reader import RESULTS, ROWS
+from pipeline.results.writer import ResultWriter
 from pipeline.storage.parquet_parts import PartError, part_names, read_part, replace_part, write_part
 from pipeline.storage.store import Store
 

@@ -18,8 +18,8 @@ from pipeline.service.safe_open import open_beneath
 from pipeline.service.uploads import UnsavedUpload, UploadStore
 from pipeline.service.url_fetch import PORTS, fetch
 from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout, Tick
+from pipeline.storage.similar_files import FolderListings
 from pipeline.storage.source_errors import SourceTimeoutError
-from pipeline.storage.spelling import FolderListings
 from pipeline.storage.store import Store, locate
 
 MAX_NAME_BYTES = 4096

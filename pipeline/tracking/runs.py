@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from acestep.redaction import redacted_values
 from pipeline.catalogue.own_columns import META
 from pipeline.report.findings import Findings
-from pipeline.results.job_file import read_record
+from pipeline.results.job_file_reader import read_record
 from pipeline.results.queries import count_kinds, first_rows
-from pipeline.results.table import current_rows, without_passwords
+from pipeline.results.reader import current_rows
+from pipeline.results.writer import without_passwords
 from pipeline.storage.audio_files import fetch_cover
 from pipeline.storage.store import Store
 from pipeline.tracking.artifacts import log_files, log_rows, log_table

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from acestep.errors import RequestError
 from acestep.redaction import redacted, redacted_values
 from pipeline.report.findings import Findings
-from pipeline.results.job_file import folder_of, tracking_key
+from pipeline.results.job_file_reader import folder_of, tracking_key
 from pipeline.results.progress import Progress
 from pipeline.storage.parquet_parts import PartError
 from pipeline.storage.store import Store

@@ -11,8 +11,8 @@ import torch
 
 from acestep.errors import AudioError, GenerationError, RestyleError, TooLongError
 from acestep.runtime.torch_errors import ran_out_of_memory
+from pipeline.storage.similar_files import MissingFileError
 from pipeline.storage.source_errors import SourceError
-from pipeline.storage.spelling import MissingFileError
 from pipeline.worker.attempts import WorkerDiedError, WorkerMemoryError
 
 log = logging.getLogger(__name__)

@@ -38,7 +38,7 @@ from pipeline.planning.items import effective_columns, item_columns, track_colum
 from pipeline.planning.schema import TRACKS
 from pipeline.results.journal import LAST, TASK, receipt_of, write_receipt
 from pipeline.results.repair import FOUND, find_cover
-from pipeline.results.table import as_table, file_columns
+from pipeline.results.writer import as_table, file_columns
 from pipeline.storage.output_store import OutputError
 from pipeline.storage.read_timeout import ReadTimeout
 from pipeline.storage.source_errors import ReadStoppedError

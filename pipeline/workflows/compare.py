@@ -11,7 +11,7 @@ from acestep.sampling.setting import SETTING_FIELDS
 from pipeline.catalogue.grid import short_name
 from pipeline.evaluation.judging import measured_rows
 from pipeline.report.findings import Findings, make_findings
-from pipeline.results.job_file import read_record
+from pipeline.results.job_file_reader import read_record
 from pipeline.results.repair import check_parts
 from pipeline.storage.lease import LeasedStore, hold_lease
 from pipeline.tracking.tracker import Tracker

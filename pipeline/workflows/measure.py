@@ -20,23 +20,26 @@ from acestep.constants import SAMPLE_RATE
 from acestep.errors import RequestError, RestyleError
 from acestep.handler import pick_device
 from pipeline.catalogue.own_columns import META
-from pipeline.cluster.pool import connect, size_pool
+from pipeline.cluster.connection import connect
+from pipeline.cluster.pool import size_pool
 from pipeline.cluster.task_pool import map_in_tasks
 from pipeline.metrics.evaluator import ALL, Evaluator
 from pipeline.metrics.registry import MEASURES
 from pipeline.metrics.spec import MetricsSpec
 from pipeline.planning.external_covers import read_pairs
 from pipeline.results.carried_columns import CarriedColumns, with_new_columns
-from pipeline.results.job_file import read_record
+from pipeline.results.finished_items import finished_items, made_with
+from pipeline.results.job_file_reader import read_record
+from pipeline.results.reader import RESULTS, current_rows
 from pipeline.results.repair import check_parts
-from pipeline.results.table import RESULTS, ResultWriter, as_table, current_rows, finished_items, made_with
+from pipeline.results.writer import ResultWriter, as_table
 from pipeline.storage.audio_files import load, load_cover
 from pipeline.storage.lease import hold_lease
 from pipeline.storage.read_timeout import DEFAULT_READ_TIMEOUT, ReadTimeout
-from pipeline.storage.spelling import resolve_unicode_form
+from pipeline.storage.similar_files import resolve_unicode_form
 from pipeline.storage.store import Store, open_output
 from pipeline.worker.error_rows import outcome
-from pipeline.workflows.job_record import write_pairs_file
+from pipeline.workflows.job_file_writer import write_pairs_file
 from pipeline.workflows.restyle_job import existing_output
 from pipeline.workflows.specs import MeasureJob
 

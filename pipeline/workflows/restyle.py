@@ -15,9 +15,10 @@ from acestep.errors import RestyleError
 from acestep.handler import DTYPES
 from acestep.model.compilation import check_compiled
 from pipeline.catalogue.grid import Setting
+from pipeline.cluster.connection import connect
 from pipeline.cluster.errors import PoolError, StoppedError
 from pipeline.cluster.local_cluster import find_dead_daemon
-from pipeline.cluster.pool import Pool, connect, size_pool
+from pipeline.cluster.pool import Pool, size_pool
 from pipeline.cluster.shutdown import StopFlag, stop_signals
 from pipeline.cluster.worker_deaths import read_deaths
 from pipeline.evaluation.judging import FINDINGS_COLUMNS, any_measured
@@ -26,11 +27,11 @@ from pipeline.planning.plan import Plan
 from pipeline.planning.plan_file import PLAN_FILE, PlanWriter
 from pipeline.report.findings import make_findings
 from pipeline.results.collector import ResultCollector
-from pipeline.results.job_file import read_record
+from pipeline.results.job_file_reader import read_record
 from pipeline.results.missing_audio import covers_without_audio, drop_rows
 from pipeline.results.progress import Progress, slowest_s
+from pipeline.results.reader import current_rows
 from pipeline.results.repair import check_parts
-from pipeline.results.table import current_rows
 from pipeline.storage.lease import LeasedStore, LeaseLostError, hold_lease
 from pipeline.storage.output_store import OutputError
 from pipeline.storage.store import Store, no_empty_folders, open_output, open_store
@@ -40,7 +41,7 @@ from pipeline.worker.dataset import stream
 from pipeline.worker.restyle_worker import RestyleWorker
 from pipeline.worker.spec import WorkerSpec
 from pipeline.worker.startup import any_worker_is_ready, ready_workers, start_up
-from pipeline.workflows.job_record import job_labels, job_parameters, write_job_file
+from pipeline.workflows.job_file_writer import job_labels, job_parameters, write_job_file
 from pipeline.workflows.restyle_job import check_options, open_job, plan_job
 from pipeline.workflows.specs import RestyleJob
 from pipeline.workflows.summary import Summary, summarize

@@ -23,17 +23,11 @@ from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.model_files import find_model_files
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.results.carried_columns import CarriedColumns
+from pipeline.results.finished_items import changed_sources, finished_items, made_tracks, made_with
 from pipeline.results.missing_audio import covers_without_audio
+from pipeline.results.reader import RESULTS
 from pipeline.results.repair import check_parts
-from pipeline.results.table import (
-    RESULTS,
-    ResultWriter,
-    as_table,
-    changed_sources,
-    finished_items,
-    made_tracks,
-    made_with,
-)
+from pipeline.results.writer import ResultWriter, as_table
 from pipeline.storage.read_timeout import ReadTimeout
 from pipeline.storage.store import Store, no_empty_folders, open_output, open_store
 from pipeline.tracking.tracker import Tracker

@@ -33,9 +33,11 @@ from pipeline.cluster.pool import check as check_cluster
 from pipeline.cluster.spec import ClusterSpec
 from pipeline.planning.disk_space import DiskSpace, space_for
 from pipeline.planning.estimate import Estimate
+from pipeline.results.finished_items import changed_sources, made_tracks
 from pipeline.results.missing_audio import altered_covers
+from pipeline.results.reader import RESULTS
 from pipeline.results.repair import DamageError, check_parts
-from pipeline.results.table import RESULTS, ResultWriter, changed_sources, made_tracks
+from pipeline.results.writer import ResultWriter
 from pipeline.storage.lease import holder_of
 from pipeline.storage.read_timeout import ReadTimeout
 from pipeline.storage.store import Store, no_empty_folders, open_output, open_store

@@ -16,7 +16,7 @@ from pathlib import Path
 import soundfile
 
 from acestep.audio.files import load_audio
-from pipeline.results.table import read_results
+from pipeline.results.reader import read_results
 from pipeline.storage.store import open_store
 from tests import miniature
 from tests.conftest import tone

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pytest
 
 from acestep.audio.files import load_audio
-from pipeline.results.table import REJECTED, RESULTS, read_results
+from pipeline.results.reader import REJECTED, RESULTS, read_results
 from pipeline.storage.store import open_store
 from pipeline.storage.transient_errors import TRANSIENT_KINDS
 from tests.cluster.launches import ROOT, SEEDS, Launches, write_catalogue

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.results.table import read_results
+from pipeline.results.reader import read_results
 from pipeline.storage.store import open_store
 from tests.cluster.launches import SEEDS, Launches, write_catalogue
 

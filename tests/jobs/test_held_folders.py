@@ -12,7 +12,8 @@ from rich.console import Console
 
 from acestep.sampling.setting import CoverSetting
 from pipeline.results.collector import ResultCollector
-from pipeline.results.table import RESULTS, ResultWriter, as_table, read_results
+from pipeline.results.reader import RESULTS, read_results
+from pipeline.results.writer import ResultWriter, as_table
 from pipeline.storage.lease import HeldError, LeasedStore, LeaseLostError, hold_lease
 from pipeline.storage.store import open_store
 from pipeline.workflows.compare import compare_folder

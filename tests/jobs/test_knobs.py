@@ -22,7 +22,7 @@ from acestep.language.language_model import LanguageModel
 from jobs.presets import read_presets
 from jobs.restyle import job_of
 from jobs.schema import register
-from pipeline.results.table import read_results
+from pipeline.results.reader import read_results
 from pipeline.storage.store import open_store
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import Summary, run

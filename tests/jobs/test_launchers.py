@@ -21,7 +21,7 @@ from jobs.restyle import INCOMPLETE, job_of
 from jobs.schema import register
 from pipeline.cluster.pool import check
 from pipeline.cluster.spec import ClusterSpec
-from pipeline.results.table import current_rows
+from pipeline.results.reader import current_rows
 from pipeline.storage.store import open_store
 from tests.launched import ROOT, Launched, start
 from tests.miniature import BASE, TURBO

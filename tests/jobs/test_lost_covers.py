@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.results.missing_audio import covers_without_audio, drop_rows
 from pipeline.results.progress import Progress
-from pipeline.results.table import RESULTS, ResultWriter, as_table, read_results
+from pipeline.results.reader import RESULTS, read_results
+from pipeline.results.writer import ResultWriter, as_table
 from pipeline.storage.lease import OutputGoneError
 from pipeline.storage.output_store import OutputError
 from pipeline.storage.store import Store, open_store

@@ -20,7 +20,7 @@ from pipeline.metrics.registry import MEASURES
 from pipeline.metrics.spec import MetricsSpec
 from pipeline.report.findings import FOLDER, Findings
 from pipeline.report.spec import FindingsSpec
-from pipeline.results.table import current_rows
+from pipeline.results.reader import current_rows
 from pipeline.storage.store import open_store
 from pipeline.tracking.spec import TrackingSpec
 from pipeline.workflows.compare import compare_folder

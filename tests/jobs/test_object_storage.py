@@ -15,7 +15,7 @@ import soundfile
 
 from pipeline.catalogue.probe import probe
 from pipeline.results.missing_audio import covers_without_audio
-from pipeline.results.table import read_results
+from pipeline.results.reader import read_results
 from pipeline.storage import store as storage
 from pipeline.storage.output_store import OutputError, OutputStore
 from pipeline.storage.store import StorageError, absolute, locate, open_store

@@ -27,8 +27,10 @@ from pipeline.metrics.spec import MetricsSpec
 from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.plan import make_plan
 from pipeline.results.collector import ResultCollector
+from pipeline.results.finished_items import finished_items
 from pipeline.results.journal import unwritten_receipts
-from pipeline.results.table import REJECTED, RESULTS, ResultWriter, as_table, finished_items, read_results
+from pipeline.results.reader import REJECTED, RESULTS, read_results
+from pipeline.results.writer import ResultWriter, as_table
 from pipeline.service.problem_details import of_row
 from pipeline.storage.output_store import OutputError, OutputStore
 from pipeline.storage.source_errors import source_kind

@@ -14,7 +14,7 @@ from pipeline.catalogue.own_columns import EVERY, META
 from pipeline.cluster.spec import ClusterSpec
 from pipeline.report.findings import FOLDER
 from pipeline.report.spec import FindingsSpec
-from pipeline.results.table import RESULTS
+from pipeline.results.reader import RESULTS
 from pipeline.tracking.spec import TrackingSpec
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.restyle import run

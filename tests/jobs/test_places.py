@@ -35,7 +35,8 @@ def main(module: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
 STARTS = """
 import json, os, sys
 from acestep.errors import RequestError
-from pipeline.cluster.pool import ClusterSpec, connect
+from pipeline.cluster.connection import connect
+from pipeline.cluster.spec import ClusterSpec
 said = []
 for variable, folder in json.loads(sys.argv[1]):
     os.environ.pop("RAY_TMPDIR", None)

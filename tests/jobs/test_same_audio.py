@@ -20,7 +20,7 @@ from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
 from pipeline.cluster.spec import ClusterSpec
 from pipeline.metrics.spec import MetricsSpec
-from pipeline.results.table import current_rows, read_results
+from pipeline.results.reader import current_rows, read_results
 from pipeline.storage.store import open_store
 from pipeline.tracking.spec import TrackingSpec
 from pipeline.workflows.console import ConsoleReporter

@@ -24,7 +24,7 @@ from pipeline.cluster.spec import ClusterSpec
 from pipeline.metrics.spec import MetricsSpec
 from pipeline.planning.external_covers import read_pairs
 from pipeline.report.spec import FindingsSpec
-from pipeline.results.table import REJECTED, RESULTS
+from pipeline.results.reader import REJECTED, RESULTS
 from pipeline.storage.store import open_store
 from pipeline.tracking.faults import TrackerError
 from pipeline.tracking.spec import TrackingSpec

@@ -29,7 +29,7 @@ from acestep.sampling.setting import SETTING_FIELDS
 from jobs.serve import keys_of
 from pipeline.cluster.spec import ClusterSpec
 from pipeline.metrics.spec import MetricsSpec
-from pipeline.results.table import read_results
+from pipeline.results.reader import read_results
 from pipeline.storage.store import open_store
 from pipeline.tracking.spec import TrackingSpec
 from pipeline.workflows.console import ConsoleReporter

@@ -23,7 +23,10 @@ from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.planning.schema import PLAN_SCHEMA
 from pipeline.results.carried_columns import CarriedColumns, with_new_columns
-from pipeline.results.table import REJECTED, RESULTS, SCHEMA, ResultWriter, as_table, current_rows, finished_items
+from pipeline.results.columns import SCHEMA
+from pipeline.results.finished_items import finished_items
+from pipeline.results.reader import REJECTED, RESULTS, current_rows
+from pipeline.results.writer import ResultWriter, as_table
 from pipeline.storage.store import open_store
 from pipeline.workflows.measure import measure_all, update_listed_columns
 from pipeline.workflows.specs import MeasureJob, RestyleJob

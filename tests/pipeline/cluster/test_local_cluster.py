@@ -21,7 +21,8 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 # A cluster of its own in a process of its own: starts it, and prints what its processes listen at.
 LISTENERS = """
 import sys, time, psutil, ray
-from pipeline.cluster.pool import ClusterSpec, connect
+from pipeline.cluster.connection import connect
+from pipeline.cluster.spec import ClusterSpec
 from tests.launched import listeners
 given = {} if sys.argv[1] == "default" else {"node_ip_address": None}
 connect(ClusterSpec(address="local", cpus=1, gpus=0, **given))
@@ -39,7 +40,8 @@ print(found)
 STARTS = """
 import sys
 from jobs.leaving import leaving
-from pipeline.cluster.pool import ClusterSpec, connect
+from pipeline.cluster.connection import connect
+from pipeline.cluster.spec import ClusterSpec
 with leaving():
     connect(ClusterSpec(address="local", cpus=1, gpus=0, start_timeout_s=float(sys.argv[1])))
 """

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from acestep.errors import RequestError
+from pipeline.cluster import connection
 from pipeline.cluster import pool as clusters
 from pipeline.cluster.address import check_reachable, resolve_address
 from pipeline.cluster.pool import check, refuse_ephemeral, size_pool
@@ -121,12 +122,12 @@ def test_a_cluster_that_is_gone_is_a_message_within_seconds(
     nothing_named.write_text(gone)
     for spec in (ClusterSpec(address="existing"), ClusterSpec(address=gone)):
         with pytest.raises(RequestError, match=rf"'{gone}' does not answer"):
-            clusters._join(spec, resolve_address(spec.address))
+            connection._join(spec, resolve_address(spec.address))
     with pytest.raises(RequestError, match="where `ray job submit` goes"):
         check_reachable("http://127.0.0.1:8265")
     monkeypatch.setenv("RAY_ADDRESS", gone)
     with pytest.raises(RequestError, match=f"this job joins {gone}; leave them out"):
-        clusters._join(ClusterSpec(cpus=2), resolve_address("auto"))
+        connection._join(ClusterSpec(cpus=2), resolve_address("auto"))
 
 
 def test_what_nodes_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +158,9 @@ def test_inside_a_submitted_job(monkeypatch: pytest.MonkeyPatch) -> None:
 JOIN = """
 import sys
 import ray
-from pipeline.cluster.pool import ClusterSpec, connect, size_pool
+from pipeline.cluster.connection import connect
+from pipeline.cluster.pool import size_pool
+from pipeline.cluster.spec import ClusterSpec
 connect(ClusterSpec(address=sys.argv[1]))
 @ray.remote(num_cpus=0)
 def where():
@@ -186,7 +189,7 @@ def test_a_cluster_is_joined_and_runs_this_code(launched: Launched, how: str, tm
 def test_a_wrong_token_is_a_message(launched: Launched, tmp_path: Path) -> None:
     wrong = launched.environment | {"RAY_AUTH_TOKEN": "0" * 64}
     done = python(["-c", JOIN, launched.address], wrong, tmp_path)
-    assert "does not let us in" in done.stderr
+    assert "refuses the connection" in done.stderr
     assert "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" in done.stderr
 
 
@@ -194,7 +197,9 @@ MIXED = """
 import time
 import ray
 from ray.cluster_utils import Cluster
-from pipeline.cluster.pool import ClusterSpec, Pool, connect, size_pool, explain_unplaced
+from pipeline.cluster.connection import connect
+from pipeline.cluster.pool import Pool, size_pool, explain_unplaced
+from pipeline.cluster.spec import ClusterSpec
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
 for gpus, custom in ((3, {"a100": 1}), (1, {})):
     cluster.add_node(num_cpus=1, num_gpus=gpus, resources=custom)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from acestep.constants import SAMPLE_RATE
-from pipeline.metrics.chance_level import MIN_PAIRS, ChanceLevel, measure_chance, outcome
+from pipeline.metrics.chance_level import MIN_PAIRS, ChanceLevel, measure_chance
 from pipeline.metrics.features import Features, extract
+from pipeline.metrics.verdict import verdict
 from tests.conftest import tone
 from tests.pipeline.metrics.material import Song, measure, render, song
 
@@ -53,43 +54,43 @@ def test_real_covers_are_ok_other_songs_lost_and_the_source_itself_a_copy(
     source, cover, noise = (render(song(0)), render(song(0, "bossa")), torch.randn(2, 24 * SAMPLE_RATE) / 10)
     coded = source + 0.02 * source.std() * torch.randn(source.shape)
     heard, *others = extract([source, cover, noise, coded])
-    found = [outcome(result.values, chance)[0] for result in measure(heard, others)]
+    found = [verdict(result.values, chance)[0] for result in measure(heard, others)]
     assert found == ["ok", "lost", "copy"]
 
 
 def test_a_song_is_lost_where_harmony_and_melody_are_both_at_chance() -> None:
     chance = ChanceLevel(MIN_PAIRS, {}, {HARMONY: 0.10, MELODY: 0.08})
-    assert outcome(LOW, chance) == (
+    assert verdict(LOW, chance) == (
         "lost",
         "harmony/chroma_excess 0.04 (chance 0.10), melody/salience_excess 0.04 (chance 0.08)",
     )
-    assert outcome(LOW | {HARMONY: 0.11}, chance)[0] == "ok"
-    assert outcome(LOW | {MELODY: 0.09}, chance)[0] == "ok"
-    assert outcome(LOW | {HARMONY: 0.09, MELODY: 0.07}, chance)[0] == "lost"
+    assert verdict(LOW | {HARMONY: 0.11}, chance)[0] == "ok"
+    assert verdict(LOW | {MELODY: 0.09}, chance)[0] == "ok"
+    assert verdict(LOW | {HARMONY: 0.09, MELODY: 0.07}, chance)[0] == "lost"
 
 
 @pytest.mark.parametrize("pairs", [0, MIN_PAIRS - 1])
 def test_too_few_pairs_make_no_chance_level_and_it_is_said(pairs: int) -> None:
     few = ChanceLevel(pairs, {}, {HARMONY: 0.9, MELODY: 0.9} if pairs else {})
-    found, reason = outcome(LOW, few)
+    found, reason = verdict(LOW, few)
     assert found == "lost"
     assert f"the run has {pairs} unrelated pairs and {MIN_PAIRS} are needed" in reason
-    assert outcome(LOW | {HARMONY: 0.06}, few)[0] == "ok"
+    assert verdict(LOW | {HARMONY: 0.06}, few)[0] == "ok"
 
 
 def test_a_copy_has_the_harmony_and_the_sound_or_the_waveform() -> None:
-    assert outcome(LOW | {"copy/waveform_corr": 0.95}, ChanceLevel())[0] == "copy"
-    assert outcome(LOW | {HARMONY: 0.95, TIMBRE: 0.5}, ChanceLevel())[0] == "copy"
-    assert outcome(LOW | {HARMONY: 0.95}, ChanceLevel())[0] == "ok"
-    assert outcome(LOW | {HARMONY: 0.8, TIMBRE: 0.5}, ChanceLevel())[0] == "ok"
+    assert verdict(LOW | {"copy/waveform_corr": 0.95}, ChanceLevel())[0] == "copy"
+    assert verdict(LOW | {HARMONY: 0.95, TIMBRE: 0.5}, ChanceLevel())[0] == "copy"
+    assert verdict(LOW | {HARMONY: 0.95}, ChanceLevel())[0] == "ok"
+    assert verdict(LOW | {HARMONY: 0.8, TIMBRE: 0.5}, ChanceLevel())[0] == "ok"
 
 
 def test_what_was_not_measured_is_not_judged() -> None:
     for missing in (HARMONY, MELODY):
-        found, reason = outcome(LOW | {missing: None}, ChanceLevel())
+        found, reason = verdict(LOW | {missing: None}, ChanceLevel())
         assert found is None
         assert reason == f"{missing} could not be measured"
-    assert outcome({}, ChanceLevel())[0] is None
+    assert verdict({}, ChanceLevel())[0] is None
 
 
 def test_a_source_that_goes_round_in_a_loop_is_not_judged() -> None:
@@ -101,12 +102,12 @@ def test_a_source_that_goes_round_in_a_loop_is_not_judged() -> None:
     assert measured.values[HARMONY] is measured.values[MELODY] is None
     assert "goes round in a short loop" in measured.unmeasured[HARMONY]
     assert measured.values["harmony/chroma_pearson"] > 0.9
-    assert outcome(measured.values, ChanceLevel())[0] is None
+    assert verdict(measured.values, ChanceLevel())[0] is None
 
 
 def test_a_short_cover_is_not_judged_and_makes_no_chance_level(catalogue: dict[Song, Features]) -> None:
-    assert outcome(LOW | {"duration_s": 9.0}, ChanceLevel())[0] is None
-    assert outcome(LOW | {"duration_s": 11.0}, ChanceLevel())[0] == "lost"
+    assert verdict(LOW | {"duration_s": 9.0}, ChanceLevel())[0] is None
+    assert verdict(LOW | {"duration_s": 11.0}, ChanceLevel())[0] == "lost"
     short = extract([render(song(k))[:, : 8 * SAMPLE_RATE] for k in (0, 1)])
     pairs = list(zip("ab", short, strict=True))
     assert measure_chance(pairs, pairs).pairs == 0
@@ -116,7 +117,7 @@ def test_a_cover_without_music_has_lost_the_song(catalogue: dict[Song, Features]
     (silent,) = extract([torch.zeros(2, 24 * SAMPLE_RATE)])
     (measured,) = measure(catalogue[song(0)], [silent])
     reasons = [f"{name}: {reason}" for name, reason in measured.unmeasured.items()]
-    assert outcome(measured.values | {"unmeasured": reasons}, ChanceLevel()) == ("lost", "the cover is silent")
+    assert verdict(measured.values | {"unmeasured": reasons}, ChanceLevel()) == ("lost", "the cover is silent")
     (other_way,) = measure(silent, [catalogue[song(0)]])
     reasons = [f"{name}: {reason}" for name, reason in other_way.unmeasured.items()]
-    assert outcome(other_way.values | {"unmeasured": reasons}, ChanceLevel())[0] is None
+    assert verdict(other_way.values | {"unmeasured": reasons}, ChanceLevel())[0] is None

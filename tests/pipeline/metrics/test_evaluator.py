@@ -9,7 +9,7 @@ from acestep.errors import RequestError
 from pipeline.metrics.evaluator import Evaluator
 from pipeline.metrics.registry import MEASURES
 from pipeline.metrics.spec import MetricsSpec
-from pipeline.results.table import as_table
+from pipeline.results.writer import as_table
 from tests.conftest import melody
 
 DEFAULT = {measure.name for measure in MEASURES if not measure.extra}

@@ -9,8 +9,9 @@ import torch
 
 from acestep.audio.files import encode_audio, load_audio
 from acestep.constants import SAMPLE_RATE
-from pipeline.metrics.chance_level import ChanceLevel, measure_chance, outcome
+from pipeline.metrics.chance_level import ChanceLevel, measure_chance
 from pipeline.metrics.features import Features, extract
+from pipeline.metrics.verdict import verdict
 from tests.pipeline.metrics.material import measure
 from tests.pipeline.metrics.test_songs import auc
 
@@ -77,7 +78,7 @@ def test_different_pieces_are_at_chance_and_lost(tracks: list[tuple[str, Feature
         assert abs(chance.mean[name]) < 0.05
         assert chance.p95[name] < 0.1
     judged = [
-        outcome(result.values, chance)[0]
+        verdict(result.values, chance)[0]
         for name, source in tracks
         for result in measure(source, [other for its, other in tracks if its != name])
     ]
@@ -93,5 +94,5 @@ def test_a_piece_that_was_only_encoded_is_a_copy(codec: str) -> None:
     coded = load_audio(io.BytesIO(encode_audio(wave, codec, bitrate_kbps=96)))
     (source,), cover = extract([wave]), extract([coded])
     (found,) = measure(source, cover)
-    assert outcome(found.values, ChanceLevel())[0] == "copy"
+    assert verdict(found.values, ChanceLevel())[0] == "copy"
     assert found.values["timbre/mfcc_distance"] < 3

@@ -25,8 +25,10 @@ from pipeline.catalogue.probe import ProbeCache
 from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.planning.plan_file import PlanWriter, read_plan
+from pipeline.results.finished_items import finished_items
 from pipeline.results.queries import SUMMARY_COLUMNS
-from pipeline.results.table import ResultWriter, as_table, current_rows, finished_items
+from pipeline.results.reader import current_rows
+from pipeline.results.writer import ResultWriter, as_table
 from pipeline.storage.store import open_store
 from pipeline.workflows.summary import summarize
 

@@ -12,7 +12,7 @@ from pipeline.catalogue.probe import probe
 from pipeline.planning.estimate import Estimate, estimate, lines
 from pipeline.planning.items import ItemRules, ModelFacts
 from pipeline.planning.plan import make_plan
-from pipeline.results.table import ResultWriter, as_table
+from pipeline.results.writer import ResultWriter, as_table
 from pipeline.storage.store import Store, open_store
 from tests.conftest import tone
 

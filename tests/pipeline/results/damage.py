@@ -12,11 +12,8 @@ import pyarrow.parquet as pq
 import soundfile
 
 from acestep.sampling.setting import CoverSetting
-from pipeline.results.table import (
-    RESULTS,
-    ResultWriter,
-    as_table,
-)
+from pipeline.results.reader import RESULTS
+from pipeline.results.writer import ResultWriter, as_table
 from pipeline.storage.parquet_parts import part_names
 from pipeline.storage.store import open_store
 from pipeline.tracking.spec import TrackingSpec

@@ -12,17 +12,10 @@ from pipeline.catalogue.probe import PROBES, ProbeCache
 from pipeline.planning.estimate import measured_rates
 from pipeline.planning.items import ModelFacts
 from pipeline.results.carried_columns import CarriedColumns
-from pipeline.results.job_file import read_record
+from pipeline.results.finished_items import finished_items, made_with
+from pipeline.results.job_file_reader import read_record
+from pipeline.results.reader import REJECTED, RESULTS, ROWS, current_rows, read_results
 from pipeline.results.repair import DamageError, check_parts
-from pipeline.results.table import (
-    REJECTED,
-    RESULTS,
-    ROWS,
-    current_rows,
-    finished_items,
-    made_with,
-    read_results,
-)
 from pipeline.service.generation_store import GenerationStore
 from pipeline.storage.output_store import OutputError, OutputStore
 from pipeline.storage.parquet_parts import PartError, encode_parquet, part_names, read_parts, write_part

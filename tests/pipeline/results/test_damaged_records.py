@@ -12,12 +12,9 @@ import soundfile
 
 from acestep.errors import RestyleError
 from pipeline.catalogue.probe import PROBES, ProbeCache
-from pipeline.results.job_file import JOB_FILE, read_record, tracking_key
-from pipeline.results.table import (
-    RESULTS,
-    ResultWriter,
-    as_table,
-)
+from pipeline.results.job_file_reader import JOB_FILE, read_record, tracking_key
+from pipeline.results.reader import RESULTS
+from pipeline.results.writer import ResultWriter, as_table
 from pipeline.service.generation_request import GenerationRequest
 from pipeline.service.generation_store import OPEN, ORDERS, GenerationStore
 from pipeline.storage.parquet_parts import encode_parquet, part_names, write_part

@@ -19,11 +19,13 @@ from acestep.errors import RestyleError
 from pipeline.catalogue.probe import ProbeCache
 from pipeline.evaluation.judging import measured_rows
 from pipeline.results.collector import ResultCollector
-from pipeline.results.job_file import read_record
+from pipeline.results.finished_items import finished_items
+from pipeline.results.job_file_reader import read_record
 from pipeline.results.journal import read_receipts, unwritten_receipts, write_receipt
 from pipeline.results.missing_audio import altered_covers, covers_without_audio, drop_rows
+from pipeline.results.reader import current_rows
 from pipeline.results.repair import DamageError, check_parts, find_cover
-from pipeline.results.table import as_table, current_rows, finished_items
+from pipeline.results.writer import as_table
 from pipeline.service.generation_request import GenerationRequest
 from pipeline.service.generation_store import GenerationStore
 from pipeline.storage.parquet_parts import encode_parquet

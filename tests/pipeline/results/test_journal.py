@@ -15,7 +15,8 @@ from pipeline.results.journal import (
     unwritten_receipts,
     write_receipt,
 )
-from pipeline.results.table import as_table, read_results
+from pipeline.results.reader import read_results
+from pipeline.results.writer import as_table
 from pipeline.storage.store import Store, open_store
 from pipeline.worker.attempts import AttemptGuard, WorkerDiedError
 

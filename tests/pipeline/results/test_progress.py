@@ -6,7 +6,7 @@ import pytest
 
 from acestep.constants import MIN_WORK_S
 from pipeline.results.progress import RECENT_S, Progress, format_duration, in_words
-from pipeline.results.table import as_table
+from pipeline.results.writer import as_table
 
 
 class Clock:

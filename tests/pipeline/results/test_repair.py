@@ -8,15 +8,11 @@ from pathlib import Path
 import pytest
 
 from acestep.audio.files import encode_audio
+from pipeline.results.columns import SCHEMA
 from pipeline.results.missing_audio import altered_covers
+from pipeline.results.reader import RESULTS, read_results
 from pipeline.results.repair import FOUND, DamageError, check_parts, decode_verified_flac, find_cover
-from pipeline.results.table import (
-    RESULTS,
-    SCHEMA,
-    ResultWriter,
-    as_table,
-    read_results,
-)
+from pipeline.results.writer import ResultWriter, as_table
 from pipeline.storage.parquet_parts import part_names
 from pipeline.storage.store import open_store
 from pipeline.workflows.restyle import run

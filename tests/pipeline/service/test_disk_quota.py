@@ -10,7 +10,8 @@ import pytest
 
 from acestep.errors import RequestError
 from pipeline.results.journal import write_receipt
-from pipeline.results.table import RESULTS, ResultWriter, as_table, read_results
+from pipeline.results.reader import RESULTS, read_results
+from pipeline.results.writer import ResultWriter, as_table
 from pipeline.service.config import StoreSpec
 from pipeline.service.disk_quota import RESERVE_BYTES, DiskQuota
 from pipeline.service.generation_store import GenerationStore

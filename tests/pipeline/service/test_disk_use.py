@@ -13,7 +13,7 @@ import httpx
 import pytest
 import soundfile
 
-from pipeline.results.table import read_results
+from pipeline.results.reader import read_results
 from pipeline.service.config import Limits, StoreSpec
 from pipeline.service.disk_quota import RESERVE_BYTES
 from pipeline.service.retained_files import kept_files

@@ -19,7 +19,7 @@ import soundfile
 from acestep.checkpoints.demo import ABOUT
 from acestep.errors import RequestError
 from pipeline.planning.items import ModelFacts
-from pipeline.results.table import read_results
+from pipeline.results.reader import read_results
 from pipeline.service.config import Limits, ServiceSpec
 from pipeline.service.generation_request import check_parameters
 from pipeline.service.page import text as words

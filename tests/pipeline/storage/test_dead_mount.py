@@ -20,7 +20,7 @@ from pipeline.cluster.errors import StoppedError
 from pipeline.cluster.spec import ClusterSpec
 from pipeline.metrics.spec import MetricsSpec
 from pipeline.report.spec import FindingsSpec
-from pipeline.results.table import current_rows
+from pipeline.results.reader import current_rows
 from pipeline.storage.read_timeout import MAX_HUNG, ReadTimeout
 from pipeline.storage.store import open_store
 from pipeline.tracking.spec import TrackingSpec

@@ -8,11 +8,11 @@ import pytest
 
 from pipeline.cluster.pool import Pool
 from pipeline.planning.items import ModelFacts
-from pipeline.results.job_file import read_record, tracking_key
+from pipeline.results.job_file_reader import read_record, tracking_key
 from pipeline.storage.store import open_store
 from pipeline.tracking.moved_artifacts import relocate
 from pipeline.tracking.spec import TrackingSpec
-from pipeline.workflows.job_record import write_job_file
+from pipeline.workflows.job_file_writer import write_job_file
 from pipeline.workflows.specs import RestyleJob
 from tests.mlflow_database import create_database
 from tests.pipeline.tracking.folders import folder_with_covers, looked

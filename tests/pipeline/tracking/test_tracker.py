@@ -11,7 +11,7 @@ import pytest
 from acestep.errors import RequestError
 from pipeline.catalogue.grid import Setting, make_settings
 from pipeline.results.progress import Progress
-from pipeline.results.table import as_table
+from pipeline.results.writer import as_table
 from pipeline.storage.store import Store, open_store
 from pipeline.tracking.runs import measures
 from pipeline.tracking.spec import TrackingSpec

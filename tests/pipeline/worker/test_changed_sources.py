@@ -31,7 +31,8 @@ from pipeline.catalogue.probe import ProbeCache, probe
 from pipeline.metrics.spec import MetricsSpec
 from pipeline.planning.items import ItemRules
 from pipeline.planning.plan import make_plan
-from pipeline.results.table import ResultWriter, as_table, changed_sources, finished_items
+from pipeline.results.finished_items import changed_sources, finished_items
+from pipeline.results.writer import ResultWriter, as_table
 from pipeline.storage import source_copy as reading
 from pipeline.storage.audio_files import read_planned, read_source
 from pipeline.storage.read_timeout import ReadTimeout

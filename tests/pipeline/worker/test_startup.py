@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.results.table import as_table
+from pipeline.results.writer import as_table
 from pipeline.storage.store import Store, open_store
 from pipeline.worker.startup import in_words, start_up, worker_is_ready
 

@@ -13,7 +13,7 @@ from pipeline.planning.items import ModelFacts
 from pipeline.planning.plan import Plan
 from pipeline.results.progress import Progress
 from pipeline.results.queries import SUMMARY_COLUMNS
-from pipeline.results.table import as_table
+from pipeline.results.writer import as_table
 from pipeline.workflows.console import ConsoleReporter
 from pipeline.workflows.specs import RestyleJob
 from pipeline.workflows.summary import summarize

@@ -12,7 +12,7 @@ from pipeline.planning.items import ModelFacts
 from pipeline.planning.plan import Plan
 from pipeline.report.findings import Findings
 from pipeline.results.queries import SUMMARY_COLUMNS
-from pipeline.results.table import as_table
+from pipeline.results.writer import as_table
 from pipeline.workflows.console import ConsoleReporter, warn_on
 from pipeline.workflows.console_findings import print_findings
 from pipeline.workflows.printing import plain_console, table_lines

@@ -25,7 +25,7 @@ from pipeline.catalogue.source_check import check_decoding, check_sources
 from pipeline.cluster.spec import ClusterSpec
 from pipeline.planning.disk_space import DiskSpace, max_bytes, space_for
 from pipeline.planning.estimate import Estimate
-from pipeline.results.table import ResultWriter, as_table
+from pipeline.results.writer import ResultWriter, as_table
 from pipeline.storage.store import open_output, open_store
 from pipeline.tracking.spec import TrackingSpec
 from pipeline.workflows.restyle_job import open_job

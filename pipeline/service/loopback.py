@@ -1,4 +1,4 @@
-"""The address at which replicas of a service listen for each other."""
+"""Makes the replicas of a service listen on the loopback address only."""
 
 from functools import partial
 

@@ -17,7 +17,7 @@ from acestep.redaction import redacted, redacted_values
 from pipeline.catalogue.grid import Setting, own_names
 from pipeline.cluster.pool import Pool
 from pipeline.planning.items import ModelFacts
-from pipeline.results.job_file import JOB_FILE, folder_of, tracking_key
+from pipeline.results.job_file_reader import JOB_FILE, folder_of, tracking_key
 from pipeline.storage.store import Store
 
 if TYPE_CHECKING:

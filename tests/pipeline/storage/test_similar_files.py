@@ -19,8 +19,8 @@ from pipeline.catalogue.probe import ProbeCache, probe, probe_all
 from pipeline.catalogue.table_reader import ManifestError
 from pipeline.metrics.spec import MetricsSpec
 from pipeline.planning.external_covers import read_pairs
-from pipeline.results.table import as_table
-from pipeline.storage.spelling import FolderListings, MissingFileError, NearbyFiles, resolve_unicode_form
+from pipeline.results.writer import as_table
+from pipeline.storage.similar_files import FolderListings, MissingFileError, NearbyFiles, resolve_unicode_form
 from pipeline.storage.store import absolute, locate, open_store
 from pipeline.worker.error_rows import outcome
 from pipeline.workflows.measure import CoverGroup, measure_group
@@ -182,8 +182,8 @@ def test_a_listing_that_takes_too_long_is_the_last(monkeypatch: pytest.MonkeyPat
             return []
 
     monkeypatch.setattr(Slow, "__abstractmethods__", frozenset())
-    monkeypatch.setattr("pipeline.storage.spelling.LISTING_S", 0.05)
-    monkeypatch.setattr("pipeline.storage.spelling.locate", lambda uri: (slow, uri))
+    monkeypatch.setattr("pipeline.storage.similar_files.LISTING_S", 0.05)
+    monkeypatch.setattr("pipeline.storage.similar_files.locate", lambda uri: (slow, uri))
     slow = fs.PyFileSystem(Slow())
     folders = FolderListings()
     assert [folders.near(f"songs/{k}/x.wav") for k in range(5)] == [NearbyFiles()] * 5

@@ -9,18 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.results.columns import SCHEMA
+from pipeline.results.finished_items import finished_items
 from pipeline.results.journal import receipt_name, receipt_of, write_receipt
-from pipeline.results.table import (
-    REJECTED,
-    RESULTS,
-    SCHEMA,
-    ResultWriter,
-    as_table,
-    current_rows,
-    finished_items,
-    newest_of_each,
-    read_results,
-)
+from pipeline.results.reader import REJECTED, RESULTS, current_rows, newest_of_each, read_results
+from pipeline.results.writer import ResultWriter, as_table
 from pipeline.storage.parquet_parts import part_names, write_part
 from pipeline.storage.store import StorageError, open_store
 from pipeline.worker.attempts import AttemptGuard, WorkerDiedError, mark_start
