@@ -19,10 +19,10 @@ class Flag:
     """The stop flag of a job, its driver and its worker in one process."""
 
     def __init__(self) -> None:
-        self.why, self.lowered = "", False
+        self.why, self.requested = "", False
 
-    def lower(self, fault: str = "") -> None:
-        self.why, self.lowered = self.why or fault, True
+    def request(self, fault: str = "") -> None:
+        self.why, self.requested = self.why or fault, True
 
     def fault(self) -> str:
         return self.why

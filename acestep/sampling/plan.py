@@ -11,7 +11,7 @@ from acestep.sampling.effect_conditions import CONDITIONS
 from acestep.sampling.setting import PARAMETERS, CoverSetting
 
 BASE_STEPS = 28
-SAID_BY_STEPS = frozenset({"notes", "shift", "inference_steps", "cover_steps", "t_switch"})
+DERIVED_FROM_STEPS = frozenset({"notes", "shift", "inference_steps", "cover_steps", "t_switch"})
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ class CoverPlan:
     notes: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
-        """Fields that determine the samples: equal identities give equal samples."""
-        return {name: value for name, value in asdict(self).items() if name not in SAID_BY_STEPS}
+        """Fields that determine the samples. A new one changes all item ids: leave it out at its default."""
+        return {name: value for name, value in asdict(self).items() if name not in DERIVED_FROM_STEPS}
 
     @property
     def branches(self) -> frozenset[Branch]:
@@ -181,7 +181,7 @@ def _times(setting: CoverSetting, is_turbo: bool, notes: list[str]) -> tuple[tup
     if setting.timesteps is not None:
         times = schedule.explicit_turbo(setting.timesteps) if is_turbo else setting.timesteps
         if setting.timesteps not in (times, times[:-1]):
-            notes.append(f"timesteps run as {[round(t, 6) for t in times]}: turbo models know twenty times")
+            notes.append(f"timesteps run as {[round(t, 6) for t in times]}: turbo models support 20 timesteps")
         return times, None
     steps = setting.inference_steps or (schedule.TURBO_STEPS if is_turbo else BASE_STEPS)
     if is_turbo and steps > MAX_TURBO_STEPS:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from itertools import groupby, takewhile
 
-from acestep.sampling.plan import SAID_BY_STEPS, Branch, CoverPlan, Step
+from acestep.sampling.plan import DERIVED_FROM_STEPS, Branch, CoverPlan, Step
 
 Path = tuple[int, ...]
 Reading = tuple[Branch, bool]
@@ -24,7 +24,7 @@ _ACTS_IN_STEPS = {
     "velocity_ema_factor",
     "dcw",
 }
-_BEGINNING = [field.name for field in fields(CoverPlan) if field.name not in SAID_BY_STEPS | _ACTS_IN_STEPS]
+_BEGINNING = [field.name for field in fields(CoverPlan) if field.name not in DERIVED_FROM_STEPS | _ACTS_IN_STEPS]
 
 
 def plan_key(plan: CoverPlan) -> tuple[Hashable, ...]:

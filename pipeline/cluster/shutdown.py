@@ -25,15 +25,15 @@ class _Flag:
     """Ray actor on the driver's node that holds the stop flag."""
 
     def __init__(self) -> None:
-        self.lowered = asyncio.Event()
+        self.requested = asyncio.Event()
         self.fault = ""
 
     async def wait(self) -> None:
-        await self.lowered.wait()
+        await self.requested.wait()
 
-    async def lower(self, fault: str) -> None:
+    async def request(self, fault: str) -> None:
         self.fault = self.fault or fault
-        self.lowered.set()
+        self.requested.set()
 
     async def why(self) -> str:
         return self.fault
@@ -45,27 +45,27 @@ class StopFlag:
     def __init__(self, actor: Any = None):
         self.actor = actor or _start_flag()
         self.waiting: ray.ObjectRef | None = None
-        self.lowered_here = False
+        self.requested_here = False
 
     def __reduce__(self) -> tuple[type["StopFlag"], tuple[Any]]:
         return StopFlag, (self.actor,)
 
-    def lower(self, fault: str = "") -> None:
+    def request(self, fault: str = "") -> None:
         """Request the stop.
 
         Args:
             fault: failure that caused it, such as of the output folder; "" for a user's request. The driver sees
                 it before the worker's task ends.
         """
-        self.lowered_here = True
-        lowering = self.actor.lower.remote(fault)
+        self.requested_here = True
+        requesting = self.actor.request.remote(fault)
         if fault:
-            ray.wait([lowering], timeout=ANSWER_S)
+            ray.wait([requesting], timeout=ANSWER_S)
 
     @property
-    def lowered(self) -> bool:
+    def requested(self) -> bool:
         """Whether a stop was requested; False if the flag's node is lost."""
-        if self.lowered_here:
+        if self.requested_here:
             return True
         if self.waiting is None:
             self.waiting = self.actor.wait.remote()
@@ -78,7 +78,7 @@ class StopFlag:
         return True
 
     def fault(self) -> str:
-        """The first fault passed to ``lower``, or ""."""
+        """The first fault passed to ``request``, or ""."""
         try:
             return str(ray.get(self.actor.why.remote(), timeout=ANSWER_S))
         except RayError:

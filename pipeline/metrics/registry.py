@@ -1,4 +1,8 @@
-"""Registry of measures. Names are result columns and MLflow metrics."""
+"""Registry of measures. Names are result columns and MLflow metrics.
+
+A measure of the default group is declared here and computed in ``pipeline.metrics.compute``; one of an extra group
+is computed by ``pipeline.metrics.evaluator``.
+"""
 
 from dataclasses import dataclass
 
@@ -47,7 +51,7 @@ MEASURES = (
         "structure/ssm_corr",
         "",
         "high",
-        "which parts resemble which, as in the source",
+        "correlation of the self-similarities of cover and source",
         label="Structure",
         scale=(0, 1),
     ),
@@ -59,7 +63,7 @@ MEASURES = (
         "timbre/mfcc_distance",
         "dB",
         "high",
-        "how far the sound moved, whereto not asked",
+        "distance of the mean MFCCs of cover and source, in any direction",
         label="Timbre distance",
         scale=(0, 40),
     ),

@@ -39,7 +39,7 @@ OUTCOMES = {
     "copy": "The cover is the source again: everything kept, nothing moved.",
     "lost": "Harmony and melody agree with the source no better than those of another song would.",
     "failed": "There is no cover; the cell says why.",
-    NOT_JUDGED: "A measure that tells is missing, or the cover is too short to tell from chance.",
+    NOT_JUDGED: "A required measure is missing, or the cover is too short to tell from chance.",
 }
 
 

@@ -74,7 +74,7 @@ COLUMNS = (
     Column(
         "t_start", NUMBER, "Flow time of the noised source that the run starts from; null starts from noise alone."
     ),
-    Column("t_switch", NUMBER, "Flow time at which the source is let go; null if it never is."),
+    Column("t_switch", NUMBER, "Flow time of the first step without the source; null if every step has it."),
     Column("evaluations", COUNT, "Evaluations of the network that the cover needs if it is made alone."),
     Column("audio_path", TEXT, "The audio file, relative to the output folder."),
     Column("audio_sha256", TEXT, "SHA-256 of the audio file."),
@@ -88,14 +88,14 @@ COLUMNS = (
     Column("model", TEXT, "Name of the model."),
     Column("model_fingerprint", TEXT, "Digest of the model's weights and the adapter's."),
     Column("dtype", TEXT, "Number format of the network, such as `float32`."),
-    Column("numerics_version", COUNT, "Raised whenever the same request gives other samples than before."),
+    Column("numerics_version", COUNT, "Incremented when the same request gives other samples than before."),
     Column("read_s", NUMBER, "Time to read and decode the source, shared out equally among its covers.", "s"),
     Column("condition_s", NUMBER, "Time to encode source and words, shared out equally among its covers.", "s"),
     Column("denoise_s", NUMBER, "Time of the sampling steps that no earlier cover had made.", "s"),
     Column("decode_s", NUMBER, "Time to decode the latents.", "s"),
     Column("measure_s", NUMBER, "Time to measure; that of the source is shared out among its covers.", "s"),
     Column("write_s", NUMBER, "Time to encode and write the audio file.", "s"),
-    Column("attempt", COUNT, "How often the cover was begun."),
+    Column("attempt", COUNT, "Number of attempts."),
     Column("node", TEXT, "The machine that made it."),
     Column("finished_at", pa.timestamp("ms", tz="UTC"), "When it was finished, UTC."),
 )

@@ -51,13 +51,13 @@ class DiskQuota:
         self.remove, self.touch, self.ask_free = remove, touch, free
         self.entries: OrderedDict[str, StoredFile] = OrderedDict()  # least recently used first
         self.holds: Counter[str] = Counter()
-        self.promises: dict[str, int] = {}  # bytes of covers not yet written, by item
+        self.reservations: dict[str, int] = {}  # bytes of covers not yet written, by item
         self.kept = 0
         self.free: int | None = None
         self.max_bytes = self.spec.max_bytes
-        self.going: set[str] = set()  # files being removed
+        self.being_removed: set[str] = set()  # files being removed
         self.lock = threading.RLock()
-        self.gone = threading.Condition(self.lock)
+        self.removal_ended = threading.Condition(self.lock)
 
     def fill(self, files: Iterable[tuple[str, int, float]]) -> None:
         """Add existing files, each (name, bytes, last use in seconds since 1970)."""
@@ -81,7 +81,7 @@ class DiskQuota:
         """Count a written file, and evict others beyond the limit."""
         with self.lock:
             self._put(name, StoredFile(_on_disk(size), time.time()))
-        self.make_way()
+        self.evict()
 
     def used(self, *names: str) -> None:
         """Record a use of files; unknown names are ignored."""
@@ -107,10 +107,10 @@ class DiskQuota:
         with self.lock:
             self.holds.update(names)
 
-    def settle(self, *names: str) -> None:
+    def wait_for_removals(self, *names: str) -> None:
         """Wait until none of these files is being removed; held files are not removed after that."""
-        with self.gone:
-            self.gone.wait_for(lambda: self.going.isdisjoint(names))
+        with self.removal_ended:
+            self.removal_ended.wait_for(lambda: self.being_removed.isdisjoint(names))
 
     def release(self, *names: str) -> None:
         with self.lock:
@@ -140,21 +140,21 @@ class DiskQuota:
             ProblemError: 507.
         """
         with self.lock:
-            promised = sum(self.promises.values())
+            reserved = sum(self.reservations.values())
             held = sum(self.entries[name].size for name in self.holds if name in self.entries)
-        if self.free is not None and self.free < size + promised + RESERVE_BYTES:
+        if self.free is not None and self.free < size + reserved + RESERVE_BYTES:
             raise short_of_space(
                 f"{_mb(self.free)} are free on the service's disk, and this needs {_mb(size)} beside "
-                f"{_mb(promised + RESERVE_BYTES)} that are reserved"
+                f"{_mb(reserved + RESERVE_BYTES)} that are reserved"
             )
-        if held + promised + size > self.max_bytes:
+        if held + reserved + size > self.max_bytes:
             raise short_of_space(
-                f"the service keeps up to {_mb(self.max_bytes)}, of which {_mb(held + promised)} are in use, and "
+                f"the service keeps up to {_mb(self.max_bytes)}, of which {_mb(held + reserved)} are in use, and "
                 f"this needs {_mb(size)}"
             )
 
-    def promise(self, sizes: Mapping[str, int], refuse: bool = True) -> None:
-        """Reserve room for covers by item, until ``fulfil``.
+    def reserve(self, sizes: Mapping[str, int], refuse: bool = True) -> None:
+        """Reserve room for covers by item, until ``end_reservation``.
 
         Raises:
             ProblemError: 507, and nothing is reserved; never without ``refuse``.
@@ -162,14 +162,14 @@ class DiskQuota:
         with self.lock:
             if refuse:
                 self.demand(sum(sizes.values()))
-            self.promises |= sizes
+            self.reservations |= sizes
 
-    def fulfil(self, item_id: str) -> None:
+    def end_reservation(self, item_id: str) -> None:
         """Release the reservation of a cover that is written or given up."""
         with self.lock:
-            self.promises.pop(item_id, None)
+            self.reservations.pop(item_id, None)
 
-    def make_way(self) -> None:
+    def evict(self) -> None:
         """Evict files beyond the limit, and those not used for ``keep_days``."""
         while self._remove_oldest():
             pass
@@ -184,8 +184,8 @@ class DiskQuota:
 
     def state(self) -> dict[str, Any]:
         with self.lock:
-            promised = sum(self.promises.values())
-        short = self.free is not None and self.free < promised + RESERVE_BYTES
+            reserved = sum(self.reservations.values())
+        short = self.free is not None and self.free < reserved + RESERVE_BYTES
         return {
             "kept_bytes": self.kept,
             "most_bytes": round(self.max_bytes),
@@ -197,7 +197,7 @@ class DiskQuota:
     def _remove_oldest(self) -> bool:
         """Remove the first file to evict; returns whether one was removed."""
         with self.lock:
-            too_much = self.kept + sum(self.promises.values()) > self.max_bytes
+            too_much = self.kept + sum(self.reservations.values()) > self.max_bytes
             too_old = time.time() - self.spec.keep_s
             for name, entry in self.entries.items():
                 if not too_much and entry.used_at >= too_old:
@@ -214,7 +214,7 @@ class DiskQuota:
         """Stop counting a file that is about to be removed."""
         entry = self.entries[name]
         self.forget(name)
-        self.going.add(name)
+        self.being_removed.add(name)
         return entry
 
     def _drop(self, name: str, entry: StoredFile) -> bool:
@@ -226,13 +226,13 @@ class DiskQuota:
         except OSError as error:
             log.warning("%s cannot be removed: %s", name, error)
         finally:
-            with self.gone:
+            with self.removal_ended:
                 if removed:
                     self.forget(name)  # it may have been counted again meanwhile
                 else:
                     self._put(name, entry)  # at the end, so that others can be evicted
-                self.going.discard(name)
-                self.gone.notify_all()
+                self.being_removed.discard(name)
+                self.removal_ended.notify_all()
         return removed
 
     def _put(self, name: str, entry: StoredFile) -> None:

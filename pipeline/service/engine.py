@@ -57,7 +57,7 @@ class RequestWorker(RestyleWorker):
 
         def on_step(step: int, steps: int) -> None:
             if unwanted.is_set():
-                raise GenerationError("cancelled", "nobody waits for it any more")
+                raise GenerationError("cancelled", "cancelled by the client")
             report({"item_id": item_id, "step": step, "steps": steps})
 
         on_step(0, 0)

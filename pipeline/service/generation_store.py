@@ -59,7 +59,7 @@ class GenerationStore:
 
     def has(self, name: str, expected: int | None = None) -> bool:
         """Whether a cover's file exists with the expected size; counts as a use."""
-        self.quota.settle(name)
+        self.quota.wait_for_removals(name)
         size = self.store.size(name)
         if size and size == (expected or size):
             self.quota.used(name)
@@ -134,7 +134,7 @@ class GenerationStore:
     def tidy(self) -> None:
         """Periodic maintenance: measure free space, evict files, write rows as Parquet parts."""
         self.quota.look()
-        self.quota.make_way()
+        self.quota.evict()
         if self.new >= PART_ROWS:
             self.new = 0
             for rows in self.rows.fold():

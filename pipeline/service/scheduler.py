@@ -40,7 +40,7 @@ class QueuedItem:
     running: bool = False
 
     @property
-    def kin(self) -> str:
+    def batch_key(self) -> str:
         """Batching key: equal for items that a worker makes together."""
         return json.dumps(self.track, sort_keys=True)
 
@@ -108,7 +108,7 @@ class Scheduler:
             await asyncio.shield(self._start(self._refused(request, looking)))
             raise
         self._start(self._follow(generation))
-        self._start(asyncio.to_thread(self.store.quota.make_way))
+        self._start(asyncio.to_thread(self.store.quota.evict))
         self._dispatch()
         return generation
 
@@ -134,7 +134,7 @@ class Scheduler:
                 retry_after_s=self.retry_after_s(),
             )
         if new:
-            self.store.quota.promise(dict.fromkeys(new, size_of(request)), refuse=limited)
+            self.store.quota.reserve(dict.fromkeys(new, size_of(request)), refuse=limited)
         track = {name: value for name, value in request.track.items() if name != "items"}
         for item_id in new:
             row = asyncio.get_running_loop().create_future()
@@ -147,7 +147,7 @@ class Scheduler:
 
     def _known(self, request: GenerationRequest) -> dict[str, dict[str, Any]]:
         self.store.quota.look()
-        self.store.quota.settle(*self.store.names_of(request))
+        self.store.quota.wait_for_removals(*self.store.names_of(request))
         self.store.quota.used(*self.store.names_of(request))
         rows = {item_id: self.store.row(request.track["track_id"], item_id) for item_id in request.item_ids}
         if not all(rows.values()):
@@ -185,7 +185,7 @@ class Scheduler:
         job.references -= 1
         item_id = job.item["item_id"]
         if job.references == 0 and not job.row.done() and self.queue.pop(item_id, None) is not None:
-            self._done(job, _failed(job, "cancelled", "nobody waits for it any more"))
+            self._done(job, _failed(job, "cancelled", "cancelled by the client"))
 
     async def _follow(self, generation: Generation) -> None:
         """Collect a generation's rows, and record its end."""
@@ -205,7 +205,7 @@ class Scheduler:
         """Hand the first item of the queue to the engine, together with others of its track."""
         while self.queue and self.busy < self.slots:
             first = next(iter(self.queue.values()))
-            jobs = [job for job in self.queue.values() if job.kin == first.kin][:MAX_TOGETHER]
+            jobs = [job for job in self.queue.values() if job.batch_key == first.batch_key][:MAX_TOGETHER]
             for job in jobs:
                 del self.queue[job.item["item_id"]]
                 job.running = True
@@ -248,12 +248,12 @@ class Scheduler:
                     job.step, job.steps = event["step"], event["steps"]
                 if not any(job.references for job in _missing(jobs)):
                     for job in _missing(jobs):
-                        self._done(job, _failed(job, "cancelled", "nobody waits for it any more"))
+                        self._done(job, _failed(job, "cancelled", "cancelled by the client"))
                     return
 
     def _done(self, job: QueuedItem, row: dict[str, Any]) -> None:
         self.jobs.pop(job.item["item_id"], None)
-        self.store.quota.fulfil(job.item["item_id"])
+        self.store.quota.end_reservation(job.item["item_id"])
         if not job.row.done():
             job.row.set_result(row)
 

@@ -129,7 +129,7 @@ class UnsavedUpload:
         request_uploads = uploads.request_uploads or RequestUploads(uploads.quota)
         request_uploads.hold(name)
         try:
-            uploads.quota.settle(name)
+            uploads.quota.wait_for_removals(name)
             size, is_new = self.path.stat().st_size, not uploads.store.exists(name)
             if is_new:
                 uploads.quota.look()

@@ -35,6 +35,6 @@ class PlanSource(Datasource):
 
     def _read(self) -> Iterator[pa.Table]:
         for rows in read_plan(self.store, self.task_s, self.consumers):
-            if self.stop.lowered:
+            if self.stop.requested:
                 return
             yield pa.table({TRACKS: [rows.to_pylist()]}, schema=TASK_SCHEMA)

@@ -98,7 +98,7 @@ class RestyleWorker:
         """Load the model.
 
         Args:
-            stop: when lowered, no new work is started; None for a service.
+            stop: once it is requested, no new work is started; None for a service.
 
         Raises:
             RestyleError: this node does not see the driver's output folder, or has other weights.
@@ -321,12 +321,12 @@ class RestyleWorker:
 
     @property
     def _stopping(self) -> bool:
-        return self.stop is not None and self.stop.lowered
+        return self.stop is not None and self.stop.requested
 
     def _stops(self, error: Exception) -> bool:
         """Stop the job if an error is the output folder's; returns whether it does. A service goes on."""
         if self.stop is None or not isinstance(error, OutputError):
             return False
         here = "" if platform.node() == self.spec.node else f" (on {platform.node()})"
-        self.stop.lower(f"{error}{here}")
+        self.stop.request(f"{error}{here}")
         return True

@@ -170,7 +170,7 @@ def _make_covers(
     stop = StopFlag()
 
     def stopping() -> bool:
-        stop.lower()
+        stop.request()
         watch.stopping(stopped)
         if not any_worker_is_ready(worker.output, worker.launch):
             return True
@@ -200,7 +200,7 @@ def _make_covers(
             try:
                 collector.add_new(table)
             except OutputError as error:  # the rows stay buffered; running covers have receipts
-                stop.lower(str(error))
+                stop.request(str(error))
             progress.add(table)
             watch.covers_finished(slowest_s(table))
             reporter.advanced(progress)

@@ -141,10 +141,10 @@ class Flag:
     """A stop flag of this process."""
 
     def __init__(self) -> None:
-        self.fault, self.lowered = "", False
+        self.fault, self.requested = "", False
 
-    def lower(self, fault: str = "") -> None:
-        self.fault, self.lowered = fault, True
+    def request(self, fault: str = "") -> None:
+        self.fault, self.requested = fault, True
 
 
 @pytest.fixture

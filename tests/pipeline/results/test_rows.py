@@ -51,7 +51,7 @@ def test_parts_and_receipts_without_a_data_dictionary_stand_beside_those_with_on
     writer.flush()
     old, new = (pq.read_schema(tmp_path / name) for name in part_names(store, RESULTS))
     assert (old.field("t_switch").metadata, new.field("audio_bytes").metadata[b"unit"]) == (None, b"bytes")
-    assert new.field("t_switch").metadata[b"meaning"].startswith(b"Flow time at which the source is let go")
+    assert new.field("t_switch").metadata[b"meaning"].startswith(b"Flow time of the first step without the source")
     found = read_results(store)
     assert found["item_id"].to_pylist() == ["a", "b"]
     assert found.schema.equals(SCHEMA, check_metadata=True)

@@ -43,10 +43,10 @@ def test_what_was_not_used_for_days_goes_and_what_is_held_stays() -> None:
     now = time.time()
     quota.fill([("old", 1, now - 3 * 86_400), ("held", 1, now - 3 * 86_400), ("young", 1, now - 86_400)])
     quota.hold("held")
-    quota.make_way()
+    quota.evict()
     assert removed == ["old"]
     quota.release("held")
-    quota.make_way()
+    quota.evict()
     assert removed == ["old", "held"]
 
 
@@ -61,7 +61,7 @@ def test_what_cannot_be_removed_stops_nobody(caplog: pytest.LogCaptureFixture) -
     quota = DiskQuota(StoreSpec(max_gb=8192e-9), remove)
     for name in "abcd":
         quota.add(name, 4096)
-    quota.make_way()
+    quota.evict()
     assert "b" in removed
     assert "a" in quota
     assert "a cannot be removed" in caplog.text
@@ -103,17 +103,17 @@ def test_storage_that_is_slow_to_remove_a_file_holds_up_nobody() -> None:
         quota.hold("a")
         quota.state()
         quota.demand(1)
-        quota.settle("b")
+        quota.wait_for_removals("b")
 
     others = threading.Thread(target=work_on)
     others.start()
     others.join(60)
     assert not others.is_alive()
-    settling = threading.Thread(target=quota.settle, args=("a",))
+    settling = threading.Thread(target=quota.wait_for_removals, args=("a",))
     settling.start()
     settling.join(0.1)
     assert settling.is_alive()
-    quota.make_way()  # what goes already is counted, so that nothing else goes for it
+    quota.evict()  # what goes already is counted, so that nothing else goes for it
     may_end.set()
     for thread in (adding, settling):
         thread.join(60)
@@ -126,9 +126,9 @@ def test_a_request_that_needs_more_than_there_is_is_refused_before_it_is_made() 
     quota = DiskQuota(StoreSpec(max_gb=0.1), free=lambda: free[0])
     quota.look()
     quota.max_bytes = 100 * MB
-    quota.promise({"a": 6 * MB})
+    quota.reserve({"a": 6 * MB})
     with pytest.raises(ProblemError) as short:
-        quota.promise({"b": 6 * MB})
+        quota.reserve({"b": 6 * MB})
     assert (short.value.status, short.value.kind, short.value.retry_after_s) == (507, "short_of_space", 60)
     assert not quota.state()["short"]
     free[0] = RESERVE_BYTES - 1
@@ -136,12 +136,12 @@ def test_a_request_that_needs_more_than_there_is_is_refused_before_it_is_made() 
     assert quota.state()["short"]
     free[0] = 1000 * MB
     quota.look()
-    quota.promise({"b": 6 * MB})
-    quota.fulfil("a")
+    quota.reserve({"b": 6 * MB})
+    quota.end_reservation("a")
     quota.add("held", 90 * MB)
     quota.hold("held")
     with pytest.raises(ProblemError, match="in use"):
-        quota.promise({"c": 6 * MB})
+        quota.reserve({"c": 6 * MB})
 
 
 def test_a_disk_with_less_room_than_asked_for_bounds_it_too() -> None:
@@ -158,9 +158,9 @@ def test_accounting_of_many_files_takes_no_time() -> None:
     for k in range(1000):
         with quota.holding(str(k)):
             quota.used(str(k))
-            quota.promise({"x": 4096})
+            quota.reserve({"x": 4096})
             quota.add(f"new {k}", 4096)
-            quota.fulfil("x")
+            quota.end_reservation("x")
     assert time.process_time() - began < 0.5
     assert len(quota.entries) <= 100_000
 
@@ -210,7 +210,7 @@ def test_a_catalogues_rows_and_covers_are_left_alone(tmp_path: Path) -> None:
     store.write("uploads/README", b"x")
     store.write("batches/mine/manifest.csv", b"x")
     generation_store = GenerationStore(store, StoreSpec(max_gb=1e-9))
-    generation_store.quota.make_way()
+    generation_store.quota.evict()
     assert not len(generation_store.quota.entries)
     assert store.exists(theirs["audio_path"])
     assert store.exists("uploads/README")

@@ -155,7 +155,7 @@ def test_covers_go_when_there_are_too_many_and_are_made_again(music: Path, tmp_p
         paths = set(read_results(open_store(str(tmp_path)))["audio_path"].to_pylist())
         assert paths == {name for name in names(tmp_path) if name.startswith("audio/")}
         assert not generation_store.quota.holds
-        assert not generation_store.quota.promises
+        assert not generation_store.quota.reservations
 
 
 @pytest.mark.parametrize("audio_format", ["flac", "mp3", "wav32", "opus"])
@@ -163,17 +163,17 @@ def test_the_room_promised_to_a_cover_is_enough(roomy: Served, audio_format: str
     """Also where the source is shorter than any cover."""
     promised: list[int] = []
     quota = roomy.admission.store.quota
-    usual, seed = quota.promise, len(audio_format) + 100
+    usual, seed = quota.reserve, len(audio_format) + 100
 
-    def promise(sizes: Mapping[str, int], refuse: bool = True) -> None:
+    def reserve(sizes: Mapping[str, int], refuse: bool = True) -> None:
         promised.extend(sizes.values())
         usual(sizes, refuse)
 
-    quota.promise = promise  # type: ignore[method-assign]
+    quota.reserve = reserve  # type: ignore[method-assign]
     try:
         made = send(roomy, song(), audio_format=audio_format, mp3_bitrate="320k", seed=seed).json()
     finally:
-        quota.promise = usual  # type: ignore[method-assign]
+        quota.reserve = usual  # type: ignore[method-assign]
     assert made["covers"][0]["row"]["audio_bytes"] < promised[0] < 1.3e6 * (1 + (audio_format == "wav32"))
 
 
@@ -189,13 +189,13 @@ def test_a_cover_that_a_client_reads_stays(music: Path, tmp_path: Path) -> None:
             chunks = reply.iter_bytes(1000)
             next(chunks)
             quota.spec, quota.max_bytes = StoreSpec(max_gb=1e-9), 0.0
-            quota.make_way()
+            quota.evict()
             assert path.exists()
             assert sum(map(len, chunks)) + 1000 == path.stat().st_size
         until = time.monotonic() + 10
         while quota.holds and time.monotonic() < until:
             time.sleep(0.02)
-        quota.make_way()
+        quota.evict()
         assert not path.exists()
         assert not path.parent.exists()
 
@@ -211,7 +211,7 @@ def test_the_source_of_a_waiting_cover_stays(
         ]
         quota.spec = StoreSpec(keep_days=1e-9)
         time.sleep(0.01)
-        quota.make_way()
+        quota.evict()
         assert len(os.listdir(tmp_path / "uploads")) == 3
 
         def done() -> bool:
@@ -221,7 +221,7 @@ def test_the_source_of_a_waiting_cover_stays(
 
         eventually(done)
         eventually(lambda: not quota.holds)
-        quota.make_way()
+        quota.evict()
         assert names(tmp_path) == []
 
 

@@ -339,7 +339,7 @@ def test_a_worker_that_is_stopped_leaves_a_read_that_hangs(
     catalogue: Catalogue, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Flag:
-        lowered = False
+        requested = False
 
     flag = Flag()
     catalogue.track = replace(catalogue.track, source=put(s3, "a.flac", 220.0))
@@ -348,7 +348,7 @@ def test_a_worker_that_is_stopped_leaves_a_read_that_hangs(
     worker = catalogue.worker
     monkeypatch.setattr(worker, "spec", replace(worker.spec, source_timeout_s=600.0))
     monkeypatch.setattr(worker, "stop", flag)
-    threading.Timer(0.5, setattr, [flag, "lowered", True]).start()
+    threading.Timer(0.5, setattr, [flag, "requested", True]).start()
     began = time.monotonic()
     assert list(catalogue.worker.restyle(planned[0])) == []
     assert time.monotonic() - began < LIMIT_S
