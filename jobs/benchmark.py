@@ -22,8 +22,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from acestep.errors import RequestError
-from jobs.command_line import complete
-from jobs.leaving import AGAIN, BROKE_OFF, OK, leaving
+from jobs.config_keys import complete
+from jobs.exit_status import AGAIN, BROKE_OFF, OK, exit_on_error
 from jobs.runner import launch
 from pipeline.benchmark.config import BenchmarkRequest, parse_request
 from pipeline.storage.store import no_empty_folders, open_store
@@ -82,7 +82,7 @@ def missing_peer(error: ImportError) -> RequestError:
 def run(config: DictConfig) -> int:
     """Do the job; the exit status."""
     console, errors = plain_console(), plain_console(stderr=True)
-    with leaving(kept=AGAIN):
+    with exit_on_error(kept=AGAIN):
         request = parse_request(complete(config))
         file = file_of(request)
         try:

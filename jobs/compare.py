@@ -13,8 +13,8 @@ SIGHUP).
 
 from omegaconf import DictConfig
 
-from jobs.command_line import complete
-from jobs.leaving import AGAIN, INCOMPLETE, OK, leaving
+from jobs.config_keys import complete
+from jobs.exit_status import AGAIN, INCOMPLETE, OK, exit_on_error
 from jobs.runner import launch
 from jobs.schema import build
 from pipeline.report.spec import FindingsSpec
@@ -35,7 +35,7 @@ def job_of(config: DictConfig) -> CompareJob:
 def run(config: DictConfig) -> int:
     """Do the job; the exit status."""
     console = plain_console()
-    with leaving(kept=AGAIN):
+    with exit_on_error(kept=AGAIN):
         job = job_of(config)
         # These import torch and matplotlib.
         from pipeline.report.findings import FOLDER, PAGE

@@ -22,8 +22,8 @@ from tqdm.auto import tqdm
 from acestep.checkpoints.hub import Source
 from acestep.errors import RequestError
 from acestep.fetch import Fetched, fetch_adapter, fetch_language_model, fetch_model, known
-from jobs.command_line import complete
-from jobs.leaving import OK, leaving
+from jobs.config_keys import complete
+from jobs.exit_status import OK, exit_on_error
 from jobs.runner import launch
 from pipeline.workflows.printing import plain_console
 
@@ -69,7 +69,7 @@ def wanted(config: DictConfig, progress: type[Any] | None) -> Iterator[Fetched]:
 def run(config: DictConfig) -> int:
     """Do the job; the exit status."""
     console = plain_console()
-    with leaving(kept="complete files are kept, and the same command goes on"):
+    with exit_on_error(kept="complete files are kept, and the same command goes on"):
         complete(config)
         if config.list:
             for line in overview():

@@ -17,8 +17,8 @@ import time
 
 from omegaconf import DictConfig
 
-from jobs.command_line import complete
-from jobs.leaving import INCOMPLETE, OK, leaving
+from jobs.config_keys import complete
+from jobs.exit_status import INCOMPLETE, OK, exit_on_error
 from jobs.runner import launch
 from jobs.schema import build
 from pipeline.catalogue.own_columns import parse_declared
@@ -30,7 +30,7 @@ LINE_INTERVAL_S = 10.0
 
 def run(config: DictConfig) -> int:
     """Do the job; the exit status."""
-    with leaving():
+    with exit_on_error():
         values = complete(config)
         job = build(MeasureJob, values, manifest_columns=parse_declared(values["manifest_columns"]))
     from pipeline.workflows.measure import MeasureProgress, measure_all  # imports torch and Ray
@@ -44,7 +44,7 @@ def run(config: DictConfig) -> int:
             said_at = time.monotonic()
             console.print(f"{done.covers} covers measured")
 
-    with leaving():
+    with exit_on_error():
         done = measure_all(job, progressed)
     console.print(
         f"{done.covers} covers measured, {done.failed} could not be; {done.audio_s / 60:.1f} min of covers at "

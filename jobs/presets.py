@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from acestep.errors import RequestError
-from jobs.command_line import nearest_key
+from jobs.config_keys import nearest_key
 from jobs.schema import CoverConfig, PresetConfig
 from pipeline.catalogue.presets import Preset, check_preset
 

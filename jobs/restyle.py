@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from jobs.command_line import complete, given
-from jobs.leaving import INCOMPLETE, OK, leaving
+from jobs.config_keys import complete, given
+from jobs.exit_status import INCOMPLETE, OK, exit_on_error
 from jobs.presets import read_presets, search_path
 from jobs.runner import launch
 from jobs.schema import build
@@ -55,7 +55,7 @@ def job_of(config: DictConfig, by_hand: Sequence[str] = (), presets: Sequence[Pr
 
 def run(config: DictConfig) -> int:
     """Do the job; the exit status."""
-    with leaving():
+    with exit_on_error():
         job = job_of(config, given("cover"), read_presets(search_path()))
     from pipeline.storage.lease import holder_of  # these import torch and Ray
     from pipeline.storage.store import open_store
@@ -64,7 +64,7 @@ def run(config: DictConfig) -> int:
     from pipeline.workflows.restyle_job import dry_run
 
     reporter = ConsoleReporter(plain_console())
-    with leaving(reporter):
+    with exit_on_error(reporter):
         if config.dry_run:
             found = dry_run(job)
             reporter.foreseen(found)

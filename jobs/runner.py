@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 
 import conf
 from acestep.errors import RequestError
-from jobs.arguments import checked
-from jobs.command_line import NESTED, hint
+from jobs.argument_syntax import checked
+from jobs.config_keys import NESTED, hint
+from jobs.exit_status import COULD_NOT_START
 from jobs.help import describe
-from jobs.leaving import COULD_NOT_START
 from jobs.schema import register
 
 CONF = Path(conf.__file__).parent

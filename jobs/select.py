@@ -13,8 +13,8 @@ interrupted (143 by SIGTERM, 129 by SIGHUP).
 
 from omegaconf import DictConfig
 
-from jobs.command_line import complete
-from jobs.leaving import AGAIN, INCOMPLETE, OK, leaving
+from jobs.config_keys import complete
+from jobs.exit_status import AGAIN, INCOMPLETE, OK, exit_on_error
 from jobs.runner import launch
 from jobs.schema import build
 from pipeline.workflows.printing import plain_console
@@ -26,7 +26,7 @@ MAX_LINES = 20
 def run(config: DictConfig) -> int:
     """Do the job; the exit status."""
     console = plain_console()
-    with leaving(kept=AGAIN):
+    with exit_on_error(kept=AGAIN):
         job = build(SelectJob, complete(config))
         import pyarrow.compute as pc
 

@@ -17,8 +17,8 @@ import threading
 from omegaconf import DictConfig
 
 from acestep.errors import RequestError
-from jobs.command_line import complete
-from jobs.leaving import leaving
+from jobs.config_keys import complete
+from jobs.exit_status import exit_on_error
 from jobs.presets import read_presets, search_path
 from jobs.runner import launch
 from jobs.schema import build
@@ -45,7 +45,7 @@ def keys_of(text: str) -> tuple[str, ...]:
 def run(config: DictConfig) -> int:
     """Do the job; the exit status."""
     console = plain_console()
-    with leaving(kept=KEPT):
+    with exit_on_error(kept=KEPT):
         spec = build(ServiceSpec, complete(config), presets=tuple(read_presets(search_path())))
         keys = keys_of(os.environ.get(KEYS, ""))
         from acestep.checkpoints.demo import ABOUT, VARIANTS  # these import torch and Ray

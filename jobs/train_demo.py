@@ -30,8 +30,8 @@ from omegaconf import DictConfig
 
 from acestep.errors import RequestError
 from acestep.parameters.suggestions import nearest
-from jobs.command_line import complete
-from jobs.leaving import OK, leaving
+from jobs.config_keys import complete
+from jobs.exit_status import OK, exit_on_error
 from jobs.runner import launch
 from pipeline.demo_model.plan import PLANS, Plan
 from pipeline.workflows.printing import plain_console
@@ -44,7 +44,7 @@ def run(config: DictConfig) -> int:
     """Do the job; the exit status."""
     console = plain_console()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with leaving():
+    with exit_on_error():
         values = complete(config)
         import torch
 

@@ -20,8 +20,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from acestep.errors import RequestError
-from jobs.command_line import complete, given
-from jobs.leaving import OK, leaving
+from jobs.config_keys import complete, given
+from jobs.exit_status import OK, exit_on_error
 from jobs.presets import read_presets, search_path
 from jobs.restyle import job_of
 from jobs.runner import launch
@@ -50,7 +50,7 @@ def spec_of(config: DictConfig, job: RestyleJob) -> TuneSpec:
 
 def run(config: DictConfig) -> int:
     """Do the job; the exit status."""
-    with leaving():
+    with exit_on_error():
         job = job_of(config, given("cover"), read_presets(search_path()))
         spec = spec_of(config, job)
     from pipeline.workflows.console import RoundReporter  # these import torch and Ray
@@ -58,7 +58,7 @@ def run(config: DictConfig) -> int:
 
     console = plain_console()
     reporter = RoundReporter(console)
-    with leaving(reporter):
+    with exit_on_error(reporter):
         found = tune_catalogue(job, spec, reporter, lambda text: console.print(text))
     conclude(console, job, found, sys.argv[1:])
     return OK

@@ -14,8 +14,8 @@ is short; 130 interrupted (143 by SIGTERM, 129 by SIGHUP).
 from omegaconf import DictConfig
 
 from acestep.errors import RequestError
-from jobs.command_line import complete, given
-from jobs.leaving import COULD_NOT_START, INCOMPLETE, OK, leaving
+from jobs.config_keys import complete, given
+from jobs.exit_status import COULD_NOT_START, INCOMPLETE, OK, exit_on_error
 from jobs.presets import read_presets, search_path
 from jobs.restyle import job_of
 from jobs.runner import launch
@@ -40,7 +40,7 @@ def parts_of(config: DictConfig) -> tuple[RestyleJob, ValidateSpec, int | None]:
 
 def run(config: DictConfig) -> int:
     """Do the job; the exit status."""
-    with leaving(kept="what was learnt of the sources is kept"):
+    with exit_on_error(kept="what was learnt of the sources is kept"):
         job, spec, workers = parts_of(config)
         from pipeline.workflows.console_validation import ConsoleValidationReporter, conclude  # import torch, Ray
         from pipeline.workflows.validate import validate

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from acestep.audio.files import FORMATS
 from acestep.constants import INSTRUCTIONS, MAX_SOURCE_SECONDS, RANDOM_SEED, SAMPLE_RATE
 from acestep.language.prompt import WORDS
-from acestep.parameters.declaration import Condition, Parameter, parameters_of
+from acestep.parameters.declaration import Parameter, Requirement, parameters_of
 from acestep.sampling.setting import PARAMETERS, SEED, CoverSetting
 
 MAX_BATCH = 8
@@ -17,10 +17,10 @@ _REACHES = f"{_TESTS}::test_every_supported_parameter_reaches_the_audio"
 _FILLS = f"{_TESTS}::test_the_language_model_fills_what_the_request_leaves_open"
 _FILES = f"{_TESTS}::test_files_hold_what_the_tensor_holds"
 
-THINKING = Condition(lambda params: params.thinking, "thinking is off")
-NORMALIZED = Condition(lambda params: params.enable_normalization, "enable_normalization is off")
-COMPRESSED = Condition(lambda config: config.audio_format in WITH_BITRATE, "audio_format is {0.audio_format!r}")
-MP3 = Condition(lambda config: config.audio_format == "mp3", "audio_format is {0.audio_format!r}")
+THINKING = Requirement(lambda params: params.thinking, "thinking is off")
+NORMALIZED = Requirement(lambda params: params.enable_normalization, "enable_normalization is off")
+COMPRESSED = Requirement(lambda config: config.audio_format in WITH_BITRATE, "audio_format is {0.audio_format!r}")
+MP3 = Requirement(lambda config: config.audio_format == "mp3", "audio_format is {0.audio_format!r}")
 
 
 def _when_thinking(meaning: str) -> Parameter:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Condition:
+class Requirement:
     """A condition under which a parameter has an effect.
 
     holds: predicate of the object with the parameters.
@@ -55,7 +55,7 @@ class Parameter:
     range: tuple[float, float] | None = None
     unit: str = ""
     models: str = ""
-    needs: tuple[Condition, ...] = ()
+    needs: tuple[Requirement, ...] = ()
     short: str = ""
     label: str = ""
     slider: tuple[float, float, float] | None = None
@@ -100,7 +100,7 @@ def check_value(parameter: Parameter, value: Any) -> None:
 
 
 def ineffective_notes(
-    parameters: Mapping[str, Parameter], values: Any, conditions: Sequence[Condition]
+    parameters: Mapping[str, Parameter], values: Any, conditions: Sequence[Requirement]
 ) -> list[str]:
     """A note for each parameter without effect that is not at its default, in the order of ``conditions``."""
     return [

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from acestep.errors import RequestError, RestyleError
 from acestep.sampling.setting import parse_setting
-from jobs.command_line import complete, hint
+from jobs.config_keys import complete, hint
 from jobs.presets import read_preset, read_presets
 from jobs.restyle import job_of
 from jobs.schema import JOBS as SCHEMAS

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from acestep.checkpoints import hub
 from acestep.errors import RequestError
 from jobs import benchmark, restyle
-from jobs.leaving import BROKE_OFF, COULD_NOT_START, leaving
+from jobs.exit_status import BROKE_OFF, COULD_NOT_START, leaving
 from pipeline.service.config import Access
 from pipeline.storage.store import no_empty_folders, open_store
 from pipeline.workflows.console import ConsoleReporter

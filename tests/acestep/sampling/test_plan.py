@@ -265,3 +265,15 @@ def test_identity_tells_every_knob_apart() -> None:
 )
 def test_what_does_nothing_beside_the_others_is_said(values: dict, said: str) -> None:
     assert any(said in note for note in plan_of(**values).notes)
+
+
+def test_the_fields_of_the_identity_are_those_of_existing_items() -> None:
+    """A new field changes the id of every item, so that finished catalogues are made again."""
+    identity = resolve(GUIDE, is_turbo=False).identity()
+    plan = (
+        "guidance guidance_scale t_start steps reference_pick dcw retake edit "
+        "velocity_norm_threshold velocity_ema_factor"
+    )
+    step = "t t_next branch guided other weight renoise corrected correction_guided edit_from draws"
+    assert set(identity) == set(plan.split())
+    assert set(identity["steps"][0]) == set(step.split())

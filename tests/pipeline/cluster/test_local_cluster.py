@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from acestep.errors import RequestError
-from jobs.leaving import COULD_NOT_START
+from jobs.exit_status import COULD_NOT_START
 from pipeline.cluster import local_cluster
 from tests.launched import LOOPBACK, python
 
@@ -39,7 +39,7 @@ print(found)
 """
 STARTS = """
 import sys
-from jobs.leaving import leaving
+from jobs.exit_status import leaving
 from pipeline.cluster.connection import connect
 from pipeline.cluster.spec import ClusterSpec
 with leaving():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from jobs.leaving import leaving
+from jobs.exit_status import leaving
 from pipeline.cluster.shutdown import StopFlag, stop_signals
 from pipeline.cluster.signals import ImmediateStop, block_stop_signals, handle_stop_signals, raise_on_stop_signals
 from tests.miniature import BASE

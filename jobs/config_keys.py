@@ -16,7 +16,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 import conf
 from acestep.errors import RequestError, RestyleError
 from acestep.parameters.suggestions import nearest
-from jobs.arguments import FIXED, is_text
+from jobs.argument_syntax import FIXED, is_text
 
 MODELS = "model=turbo takes the published weights, model=demo a small built-in model, made to show the product"
 NESTED = "an argument, or a file of presets, has brackets nested too deep to be read"

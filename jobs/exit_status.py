@@ -20,7 +20,7 @@ AGAIN = "the same command does it again"
 
 
 @contextmanager
-def leaving(reporter: "ConsoleReporter | None" = None, kept: str = KEPT) -> Iterator[None]:
+def exit_on_error(reporter: "ConsoleReporter | None" = None, kept: str = KEPT) -> Iterator[None]:
     """Exit with a message and a status when the block raises or a stop signal arrives.
 
     Args:

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acestep.errors import RequestError
-from jobs.arguments import FIXED, checked
-from jobs.command_line import NESTED, hint
+from jobs.argument_syntax import FIXED, checked
+from jobs.config_keys import NESTED, hint
 from jobs.presets import read_presets
 from jobs.runner import launch
 from jobs.schema import JOBS
