@@ -214,7 +214,7 @@ def test_flow_edit_runs_two_sides_inside_its_window() -> None:
     assert [s.edit_from is not None for s in plan.steps] == [True] * 5 + [False] * 3
     assert plan.evaluations == 5 * 2 * 2 * 2 + 3 * 2
     assert plan.edit == ("country", "")
-    assert any("audio_cover_strength 0.4 has no effect: flow-edit sees" in note for note in plan.notes)
+    assert any("audio_cover_strength 0.4 has no effect: flow-edit uses" in note for note in plan.notes)
     with pytest.raises(RequestError, match="flow_edit_morph needs guidance, which turbo models lack"):
         plan_of(True, **words)
 
