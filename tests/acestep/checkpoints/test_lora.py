@@ -306,5 +306,5 @@ def test_an_adapter_for_another_size_names_three_layers(tmp_path: Path, base: Ac
 
 @pytest.mark.parametrize("scale", [-0.1, 1.01, math.nan, "x", None])
 def test_scales_out_of_range(tmp_path: Path, base: AceStepModel, scale: float) -> None:
-    with pytest.raises(RequestError, match=r"adapter_scale \S+ is out of range; use 0"):
+    with pytest.raises(RequestError, match=r"adapter_scale (\S+ )?is out of range; use 0"):
         merged(write(tmp_path / "lora", base), scale)

@@ -214,7 +214,7 @@ def test_lyrics_and_the_most_tokens(model: LanguageModel, short_captions: int) -
         ({"temperature": -0.1}, "temperature -0.1 is out of range"),
         ({"temperature": float("nan")}, "temperature nan is out of range"),
         ({"top_k": -1}, "top_k -1 is out of range"),
-        ({"top_p": 0.0}, "top_p 0.0 is out of range; allowed: above 0, at most 1"),
+        ({"top_p": 0.0}, "top_p 0 is out of range; allowed: above 0, at most 1"),
         ({"max_new_tokens": 0}, "max_new_tokens 0 is out of range"),
     ],
 )
