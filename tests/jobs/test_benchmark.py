@@ -23,7 +23,7 @@ from pipeline.benchmark import run as running
 from pipeline.benchmark.cases import CoverCase, StepCase, make_cover_case
 from pipeline.benchmark.config import parse_request
 from pipeline.benchmark.diffusers_side import make_pipeline
-from pipeline.benchmark.equality import Gate, agree, in_tiles, make_equality_check
+from pipeline.benchmark.equality import EqualityCheck, agree, in_tiles, make_equality_check
 from pipeline.benchmark.machine import Peaks
 from pipeline.benchmark.model_sizes import SIZES
 from pipeline.benchmark.output_diff import SLACK_DB, EqualityError, equal
@@ -178,7 +178,9 @@ def test_what_cannot_be_written_is_printed(run: Callable[..., Done], monkeypatch
     assert "No space left on device" in done.stderr
 
 
-def measured_step(pipeline: Any, peer: str, check_equality: Gate | None, guided: bool = True) -> CaseResult:
+def measured_step(
+    pipeline: Any, peer: str, check_equality: EqualityCheck | None, guided: bool = True
+) -> CaseResult:
     """The step as a benchmark runs it against ``pipeline``; without ``check_equality`` by the one for less than
     fp32."""
     request = parse_request({"workload": "step", "duration_s": 5.2, "rounds": 1})
@@ -193,7 +195,7 @@ def measured_step(pipeline: Any, peer: str, check_equality: Gate | None, guided:
     ("check_equality", "reason"), [(agree, "out of memory"), (None, "out of memory in float32, so")]
 )
 def test_a_peer_without_memory_leaves_ours_alone(
-    pipeline: Any, monkeypatch: pytest.MonkeyPatch, check_equality: Gate | None, reason: str
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch, check_equality: EqualityCheck | None, reason: str
 ) -> None:
     with pytest.raises(RuntimeError) as refused:
         torch.empty(2**50)  # the error that torch has on a CPU

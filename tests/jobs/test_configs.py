@@ -255,7 +255,7 @@ def test_a_configuration_of_the_users_own_makes_no_folder_and_no_sweep(
     with pytest.raises(SystemExit) as left:
         importlib.import_module("jobs.compare").main()
     assert left.value.code == 2
-    assert "output nowhere" in capsys.readouterr().err
+    assert "output 'nowhere'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [mine]
 
 
