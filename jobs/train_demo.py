@@ -53,8 +53,9 @@ def run(config: DictConfig) -> int:
         from pipeline.demo_model.curves import curves
         from pipeline.demo_model.evaluation import Scope, evaluate_training
         from pipeline.demo_model.publish import publish
-        from pipeline.demo_model.stages import STAGES, Training
+        from pipeline.demo_model.stages import STAGES
         from pipeline.demo_model.training import log_losses
+        from pipeline.demo_model.training_folder import Training
 
         _check_choice("stage", values["stage"], (ALL, *STAGES, EVALUATE, PUBLISH))
         if values["threads"] is not None:
@@ -62,10 +63,10 @@ def run(config: DictConfig) -> int:
         plan = plan_of(values["steps"], values["plan"])
         root = Path(values["output"]).expanduser()
         root.mkdir(parents=True, exist_ok=True)
-        tell = [log_losses(root)]
+        reporters = [log_losses(root)]
         if values["tracking_uri"]:
-            tell.append(curves(values["tracking_uri"], str(root.absolute())))
-        training = Training(root, plan, values["seed"], pick_device(values["device"]), tell)
+            reporters.append(curves(values["tracking_uri"], str(root.absolute())))
+        training = Training(root, plan, values["seed"], pick_device(values["device"]), reporters)
         if values["stage"] == EVALUATE:
             console.print(evaluate_training(training, Scope(values["seeds"]), log.info))
             return OK

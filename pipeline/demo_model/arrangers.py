@@ -1,7 +1,7 @@
 """Twelve arrangers: each plays a composition, bar by bar in time with it, in one genre.
 
 Every arranger draws among a few instruments and patterns, so that one genre sounds in several ways. Programs,
-drum kits and drum pitches are those of General MIDI.
+drum kits and drum pitches are those of General MIDI. The file is long because it lists twelve styles.
 """
 
 import random

@@ -26,8 +26,8 @@ def curves(uri: str, folder: str) -> Callable[[str, int, Mapping[str, float]], N
         else client.create_run(place, tags={TAG_FOLDER: folder}, run_name=folder.rsplit("/", 1)[-1])
     )
 
-    def tell(stage: str, step: int, values: Mapping[str, float]) -> None:
+    def report(stage: str, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             client.log_metric(run.info.run_id, f"{stage}/{name}", value, step=step)
 
-    return tell
+    return report

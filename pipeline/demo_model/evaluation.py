@@ -27,7 +27,7 @@ from pipeline.demo_model.captions import WORDS
 from pipeline.demo_model.classifier import GenreClassifier, describe, train_classifier
 from pipeline.demo_model.figures import draw_losses, draw_spectrograms
 from pipeline.demo_model.songs import audio_file, complete
-from pipeline.demo_model.stages import Training
+from pipeline.demo_model.training_folder import Training
 from pipeline.evaluation.statistics import interval
 from pipeline.metrics.chance_level import measure_chance
 from pipeline.metrics.compute import compare
@@ -87,7 +87,7 @@ def read_songs(folder: Path, seeds: Sequence[int]) -> Tensor:
     return torch.stack([torch.from_numpy(np.load(audio_file(folder, seed))) for seed in seeds]).float() / 32768
 
 
-def evaluate_training(training: Training, scope: Scope, tell: Callable[[str], None]) -> str:
+def evaluate_training(training: Training, scope: Scope, report_progress: Callable[[str], None]) -> str:
     """Evaluate what a training exported; returns the tables, which are written beside it too.
 
     Raises:
@@ -102,7 +102,7 @@ def evaluate_training(training: Training, scope: Scope, tell: Callable[[str], No
         raise RequestError("missing_folder", f"{training.checkpoints} holds no model", "run stage=export first")
     held_out = read_songs(training.songs("held_out"), training.held_out_seeds)
     classifier = genre_classifier(training.songs("train"), training.seeds)
-    report = evaluate(training.checkpoints, held_out, classifier, scope, variants, tell)
+    report = evaluate(training.checkpoints, held_out, classifier, scope, variants, report_progress)
     draw_spectrograms(_shown(training.checkpoints, held_out), training.root / "spectrograms.png")
     if training.losses.exists():
         draw_losses(training.losses, training.root / "losses.png")
@@ -115,7 +115,7 @@ def evaluate(
     classifier: GenreClassifier,
     scope: Scope,
     variants: Sequence[str],
-    tell: Callable[[str], None],
+    report_progress: Callable[[str], None],
 ) -> dict[str, object]:
     """All figures: rows of the autoencoder, of the bound and of covers by variant, strength and guidance."""
     features = [extract(list(song)) for song in held_out]
@@ -124,8 +124,8 @@ def evaluate(
         handler = AceStepHandler.from_checkpoint(checkpoints, variant, device="cpu")
         if "autoencoder" not in report:
             report["autoencoder"] = autoencoder_rows(handler, held_out, features, scope.genres)
-            tell("autoencoder measured")
-        report[variant] = cover_rows(handler, held_out, features, classifier, scope, tell)
+            report_progress("autoencoder measured")
+        report[variant] = cover_rows(handler, held_out, features, classifier, scope, report_progress)
     return report
 
 
@@ -158,7 +158,7 @@ def cover_rows(
     features: list[list[Features]],
     classifier: GenreClassifier,
     scope: Scope,
-    tell: Callable[[str], None],
+    report_progress: Callable[[str], None],
 ) -> list[Row]:
     """A row for each song, seed, strength at one guidance, and guidance at strength 1."""
     settings = scope.settings(handler.is_turbo)
@@ -181,7 +181,7 @@ def cover_rows(
                 row |= measured(original, extract([wave])[0])
                 row |= {"genre": float(chances[pair.target]), "heard": float(chances.argmax() == pair.target)}
                 rows.append(row)
-        tell(f"song {pair.song}: {GENRES[pair.source]} to {GENRES[pair.target]}")
+        report_progress(f"song {pair.song}: {GENRES[pair.source]} to {GENRES[pair.target]}")
     return rows
 
 
@@ -220,7 +220,7 @@ def _chance(features: list[list[Features]]) -> dict[str, float]:
 
 
 def measured(source: Features, cover: Features) -> Row:
-    """The measures that this report tells; NaN where there is none."""
+    """The measures of this report; NaN where one has no value."""
     names = {"harmony": HARMONY, "melody": MELODY, "onsets": ONSETS, "timbre": TIMBRE}
     if not isinstance(source.music, Music) or not isinstance(cover.music, Music):
         return dict.fromkeys(names, float("nan"))

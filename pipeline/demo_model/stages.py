@@ -11,9 +11,7 @@ turbo            eight steps without guidance, distilled from base
 export           a checkpoint folder in the published layout
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,8 +19,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from acestep.errors import RequestError
-from acestep.model.autoencoder import Autoencoder, Decoder, Encoder
+from acestep.model.autoencoder import Decoder
 from pipeline.demo_model import (
     autoencoding,
     distilling,
@@ -33,76 +30,24 @@ from pipeline.demo_model import (
     songs,
     text,
 )
-from pipeline.demo_model.plan import Plan
-from pipeline.demo_model.sound_data import Clips, varied
+from pipeline.demo_model.sound_data import varied
 from pipeline.demo_model.spectra import EDGE_FRAMES, features, phasors
 from pipeline.demo_model.teacher import SPECTRAL, Teacher, bottleneck_loss
-from pipeline.demo_model.training import Draws, Losses, Schedule, State, Tell, averaged, fit
+from pipeline.demo_model.training import Draws, Losses, Schedule, State, fit
+from pipeline.demo_model.training_folder import (
+    Training,
+    load_autoencoder,
+    load_encoder,
+    load_network,
+    load_teacher,
+    open_clips,
+    read_latents,
+)
 
 CLIP_FRAMES, CLIPS_AT_ONCE = 32, 4
-BEFORE = 10**9  # a step that is none: what is drawn before the first
+BEFORE_TRAINING = 10**9  # step number of draws that are made before the first step
 TEACHER_RATE, AUTOENCODER_RATE, TURBO_RATE = 3e-3, 2e-3, 5e-4
 LATENT_NOISE = 0.15  # the most that the decoder is trained with: latents that a network makes are not exact
-
-
-@dataclass(frozen=True)
-class Training:
-    """One training: its folder and what steers it.
-
-    device: of the network's training; everything else is on the CPU.
-    tell: each gets a stage's name, the step and smoothed losses.
-    """
-
-    root: Path
-    plan: Plan
-    seed: int
-    device: torch.device
-    tell: Sequence[Tell]
-
-    def told(self, stage: str, step: int) -> None:
-        """Tell how far a stage is that has no losses."""
-        for hear in self.tell:
-            hear(stage, step, {})
-
-    def latents(self, split: str) -> Path:
-        return self.root / f"latents_{split}.safetensors"
-
-    @property
-    def losses(self) -> Path:
-        return self.root / "losses.jsonl"
-
-    @property
-    def tokenizer(self) -> Path:
-        return self.root / "tokenizer.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.root / "checkpoints"
-
-    def songs(self, split: str) -> Path:
-        return self.root / "data" / split
-
-    def state(self, stage: str) -> Path:
-        return self.root / f"{stage}.safetensors"
-
-    def trained(self, stage: str) -> dict[str, Tensor]:
-        """What a stage left.
-
-        Raises:
-            RequestError: it did not run yet.
-        """
-        if not self.state(stage).exists():
-            remedy = f"run stage={stage} first"
-            raise RequestError("missing_folder", f"{self.state(stage)} is not there", remedy)
-        return averaged(self.state(stage))
-
-    @property
-    def seeds(self) -> range:
-        return range(self.plan.songs)
-
-    @property
-    def held_out_seeds(self) -> range:
-        return range(songs.HELD_OUT, songs.HELD_OUT + self.plan.held_out)
 
 
 def make_songs(training: Training) -> None:
@@ -117,7 +62,7 @@ def make_songs(training: Training) -> None:
         ("train", training.seeds, plan.song_s),
     ):
         for done, _ in enumerate(songs.make(training.songs(split), seeds, seconds), start=1):
-            training.told(f"songs {split}", done)
+            training.report(f"songs {split}", done)
 
 
 def train_teacher(training: Training) -> None:
@@ -145,7 +90,7 @@ def _frames(training: Training) -> tuple[Tensor, Tensor]:
     """Features ``[n, f]`` and phasors ``[m, 2 o]`` of frames of random clips, kept in a file."""
     file = training.root / "frames.safetensors"
     if not file.exists():
-        clips, draw = _clips(training), Draws.at(training.seed, BEFORE).numpy
+        clips, draw = open_clips(training), Draws.at(training.seed, BEFORE_TRAINING).numpy
         rounds = training.plan.teacher_clips // CLIPS_AT_ONCE
         found = [varied(clips.draw(draw, CLIPS_AT_ONCE, CLIP_FRAMES), draw) for _ in range(rounds)]
         x = torch.cat([features(clip)[:, EDGE_FRAMES:-EDGE_FRAMES].flatten(0, 1) for clip in found])
@@ -159,7 +104,7 @@ def _frames(training: Training) -> tuple[Tensor, Tensor]:
 
 def train_encoder(training: Training) -> None:
     """Train the encoder: waveforms to the teacher's latents."""
-    clips, teacher = _clips(training), load_teacher(training)
+    clips, teacher = open_clips(training), load_teacher(training)
     module = autoencoding.build(training.seed).encoder
 
     def losses(draws: Draws) -> Losses:
@@ -173,7 +118,7 @@ def train_encoder(training: Training) -> None:
 
 def train_decoder(training: Training) -> None:
     """Train the decoder: the teacher's latents to waveforms."""
-    clips, teacher = _clips(training), load_teacher(training)
+    clips, teacher = open_clips(training), load_teacher(training)
     module = autoencoding.build(training.seed).decoder
 
     def losses(draws: Draws) -> Losses:
@@ -189,7 +134,7 @@ def refine_decoder(training: Training) -> None:
     Half of them are what the trained encoder says; of half of them the phase is wrong more or less, as it is in
     latents that the network makes.
     """
-    clips, teacher = _clips(training), load_teacher(training)
+    clips, teacher = open_clips(training), load_teacher(training)
     autoencoder = load_autoencoder(training, "decoder")
     encoder, module = autoencoder.encoder.requires_grad_(False), autoencoder.decoder
 
@@ -229,12 +174,12 @@ def make_latents(training: Training) -> None:
             folder, file = training.songs(split), training.latents(split)
             made = preparing.prepare(folder, seeds, teacher, encoder, tokenizer, file)
             for done, _ in enumerate(made, start=1):
-                training.told(f"latents {split}", done)
+                training.report(f"latents {split}", done)
 
 
 def train_base(training: Training) -> None:
     """Train the network on latents."""
-    data, held_out = _data(training, "train"), _data(training, "held_out")
+    data, held_out = read_latents(training, "train"), read_latents(training, "held_out")
     module = network.Network(data.vocabulary, training.seed).to(training.device)
 
     def losses(draws: Draws) -> Losses:
@@ -252,7 +197,7 @@ def train_base(training: Training) -> None:
 
 def distil_turbo(training: Training) -> None:
     """Distil the turbo model from the base one; what reads the source and the words stays as it is."""
-    data = _data(training, "train")
+    data = read_latents(training, "train")
     teacher, student = (load_network(training, "base").to(training.device) for _ in range(2))
     adam = torch.optim.AdamW(student.model.decoder.parameters(), TURBO_RATE, betas=(0.9, 0.98), weight_decay=0.0)
 
@@ -293,51 +238,6 @@ STAGES: dict[str, Callable[[Training], None]] = {
 }
 
 
-def load_teacher(training: Training) -> Teacher:
-    """The trained bottleneck."""
-    module = Teacher()
-    module.load_state_dict(training.trained("teacher"))
-    return module.requires_grad_(False).eval()
-
-
-def load_encoder(training: Training) -> Encoder:
-    """The trained encoder."""
-    encoder = autoencoding.build(training.seed).encoder
-    encoder.load_state_dict(training.trained("encoder"))
-    return encoder.eval()
-
-
-def load_autoencoder(training: Training, decoder: str) -> Autoencoder:
-    """The trained encoder, and the decoder of a stage."""
-    autoencoder = autoencoding.build(training.seed)
-    autoencoder.encoder.load_state_dict(training.trained("encoder"))
-    autoencoder.decoder.load_state_dict(training.trained(decoder))
-    return autoencoder.eval()
-
-
-def load_network(training: Training, stage: str) -> network.Network:
-    """The network that a stage left."""
-    vocabulary = Tokenizer.from_file(str(training.tokenizer)).get_vocab_size()
-    module = network.Network(vocabulary, training.seed)
-    module.load_state_dict(training.trained(stage))
-    return module.eval()
-
-
-def _data(training: Training, split: str) -> flow.Latents:
-    file = training.latents(split)
-    if not file.exists():
-        raise RequestError("missing_folder", f"{file} is not there", "run stage=latents first")
-    return flow.Latents.read(file, training.device)
-
-
-def _clips(training: Training) -> Clips:
-    missing = set(training.seeds) - set(songs.complete(training.songs("train")))
-    if missing:
-        reason = f"{len(missing)} of {training.plan.songs} songs are not there"
-        raise RequestError("invalid_value", reason, "run stage=songs first")
-    return Clips(training.songs("train"), training.seeds)
-
-
 def _adam(module: nn.Module) -> torch.optim.Optimizer:
     trained = [p for p in module.parameters() if p.requires_grad]
     return torch.optim.AdamW(trained, AUTOENCODER_RATE, betas=(0.9, 0.98), weight_decay=0.0)
@@ -353,5 +253,7 @@ def _fit(
     check: Callable[[], dict[str, float]] = dict,
 ) -> State:
     state, plan = State.fresh(module, optimisers), training.plan
-    fit(state, training.state(stage), schedule, training.seed, losses, training.tell, plan.save_every_s, check)
+    fit(
+        state, training.state(stage), schedule, training.seed, losses, training.reporters, plan.save_every_s, check
+    )
     return state

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 AVERAGE = 0.995  # of the moving average of parameters, per step; less in the first steps
-SMOOTH = 0.97  # of the losses that are told
-TELL_EVERY, CHECK_EVERY = 20, 200  # steps
+SMOOTH = 0.97  # of the reported losses
+REPORT_EVERY, CHECK_EVERY = 20, 200  # steps
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Draws:
         return cls(step, np.random.default_rng((seed, step)))
 
 
-Tell = Callable[[str, int, Mapping[str, float]], None]  # stage, step, smoothed losses
+Reporter = Callable[[str, int, Mapping[str, float]], None]  # stage, step, smoothed losses
 Losses = tuple[Tensor, Mapping[str, Tensor]]  # what is minimised, and its parts to be told
 
 
@@ -126,7 +126,7 @@ def fit(
     schedule: Schedule,
     seed: int,
     losses: Callable[[Draws], Losses],
-    tell: Sequence[Tell],
+    reporters: Sequence[Reporter],
     save_every_s: float = 120.0,
     check: Callable[[], Mapping[str, float]] = dict,
 ) -> None:
@@ -134,8 +134,8 @@ def fit(
 
     Args:
         losses: of one step.
-        tell: each gets the stage's name, the step and smoothed losses now and then.
-        check: what else to tell every ``CHECK_EVERY`` steps, such as a loss on what is not trained on.
+        reporters: called with the stage's name, the step and smoothed losses every ``REPORT_EVERY`` steps.
+        check: further values every ``CHECK_EVERY`` steps, such as a loss on held-out songs.
     """
     if file.exists():
         state.load(file)
@@ -163,22 +163,22 @@ def fit(
                 smooth[name] = SMOOTH * smooth.get(name, now) + (1 - SMOOTH) * now
         state.step += 1
         checked = check() if state.step % CHECK_EVERY == 0 or state.step == schedule.steps else {}
-        if state.step % TELL_EVERY == 0 or state.step == schedule.steps:
-            for hear in tell:
-                hear(file.stem, state.step, smooth | dict(checked))
+        if state.step % REPORT_EVERY == 0 or state.step == schedule.steps:
+            for reporter in reporters:
+                reporter(file.stem, state.step, smooth | dict(checked))
         if time.monotonic() - saved > save_every_s or state.step == schedule.steps:
             state.save(file)
             saved = time.monotonic()
 
 
-def log_losses(folder: Path) -> Tell:
+def log_losses(folder: Path) -> Reporter:
     """Appends losses to ``folder/losses.jsonl`` and logs them."""
 
-    def tell(stage: str, step: int, values: Mapping[str, float]) -> None:
+    def report(stage: str, step: int, values: Mapping[str, float]) -> None:
         line = {"stage": stage, "step": step, "cpu_s": round(time.process_time())}
         with (folder / "losses.jsonl").open("a") as file:
             file.write(json.dumps(line | {name: round(value, 4) for name, value in values.items()}) + "\n")
         text = " ".join(f"{name} {value:.3f}" for name, value in values.items())
         log.info("%s step %d (%d CPU-s): %s", stage, step, line["cpu_s"], text)
 
-    return tell
+    return report

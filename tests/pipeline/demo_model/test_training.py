@@ -17,8 +17,9 @@ from pipeline.demo_model import autoencoding, flow, network, text
 from pipeline.demo_model.evaluation import Scope, evaluate_training, read_songs
 from pipeline.demo_model.flow import onset_level
 from pipeline.demo_model.plan import PLANS
-from pipeline.demo_model.stages import STAGES, Training, write_checkpoints
+from pipeline.demo_model.stages import STAGES, write_checkpoints
 from pipeline.demo_model.training import Draws, Schedule, State, fit, log_losses
+from pipeline.demo_model.training_folder import Training
 from tests.pipeline.demo_model.test_songs import playable
 
 MAX_BYTES = 16_000_000
@@ -83,7 +84,7 @@ def test_a_training_that_was_stopped_comes_to_the_same_state(
     for file in trained.root.iterdir():
         if file.stem != stage:
             (tmp_path / file.name).symlink_to(file)
-    again = dataclasses.replace(trained, root=tmp_path, tell=[])
+    again = dataclasses.replace(trained, root=tmp_path, reporters=[])
     monkeypatch.setattr(State, "save", _save_and_stop)
     with pytest.raises(KeyboardInterrupt):
         STAGES[stage](again)
