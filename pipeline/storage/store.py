@@ -169,14 +169,15 @@ def locate(uri: str) -> tuple[fs.FileSystem, str]:
     if parts.scheme == "file":
         return _LOCAL, unquote(parts.path)
     try:
-        filesystem, root = _opened(f"{parts.scheme}://{parts.netloc}" + (f"?{parts.query}" if parts.query else ""))
+        base = f"{parts.scheme}://{parts.netloc}" + (f"?{parts.query}" if parts.query else "")
+        filesystem, root = _opened(base, os.environ.get("AWS_ENDPOINT_URL", ""))
     except (NotImplementedError, ValueError, OSError) as error:  # pyarrow raises subclasses of each
         raise StorageError("storage_error", f"not a location that can be opened ({error})", where=uri) from error
     return filesystem, root.rstrip("/") + unquote(parts.path)
 
 
 @lru_cache(maxsize=64)
-def _opened(base: str) -> tuple[fs.FileSystem, str]:
+def _opened(base: str, s3_endpoint: str) -> tuple[fs.FileSystem, str]:
     """Filesystem and root of a bucket or host; cached, because opening one looks up credentials."""
     parts = urlsplit(base)
     if parts.scheme != "s3":
@@ -185,7 +186,7 @@ def _opened(base: str) -> tuple[fs.FileSystem, str]:
     unknown = sorted(options.keys() - S3_OPTIONS)
     if unknown:
         raise ValueError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(S3_OPTIONS))}")
-    endpoint = options.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL", "")
+    endpoint = options.get("endpoint_override") or s3_endpoint
     scheme, _, host = endpoint.rpartition("://")
     retries = fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)
     filesystem = fs.S3FileSystem(

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from acestep.checkpoints import hub
 from acestep.errors import RequestError
 from jobs import benchmark, restyle
-from jobs.exit_status import BROKE_OFF, COULD_NOT_START, leaving
+from jobs.exit_status import BROKE_OFF, COULD_NOT_START, exit_on_error
 from pipeline.service.config import Access
 from pipeline.storage.store import no_empty_folders, open_store
 from pipeline.workflows.console import ConsoleReporter
@@ -87,7 +87,7 @@ def test_storage_that_fails_before_the_plan_is_a_job_that_did_not_start(
 ) -> None:
     reporter = ConsoleReporter(plain_console())
     reporter.begun = begun
-    with pytest.raises(SystemExit) as left, leaving(reporter):
+    with pytest.raises(SystemExit) as left, exit_on_error(reporter):
         raise OSError(errno.EROFS, "Read-only file system")
     assert left.value.code == status
     assert ("what is finished is kept" in capsys.readouterr().err) == begun

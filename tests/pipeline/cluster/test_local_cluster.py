@@ -39,10 +39,10 @@ print(found)
 """
 STARTS = """
 import sys
-from jobs.exit_status import leaving
+from jobs.exit_status import exit_on_error
 from pipeline.cluster.connection import connect
 from pipeline.cluster.spec import ClusterSpec
-with leaving():
+with exit_on_error():
     connect(ClusterSpec(address="local", cpus=1, gpus=0, start_timeout_s=float(sys.argv[1])))
 """
 

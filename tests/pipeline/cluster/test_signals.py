@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from jobs.exit_status import leaving
+from jobs.exit_status import exit_on_error
 from pipeline.cluster.shutdown import StopFlag, stop_signals
 from pipeline.cluster.signals import ImmediateStop, block_stop_signals, handle_stop_signals, raise_on_stop_signals
 from tests.miniature import BASE
@@ -72,7 +72,7 @@ def test_each_signal_has_its_status_while_ray_waits() -> None:
     flag = StopFlag()
 
     def status(number: signal.Signals) -> object:
-        with pytest.raises(SystemExit) as left, leaving():
+        with pytest.raises(SystemExit) as left, exit_on_error():
             wait_in_ray(number)
         return left.value.code
 
@@ -81,7 +81,7 @@ def test_each_signal_has_its_status_while_ray_waits() -> None:
         ray.get(flag.actor.wait.remote(), timeout=30)
 
     def status_at(number: signal.Signals, on_first: Callable[[], bool]) -> object:
-        with pytest.raises(SystemExit) as left, leaving(), stop_signals(on_first):
+        with pytest.raises(SystemExit) as left, exit_on_error(), stop_signals(on_first):
             wait_in_ray(number)
         return left.value.code
 
