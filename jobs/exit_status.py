@@ -29,10 +29,10 @@ def exit_on_error(reporter: "ConsoleReporter | None" = None, kept: str = KEPT) -
         kept: end of the message, about finished work.
     """
     with raise_on_stop_signals() as status_of:
-        yield from _telling(reporter, kept, status_of)
+        yield from _exit_statuses(reporter, kept, status_of)
 
 
-def _telling(
+def _exit_statuses(
     reporter: "ConsoleReporter | None", kept: str, status_of: Callable[[KeyboardInterrupt], int]
 ) -> Iterator[None]:
     try:

@@ -11,7 +11,7 @@ from acestep.checkpoints.verify import verify
 from acestep.errors import RequestError
 from pipeline.demo_model.export import size
 
-MOST_BYTES = 16_000_000
+MAX_BYTES = 16_000_000
 PINNED = re.compile(r'^DIGEST = ".*"', re.MULTILINE)
 
 
@@ -26,8 +26,8 @@ def publish(checkpoints: Path, folder: Path = demo.FOLDER, module: Path = Path(d
         raise RequestError("missing_folder", f"{checkpoints} is not there", "run stage=export first")
     for variant in demo.VARIANTS.values():
         verify(locate(checkpoints, variant))
-    if size(checkpoints) > MOST_BYTES:
-        remedy = f"at most {MOST_BYTES} can be published"
+    if size(checkpoints) > MAX_BYTES:
+        remedy = f"at most {MAX_BYTES} can be published"
         raise RequestError("invalid_value", f"{checkpoints} has {size(checkpoints)} bytes", remedy)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(checkpoints, folder)

@@ -20,7 +20,7 @@ from acestep.language.prompt import Prompt
 from acestep.sampling.plan import resolve
 from acestep.sampling.sampler import denoise
 from acestep.sampling.setting import CoverSetting
-from pipeline.demo_model.publish import MOST_BYTES, publish
+from pipeline.demo_model.publish import MAX_BYTES, publish
 from tests import miniature
 from tests.conftest import melody
 
@@ -29,7 +29,7 @@ def test_the_shipped_files_are_those_of_the_code() -> None:
     """After ``stage=publish`` this holds; see ``acestep.checkpoints.demo``."""
     demo.check(demo.FOLDER, demo.DIGEST)
     assert (demo.FOLDER / demo.SUMS).read_text() == demo.sums_of(demo.FOLDER)  # and no others
-    assert sum(file.stat().st_size for file in demo.FOLDER.rglob("*") if file.is_file()) <= MOST_BYTES
+    assert sum(file.stat().st_size for file in demo.FOLDER.rglob("*") if file.is_file()) <= MAX_BYTES
     for file in demo.FOLDER.rglob("*.safetensors"):
         with safe_open(file, "pt") as opened:
             assert {opened.get_slice(name).get_dtype() for name in opened.keys()} == {"BF16"}  # noqa: SIM118
